@@ -1,0 +1,34 @@
+//! Compiles the protocol with protox, so that no `protoc` is needed, and gives the messages that carry secrets a Debug written
+//! by hand (`src/redacted.rs`).
+
+use std::path::Path;
+
+/// Messages that carry a secret: their derived Debug would print it.
+const SECRET: &[&str] = &[
+    "Hello", "WorkerRequest", "Target", "Target.kind", "KubernetesTarget", "AwsTarget", "ResolveRequest", "ResolveRequest.how",
+    "ResolveKubeconfig", "ResolveAws", "ResolveReply", "ResolveReply.kind", "JobStart", "JobTarget", "JobRequest",
+];
+/// Messages that go on to the API as JSON.
+const JSON: &[&str] = &[
+    "Event", "PhaseChanged", "SourceResolved", "OutputLine", "ResourceProgress", "Diagnostic", "ChangeSummary",
+    "PlannedChange", "Outputs", "EngineMessage", "PlanSaved", "CancelProgress", "EngineStarted", "JobResult",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let root = Path::new("proto");
+    let files = ["session", "operations", "execution", "worker_iac"].map(|f| format!("runner/v1/{f}.proto"));
+    println!("cargo:rerun-if-changed=proto");
+    let descriptors = protox::compile(&files, [root])?;
+    let mut build = tonic_prost_build::configure().bytes(".runner.v1.OperationInput").bytes(".runner.v1.OperationOutput").bytes(".runner.v1.SourceChunk");
+    for name in SECRET {
+        build = build.skip_debug([format!(".runner.v1.{name}")]);
+    }
+    for name in JSON {
+        build = build.type_attribute(
+            format!(".runner.v1.{name}"),
+            "#[derive(serde::Serialize, serde::Deserialize)] #[serde(rename_all = \"snake_case\")]",
+        );
+    }
+    build.compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,315 @@
+//! The credentials file: one versioned JSON file, mode 0600, with all that a runner needs to be itself. Its JSON Schema is
+//! `docs/credentials.schema.json`. Only the supervisor reads it.
+
+use crate::api_key::{self, Purpose};
+use crate::failure::{Code, Failure};
+use crate::identity::{CertificateFacts, RunnerIdentity};
+use crate::secret::Secret;
+use aws_lc_rs::signature::KeyPair as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use serde::{Deserialize, Serialize};
+use std::io::Read as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+/// The version that this build reads and writes.
+pub const VERSION: u32 = 1;
+/// The largest file that is read, bytes.
+pub const FILE_MAX: u64 = 256 * 1024;
+
+/// The file's content.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CredentialsFile {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The organization's id.
+    pub organization: String,
+    /// The runner's id.
+    pub runner: String,
+    /// `https://host:port` of the tunnel.
+    pub tunnel_endpoint: String,
+    /// `https://host:port` of the execution service; may be the same.
+    pub execution_endpoint: String,
+    /// The CA by which the control plane is known, PEM.
+    pub ca: String,
+    /// The runner's certificate and its issuing CA, PEM, leaf first.
+    pub certificate: String,
+    /// The certificate's private key, PKCS#8 PEM.
+    pub private_key: Secret,
+    /// The runner's API key.
+    pub api_key: Secret,
+}
+
+/// The same, checked.
+#[derive(Debug)]
+pub struct Credentials {
+    /// The organization's id, as in the certificate.
+    pub organization: String,
+    /// The runner's id, as in the certificate.
+    pub runner: String,
+    /// Where the tunnel goes.
+    pub tunnel: Endpoint,
+    /// Where the execution service is.
+    pub execution: Endpoint,
+    /// The CA by which the control plane is known.
+    pub ca: CertificateDer<'static>,
+    /// Leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// What the leaf says.
+    pub facts: CertificateFacts,
+    /// The leaf's key.
+    pub key: PrivateKeyDer<'static>,
+    /// Authenticates the runner beside its certificate.
+    pub api_key: Secret,
+    /// Where it was read from.
+    pub path: PathBuf,
+}
+
+/// `https://host:port`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// A DNS name or an address, an IPv6 one without its brackets.
+    pub host: String,
+    /// The port; 443 where the text has none.
+    pub port: u16,
+}
+
+// === impl Endpoint ===
+
+impl Endpoint {
+    /// Parses `https://host[:port]`.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let uri: http::Uri = text.parse().map_err(|e| format!("{text:?} is not a URL: {e}"))?;
+        if uri.scheme_str() != Some("https") {
+            return Err(format!("{text:?} does not start with https://"));
+        }
+        if !matches!(uri.path_and_query().map(http::uri::PathAndQuery::as_str), None | Some("/")) {
+            return Err(format!("{text:?} has a path"));
+        }
+        let authority = uri.authority().ok_or_else(|| format!("{text:?} has no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(format!("{text:?} carries a user"));
+        }
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        if host.is_empty() {
+            return Err(format!("{text:?} has no host"));
+        }
+        Ok(Self { host: host.to_owned(), port: authority.port_u16().unwrap_or(443) })
+    }
+    /// `host:port`, an IPv6 address in brackets: as CONNECT and resolvers take it.
+    pub fn authority(&self) -> String {
+        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+    }
+}
+
+// === impl CredentialsFile ===
+
+impl CredentialsFile {
+    /// Writes it with mode 0600, whole or not at all.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn write(&self, path: &Path) -> std::io::Result<()> {
+        use std::io::Write as _;
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+        let name = path.file_name().ok_or_else(|| std::io::Error::other("the path names no file"))?.to_string_lossy();
+        let partial = folder.join(format!(".{name}.{}", std::process::id()));
+        let mut text = serde_json::to_vec_pretty(self)?;
+        text.push(b'\n');
+        let written = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&partial)
+            .and_then(|mut f| f.write_all(&text).and_then(|()| f.sync_all()))
+            .and_then(|()| std::fs::rename(&partial, path));
+        zeroize::Zeroize::zeroize(&mut text);
+        if written.is_err() {
+            let _ = std::fs::remove_file(&partial);
+        }
+        written
+    }
+}
+
+// === impl Credentials ===
+
+impl Credentials {
+    /// Reads and checks the file: its mode before anything else, then its form, its version, and that its parts belong together.
+    /// The certificate's dates are not judged here: a clock may be set while the runner waits.
+    ///
+    /// # Errors
+    /// `credentials_unreadable`, `credentials_permissions`, `credentials_malformed`, `credentials_version`, `credentials_mismatch`.
+    pub fn load(path: &Path) -> Result<Self, Failure> {
+        let shown = path.display();
+        let unreadable = |e: std::io::Error| Code::CredentialsUnreadable.on(format!("{shown}: {e}"));
+        // O_NONBLOCK: a FIFO in the file's place must not hold the start
+        let file =
+            std::fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC).open(path).map_err(unreadable)?;
+        let meta = file.metadata().map_err(unreadable)?;
+        if !meta.is_file() {
+            return Err(Code::CredentialsUnreadable.on(format!("{shown} is not a regular file")));
+        }
+        if meta.mode() & 0o077 != 0 {
+            return Err(Code::CredentialsPermissions
+                .on(format!("{shown} has mode {:04o}, others can read or change it", meta.mode() & 0o7777))
+                .next(format!("Run `chmod 600 {shown}`.")));
+        }
+        let me = nix::unistd::geteuid().as_raw();
+        if meta.uid() != me && me != 0 {
+            return Err(Code::CredentialsPermissions.on(format!("{shown} belongs to user {}, the runner runs as {me}", meta.uid())));
+        }
+        if meta.len() > FILE_MAX {
+            return Err(Code::CredentialsMalformed.on(format!("{shown} is {} bytes long, the limit is {FILE_MAX}", meta.len())));
+        }
+        let mut text = String::new();
+        file.take(FILE_MAX).read_to_string(&mut text).map_err(unreadable)?;
+        let parsed = Self::parse(&text, path);
+        zeroize::Zeroize::zeroize(&mut text);
+        parsed
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self, Failure> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        let shown = path.display();
+        // serde's messages name fields and positions, and an unknown field's name; never a value of ours
+        let malformed = |what: String| Code::CredentialsMalformed.on(format!("{shown}: {what}"));
+        let Version { version } =
+            serde_json::from_str(text).map_err(|e| malformed(format!("not a whole credentials file (line {}, column {})", e.line(), e.column())))?;
+        if version != VERSION {
+            return Err(Code::CredentialsVersion.on(format!("{shown} is of version {version}, this runner knows version {VERSION}")));
+        }
+        let file: CredentialsFile =
+            serde_json::from_str(text).map_err(|e| malformed(format!("not a credentials file (line {}, column {})", e.line(), e.column())))?;
+        let pem = |what: &str, text: &str| -> Result<Vec<CertificateDer<'static>>, Failure> {
+            let certificates: Vec<_> = CertificateDer::pem_slice_iter(text.as_bytes())
+                .collect::<Result<_, _>>()
+                .map_err(|_| malformed(format!("{what} is not PEM")))?;
+            if certificates.is_empty() { Err(malformed(format!("{what} holds no certificate"))) } else { Ok(certificates) }
+        };
+        let ca = pem("ca", &file.ca)?.swap_remove(0);
+        let chain = pem("certificate", &file.certificate)?;
+        let key = PrivateKeyDer::from_pem_slice(file.private_key.expose().as_bytes()).map_err(|_| malformed("private_key is not PEM".into()))?;
+        let facts = CertificateFacts::read(&chain[0]).map_err(|f| malformed(f.message))?;
+        let endpoint = |what: &str, text: &str| Endpoint::parse(text).map_err(|e| malformed(format!("{what}: {e}")));
+        let mismatch = |what: String| Code::CredentialsMismatch.on(format!("{shown}: {what}"));
+        if !key_fits(&key, &facts) {
+            return Err(mismatch("the private key is not the certificate's".into()));
+        }
+        if let Ok(RunnerIdentity { organization, runner, .. }) = facts.runner()
+            && (organization != file.organization || runner != file.runner)
+        {
+            return Err(mismatch(format!(
+                "it names runner {}/{}, its certificate is of {organization}/{runner}",
+                file.organization, file.runner
+            )));
+        }
+        api_key::parse(Purpose::Runner, file.api_key.expose()).map_err(|e| malformed(format!("api_key: {e}")))?;
+        Ok(Self {
+            tunnel: endpoint("tunnel_endpoint", &file.tunnel_endpoint)?,
+            execution: endpoint("execution_endpoint", &file.execution_endpoint)?,
+            organization: file.organization,
+            runner: file.runner,
+            ca,
+            chain,
+            facts,
+            key,
+            api_key: file.api_key,
+            path: path.to_owned(),
+        })
+    }
+}
+
+/// Whether the key's public half is the one that the certificate carries. Keys are ECDSA P-256 or Ed25519; others count as not fitting.
+fn key_fits(key: &PrivateKeyDer<'_>, facts: &CertificateFacts) -> bool {
+    let PrivateKeyDer::Pkcs8(der) = key else { return false };
+    let der = der.secret_pkcs8_der();
+    // a SubjectPublicKeyInfo ends with the key's own bytes
+    if let Ok(pair) = aws_lc_rs::signature::EcdsaKeyPair::from_pkcs8(&aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1_SIGNING, der) {
+        return facts.public_key.ends_with(pair.public_key().as_ref());
+    }
+    if let Ok(pair) = aws_lc_rs::signature::Ed25519KeyPair::from_pkcs8(der) {
+        return facts.public_key.ends_with(pair.public_key().as_ref());
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn sample(runner: &str) -> CredentialsFile {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::default();
+        params.subject_alt_names =
+            vec![rcgen::SanType::URI(format!("spiffe://d/org/acme/runner/{runner}").try_into().expect("ascii"))];
+        let certificate = params.self_signed(&key).expect("signs").pem();
+        CredentialsFile {
+            version: VERSION,
+            organization: "acme".into(),
+            runner: "r1".into(),
+            tunnel_endpoint: "https://localhost:1".into(),
+            execution_endpoint: "https://[::1]".into(),
+            ca: certificate.clone(),
+            certificate,
+            private_key: Secret::new(key.serialize_pem()),
+            api_key: api_key::generate(Purpose::Runner).expect("random"),
+        }
+    }
+    fn code(path: &Path) -> Option<Code> {
+        Credentials::load(path).err().map(|f| f.code)
+    }
+
+    #[test]
+    fn a_good_file_loads_and_each_bad_one_has_its_code() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("credentials.json");
+        let good = sample("r1");
+        good.write(&path).expect("writes");
+        let loaded = Credentials::load(&path).expect("loads");
+        assert_eq!((loaded.execution.authority(), loaded.runner.as_str()), ("[::1]:443".to_owned(), "r1"));
+        assert!(!format!("{loaded:?}").contains(good.api_key.expose()));
+
+        for mode in [0o640, 0o604, 0o620, 0o644] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("chmod");
+            assert_eq!(code(&path), Some(Code::CredentialsPermissions));
+        }
+        let text = serde_json::to_string(&good).expect("json");
+        let write = |text: &str| {
+            let _ = std::fs::remove_file(&path);
+            std::fs::write(&path, text).expect("writes");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+        };
+        for cut in (0..text.len()).step_by(37) {
+            write(&text[..cut]);
+            assert_eq!(code(&path), Some(Code::CredentialsMalformed), "cut at {cut}");
+        }
+        write(&text.replace("\"version\":1", "\"version\":2"));
+        assert_eq!(code(&path), Some(Code::CredentialsVersion));
+        write(&serde_json::to_string(&CredentialsFile { private_key: sample("r1").private_key, ..good.clone() }).expect("json"));
+        assert_eq!(code(&path), Some(Code::CredentialsMismatch));
+        sample("another").write(&path).expect("writes");
+        assert_eq!(code(&path), Some(Code::CredentialsMismatch));
+        write(&" ".repeat(FILE_MAX as usize + 1));
+        assert_eq!(code(&path), Some(Code::CredentialsMalformed));
+        std::fs::remove_file(&path).expect("removes");
+        assert_eq!(code(&path), Some(Code::CredentialsUnreadable));
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).expect("a fifo");
+        assert_eq!(code(&path), Some(Code::CredentialsUnreadable));
+    }
+
+    #[test]
+    fn endpoints() {
+        assert_eq!(Endpoint::parse("https://a.example").expect("parses").authority(), "a.example:443");
+        for bad in ["http://a", "https://", "https://a/b", "https://u@a", "a:1", "https://a?x"] {
+            assert!(Endpoint::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! What runner and control plane must agree on, and nothing else: the protocol's messages, identity, the credentials file,
+//! API keys, failure codes, flow control, the framing of worker sockets and the records of a job's spool.
+//!
+//! This crate must never open a network connection, start a process or know a cloud: both sides and every worker link it.
+#![forbid(unsafe_code)]
+
+pub mod api_key;
+pub mod bounds;
+pub mod credentials;
+pub mod documents;
+pub mod failure;
+pub mod flow;
+pub mod frame;
+pub mod identity;
+mod redacted;
+pub mod secret;
+pub mod spool;
+
+/// The protocol's messages and services, generated from `proto/runner/v1`.
+#[allow(missing_docs, clippy::all, unreachable_pub)]
+pub mod v1 {
+    tonic::include_proto!("runner.v1");
+}
+
+/// The ALPN name of the tunnel. `h2` on the same port is the execution service.
+pub const TUNNEL_ALPN: &[u8] = b"runner-tunnel/1";
+/// The ALPN name of the execution service.
+pub const EXECUTION_ALPN: &[u8] = b"h2";
+/// The version of `Session`'s conversation.
+pub const PROTOCOL: u32 = 1;
+/// The version of this build: runner, control plane and command line are released together.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The number of milliseconds since the Unix epoch, by this machine's clock; 0 before it.
+pub fn now_ms() -> i64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,71 @@
+//! Debug for the messages that carry a secret: what identifies them, never what is in them.
+
+use crate::v1;
+use std::fmt;
+
+macro_rules! redact {
+    ($($name:path { $($field:ident),* }),* $(,)?) => {$(
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($name))$(.field(stringify!($field), &self.$field))*.finish_non_exhaustive()
+            }
+        }
+    )*};
+}
+macro_rules! redact_kind {
+    ($($name:path),* $(,)?) => {$(
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(concat!(stringify!($name), "[secret]"))
+            }
+        }
+    )*};
+}
+
+redact! {
+    v1::Hello { protocol, version, organization_id, runner_id, instance_id },
+    v1::WorkerRequest { request },
+    v1::Target {},
+    v1::KubernetesTarget { server, namespace },
+    v1::AwsTarget { region, endpoint_url },
+    v1::ResolveRequest { connection },
+    v1::ResolveKubeconfig { path, context },
+    v1::ResolveAws { source, profile, region },
+    v1::ResolveReply { valid_until_ms },
+    v1::JobStart { step, next_sequence },
+    v1::JobTarget { connection },
+    v1::JobRequest { job_id, stack_name, kind, engine },
+}
+redact_kind!(v1::target::Kind, v1::resolve_request::How, v1::resolve_reply::Kind);
+
+#[cfg(test)]
+mod tests {
+    use crate::v1;
+    #[test]
+    fn debug_prints_no_secret() {
+        let secret = "s3cr3t-value";
+        let target = v1::Target {
+            kind: Some(v1::target::Kind::Kubernetes(v1::KubernetesTarget {
+                server: "https://k".into(),
+                token: secret.into(),
+                client_key_pem: secret.into(),
+                ..Default::default()
+            })),
+        };
+        let aws = v1::AwsTarget { secret_access_key: secret.into(), session_token: secret.into(), ..Default::default() };
+        let hello = v1::Hello { api_key: secret.into(), ..Default::default() };
+        let reply = v1::ResolveReply { kind: Some(v1::resolve_reply::Kind::Target(target.clone())), valid_until_ms: 1 };
+        let start = v1::JobStart {
+            targets: vec![v1::JobTarget { connection: "c".into(), target: Some(target.clone()) }],
+            environment: [("A".to_owned(), secret.to_owned())].into(),
+            ..Default::default()
+        };
+        let job = v1::JobRequest { variables: [("password".to_owned(), secret.to_owned())].into(), ..Default::default() };
+        let shown = format!(
+            "{target:?} {aws:?} {:?} {reply:?} {start:?} {job:?} {:?}",
+            v1::RunnerMessage { kind: Some(v1::runner_message::Kind::Hello(hello)) },
+            v1::WorkerRequest { request: None, target: Some(target.clone()) }
+        );
+        assert!(!shown.contains(secret), "{shown}");
+    }
+}
