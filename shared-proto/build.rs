@@ -5,13 +5,38 @@ use std::path::Path;
 
 /// Messages that carry a secret: their derived Debug would print it.
 const SECRET: &[&str] = &[
-    "Hello", "WorkerRequest", "Target", "Target.kind", "KubernetesTarget", "AwsTarget", "ResolveRequest", "ResolveRequest.how",
-    "ResolveKubeconfig", "ResolveAws", "ResolveReply", "ResolveReply.kind", "JobStart", "JobTarget", "JobRequest",
+    "Hello",
+    "WorkerRequest",
+    "Target",
+    "Target.kind",
+    "KubernetesTarget",
+    "AwsTarget",
+    "ResolveRequest",
+    "ResolveRequest.how",
+    "ResolveKubeconfig",
+    "ResolveAws",
+    "ResolveReply",
+    "ResolveReply.kind",
+    "JobStart",
+    "JobTarget",
+    "JobRequest",
 ];
 /// Messages that go on to the API as JSON.
 const JSON: &[&str] = &[
-    "Event", "PhaseChanged", "SourceResolved", "OutputLine", "ResourceProgress", "Diagnostic", "ChangeSummary",
-    "PlannedChange", "Outputs", "EngineMessage", "PlanSaved", "CancelProgress", "EngineStarted", "JobResult",
+    "Event",
+    "PhaseChanged",
+    "SourceResolved",
+    "OutputLine",
+    "ResourceProgress",
+    "Diagnostic",
+    "ChangeSummary",
+    "PlannedChange",
+    "Outputs",
+    "EngineMessage",
+    "PlanSaved",
+    "CancelProgress",
+    "EngineStarted",
+    "JobResult",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -19,7 +44,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = ["session", "operations", "execution", "worker_iac"].map(|f| format!("runner/v1/{f}.proto"));
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(&files, [root])?;
-    let mut build = tonic_prost_build::configure().bytes(".runner.v1.OperationInput").bytes(".runner.v1.OperationOutput").bytes(".runner.v1.SourceChunk");
+    let mut build = tonic_prost_build::configure()
+        .bytes(".runner.v1.OperationInput")
+        .bytes(".runner.v1.OperationOutput")
+        .bytes(".runner.v1.SourceChunk");
     for name in SECRET {
         build = build.skip_debug([format!(".runner.v1.{name}")]);
     }

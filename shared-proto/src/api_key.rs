@@ -112,7 +112,10 @@ mod tests {
         let key = generate(Purpose::Runner).expect("random");
         assert_eq!(key.expose().len(), 53);
         assert_eq!(parse(Purpose::Runner, key.expose()), parse(Purpose::Runner, key.expose()));
-        assert_ne!(parse(Purpose::Runner, key.expose()), parse(Purpose::Runner, generate(Purpose::Runner).expect("random").expose()));
+        assert_ne!(
+            parse(Purpose::Runner, key.expose()),
+            parse(Purpose::Runner, generate(Purpose::Runner).expect("random").expose())
+        );
     }
 
     #[test]

@@ -102,7 +102,11 @@ impl Endpoint {
     }
     /// `host:port`, an IPv6 address in brackets: as CONNECT and resolvers take it.
     pub fn authority(&self) -> String {
-        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 }
 
@@ -147,8 +151,11 @@ impl Credentials {
         let shown = path.display();
         let unreadable = |e: std::io::Error| Code::CredentialsUnreadable.on(format!("{shown}: {e}"));
         // O_NONBLOCK: a FIFO in the file's place must not hold the start
-        let file =
-            std::fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC).open(path).map_err(unreadable)?;
+        let file = std::fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC)
+            .open(path)
+            .map_err(unreadable)?;
         let meta = file.metadata().map_err(unreadable)?;
         if !meta.is_file() {
             return Err(Code::CredentialsUnreadable.on(format!("{shown} is not a regular file")));
@@ -160,10 +167,13 @@ impl Credentials {
         }
         let me = nix::unistd::geteuid().as_raw();
         if meta.uid() != me && me != 0 {
-            return Err(Code::CredentialsPermissions.on(format!("{shown} belongs to user {}, the runner runs as {me}", meta.uid())));
+            return Err(Code::CredentialsPermissions
+                .on(format!("{shown} belongs to user {}, the runner runs as {me}", meta.uid())));
         }
         if meta.len() > FILE_MAX {
-            return Err(Code::CredentialsMalformed.on(format!("{shown} is {} bytes long, the limit is {FILE_MAX}", meta.len())));
+            return Err(
+                Code::CredentialsMalformed.on(format!("{shown} is {} bytes long, the limit is {FILE_MAX}", meta.len()))
+            );
         }
         let mut text = String::new();
         file.take(FILE_MAX).read_to_string(&mut text).map_err(unreadable)?;
@@ -180,22 +190,29 @@ impl Credentials {
         let shown = path.display();
         // serde's messages name fields and positions, and an unknown field's name; never a value of ours
         let malformed = |what: String| Code::CredentialsMalformed.on(format!("{shown}: {what}"));
-        let Version { version } =
-            serde_json::from_str(text).map_err(|e| malformed(format!("not a whole credentials file (line {}, column {})", e.line(), e.column())))?;
+        let Version { version } = serde_json::from_str(text).map_err(|e| {
+            malformed(format!("not a whole credentials file (line {}, column {})", e.line(), e.column()))
+        })?;
         if version != VERSION {
-            return Err(Code::CredentialsVersion.on(format!("{shown} is of version {version}, this runner knows version {VERSION}")));
+            return Err(Code::CredentialsVersion
+                .on(format!("{shown} is of version {version}, this runner knows version {VERSION}")));
         }
-        let file: CredentialsFile =
-            serde_json::from_str(text).map_err(|e| malformed(format!("not a credentials file (line {}, column {})", e.line(), e.column())))?;
+        let file: CredentialsFile = serde_json::from_str(text)
+            .map_err(|e| malformed(format!("not a credentials file (line {}, column {})", e.line(), e.column())))?;
         let pem = |what: &str, text: &str| -> Result<Vec<CertificateDer<'static>>, Failure> {
             let certificates: Vec<_> = CertificateDer::pem_slice_iter(text.as_bytes())
                 .collect::<Result<_, _>>()
                 .map_err(|_| malformed(format!("{what} is not PEM")))?;
-            if certificates.is_empty() { Err(malformed(format!("{what} holds no certificate"))) } else { Ok(certificates) }
+            if certificates.is_empty() {
+                Err(malformed(format!("{what} holds no certificate")))
+            } else {
+                Ok(certificates)
+            }
         };
         let ca = pem("ca", &file.ca)?.swap_remove(0);
         let chain = pem("certificate", &file.certificate)?;
-        let key = PrivateKeyDer::from_pem_slice(file.private_key.expose().as_bytes()).map_err(|_| malformed("private_key is not PEM".into()))?;
+        let key = PrivateKeyDer::from_pem_slice(file.private_key.expose().as_bytes())
+            .map_err(|_| malformed("private_key is not PEM".into()))?;
         let facts = CertificateFacts::read(&chain[0]).map_err(|f| malformed(f.message))?;
         let endpoint = |what: &str, text: &str| Endpoint::parse(text).map_err(|e| malformed(format!("{what}: {e}")));
         let mismatch = |what: String| Code::CredentialsMismatch.on(format!("{shown}: {what}"));
@@ -231,7 +248,9 @@ fn key_fits(key: &PrivateKeyDer<'_>, facts: &CertificateFacts) -> bool {
     let PrivateKeyDer::Pkcs8(der) = key else { return false };
     let der = der.secret_pkcs8_der();
     // a SubjectPublicKeyInfo ends with the key's own bytes
-    if let Ok(pair) = aws_lc_rs::signature::EcdsaKeyPair::from_pkcs8(&aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1_SIGNING, der) {
+    if let Ok(pair) =
+        aws_lc_rs::signature::EcdsaKeyPair::from_pkcs8(&aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1_SIGNING, der)
+    {
         return facts.public_key.ends_with(pair.public_key().as_ref());
     }
     if let Ok(pair) = aws_lc_rs::signature::Ed25519KeyPair::from_pkcs8(der) {
@@ -293,7 +312,10 @@ mod tests {
         }
         write(&text.replace("\"version\":1", "\"version\":2"));
         assert_eq!(code(&path), Some(Code::CredentialsVersion));
-        write(&serde_json::to_string(&CredentialsFile { private_key: sample("r1").private_key, ..good.clone() }).expect("json"));
+        write(
+            &serde_json::to_string(&CredentialsFile { private_key: sample("r1").private_key, ..good.clone() })
+                .expect("json"),
+        );
         assert_eq!(code(&path), Some(Code::CredentialsMismatch));
         sample("another").write(&path).expect("writes");
         assert_eq!(code(&path), Some(Code::CredentialsMismatch));

@@ -190,7 +190,11 @@ impl Failure {
             None => Self {
                 code: Code::Internal,
                 message: format!("{code}: {message}"),
-                next_step: if next_step.is_empty() { Code::Internal.next_step().to_owned() } else { next_step.to_owned() },
+                next_step: if next_step.is_empty() {
+                    Code::Internal.next_step().to_owned()
+                } else {
+                    next_step.to_owned()
+                },
             },
         }
     }

@@ -129,7 +129,13 @@ impl Budget {
     pub fn new(share: u64, operations: u32) -> Self {
         let base = (share / 2 / u64::from(operations.max(1))).clamp(WINDOW_MIN, 64 * 1024);
         let pool = share.saturating_sub(base * u64::from(operations));
-        Self { inner: Arc::new(BudgetInner { base, pool: Mutex::new(pool), round_trip: Mutex::new(Duration::from_millis(1)) }) }
+        Self {
+            inner: Arc::new(BudgetInner {
+                base,
+                pool: Mutex::new(pool),
+                round_trip: Mutex::new(Duration::from_millis(1)),
+            }),
+        }
     }
     /// A window for one operation, and the credit with which it starts.
     pub fn window(&self) -> (Window, u64) {

@@ -163,7 +163,10 @@ pub async fn read<R: AsyncRead + Unpin>(reader: &mut R) -> Result<Option<(Kind, 
 ///
 /// # Errors
 /// As [`read`]; another kind; a malformed message.
-pub async fn read_message<M: Message + Default, R: AsyncRead + Unpin>(reader: &mut R, expected: Kind) -> Result<Option<M>, FrameError> {
+pub async fn read_message<M: Message + Default, R: AsyncRead + Unpin>(
+    reader: &mut R,
+    expected: Kind,
+) -> Result<Option<M>, FrameError> {
     match read(reader).await? {
         None => Ok(None),
         Some((found, _)) if found != expected => Err(FrameError::Unexpected { expected, found }),
@@ -194,7 +197,11 @@ pub async fn write<W: AsyncWrite + Unpin>(writer: &mut W, kind: Kind, content: &
 ///
 /// # Errors
 /// As [`write()`].
-pub async fn write_message<M: Message, W: AsyncWrite + Unpin>(writer: &mut W, kind: Kind, message: &M) -> Result<(), FrameError> {
+pub async fn write_message<M: Message, W: AsyncWrite + Unpin>(
+    writer: &mut W,
+    kind: Kind,
+    message: &M,
+) -> Result<(), FrameError> {
     write(writer, kind, &message.encode_to_vec()).await
 }
 
@@ -204,7 +211,9 @@ mod tests {
 
     #[tokio::test]
     async fn both_sides_of_every_limit() {
-        for kind in [Kind::Request, Kind::Data, Kind::Stderr, Kind::Resize, Kind::StdinClosed, Kind::Outcome, Kind::Control] {
+        for kind in
+            [Kind::Request, Kind::Data, Kind::Stderr, Kind::Resize, Kind::StdinClosed, Kind::Outcome, Kind::Control]
+        {
             let content = vec![7; kind.limit()];
             let (mut a, mut b) = tokio::io::duplex(kind.limit() + Header::SIZE);
             write(&mut a, kind, &content).await.expect("at the limit");

@@ -64,7 +64,11 @@ impl RunnerIdentity {
             [domain, "org", organization, "runner", runner]
                 if is_domain(domain) && is_segment(organization) && is_segment(runner) =>
             {
-                Ok(Self { trust_domain: domain.to_owned(), organization: organization.to_owned(), runner: runner.to_owned() })
+                Ok(Self {
+                    trust_domain: domain.to_owned(),
+                    organization: organization.to_owned(),
+                    runner: runner.to_owned(),
+                })
             }
             _ => Err(bad()),
         }
@@ -87,10 +91,16 @@ pub fn issuer_uri(trust_domain: &str, organization: &str) -> String {
 }
 
 fn is_domain(s: &str) -> bool {
-    !s.is_empty() && s.len() <= 255 && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b))
+    !s.is_empty()
+        && s.len() <= 255
+        && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b))
 }
 fn is_segment(s: &str) -> bool {
-    !s.is_empty() && s.len() <= 128 && s != "." && s != ".." && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+    !s.is_empty()
+        && s.len() <= 128
+        && s != "."
+        && s != ".."
+        && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
 }
 
 // === impl CertificateFacts ===
@@ -101,8 +111,8 @@ impl CertificateFacts {
     /// # Errors
     /// `certificate_invalid` where it is not one.
     pub fn read(der: &CertificateDer<'_>) -> Result<Self, Failure> {
-        let (rest, certificate) =
-            X509Certificate::from_der(der).map_err(|e| Code::CertificateInvalid.on(format!("not an X.509 certificate: {e}")))?;
+        let (rest, certificate) = X509Certificate::from_der(der)
+            .map_err(|e| Code::CertificateInvalid.on(format!("not an X.509 certificate: {e}")))?;
         if !rest.is_empty() {
             return Err(Code::CertificateInvalid.on("bytes follow the certificate"));
         }
@@ -144,7 +154,8 @@ impl CertificateFacts {
     pub fn runner(&self) -> Result<RunnerIdentity, Failure> {
         match &self.uris[..] {
             [uri] => RunnerIdentity::parse(uri).map_err(|e| Code::CertificateInvalid.on(e.to_string())),
-            uris => Err(Code::CertificateInvalid.on(format!("the certificate has {} URI names, a runner's has one", uris.len()))),
+            uris => Err(Code::CertificateInvalid
+                .on(format!("the certificate has {} URI names, a runner's has one", uris.len()))),
         }
     }
 
@@ -199,10 +210,24 @@ mod tests {
         let uri = "spiffe://runner.example/org/acme/runner/r-1";
         assert_eq!(RunnerIdentity::parse(uri).expect("parses").to_string(), uri);
         for bad in [
-            "", "spiffe://", "spiffe://d/org/a/runner", "spiffe://d/org/a/runner/", "spiffe://d/org//runner/r", "spiffe://d/org/a/runner/r/",
-            "spiffe://d/org/a/runner/r?x=1", "spiffe://d/org/a/runner/r#f", "spiffe://d/org/../runner/r", "spiffe://D/org/a/runner/r",
-            "spiffe://d:1/org/a/runner/r", "https://d/org/a/runner/r", "spiffe://d/org/a%2fb/runner/r", "spiffe:///org/a/runner/r",
-            "spiffe://d/org/a/runner/r/x", "SPIFFE://d/org/a/runner/r", "spiffe://d/runner/r/org/a", "spiffe://u@d/org/a/runner/r",
+            "",
+            "spiffe://",
+            "spiffe://d/org/a/runner",
+            "spiffe://d/org/a/runner/",
+            "spiffe://d/org//runner/r",
+            "spiffe://d/org/a/runner/r/",
+            "spiffe://d/org/a/runner/r?x=1",
+            "spiffe://d/org/a/runner/r#f",
+            "spiffe://d/org/../runner/r",
+            "spiffe://D/org/a/runner/r",
+            "spiffe://d:1/org/a/runner/r",
+            "https://d/org/a/runner/r",
+            "spiffe://d/org/a%2fb/runner/r",
+            "spiffe:///org/a/runner/r",
+            "spiffe://d/org/a/runner/r/x",
+            "SPIFFE://d/org/a/runner/r",
+            "spiffe://d/runner/r/org/a",
+            "spiffe://u@d/org/a/runner/r",
         ] {
             assert!(RunnerIdentity::parse(bad).is_err(), "{bad:?}");
         }
@@ -211,10 +236,19 @@ mod tests {
     #[test]
     fn dates_are_judged_by_both_clocks() {
         let facts = CertificateFacts {
-            uris: vec![], serial: "1".into(), not_before: 1000, not_after: 2000, issuer: String::new(), subject: String::new(),
-            client_auth: true, server_auth: false, is_ca: false, public_key: vec![],
+            uris: vec![],
+            serial: "1".into(),
+            not_before: 1000,
+            not_after: 2000,
+            issuer: String::new(),
+            subject: String::new(),
+            client_auth: true,
+            server_auth: false,
+            is_ca: false,
+            public_key: vec![],
         };
-        let code = |own: i64, other: Option<i64>| facts.check_dates(own * 1000, other.map(|s| s * 1000)).err().map(|f| f.code);
+        let code =
+            |own: i64, other: Option<i64>| facts.check_dates(own * 1000, other.map(|s| s * 1000)).err().map(|f| f.code);
         assert_eq!(code(1000, None), None);
         assert_eq!(code(2000, None), None);
         assert_eq!(code(999, None), Some(Code::CertificateNotYetValid));

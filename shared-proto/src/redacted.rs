@@ -52,7 +52,8 @@ mod tests {
                 ..Default::default()
             })),
         };
-        let aws = v1::AwsTarget { secret_access_key: secret.into(), session_token: secret.into(), ..Default::default() };
+        let aws =
+            v1::AwsTarget { secret_access_key: secret.into(), session_token: secret.into(), ..Default::default() };
         let hello = v1::Hello { api_key: secret.into(), ..Default::default() };
         let reply = v1::ResolveReply { kind: Some(v1::resolve_reply::Kind::Target(target.clone())), valid_until_ms: 1 };
         let start = v1::JobStart {
@@ -60,7 +61,8 @@ mod tests {
             environment: [("A".to_owned(), secret.to_owned())].into(),
             ..Default::default()
         };
-        let job = v1::JobRequest { variables: [("password".to_owned(), secret.to_owned())].into(), ..Default::default() };
+        let job =
+            v1::JobRequest { variables: [("password".to_owned(), secret.to_owned())].into(), ..Default::default() };
         let shown = format!(
             "{target:?} {aws:?} {:?} {reply:?} {start:?} {job:?} {:?}",
             v1::RunnerMessage { kind: Some(v1::runner_message::Kind::Hello(hello)) },
