@@ -242,6 +242,29 @@ mod tests {
         }
         assert_eq!(Code::from_name("ok"), None);
     }
+    /// `UPDATE_DOCS=1 cargo test -p shared-proto` writes the page anew.
+    #[test]
+    fn the_documentation_has_this_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/failure-codes.md");
+        let mut page = String::from(
+            "# Failure codes\n\nThe one table that runner, control plane, API and command line use. It is written from \
+             `shared-proto/src/failure.rs`;\na test fails when the two differ.\n\n\
+             | code | HTTP | exit | what happened | what to do |\n|---|---|---|---|---|\n",
+        );
+        for code in Code::ALL {
+            page += &format!(
+                "| `{code}` | {} | {} | {} | {} |\n",
+                code.http(),
+                code.exit(),
+                code.sentence(),
+                code.next_step()
+            );
+        }
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(path, &page).expect("writes");
+        }
+        assert_eq!(std::fs::read_to_string(path).unwrap_or_default(), page, "run it with UPDATE_DOCS=1");
+    }
     #[test]
     fn a_status_carries_the_failure() {
         let failure = Code::Fenced.on("job 1").next("Look at job 2.");
