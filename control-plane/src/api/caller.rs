@@ -1,0 +1,100 @@
+//! Who asks: the bearer token, its user and its role. Every route under `/api/v1` but the description itself is behind this.
+
+use super::{ApiError, ApiState};
+use crate::store::{Organization, Role, User};
+use axum::extract::{FromRequestParts, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use http::header;
+use http::request::Parts;
+use shared_proto::api_key::{self, Purpose};
+use shared_proto::failure::{Code, Failure};
+use shared_proto::v1;
+use std::sync::Arc;
+
+/// The user that a request comes from, with the organization that it acts in. As an extractor it is there on every route that
+/// needs a token.
+#[derive(Debug, Clone)]
+pub struct Caller(Arc<Who>);
+
+#[derive(Debug)]
+struct Who {
+    user: User,
+    organization: Organization,
+}
+
+// === impl Caller ===
+
+impl Caller {
+    /// The user.
+    pub fn user(&self) -> &User {
+        &self.0.user
+    }
+    /// The organization, as of the beginning of the request.
+    pub fn organization(&self) -> &Organization {
+        &self.0.organization
+    }
+    /// The organization's id: what every query is for.
+    pub fn org(&self) -> &str {
+        &self.0.organization.id
+    }
+    /// Refuses whoever is not at least that.
+    ///
+    /// # Errors
+    /// `permission_denied`.
+    pub fn require(&self, role: Role) -> Result<(), Failure> {
+        if self.0.user.role >= role {
+            return Ok(());
+        }
+        Err(Code::PermissionDenied.on(format!(
+            "user {} is {} of organization {}, this needs {role}",
+            self.0.user.name, self.0.user.role, self.0.organization.name
+        )))
+    }
+    /// As a runner is told who asks.
+    pub fn wire(&self) -> v1::Caller {
+        v1::Caller { user_id: self.0.user.id.clone(), user_name: self.0.user.name.clone() }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = ApiError;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        // only a route that was added outside the token's middleware gets here without one
+        parts.extensions.get::<Self>().cloned().ok_or_else(|| Code::Unauthenticated.on("no token was sent").into())
+    }
+}
+
+/// Looks the token up before anything of the request is read.
+pub(super) async fn authenticate(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
+    match identify(&state, &request).await {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(failure) => ApiError::from(failure).into_response(),
+    }
+}
+
+async fn identify(state: &ApiState, request: &Request) -> Result<Caller, Failure> {
+    let header = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .ok_or_else(|| Code::Unauthenticated.on("no token was sent: the header `authorization` is missing"))?;
+    let token = header
+        .to_str()
+        .ok()
+        .and_then(|h| h.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim())
+        .ok_or_else(|| Code::Unauthenticated.on("the header `authorization` is not `Bearer TOKEN`"))?;
+    let digest = api_key::parse(Purpose::User, token)
+        .map_err(|e| Code::Unauthenticated.on(format!("the token is malformed: {e}")))?;
+    let user = state
+        .store
+        .user_by_token(&digest)
+        .await?
+        .ok_or_else(|| Code::Unauthenticated.on("the token is not known to this control plane"))?;
+    let organization = state.store.organization(&user.organization).await?;
+    Ok(Caller(Arc::new(Who { user, organization })))
+}

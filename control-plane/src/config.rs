@@ -1,0 +1,217 @@
+//! The configuration: flags and `RUNNER_CP_…` variables, parsed once into types that cannot be wrong.
+//!
+//! It must never hold a secret: those are in files of the data folder.
+
+use crate::pki::ServerName;
+use clap::{Parser, ValueEnum};
+use shared_proto::credentials::Endpoint;
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+/// What the command line and the environment say.
+#[derive(Debug, Clone, Parser)]
+#[command(
+    name = "runner-control-plane",
+    version,
+    about = "The control plane: CA, tunnel service, execution service, API"
+)]
+struct Arguments {
+    /// Folder of the database, the CA and the archives; made where there is none
+    #[arg(long, env = "RUNNER_CP_DATA", default_value = "control-plane-data")]
+    data: PathBuf,
+    /// Address of the API; port 0: any
+    #[arg(long, env = "RUNNER_CP_API_LISTEN", default_value = "127.0.0.1:8443")]
+    api_listen: SocketAddr,
+    /// Address that runners dial; port 0: any
+    #[arg(long, env = "RUNNER_CP_RUNNER_LISTEN", default_value = "127.0.0.1:8444")]
+    runner_listen: SocketAddr,
+    /// DNS name or address that the server certificate is for, beside localhost; may be given several times
+    #[arg(long = "name", env = "RUNNER_CP_NAME", value_delimiter = ',')]
+    names: Vec<ServerName>,
+    /// https://HOST:PORT of the tunnel as runners reach it; default: the first --name and the port listened on
+    #[arg(long, env = "RUNNER_CP_TUNNEL_ENDPOINT", value_parser = endpoint)]
+    tunnel_endpoint: Option<String>,
+    /// https://HOST:PORT of the execution service as runners reach it; default: the tunnel's
+    #[arg(long, env = "RUNNER_CP_EXECUTION_ENDPOINT", value_parser = endpoint)]
+    execution_endpoint: Option<String>,
+    /// Serve the API without TLS; on a loopback address only
+    #[arg(long, env = "RUNNER_CP_PLAIN_HTTP", default_value_t = false)]
+    plain_http: bool,
+    /// API connections at once
+    #[arg(long, env = "RUNNER_CP_API_CONNECTIONS", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    api_connections: u32,
+    /// Streams that one user may have open at once: followed logs, exec, job events
+    #[arg(long, env = "RUNNER_CP_USER_STREAMS", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    user_streams: u32,
+    /// How logs are written
+    #[arg(long, env = "RUNNER_CP_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+    /// What is logged: a level, or TARGET=LEVEL, comma-separated
+    #[arg(long, env = "RUNNER_CP_LOG", default_value = "info")]
+    log: String,
+}
+
+/// How logs are written, to standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// The configuration, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The data folder.
+    pub data: PathBuf,
+    /// Where the API listens.
+    pub api_listen: SocketAddr,
+    /// Where runners dial.
+    pub runner_listen: SocketAddr,
+    /// What the server certificate is for; never empty.
+    pub names: Vec<ServerName>,
+    /// The name that endpoints use where none is given.
+    pub public_name: ServerName,
+    /// The tunnel as runners reach it, if given.
+    pub tunnel_endpoint: Option<String>,
+    /// The execution service as runners reach it, if given.
+    pub execution_endpoint: Option<String>,
+    /// Whether the API is served without TLS; only ever with a loopback address.
+    pub plain_http: bool,
+    /// API connections at once.
+    pub api_connections: usize,
+    /// Streams that one user may have open at once.
+    pub user_streams: usize,
+    /// How logs are written.
+    pub log_format: LogFormat,
+    /// What is logged.
+    pub log: String,
+}
+
+/// Why there is no configuration.
+#[derive(Debug)]
+pub enum ConfigError {
+    /// The command line is wrong, or asks for help or the version.
+    Usage(clap::Error),
+    /// Values that do not go together.
+    Wrong(String),
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Reads the command line and the environment.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn read<I, T>(arguments: I) -> Result<Self, ConfigError>
+    where
+        I: IntoIterator<Item = T>,
+        T: Into<std::ffi::OsString> + Clone,
+    {
+        Self::check(Arguments::try_parse_from(arguments).map_err(ConfigError::Usage)?)
+    }
+
+    fn check(a: Arguments) -> Result<Self, ConfigError> {
+        if a.plain_http && !a.api_listen.ip().is_loopback() {
+            return Err(ConfigError::Wrong(format!(
+                "--plain-http is for loopback addresses only, --api-listen is {}",
+                a.api_listen
+            )));
+        }
+        if a.data.as_os_str().is_empty() {
+            return Err(ConfigError::Wrong("--data is empty".into()));
+        }
+        let public_name = a.names.first().cloned().unwrap_or_else(|| match a.runner_listen.ip() {
+            ip if ip.is_unspecified() => ServerName::Dns("localhost".into()),
+            ip => ServerName::Ip(ip),
+        });
+        let mut names = a.names;
+        for name in [
+            public_name.clone(),
+            ServerName::Dns("localhost".into()),
+            ServerName::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            ServerName::Ip(IpAddr::V6(Ipv6Addr::LOCALHOST)),
+        ] {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        Ok(Self {
+            data: a.data,
+            api_listen: a.api_listen,
+            runner_listen: a.runner_listen,
+            names,
+            public_name,
+            execution_endpoint: a.execution_endpoint.or_else(|| a.tunnel_endpoint.clone()),
+            tunnel_endpoint: a.tunnel_endpoint,
+            plain_http: a.plain_http,
+            api_connections: a.api_connections as usize,
+            user_streams: a.user_streams as usize,
+            log_format: a.log_format,
+            log: a.log,
+        })
+    }
+}
+
+fn endpoint(text: &str) -> Result<String, String> {
+    Endpoint::parse(text).map(|e| format!("https://{}", e.authority()))
+}
+
+/// Writes a file whole or not at all, with this mode from the first moment.
+///
+/// # Errors
+/// The file system's.
+pub(crate) fn write_whole(path: &Path, content: &[u8], mode: u32) -> std::io::Result<()> {
+    let name = path.file_name().ok_or_else(|| std::io::Error::other("the path names no file"))?.to_string_lossy();
+    let partial = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    // one that an earlier process of the same number left behind
+    let _ = std::fs::remove_file(&partial);
+    let written = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&partial)
+        .and_then(|mut f| f.write_all(content).and_then(|()| f.sync_all()))
+        .and_then(|()| std::fs::rename(&partial, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&partial);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(arguments: &[&str]) -> Result<Config, ConfigError> {
+        Config::read(std::iter::once("runner-control-plane").chain(arguments.iter().copied()))
+    }
+
+    #[test]
+    fn names_always_include_this_machine() {
+        let config = read(&["--name", "cp.example", "--runner-listen", "0.0.0.0:0"]).expect("parses");
+        assert_eq!(config.public_name, ServerName::Dns("cp.example".into()));
+        assert!(config.names.contains(&ServerName::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST))), "{:?}", config.names);
+    }
+
+    #[test]
+    fn a_wrong_value_is_refused() {
+        for bad in [
+            &["--plain-http", "--api-listen", "0.0.0.0:1"][..],
+            &["--api-listen", "localhost"],
+            &["--name", "a b"],
+            &["--name", "-a.example"],
+            &["--tunnel-endpoint", "http://a"],
+            &["--execution-endpoint", "https://a/b"],
+            &["--user-streams", "0"],
+            &["--data", ""],
+            &["--nonsense"],
+        ] {
+            assert!(read(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The execution service: hands out jobs and takes their events.

@@ -1,0 +1,1 @@
+//! The port that runners dial: TLS, then tunnel or execution service by ALPN.

@@ -1,0 +1,136 @@
+//! Records of operations: who asked what, when, and how it ended. A bounded number is kept for each organization.
+
+use super::{Store, broken, not_found};
+use shared_proto::failure::Failure;
+use shared_proto::now_ms;
+use sqlx::FromRow;
+
+/// Records that are kept of each organization; older ones go.
+pub const KEPT: i64 = 10_000;
+
+/// One operation, as it is remembered.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+pub struct OperationRecord {
+    /// `op_…`.
+    pub id: String,
+    /// The organization.
+    pub organization: String,
+    /// Such as `k8s_logs`.
+    pub kind: String,
+    /// The connection's id.
+    pub connection: String,
+    /// The connection's name at that time.
+    pub connection_name: String,
+    /// The runner's id.
+    pub runner: String,
+    /// The runner's name at that time.
+    pub runner_name: String,
+    /// The user's id.
+    pub user_id: String,
+    /// The user's name at that time.
+    pub user_name: String,
+    /// When it started.
+    pub started_at_ms: i64,
+    /// When it ended.
+    pub ended_at_ms: Option<i64>,
+    /// `ok` or a failure's code, once it has ended.
+    pub code: Option<String>,
+}
+
+impl Store {
+    /// Writes down that an operation starts.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub async fn operation_started(&self, operation: &OperationRecord) -> Result<(), Failure> {
+        sqlx::query(
+            "INSERT INTO operations (id, organization, kind, connection, connection_name, runner, runner_name, user_id, \
+             user_name, started_at_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        )
+        .bind(&operation.id)
+        .bind(&operation.organization)
+        .bind(&operation.kind)
+        .bind(&operation.connection)
+        .bind(&operation.connection_name)
+        .bind(&operation.runner)
+        .bind(&operation.runner_name)
+        .bind(&operation.user_id)
+        .bind(&operation.user_name)
+        .bind(operation.started_at_ms)
+        .execute(self.pool())
+        .await
+        .map(drop)
+        .map_err(broken("writing an operation down"))
+    }
+
+    /// Writes down how it ended; the first end counts.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub async fn operation_ended(&self, id: &str, code: &str) -> Result<(), Failure> {
+        sqlx::query("UPDATE operations SET ended_at_ms = $2, code = $3 WHERE id = $1 AND ended_at_ms IS NULL")
+            .bind(id)
+            .bind(now_ms())
+            .bind(code)
+            .execute(self.pool())
+            .await
+            .map(drop)
+            .map_err(broken("writing an operation's end down"))
+    }
+
+    /// The organization's operations, newest first, at most `limit`.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub async fn operations(&self, organization: &str, limit: u32) -> Result<Vec<OperationRecord>, Failure> {
+        sqlx::query_as("SELECT * FROM operations WHERE organization = $1 ORDER BY id DESC LIMIT $2")
+            .bind(organization)
+            .bind(i64::from(limit))
+            .fetch_all(self.pool())
+            .await
+            .map_err(broken("listing operations"))
+    }
+
+    /// The organization's operation of that id.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub async fn operation(&self, organization: &str, id: &str) -> Result<OperationRecord, Failure> {
+        sqlx::query_as("SELECT * FROM operations WHERE organization = $1 AND id = $2")
+            .bind(organization)
+            .bind(id)
+            .fetch_optional(self.pool())
+            .await
+            .map_err(broken("looking an operation up"))?
+            .ok_or_else(|| not_found("operation", id))
+    }
+
+    /// At the start: what was running when the control plane ended was lost with it.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub async fn close_operations(&self) -> Result<(), Failure> {
+        sqlx::query("UPDATE operations SET ended_at_ms = $1, code = 'connection_lost' WHERE ended_at_ms IS NULL")
+            .bind(now_ms())
+            .execute(self.pool())
+            .await
+            .map(drop)
+            .map_err(broken("closing operations"))
+    }
+
+    /// Forgets the oldest ended records beyond [`KEPT`] of each organization.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub async fn trim_operations(&self) -> Result<u64, Failure> {
+        sqlx::query(
+            "DELETE FROM operations WHERE ended_at_ms IS NOT NULL AND id IN (SELECT id FROM (SELECT id, ROW_NUMBER() OVER \
+             (PARTITION BY organization ORDER BY id DESC) AS place FROM operations) AS ranked WHERE place > $1)",
+        )
+        .bind(KEPT)
+        .execute(self.pool())
+        .await
+        .map(|r| r.rows_affected())
+        .map_err(broken("forgetting old operations"))
+    }
+}

@@ -1,0 +1,112 @@
+//! Users: who may ask for what, by a token of which a digest is kept.
+
+use super::organizations::taken;
+use super::{Store, broken, hex};
+use serde::{Deserialize, Serialize};
+use shared_proto::api_key::KeyDigest;
+use shared_proto::failure::Failure;
+use sqlx::FromRow;
+use std::fmt;
+
+/// What a user may do, least first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[sqlx(rename_all = "lowercase")]
+pub enum Role {
+    /// Operations, stacks and jobs of the organization.
+    Member,
+    /// Also the organization's users, runners and connections.
+    Owner,
+    /// Also organizations.
+    Admin,
+}
+
+/// A user of one organization.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+pub struct User {
+    /// `usr_…`.
+    pub id: String,
+    /// The organization.
+    pub organization: String,
+    /// The name, unique in the organization.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// When it was made.
+    pub created_at_ms: i64,
+}
+
+// === impl Role ===
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Member => "member",
+            Self::Owner => "owner",
+            Self::Admin => "admin",
+        })
+    }
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Makes a user with a token.
+    ///
+    /// # Errors
+    /// `conflict` where the name is taken.
+    pub async fn create_user(&self, user: &User, token: &KeyDigest) -> Result<(), Failure> {
+        sqlx::query(
+            "INSERT INTO users (id, organization, name, role, token_sha256, created_at_ms) VALUES ($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(&user.id)
+        .bind(&user.organization)
+        .bind(&user.name)
+        .bind(user.role)
+        .bind(hex(token.as_bytes()))
+        .bind(user.created_at_ms)
+        .execute(self.pool())
+        .await
+        .map(drop)
+        .map_err(|e| taken(&e, "a user", &user.name, "making a user"))
+    }
+
+    /// Gives a user another token; the old one is worth nothing from now on.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub async fn set_user_token(&self, user: &str, token: &KeyDigest) -> Result<(), Failure> {
+        sqlx::query("UPDATE users SET token_sha256 = $2 WHERE id = $1")
+            .bind(user)
+            .bind(hex(token.as_bytes()))
+            .execute(self.pool())
+            .await
+            .map(drop)
+            .map_err(broken("changing a user's token"))
+    }
+
+    /// Whose token that is, if it is anyone's.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub async fn user_by_token(&self, token: &KeyDigest) -> Result<Option<User>, Failure> {
+        sqlx::query_as("SELECT * FROM users WHERE token_sha256 = $1")
+            .bind(hex(token.as_bytes()))
+            .fetch_optional(self.pool())
+            .await
+            .map_err(broken("looking a token up"))
+    }
+
+    /// The organization's users, oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub async fn users(&self, organization: &str, limit: u32) -> Result<Vec<User>, Failure> {
+        sqlx::query_as("SELECT * FROM users WHERE organization = $1 ORDER BY id LIMIT $2")
+            .bind(organization)
+            .bind(i64::from(limit))
+            .fetch_all(self.pool())
+            .await
+            .map_err(broken("listing users"))
+    }
+}
