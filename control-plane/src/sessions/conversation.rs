@@ -1,0 +1,346 @@
+//! One tunnel from its first byte to its last: Session.Open, Hello, Welcome or Refusal, round trips, leaving, end.
+
+use super::Sessions;
+use super::admission::{self, Admitted};
+use super::channel::{self, Channel, Driver, origin};
+use super::pulse::{Due, Pulse};
+use super::registry::{Parting, Verified};
+use super::table::{Command, Live};
+use rustls_pki_types::CertificateDer;
+use shared_proto::failure::{Code, Failure};
+use shared_proto::v1::control_message::Kind as ToRunner;
+use shared_proto::v1::runner_message::Kind as FromRunner;
+use shared_proto::{bounds, now_ms, v1};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+/// HTTP/2's start, and then the Hello, each.
+const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+/// The largest message of a runner in this conversation, bytes.
+const MESSAGE_MAX: usize = 256 * 1024;
+/// How long the last word may take to reach the runner before the connection is cut.
+const LAST_WORD: Duration = Duration::from_millis(500);
+/// How often a live session is written down as seen.
+const SEEN_INTERVAL: Duration = Duration::from_secs(30);
+/// When a runner that finds us full should come back.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// Messages on their way to the runner.
+const OUTBOUND: usize = 16;
+
+/// The conversation's two directions.
+struct Line {
+    to: mpsc::Sender<v1::ControlMessage>,
+    from: Streaming<v1::RunnerMessage>,
+}
+
+/// A session's own task.
+struct Session<'a> {
+    sessions: &'a Sessions,
+    live: Arc<Live>,
+    commands: mpsc::Receiver<Command>,
+    line: Line,
+    driver: Driver,
+    pulse: Pulse,
+    /// Who waits for an answer to a ping of at least that number. As many as there are rivals at once.
+    probes: Vec<(u64, oneshot::Sender<()>)>,
+    deregistered: bool,
+    seen: tokio::task::JoinSet<()>,
+    seen_next: Instant,
+}
+
+/// How a session ended.
+enum End {
+    /// The runner said that it leaves, and then did.
+    Left,
+    /// Anything else.
+    Lost(Failure),
+}
+
+/// Holds one connection until it ends.
+pub(super) async fn hold<T, P>(
+    sessions: &Sessions,
+    io: T,
+    chain: Vec<CertificateDer<'static>>,
+    peer: &str,
+    handshake: P,
+) where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    P: Send,
+{
+    let settings = &sessions.inner.settings;
+    let place = sessions.inner.places.clone().try_acquire_owned();
+    let started = timeout(HELLO_DEADLINE, channel::handshake(io, settings.budget, settings.max_operations)).await;
+    let (channel, mut driver) = match started {
+        Ok(Ok(started)) => started,
+        Ok(Err(error)) => return tracing::info!(peer, %error, "not HTTP/2 on a tunnel connection"),
+        Err(_) => return tracing::info!(peer, "no HTTP/2 on a tunnel connection within the deadline"),
+    };
+    let (line, hello) = match open(channel.clone(), &mut driver).await {
+        Ok(opened) => opened,
+        Err(why) => return tracing::info!(peer, why, "a tunnel connection said no Hello"),
+    };
+    let (organization, runner) = (hello.organization_id.clone(), hello.runner_id.clone());
+    let instance = hello.instance_id.clone();
+    let admitted = match &place {
+        Ok(_) => admission::admit(sessions, channel, chain, hello).await,
+        Err(_) => Err(Code::Busy.on(format!("the control plane has {} sessions already", settings.max_sessions))),
+    };
+    match admitted {
+        Ok(admitted) => {
+            drop(handshake);
+            let session = Session::new(sessions, admitted, line, driver);
+            session.live_on(peer).await;
+        }
+        Err(failure) => {
+            tracing::warn!(
+                peer, organization = ?organization, runner = ?runner, instance = ?instance,
+                code = failure.code.as_str(), message = failure.message, next_step = failure.next_step,
+                "session refused"
+            );
+            refuse(line, &failure).await;
+        }
+    }
+}
+
+/// Opens the conversation and waits for the Hello.
+async fn open(channel: Channel, driver: &mut Driver) -> Result<(Line, v1::Hello), String> {
+    let (to, outbound) = mpsc::channel(OUTBOUND);
+    let mut client = v1::session_client::SessionClient::with_origin(channel, origin())
+        .max_decoding_message_size(MESSAGE_MAX)
+        .max_encoding_message_size(MESSAGE_MAX);
+    let opening = async {
+        let mut from = client.open(ReceiverStream::new(outbound)).await?.into_inner();
+        let first = from.message().await?;
+        Ok::<_, tonic::Status>((from, first))
+    };
+    let opened = tokio::select! {
+        opened = timeout(HELLO_DEADLINE, opening) => opened,
+        why = driver.gone() => return Err(why),
+    };
+    match opened {
+        Err(_) => Err("none within the deadline".to_owned()),
+        Ok(Err(status)) => Err(format!("Session.Open failed: {}", status.message())),
+        Ok(Ok((from, Some(v1::RunnerMessage { kind: Some(FromRunner::Hello(hello)) })))) => {
+            Ok((Line { to, from }, hello))
+        }
+        Ok(Ok(_)) => Err("its first message is another".to_owned()),
+    }
+}
+
+/// The last word, typed; then time for it to arrive.
+async fn refuse(line: Line, failure: &Failure) {
+    let Line { to, mut from } = line;
+    let retry_after = if failure.code == Code::Busy { RETRY_AFTER } else { Duration::ZERO };
+    let _ = to.try_send(message(ToRunner::Refusal(v1::Refusal {
+        code: failure.code.as_str().to_owned(),
+        message: failure.message.clone(),
+        control_plane_time_ms: now_ms(),
+        retry_after_ms: u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX),
+    })));
+    drop(to);
+    let _ = timeout(LAST_WORD, async { while let Ok(Some(_)) = from.message().await {} }).await;
+}
+
+fn message(kind: ToRunner) -> v1::ControlMessage {
+    v1::ControlMessage { kind: Some(kind) }
+}
+
+// === impl Session ===
+
+impl<'a> Session<'a> {
+    fn new(sessions: &'a Sessions, admitted: Admitted, line: Line, driver: Driver) -> Self {
+        let Admitted { live, commands, notice } = admitted;
+        let _ = line.to.try_send(message(ToRunner::Welcome(v1::Welcome {
+            session_id: live.id.clone(),
+            version: shared_proto::VERSION.to_owned(),
+            control_plane_time_ms: now_ms(),
+            ping_interval_ms: u32::try_from(bounds::PING_INTERVAL.as_millis()).unwrap_or(u32::MAX),
+            notice,
+        })));
+        Self {
+            sessions,
+            live,
+            commands,
+            line,
+            driver,
+            pulse: Pulse::new(Instant::now()),
+            probes: Vec::new(),
+            deregistered: false,
+            seen: tokio::task::JoinSet::new(),
+            seen_next: Instant::now(),
+        }
+    }
+
+    /// From welcome to end.
+    async fn live_on(mut self, peer: &str) {
+        let live = self.live.clone();
+        let registry = self.sessions.inner.registry.clone();
+        // whatever happens to this task, the table forgets the session and its operations see the end
+        let _leaves = Leaves { sessions: self.sessions, live: &live };
+        tracing::info!(
+            session = live.id,
+            identity = admission::shown(&live.who),
+            instance = live.about.instance_id,
+            version = live.about.version,
+            hostname = live.about.hostname,
+            peer,
+            "session open"
+        );
+        let end = self.round().await;
+        let (reason, parting) = match &end {
+            End::Left => ("the runner left".to_owned(), Parting::Left),
+            End::Lost(why) => (why.to_string(), Parting::Lost),
+        };
+        tracing::info!(session = live.id, identity = admission::shown(&live.who), reason, "session ended");
+        let last = self.sessions.inner.table.remove(&live);
+        live.close(match &end {
+            End::Left => Code::ConnectionLost.on("the runner left"),
+            End::Lost(why) => why.clone(),
+        });
+        match end {
+            // a lost connection is no news to the runner; a revocation is
+            End::Lost(why) if why.code != Code::ConnectionLost => refuse(self.line, &why).await,
+            _ => drop(self.line),
+        }
+        drop(self.driver);
+        self.seen.shutdown().await;
+        registry.seen(&live.who, if last { parting } else { Parting::Present }).await;
+    }
+
+    /// Talks until there is a reason to stop.
+    async fn round(&mut self) -> End {
+        let live = self.live.clone();
+        loop {
+            let now = Instant::now();
+            match self.pulse.due(now) {
+                Due::Dead => return lost("nothing was heard of the runner for too long"),
+                Due::Ping(nonce) => self.ping(nonce),
+                Due::Nothing => {}
+            }
+            self.judge(now);
+            self.write_down(now);
+            tokio::select! {
+                biased;
+                why = live.ended() => return End::Lost(why),
+                why = self.driver.gone() => return self.parted(&why),
+                said = self.line.from.message() => match said {
+                    Ok(Some(said)) => self.hear(said),
+                    Ok(None) => return self.finish().await,
+                    Err(status) => {
+                        return self.parted(&format!("the session's conversation broke off: {}", status.message()));
+                    }
+                },
+                Some(command) = self.commands.recv() => self.obey(command),
+                () = tokio::time::sleep_until(self.pulse.next(now)) => {}
+            }
+        }
+    }
+
+    fn parted(&self, why: &str) -> End {
+        if self.deregistered { End::Left } else { lost(why) }
+    }
+
+    /// The runner ended the conversation. After a deregistration its operations in flight may finish.
+    async fn finish(&mut self) -> End {
+        if !self.deregistered {
+            return lost("the runner ended the session without saying that it leaves");
+        }
+        let live = self.live.clone();
+        tokio::select! {
+            why = live.ended() => return End::Lost(why),
+            _ = self.driver.gone() => {}
+            _ = timeout(self.sessions.inner.settings.drain_grace, live.idle()) => {}
+        }
+        End::Left
+    }
+
+    fn ping(&self, nonce: u64) {
+        // where the queue is full the runner reads nothing: its answer will be missing, which is the truth
+        let _ = self.line.to.try_send(message(ToRunner::Ping(v1::Ping { nonce })));
+    }
+
+    /// Healthy or not, by the newest round trips.
+    fn judge(&self, now: Instant) {
+        let healthy = !self.pulse.missed(now);
+        if self.live.healthy.swap(healthy, Ordering::AcqRel) != healthy {
+            tracing::info!(session = self.live.id, healthy, "a session's round trips changed");
+        }
+    }
+
+    /// Has it remembered that the runner was there, once in a while and one at a time.
+    fn write_down(&mut self, now: Instant) {
+        while self.seen.try_join_next().is_some() {}
+        if now >= self.seen_next && self.seen.is_empty() {
+            self.seen_next = now + SEEN_INTERVAL;
+            let (registry, who): (_, Verified) = (self.sessions.inner.registry.clone(), self.live.who.clone());
+            self.seen.spawn(async move { registry.seen(&who, Parting::Present).await });
+        }
+    }
+
+    fn hear(&mut self, said: v1::RunnerMessage) {
+        let now = Instant::now();
+        self.pulse.heard(now);
+        match said.kind {
+            Some(FromRunner::Pong(v1::Pong { nonce })) => {
+                if let Some(round_trip) = self.pulse.answered(nonce, now) {
+                    self.live.budget.set_round_trip(round_trip);
+                    for (asked, answer) in std::mem::take(&mut self.probes) {
+                        if asked > nonce {
+                            self.probes.push((asked, answer));
+                        } else {
+                            let _ = answer.send(());
+                        }
+                    }
+                }
+            }
+            Some(FromRunner::Ping(v1::Ping { nonce })) => {
+                let _ = self.line.to.try_send(message(ToRunner::Pong(v1::Pong { nonce })));
+            }
+            Some(FromRunner::Deregister(v1::Deregister { reason })) => {
+                let reason: String = reason.chars().filter(|c| !c.is_control()).take(200).collect();
+                tracing::info!(session = self.live.id, reason, "the runner leaves");
+                self.deregistered = true;
+                self.live.leaving.store(true, Ordering::Release);
+            }
+            // a second Hello, or something newer than this version: nothing depends on it
+            Some(FromRunner::Hello(_)) | None => {}
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Probe(answer) => {
+                let nonce = self.pulse.ask(Instant::now());
+                self.probes.retain(|(_, waiting)| !waiting.is_closed());
+                self.probes.push((nonce, answer));
+                self.ping(nonce);
+            }
+            Command::Leave { reason, retry_after_ms } => {
+                let _ = self.line.to.try_send(message(ToRunner::Leaving(v1::Leaving { reason, retry_after_ms })));
+            }
+        }
+    }
+}
+
+fn lost(why: &str) -> End {
+    End::Lost(Code::ConnectionLost.on(why))
+}
+
+/// Sees to it that a session leaves the table, whatever ends its task.
+struct Leaves<'a> {
+    sessions: &'a Sessions,
+    live: &'a Live,
+}
+
+impl Drop for Leaves<'_> {
+    fn drop(&mut self) {
+        self.sessions.inner.table.remove(self.live);
+        self.live.close(Code::ConnectionLost.on("the session's task ended"));
+    }
+}

@@ -1,0 +1,319 @@
+//! All sessions of all runners, behind one short lock that never waits: who is there, and which session takes an operation.
+//!
+//! Nothing outside this file touches the map. A session is in it from its welcome to its end.
+
+use super::channel::Channel;
+use super::registry::Verified;
+use shared_proto::failure::{Code, Failure};
+use shared_proto::flow;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Sessions of one runner at once.
+pub(crate) const INSTANCES_MAX: usize = 64;
+
+/// What one session is told.
+pub(crate) enum Command {
+    /// Ask the runner at once; answer when it does.
+    Probe(oneshot::Sender<()>),
+    /// Say that the control plane leaves.
+    Leave { reason: String, retry_after_ms: u32 },
+}
+
+/// An entry of the runner's configuration, as it reported it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Entry {
+    /// Its name there.
+    pub name: String,
+    /// kubernetes, aws.
+    pub provider: String,
+}
+
+/// What a runner said of itself in its Hello, cut to size. For people to read, never to route by.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct About {
+    pub(crate) instance_id: String,
+    pub(crate) version: String,
+    pub(crate) hostname: String,
+    pub(crate) isolation_level: String,
+    pub(crate) isolation_missing: Vec<String>,
+    pub(crate) connections: Vec<Entry>,
+    pub(crate) engines: Vec<String>,
+}
+
+/// One session.
+pub(crate) struct Live {
+    pub(crate) id: String,
+    pub(crate) who: Verified,
+    pub(crate) about: About,
+    pub(crate) connected_at_ms: i64,
+    pub(crate) max_operations: u32,
+    pub(crate) channel: Channel,
+    pub(crate) budget: flow::Budget,
+    pub(crate) send: flow::SendShare,
+    pub(crate) healthy: AtomicBool,
+    pub(crate) leaving: AtomicBool,
+    pub(crate) commands: mpsc::Sender<Command>,
+    /// Why it ended, once it has.
+    pub(crate) ended: watch::Sender<Option<Failure>>,
+    operations: AtomicU32,
+    /// Woken whenever an operation ends.
+    idle: tokio::sync::Notify,
+}
+
+/// The parts that a session is made of.
+pub(crate) struct NewLive {
+    pub(crate) id: String,
+    pub(crate) who: Verified,
+    pub(crate) about: About,
+    pub(crate) max_operations: u32,
+    pub(crate) channel: Channel,
+    pub(crate) shares: flow::Shares,
+    pub(crate) commands: mpsc::Sender<Command>,
+}
+
+/// One of a session's operations; the count goes back when it is dropped.
+pub(crate) struct Slot {
+    pub(crate) session: Arc<Live>,
+}
+
+/// Why no session takes an operation.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NoSlot {
+    /// None is connected.
+    Absent,
+    /// All that are connected miss a round trip.
+    Unhealthy,
+    /// All that are connected are leaving.
+    Leaving,
+    /// All healthy ones are full.
+    Full,
+}
+
+/// An instance of a runner that is connected.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Instance {
+    /// Its own id, kept in its state directory.
+    pub instance_id: String,
+    /// This session's.
+    pub session_id: String,
+    /// The runner's version.
+    pub version: String,
+    /// The machine's name.
+    pub hostname: String,
+    /// Since when, Unix milliseconds.
+    pub connected_at_ms: i64,
+    /// Whether it answers its round trips and is not leaving.
+    pub healthy: bool,
+    /// Whether it said that it leaves.
+    pub leaving: bool,
+    /// Operations at this moment.
+    pub operations: u32,
+    /// namespaces, confined, minimal.
+    pub isolation_level: String,
+    /// Guarantees that do not hold there.
+    pub isolation_missing: Vec<String>,
+    /// The connections that its configuration names.
+    pub connections: Vec<Entry>,
+    /// The engines that it found.
+    pub engines: Vec<String>,
+}
+
+#[derive(Default)]
+pub(crate) struct Table {
+    runners: Mutex<HashMap<Key, Vec<Arc<Live>>>>,
+}
+
+/// Organization and runner: a caller that names another organization's runner finds nothing.
+type Key = (String, String);
+
+// === impl Live ===
+
+impl Live {
+    pub(crate) fn new(new: NewLive) -> Arc<Self> {
+        Arc::new(Self {
+            budget: flow::Budget::new(new.shares.receive, new.max_operations),
+            send: flow::SendShare::new(new.shares.send),
+            id: new.id,
+            who: new.who,
+            about: new.about,
+            connected_at_ms: shared_proto::now_ms(),
+            max_operations: new.max_operations,
+            channel: new.channel,
+            healthy: AtomicBool::new(true),
+            leaving: AtomicBool::new(false),
+            commands: new.commands,
+            ended: watch::Sender::new(None),
+            operations: AtomicU32::new(0),
+            idle: tokio::sync::Notify::new(),
+        })
+    }
+    pub(crate) fn operations(&self) -> u32 {
+        self.operations.load(Ordering::Acquire)
+    }
+    pub(crate) fn routable(&self) -> bool {
+        self.healthy.load(Ordering::Acquire) && !self.leaving.load(Ordering::Acquire)
+    }
+    /// Ends it, for this reason unless it has ended already. Its operations and its own task see it at once.
+    pub(crate) fn close(&self, why: Failure) {
+        self.ended.send_if_modified(|ended| {
+            let first = ended.is_none();
+            if first {
+                *ended = Some(why);
+            }
+            first
+        });
+    }
+    /// Waits until it has ended.
+    pub(crate) async fn ended(&self) -> Failure {
+        let mut ended = self.ended.subscribe();
+        match ended.wait_for(Option::is_some).await.map(|why| why.clone()) {
+            Ok(Some(why)) => why,
+            // the sender is in `self`: it cannot be gone
+            _ => Code::ConnectionLost.on("the session ended"),
+        }
+    }
+    /// Waits until it has no operation.
+    pub(crate) async fn idle(&self) {
+        loop {
+            let changed = self.idle.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.operations() == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+    fn view(&self) -> Instance {
+        Instance {
+            instance_id: self.about.instance_id.clone(),
+            session_id: self.id.clone(),
+            version: self.about.version.clone(),
+            hostname: self.about.hostname.clone(),
+            connected_at_ms: self.connected_at_ms,
+            healthy: self.routable(),
+            leaving: self.leaving.load(Ordering::Acquire),
+            operations: self.operations(),
+            isolation_level: self.about.isolation_level.clone(),
+            isolation_missing: self.about.isolation_missing.clone(),
+            connections: self.about.connections.clone(),
+            engines: self.about.engines.clone(),
+        }
+    }
+}
+
+// === impl Slot ===
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.session.operations.fetch_sub(1, Ordering::AcqRel);
+        self.session.idle.notify_waiters();
+    }
+}
+
+// === impl Table ===
+
+impl Table {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Vec<Arc<Live>>>> {
+        // nothing panics while holding it
+        self.runners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a session in, unless another one has its instance id: that one comes back.
+    pub(crate) fn insert(&self, live: &Arc<Live>) -> Result<(), Taken> {
+        let mut runners = self.lock();
+        let sessions = runners.entry(key(&live.who)).or_default();
+        if let Some(other) = sessions.iter().find(|s| s.about.instance_id == live.about.instance_id) {
+            return Err(Taken::Instance(other.clone()));
+        }
+        if sessions.len() >= INSTANCES_MAX {
+            return Err(Taken::Full);
+        }
+        sessions.push(live.clone());
+        Ok(())
+    }
+
+    /// Lets a session go. Whether it was the runner's last.
+    pub(crate) fn remove(&self, live: &Live) -> bool {
+        let mut runners = self.lock();
+        let key = key(&live.who);
+        let Some(sessions) = runners.get_mut(&key) else { return true };
+        sessions.retain(|s| s.id != live.id);
+        let last = sessions.is_empty();
+        if last {
+            runners.remove(&key);
+        }
+        last
+    }
+
+    /// The healthy session with the fewest operations, and one of its operations.
+    pub(crate) fn choose(&self, organization: &str, runner: &str) -> Result<Slot, NoSlot> {
+        let runners = self.lock();
+        let Some(sessions) = runners.get(&(organization.to_owned(), runner.to_owned())) else {
+            return Err(NoSlot::Absent);
+        };
+        let Some(least) = sessions.iter().filter(|s| s.routable()).min_by_key(|s| s.operations()) else {
+            let leaving = sessions.iter().all(|s| s.leaving.load(Ordering::Acquire));
+            return Err(if leaving { NoSlot::Leaving } else { NoSlot::Unhealthy });
+        };
+        let session = if least.operations() < least.max_operations {
+            least
+        } else {
+            // limits may differ between instances
+            sessions.iter().find(|s| s.routable() && s.operations() < s.max_operations).ok_or(NoSlot::Full)?
+        };
+        // counts only grow under the lock, so the limit holds
+        session.operations.fetch_add(1, Ordering::AcqRel);
+        Ok(Slot { session: session.clone() })
+    }
+
+    pub(crate) fn of_runner(&self, organization: &str, runner: &str) -> Vec<Arc<Live>> {
+        self.lock().get(&(organization.to_owned(), runner.to_owned())).cloned().unwrap_or_default()
+    }
+
+    /// The sessions of a runner, whichever organization's: ids of runners are unique.
+    pub(crate) fn of_runner_id(&self, runner: &str) -> Vec<Arc<Live>> {
+        self.lock().iter().filter(|((_, r), _)| r == runner).flat_map(|(_, s)| s.iter().cloned()).collect()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Live>> {
+        self.lock().values().flatten().cloned().collect()
+    }
+
+    pub(crate) fn instances(&self, organization: &str, runner: &str) -> Vec<Instance> {
+        let mut instances: Vec<_> = self.of_runner(organization, runner).iter().map(|s| s.view()).collect();
+        instances.sort_by(|a, b| (a.connected_at_ms, &a.session_id).cmp(&(b.connected_at_ms, &b.session_id)));
+        instances
+    }
+}
+
+/// Why a session is not taken in.
+pub(crate) enum Taken {
+    /// Another live session has its instance id.
+    Instance(Arc<Live>),
+    /// The runner has too many.
+    Full,
+}
+
+fn key(who: &Verified) -> Key {
+    (who.organization.clone(), who.runner.clone())
+}
+
+// === impl NoSlot ===
+
+impl NoSlot {
+    /// As the caller is told; `seen`: when the runner was last there, in words.
+    pub(crate) fn failure(&self, runner: &str, seen: &str) -> Failure {
+        match self {
+            Self::Absent => Code::RunnerUnavailable.on(format!("runner {runner} is not connected; {seen}")),
+            Self::Unhealthy => {
+                Code::RunnerUnavailable.on(format!("runner {runner} is connected but does not answer; {seen}"))
+            }
+            Self::Leaving => Code::RunnerUnavailable.on(format!("runner {runner} is shutting down; {seen}")),
+            Self::Full => Code::Busy.on(format!("runner {runner} has as many operations as it takes at once")),
+        }
+    }
+}
