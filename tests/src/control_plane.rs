@@ -1,0 +1,514 @@
+//! The control plane, started as a person would, and its API as a user sees it.
+
+use crate::https::{Answer, Client};
+use crate::process::{Process, Program};
+use crate::scratch::Scratch;
+use crate::wait::eventually;
+use crate::{archive, pki};
+use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
+use hyper::Method;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use shared_proto::credentials::CredentialsFile;
+use shared_proto::secret::Secret;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const READY: Duration = Duration::from_secs(60);
+
+/// A running control plane with an empty database.
+pub struct ControlPlane {
+    process: Option<Process>,
+    folder: Scratch,
+    api: SocketAddr,
+    runner: SocketAddr,
+    admin: User,
+}
+
+/// A user, by whose token the API is asked.
+#[derive(Clone)]
+pub struct User {
+    client: Client,
+    token: String,
+    /// The user's organization.
+    pub organization: String,
+}
+
+/// Where a job got to when it was last looked at.
+#[derive(Debug, Clone)]
+pub struct Job(pub Value);
+
+/// Phases after which nothing comes.
+pub const ENDS: &[&str] = &["applied", "no_changes", "planned_only", "failed", "canceled", "discarded", "lost"];
+
+impl ControlPlane {
+    /// Starts one on ports of the kernel's choice.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn start() -> Result<Self> {
+        Self::with_arguments(&[]).await
+    }
+
+    /// Starts one with more arguments.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn with_arguments(arguments: &[&str]) -> Result<Self> {
+        let folder = Scratch::new("control-plane")?;
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (process, api, runner) = launch(&folder, any, any, arguments).await?;
+        let data = folder.join("data");
+        let token = std::fs::read_to_string(data.join("admin-token")).context("the administrator's token")?;
+        let ca = std::fs::read_to_string(data.join("ca.pem")).context("the CA")?;
+        let token = token.trim().to_owned();
+        let client = Client::new(api, &ca)?.with_token(&token);
+        let organization = client.get("/api/v1/whoami").await?.ok()?["organization"]["id"]
+            .as_str()
+            .context("whoami names no organization")?
+            .to_owned();
+        Ok(Self { process: Some(process), folder, api, runner, admin: User { client, token, organization } })
+    }
+
+    /// The administrator whose token it printed to a file.
+    pub fn admin(&self) -> &User {
+        &self.admin
+    }
+    /// Where the API is.
+    pub fn api(&self) -> SocketAddr {
+        self.api
+    }
+    /// Where runners dial.
+    pub fn runner_address(&self) -> SocketAddr {
+        self.runner
+    }
+    /// Its data folder.
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+    /// The program; it must be running.
+    ///
+    /// # Panics
+    /// It was killed and not started again.
+    pub fn process(&self) -> &Process {
+        self.process.as_ref().expect("the control plane was killed and not started again")
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) {
+        self.admin.client.forget_connections();
+        if let Some(process) = self.process.take() {
+            process.end();
+        }
+    }
+    /// Asks it to leave, and waits until it has.
+    ///
+    /// # Errors
+    /// It stays.
+    pub async fn stop(&mut self) -> Result<()> {
+        self.admin.client.forget_connections();
+        if let Some(process) = self.process.take() {
+            process.signal(Signal::SIGTERM)?;
+            process.ended(Duration::from_secs(60)).await?;
+        }
+        Ok(())
+    }
+    /// Starts it again on the same data and ports.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn start_again(&mut self) -> Result<()> {
+        self.kill();
+        let (process, ..) = launch(&self.folder, self.api, self.runner, &[]).await?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// A new organization with an owner.
+    ///
+    /// # Errors
+    /// The API refuses.
+    pub async fn organization(&self, name: &str) -> Result<User> {
+        let made = self.admin.post("/organizations", &json!({ "name": name })).await?;
+        let organization = made["id"].as_str().context("an organization has an id")?.to_owned();
+        self.user(&organization, "owner", "owner").await
+    }
+    /// A new user of an organization.
+    ///
+    /// # Errors
+    /// The API refuses.
+    pub async fn user(&self, organization: &str, name: &str, role: &str) -> Result<User> {
+        let path = format!("/organizations/{organization}/users");
+        let made = self.admin.post(&path, &json!({ "name": name, "role": role })).await?;
+        let token = made["token"].as_str().context("a new user has a token")?.to_owned();
+        Ok(User { client: self.admin.client.with_token(&token), token, organization: organization.to_owned() })
+    }
+
+    /// A value of its database, which a test may read to forge what only the CA could make.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn issuer_of(&self, organization: &str) -> Result<pki::Authority> {
+        use sqlx::{Connection as _, Row as _};
+        let path = self.data().join("control-plane.db");
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).read_only(true);
+        let mut connection = sqlx::SqliteConnection::connect_with(&options).await?;
+        let row = sqlx::query("SELECT certificate, private_key FROM issuers WHERE organization = $1")
+            .bind(organization)
+            .fetch_one(&mut connection)
+            .await
+            .context("the organization's issuer")?;
+        pki::Authority::from_pem(&row.try_get::<String, _>(0)?, &row.try_get::<String, _>(1)?)
+    }
+    /// Its root, with which a test makes server certificates.
+    ///
+    /// # Errors
+    /// The files.
+    pub fn root(&self) -> Result<pki::Authority> {
+        let read = |name: &str| std::fs::read_to_string(self.data().join(name)).with_context(|| name.to_owned());
+        pki::Authority::from_pem(&read("ca.pem")?, &read("ca-key.pem")?)
+    }
+}
+
+async fn launch(
+    folder: &Scratch,
+    api: SocketAddr,
+    runner: SocketAddr,
+    arguments: &[&str],
+) -> Result<(Process, SocketAddr, SocketAddr)> {
+    let process = Program::own("runner-control-plane")?
+        .named("control plane")
+        .arg("--data")
+        .arg(folder.join("data").display().to_string())
+        .args(["--api-listen", &api.to_string(), "--runner-listen", &runner.to_string()])
+        .args(["--name", "127.0.0.1", "--name", "localhost", "--log-format", "json"])
+        .args(arguments.iter().copied())
+        .folder(folder.path())
+        .start()?;
+    let line = process.ready(READY, "the control plane is ready", |l| l.starts_with("READY ")).await?;
+    let ready: Value = serde_json::from_str(line.trim_start_matches("READY ")).with_context(|| line.clone())?;
+    let address = |name: &str| -> Result<SocketAddr> {
+        let url = ready[name].as_str().with_context(|| format!("{line} has no {name}"))?;
+        url.split("//").nth(1).and_then(|a| a.parse().ok()).with_context(|| format!("{url} has no address"))
+    };
+    Ok((process, address("api")?, address("runner")?))
+}
+
+// === impl User ===
+
+impl User {
+    /// Plain requests.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+    /// The token.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+    /// Asks anything; any answer will do.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn ask(&self, method: Method, path: &str, body: &Value) -> Result<Answer> {
+        let path = format!("/api/v1{path}");
+        if body.is_null() {
+            self.client.request(method, &path, &[], Bytes::new()).await
+        } else {
+            self.client.request(method, &path, &[("content-type", "application/json")], body.to_string()).await
+        }
+    }
+    /// GET of a document.
+    ///
+    /// # Errors
+    /// The API refuses.
+    pub async fn get(&self, path: &str) -> Result<Value> {
+        self.ask(Method::GET, path, &Value::Null).await?.ok().with_context(|| format!("GET {path}"))
+    }
+    /// POST.
+    ///
+    /// # Errors
+    /// The API refuses.
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        self.ask(Method::POST, path, body).await?.ok().with_context(|| format!("POST {path}"))
+    }
+    /// What code and status a GET is refused with.
+    ///
+    /// # Errors
+    /// No answer, or a good one.
+    pub async fn refused(&self, path: &str) -> Result<(u16, String)> {
+        let answer = self.ask(Method::GET, path, &Value::Null).await?;
+        ensure!(!answer.status.is_success(), "GET {path} was not refused: {}", answer.text());
+        Ok((answer.status.as_u16(), answer.code()))
+    }
+
+    /// Registers a runner; gives its id.
+    ///
+    /// # Errors
+    /// The API refuses.
+    pub async fn register(&self, name: &str) -> Result<String> {
+        let made = self.post("/runners", &json!({ "name": name })).await?;
+        Ok(made["id"].as_str().context("a runner has an id")?.to_owned())
+    }
+
+    /// Generates credentials as `runnerctl` does: the key never leaves the caller.
+    ///
+    /// # Errors
+    /// The API refuses.
+    pub async fn credentials(&self, runner: &str) -> Result<CredentialsFile> {
+        let key = pki::new_key()?;
+        let body = json!({ "csr": pki::request(&key)? });
+        let given = self.post(&format!("/runners/{runner}/credentials"), &body).await?;
+        let text = |name: &str| -> Result<String> {
+            Ok(given[name].as_str().with_context(|| format!("credentials without {name}"))?.to_owned())
+        };
+        Ok(CredentialsFile {
+            version: shared_proto::credentials::VERSION,
+            organization: text("organization")?,
+            runner: text("runner")?,
+            tunnel_endpoint: text("tunnel_endpoint")?,
+            execution_endpoint: text("execution_endpoint")?,
+            ca: text("ca")?,
+            certificate: text("certificate")?,
+            private_key: Secret::new(key.serialize_pem()),
+            api_key: Secret::new(text("api_key")?),
+        })
+    }
+
+    /// Makes a connection whose entry has the same name.
+    ///
+    /// # Errors
+    /// The API refuses.
+    pub async fn connection(&self, name: &str, provider: &str, runner: Option<&str>) -> Result<Value> {
+        self.post("/connections", &json!({ "name": name, "provider": provider, "runner": runner })).await
+    }
+
+    /// Uploads an archive; gives its source.
+    ///
+    /// # Errors
+    /// The API refuses.
+    pub async fn upload(&self, archive: Vec<u8>) -> Result<Value> {
+        let (digest, size) = (archive::sha256(&archive), archive.len());
+        let path = format!("/api/v1/archives/{digest}");
+        let headers = [("content-type", "application/gzip")];
+        self.client.request(Method::PUT, &path, &headers, archive).await?.ok().context("uploading an archive")?;
+        Ok(json!({ "archive": { "sha256": digest, "size": size } }))
+    }
+
+    /// Makes a stack of a root module of one file.
+    ///
+    /// # Errors
+    /// The API refuses.
+    pub async fn stack(&self, name: &str, engine: &str, main_tf: &str) -> Result<Value> {
+        let source = self.upload(archive::module(main_tf)?).await?;
+        self.post("/stacks", &json!({ "name": name, "engine": engine, "source": source })).await
+    }
+
+    /// Starts a job of a stack; gives its id.
+    ///
+    /// # Errors
+    /// The API refuses.
+    pub async fn start_job(&self, stack: &str, body: &Value) -> Result<String> {
+        let job = self.post(&format!("/stacks/{stack}/jobs"), body).await?;
+        Ok(job["id"].as_str().context("a job has an id")?.to_owned())
+    }
+    /// The job now.
+    ///
+    /// # Errors
+    /// The API refuses.
+    pub async fn job(&self, id: &str) -> Result<Job> {
+        Ok(Job(self.get(&format!("/jobs/{id}")).await?))
+    }
+    /// Waits until a job is in one of those phases; fails at once where it ends in another one.
+    ///
+    /// # Errors
+    /// It does not come there.
+    pub async fn job_in(&self, id: &str, phases: &[&str], deadline: Duration) -> Result<Job> {
+        let last = std::cell::RefCell::new(None);
+        let found = eventually(deadline, &format!("job {id} to be in {phases:?}"), || async {
+            let job = self.job(id).await?;
+            let there = phases.contains(&job.phase()) || job.ended();
+            let answer = there.then(|| job.clone());
+            *last.borrow_mut() = Some(job);
+            Ok(answer)
+        })
+        .await
+        .with_context(|| format!("last seen as {:?}", last.borrow().as_ref().map(|j| j.0.to_string())))?;
+        ensure!(phases.contains(&found.phase()), "job {id} ended otherwise: {}", found.0);
+        Ok(found)
+    }
+    /// All events of a job, checked: numbers 1 to n, each once.
+    ///
+    /// # Errors
+    /// The API refuses, or a number is missing or stands twice.
+    pub async fn events(&self, id: &str) -> Result<Vec<Value>> {
+        let mut all: Vec<Value> = Vec::new();
+        loop {
+            let page = self.get(&format!("/jobs/{id}/events?after={}&limit=500", all.len())).await?;
+            let items = page["items"].as_array().context("a list of events")?.clone();
+            if items.is_empty() {
+                break;
+            }
+            all.extend(items);
+        }
+        for (event, number) in all.iter().zip(1u64..) {
+            ensure!(event["sequence"] == json!(number), "event {number} has the number {}", event["sequence"]);
+        }
+        Ok(all)
+    }
+    /// The bodies of a kind among a job's events.
+    ///
+    /// # Errors
+    /// As [`User::events`].
+    pub async fn events_of(&self, id: &str, kind: &str) -> Result<Vec<Value>> {
+        Ok(self.events(id).await?.iter().filter_map(|e| body_of(e, kind)).collect())
+    }
+
+    /// Follows a log; the body comes as it is read.
+    ///
+    /// # Errors
+    /// The API refuses.
+    pub async fn follow(
+        &self,
+        connection: &str,
+        namespace: &str,
+        pod: &str,
+        query: &str,
+    ) -> Result<crate::https::Streaming> {
+        let path = format!("/api/v1/connections/{connection}/k8s/namespaces/{namespace}/pods/{pod}/logs?{query}");
+        let mut stream = self.client.stream(&path, &[]).await?;
+        if !stream.status.is_success() {
+            let status = stream.status;
+            anyhow::bail!("{status} {}", String::from_utf8_lossy(&stream.rest().await?));
+        }
+        Ok(stream)
+    }
+
+    /// Opens a terminal or a plain exec.
+    ///
+    /// # Errors
+    /// The API refuses.
+    pub async fn exec(
+        &self,
+        connection: &str,
+        namespace: &str,
+        pod: &str,
+        command: &[&str],
+        query: &str,
+    ) -> Result<crate::https::Socket> {
+        let command: String = command.iter().map(|c| format!("&command={}", percent(c))).collect();
+        let path =
+            format!("/api/v1/connections/{connection}/k8s/namespaces/{namespace}/pods/{pod}/exec?{query}{command}");
+        self.client.socket(&path, "runner.exec.v1").await
+    }
+
+    /// Runs a command to its end, with what it reads.
+    ///
+    /// # Errors
+    /// The API refuses or the connection fails.
+    pub async fn exec_to_end(
+        &self,
+        connection: &str,
+        namespace: &str,
+        pod: &str,
+        command: &[&str],
+        input: Option<&[u8]>,
+    ) -> Result<Executed> {
+        let query = if input.is_some() { "stdin=true" } else { "" };
+        let mut socket = self.exec(connection, namespace, pod, command, query).await?;
+        if let Some(input) = input {
+            for piece in input.chunks(32 * 1024) {
+                socket.send(0, piece).await?;
+            }
+            socket.send(5, b"").await?;
+        }
+        Executed::read(&mut socket).await
+    }
+}
+
+/// What an exec gave.
+#[derive(Debug, Default)]
+pub struct Executed {
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error.
+    pub stderr: Vec<u8>,
+    /// How it ended.
+    pub outcome: Value,
+}
+
+// === impl Executed ===
+
+impl Executed {
+    /// Reads a socket to its outcome.
+    ///
+    /// # Errors
+    /// The connection ended without one.
+    pub async fn read(socket: &mut crate::https::Socket) -> Result<Self> {
+        let mut executed = Self::default();
+        while let Some((kind, bytes)) = socket.next().await? {
+            match kind {
+                1 => executed.stdout.extend_from_slice(&bytes),
+                2 => executed.stderr.extend_from_slice(&bytes),
+                3 => {
+                    executed.outcome = serde_json::from_slice(&bytes)?;
+                    return Ok(executed);
+                }
+                other => anyhow::bail!("a message that starts with {other}"),
+            }
+        }
+        anyhow::bail!("the socket closed without an outcome")
+    }
+    /// Standard output as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+}
+
+// === impl Job ===
+
+impl Job {
+    /// Its phase.
+    pub fn phase(&self) -> &str {
+        self.0["phase"].as_str().unwrap_or_default()
+    }
+    /// Whether nothing comes any more.
+    pub fn ended(&self) -> bool {
+        self.0["ended_at_ms"].is_i64() || self.0["result"]["code"].as_str().is_some_and(|c| !c.is_empty())
+    }
+    /// The code of its result.
+    pub fn code(&self) -> &str {
+        self.0["result"]["code"].as_str().unwrap_or_default()
+    }
+}
+
+/// The body of an event, where it is of that kind. The JSON form of a oneof is not pinned: both usual ones are understood.
+pub fn body_of(event: &Value, kind: &str) -> Option<Value> {
+    [&event["body"][kind], &event[kind]].into_iter().find(|v| !v.is_null()).cloned()
+}
+
+/// Percent-encodes everything but letters, digits and a few harmless signs.
+pub fn percent(text: &str) -> String {
+    text.bytes()
+        .map(|b| match b {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => (b as char).to_string(),
+            other => format!("%{other:02X}"),
+        })
+        .collect()
+}
+
+/// Variables of an AWS environment with made-up keys.
+pub fn aws_environment() -> BTreeMap<&'static str, &'static str> {
+    BTreeMap::from([
+        ("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE"),
+        ("AWS_SECRET_ACCESS_KEY", "secret-of-the-tests"),
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+    ])
+}
+
+/// A folder's path as text.
+pub fn shown(path: &Path) -> String {
+    path.display().to_string()
+}

@@ -1,0 +1,141 @@
+//! OpenTofu and Terraform with a filesystem mirror: nothing is fetched.
+
+use crate::process::{Ended, Program};
+use crate::{Scratch, tools};
+use anyhow::{Context as _, Result};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Which engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineKind {
+    /// OpenTofu.
+    OpenTofu,
+    /// Terraform.
+    Terraform,
+}
+
+/// An engine on this machine and its configuration.
+#[derive(Debug)]
+pub struct Engine {
+    kind: EngineKind,
+    path: PathBuf,
+    config: PathBuf,
+    _folder: Scratch,
+}
+
+impl EngineKind {
+    /// As the API names it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::OpenTofu => "opentofu",
+            Self::Terraform => "terraform",
+        }
+    }
+}
+
+impl Engine {
+    /// The engine as it is here.
+    ///
+    /// # Errors
+    /// It is not here.
+    pub fn new(kind: EngineKind) -> Result<Self> {
+        let program = match kind {
+            EngineKind::OpenTofu => "tofu",
+            EngineKind::Terraform => "terraform",
+        };
+        let path = tools::find(program).with_context(|| format!("{program} is not here"))?;
+        let folder = Scratch::new("engine")?;
+        let mirror = tools::folder().join("mirror");
+        let config = folder.write(
+            "engine.tfrc",
+            format!(
+                "disable_checkpoint = true\nprovider_installation {{\n  filesystem_mirror {{\n    path = {:?}\n  }}\n}}\n",
+                mirror.display().to_string()
+            ),
+        )?;
+        Ok(Self { kind, path, config, _folder: folder })
+    }
+    /// Which it is.
+    pub fn kind(&self) -> EngineKind {
+        self.kind
+    }
+    /// The program.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+    /// Its CLI configuration.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+    /// Runs it by hand in a folder: the reference that the runner's own runs are compared with.
+    ///
+    /// # Errors
+    /// It does not start or hangs.
+    pub async fn run(&self, folder: &Path, arguments: &[&str]) -> Result<Ended> {
+        Program::new(&self.path)
+            .args(arguments.iter().copied())
+            .folder(folder)
+            .env("TF_CLI_CONFIG_FILE", self.config.display().to_string())
+            .env("CHECKPOINT_DISABLE", "1")
+            .env("TF_IN_AUTOMATION", "1")
+            .run(Duration::from_secs(120))
+            .await
+    }
+}
+
+/// A root module with a slow resource: `time_sleep` takes so long to be made, and what depends on it comes after.
+pub fn slow_module(seconds: u32) -> String {
+    format!(
+        r#"terraform {{
+  required_providers {{
+    time = {{
+      source  = "hashicorp/time"
+      version = "0.14.2"
+    }}
+  }}
+}}
+variable "greeting" {{
+  type    = string
+  default = "hello"
+}}
+resource "time_sleep" "wait" {{
+  create_duration = "{seconds}s"
+}}
+resource "terraform_data" "after" {{
+  input      = var.greeting
+  depends_on = [time_sleep.wait]
+}}
+output "greeting" {{
+  value = terraform_data.after.output
+}}
+"#
+    )
+}
+
+/// A root module without providers to fetch: quick.
+pub fn quick_module() -> &'static str {
+    r#"variable "greeting" {
+  type    = string
+  default = "hello"
+}
+variable "secret" {
+  type      = string
+  default   = "s3cr3t-value"
+  sensitive = true
+}
+resource "terraform_data" "one" {
+  input = var.greeting
+}
+resource "terraform_data" "two" {
+  input = terraform_data.one.output
+}
+output "greeting" {
+  value = terraform_data.two.output
+}
+output "hidden" {
+  value     = var.secret
+  sensitive = true
+}
+"#
+}

@@ -1,0 +1,117 @@
+//! Where programs are: our own beside the test binary, the real components where `tests/tools/install` puts them.
+
+use anyhow::{Result, bail};
+use std::path::{Path, PathBuf};
+
+/// Something real that a suite may need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Component {
+    /// etcd, kube-apiserver and kwok.
+    Cluster,
+    /// The AWS stand-in.
+    Moto,
+    /// OpenTofu with the provider mirror.
+    Tofu,
+    /// Terraform with the provider mirror.
+    Terraform,
+    /// The git program.
+    Git,
+    /// OpenSSH's server and client.
+    Ssh,
+    /// Network namespaces, which root may make.
+    NetworkNamespace,
+}
+
+/// The folder of the built components.
+pub fn folder() -> PathBuf {
+    let given = std::env::var_os("RUNNER_TEST_TOOLS").map(PathBuf::from);
+    given.unwrap_or_else(|| {
+        let cache = std::env::var_os("XDG_CACHE_HOME")
+            .map_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache"), PathBuf::from);
+        cache.join("runner-test-tools")
+    })
+}
+
+/// A component's program: in the tools' folder, else on PATH, else where the system keeps servers.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::iter::once(folder().join("bin"))
+        .chain(std::env::split_paths(&path))
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|dir| dir.join(program))
+        .find(|p| is_executable(p))
+}
+
+fn is_executable(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+}
+
+/// One of our own programs. `cargo test --workspace` builds them all; `RUNNER_TEST_BIN` may name other folders (as PATH does).
+///
+/// # Errors
+/// It was not built.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    if let Some(given) = std::env::var_os("RUNNER_TEST_BIN")
+        && let Some(found) = std::env::split_paths(&given).map(|d| d.join(name)).find(|p| is_executable(p))
+    {
+        return Ok(found);
+    }
+    let me = std::env::current_exe()?;
+    // target/PROFILE/deps/SUITE-HASH, or target/PROFILE/runner-bench
+    let mut folder = me.parent().map(Path::to_path_buf).unwrap_or_default();
+    if folder.ends_with("deps") {
+        folder.pop();
+    }
+    let path = folder.join(name);
+    if is_executable(&path) {
+        return Ok(path);
+    }
+    bail!(
+        "{} is missing: build the whole workspace (cargo test --workspace, or cargo build --workspace)",
+        path.display()
+    )
+}
+
+impl Component {
+    /// Why it is not to be had here; `None` where it is.
+    pub fn missing(self) -> Option<String> {
+        let program = |name: &str| match find(name) {
+            Some(_) => None,
+            None => Some(format!("{name} is not here: run tests/tools/install")),
+        };
+        let exists = |path: PathBuf| {
+            if path.exists() { None } else { Some(format!("{} is not here: run tests/tools/install", path.display())) }
+        };
+        match self {
+            Self::Cluster => ["etcd", "kube-apiserver", "kwok"]
+                .into_iter()
+                .find_map(program)
+                .or_else(|| exists(folder().join("kwok-stages"))),
+            Self::Moto => program("moto_server"),
+            Self::Tofu => program("tofu").or_else(|| exists(folder().join("mirror"))),
+            Self::Terraform => program("terraform")
+                .map(|_| "terraform is not on PATH, and its licence lets nobody build it here".to_owned())
+                .or_else(|| exists(folder().join("mirror"))),
+            Self::Git => find("git").is_none().then(|| "git is not here: install it".to_owned()),
+            Self::Ssh => ["sshd", "ssh", "ssh-keygen"]
+                .into_iter()
+                .find(|p| find(p).is_none())
+                .map(|p| format!("{p} is not here: install openssh-server and openssh-client")),
+            Self::NetworkNamespace => {
+                if !nix::unistd::geteuid().is_root() {
+                    Some("network namespaces need root".to_owned())
+                } else if find("ip").is_none() || find("nsenter").is_none() {
+                    Some("ip or nsenter is not here: install iproute2 and util-linux".to_owned())
+                } else {
+                    None
+                }
+            }
+        }
+    }
+
+    /// Whether its absence fails the suites even where `REQUIRE_COMPONENTS=1`: some things no installer can bring.
+    pub const fn can_be_installed(self) -> bool {
+        !matches!(self, Self::Terraform | Self::NetworkNamespace)
+    }
+}
