@@ -1,0 +1,280 @@
+//! The control plane's API as a client sees it: JSON requests, streams, server-sent events and WebSockets, each over a connection
+//! of its own, so that dropping one cancels it. TLS trusts the configured CA and nothing else; plain HTTP goes to loopback only.
+//! The token travels in one header and appears nowhere else.
+
+mod connect;
+pub(crate) mod job_events;
+pub(crate) mod sse;
+mod websocket;
+
+pub(crate) use connect::Endpoint;
+pub(crate) use websocket::Socket;
+
+use crate::config::Context;
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use serde_json::Value;
+use shared_proto::failure::{Code, Failure};
+use shared_proto::secret::Secret;
+use std::time::Duration;
+
+/// How long an answer's head may take: the API's own deadline for one document is 30 s.
+const ANSWER: Duration = Duration::from_secs(60);
+/// The largest document that is read, bytes.
+const DOCUMENT_MAX: usize = 128 * 1024 * 1024;
+/// The largest error that is read, bytes.
+const ERROR_MAX: usize = 256 * 1024;
+
+/// What is sent along.
+pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
+
+/// A control plane and a user.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    endpoint: Endpoint,
+    token: Secret,
+}
+
+// === impl Client ===
+
+impl Client {
+    /// For this context.
+    ///
+    /// # Errors
+    /// The endpoint or its CA is not well formed.
+    pub(crate) fn new(context: &Context) -> Result<Self, Failure> {
+        Ok(Self { endpoint: Endpoint::new(&context.endpoint, context.ca.as_deref())?, token: context.token.clone() })
+    }
+    /// A document.
+    pub(crate) async fn get(&self, path: &str) -> Result<Value, Failure> {
+        self.json(Method::GET, path, None).await
+    }
+    /// A document, or nothing where the API says `not_found`.
+    pub(crate) async fn find(&self, path: &str) -> Result<Option<Value>, Failure> {
+        match self.get(path).await {
+            Ok(value) => Ok(Some(value)),
+            Err(failure) if failure.code == Code::NotFound => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+    /// Sends a document, gives the answer.
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.json(Method::POST, path, Some(body)).await
+    }
+    /// Replaces a document.
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.json(Method::PUT, path, Some(body)).await
+    }
+    /// Removes one.
+    pub(crate) async fn delete(&self, path: &str) -> Result<Value, Failure> {
+        self.json(Method::DELETE, path, None).await
+    }
+    /// Whether there is something at this path.
+    pub(crate) async fn exists(&self, path: &str) -> Result<bool, Failure> {
+        let response = self.send(self.request(Method::HEAD, path), empty()).await?;
+        match response.status() {
+            status if status.is_success() => Ok(true),
+            StatusCode::NOT_FOUND => Ok(false),
+            status => Err(by_status(status, "the control plane refused")),
+        }
+    }
+    /// Sends bytes of a known length.
+    pub(crate) async fn upload(&self, path: &str, size: u64, body: Body) -> Result<(), Failure> {
+        let request = self
+            .request(Method::PUT, path)
+            .header(header::CONTENT_TYPE, "application/gzip")
+            .header(header::CONTENT_LENGTH, size);
+        let response = self.send_within(request, body, Duration::from_secs(3600)).await?;
+        accepted(response).await.map(|_| ())
+    }
+    /// A stream; the answer's head has come and is a success.
+    pub(crate) async fn stream(
+        &self,
+        path: &str,
+        headers: &[(&'static str, &str)],
+    ) -> Result<Response<Incoming>, Failure> {
+        let mut request = self.request(Method::GET, path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        accepted(self.send(request, empty()).await?).await
+    }
+
+    async fn json(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+        let request = self.request(method, path).header(header::ACCEPT, "application/json");
+        let (request, body) = match body {
+            Some(value) => {
+                let text = serde_json::to_vec(value).map_err(|e| Code::Internal.on(e.to_string()))?;
+                (request.header(header::CONTENT_TYPE, "application/json"), full(text))
+            }
+            None => (request, empty()),
+        };
+        let response = accepted(self.send(request, body).await?).await?;
+        let status = response.status();
+        let read = Limited::new(response.into_body(), DOCUMENT_MAX).collect();
+        let bytes = tokio::time::timeout(ANSWER, read)
+            .await
+            .map_err(|_| late())?
+            .map_err(|e| cut(&self.endpoint, e.as_ref()))?
+            .to_bytes();
+        if bytes.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&bytes).map_err(|_| {
+            Code::Internal
+                .on(format!("the control plane's answer ({status}) to {path} is not JSON"))
+                .next("Check that the endpoint is a control plane's API, and not something between.")
+        })
+    }
+    fn request(&self, method: Method, path: &str) -> http::request::Builder {
+        Request::builder().method(method).uri(format!("/api/v1{path}"))
+    }
+    async fn send(&self, request: http::request::Builder, body: Body) -> Result<Response<Incoming>, Failure> {
+        self.send_within(request, body, ANSWER).await
+    }
+    async fn send_within(
+        &self,
+        request: http::request::Builder,
+        body: Body,
+        limit: Duration,
+    ) -> Result<Response<Incoming>, Failure> {
+        // `Bearer` and a token of checked form: always a header's value, and marked so that nothing prints it
+        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", self.token.expose()))
+            .map_err(|_| Code::InvalidArgument.on("the token is not a header's value"))?;
+        bearer.set_sensitive(true);
+        let request = request
+            .header(header::HOST, self.endpoint.authority())
+            .header(header::USER_AGENT, concat!("runnerctl/", env!("CARGO_PKG_VERSION")))
+            // without this no trailers come, and a log's outcome is in them
+            .header(header::TE, "trailers")
+            .header(header::AUTHORIZATION, bearer)
+            .body(body)
+            .map_err(|e| Code::InvalidArgument.on(format!("not a request: {e}")))?;
+        let stream = self.endpoint.connect().await?;
+        let io = hyper_util::rt::TokioIo::new(stream);
+        let lost = |e: hyper::Error| cut(&self.endpoint, &e);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(lost)?;
+        // ends when the answer's body was read or dropped, which closes the connection
+        tokio::spawn(async move {
+            let _ = connection.with_upgrades().await;
+        });
+        tokio::time::timeout(limit, sender.send_request(request)).await.map_err(|_| late())?.map_err(lost)
+    }
+}
+
+/// An answer that is a success, or the failure that it carries.
+async fn accepted(response: Response<Incoming>) -> Result<Response<Incoming>, Failure> {
+    let status = response.status();
+    if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(response);
+    }
+    let bytes = tokio::time::timeout(ANSWER, Limited::new(response.into_body(), ERROR_MAX).collect())
+        .await
+        .ok()
+        .and_then(Result::ok)
+        .map(|collected| collected.to_bytes())
+        .unwrap_or_default();
+    Err(error_of(status, &bytes))
+}
+
+/// The failure in an error's body.
+fn error_of(status: StatusCode, body: &[u8]) -> Failure {
+    let Some(error) = serde_json::from_slice::<Value>(body).ok().and_then(|v| v.get("error").cloned()) else {
+        return by_status(status, "the control plane answered without saying why");
+    };
+    let text = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();
+    let message = match text("message") {
+        "" => "the control plane answered without saying why",
+        message => message,
+    };
+    Failure::from_wire(text("code"), message, text("next_step"))
+}
+
+fn by_status(status: StatusCode, message: &str) -> Failure {
+    let code = match status.as_u16() {
+        401 => Code::Unauthenticated,
+        403 => Code::PermissionDenied,
+        404 => Code::NotFound,
+        409 => Code::Conflict,
+        413 => Code::TooLarge,
+        429 => Code::Busy,
+        400..=499 => Code::InvalidArgument,
+        _ => Code::Internal,
+    };
+    code.on(format!("{message} ({status})"))
+}
+
+/// The connection to the control plane ended in the middle.
+pub(crate) fn cut(endpoint: &Endpoint, error: &(dyn std::error::Error + 'static)) -> Failure {
+    // the innermost cause says the most
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    Code::DialFailed
+        .on(format!("the connection to the control plane at {endpoint} ended early: {cause}"))
+        .next("Check that the control plane runs, and try again.")
+}
+
+fn late() -> Failure {
+    Code::DeadlineExceeded.on(format!("the control plane did not answer within {} s", ANSWER.as_secs()))
+}
+
+/// No body.
+pub(crate) fn empty() -> Body {
+    full(Vec::new())
+}
+fn full(bytes: Vec<u8>) -> Body {
+    Full::new(Bytes::from(bytes)).map_err(|never| match never {}).boxed()
+}
+
+/// A path of segments and a query, percent-encoded.
+pub(crate) fn path(segments: &[&str], query: &[(&str, &str)]) -> String {
+    let mut out = String::new();
+    for segment in segments {
+        out.push('/');
+        encode(segment, &mut out);
+    }
+    for (i, (name, value)) in query.iter().enumerate() {
+        out.push(if i == 0 { '?' } else { '&' });
+        encode(name, &mut out);
+        out.push('=');
+        encode(value, &mut out);
+    }
+    out
+}
+
+fn encode(text: &str, out: &mut String) {
+    for byte in text.bytes() {
+        // a segment of dots only would be taken for a step in the path
+        if byte.is_ascii_alphanumeric() || b"-_~".contains(&byte) || (byte == b'.' && text.trim_matches('.') != "") {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_encoded() {
+        assert_eq!(path(&["stacks", "a/b c"], &[("x", "k=v&ü"), ("y", "")]), "/stacks/a%2Fb%20c?x=k%3Dv%26%C3%BC&y=");
+        assert_eq!(path(&["runners", "..", "a.b"], &[]), "/runners/%2E%2E/a.b");
+    }
+
+    #[test]
+    fn errors_keep_their_code_and_words() {
+        let body = br#"{"error":{"code":"runner_unavailable","message":"runner r1 was last seen 5 s ago","next_step":"Wait."}}"#;
+        let failure = error_of(StatusCode::SERVICE_UNAVAILABLE, body);
+        assert_eq!((failure.code, failure.next_step.as_str()), (Code::RunnerUnavailable, "Wait."));
+        assert_eq!(error_of(StatusCode::NOT_FOUND, b"<html>").code, Code::NotFound);
+        assert_eq!(error_of(StatusCode::BAD_GATEWAY, b"").code, Code::Internal);
+        assert_eq!(error_of(StatusCode::IM_A_TEAPOT, b"{\"error\":{}}").code, Code::Internal);
+    }
+}

@@ -1,0 +1,289 @@
+//! Follows a job: shows the engine's own words as they come, asks for approval where it may, and ends by the job's result.
+
+use super::Session;
+use crate::client::job_events::{JobEvent, JobEvents};
+use crate::client::path;
+use crate::output::{Format, Output, escape, table};
+use crate::stop::{self, Done, Stop};
+use crate::terminal;
+use serde_json::{Value, json};
+use shared_proto::failure::{Code, Failure};
+use shared_proto::v1::{self, event::Body};
+use std::time::Duration;
+
+/// Whether a plan waits for us is asked this often once it is there; the phase may be the control plane's alone.
+const LOOK: Duration = Duration::from_millis(300);
+
+/// What to do when a plan awaits approval.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Approval {
+    /// Somebody else decides: go on watching.
+    Watch,
+    /// Ask on the terminal; without one say how to approve, and exit 75.
+    Ask,
+}
+
+/// Where the words go: standard output for people, standard error beside a document.
+#[derive(Debug)]
+pub(crate) struct Words {
+    output: Output,
+    /// Lines that the plan's own text makes superfluous when it comes.
+    held: Vec<String>,
+}
+
+// === impl Words ===
+
+impl Words {
+    /// By the format.
+    pub(crate) fn new(output: Output) -> Self {
+        Self { output, held: Vec::new() }
+    }
+    fn say(&self, line: &str) -> Done {
+        match self.output.format {
+            Format::Table | Format::Wide => self.output.line(line),
+            Format::Json | Format::Yaml => {
+                self.note(line);
+                Ok(())
+            }
+        }
+    }
+    fn note(&self, line: &str) {
+        eprint!("{}", String::from_utf8_lossy(&escape::text(format!("{line}\n").as_bytes(), self.output.colour)));
+    }
+    fn release(&mut self) -> Done {
+        for line in std::mem::take(&mut self.held) {
+            self.say(&line)?;
+        }
+        Ok(())
+    }
+    /// Shows one event.
+    pub(crate) fn event(&mut self, event: &JobEvent) -> Done {
+        let Some(body) = &event.body else { return Ok(()) };
+        match body {
+            Body::PlannedChange(change) => {
+                self.held.push(own_words(&change.text, || format!("{}: {}", change.address, change.action)))
+            }
+            Body::ChangeSummary(summary) if summary.operation == "plan" => self.held.push(summary_of(summary)),
+            Body::PlanSaved(plan) => {
+                if !plan.text.is_empty() {
+                    self.held.retain(|line| line.starts_with("Plan:") && !plan.text.contains(line.as_str()));
+                    self.say(plan.text.trim_end())?;
+                }
+                self.release()?;
+            }
+            Body::PhaseChanged(phase) => {
+                self.release()?;
+                let detail = if phase.detail.is_empty() { String::new() } else { format!(": {}", phase.detail) };
+                self.note(&format!("· {}{detail}", phase.phase.replace('_', " ")));
+            }
+            Body::SourceResolved(source) => {
+                let from = if source.reference.is_empty() { String::new() } else { format!(" ({})", source.reference) };
+                self.note(&format!("· source: {} {}{from}", source.kind, source.revision));
+            }
+            Body::EngineStarted(engine) => {
+                self.note(&format!("· {} {}: {}", engine.engine, engine.version, engine.command));
+            }
+            Body::OutputLine(line) if line.stream == "stdout" => self.say(&line.text)?,
+            Body::OutputLine(line) => self.note(&line.text),
+            Body::ResourceProgress(progress) => self.say(&own_words(&progress.text, || {
+                let what = format!("{}: {} {}", progress.address, progress.action, progress.state);
+                if progress.elapsed_seconds > 0.0 { format!("{what} ({:.0}s)", progress.elapsed_seconds) } else { what }
+            }))?,
+            Body::ChangeSummary(summary) => self.say(&summary_of(summary))?,
+            Body::Diagnostic(diagnostic) => self.say(&diagnostic_of(diagnostic))?,
+            Body::Outputs(outputs) => self.say(&outputs_of(&outputs.json))?,
+            Body::CancelProgress(cancel) => self.note(&format!("· cancel {} by {}", cancel.step, cancel.by)),
+            Body::EngineMessage(message) => {
+                let words = serde_json::from_str::<Value>(&message.json).ok();
+                if let Some(words) = words.as_ref().and_then(|v| v.get("@message")).and_then(Value::as_str) {
+                    self.note(words);
+                }
+            }
+            Body::Result(_) => self.release()?,
+        }
+        Ok(())
+    }
+}
+
+fn own_words(text: &str, otherwise: impl FnOnce() -> String) -> String {
+    if text.is_empty() { otherwise() } else { text.to_owned() }
+}
+fn summary_of(s: &v1::ChangeSummary) -> String {
+    own_words(&s.text, || {
+        format!("{}: {} to add, {} to change, {} to destroy.", s.operation, s.add, s.change, s.remove)
+    })
+}
+fn diagnostic_of(d: &v1::Diagnostic) -> String {
+    let severity = if d.severity == "warning" { "Warning" } else { "Error" };
+    let mut text = format!("{severity}: {}", d.summary);
+    if !d.file.is_empty() {
+        text.push_str(&format!("\n  on {} line {}", d.file, d.line));
+    }
+    if !d.address.is_empty() {
+        text.push_str(&format!("\n  with {}", d.address));
+    }
+    if !d.detail.is_empty() {
+        text.push_str(&format!("\n  {}", d.detail.replace('\n', "\n  ")));
+    }
+    text
+}
+fn outputs_of(json: &str) -> String {
+    let Ok(Value::Object(outputs)) = serde_json::from_str(json) else { return String::new() };
+    if outputs.is_empty() {
+        return String::new();
+    }
+    let lines = outputs.iter().map(|(name, output)| {
+        let value = if output["sensitive"] == true { "<sensitive>".to_owned() } else { output["value"].to_string() };
+        format!("\n{name} = {value}")
+    });
+    format!("Outputs:\n{}", lines.collect::<String>())
+}
+
+/// Follows a job to its end, or to where somebody has to decide.
+pub(crate) async fn follow(session: &Session, job: &str, approval: Approval) -> Done {
+    let client = &session.client;
+    let at = path(&["jobs", job], &[]);
+    let mut events = JobEvents::after(client, job, 0);
+    let mut words = Words::new(session.output);
+    let mut result = None;
+    // the plan's digest, once there is one and until it was decided on
+    let mut plan: Option<String> = None;
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let event = tokio::select! {
+            biased;
+            () = session.interrupt.requested() => return Err(Stop::Interrupted(goes_on(job))),
+            event = events.next(|failure| eprintln!("· the control plane does not answer, trying again ({})", escape::line(&failure.message))) => event?,
+            _ = look.tick(), if plan.is_some() && approval == Approval::Ask => {
+                // a passing failure here is the event stream's to judge
+                if let Ok(current) = client.get(&at).await {
+                    match table::text(&current, "/phase").as_str() {
+                        "awaiting_approval" => {
+                            let sha256 = plan.take().unwrap_or_default();
+                            decide(session, job, &sha256).await?;
+                        }
+                        "preparing" | "planning" | "planned" => {}
+                        _ => plan = None,
+                    }
+                }
+                continue;
+            }
+        };
+        let Some(event) = event else { break };
+        match &event.body {
+            Some(Body::PlanSaved(saved)) if saved.has_changes => plan = Some(saved.sha256.clone()),
+            Some(Body::Result(r)) => result = Some(r.clone()),
+            Some(Body::PhaseChanged(phase)) if phase.phase == "applying" => plan = None,
+            _ => {}
+        }
+        words.event(&event)?;
+    }
+    let current = client.get(&at).await?;
+    let (phase, failure) = match result {
+        Some(r) => (r.phase.clone(), ending(&r.phase, &r.code, &r.message, &r.next_step)),
+        None => {
+            let text = |at: &str| table::text(&current, at);
+            let phase = text("/phase");
+            let failure = ending(&phase, &text("/result/code"), &text("/result/message"), &text("/result/next_step"));
+            (phase, failure)
+        }
+    };
+    session.output.document(&current, |_| format!("Job {job}: {}.\n", phase.replace('_', " ")))?;
+    failure.map_or(Ok(()), Err)
+}
+
+/// How a job's end is a command's end.
+fn ending(phase: &str, code: &str, message: &str, next_step: &str) -> Option<Stop> {
+    if matches!(phase, "applied" | "no_changes" | "planned") {
+        return None;
+    }
+    let message = if message.is_empty() { format!("the job ended {phase}") } else { message.to_owned() };
+    let code = match (code, phase) {
+        ("" | "ok", "canceled" | "discarded") => return Some(Stop::Exit(Code::Cancelled.exit())),
+        ("" | "ok", "lost") => Code::JobLost.as_str(),
+        ("" | "ok", _) => Code::EngineFailed.as_str(),
+        (code, _) => code,
+    };
+    Some(Failure::from_wire(code, &message, next_step).into())
+}
+
+fn goes_on(job: &str) -> String {
+    format!("job {job} goes on; follow it with `runnerctl job watch {job}`, stop it with `runnerctl job cancel {job}`")
+}
+
+/// Asks whether the plan is to be applied, and has it applied or discarded.
+async fn decide(session: &Session, job: &str, sha256: &str) -> Done {
+    if !terminal::can_ask() {
+        eprintln!("· job {job} awaits approval");
+        eprintln!("next: runnerctl job approve {job}   (or: runnerctl job discard {job})");
+        return Err(Stop::Exit(stop::AWAITING));
+    }
+    let asked = tokio::task::spawn_blocking(|| terminal::ask("\nApply this plan? Only \"yes\" applies it:"));
+    let answer = tokio::select! {
+        () = session.interrupt.requested() => {
+            return Err(Stop::Interrupted(format!(
+                "job {job} awaits approval: `runnerctl job approve {job}` or `runnerctl job discard {job}`"
+            )));
+        }
+        answer = asked => answer.map_err(std::io::Error::other).and_then(|a| a),
+    };
+    let answer = answer.map_err(|e| Code::InvalidArgument.on(format!("standard input: {e}")))?;
+    if answer == "yes" {
+        approve(session, job, Some(sha256)).await?;
+    } else {
+        session.client.post(&path(&["jobs", job, "discard"], &[]), &json!({})).await?;
+    }
+    Ok(())
+}
+
+/// Approves a job's plan: that very one, where its digest is known.
+pub(crate) async fn approve(session: &Session, job: &str, sha256: Option<&str>) -> Result<Value, Failure> {
+    let body = match sha256 {
+        Some(sha256) if !sha256.is_empty() => json!({ "plan_sha256": sha256 }),
+        _ => json!({}),
+    };
+    session.client.post(&path(&["jobs", job, "approve"], &[]), &body).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exit(phase: &str, code: &str) -> i32 {
+        ending(phase, code, "m", "").map_or(0, |stop| stop.report())
+    }
+
+    #[test]
+    fn a_jobs_end_is_an_exit_code() {
+        for phase in ["applied", "no_changes", "planned"] {
+            assert_eq!(exit(phase, "ok"), 0);
+        }
+        assert_eq!(exit("failed", "engine_failed"), 1);
+        assert_eq!(exit("failed", "engine_missing"), 78);
+        assert_eq!(exit("failed", ""), 1);
+        assert_eq!(exit("canceled", "ok"), 1);
+        assert_eq!(exit("discarded", ""), 1);
+        assert_eq!(exit("lost", ""), 70);
+    }
+
+    #[test]
+    fn words_are_the_engines() {
+        let d = v1::Diagnostic {
+            severity: "error".into(),
+            summary: "Invalid".into(),
+            detail: "a\nb".into(),
+            address: "x.y".into(),
+            file: "main.tf".into(),
+            line: 3,
+        };
+        assert_eq!(diagnostic_of(&d), "Error: Invalid\n  on main.tf line 3\n  with x.y\n  a\n  b");
+        assert_eq!(
+            outputs_of(r#"{"a":{"value":"x"},"s":{"value":null,"sensitive":true}}"#),
+            "Outputs:\n\na = \"x\"\ns = <sensitive>"
+        );
+        let summary =
+            v1::ChangeSummary { text: "Plan: 2 to add, 0 to change, 1 to destroy.".into(), ..Default::default() };
+        assert_eq!(summary_of(&summary), summary.text);
+    }
+}

@@ -1,0 +1,170 @@
+//! `job`: runs of a stack.
+
+use super::Session;
+use super::follow::{self, Approval, Words};
+use crate::client::job_events::JobEvent;
+use crate::client::path;
+use crate::output::{Format, table};
+use crate::stop::Done;
+use serde_json::{Value, json};
+
+/// Events are fetched in pages of this many.
+const PAGE: u64 = 1000;
+
+/// `job`
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum JobCommand {
+    /// Jobs, the newest first
+    List {
+        /// Of this stack only
+        #[arg(long, value_name = "NAME")]
+        stack: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "NUMBER")]
+        limit: Option<u32>,
+    },
+    /// One job
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Follow a job to its end and exit by its result
+    Watch {
+        /// Its id
+        id: String,
+    },
+    /// Have the plan applied
+    Approve {
+        /// Its id
+        id: String,
+        /// Only if the plan has this digest
+        #[arg(long, value_name = "SHA256")]
+        plan: Option<String>,
+    },
+    /// Throw the plan away; nothing changes
+    Discard {
+        /// Its id
+        id: String,
+    },
+    /// Stop a job: asks the engine first, so that its state is kept
+    Cancel {
+        /// Its id
+        id: String,
+        /// End the engine at once; its state may be left behind
+        #[arg(long)]
+        force: bool,
+    },
+    /// What a job has said until now
+    Logs {
+        /// Its id
+        id: String,
+    },
+}
+
+/// `job …`
+pub(crate) async fn run(command: JobCommand, session: &Session) -> Done {
+    let client = &session.client;
+    match command {
+        JobCommand::List { stack, limit } => {
+            let limit = limit.map(|n| n.to_string());
+            let query: Vec<(&str, &str)> = [("stack", stack.as_deref()), ("limit", limit.as_deref())]
+                .into_iter()
+                .filter_map(|(name, value)| value.map(|value| (name, value)))
+                .collect();
+            let list = session.wait("listing jobs", client.get(&path(&["jobs"], &query))).await?;
+            session.output.document(&list, |list| {
+                let rows = table::items(list).iter().map(|j| {
+                    vec![
+                        table::text(j, "/id"),
+                        table::text(j, "/stack/name"),
+                        table::text(j, "/kind"),
+                        table::text(j, "/phase"),
+                        table::text(j, "/runner"),
+                        table::moment(j, "/created_at_ms"),
+                    ]
+                });
+                table::rows(&["ID", "STACK", "KIND", "PHASE", "RUNNER", "CREATED"], rows, "No jobs.")
+            })
+        }
+        JobCommand::Show { id } => {
+            let one = session.wait("asking", client.get(&path(&["jobs", &id], &[]))).await?;
+            session.output.document(&one, show)
+        }
+        JobCommand::Watch { id } => follow::follow(session, &id, Approval::Watch).await,
+        JobCommand::Approve { id, plan } => {
+            let job = session.wait("approving", follow::approve(session, &id, plan.as_deref())).await?;
+            session.output.document(&job, |_| format!("Job {id} approved.\nFollow it: runnerctl job watch {id}\n"))
+        }
+        JobCommand::Discard { id } => {
+            let at = path(&["jobs", &id, "discard"], &[]);
+            let job = session.wait("discarding", client.post(&at, &json!({}))).await?;
+            session.output.document(&job, |_| format!("Job {id}: its plan is discarded, nothing changed.\n"))
+        }
+        JobCommand::Cancel { id, force } => {
+            let at = path(&["jobs", &id, "cancel"], &[]);
+            let job = session.wait("cancelling", client.post(&at, &json!({ "force": force }))).await?;
+            session.output.document(&job, |_| {
+                format!(
+                    "Job {id}: cancel {}.\nFollow it: runnerctl job watch {id}\n",
+                    if force { "forced" } else { "asked" }
+                )
+            })
+        }
+        JobCommand::Logs { id } => session.interrupt.guard("the log was not read to its end", logs(session, &id)).await,
+    }
+}
+
+async fn logs(session: &Session, id: &str) -> Done {
+    let mut words = Words::new(session.output);
+    let mut last = 0_u64;
+    loop {
+        let (after, limit) = (last.to_string(), PAGE.to_string());
+        let at = path(&["jobs", id, "events"], &[("after", &after), ("limit", &limit)]);
+        let page = session.client.get(&at).await?;
+        let events: Vec<JobEvent> = table::items(&page).iter().cloned().filter_map(JobEvent::read).collect();
+        let Some(newest) = events.last().map(|e| e.sequence).filter(|n| *n > last) else { return Ok(()) };
+        last = newest;
+        for event in &events {
+            match session.output.format {
+                Format::Table | Format::Wide => words.event(event)?,
+                // one event a line, so that a reader need not hold them all
+                Format::Json | Format::Yaml => session.output.line(&event.json.to_string())?,
+            }
+        }
+    }
+}
+
+fn show(job: &Value) -> String {
+    let plan = if job["plan"].is_null() {
+        String::new()
+    } else {
+        format!(
+            "{} to add, {} to change, {} to destroy",
+            table::text(job, "/plan/add"),
+            table::text(job, "/plan/change"),
+            table::text(job, "/plan/remove")
+        )
+    };
+    let mut text = table::fields([
+        ("id", table::text(job, "/id")),
+        ("stack", table::text(job, "/stack/name")),
+        ("kind", table::text(job, "/kind")),
+        ("phase", table::text(job, "/phase")),
+        ("runner", table::text(job, "/runner")),
+        ("revision", table::text(job, "/revision")),
+        ("by", table::text(job, "/created_by")),
+        ("created", table::moment(job, "/created_at_ms")),
+        ("started", table::moment(job, "/started_at_ms")),
+        ("ended", table::moment(job, "/ended_at_ms")),
+        ("plan", plan),
+        ("result", table::text(job, "/result/code")),
+        ("message", table::text(job, "/result/message")),
+        ("next", table::text(job, "/result/next_step")),
+        ("events", table::text(job, "/last_sequence")),
+    ]);
+    if job["phase"] == "awaiting_approval" {
+        let id = table::text(job, "/id");
+        text.push_str(&format!("\nIt awaits approval: runnerctl job approve {id}, or runnerctl job discard {id}\n"));
+    }
+    text
+}

@@ -1,0 +1,75 @@
+//! `operation`: what is asked of runners right now, and lately.
+
+use super::Session;
+use crate::client::path;
+use crate::output::table;
+use crate::stop::Done;
+use serde_json::json;
+
+/// `operation`
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum OperationCommand {
+    /// Operations, running and past
+    List,
+    /// One operation
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Cancel one that runs
+    Cancel {
+        /// Its id
+        id: String,
+    },
+}
+
+/// `operation …`
+pub(crate) async fn run(command: OperationCommand, session: &Session) -> Done {
+    let client = &session.client;
+    match command {
+        OperationCommand::List => {
+            let list = session.wait("listing operations", client.get("/operations")).await?;
+            session.output.document(&list, |list| {
+                let rows = table::items(list).iter().map(|o| {
+                    vec![
+                        table::text(o, "/id"),
+                        table::text(o, "/kind"),
+                        table::text(o, "/connection"),
+                        table::text(o, "/runner"),
+                        table::text(o, "/user"),
+                        table::moment(o, "/started_at_ms"),
+                        match table::text(o, "/code") {
+                            code if code.is_empty() => "(running)".into(),
+                            code => code,
+                        },
+                    ]
+                });
+                table::rows(
+                    &["ID", "KIND", "CONNECTION", "RUNNER", "USER", "STARTED", "RESULT"],
+                    rows,
+                    "No operations.",
+                )
+            })
+        }
+        OperationCommand::Show { id } => {
+            let one = session.wait("asking", client.get(&path(&["operations", &id], &[]))).await?;
+            session.output.document(&one, |o| {
+                table::fields([
+                    ("id", table::text(o, "/id")),
+                    ("kind", table::text(o, "/kind")),
+                    ("connection", table::text(o, "/connection")),
+                    ("runner", table::text(o, "/runner")),
+                    ("user", table::text(o, "/user")),
+                    ("started", table::moment(o, "/started_at_ms")),
+                    ("ended", table::moment(o, "/ended_at_ms")),
+                    ("result", table::text(o, "/code")),
+                ])
+            })
+        }
+        OperationCommand::Cancel { id } => {
+            let at = path(&["operations", &id, "cancel"], &[]);
+            let done = session.wait("cancelling", client.post(&at, &json!({}))).await?;
+            session.output.document(&done, |_| format!("Operation {id}: cancel asked.\n"))
+        }
+    }
+}

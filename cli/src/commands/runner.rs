@@ -1,0 +1,250 @@
+//! `runner`: register, credentials, list, show, default, revoke.
+
+use super::Session;
+use crate::client::{Client, path};
+use crate::output::{progress, table};
+use crate::stop::{self, Done};
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+use serde_json::{Value, json};
+use shared_proto::credentials::{CredentialsFile, VERSION};
+use shared_proto::failure::{Code, Failure};
+use shared_proto::secret::Secret;
+use std::path::{Path, PathBuf};
+
+/// `runner`
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum RunnerCommand {
+    /// Make a runner known to the control plane
+    Register {
+        /// Its name
+        name: String,
+    },
+    /// Write a credentials file for a runner; its key is made here and stays in that file
+    GenerateCredentials {
+        /// The runner
+        name: String,
+        /// The file to write, mode 0600
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// How long the certificate is valid; the control plane's default is 90
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=3650))]
+        days: Option<u32>,
+        /// Replace the file if there is one
+        #[arg(long)]
+        force: bool,
+    },
+    /// All runners
+    List,
+    /// A runner with its connected instances
+    Show {
+        /// The runner
+        name: String,
+    },
+    /// Use this runner where none is named
+    SetDefault {
+        /// The runner
+        name: String,
+    },
+    /// Cut a runner off for good: its session ends within a second
+    Revoke {
+        /// The runner
+        name: String,
+    },
+}
+
+/// `runner …`
+pub(crate) async fn run(command: RunnerCommand, session: &Session) -> Done {
+    let client = &session.client;
+    match command {
+        RunnerCommand::Register { name } => {
+            let made = session.wait("registering", client.post("/runners", &json!({ "name": name }))).await?;
+            session.output.document(&made, |made| {
+                let name = table::text(made, "/name");
+                format!(
+                    "Runner {name} registered ({}).\nNow: runnerctl runner generate-credentials {name} --out credentials.json\n",
+                    table::text(made, "/id")
+                )
+            })
+        }
+        RunnerCommand::GenerateCredentials { name, out, days, force } => {
+            check_target(&out, force)?;
+            let spinner = progress::spinner("asking for a certificate");
+            let made = session
+                .interrupt
+                .guard("no file was written", async { Ok(generate_credentials(client, &name, days).await?) })
+                .await;
+            spinner.finish_and_clear();
+            let (file, answer) = made?;
+            file.write(&out).map_err(|e| stop::file(&out, &e))?;
+            session.output.document(&described(&answer, &out), |d| {
+                format!(
+                    "Credentials of runner {name} written to {}; valid until {}.\nNow, where the runner is to run: runner run \
+                     --credentials {}\n",
+                    out.display(),
+                    table::moment(d, "/not_after_ms"),
+                    out.display()
+                )
+            })
+        }
+        RunnerCommand::List => {
+            let list = session.wait("listing runners", client.get("/runners")).await?;
+            session.output.document(&list, |list| {
+                let rows = table::items(list).iter().map(|r| {
+                    let instances = r["instances"].as_array().map_or(0, Vec::len);
+                    vec![
+                        table::text(r, "/name"),
+                        table::text(r, "/state"),
+                        if r["default"] == true { "yes".into() } else { String::new() },
+                        instances.to_string(),
+                        table::text(r, "/instances/0/version"),
+                        ago(r),
+                        table::text(r, "/id"),
+                    ]
+                });
+                let header = ["NAME", "STATE", "DEFAULT", "INSTANCES", "VERSION", "LAST SEEN", "ID"];
+                table::rows(&header, rows, "No runners. Run `runnerctl runner register NAME`.")
+            })
+        }
+        RunnerCommand::Show { name } => {
+            let runner = session.wait("asking", client.get(&path(&["runners", &name], &[]))).await?;
+            session.output.document(&runner, show)
+        }
+        RunnerCommand::SetDefault { name } => {
+            let at = path(&["runners", &name, "default"], &[]);
+            let runner = session.wait("setting the default", client.post(&at, &json!({}))).await?;
+            session.output.document(&runner, |r| format!("Runner {} is the default now.\n", table::text(r, "/name")))
+        }
+        RunnerCommand::Revoke { name } => {
+            let at = path(&["runners", &name, "revoke"], &[]);
+            let runner = session.wait("revoking", client.post(&at, &json!({}))).await?;
+            session.output.document(&runner, |r| format!("Runner {} is revoked.\n", table::text(r, "/name")))
+        }
+    }
+}
+
+/// Makes a key, has it certified, composes the file's content. The key never leaves this process but into that file.
+pub(crate) async fn generate_credentials(
+    client: &Client,
+    runner: &str,
+    days: Option<u32>,
+) -> Result<(CredentialsFile, Value), Failure> {
+    let internal = |e: rcgen::Error| Code::Internal.on(format!("the key or its request could not be made: {e}"));
+    let key = KeyPair::generate().map_err(internal)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, runner);
+    let csr = params.serialize_request(&key).and_then(|csr| csr.pem()).map_err(internal)?;
+    let mut body = json!({ "csr": csr });
+    if let Some(days) = days {
+        body["days"] = days.into();
+    }
+    let answer = client.post(&path(&["runners", runner, "credentials"], &[]), &body).await.map_err(|failure| {
+        if failure.code == Code::NotFound {
+            failure.next(format!("Run `runnerctl runner register {runner}` first."))
+        } else {
+            failure
+        }
+    })?;
+    let text = |name: &str| {
+        answer
+            .get(name)
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+            .ok_or_else(|| Code::UnsupportedVersion.on(format!("the control plane's answer has no {name:?}")))
+    };
+    let file = CredentialsFile {
+        version: VERSION,
+        organization: text("organization")?,
+        runner: text("runner")?,
+        tunnel_endpoint: text("tunnel_endpoint")?,
+        execution_endpoint: text("execution_endpoint")?,
+        ca: text("ca")?,
+        certificate: text("certificate")?,
+        private_key: Secret::new(key.serialize_pem()),
+        api_key: Secret::new(text("api_key")?),
+    };
+    Ok((file, answer))
+}
+
+/// Before a certificate is asked for: whether the file could be written.
+fn check_target(out: &Path, force: bool) -> Result<(), Failure> {
+    if !force && out.symlink_metadata().is_ok() {
+        return Err(Code::InvalidArgument
+            .on(format!("{} exists already", out.display()))
+            .next("Name another file, or replace it with --force."));
+    }
+    let folder = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    if folder.is_dir() {
+        Ok(())
+    } else {
+        Err(Code::InvalidArgument.on(format!("{} is not a folder", folder.display())).next("Create it first."))
+    }
+}
+
+/// What may be shown of the answer: nothing secret.
+fn described(answer: &Value, out: &Path) -> Value {
+    let mut shown = json!({ "file": out.display().to_string() });
+    for name in ["organization", "runner", "serial", "not_after_ms", "tunnel_endpoint", "execution_endpoint"] {
+        shown[name] = answer.get(name).cloned().unwrap_or_default();
+    }
+    shown
+}
+
+fn ago(runner: &Value) -> String {
+    match table::ago(runner, "/last_seen_ms") {
+        age if age.is_empty() => "never".into(),
+        age => format!("{age} ago"),
+    }
+}
+
+fn show(runner: &Value) -> String {
+    let mut text = table::fields([
+        ("name", table::text(runner, "/name")),
+        ("id", table::text(runner, "/id")),
+        ("state", table::text(runner, "/state")),
+        ("default", table::text(runner, "/default")),
+        ("created", table::moment(runner, "/created_at_ms")),
+        ("last seen", ago(runner)),
+    ]);
+    for instance in runner["instances"].as_array().map_or(&[][..], Vec::as_slice) {
+        let names = |list: &str, field: &str| {
+            let list = instance[list].as_array().map_or(&[][..], Vec::as_slice);
+            list.iter().map(|item| table::text(item, field)).collect::<Vec<_>>().join(", ")
+        };
+        text.push_str("\ninstance\n");
+        text.push_str(&table::fields([
+            ("  id", table::text(instance, "/instance_id")),
+            ("  host", table::text(instance, "/hostname")),
+            ("  version", table::text(instance, "/version")),
+            ("  connected", table::moment(instance, "/connected_at_ms")),
+            ("  healthy", table::text(instance, "/healthy")),
+            ("  operations", table::text(instance, "/operations")),
+            ("  isolation", table::text(instance, "/isolation_level")),
+            ("  missing", names("isolation_missing", "")),
+            ("  connections", names("connections", "/name")),
+        ]));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_not_replaced_by_accident() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let out = dir.path().join("c.json");
+        assert!(check_target(&out, false).is_ok());
+        std::fs::write(&out, "x").expect("writes");
+        assert_eq!(check_target(&out, false).expect_err("exists").code, Code::InvalidArgument);
+        assert!(check_target(&out, true).is_ok());
+        assert!(check_target(&dir.path().join("missing/c.json"), true).is_err());
+    }
+
+    #[test]
+    fn nothing_secret_is_shown() {
+        let shown = described(&json!({"api_key": "rnk_x", "serial": "1", "certificate": "pem"}), Path::new("f"));
+        assert_eq!((shown.get("api_key"), &shown["serial"]), (None, &json!("1")));
+    }
+}

@@ -1,0 +1,271 @@
+//! `stack`: named pieces of infrastructure, and the parts of one that `deploy` shares: sources and variables.
+
+use super::Session;
+use crate::args::pair;
+use crate::client::path;
+use crate::config;
+use crate::output::table;
+use crate::stop::Done;
+use serde_json::{Map, Value, json};
+use shared_proto::failure::{Code, Failure};
+use std::path::PathBuf;
+
+/// The engines that a runner can have.
+pub(crate) const ENGINES: [&str; 2] = ["opentofu", "terraform"];
+
+/// `stack`
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum StackCommand {
+    /// Create one from a Git repository (`deploy DIR` creates one from a folder)
+    Create {
+        /// Its name
+        name: String,
+        /// The engine
+        #[arg(long, value_parser = ENGINES, default_value = "opentofu")]
+        engine: String,
+        #[command(flatten)]
+        git: Git,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// All stacks
+    List,
+    /// One stack with its last job
+    Show {
+        /// The stack
+        name: String,
+    },
+    /// Change what is named, keep the rest
+    Update {
+        /// The stack
+        name: String,
+        /// The engine
+        #[arg(long, value_parser = ENGINES)]
+        engine: Option<String>,
+        #[command(flatten)]
+        git: OptionalGit,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Forget a stack; what it made stays (destroy it first: deploy --kind destroy)
+    Delete {
+        /// The stack
+        name: String,
+    },
+}
+
+/// A Git source that must be given.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Git {
+    /// The repository
+    #[arg(long = "git", value_name = "URL")]
+    url: String,
+    /// Commit, tag or branch
+    #[arg(long = "ref", value_name = "REF", default_value = "")]
+    reference: String,
+}
+
+/// A Git source that may be given.
+#[derive(Debug, clap::Args)]
+pub(crate) struct OptionalGit {
+    /// The repository
+    #[arg(long = "git", value_name = "URL")]
+    pub(crate) url: Option<String>,
+    /// Commit, tag or branch
+    #[arg(long = "ref", value_name = "REF", requires = "url")]
+    pub(crate) reference: Option<String>,
+}
+
+/// What belongs to a stack beside its source and engine.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// The folder inside the source that is the root module
+    #[arg(long, value_name = "PATH")]
+    pub(crate) path: Option<String>,
+    /// A variable's value; given variables replace the stack's
+    #[arg(long = "var", value_parser = pair, value_name = "NAME=VALUE")]
+    vars: Vec<(String, String)>,
+    /// A JSON object of variables; --var goes over it
+    #[arg(long = "var-file", value_name = "FILE")]
+    var_files: Vec<PathBuf>,
+    /// A connection whose credentials the engine gets; may be given several times
+    #[arg(long = "connection", value_name = "NAME")]
+    connections: Vec<String>,
+}
+
+// === impl Options ===
+
+impl Options {
+    /// The variables, or none if none were given: then the stack's stay.
+    pub(crate) fn variables(&self) -> Result<Option<Value>, Failure> {
+        if self.vars.is_empty() && self.var_files.is_empty() {
+            return Ok(None);
+        }
+        let mut all = Map::new();
+        for file in &self.var_files {
+            // a variable may be secret: the message says where, never what
+            let parsed: Map<String, Value> = serde_json::from_str(&config::read_text(file)?).map_err(|e| {
+                Code::InvalidArgument.on(format!(
+                    "{} is not a JSON object (line {}, column {})",
+                    file.display(),
+                    e.line(),
+                    e.column()
+                ))
+            })?;
+            all.extend(parsed);
+        }
+        all.extend(self.vars.iter().map(|(k, v)| (k.clone(), Value::from(v.as_str()))));
+        Ok(Some(Value::Object(all)))
+    }
+    /// Puts what was given into a stack's document.
+    pub(crate) fn apply(&self, stack: &mut Value, runner: Option<&str>) -> Result<(), Failure> {
+        if let Some(path) = &self.path {
+            stack["path"] = path.as_str().into();
+        }
+        if let Some(variables) = self.variables()? {
+            stack["variables"] = variables;
+        }
+        if !self.connections.is_empty() {
+            stack["connections"] = json!(self.connections);
+        }
+        if let Some(runner) = runner {
+            stack["runner"] = runner.into();
+        }
+        Ok(())
+    }
+}
+
+/// A Git source as the API has it.
+pub(crate) fn git(url: &str, reference: &str) -> Value {
+    json!({ "git": { "url": url, "reference": reference } })
+}
+
+/// Of a stack as it was read, what can be written again.
+pub(crate) fn writable(stack: &Value) -> Value {
+    let mut out = json!({});
+    for name in ["name", "engine", "runner", "source", "path", "variables", "connections"] {
+        match stack.get(name) {
+            None | Some(Value::Null) => {}
+            Some(value) => out[name] = value.clone(),
+        }
+    }
+    out
+}
+
+/// `stack …`
+pub(crate) async fn run(command: StackCommand, session: &Session) -> Done {
+    let client = &session.client;
+    let runner = session.runner.as_deref();
+    match command {
+        StackCommand::Create { name, engine, git: from, options } => {
+            let mut body = json!({ "name": name, "engine": engine, "source": git(&from.url, &from.reference) });
+            options.apply(&mut body, runner)?;
+            let made = session.wait("creating", client.post("/stacks", &body)).await?;
+            session.output.document(&made, |made| {
+                format!("Stack {name} created ({}).\nNow: runnerctl deploy --stack {name}\n", table::text(made, "/id"))
+            })
+        }
+        StackCommand::List => {
+            let list = session.wait("listing stacks", client.get("/stacks")).await?;
+            session.output.document(&list, |list| {
+                let rows = table::items(list).iter().map(|s| {
+                    vec![
+                        table::text(s, "/name"),
+                        table::text(s, "/engine"),
+                        source(s),
+                        table::text(s, "/runner"),
+                        table::text(s, "/last_job/phase"),
+                        table::text(s, "/id"),
+                    ]
+                });
+                table::rows(&["NAME", "ENGINE", "SOURCE", "RUNNER", "LAST JOB", "ID"], rows, "No stacks.")
+            })
+        }
+        StackCommand::Show { name } => {
+            let one = session.wait("asking", client.get(&path(&["stacks", &name], &[]))).await?;
+            session.output.document(&one, |s| {
+                let names = |at: &str| match s.pointer(at) {
+                    Some(Value::Object(map)) => map.keys().cloned().collect::<Vec<_>>().join(", "),
+                    Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
+                    _ => String::new(),
+                };
+                table::fields([
+                    ("name", table::text(s, "/name")),
+                    ("id", table::text(s, "/id")),
+                    ("engine", table::text(s, "/engine")),
+                    ("source", source(s)),
+                    ("path", table::text(s, "/path")),
+                    ("runner", table::text(s, "/runner")),
+                    ("variables", names("/variables")),
+                    ("connections", names("/connections")),
+                    ("last job", table::text(s, "/last_job/id")),
+                    ("its phase", table::text(s, "/last_job/phase")),
+                ])
+            })
+        }
+        StackCommand::Update { name, engine, git: from, options } => {
+            let at = path(&["stacks", &name], &[]);
+            let work = async {
+                let mut body = writable(&client.get(&at).await?);
+                if let Some(engine) = engine {
+                    body["engine"] = engine.into();
+                }
+                if let Some(url) = &from.url {
+                    body["source"] = git(url, from.reference.as_deref().unwrap_or_default());
+                }
+                options.apply(&mut body, runner)?;
+                client.put(&at, &body).await
+            };
+            let changed = session.wait("changing", work).await?;
+            session.output.document(&changed, |_| format!("Stack {name} changed.\n"))
+        }
+        StackCommand::Delete { name } => {
+            session.wait("removing", client.delete(&path(&["stacks", &name], &[]))).await?;
+            session
+                .output
+                .document(&json!({ "deleted": name }), |_| format!("Stack {name} removed; what it made stays.\n"))
+        }
+    }
+}
+
+fn source(stack: &Value) -> String {
+    let git = table::text(stack, "/source/git/url");
+    if git.is_empty() {
+        let hash = table::text(stack, "/source/archive/sha256");
+        return if hash.is_empty() { hash } else { format!("archive {}", hash.chars().take(12).collect::<String>()) };
+    }
+    match table::text(stack, "/source/git/reference") {
+        reference if reference.is_empty() => git,
+        reference => format!("{git}@{reference}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_replace_and_merge() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("v.json");
+        std::fs::write(&file, r#"{"a": [1], "b": "file"}"#).expect("writes");
+        let options = |vars: &[(&str, &str)], files: &[PathBuf]| Options {
+            path: None,
+            vars: vars.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            var_files: files.to_vec(),
+            connections: vec![],
+        };
+        assert_eq!(options(&[], &[]).variables(), Ok(None));
+        let all = options(&[("b", "flag")], std::slice::from_ref(&file)).variables();
+        assert_eq!(all, Ok(Some(json!({"a": [1], "b": "flag"}))));
+        std::fs::write(&file, r#"["hidden"]"#).expect("writes");
+        let failure = options(&[], &[file]).variables().expect_err("no object");
+        assert!(!failure.message.contains("hidden"));
+    }
+
+    #[test]
+    fn what_is_read_can_be_written() {
+        let read = json!({"id": "1", "name": "n", "runner": null, "last_job": {}, "variables": {"a": "b"}});
+        assert_eq!(writable(&read), json!({"name": "n", "variables": {"a": "b"}}));
+    }
+}

@@ -1,0 +1,94 @@
+//! What commands give: one document on standard output, as a table, JSON or YAML. Progress, questions and errors go to standard
+//! error, never here. Text from outside is made harmless for a terminal (`escape`).
+
+pub(crate) mod escape;
+pub(crate) mod progress;
+pub(crate) mod table;
+mod yaml;
+
+use crate::stop::{self, Done};
+use serde_json::Value;
+use std::io::{IsTerminal as _, Write as _};
+
+/// `-o`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Table,
+    /// For people, with more columns.
+    Wide,
+    /// For programs.
+    Json,
+    /// For people and programs.
+    Yaml,
+}
+
+/// Where and how results are written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    /// `-o`
+    pub(crate) format: Format,
+    /// Standard output is a terminal.
+    pub(crate) terminal: bool,
+    /// Colours may be used on standard output.
+    pub(crate) colour: bool,
+}
+
+// === impl Output ===
+
+impl Output {
+    /// By the flag, the terminal and NO_COLOR.
+    pub(crate) fn new(format: Format) -> Self {
+        let terminal = std::io::stdout().is_terminal();
+        let no_colour = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+        Self { format, terminal, colour: terminal && !no_colour }
+    }
+    /// Writes a document: as it is for JSON and YAML, by `table` for people.
+    pub(crate) fn document(&self, value: &Value, table: impl FnOnce(&Value) -> String) -> Done {
+        let text = match self.format {
+            Format::Table | Format::Wide => table(value),
+            Format::Json => serde_json::to_string_pretty(value).unwrap_or_default() + "\n",
+            Format::Yaml => yaml::to_string(value),
+        };
+        self.text(&text)
+    }
+    /// Writes text, made harmless if a terminal shows it.
+    pub(crate) fn text(&self, text: &str) -> Done {
+        let mut stdout = std::io::stdout().lock();
+        let written = if self.terminal {
+            stdout.write_all(&escape::text(text.as_bytes(), self.colour))
+        } else {
+            stdout.write_all(text.as_bytes())
+        };
+        written.and_then(|()| stdout.flush()).map_err(stop::stdout)
+    }
+    /// Writes one line.
+    pub(crate) fn line(&self, line: &str) -> Done {
+        self.text(&format!("{line}\n"))
+    }
+}
+
+/// The standard streams for streaming: written and read on threads of their own, so that a reader that stopped reading holds
+/// nothing but its stream.
+pub(crate) mod streams {
+    use shared_proto::failure::{Code, Failure};
+    use std::os::fd::AsFd;
+    use tokio::fs::File;
+
+    fn open(stream: &impl AsFd) -> Result<File, Failure> {
+        let own = stream.as_fd().try_clone_to_owned();
+        own.map(|fd| File::from_std(fd.into())).map_err(|e| Code::Internal.on(format!("a standard stream: {e}")))
+    }
+    /// Standard output.
+    pub(crate) fn stdout() -> Result<File, Failure> {
+        open(&std::io::stdout())
+    }
+    /// Standard error.
+    pub(crate) fn stderr() -> Result<File, Failure> {
+        open(&std::io::stderr())
+    }
+    /// Standard input.
+    pub(crate) fn stdin() -> Result<File, Failure> {
+        open(&std::io::stdin())
+    }
+}

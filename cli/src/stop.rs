@@ -1,0 +1,121 @@
+//! How a command ends when it does not end well: a failure with its code, or an exit code that means something by itself.
+//! The exit codes: the failure table's (64 usage, 66 no input, 69 unavailable, 70 software, 75 try again, 77 denied,
+//! 78 configuration), 125 for failures of ours in `exec`, 130 when interrupted, and 75 for a job left awaiting approval.
+
+use crate::output::escape;
+use shared_proto::failure::{Code, Failure};
+
+/// Wrong usage.
+pub(crate) const USAGE: i32 = 64;
+/// A bug, or something that should not fail did.
+pub(crate) const SOFTWARE: i32 = 70;
+/// Not yet: a job waits for somebody's approval.
+pub(crate) const AWAITING: i32 = 75;
+/// `exec`: what failed is ours, not the remote command.
+pub(crate) const EXEC_OURS: i32 = 125;
+/// Ended by Ctrl-C or SIGTERM, as shells say it.
+pub(crate) const INTERRUPTED: i32 = 130;
+
+/// Why a command stopped.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// Something failed.
+    Failure(Box<Failure>),
+    /// The same in `exec`: reported alike, exits 125.
+    Exec(Box<Failure>),
+    /// All has been said; exit with this.
+    Exit(i32),
+    /// Ctrl-C; what was cancelled and what goes on.
+    Interrupted(String),
+    /// Whoever read standard output went away, which is no failure (`runnerctl … | head`).
+    ReaderGone,
+}
+
+/// What commands give.
+pub(crate) type Done<T = ()> = Result<T, Stop>;
+
+// === impl Stop ===
+
+impl Stop {
+    /// Says it on standard error and gives the exit code.
+    pub(crate) fn report(&self) -> i32 {
+        crate::terminal::restore();
+        match self {
+            Self::Failure(failure) => {
+                say(failure);
+                failure.code.exit()
+            }
+            Self::Exec(failure) => {
+                say(failure);
+                EXEC_OURS
+            }
+            Self::Exit(code) => *code,
+            Self::Interrupted(note) => {
+                eprintln!("interrupted: {}", escape::line(note));
+                INTERRUPTED
+            }
+            Self::ReaderGone => 0,
+        }
+    }
+    /// The failure in it, if it is one.
+    pub(crate) fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Failure(failure) | Self::Exec(failure) => Some(failure),
+            _ => None,
+        }
+    }
+    /// Marks a failure as one of ours while a remote command was to run.
+    pub(crate) fn of_exec(self) -> Self {
+        match self {
+            Self::Failure(failure) => Self::Exec(failure),
+            other => other,
+        }
+    }
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(Box::new(failure))
+    }
+}
+
+fn say(failure: &Failure) {
+    eprintln!("error: {} [{}]", escape::line(&failure.message), failure.code);
+    if !failure.next_step.is_empty() {
+        eprintln!("next: {}", escape::line(&failure.next_step));
+    }
+}
+
+/// A failure of a local file.
+pub(crate) fn file(path: &std::path::Path, error: &std::io::Error) -> Failure {
+    let code = if error.kind() == std::io::ErrorKind::StorageFull { Code::DiskFull } else { Code::InvalidArgument };
+    code.on(format!("{}: {error}", path.display())).next("Check the path and its permissions.")
+}
+
+/// A failure to write to standard output.
+pub(crate) fn stdout(error: std::io::Error) -> Stop {
+    match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Stop::ReaderGone,
+        _ => Code::Internal.on(format!("standard output: {error}")).next("Check where standard output goes.").into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_the_tables() {
+        let exit = |code: Code| Stop::from(code.on("x")).report();
+        assert_eq!(exit(Code::InvalidArgument), USAGE);
+        assert_eq!(exit(Code::NotFound), 66);
+        assert_eq!(exit(Code::RunnerUnavailable), 69);
+        assert_eq!(exit(Code::DialFailed), 69);
+        assert_eq!(exit(Code::Busy), 75);
+        assert_eq!(exit(Code::TargetForbidden), 77);
+        assert_eq!(exit(Code::NoRunner), 78);
+        assert_eq!(Stop::from(Code::NotFound.on("x")).of_exec().report(), 125);
+        assert_eq!(Stop::Interrupted("x".into()).report(), 130);
+        assert_eq!(Stop::ReaderGone.report(), 0);
+    }
+}
