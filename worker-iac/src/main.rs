@@ -1,1 +1,62 @@
-fn main() {}
+//! `runner-worker-iac job`: one step (plan, apply, outputs) of one infrastructure job, in a process of its own.
+//!
+//! It reads what to do from descriptor 3, runs the engine, and appends what happens to the spool in its working directory. It goes
+//! on whoever else dies: it must never write to a supervisor's socket in a way that can block or fail the job, never put a secret
+//! into argv, an event or a file that others can read, and never send an engine a second SIGINT.
+#![forbid(unsafe_code)]
+
+mod cancel;
+mod control;
+mod engine;
+mod events;
+mod journal;
+mod process;
+mod redaction;
+mod source;
+mod start;
+mod step;
+mod stop;
+
+use std::process::ExitCode;
+
+/// Exit codes, beside 0 for a step that ended as its events say: they are for the log only, the spool has the result.
+mod exit {
+    /// The command line is wrong (`EX_USAGE`).
+    pub(crate) const USAGE: u8 = 64;
+    /// The request on descriptor 3 is wrong (`EX_DATAERR`).
+    pub(crate) const DATA: u8 = 65;
+    /// The spool cannot be written (`EX_IOERR`): the supervisor writes the result in this process' place.
+    pub(crate) const SPOOL: u8 = 74;
+}
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_none_or(|mode| mode != "job") || arguments.next().is_some() {
+        eprintln!("usage: runner-worker-iac job (started by the runner, with its request on descriptor 3)");
+        return ExitCode::from(exit::USAGE);
+    }
+    let start = match start::read_inherited() {
+        Ok(start) => start,
+        Err(e) => {
+            eprintln!("runner-worker-iac: the request on descriptor 3: {e}");
+            return ExitCode::from(exit::DATA);
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            eprintln!("runner-worker-iac: cannot start: {e}");
+            return ExitCode::from(exit::SPOOL);
+        }
+    };
+    let ended = runtime.block_on(step::run(start));
+    // an unpacking thread that was cancelled may still be at its last file
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("runner-worker-iac: the spool: {e}");
+            ExitCode::from(exit::SPOOL)
+        }
+    }
+}

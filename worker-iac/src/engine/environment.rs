@@ -1,0 +1,365 @@
+//! The whole environment of an engine: a plain PATH, a home and a temporary folder of the job's own, what the runner's
+//! configuration gives by name, the job's variables, and the credentials of its connections. Nothing is inherited: TF_CLI_ARGS
+//! and its like cannot come through, and a user's `.terraformrc` is not looked at, because HOME and TF_CLI_CONFIG_FILE are ours.
+
+use super::private_folder;
+use crate::process::Environment;
+use crate::stop::io_failure;
+use serde_json::{Value, json};
+use shared_proto::failure::{Code, Failure};
+use shared_proto::v1::{AwsTarget, JobStart, JobTarget, KubernetesTarget, target};
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+/// What the runner's configuration may set, for engine and git alike.
+const PASSED: &[&str] = &[
+    "PATH",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "ALL_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "all_proxy",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+];
+/// What it may set for the engine only.
+const PASSED_TO_ENGINE: &[&str] =
+    &["TF_CLI_CONFIG_FILE", "TF_PLUGIN_CACHE_DIR", "TF_REGISTRY_CLIENT_TIMEOUT", "AWS_CA_BUNDLE"];
+/// What it may set for git only.
+const PASSED_TO_GIT: &[&str] = &["GIT_SSH_COMMAND", "SSH_AUTH_SOCK", "GIT_SSL_CAINFO"];
+/// Where it allows `file:` sources.
+const ALLOW_FILE: &str = "RUNNER_ALLOW_FILE_SOURCES";
+/// The longest one variable, name and value: what the kernel takes, with its `=` and its end.
+const VARIABLE_MAX: usize = 128 * 1024 - 16;
+/// The longest folder in which a plug-in can still make its socket (108 bytes with its own name).
+const TMPDIR_MAX: usize = 64;
+
+/// The folders that an environment names.
+#[derive(Debug)]
+pub(crate) struct Folders<'a> {
+    /// The job's folder, absolute.
+    pub(crate) work: &'a Path,
+    /// Its temporary one.
+    pub(crate) tmp: &'a Path,
+}
+
+/// Whether the runner's configuration allows `file:` sources.
+pub(crate) fn allows_file(start: &JobStart) -> bool {
+    start.environment.get(ALLOW_FILE).is_some_and(|value| value == "1")
+}
+
+/// What every program of the job gets.
+fn common(start: &JobStart, folders: &Folders<'_>) -> Environment {
+    let mut environment = Environment::new();
+    environment
+        .insert("PATH".into(), std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into()));
+    copy(start, PASSED, &mut environment);
+    environment.insert("HOME".into(), folders.tmp.join("home").into());
+    environment.insert("TMPDIR".into(), short_tmp(folders.tmp).into());
+    environment
+}
+
+fn copy(start: &JobStart, names: &[&str], to: &mut Environment) {
+    for name in names {
+        if let Some(value) = start.environment.get(*name) {
+            to.insert((*name).into(), value.into());
+        }
+    }
+}
+
+/// The temporary folder under a name short enough for a plug-in's socket: by way of this process' own working directory, if need be.
+fn short_tmp(tmp: &Path) -> PathBuf {
+    if tmp.as_os_str().len() <= TMPDIR_MAX {
+        return tmp.to_owned();
+    }
+    PathBuf::from(format!("/proc/{}/cwd/tmp", std::process::id()))
+}
+
+/// For git.
+pub(crate) fn for_git(start: &JobStart, folders: &Folders<'_>) -> Environment {
+    let mut environment = common(start, folders);
+    copy(start, PASSED_TO_GIT, &mut environment);
+    environment
+}
+
+/// For the engine: with variables and credentials.
+///
+/// # Errors
+/// A variable that no engine can have; the file system.
+pub(crate) fn for_engine(start: &JobStart, folders: &Folders<'_>) -> Result<Environment, Failure> {
+    let mut environment = common(start, folders);
+    copy(start, PASSED_TO_ENGINE, &mut environment);
+    private_folder(&folders.tmp.join("home"))?;
+    if !environment.contains_key("TF_CLI_CONFIG_FILE") {
+        let empty = folders.tmp.join("engine.tfrc");
+        private_file(&empty, b"")?;
+        environment.insert("TF_CLI_CONFIG_FILE".into(), empty.into());
+    }
+    for (name, value) in [("TF_IN_AUTOMATION", "1"), ("TF_INPUT", "0"), ("CHECKPOINT_DISABLE", "1")] {
+        environment.insert(name.into(), value.into());
+    }
+    environment.insert("TF_DATA_DIR".into(), folders.work.join("data").into());
+    if let Some(request) = &start.request {
+        for (name, value) in &request.variables {
+            check_variable(name, value)?;
+            environment.insert(format!("TF_VAR_{name}"), value.into());
+        }
+    }
+    credentials(&start.targets, folders.tmp, &mut environment)?;
+    Ok(environment)
+}
+
+fn check_variable(name: &str, value: &str) -> Result<(), Failure> {
+    let mut bytes = name.bytes();
+    let first = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+    if !first || !bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
+        let shown: String = name.chars().take(100).collect();
+        return Err(Code::InvalidArgument.on(format!("{shown:?} is no name of a variable")));
+    }
+    if value.contains('\0') {
+        return Err(Code::InvalidArgument.on(format!("the variable {name} holds a NUL")));
+    }
+    if name.len() + value.len() > VARIABLE_MAX {
+        return Err(Code::TooLarge.on(format!("the variable {name} is longer than {VARIABLE_MAX} bytes")));
+    }
+    Ok(())
+}
+
+/// The secrets among the credentials, for redaction.
+pub(crate) fn secrets(targets: &[JobTarget]) -> impl Iterator<Item = &str> {
+    targets.iter().filter_map(|t| t.target.as_ref()?.kind.as_ref()).flat_map(|kind| match kind {
+        target::Kind::Kubernetes(k) => [k.token.as_str(), k.client_key_pem.as_str()],
+        target::Kind::Aws(a) => [a.secret_access_key.as_str(), a.session_token.as_str()],
+    })
+}
+
+/// The connections' credentials: the first of a kind is the default, the others go by their connection's name (a context of the
+/// kubeconfig, a profile of AWS).
+fn credentials(targets: &[JobTarget], tmp: &Path, environment: &mut Environment) -> Result<(), Failure> {
+    let mut clusters = Vec::new();
+    let mut accounts = Vec::new();
+    for target in targets {
+        match target.target.as_ref().and_then(|t| t.kind.as_ref()) {
+            Some(target::Kind::Kubernetes(cluster)) => clusters.push((target.connection.as_str(), cluster)),
+            Some(target::Kind::Aws(account)) => accounts.push((target.connection.as_str(), account)),
+            None => {
+                let message = format!("the connection {} came without credentials", target.connection);
+                return Err(Code::CredentialsUnavailable.on(message));
+            }
+        }
+    }
+    if !clusters.is_empty() {
+        let path = tmp.join("kubeconfig");
+        private_file(&path, kubeconfig(&clusters).to_string().as_bytes())?;
+        environment.insert("KUBECONFIG".into(), path.clone().into());
+        environment.insert("KUBE_CONFIG_PATH".into(), path.into());
+    }
+    if let Some((_, first)) = accounts.first() {
+        for (name, value) in aws_variables(first) {
+            environment.insert(name.into(), value.into());
+        }
+        let (shared, config) = aws_files(&accounts)?;
+        for (variable, file, content) in
+            [("AWS_SHARED_CREDENTIALS_FILE", "aws-credentials", shared), ("AWS_CONFIG_FILE", "aws-config", config)]
+        {
+            let path = tmp.join(file);
+            private_file(&path, content.as_bytes())?;
+            environment.insert(variable.into(), path.into());
+        }
+        // never the machine's own role where the connection's credentials fail
+        environment.insert("AWS_EC2_METADATA_DISABLED".into(), "true".into());
+    }
+    Ok(())
+}
+
+fn aws_variables(account: &AwsTarget) -> Vec<(&'static str, String)> {
+    [
+        ("AWS_ACCESS_KEY_ID", &account.access_key_id),
+        ("AWS_SECRET_ACCESS_KEY", &account.secret_access_key),
+        ("AWS_SESSION_TOKEN", &account.session_token),
+        ("AWS_REGION", &account.region),
+        ("AWS_DEFAULT_REGION", &account.region),
+        ("AWS_ENDPOINT_URL", &account.endpoint_url),
+    ]
+    .into_iter()
+    .filter(|(_, value)| !value.is_empty())
+    .map(|(name, value)| (name, value.clone()))
+    .collect()
+}
+
+/// The shared credentials file and the configuration file, a profile for each connection.
+fn aws_files(accounts: &[(&str, &AwsTarget)]) -> Result<(String, String), Failure> {
+    let (mut shared, mut config) = (String::new(), String::new());
+    for (name, account) in accounts {
+        let values = [
+            &account.access_key_id,
+            &account.secret_access_key,
+            &account.session_token,
+            &account.region,
+            &account.endpoint_url,
+        ];
+        if values.iter().any(|v| v.contains(['\n', '\r'])) || name.contains(['\n', '\r', '[', ']']) {
+            return Err(Code::CredentialsUnavailable.on(format!("the credentials of {name:?} hold a line's end")));
+        }
+        shared.push_str(&format!("[{name}]\n"));
+        config.push_str(&format!("[profile {name}]\n"));
+        let line = |to: &mut String, key: &str, value: &str| {
+            if !value.is_empty() {
+                to.push_str(&format!("{key} = {value}\n"));
+            }
+        };
+        line(&mut shared, "aws_access_key_id", &account.access_key_id);
+        line(&mut shared, "aws_secret_access_key", &account.secret_access_key);
+        line(&mut shared, "aws_session_token", &account.session_token);
+        line(&mut config, "region", &account.region);
+        line(&mut config, "endpoint_url", &account.endpoint_url);
+    }
+    Ok((shared, config))
+}
+
+fn kubeconfig(clusters: &[(&str, &KubernetesTarget)]) -> Value {
+    use base64::Engine as _;
+    let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+    let put = |map: &mut Value, key: &str, value: &str, encoded: bool| {
+        if !value.is_empty() {
+            map[key] = if encoded { encode(value) } else { value.to_owned() }.into();
+        }
+    };
+    let (mut all, mut users, mut contexts) = (Vec::new(), Vec::new(), Vec::new());
+    for (name, target) in clusters {
+        let mut cluster = json!({ "server": target.server });
+        put(&mut cluster, "certificate-authority-data", &target.certificate_authority_pem, true);
+        put(&mut cluster, "tls-server-name", &target.tls_server_name, false);
+        put(&mut cluster, "proxy-url", &target.proxy_url, false);
+        if target.insecure_skip_tls_verify {
+            cluster["insecure-skip-tls-verify"] = true.into();
+        }
+        let mut user = json!({});
+        put(&mut user, "token", &target.token, false);
+        put(&mut user, "client-certificate-data", &target.client_certificate_pem, true);
+        put(&mut user, "client-key-data", &target.client_key_pem, true);
+        let mut context = json!({ "cluster": name, "user": name });
+        put(&mut context, "namespace", &target.namespace, false);
+        all.push(json!({ "name": name, "cluster": cluster }));
+        users.push(json!({ "name": name, "user": user }));
+        contexts.push(json!({ "name": name, "context": context }));
+    }
+    json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": clusters.first().map(|c| c.0),
+        "clusters": all, "users": users, "contexts": contexts,
+    })
+}
+
+/// Writes a file that nobody else can read, and never through a link.
+pub(crate) fn private_file(path: &Path, content: &[u8]) -> Result<(), Failure> {
+    let _ = std::fs::remove_file(path);
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| file.write_all(content))
+        .map_err(|e| io_failure(Code::Internal, format_args!("cannot write {}", path.display()), &e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared_proto::v1::{JobRequest, Target};
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn start(environment: &[(&str, &str)], variables: &[(&str, &str)], targets: Vec<JobTarget>) -> JobStart {
+        let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let request = JobRequest { variables: map(variables), ..Default::default() };
+        JobStart { request: Some(request), environment: map(environment), targets, ..Default::default() }
+    }
+    fn kubernetes(connection: &str, token: &str) -> JobTarget {
+        let target = KubernetesTarget { server: "https://k".into(), token: token.into(), ..Default::default() };
+        JobTarget {
+            connection: connection.into(),
+            target: Some(Target { kind: Some(target::Kind::Kubernetes(target)) }),
+        }
+    }
+    fn aws(connection: &str, secret: &str) -> JobTarget {
+        let target = AwsTarget {
+            access_key_id: "AK".into(),
+            secret_access_key: secret.into(),
+            region: "r".into(),
+            ..Default::default()
+        };
+        JobTarget { connection: connection.into(), target: Some(Target { kind: Some(target::Kind::Aws(target)) }) }
+    }
+
+    #[test]
+    fn only_named_things_come_through_and_credentials_are_private() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let folders = Folders { work: folder.path(), tmp: folder.path() };
+        let given = [
+            ("HTTPS_PROXY", "http://p"),
+            ("TF_CLI_ARGS", "-x"),
+            ("TF_CLI_ARGS_plan", "-x"),
+            ("TF_LOG", "TRACE"),
+            ("LD_PRELOAD", "x"),
+            ("TF_VAR_a", "not this way"),
+            ("GIT_SSH_COMMAND", "ssh"),
+            ("RUNNER_ALLOW_FILE_SOURCES", "1"),
+        ];
+        let targets = vec![kubernetes("prod", "t1"), kubernetes("dev", "t2"), aws("one", "s1"), aws("two", "s2")];
+        let start = start(&given, &[("a", "1"), ("list", "[1]")], targets);
+        assert!(allows_file(&start));
+        let environment = for_engine(&start, &folders).expect("an environment");
+        let get = |name: &str| environment.get(name).and_then(|v| v.to_str()).unwrap_or_default().to_owned();
+        for absent in
+            ["TF_CLI_ARGS", "TF_CLI_ARGS_plan", "TF_LOG", "LD_PRELOAD", "GIT_SSH_COMMAND", "RUNNER_ALLOW_FILE_SOURCES"]
+        {
+            assert!(!environment.contains_key(absent), "{absent}");
+        }
+        assert_eq!((get("TF_VAR_a"), get("TF_VAR_list")), ("1".into(), "[1]".into()));
+        assert_eq!((get("HTTPS_PROXY"), get("AWS_SECRET_ACCESS_KEY")), ("http://p".into(), "s1".into()));
+        assert_eq!(get("AWS_SESSION_TOKEN"), "");
+        for file in ["kubeconfig", "aws-credentials", "aws-config", "engine.tfrc"] {
+            let mode = std::fs::metadata(folder.path().join(file)).expect("is there").permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{file}");
+        }
+        let text = std::fs::read_to_string(folder.path().join("kubeconfig")).expect("reads");
+        let config: Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(config["current-context"], "prod");
+        assert_eq!(config["users"][1]["user"]["token"], "t2");
+        let shared = std::fs::read_to_string(folder.path().join("aws-credentials")).expect("reads");
+        assert!(shared.contains("[two]\naws_access_key_id = AK\naws_secret_access_key = s2\n"));
+        assert_eq!(for_git(&start, &folders).get("GIT_SSH_COMMAND").and_then(|v| v.to_str()), Some("ssh"));
+        let found: Vec<_> = secrets(&start.targets).filter(|s| !s.is_empty()).collect();
+        assert_eq!(found, ["t1", "t2", "s1", "s2"]);
+    }
+
+    #[test]
+    fn variables_that_no_engine_can_have_are_refused() {
+        let long = "x".repeat(VARIABLE_MAX);
+        for (name, value, code) in [
+            ("", "v", Code::InvalidArgument),
+            ("1a", "v", Code::InvalidArgument),
+            ("a=b", "v", Code::InvalidArgument),
+            ("a b", "v", Code::InvalidArgument),
+            ("a", "nul\0", Code::InvalidArgument),
+            ("a", &long, Code::TooLarge),
+        ] {
+            assert_eq!(check_variable(name, value).expect_err(name).code, code, "{name}");
+        }
+        assert!(check_variable("_a-B1", "any\n\"thing\"").is_ok());
+    }
+
+    #[test]
+    fn a_deep_temporary_folder_gets_a_short_name() {
+        assert_eq!(short_tmp(Path::new("/short/tmp")), Path::new("/short/tmp"));
+        let deep = Path::new("/").join("d".repeat(200)).join("tmp");
+        assert!(short_tmp(&deep).as_os_str().len() <= TMPDIR_MAX);
+    }
+}

@@ -1,0 +1,171 @@
+//! Runs one program (an engine, git) in a process group of its own, with its output going to files, so that nobody's death but its
+//! own ends it. Cancelling asks it once, waits, then kills the group: never a second SIGINT, which makes engines drop their state.
+
+mod tail;
+
+use crate::cancel::{Cancel, Watcher};
+use crate::journal::Journal;
+use crate::stop::{Exit, Stop, io_failure};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+use shared_proto::failure::Code;
+use shared_proto::v1::CancelProgress;
+use shared_proto::v1::event::Body;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tail::Tail;
+
+pub(crate) use tail::Line;
+
+/// The whole environment of a program: nothing else is in it.
+pub(crate) type Environment = BTreeMap<String, OsString>;
+
+/// A program to run.
+#[derive(Debug)]
+pub(crate) struct Program<'a> {
+    /// Its path.
+    pub(crate) path: &'a Path,
+    /// Its arguments; no secret ever.
+    pub(crate) arguments: Vec<OsString>,
+    /// Its working directory.
+    pub(crate) folder: &'a Path,
+    /// Its environment.
+    pub(crate) environment: &'a Environment,
+    /// Where standard output and standard error go; appended to.
+    pub(crate) output: (&'a Path, &'a Path),
+}
+
+/// What happened while a program ran, for whoever reads its output.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    /// A line of standard output.
+    Out(Line),
+    /// A line of standard error.
+    Err(Line),
+}
+
+/// Runs the program to its end and hands over each line of its output.
+///
+/// # Errors
+/// It cannot be started; it was cancelled before or while it ran.
+pub(crate) async fn run<F: AsyncFnMut(Heard)>(
+    program: Program<'_>,
+    cancel: &mut Watcher,
+    grace: Duration,
+    journal: &Journal,
+    mut hear: F,
+) -> Result<Exit, Stop> {
+    let shown = program.path.display();
+    let mut seen = cancel.now();
+    if seen != Cancel::No {
+        return Err(Stop::Canceled { forced: false, exit: None });
+    }
+    let failed = |e: &io::Error| Stop::from(io_failure(Code::Internal, format_args!("cannot run {shown}"), e));
+    let mut out = Tail::open(program.output.0).map_err(|e| failed(&e))?;
+    let mut err = Tail::open(program.output.1).map_err(|e| failed(&e))?;
+    let mut child = spawn(&program).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
+            Code::EngineMissing.on(format!("cannot run {shown}: {e}")).into()
+        }
+        _ => failed(&e),
+    })?;
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+    let mut deadline: Option<tokio::time::Instant> = None;
+    let mut forced = false;
+    let status = loop {
+        while let Some(line) = out.next().map_err(|e| failed(&e))? {
+            hear(Heard::Out(line)).await;
+        }
+        while let Some(line) = err.next().map_err(|e| failed(&e))? {
+            hear(Heard::Err(line)).await;
+        }
+        let force_at = async {
+            match deadline {
+                Some(at) if !forced => tokio::time::sleep_until(at).await,
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            status = child.wait() => break status,
+            () = out.grown() => {}
+            () = err.grown() => {}
+            now = cancel.beyond(&seen) => {
+                if let (Cancel::Asked(by), Some(pid)) = (&now, pid) {
+                    journal.record(progress("asked", by)).await;
+                    // the process alone: its children get what it decides to give them
+                    let _ = kill(pid, Signal::SIGINT);
+                    deadline = Some(tokio::time::Instant::now() + grace);
+                }
+                if let Cancel::Forced(by) = &now {
+                    forced = true;
+                    force(pid, by, journal).await;
+                }
+                seen = now;
+            }
+            () = force_at => {
+                forced = true;
+                force(pid, "the grace is over", journal).await;
+            }
+        }
+    };
+    // what it left in its group ends with it
+    if let Some(pid) = pid {
+        let _ = killpg(pid, Signal::SIGKILL);
+    }
+    let exit = Exit::from(status.map_err(|e| failed(&e))?);
+    out.finish();
+    err.finish();
+    while let Some(line) = out.next().map_err(|e| failed(&e))? {
+        hear(Heard::Out(line)).await;
+    }
+    while let Some(line) = err.next().map_err(|e| failed(&e))? {
+        hear(Heard::Err(line)).await;
+    }
+    match seen {
+        // it was done before it could heed the request: what it did, it did
+        Cancel::Asked(_) | Cancel::Forced(_) if !matches!(exit, Exit::Code(0 | 2)) => {
+            Err(Stop::Canceled { forced, exit: Some(exit) })
+        }
+        _ => Ok(exit),
+    }
+}
+
+async fn force(pid: Option<Pid>, by: &str, journal: &Journal) {
+    journal.record(progress("forced", by)).await;
+    if let Some(pid) = pid {
+        let _ = killpg(pid, Signal::SIGKILL);
+    }
+}
+
+fn progress(step: &str, by: &str) -> Body {
+    Body::CancelProgress(CancelProgress { step: step.into(), by: by.into() })
+}
+
+fn spawn(program: &Program<'_>) -> io::Result<tokio::process::Child> {
+    tokio::process::Command::new(program.path)
+        .args(&program.arguments)
+        .current_dir(program.folder)
+        .env_clear()
+        .envs(program.environment)
+        .stdin(Stdio::null())
+        .stdout(appending(program.output.0)?)
+        .stderr(appending(program.output.1)?)
+        .process_group(0)
+        .spawn()
+}
+
+/// A file of the job's own, for appending, readable by nobody else, and never through a link.
+pub(crate) fn appending(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW).open(path)
+}
+
+/// Where git and short commands put what they say: in the job's own temporary folder.
+pub(crate) fn scratch(tmp: &Path, name: &str) -> (PathBuf, PathBuf) {
+    (tmp.join(format!("{name}.out")), tmp.join(format!("{name}.err")))
+}

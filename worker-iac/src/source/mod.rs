@@ -1,0 +1,120 @@
+//! The source of a job: an uploaded archive, or a commit of a Git repository, in the folder `source/` of the job. It is made by
+//! somebody else: nothing in it may lead outside of that folder, and nothing in it is run here.
+
+mod archive;
+mod git;
+mod links;
+
+use crate::cancel::Watcher;
+use crate::journal::Journal;
+use crate::process::Environment;
+use crate::stop::{Stop, io_failure};
+use shared_proto::failure::{Code, Failure};
+use shared_proto::v1::{Source, SourceResolved, source};
+use std::path::{Component, Path, PathBuf};
+
+/// The longest path inside of a source, bytes.
+const PATH_MAX: usize = 4096;
+/// The deepest folder inside of a source.
+const DEPTH_MAX: usize = 64;
+
+/// What fetching needs to know.
+#[derive(Debug)]
+pub(crate) struct Places<'a> {
+    /// Where the source goes: an empty folder.
+    pub(crate) source: &'a Path,
+    /// The job's temporary folder.
+    pub(crate) tmp: &'a Path,
+    /// The archive that the supervisor fetched.
+    pub(crate) archive: &'a Path,
+    /// The git program.
+    pub(crate) git: &'a Path,
+    /// The environment for git: proxy settings and the like.
+    pub(crate) environment: &'a Environment,
+    /// Whether `file:` addresses are taken: by the runner's own configuration only.
+    pub(crate) allow_file: bool,
+}
+
+/// Fetches the source.
+///
+/// # Errors
+/// `source_refused`, `source_unavailable`, `disk_full`; cancelled.
+pub(crate) async fn fetch(
+    wanted: &Source,
+    places: &Places<'_>,
+    cancel: &mut Watcher,
+    journal: &Journal,
+) -> Result<SourceResolved, Stop> {
+    std::fs::create_dir_all(places.source)
+        .map_err(|e| io_failure(Code::Internal, "cannot make the source folder", &e))?;
+    match &wanted.kind {
+        Some(source::Kind::Archive(wanted)) => {
+            archive::fetch(wanted, places, cancel).await?;
+            Ok(SourceResolved { kind: "archive".into(), revision: wanted.sha256.clone(), reference: String::new() })
+        }
+        Some(source::Kind::Git(wanted)) => git::fetch(wanted, places, cancel, journal).await,
+        None => Err(Code::SourceRefused.on("the job names no source").into()),
+    }
+}
+
+/// The folder of the root module inside of the source, as an absolute path.
+///
+/// # Errors
+/// `source_refused`: a path that leaves the source, is not there, or holds no configuration.
+pub(crate) fn root_module(source: &Path, path: &str, extensions: &[&str]) -> Result<PathBuf, Failure> {
+    let refuse = |what: String| Err(Code::SourceRefused.on(what));
+    if path.len() > PATH_MAX || path.contains('\0') {
+        return refuse("the root module's path is too long or holds a NUL".into());
+    }
+    let relative = Path::new(path);
+    if !relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
+        return refuse(format!("the root module's path {path:?} is not a relative path inside of the source"));
+    }
+    let top = source.canonicalize().map_err(|e| io_failure(Code::Internal, "the source folder", &e))?;
+    let Ok(root) = source.join(relative).canonicalize() else {
+        return refuse(format!("the source has no folder {path:?}"));
+    };
+    if !root.starts_with(&top) {
+        return refuse(format!("the root module's path {path:?} leads out of the source"));
+    }
+    let shown = if path.is_empty() { "." } else { path };
+    let Ok(entries) = std::fs::read_dir(&root) else {
+        return refuse(format!("{shown:?} in the source is not a folder"));
+    };
+    let is_configuration = |name: &str| extensions.iter().any(|extension| name.ends_with(extension));
+    if entries.flatten().any(|entry| entry.file_name().to_str().is_some_and(is_configuration)) {
+        Ok(root)
+    } else {
+        refuse(format!("the folder {shown:?} of the source holds no file ending in {}", extensions.join(", ")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_module_is_inside_or_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let top = folder.path().join("source");
+        for inside in ["", "a/b", "empty"] {
+            std::fs::create_dir_all(top.join(inside)).expect("a folder");
+        }
+        std::fs::create_dir_all(folder.path().join("outside")).expect("a folder");
+        for file in ["main.tf", "a/b/x.tf.json", "file"] {
+            std::fs::write(top.join(file), "").expect("writes");
+        }
+        std::fs::write(folder.path().join("outside/main.tf"), "").expect("writes");
+        std::os::unix::fs::symlink("../outside", top.join("out")).expect("links");
+        std::os::unix::fs::symlink("a/b", top.join("in")).expect("links");
+        let extensions = &[".tf", ".tf.json"];
+        for good in ["", ".", "a/b", "./a/b", "in"] {
+            assert!(root_module(&top, good, extensions).is_ok(), "{good}");
+        }
+        let long = "a/".repeat(PATH_MAX);
+        for bad in ["..", "a/../..", "/", "/etc", "out", "nothing", "empty", "file", "main.tf", "a\0b", &long] {
+            let failure = root_module(&top, bad, extensions).expect_err(bad);
+            assert_eq!(failure.code, Code::SourceRefused, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! One step of a job from top to bottom: plan (source, init, plan, show), apply (that very plan, outputs), outputs. How it ends is
+//! in the spool: a result, or `awaiting_approval`, after which another process goes on.
+
+use crate::cancel::{self, Cancel, Watcher};
+use crate::control;
+use crate::engine::{Engine, Kind, Parts, environment, private_folder, state};
+use crate::journal::{self, Journal, cut};
+use crate::process::Environment;
+use crate::redaction::Redaction;
+use crate::source::{self, Places};
+use crate::stop::{Exit, Stop, io_failure};
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
+use shared_proto::failure::Code;
+use shared_proto::spool::{Reader, SpoolError};
+use shared_proto::v1::event::Body;
+use shared_proto::v1::{Event, JobKind, JobRequest, JobResult, JobStart, PhaseChanged, PlanSaved};
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// Between asking and forcing, where the job does not say.
+const GRACE_DEFAULT: Duration = Duration::from_secs(300);
+/// The most of a plan's rendering that stands in its event; the whole of a longer one goes before it, line by line.
+const PLAN_TEXT_IN_EVENT: usize = 56 * 1024;
+/// A piece of a longer rendering, bytes.
+const PLAN_TEXT_PIECE: usize = 32 * 1024;
+/// How long the last notices may take to reach who is connected.
+const GOODBYE: Duration = Duration::from_millis(200);
+
+/// How a step ended that was not stopped.
+enum End {
+    /// With the job's result.
+    Result(&'static str, String),
+    /// The plan waits for its approval.
+    Waiting,
+}
+
+/// What a step has at hand.
+struct Step {
+    start: JobStart,
+    request: JobRequest,
+    work: PathBuf,
+    tmp: PathBuf,
+    journal: Journal,
+    cancel: Watcher,
+}
+
+/// Runs the step that the request asks for, in the working directory.
+///
+/// # Errors
+/// Only what keeps its end from being written down; everything else is in the spool.
+pub(crate) async fn run(start: JobStart) -> Result<(), SpoolError> {
+    let work = std::env::current_dir()?;
+    let tmp = work.join("tmp");
+    let private = private_folder(&tmp);
+    let request = start.request.clone().unwrap_or_default();
+    let variables = request.variables.values().map(String::as_str);
+    let redaction = Redaction::new(variables.chain(environment::secrets(&start.targets)));
+    let (journal, progress, closing) =
+        journal::open(Path::new("events"), &tmp.join("reserve"), redaction, start.next_sequence)?;
+    let (asker, cancel) = cancel::pair();
+    let (told, told_rx) = watch::channel(control::Told::default());
+    let step_name = start.step.clone();
+
+    let server = match control::listen(Path::new(control::PATH)) {
+        Ok(listener) => {
+            let serving = control::serve(listener, asker.clone(), progress.appended.clone(), told_rx);
+            Some(tokio::spawn(serving))
+        }
+        Err(e) => {
+            // the job goes on: it is read from its spool, and stopped by SIGTERM
+            journal.note(format!("The control socket cannot be opened: {e}")).await;
+            None
+        }
+    };
+    let signals = tokio::spawn(stop_on_signal(asker.clone()));
+    let mut failed = progress.failed.clone();
+    let full = tokio::spawn(async move {
+        // what cannot be written down must not go on
+        if failed.wait_for(Option::is_some).await.is_ok() {
+            asker.ask("the spool cannot be written", false);
+        }
+    });
+
+    let mut step = Step { start, request, work, tmp: tmp.clone(), journal: journal.clone(), cancel };
+    let ended = match private {
+        Ok(()) => step.perform().await,
+        Err(failure) => Err(failure.into()),
+    };
+    step.record_end(ended).await;
+    drop(step);
+    // credentials and what else was there for a while
+    let _ = std::fs::remove_dir_all(&tmp);
+    drop(journal);
+    full.abort();
+    let written = closing.wait().await;
+    told.send_replace(control::Told { step_ended: Some(step_name) });
+    if server.is_some() {
+        tokio::time::sleep(GOODBYE).await;
+    }
+    for task in server.into_iter().chain([signals]) {
+        task.abort();
+    }
+    written
+}
+
+async fn stop_on_signal(asker: cancel::Asker) {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = term.recv() => asker.ask("SIGTERM", false),
+            _ = int.recv() => asker.ask("SIGINT", false),
+        }
+    }
+}
+
+impl Step {
+    async fn perform(&mut self) -> Result<End, Stop> {
+        if self.start.request.is_none() {
+            return Err(Code::InvalidArgument.on("the step came without its job").into());
+        }
+        match self.start.step.as_str() {
+            "plan" => self.plan().await,
+            "apply" => self.apply().await,
+            "outputs" => self.outputs().await,
+            other => Err(Code::InvalidArgument.on(format!("there is no step {other:?}")).into()),
+        }
+    }
+
+    async fn plan(&mut self) -> Result<End, Stop> {
+        let kind = self.request.kind();
+        if !matches!(kind, JobKind::Preview | JobKind::Update | JobKind::Refresh | JobKind::Destroy) {
+            return Err(Code::InvalidArgument.on("a job of that kind has no plan").into());
+        }
+        self.phase("preparing", "").await;
+        let mut engine = self.prepare().await?;
+        self.phase("planning", "").await;
+        let plan = self.work.join("plan.bin");
+        let has_changes = engine.plan(kind, &plan).await?;
+        let text = engine.show(&plan).await?;
+        let sha256 = hash_of(&plan).map_err(|e| io_failure(Code::EngineFailed, "the saved plan", &e))?;
+        self.plan_saved(sha256, has_changes, text).await;
+        if !has_changes {
+            let outputs = engine.output().await?;
+            self.journal.record(Body::Outputs(outputs)).await;
+        }
+        // a plan that was made while the cancel came is of no use
+        if self.cancel.now() != Cancel::No {
+            return Err(Stop::Canceled { forced: false, exit: None });
+        }
+        if !has_changes {
+            return Ok(End::Result("no_changes", "The infrastructure is as the configuration says.".into()));
+        }
+        self.phase("planned", "").await;
+        if kind == JobKind::Preview {
+            return Ok(End::Result("planned", "The plan is made; a preview changes nothing.".into()));
+        }
+        self.phase("awaiting_approval", "").await;
+        Ok(End::Waiting)
+    }
+
+    /// The plan's event, last; a long rendering goes before it in pieces.
+    async fn plan_saved(&self, sha256: String, has_changes: bool, mut text: String) {
+        if text.len() > PLAN_TEXT_IN_EVENT {
+            let mut piece = String::new();
+            for line in text.split_inclusive('\n') {
+                if piece.len() + line.len() > PLAN_TEXT_PIECE && !piece.is_empty() {
+                    self.journal.record(crate::events::output("plan", &std::mem::take(&mut piece))).await;
+                }
+                piece.push_str(line);
+            }
+            self.journal.record(crate::events::output("plan", &piece)).await;
+            cut(&mut text, PLAN_TEXT_IN_EVENT);
+            text.push_str("\n[the whole plan is in the job's output, stream \"plan\"]");
+        }
+        self.journal.record(Body::PlanSaved(PlanSaved { sha256, has_changes, text })).await;
+    }
+
+    async fn apply(&mut self) -> Result<End, Stop> {
+        self.phase("applying", "").await;
+        let plan = self.work.join("plan.bin");
+        let saved = saved_plan(Path::new("events"));
+        let found = hash_of(&plan).map_err(|e| io_failure(Code::PlanStale, "the saved plan", &e))?;
+        let approved = &self.start.plan_sha256;
+        if saved.as_deref() != Some(found.as_str()) || (!approved.is_empty() && *approved != found) {
+            let message = format!("the saved plan's SHA-256 is {found}, and another was approved");
+            return Err(Code::PlanStale.on(message).into());
+        }
+        let kind = Kind::from_name(&self.request.engine)?;
+        let path = self.request.source.clone().unwrap_or_default().path;
+        let root = source::root_module(&self.work.join("source"), &path, kind.extensions())?;
+        let mut engine = self.engine(root)?;
+        engine.apply(&plan).await?;
+        let note = match engine.output().await {
+            Ok(outputs) => {
+                self.journal.record(Body::Outputs(outputs)).await;
+                ""
+            }
+            // it is applied, whatever reading the outputs says
+            Err(_) => " Its outputs could not be read.",
+        };
+        Ok(End::Result("applied", format!("The plan is applied.{note}")))
+    }
+
+    async fn outputs(&mut self) -> Result<End, Stop> {
+        self.phase("preparing", "").await;
+        let mut engine = self.prepare().await?;
+        let outputs = engine.output().await?;
+        self.journal.record(Body::Outputs(outputs)).await;
+        Ok(End::Result("no_changes", "The outputs were read; nothing was changed.".into()))
+    }
+
+    /// Source, environment and `init`.
+    async fn prepare(&mut self) -> Result<Engine, Stop> {
+        let kind = Kind::from_name(&self.request.engine)?;
+        let wanted = self.request.source.clone().unwrap_or_default();
+        let source = self.work.join("source");
+        let git_environment: Environment = environment::for_git(&self.start, &self.folders());
+        let git = if self.start.git_path.is_empty() { "git" } else { &self.start.git_path };
+        let places = Places {
+            source: &source,
+            tmp: &self.tmp,
+            archive: Path::new(&self.start.archive_path),
+            git: Path::new(git),
+            environment: &git_environment,
+            allow_file: environment::allows_file(&self.start),
+        };
+        let resolved = source::fetch(&wanted, &places, &mut self.cancel, &self.journal).await?;
+        self.journal.record(Body::SourceResolved(resolved)).await;
+        let root = source::root_module(&source, &wanted.path, kind.extensions())?;
+        let mut engine = self.engine(root)?;
+        state::init(&mut engine, &self.start.state_directory).await?;
+        Ok(engine)
+    }
+
+    fn engine(&self, root: PathBuf) -> Result<Engine, Stop> {
+        let program = self.start.engine.clone().unwrap_or_default();
+        if program.name != self.request.engine {
+            let message = format!("the runner has no {}", self.request.engine);
+            return Err(Code::EngineMissing.on(message).into());
+        }
+        let grace = match self.request.cancel_grace_seconds {
+            0 => GRACE_DEFAULT,
+            seconds => Duration::from_secs(seconds.into()),
+        };
+        let environment = environment::for_engine(&self.start, &self.folders())?;
+        let parts = Parts { program: &program, environment, root, work: self.work.clone(), grace };
+        Ok(Engine::new(parts, self.cancel.clone(), self.journal.clone())?)
+    }
+
+    fn folders(&self) -> environment::Folders<'_> {
+        environment::Folders { work: &self.work, tmp: &self.tmp }
+    }
+
+    async fn phase(&self, phase: &str, detail: &str) {
+        self.journal.record(Body::PhaseChanged(PhaseChanged { phase: phase.into(), detail: detail.into() })).await;
+    }
+
+    async fn record_end(&self, ended: Result<End, Stop>) {
+        let result = match ended {
+            Ok(End::Waiting) => return,
+            Ok(End::Result(phase, message)) => {
+                JobResult { phase: phase.into(), code: "ok".into(), message, ..Default::default() }
+            }
+            Err(Stop::Canceled { forced, exit }) => canceled(forced, exit, &self.start.step),
+            Err(Stop::Failed(failure, exit)) => JobResult {
+                phase: "failed".into(),
+                code: failure.code.as_str().into(),
+                message: failure.message,
+                next_step: failure.next_step,
+                ..with_exit(exit)
+            },
+        };
+        self.journal.record(Body::Result(result)).await;
+    }
+}
+
+fn canceled(forced: bool, exit: Option<Exit>, step: &str) -> JobResult {
+    let message = match (exit, forced) {
+        (None, _) => "Cancelled before the engine was at it; nothing was changed.".to_owned(),
+        (Some(exit), false) => format!("Cancelled: the engine was asked, and stopped by itself ({}).", exit.describe()),
+        (Some(exit), true) => format!("Cancelled by force: the engine was killed ({}).", exit.describe()),
+    };
+    let next_step = match (step, exit, forced) {
+        ("apply", Some(_), true) => {
+            "Look at what was changed, and at a lock that may be left, before you start another job."
+        }
+        ("apply", Some(_), false) => "Look at what was changed; the state is written. Start another job to go on.",
+        _ => "",
+    };
+    let code = Code::Cancelled.as_str().into();
+    JobResult { phase: "canceled".into(), code, message, next_step: next_step.into(), ..with_exit(exit) }
+}
+
+fn with_exit(exit: Option<Exit>) -> JobResult {
+    JobResult {
+        engine_exit_code: match exit {
+            Some(Exit::Code(code)) => Some(code),
+            _ => None,
+        },
+        engine_signal: exit.map(Exit::signal_name).unwrap_or_default(),
+        ..Default::default()
+    }
+}
+
+/// The hash that the spool's last saved plan has.
+fn saved_plan(events: &Path) -> Option<String> {
+    let mut reader = Reader::new(File::open(events).ok()?).ok()?;
+    let mut found = None;
+    while let Ok(Some(record)) = reader.read() {
+        if let Ok(Event { body: Some(Body::PlanSaved(plan)), .. }) = Event::decode(record.content.as_slice()) {
+            found = Some(plan.sha256);
+        }
+    }
+    found
+}
+
+fn hash_of(path: &Path) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 128 * 1024];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hex(&hash.finalize())),
+            n => hash.update(&buffer[..n]),
+        }
+    }
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,332 @@
+//! Whole jobs with the real engines. Each test runs with every engine that is here, and says which one is not.
+
+mod common;
+
+use common::{Job, bodies, engines, events, outputs, phases, result, session_of};
+use nix::sys::signal::Signal;
+use shared_proto::v1::event::Body;
+use shared_proto::v1::{JobKind, job_notice};
+use std::os::unix::fs::PermissionsExt as _;
+
+const SMALL: &str = r#"
+variable "text" { default = "none" }
+variable "list" {
+  type    = list(number)
+  default = []
+}
+resource "terraform_data" "a" {
+  input = var.text
+}
+resource "terraform_data" "b" {
+  count            = length(var.list)
+  triggers_replace = var.list[count.index]
+  provisioner "local-exec" { command = "echo provisioned; env | grep -c ^TF_CLI_ARGS || true; sleep 0.1" }
+}
+output "text" { value = terraform_data.a.output }
+output "hidden" {
+  value     = "a-sensitive-output"
+  sensitive = true
+}
+"#;
+
+/// Creates one resource that takes as long as its variable says, and one after it.
+const SLOW: &str = r#"
+variable "seconds" { default = "60" }
+resource "terraform_data" "first" { input = "done" }
+resource "terraform_data" "slow" {
+  depends_on = [terraform_data.first]
+  provisioner "local-exec" { command = "echo sleeping; exec sleep ${var.seconds}" }
+}
+"#;
+
+fn started(address: &str) -> impl Fn(&Body) -> bool {
+    move |body| matches!(body, Body::ResourceProgress(p) if p.address == address && p.text.contains("sleeping"))
+}
+
+#[test]
+fn plan_apply_change_nothing_refresh_outputs_destroy() {
+    for engine in engines() {
+        let mut job = Job::new(&engine, JobKind::Update, &[("main.tf", SMALL)]);
+        job.request().variables = [("text", "abc"), ("list", "[1, 2]")].map(|(k, v)| (k.into(), v.into())).into();
+        let planned = job.run("plan");
+        assert_eq!(phases(&planned), ["preparing", "planning", "planned", "awaiting_approval"]);
+        let plan = bodies(&planned)
+            .find_map(|b| match b {
+                Body::PlanSaved(plan) => Some(plan.clone()),
+                _ => None,
+            })
+            .expect("a plan");
+        assert!(plan.has_changes && plan.text.contains("Plan: 3 to add, 0 to change, 0 to destroy."), "{}", plan.text);
+        assert!(bodies(&planned).any(|b| matches!(b, Body::ChangeSummary(s) if s.add == 3 && s.operation == "plan"
+            && s.text == "Plan: 3 to add, 0 to change, 0 to destroy.")));
+        assert!(bodies(&planned).any(
+            |b| matches!(b, Body::PlannedChange(c) if c.address == "terraform_data.b[1]" && c.action == "create")
+        ));
+        assert!(!job.work().join("tmp").exists(), "what was temporary is gone");
+
+        job.start.plan_sha256 = plan.sha256;
+        let applied = job.run("apply");
+        assert_eq!(result(&applied).phase, "applied", "{applied:#?}");
+        assert_eq!(applied[..planned.len()], planned[..], "what was written stays as it was");
+        assert!(bodies(&applied).any(|b| matches!(b, Body::ResourceProgress(p)
+            if p.address == "terraform_data.b[0]" && p.action == "create" && p.state == "complete" && !p.id.is_empty())));
+        assert!(
+            bodies(&applied).any(|b| matches!(b, Body::ResourceProgress(p)
+            if p.action == "provision:local-exec" && p.text.ends_with(": 0"))),
+            "TF_CLI_ARGS does not come through"
+        );
+        assert_eq!(outputs(&applied)["text"]["value"], "abc");
+        assert_eq!(outputs(&applied)["hidden"]["sensitive"], true);
+        assert!(!format!("{applied:?}").contains("a-sensitive-output"));
+        assert_eq!(job.state()["resources"].as_array().map(Vec::len), Some(2));
+
+        let again = job.again(JobKind::Update).run("plan");
+        assert_eq!((result(&again).phase.as_str(), result(&again).code.as_str()), ("no_changes", "ok"));
+        let preview = job.again(JobKind::Preview).run("plan");
+        assert_eq!(result(&preview).phase, "no_changes");
+        let mut preview = job.again(JobKind::Preview);
+        preview.request().variables.insert("text".into(), "xyz".into());
+        let preview = preview.run("plan");
+        assert_eq!(result(&preview).phase, "planned");
+        let refresh = job.again(JobKind::Refresh).run("plan");
+        assert_eq!(result(&refresh).phase, "no_changes");
+        let read = job.again(JobKind::Outputs).run("outputs");
+        assert_eq!(outputs(&read)["text"]["value"], "abc");
+
+        let destroy = job.again(JobKind::Destroy);
+        destroy.run("plan");
+        let destroyed = destroy.run("apply");
+        assert_eq!(result(&destroyed).phase, "applied");
+        assert!(
+            bodies(&destroyed).any(|b| matches!(b, Body::ChangeSummary(s) if s.operation != "plan" && s.remove == 3))
+        );
+        assert_eq!(job.state()["resources"].as_array().map(Vec::len), Some(0));
+    }
+}
+
+#[test]
+fn what_fails_says_why() {
+    for engine in engines() {
+        let broken = "resource \"terraform_data\" \"a\" {\n  input = var.missing\n}\n";
+        let ended = Job::new(&engine, JobKind::Update, &[("main.tf", broken)]).run("plan");
+        let failed = result(&ended);
+        assert_eq!((failed.phase.as_str(), failed.code.as_str()), ("failed", "engine_failed"), "{failed:?}");
+        assert_eq!(failed.engine_exit_code, Some(1));
+        assert!(failed.message.contains("Reference to undeclared input variable"), "{}", failed.message);
+        assert!(bodies(&ended).any(|b| matches!(b, Body::Diagnostic(d) if d.file == "main.tf" && d.line == 2)));
+
+        let syntax = Job::new(&engine, JobKind::Update, &[("main.tf", "resource {")]).run("plan");
+        assert_eq!(result(&syntax).code, "engine_failed");
+
+        let failing = "resource \"terraform_data\" \"a\" {\n provisioner \"local-exec\" { command = \"exit 3\" }\n}\n";
+        let job = Job::new(&engine, JobKind::Update, &[("main.tf", failing)]);
+        job.run("plan");
+        let ended = job.run("apply");
+        assert_eq!(result(&ended).code, "engine_failed");
+        assert!(bodies(&ended).any(|b| matches!(b, Body::ResourceProgress(p) if p.state == "failed")));
+
+        let mut missing = Job::new(&engine, JobKind::Update, &[("main.tf", SMALL)]);
+        if let Some(program) = &mut missing.start.engine {
+            program.path = "/nowhere/engine".into();
+        }
+        assert_eq!(result(&missing.run("plan")).code, "engine_missing");
+        let mut elsewhere = Job::new(&engine, JobKind::Update, &[("a/main.tf", SMALL)]);
+        assert_eq!(result(&elsewhere.run("plan")).code, "source_refused");
+        if let Some(source) = &mut elsewhere.request().source {
+            source.path = "a".into();
+        }
+        std::fs::remove_dir_all(elsewhere.work()).expect("removes");
+        std::fs::create_dir(elsewhere.work()).expect("a folder");
+        assert_eq!(phases(&elsewhere.run("plan")).last(), Some(&"awaiting_approval"));
+    }
+}
+
+#[test]
+fn only_the_plan_that_was_approved_is_applied() {
+    for engine in engines() {
+        let mut job = Job::new(&engine, JobKind::Update, &[("main.tf", SMALL)]);
+        job.run("plan");
+        job.start.plan_sha256 = "0".repeat(64);
+        assert_eq!(result(&job.run("apply")).code, "plan_stale");
+
+        let job = Job::new(&engine, JobKind::Update, &[("main.tf", SMALL)]);
+        job.run("plan");
+        std::fs::write(job.work().join("plan.bin"), "another").expect("writes");
+        assert_eq!(result(&job.run("apply")).code, "plan_stale");
+
+        let job = Job::new(&engine, JobKind::Update, &[("main.tf", SMALL)]);
+        job.run("plan");
+        let other = job.again(JobKind::Update);
+        other.run("plan");
+        assert_eq!(result(&other.run("apply")).phase, "applied");
+        assert_eq!(result(&job.run("apply")).code, "plan_stale", "the state has moved on");
+    }
+}
+
+#[test]
+fn a_cancel_asks_once_and_the_state_is_written() {
+    for engine in engines() {
+        // a shell between worker and engine that counts the signals: it gets what the engine gets
+        let job = Job::new(&engine, JobKind::Update, &[("main.tf", SLOW)]);
+        job.run("plan");
+        let mut counted = Job { folder: job.folder, engine: engine.clone(), start: job.start };
+        let wrapper = counted.folder.path().join("wrapper");
+        let script = format!(
+            "#!/bin/sh\ntrap 'echo INT >> {0}/signals; kill -INT $child' INT\n{1} \"$@\" &\nchild=$!\nwait $child\ncode=$?\nwhile kill -0 $child 2>/dev/null; do wait $child; code=$?; done\nexit $code\n",
+            counted.folder.path().display(),
+            engine.path
+        );
+        std::fs::write(&wrapper, script).expect("writes");
+        std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).expect("sets");
+        if let Some(program) = &mut counted.start.engine {
+            program.path = wrapper.display().to_string();
+        }
+        let mut running = counted.begin("apply");
+        running.until("slow resource", started("terraform_data.slow"));
+        let mut control = running.control();
+        for _ in 0..3 {
+            control.cancel("somebody", false);
+        }
+        running.signal(Signal::SIGTERM);
+        assert!(running.wait().success());
+        let ended = events(&counted.work());
+        let end = result(&ended);
+        assert_eq!((end.phase.as_str(), end.code.as_str()), ("canceled", "cancelled"), "{end:?}");
+        assert!(end.message.contains("asked"), "{}", end.message);
+        assert_eq!(bodies(&ended).filter(|b| matches!(b, Body::CancelProgress(c) if c.step == "asked")).count(), 1);
+        assert!(!bodies(&ended).any(|b| matches!(b, Body::CancelProgress(c) if c.step == "forced")));
+        let signals = std::fs::read_to_string(counted.folder.path().join("signals")).expect("signals");
+        assert_eq!(signals, "INT\n");
+        let state = counted.state();
+        let names: Vec<_> =
+            state["resources"].as_array().expect("resources").iter().map(|r| r["name"].clone()).collect();
+        assert!(names.contains(&"first".into()), "{state}");
+        assert!(session_of(i32::try_from(running.child.id()).expect("a pid")).is_empty(), "nothing is left");
+    }
+}
+
+#[test]
+fn what_does_not_stop_is_forced_and_that_is_said() {
+    for engine in engines() {
+        let mut job = Job::new(&engine, JobKind::Update, &[("main.tf", SMALL)]);
+        let stubborn = job.folder.path().join("stubborn");
+        std::fs::write(&stubborn, "#!/bin/sh\ntrap '' INT\necho '{\"type\":\"ready\"}'\nsleep 600 & wait\nwait\n")
+            .expect("writes");
+        std::fs::set_permissions(&stubborn, std::fs::Permissions::from_mode(0o755)).expect("sets");
+        if let Some(program) = &mut job.start.engine {
+            program.path = stubborn.display().to_string();
+        }
+        job.request().cancel_grace_seconds = 1;
+        let mut running = job.begin("plan");
+        running.until("engine", |b| matches!(b, Body::EngineMessage(m) if m.r#type == "ready"));
+        running.control().cancel("somebody", false);
+        assert!(running.wait().success());
+        let ended = events(&job.work());
+        let end = result(&ended);
+        assert_eq!((end.phase.as_str(), end.engine_signal.as_str()), ("canceled", "SIGKILL"), "{end:?}");
+        assert!(end.message.contains("force"), "{}", end.message);
+        let steps: Vec<_> = bodies(&ended)
+            .filter_map(|b| match b {
+                Body::CancelProgress(c) => Some(c.step.as_str()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(steps, ["asked", "forced"]);
+        assert!(session_of(i32::try_from(running.child.id()).expect("a pid")).is_empty(), "nothing is left");
+    }
+}
+
+#[test]
+fn pings_are_answered_and_new_events_are_told_under_any_path() {
+    for engine in engines() {
+        let mut job = Job::new(&engine, JobKind::Update, &[("main.tf", SMALL)]);
+        // deeper than a socket's address is long
+        let deep = job.folder.path().join("d".repeat(150));
+        std::fs::create_dir_all(deep.join("work")).expect("a folder");
+        let inner = tempfile::TempDir::new_in(&deep).expect("a folder");
+        std::fs::create_dir_all(inner.path().join("work")).expect("a folder");
+        let outer = std::mem::replace(&mut job.folder, inner);
+        let mut running = job.begin("plan");
+        let mut control = running.control();
+        control.ping(7);
+        let (mut pong, mut told, mut ended) = (false, 0, None);
+        while let Some(notice) = control.hear() {
+            match notice {
+                job_notice::Kind::Pong(p) => pong |= p.nonce == 7,
+                job_notice::Kind::Appended(n) => {
+                    assert!(n >= told);
+                    told = n;
+                }
+                job_notice::Kind::StepEnded(step) => ended = Some(step),
+            }
+        }
+        assert!(running.wait().success());
+        assert_eq!((pong, told, ended.as_deref()), (true, events(&job.work()).len() as u64, Some("plan")));
+        drop(running);
+        drop(job);
+        drop(outer);
+    }
+}
+
+#[test]
+fn a_killed_worker_leaves_a_readable_spool_and_an_engine_that_finishes() {
+    for engine in engines() {
+        let mut job = Job::new(&engine, JobKind::Update, &[("main.tf", SLOW)]);
+        job.request().variables.insert("seconds".into(), "1".into());
+        job.run("plan");
+        let mut running = job.begin("apply");
+        running.until("slow resource", started("terraform_data.slow"));
+        running.signal(Signal::SIGKILL);
+        let status = running.child.wait().expect("waits");
+        assert!(!status.success());
+        let before = events(&job.work());
+        assert!(!matches!(before.last().and_then(|e| e.body.as_ref()), Some(Body::Result(_))));
+        // the engine goes on by itself: its output is a file
+        let session = i32::try_from(running.child.id()).expect("a pid");
+        let end = std::time::Instant::now() + common::LONG;
+        while !session_of(session).is_empty() {
+            assert!(std::time::Instant::now() < end, "the engine does not end");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        assert_eq!(job.state()["resources"].as_array().map(Vec::len), Some(2));
+    }
+}
+
+#[test]
+fn secrets_are_in_no_event() {
+    for engine in engines() {
+        let text = "variable \"secret\" {}\nresource \"terraform_data\" \"a\" {\n input = var.secret\n provisioner \"local-exec\" { command = \"echo ${var.secret}; cat $KUBECONFIG; env\" }\n}\n";
+        let mut job = Job::new(&engine, JobKind::Update, &[("main.tf", text)]);
+        job.request().variables.insert("secret".into(), "hunter2-hunter2".into());
+        let kubernetes = shared_proto::v1::KubernetesTarget {
+            server: "https://127.0.0.1:1".into(),
+            token: "a-token-of-the-cluster".into(),
+            ..Default::default()
+        };
+        let kind = Some(shared_proto::v1::target::Kind::Kubernetes(kubernetes));
+        let target = Some(shared_proto::v1::Target { kind });
+        job.start.targets.push(shared_proto::v1::JobTarget { connection: "prod".into(), target });
+        job.run("plan");
+        let ended = job.run("apply");
+        assert_eq!(result(&ended).phase, "applied", "{ended:#?}");
+        let shown = format!("{ended:?}");
+        assert!(shown.contains("[redacted]") && shown.contains("https://127.0.0.1:1"));
+        assert!(!shown.contains("hunter2") && !shown.contains("a-token-of-the-cluster"));
+        assert!(!job.work().join("tmp").exists());
+    }
+}
+
+#[test]
+fn a_backend_of_the_configuration_is_kept_and_a_local_one_is_moved() {
+    for engine in engines() {
+        let local = format!("terraform {{\n backend \"local\" {{ path = \"in-the-copy.tfstate\" }}\n}}\n{SMALL}");
+        let job = Job::new(&engine, JobKind::Update, &[("main.tf", &local)]);
+        job.run("plan");
+        assert_eq!(result(&job.run("apply")).phase, "applied");
+        assert_eq!(job.state()["resources"].as_array().map(Vec::len), Some(1));
+
+        let other = "terraform {\n backend \"http\" { address = \"http://127.0.0.1:1/\" }\n}\n";
+        let ended = Job::new(&engine, JobKind::Update, &[("main.tf", other)]).run("plan");
+        assert_eq!(result(&ended).code, "engine_failed", "it is the configuration's backend that is asked");
+    }
+}
