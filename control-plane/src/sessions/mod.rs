@@ -18,6 +18,7 @@ mod table;
 pub(crate) mod tests;
 
 pub(crate) use channel::{Channel, origin};
+pub(crate) use admission::is_instance_id;
 pub use registry::{Claim, Parting, Registry, StoredRegistry, Verified};
 pub use table::{Entry, Instance};
 pub(crate) use table::{Live, Slot};

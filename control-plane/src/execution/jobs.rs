@@ -1,0 +1,100 @@
+//! What users do with jobs, and how everyone who waits is told: the store's decisions, each followed by word to the instance's stream
+//! and to whoever follows the job.
+
+use super::archives::Archives;
+use super::streams::Streams;
+use crate::store::{Cancelled, Job, NewJob, Store};
+use shared_proto::failure::Failure;
+use tokio::sync::broadcast;
+
+/// Changes that a slow follower may lag behind; one that lags more looks at everything again.
+const CHANGES: usize = 4096;
+
+/// Something about a job is new.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Its runner.
+    pub runner: String,
+    /// Its id.
+    pub job: String,
+}
+
+/// The jobs of all organizations. Cloning is cheap.
+#[derive(Clone)]
+pub struct Jobs {
+    store: Store,
+    archives: Archives,
+    streams: Streams,
+    changes: broadcast::Sender<Change>,
+}
+
+// === impl Jobs ===
+
+impl Jobs {
+    /// On this store, with these archives.
+    pub fn new(store: Store, archives: Archives) -> Self {
+        Self { store, archives, streams: Streams::default(), changes: broadcast::channel(CHANGES).0 }
+    }
+    /// The archives that jobs are made from.
+    pub fn archives(&self) -> &Archives {
+        &self.archives
+    }
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+    pub(super) fn streams(&self) -> &Streams {
+        &self.streams
+    }
+    /// What is new from now on.
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+    /// Tells everyone who waits.
+    pub(super) fn changed(&self, runner: &str, job: &str) {
+        // an error only says that nobody waits
+        let _ = self.changes.send(Change { runner: runner.to_owned(), job: job.to_owned() });
+    }
+
+    /// Makes a job; it is given out as soon as an instance takes it.
+    ///
+    /// # Errors
+    /// Those of [`Store::create_job`].
+    pub async fn create(&self, new: NewJob) -> Result<Job, Failure> {
+        let job = self.store.create_job(new).await?;
+        self.changed(&job.runner, &job.id);
+        Ok(job)
+    }
+
+    /// Approves a job's plan.
+    ///
+    /// # Errors
+    /// Those of [`Store::approve_job`].
+    pub async fn approve(&self, organization: &str, id: &str, by: &str, plan: Option<&str>) -> Result<Job, Failure> {
+        let job = self.store.approve_job(organization, id, by, plan).await?;
+        self.changed(&job.runner, &job.id);
+        Ok(job)
+    }
+
+    /// Refuses a job's plan.
+    ///
+    /// # Errors
+    /// Those of [`Store::discard_job`].
+    pub async fn discard(&self, organization: &str, id: &str, by: &str) -> Result<Job, Failure> {
+        let job = self.store.discard_job(organization, id, by).await?;
+        self.changed(&job.runner, &job.id);
+        Ok(job)
+    }
+
+    /// Cancels a job.
+    ///
+    /// # Errors
+    /// Those of [`Store::cancel_job`].
+    pub async fn cancel(&self, organization: &str, id: &str, by: &str, force: bool) -> Result<Job, Failure> {
+        let runner = self.store.job(organization, id).await?.runner;
+        let gone = |instance: &str| !self.streams.present(&runner).iter().any(|i| i == instance);
+        let (Cancelled::Ended(job) | Cancelled::Asked(job)) =
+            self.store.cancel_job(organization, id, by, force, gone).await?;
+        self.changed(&job.runner, &job.id);
+        Ok(job)
+    }
+}

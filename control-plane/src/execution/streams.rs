@@ -1,0 +1,88 @@
+//! Which instances ask for work now: one Work stream each, the newest one counts. One short lock over a private map.
+
+use shared_proto::v1;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+/// Items on their way to one instance.
+pub(super) const ITEMS_MAX: usize = 64;
+
+/// All Work streams. Cloning is cheap.
+#[derive(Clone, Default)]
+pub(super) struct Streams {
+    inner: Arc<Mutex<HashMap<(String, String), Open>>>,
+}
+
+#[derive(Clone)]
+struct Open {
+    id: uuid::Uuid,
+    items: mpsc::Sender<Result<v1::WorkItem, Status>>,
+    replaced: CancellationToken,
+}
+
+/// One stream's place among them.
+pub(super) struct Place {
+    streams: Streams,
+    key: (String, String),
+    id: uuid::Uuid,
+    /// Cancelled when the same instance asks anew.
+    pub(super) replaced: CancellationToken,
+}
+
+// === impl Streams ===
+
+impl Streams {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), Open>> {
+        // nothing panics while holding it
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// Takes a stream in, in the place of an older one of the same instance.
+    pub(super) fn enter(
+        &self,
+        runner: &str,
+        instance: &str,
+        items: mpsc::Sender<Result<v1::WorkItem, Status>>,
+    ) -> Place {
+        let key = (runner.to_owned(), instance.to_owned());
+        let open = Open { id: uuid::Uuid::now_v7(), items, replaced: CancellationToken::new() };
+        let place = Place { streams: self.clone(), key: key.clone(), id: open.id, replaced: open.replaced.clone() };
+        if let Some(older) = self.lock().insert(key, open) {
+            older.replaced.cancel();
+        }
+        place
+    }
+    /// The runner's instances that ask for work now.
+    pub(super) fn present(&self, runner: &str) -> Vec<String> {
+        self.lock().keys().filter(|(r, _)| r == runner).map(|(_, instance)| instance.clone()).collect()
+    }
+    /// Tells an instance something outside of its stream's own rounds, if it is there and reads.
+    pub(super) fn tell(&self, runner: &str, instance: &str, kind: v1::work_item::Kind) {
+        let open = self.lock().get(&(runner.to_owned(), instance.to_owned())).cloned();
+        if let Some(open) = open {
+            let _ = open.items.try_send(Ok(v1::WorkItem { kind: Some(kind) }));
+        }
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    /// Gives the place up; whether it was still this stream's.
+    pub(super) fn leave(&self) -> bool {
+        let mut streams = self.streams.lock();
+        let own = streams.get(&self.key).is_some_and(|open| open.id == self.id);
+        if own {
+            streams.remove(&self.key);
+        }
+        own
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}

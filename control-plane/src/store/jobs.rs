@@ -1,0 +1,448 @@
+//! Stacks and jobs: what the API and the execution service read and write of them. Handing jobs out is in `hand_out`, what runners
+//! report in `reports`, what users decide in `decisions`.
+//!
+//! Every change of a job's phase is one transaction that reads the job as it is. This module must never hand out a job twice under
+//! one fencing token, and never believe a report that does not carry the newest one.
+
+mod decisions;
+mod hand_out;
+mod reports;
+mod stacks;
+#[cfg(test)]
+mod tests;
+
+pub use decisions::Cancelled;
+pub use hand_out::{Given, Standing};
+pub use reports::Reported;
+pub use stacks::{NewStack, Stack};
+
+use super::{Store, broken, new_id, not_found};
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
+use shared_proto::failure::{Code, Failure};
+use shared_proto::{bounds, now_ms, v1};
+use sqlx::{FromRow, Sqlite, SqliteConnection, Transaction};
+
+/// Jobs of one stack that wait their turn.
+const PENDING_MAX: i64 = 100;
+
+/// Where a job stands. In the order of a job's way; the ends come last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, sqlx::Type)]
+#[sqlx(rename_all = "snake_case")]
+pub enum Phase {
+    /// Waits for an instance, or for its stack's turn.
+    Pending,
+    /// Given to an instance that has not accepted it yet.
+    Assigned,
+    /// Accepted; the source is fetched.
+    Preparing,
+    /// The engine plans.
+    Planning,
+    /// The plan is there.
+    Planned,
+    /// Someone has to say yes or no.
+    AwaitingApproval,
+    /// Approved; the engine applies, or is about to.
+    Applying,
+    /// End: applied.
+    Applied,
+    /// End: nothing was to be done.
+    NoChanges,
+    /// End: failed.
+    Failed,
+    /// End: cancelled.
+    Canceled,
+    /// End: the plan was refused.
+    Discarded,
+    /// End: nothing tells how it ended.
+    Lost,
+}
+
+/// What a job does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, sqlx::Type, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(rename_all = "snake_case")]
+pub enum JobKind {
+    /// Plan only.
+    Preview,
+    /// Plan, approval, apply.
+    Update,
+    /// Plan of a refresh, approval, apply.
+    Refresh,
+    /// Plan of a destroy, approval, apply.
+    Destroy,
+    /// Read the outputs.
+    Outputs,
+}
+
+/// A job as it stands.
+#[derive(Debug, Clone, PartialEq, FromRow)]
+pub struct Job {
+    /// `job_…`.
+    pub id: String,
+    /// Whose it is.
+    pub organization: String,
+    /// Its stack's id.
+    pub stack: String,
+    /// Its stack's name.
+    pub stack_name: String,
+    /// The runner that does it.
+    pub runner: String,
+    /// What it does.
+    pub kind: JobKind,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Whether changes are applied without asking.
+    pub approve_automatically: bool,
+    /// The archive that it is made from, if it is.
+    pub archive: Option<String>,
+    /// Grows with each assignment.
+    pub fencing_token: i64,
+    /// The instance that has it.
+    pub instance: Option<String>,
+    /// Whether that instance accepted it.
+    pub accepted: bool,
+    /// When it was given out last.
+    pub assigned_at_ms: Option<i64>,
+    /// Who started it: the user's name.
+    pub created_by: String,
+    /// When.
+    pub created_at_ms: i64,
+    /// When it was accepted.
+    pub started_at_ms: Option<i64>,
+    /// When it ended.
+    pub ended_at_ms: Option<i64>,
+    /// The commit, or the archive's digest.
+    pub revision: Option<String>,
+    /// [`Plan`] as JSON.
+    pub plan: Option<String>,
+    /// The outputs as JSON.
+    pub outputs: Option<String>,
+    /// [`JobEnd`] as JSON.
+    pub result: Option<String>,
+    /// Whether the runner's own result is there.
+    pub reported: bool,
+    /// The newest event's number.
+    pub last_sequence: i64,
+    /// Who approved it.
+    pub approved_by: Option<String>,
+    /// Who discarded it.
+    pub discarded_by: Option<String>,
+    /// Who cancelled it.
+    pub canceled_by: Option<String>,
+    /// Whether the cancel does not wait.
+    pub cancel_force: bool,
+}
+
+/// What a plan would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+pub struct Plan {
+    /// The saved plan's digest: what an approval is for.
+    pub sha256: String,
+    /// Resources to add.
+    pub add: u32,
+    /// Resources to change.
+    pub change: u32,
+    /// Resources to remove.
+    pub remove: u32,
+    /// The engine's own rendering.
+    pub text: String,
+    /// Whether there is anything to apply.
+    pub has_changes: bool,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+pub struct JobEnd {
+    /// `ok` or a failure code.
+    pub code: String,
+    /// What happened.
+    pub message: String,
+    /// What to do next.
+    pub next_step: String,
+    /// The engine's exit code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine_exit_code: Option<i32>,
+    /// The signal that ended the engine.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub engine_signal: String,
+}
+
+/// A job to be made.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    /// Its stack.
+    pub stack: Stack,
+    /// The runner that does it.
+    pub runner: String,
+    /// What it does.
+    pub kind: JobKind,
+    /// Whether changes are applied without asking.
+    pub approve_automatically: bool,
+    /// Where the code comes from.
+    pub source: v1::Source,
+    /// The engine's variables.
+    pub variables: std::collections::HashMap<String, String>,
+    /// Entries of the runner's configuration.
+    pub connections: Vec<String>,
+    /// The user's name.
+    pub created_by: String,
+}
+
+/// Everything but the request: that is read only to be sent. `const`: sqlx takes no text that is put together.
+macro_rules! select_jobs {
+    ($rest:literal) => {
+        concat!(
+            "SELECT jobs.id, jobs.organization, jobs.stack, stacks.name AS stack_name, jobs.runner, jobs.kind, jobs.phase, ",
+            "jobs.approve_automatically, jobs.archive, jobs.fencing_token, jobs.instance, jobs.accepted, ",
+            "jobs.assigned_at_ms, jobs.created_by, jobs.created_at_ms, jobs.started_at_ms, jobs.ended_at_ms, ",
+            "jobs.revision, jobs.plan, jobs.outputs, jobs.result, jobs.reported, jobs.last_sequence, jobs.approved_by, ",
+            "jobs.discarded_by, jobs.canceled_by, jobs.cancel_force ",
+            "FROM jobs JOIN stacks ON stacks.id = jobs.stack ",
+            $rest
+        )
+    };
+}
+use select_jobs;
+
+// === impl Phase ===
+
+impl Phase {
+    /// Its name, as it is sent and shown.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Assigned => "assigned",
+            Self::Preparing => "preparing",
+            Self::Planning => "planning",
+            Self::Planned => "planned",
+            Self::AwaitingApproval => "awaiting_approval",
+            Self::Applying => "applying",
+            Self::Applied => "applied",
+            Self::NoChanges => "no_changes",
+            Self::Failed => "failed",
+            Self::Canceled => "canceled",
+            Self::Discarded => "discarded",
+            Self::Lost => "lost",
+        }
+    }
+    /// The phase of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        use Phase::*;
+        [
+            Pending,
+            Assigned,
+            Preparing,
+            Planning,
+            Planned,
+            AwaitingApproval,
+            Applying,
+            Applied,
+            NoChanges,
+            Failed,
+            Canceled,
+            Discarded,
+            Lost,
+        ]
+        .into_iter()
+        .find(|p| p.as_str() == name)
+    }
+}
+
+// === impl JobKind ===
+
+impl JobKind {
+    /// As a runner is told.
+    pub const fn wire(self) -> v1::JobKind {
+        match self {
+            Self::Preview => v1::JobKind::Preview,
+            Self::Update => v1::JobKind::Update,
+            Self::Refresh => v1::JobKind::Refresh,
+            Self::Destroy => v1::JobKind::Destroy,
+            Self::Outputs => v1::JobKind::Outputs,
+        }
+    }
+    /// Whether changes of its plan are to be applied.
+    pub const fn applies(self) -> bool {
+        matches!(self, Self::Update | Self::Refresh | Self::Destroy)
+    }
+}
+
+// === impl Job ===
+
+impl Job {
+    /// Whether it has ended.
+    pub fn ended(&self) -> bool {
+        self.ended_at_ms.is_some()
+    }
+    /// The plan, if there is one.
+    pub fn plan(&self) -> Option<Plan> {
+        serde_json::from_str(self.plan.as_deref()?).ok()
+    }
+    /// The token as it is sent.
+    pub fn token(&self) -> u64 {
+        u64::try_from(self.fencing_token).unwrap_or(0)
+    }
+}
+
+// === impl Store ===
+
+impl Store {
+    /// A transaction that may write from its beginning: one that reads first and then writes is refused by SQLite, without
+    /// waiting, where another wrote in between.
+    pub(super) async fn writing(&self) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
+        self.pool().begin_with("BEGIN IMMEDIATE").await
+    }
+
+    /// Makes a job of a stack.
+    ///
+    /// # Errors
+    /// `too_large` for a request that no runner takes, `busy` where too many wait, `not_found` where the stack has gone.
+    pub async fn create_job(&self, new: NewJob) -> Result<Job, Failure> {
+        let failed = broken("making a job");
+        let id = new_id("job");
+        let archive = match &new.source.kind {
+            Some(v1::source::Kind::Archive(archive)) => Some(archive.sha256.clone()),
+            _ => None,
+        };
+        let request = v1::JobRequest {
+            format: 1,
+            job_id: id.clone(),
+            organization_id: new.stack.organization.clone(),
+            runner_id: new.runner.clone(),
+            stack_id: new.stack.id.clone(),
+            stack_name: new.stack.name.clone(),
+            kind: new.kind.wire().into(),
+            engine: new.stack.engine.clone(),
+            source: Some(new.source),
+            variables: new.variables,
+            connections: new.connections,
+            approve_automatically: new.approve_automatically,
+            created_by: new.created_by.clone(),
+            cancel_grace_seconds: 0,
+        }
+        .encode_to_vec();
+        if request.len() > bounds::JOB_REQUEST_MAX {
+            return Err(Code::TooLarge.on(format!(
+                "the job's request takes {} bytes, a runner takes {}",
+                request.len(),
+                bounds::JOB_REQUEST_MAX
+            )));
+        }
+        let digest = Sha256::digest(&request).to_vec();
+        let mut transaction = self.writing().await.map_err(&failed)?;
+        let waiting: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM jobs WHERE stack = $1 AND ended_at_ms IS NULL")
+            .bind(&new.stack.id)
+            .fetch_one(&mut *transaction)
+            .await
+            .map_err(&failed)?;
+        if waiting >= PENDING_MAX {
+            return Err(Code::Busy.on(format!("stack {} has {waiting} jobs that have not ended", new.stack.name)));
+        }
+        let made = sqlx::query(
+            "INSERT INTO jobs (id, organization, stack, runner, kind, phase, approve_automatically, request, request_sha256, \
+             archive, created_by, created_at_ms) \
+             SELECT $1, organization, id, $4, $5, $6, $7, $8, $9, $10, $11, $12 FROM stacks \
+             WHERE organization = $2 AND id = $3 AND deleted_at_ms IS NULL",
+        )
+        .bind(&id)
+        .bind(&new.stack.organization)
+        .bind(&new.stack.id)
+        .bind(&new.runner)
+        .bind(new.kind)
+        .bind(Phase::Pending)
+        .bind(new.approve_automatically)
+        .bind(request)
+        .bind(digest)
+        .bind(archive)
+        .bind(&new.created_by)
+        .bind(now_ms())
+        .execute(&mut *transaction)
+        .await
+        .map_err(&failed)?;
+        if made.rows_affected() == 0 {
+            return Err(not_found("stack", &new.stack.name));
+        }
+        let job = read(&mut transaction, &new.stack.organization, &id).await?;
+        transaction.commit().await.map_err(failed)?;
+        Ok(job)
+    }
+
+    /// The organization's jobs, newest first, of one stack where one is given.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub async fn jobs(&self, organization: &str, stack: Option<&str>, limit: u32) -> Result<Vec<Job>, Failure> {
+        sqlx::query_as(select_jobs!(
+            "WHERE jobs.organization = $1 AND ($2 IS NULL OR jobs.stack = $2) ORDER BY jobs.id DESC LIMIT $3"
+        ))
+        .bind(organization)
+        .bind(stack)
+        .bind(i64::from(limit))
+        .fetch_all(self.pool())
+        .await
+        .map_err(broken("listing jobs"))
+    }
+
+    /// The organization's job of that id.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub async fn job(&self, organization: &str, id: &str) -> Result<Job, Failure> {
+        let mut connection = self.pool().acquire().await.map_err(broken("looking a job up"))?;
+        read(&mut connection, organization, id).await
+    }
+
+    /// Events of a job after a number, oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// `not_found` for a job that the organization does not have.
+    pub async fn job_events(
+        &self,
+        organization: &str,
+        id: &str,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<v1::Event>, Failure> {
+        self.job(organization, id).await?;
+        let rows: Vec<(Vec<u8>,)> =
+            sqlx::query_as("SELECT event FROM job_events WHERE job = $1 AND sequence > $2 ORDER BY sequence LIMIT $3")
+                .bind(id)
+                .bind(i64::try_from(after).unwrap_or(i64::MAX))
+                .bind(i64::from(limit))
+                .fetch_all(self.pool())
+                .await
+                .map_err(broken("reading a job's events"))?;
+        rows.iter()
+            .map(|(bytes,)| v1::Event::decode(&bytes[..]))
+            .collect::<Result<_, _>>()
+            .map_err(|e| Code::Internal.on(format!("an event of job {id} in the database does not read back: {e}")))
+    }
+}
+
+/// The organization's job of that id, inside a transaction.
+async fn read(connection: &mut SqliteConnection, organization: &str, id: &str) -> Result<Job, Failure> {
+    sqlx::query_as(select_jobs!("WHERE jobs.organization = $1 AND jobs.id = $2"))
+        .bind(organization)
+        .bind(id)
+        .fetch_optional(connection)
+        .await
+        .map_err(broken("looking a job up"))?
+        .ok_or_else(|| not_found("job", id))
+}
+
+/// Ends a job that no instance will end any more.
+async fn end(connection: &mut SqliteConnection, id: &str, phase: Phase, end: &JobEnd) -> Result<(), Failure> {
+    let result = serde_json::to_string(end).map_err(|e| Code::Internal.on(format!("a job's result: {e}")))?;
+    sqlx::query(
+        "UPDATE jobs SET phase = $2, result = $3, ended_at_ms = $4, request = x'' WHERE id = $1 AND ended_at_ms IS NULL",
+    )
+    .bind(id)
+    .bind(phase)
+    .bind(result)
+    .bind(now_ms())
+    .execute(connection)
+    .await
+    .map(drop)
+    .map_err(broken("ending a job"))
+}

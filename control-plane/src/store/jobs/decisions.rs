@@ -1,0 +1,147 @@
+//! What users decide about a job: approve, discard, cancel.
+
+use super::super::{Store, broken};
+use super::{Job, JobEnd, Phase, end, read};
+use shared_proto::failure::{Code, Failure};
+
+/// What a cancel did.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Cancelled {
+    /// The job has ended with it.
+    Ended(Job),
+    /// Its instance is asked, or told to force it.
+    Asked(Job),
+}
+
+impl Store {
+    /// Approves a plan: the instance may apply it, and it alone. Doing it again changes nothing.
+    ///
+    /// # Errors
+    /// `not_found`, `conflict` where nothing waits for an approval, `plan_stale` where it is another plan.
+    pub async fn approve_job(
+        &self,
+        organization: &str,
+        id: &str,
+        by: &str,
+        plan_sha256: Option<&str>,
+    ) -> Result<Job, Failure> {
+        let failed = broken("approving a job");
+        let mut transaction = self.writing().await.map_err(&failed)?;
+        let job = read(&mut transaction, organization, id).await?;
+        let plan = job.plan().unwrap_or_default();
+        if plan_sha256.is_some_and(|given| given != plan.sha256) {
+            return Err(Code::PlanStale.on(format!("the plan of job {id} is {}, not the approved one", plan.sha256)));
+        }
+        if job.approved_by.is_some() && !job.ended() {
+            return Ok(job);
+        }
+        if job.phase != Phase::AwaitingApproval {
+            return Err(not_in(&job, "approved"));
+        }
+        sqlx::query("UPDATE jobs SET approved_by = $2, phase = $3 WHERE id = $1")
+            .bind(id)
+            .bind(by)
+            .bind(Phase::Applying)
+            .execute(&mut *transaction)
+            .await
+            .map_err(&failed)?;
+        let job = read(&mut transaction, organization, id).await?;
+        transaction.commit().await.map_err(failed)?;
+        Ok(job)
+    }
+
+    /// Refuses a plan: nothing is applied. Doing it again changes nothing.
+    ///
+    /// # Errors
+    /// `not_found`, `conflict` where nothing waits for an approval.
+    pub async fn discard_job(&self, organization: &str, id: &str, by: &str) -> Result<Job, Failure> {
+        let failed = broken("discarding a job");
+        let mut transaction = self.writing().await.map_err(&failed)?;
+        let job = read(&mut transaction, organization, id).await?;
+        if job.phase == Phase::Discarded {
+            return Ok(job);
+        }
+        if job.phase != Phase::AwaitingApproval {
+            return Err(not_in(&job, "discarded"));
+        }
+        let ending = JobEnd {
+            code: "ok".into(),
+            message: format!("the plan was discarded by {by}; nothing was changed"),
+            ..JobEnd::default()
+        };
+        end(&mut transaction, id, Phase::Discarded, &ending).await?;
+        sqlx::query("UPDATE jobs SET discarded_by = $2 WHERE id = $1")
+            .bind(id)
+            .bind(by)
+            .execute(&mut *transaction)
+            .await
+            .map_err(&failed)?;
+        let job = read(&mut transaction, organization, id).await?;
+        transaction.commit().await.map_err(failed)?;
+        Ok(job)
+    }
+
+    /// Cancels a job. One that no instance accepted ends at once, as does one that waits for its approval. Otherwise its
+    /// instance is asked, and with `force` told not to wait. `gone`: no such instance asks for work now; then `force` ends the job
+    /// as lost and fences the instance off, whatever it is doing.
+    ///
+    /// # Errors
+    /// `not_found`, `conflict` where it has ended otherwise.
+    pub async fn cancel_job(
+        &self,
+        organization: &str,
+        id: &str,
+        by: &str,
+        force: bool,
+        gone: impl Fn(&str) -> bool + Send,
+    ) -> Result<Cancelled, Failure> {
+        let failed = broken("cancelling a job");
+        let mut transaction = self.writing().await.map_err(&failed)?;
+        let job = read(&mut transaction, organization, id).await?;
+        if job.ended() {
+            return match job.phase {
+                Phase::Canceled => Ok(Cancelled::Ended(job)),
+                _ => Err(not_in(&job, "cancelled")),
+            };
+        }
+        let at_once = !job.accepted || job.phase == Phase::AwaitingApproval;
+        let lost = !at_once && force && job.instance.as_deref().is_none_or(gone);
+        sqlx::query(
+            "UPDATE jobs SET canceled_by = COALESCE(canceled_by, $2), cancel_force = (cancel_force OR $3), \
+             fencing_token = fencing_token + $4 WHERE id = $1",
+        )
+        .bind(id)
+        .bind(by)
+        .bind(force)
+        .bind(i64::from(lost))
+        .execute(&mut *transaction)
+        .await
+        .map_err(&failed)?;
+        if at_once {
+            let ending = JobEnd {
+                code: Code::Cancelled.as_str().into(),
+                message: format!("cancelled by {by} before anything was changed"),
+                ..JobEnd::default()
+            };
+            end(&mut transaction, id, Phase::Canceled, &ending).await?;
+        } else if lost {
+            let ending = JobEnd {
+                code: Code::JobLost.as_str().into(),
+                message: format!(
+                    "given up by {by}: instance {} does not answer, and what it did meanwhile is not known",
+                    job.instance.as_deref().unwrap_or("?")
+                ),
+                next_step: Code::JobLost.next_step().into(),
+                ..JobEnd::default()
+            };
+            end(&mut transaction, id, Phase::Lost, &ending).await?;
+        }
+        let job = read(&mut transaction, organization, id).await?;
+        transaction.commit().await.map_err(failed)?;
+        Ok(if at_once || lost { Cancelled::Ended(job) } else { Cancelled::Asked(job) })
+    }
+}
+
+fn not_in(job: &Job, what: &str) -> Failure {
+    Code::Conflict.on(format!("job {} is {}: it cannot be {what}", job.id, job.phase.as_str()))
+}

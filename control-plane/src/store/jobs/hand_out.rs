@@ -1,0 +1,252 @@
+//! Jobs on their way to an instance: assigned, taken back, accepted, held.
+//!
+//! ```text
+//!   pending ──assign──▶ assigned (token + 1) ──accept──▶ preparing, bound to the instance
+//!      ▲                   │
+//!      └── 30 s, or the ───┘  the token stays: an Accept that comes late is good until someone else was given the job
+//!          Work stream ended
+//! ```
+
+use super::super::{Store, broken, is_taken, not_found};
+use super::{Job, Phase, read, select_jobs};
+use shared_proto::failure::{Code, Failure};
+use shared_proto::{now_ms, v1};
+
+/// Pending jobs that are looked at for one assignment.
+const CANDIDATES_MAX: i64 = 64;
+/// How long a job waits for the instance that took its stack's last job, milliseconds.
+const PREFERENCE_MS: i64 = 15_000;
+/// Jobs of one instance that are followed at once.
+const FOLLOWED_MAX: i64 = 1000;
+/// How long an ended job's instance is told again at each new stream that the folder may go, milliseconds.
+const RELEASE_AGAIN_MS: i64 = 10 * 60 * 1000;
+
+/// A job as it is given to an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    /// Its id.
+    pub job_id: String,
+    /// This assignment's token.
+    pub fencing_token: u64,
+    /// An encoded JobRequest.
+    pub request: Vec<u8>,
+    /// Its digest.
+    pub request_sha256: Vec<u8>,
+}
+
+/// How an instance stands to a job that it names with a fencing token.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Standing {
+    /// This runner has no such job.
+    Unknown,
+    /// The token is an older one, or the job is another instance's.
+    Fenced(Box<Job>),
+    /// It is this instance's.
+    Held(Box<Job>),
+}
+
+#[derive(sqlx::FromRow)]
+struct Candidate {
+    id: String,
+    last_instance: Option<String>,
+    created_at_ms: i64,
+}
+
+impl Store {
+    /// Gives the runner's next job to an instance that takes `slots` at once, if there is one for it. `present`: the runner's instances
+    /// that ask for work now.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub async fn assign_next(
+        &self,
+        runner: &str,
+        instance: &str,
+        slots: u32,
+        present: &[String],
+    ) -> Result<Option<Given>, Failure> {
+        let failed = broken("assigning a job");
+        // most looks find nothing: they must not take the write lock
+        let waiting: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM jobs WHERE runner = $1 AND phase = $2)")
+            .bind(runner)
+            .bind(Phase::Pending)
+            .fetch_one(self.pool())
+            .await
+            .map_err(&failed)?;
+        if !waiting {
+            return Ok(None);
+        }
+        let mut transaction = self.writing().await.map_err(&failed)?;
+        // a plan that waits for its approval keeps nobody busy
+        let busy: i64 = sqlx::query_scalar(
+            "SELECT COUNT(*) FROM jobs WHERE runner = $1 AND instance = $2 AND ended_at_ms IS NULL AND phase NOT IN ($3, $4)",
+        )
+        .bind(runner)
+        .bind(instance)
+        .bind(Phase::Pending)
+        .bind(Phase::AwaitingApproval)
+        .fetch_one(&mut *transaction)
+        .await
+        .map_err(&failed)?;
+        if busy >= i64::from(slots) {
+            return Ok(None);
+        }
+        let candidates: Vec<Candidate> = sqlx::query_as(
+            "SELECT jobs.id, stacks.last_instance, jobs.created_at_ms FROM jobs JOIN stacks ON stacks.id = jobs.stack \
+             WHERE jobs.runner = $1 AND jobs.phase = $2 AND NOT EXISTS (SELECT 1 FROM jobs AS other \
+             WHERE other.stack = jobs.stack AND other.ended_at_ms IS NULL AND other.phase <> $2) \
+             ORDER BY jobs.id LIMIT $3",
+        )
+        .bind(runner)
+        .bind(Phase::Pending)
+        .bind(CANDIDATES_MAX)
+        .fetch_all(&mut *transaction)
+        .await
+        .map_err(&failed)?;
+        let now = now_ms();
+        let next = candidates.into_iter().find(|c| match &c.last_instance {
+            None => true,
+            Some(last) if last == instance => true,
+            // the state may be there: it is that instance's while it is here, or may be back in a moment
+            Some(last) => !present.contains(last) && now - c.created_at_ms >= PREFERENCE_MS,
+        });
+        let Some(next) = next else { return Ok(None) };
+        let (token, request, request_sha256): (i64, Vec<u8>, Vec<u8>) = sqlx::query_as(
+            "UPDATE jobs SET phase = $2, instance = $3, assigned_at_ms = $4, fencing_token = fencing_token + 1 \
+             WHERE id = $1 RETURNING fencing_token, request, request_sha256",
+        )
+        .bind(&next.id)
+        .bind(Phase::Assigned)
+        .bind(instance)
+        .bind(now)
+        .fetch_one(&mut *transaction)
+        .await
+        .map_err(&failed)?;
+        transaction.commit().await.map_err(&failed)?;
+        let fencing_token = u64::try_from(token).unwrap_or(0);
+        Ok(Some(Given { job_id: next.id, fencing_token, request, request_sha256 }))
+    }
+
+    /// Has jobs wait again that were assigned before a moment and not accepted; those of one instance where one is given. How
+    /// many they were.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub async fn take_back(&self, runner: &str, instance: Option<&str>, before_ms: i64) -> Result<u64, Failure> {
+        sqlx::query(
+            "UPDATE jobs SET phase = $4, assigned_at_ms = NULL WHERE runner = $1 AND ($2 IS NULL OR instance = $2) \
+             AND phase = $3 AND assigned_at_ms <= $5",
+        )
+        .bind(runner)
+        .bind(instance)
+        .bind(Phase::Assigned)
+        .bind(Phase::Pending)
+        .bind(before_ms)
+        .execute(self.pool())
+        .await
+        .map(|done| done.rows_affected())
+        .map_err(broken("taking jobs back"))
+    }
+
+    /// Binds a job to the instance that has it on its disk. Doing it again changes nothing.
+    ///
+    /// # Errors
+    /// `not_found`, `fenced`, `cancelled` where the job ended meanwhile, `invalid_argument` for another request's digest.
+    pub async fn accept_job(
+        &self,
+        organization: &str,
+        runner: &str,
+        request: &v1::AcceptRequest,
+    ) -> Result<Job, Failure> {
+        let failed = broken("accepting a job");
+        let mut transaction = self.writing().await.map_err(&failed)?;
+        let job = read(&mut transaction, organization, &request.job_id).await?;
+        if job.runner != runner {
+            return Err(not_found("job", &request.job_id));
+        }
+        let digest: Vec<u8> = sqlx::query_scalar("SELECT request_sha256 FROM jobs WHERE id = $1")
+            .bind(&job.id)
+            .fetch_one(&mut *transaction)
+            .await
+            .map_err(&failed)?;
+        if job.token() != request.fencing_token || job.instance.as_deref() != Some(&request.instance_id) {
+            return Err(fenced(&job));
+        }
+        if job.ended() && !job.accepted {
+            return Err(Code::Cancelled.on(format!(
+                "job {} ended {} before it was accepted",
+                job.id,
+                job.phase.as_str()
+            )));
+        }
+        if digest != request.request_sha256 {
+            return Err(Code::InvalidArgument.on(format!("the digest is not that of the request of job {}", job.id)));
+        }
+        if job.accepted {
+            return Ok(job);
+        }
+        // the request is on the instance's disk now, with the variables in it; here it is needed no more
+        sqlx::query("UPDATE jobs SET accepted = TRUE, phase = $2, started_at_ms = $3, request = x'' WHERE id = $1")
+            .bind(&job.id)
+            .bind(Phase::Preparing)
+            .bind(now_ms())
+            .execute(&mut *transaction)
+            .await
+            // taken back, and another job of the stack was given out since
+            .map_err(|e| if is_taken(&e) { fenced(&job) } else { failed(e) })?;
+        sqlx::query("UPDATE stacks SET last_instance = $2 WHERE id = $1")
+            .bind(&job.stack)
+            .bind(&request.instance_id)
+            .execute(&mut *transaction)
+            .await
+            .map_err(&failed)?;
+        let job = read(&mut transaction, organization, &job.id).await?;
+        transaction.commit().await.map_err(&failed)?;
+        Ok(job)
+    }
+
+    /// Jobs that an instance accepted and that it may still have to be told something about.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub async fn jobs_of_instance(&self, runner: &str, instance: &str) -> Result<Vec<Job>, Failure> {
+        sqlx::query_as(select_jobs!(
+            "WHERE jobs.runner = $1 AND jobs.instance = $2 AND jobs.accepted AND \
+             (jobs.ended_at_ms IS NULL OR jobs.ended_at_ms > $3) ORDER BY jobs.id DESC LIMIT $4"
+        ))
+        .bind(runner)
+        .bind(instance)
+        .bind(now_ms() - RELEASE_AGAIN_MS)
+        .bind(FOLLOWED_MAX)
+        .fetch_all(self.pool())
+        .await
+        .map_err(broken("looking an instance's jobs up"))
+    }
+
+    /// How an instance stands to a job.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub async fn standing(
+        &self,
+        organization: &str,
+        runner: &str,
+        instance: &str,
+        job: &str,
+        token: u64,
+    ) -> Result<Standing, Failure> {
+        let job = match self.job(organization, job).await {
+            Ok(job) if job.runner == runner => Box::new(job),
+            Ok(_) => return Ok(Standing::Unknown),
+            Err(failure) if failure.code == Code::NotFound => return Ok(Standing::Unknown),
+            Err(failure) => return Err(failure),
+        };
+        let holds = job.accepted && job.token() == token && job.instance.as_deref() == Some(instance);
+        Ok(if holds { Standing::Held(job) } else { Standing::Fenced(job) })
+    }
+}
+
+/// The job went on without this instance.
+pub(super) fn fenced(job: &Job) -> Failure {
+    Code::Fenced.on(format!("job {} is under fencing token {} now", job.id, job.fencing_token))
+}

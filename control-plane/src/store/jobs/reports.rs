@@ -1,0 +1,246 @@
+//! Events as runners report them: stored once by number, and what they say of the job, in one transaction.
+
+use super::super::{Store, broken, not_found};
+use super::hand_out::fenced;
+use super::{Job, JobEnd, Phase, Plan, read};
+use prost::Message as _;
+use shared_proto::failure::{Code, Failure};
+use shared_proto::v1::event::Body;
+use shared_proto::{bounds, now_ms, v1};
+
+/// Events in one report.
+const EVENTS_MAX: usize = 16_384;
+/// What the events of one job may take, bytes. Beyond it the engine's words are kept by number only.
+const JOB_EVENTS_MAX: i64 = 64 * 1024 * 1024;
+/// What one text taken from events into the job may take, bytes.
+const TEXT_MAX: usize = 512 * 1024;
+
+/// What became of a report.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reported {
+    /// The newest number that is stored.
+    pub acknowledged: u64,
+    /// Why not all of it was taken.
+    pub refused: Option<Failure>,
+    /// The job after it.
+    pub job: Job,
+    /// Whether something was stored.
+    pub news: bool,
+}
+
+/// What events change of a job's row.
+struct Story {
+    job: Job,
+    plan: Option<Plan>,
+    planned: bool,
+    end: Option<(Phase, JobEnd)>,
+}
+
+impl Store {
+    /// Stores what is new of a report.
+    ///
+    /// # Errors
+    /// `not_found`, `fenced`, `too_large`.
+    pub async fn report_events(
+        &self,
+        organization: &str,
+        runner: &str,
+        report: &v1::ReportRequest,
+    ) -> Result<Reported, Failure> {
+        let failed = broken("storing events");
+        if report.events.len() > EVENTS_MAX {
+            return Err(
+                Code::TooLarge.on(format!("a report has {} events, the limit is {EVENTS_MAX}", report.events.len()))
+            );
+        }
+        let mut transaction = self.writing().await.map_err(&failed)?;
+        let job = read(&mut transaction, organization, &report.job_id).await?;
+        if job.runner != runner {
+            return Err(not_found("job", &report.job_id));
+        }
+        let own = job.accepted && job.instance.as_deref() == Some(report.instance_id.as_str());
+        if !own || job.token() != report.fencing_token {
+            return Err(fenced(&job));
+        }
+        let before = u64::try_from(job.last_sequence).unwrap_or(0);
+        let mut bytes: i64 = sqlx::query_scalar("SELECT event_bytes FROM jobs WHERE id = $1")
+            .bind(&job.id)
+            .fetch_one(&mut *transaction)
+            .await
+            .map_err(&failed)?;
+        let mut story = Story::new(job);
+        let (mut last, mut refused) = (before, None);
+        for event in report.events.iter().filter(|e| e.sequence > before) {
+            if let Err(why) = follows(last, event, story.job.reported) {
+                refused = Some(why);
+                break;
+            }
+            let mut encoded = event.encode_to_vec();
+            if bytes > JOB_EVENTS_MAX && is_words(event) {
+                encoded = v1::Event { sequence: event.sequence, time_ms: event.time_ms, body: None }.encode_to_vec();
+            }
+            bytes += i64::try_from(encoded.len()).unwrap_or(0);
+            sqlx::query("INSERT INTO job_events (job, sequence, event) VALUES ($1, $2, $3)")
+                .bind(&story.job.id)
+                .bind(i64::try_from(event.sequence).unwrap_or(i64::MAX))
+                .bind(encoded)
+                .execute(&mut *transaction)
+                .await
+                .map_err(&failed)?;
+            last = event.sequence;
+            if let Some(body) = &event.body {
+                story.tell(body);
+            }
+        }
+        if last == before {
+            return Ok(Reported { acknowledged: last, refused, job: story.job, news: false });
+        }
+        let (job, ended) = story.close();
+        sqlx::query(
+            "UPDATE jobs SET phase = $2, revision = $3, plan = $4, outputs = $5, result = $6, reported = $7, \
+             last_sequence = $8, event_bytes = $9, approved_by = $10, ended_at_ms = COALESCE(ended_at_ms, $11) WHERE id = $1",
+        )
+        .bind(&job.id)
+        .bind(job.phase)
+        .bind(&job.revision)
+        .bind(&job.plan)
+        .bind(&job.outputs)
+        .bind(&job.result)
+        .bind(job.reported)
+        .bind(i64::try_from(last).unwrap_or(i64::MAX))
+        .bind(bytes)
+        .bind(&job.approved_by)
+        .bind(ended.then(now_ms))
+        .execute(&mut *transaction)
+        .await
+        .map_err(&failed)?;
+        let job = read(&mut transaction, organization, &job.id).await?;
+        transaction.commit().await.map_err(&failed)?;
+        Ok(Reported { acknowledged: last, refused, job, news: true })
+    }
+}
+
+/// Whether an event is the next one, and may be stored at all.
+fn follows(last: u64, event: &v1::Event, reported: bool) -> Result<(), Failure> {
+    if event.sequence != last + 1 {
+        return Err(Code::InvalidArgument.on(format!("event {} follows event {last}", event.sequence)));
+    }
+    if reported {
+        return Err(Code::InvalidArgument.on(format!("event {} follows the job's result", event.sequence)));
+    }
+    // its tags and its number come on top
+    if event.encoded_len() > bounds::EVENT_MAX + 1024 {
+        return Err(Code::TooLarge.on(format!(
+            "event {} takes {} bytes, the limit is {}",
+            event.sequence,
+            event.encoded_len(),
+            bounds::EVENT_MAX
+        )));
+    }
+    Ok(())
+}
+
+/// Whether an event only carries what the engine said: nothing else depends on it.
+fn is_words(event: &v1::Event) -> bool {
+    matches!(
+        event.body,
+        Some(Body::OutputLine(_) | Body::EngineMessage(_) | Body::ResourceProgress(_) | Body::PlannedChange(_))
+    )
+}
+
+// === impl Story ===
+
+impl Story {
+    fn new(job: Job) -> Self {
+        let plan = job.plan();
+        let planned = job.phase >= Phase::Planned;
+        Self { job, plan, planned, end: None }
+    }
+
+    fn tell(&mut self, body: &Body) {
+        match body {
+            Body::PhaseChanged(changed) => match Phase::from_name(&changed.phase) {
+                // whether it waits for an approval is judged at the end, when plan and phase are both known
+                Some(Phase::Planned | Phase::AwaitingApproval) => {
+                    self.planned = true;
+                    self.forward(Phase::Planned);
+                }
+                Some(phase @ (Phase::Preparing | Phase::Planning | Phase::Applying)) => self.forward(phase),
+                // its ends come with the result
+                _ => {}
+            },
+            Body::SourceResolved(source) => self.job.revision = Some(cut(&source.revision, 1024)),
+            Body::PlanSaved(saved) => {
+                let plan = self.plan.get_or_insert_default();
+                plan.sha256 = cut(&saved.sha256, 128);
+                plan.has_changes = saved.has_changes;
+                plan.text = cut(&saved.text, TEXT_MAX);
+            }
+            Body::ChangeSummary(summary) if self.job.phase < Phase::Applying && summary.operation != "apply" => {
+                let plan = self.plan.get_or_insert_default();
+                (plan.add, plan.change, plan.remove) = (summary.add, summary.change, summary.remove);
+            }
+            Body::Outputs(outputs) => self.job.outputs = Some(cut(&outputs.json, TEXT_MAX)),
+            Body::Result(result) => {
+                self.job.reported = true;
+                let end = JobEnd {
+                    code: cut(&result.code, 128),
+                    message: cut(&result.message, 16 * 1024),
+                    next_step: cut(&result.next_step, 4 * 1024),
+                    engine_exit_code: result.engine_exit_code,
+                    engine_signal: cut(&result.engine_signal, 64),
+                };
+                let phase = match Phase::from_name(&result.phase) {
+                    Some(phase) if phase >= Phase::Applied || phase == Phase::Planned => phase,
+                    _ => Phase::Failed,
+                };
+                self.end = Some((phase, end));
+            }
+            _ => {}
+        }
+    }
+
+    /// Phases only go forward: what a user decided is not undone by what was on its way.
+    fn forward(&mut self, phase: Phase) {
+        if !self.job.ended() && phase > self.job.phase {
+            self.job.phase = phase;
+        }
+    }
+
+    /// The row as it is to be; whether the job has ended.
+    fn close(mut self) -> (Job, bool) {
+        let changes = self.plan.as_ref().is_some_and(|p| p.has_changes);
+        if let Some(plan) = &self.plan {
+            // what does not become JSON cannot be: the plan is made of numbers and texts
+            self.job.plan = serde_json::to_string(plan).ok();
+        }
+        // one that ended here already (discarded, cancelled while it waited) stays what the user made it
+        if self.job.ended() {
+            return (self.job, false);
+        }
+        if let Some((phase, end)) = self.end {
+            self.job.phase = phase;
+            self.job.result = serde_json::to_string(&end).ok();
+            return (self.job, true);
+        }
+        let open = self.job.phase == Phase::Planned && self.job.approved_by.is_none();
+        if self.planned && changes && open && self.job.kind.applies() {
+            if self.job.approve_automatically {
+                self.job.approved_by = Some(self.job.created_by.clone());
+                self.job.phase = Phase::Applying;
+            } else {
+                self.job.phase = Phase::AwaitingApproval;
+            }
+        }
+        (self.job, false)
+    }
+}
+
+/// A text of at most so many bytes.
+fn cut(text: &str, most: usize) -> String {
+    let mut end = text.len().min(most);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}

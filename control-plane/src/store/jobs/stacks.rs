@@ -1,0 +1,162 @@
+//! Stacks: named pieces of infrastructure, each with a source, an engine, variables and connections.
+
+use super::super::{Store, broken, new_id, not_found, taken};
+use shared_proto::failure::{Code, Failure};
+use shared_proto::now_ms;
+use sqlx::FromRow;
+
+/// A stack. Source, variables and connections are JSON as the API gives it.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+pub struct Stack {
+    /// `stk_…`.
+    pub id: String,
+    /// Whose it is.
+    pub organization: String,
+    /// Its name, unique among the organization's stacks.
+    pub name: String,
+    /// `opentofu` or `terraform`.
+    pub engine: String,
+    /// The runner that does its jobs; none: the organization's default.
+    pub runner: Option<String>,
+    /// Where the code comes from.
+    pub source: String,
+    /// The engine's variables.
+    pub variables: String,
+    /// Entries of the runner's configuration.
+    pub connections: String,
+    /// The instance that took its last job.
+    pub last_instance: Option<String>,
+    /// When it was made.
+    pub created_at_ms: i64,
+}
+
+/// What a user says of a stack.
+#[derive(Debug, Clone)]
+pub struct NewStack {
+    /// Its name.
+    pub name: String,
+    /// `opentofu` or `terraform`.
+    pub engine: String,
+    /// The runner's id.
+    pub runner: Option<String>,
+    /// JSON.
+    pub source: String,
+    /// JSON.
+    pub variables: String,
+    /// JSON.
+    pub connections: String,
+}
+
+macro_rules! select_stacks {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, organization, name, engine, runner, source, variables, connections, last_instance, created_at_ms ",
+            "FROM stacks WHERE organization = $1 AND deleted_at_ms IS NULL ",
+            $rest
+        )
+    };
+}
+
+impl Store {
+    /// Makes a stack.
+    ///
+    /// # Errors
+    /// `conflict` where the name is taken.
+    pub async fn create_stack(&self, organization: &str, new: &NewStack) -> Result<Stack, Failure> {
+        let id = new_id("stk");
+        sqlx::query(
+            "INSERT INTO stacks (id, organization, name, engine, runner, source, variables, connections, created_at_ms) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        )
+        .bind(&id)
+        .bind(organization)
+        .bind(&new.name)
+        .bind(&new.engine)
+        .bind(&new.runner)
+        .bind(&new.source)
+        .bind(&new.variables)
+        .bind(&new.connections)
+        .bind(now_ms())
+        .execute(self.pool())
+        .await
+        .map_err(|e| taken(&e, "a stack", &new.name, "making a stack"))?;
+        self.stack(organization, &id).await
+    }
+
+    /// The organization's stacks, oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub async fn stacks(&self, organization: &str, limit: u32) -> Result<Vec<Stack>, Failure> {
+        sqlx::query_as(select_stacks!("ORDER BY id LIMIT $2"))
+            .bind(organization)
+            .bind(i64::from(limit))
+            .fetch_all(self.pool())
+            .await
+            .map_err(broken("listing stacks"))
+    }
+
+    /// The organization's stack of that id or name.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub async fn stack(&self, organization: &str, id_or_name: &str) -> Result<Stack, Failure> {
+        sqlx::query_as(select_stacks!("AND (id = $2 OR name = $2)"))
+            .bind(organization)
+            .bind(id_or_name)
+            .fetch_optional(self.pool())
+            .await
+            .map_err(broken("looking a stack up"))?
+            .ok_or_else(|| not_found("stack", id_or_name))
+    }
+
+    /// Replaces what a user says of a stack. Jobs that were made before keep what they were made with.
+    ///
+    /// # Errors
+    /// `not_found`, `conflict` where the new name is taken.
+    pub async fn update_stack(&self, organization: &str, id: &str, new: &NewStack) -> Result<Stack, Failure> {
+        let changed = sqlx::query(
+            "UPDATE stacks SET name = $3, engine = $4, runner = $5, source = $6, variables = $7, connections = $8 \
+             WHERE organization = $1 AND id = $2 AND deleted_at_ms IS NULL",
+        )
+        .bind(organization)
+        .bind(id)
+        .bind(&new.name)
+        .bind(&new.engine)
+        .bind(&new.runner)
+        .bind(&new.source)
+        .bind(&new.variables)
+        .bind(&new.connections)
+        .execute(self.pool())
+        .await
+        .map_err(|e| taken(&e, "a stack", &new.name, "changing a stack"))?;
+        if changed.rows_affected() == 0 {
+            return Err(not_found("stack", id));
+        }
+        self.stack(organization, id).await
+    }
+
+    /// Deletes a stack; its jobs stay to be read. What it manages is left as it is.
+    ///
+    /// # Errors
+    /// `conflict` while a job of it has not ended.
+    pub async fn delete_stack(&self, organization: &str, id: &str) -> Result<(), Failure> {
+        let deleted = sqlx::query(
+            "UPDATE stacks SET deleted_at_ms = $3 WHERE organization = $1 AND id = $2 AND deleted_at_ms IS NULL \
+             AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.stack = stacks.id AND jobs.ended_at_ms IS NULL)",
+        )
+        .bind(organization)
+        .bind(id)
+        .bind(now_ms())
+        .execute(self.pool())
+        .await
+        .map_err(broken("deleting a stack"))?;
+        if deleted.rows_affected() == 0 {
+            let stack = self.stack(organization, id).await?;
+            return Err(Code::Conflict
+                .on(format!("stack {} has a job that has not ended", stack.name))
+                .next("Wait for it, or cancel it."));
+        }
+        Ok(())
+    }
+}
