@@ -1,1 +1,50 @@
-fn main() {}
+//! One cloud operation, or one resolution of credentials, in a process of its own: the request comes over the inherited socket, the
+//! answer goes back over it, and the process ends.
+//!
+//! It must never read the runner's own files, take a path, a variable or a command from what the control plane sent, or print
+//! what is secret. argv carries the mode and nothing else.
+#![forbid(unsafe_code)]
+
+mod aws;
+mod document;
+mod fault;
+mod kubernetes;
+mod net;
+mod operation;
+mod resolve;
+mod socket;
+
+use std::process::ExitCode;
+
+/// Ended as it should, whatever the outcome that went over the socket.
+const DONE: u8 = 0;
+/// Called in a way that no runner calls it.
+const USAGE: u8 = 64;
+/// The socket is not what it should be, or what came over it is not.
+const PROTOCOL: u8 = 76;
+
+fn main() -> ExitCode {
+    let mode = std::env::args().nth(1).unwrap_or_default();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(PROTOCOL, &format!("no runtime: {error}")),
+    };
+    let ended = match mode.as_str() {
+        "operation" => runtime.block_on(operation::run()),
+        "resolve" => runtime.block_on(resolve::run()),
+        // the second half of a resolution: the same program once more, with the environment that the request gave
+        "resolve-aws" => runtime.block_on(resolve::run_aws()),
+        _ => return complain(USAGE, "started by the runner only: runner-worker-ops operation|resolve"),
+    };
+    // a look-up of a name may still run on a thread of its own: nobody waits for it
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => ExitCode::from(DONE),
+        Err(error) => complain(PROTOCOL, &error.to_string()),
+    }
+}
+
+fn complain(code: u8, what: &str) -> ExitCode {
+    eprintln!("runner-worker-ops: {what}");
+    ExitCode::from(code)
+}

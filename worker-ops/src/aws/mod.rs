@@ -1,0 +1,35 @@
+//! Operations on an AWS account: signed requests to STS, EC2, Cloud Control and the Tagging API. All of them read.
+
+mod connect;
+mod errors;
+mod request;
+mod resources;
+mod xml;
+
+use shared_proto::failure::Code;
+use shared_proto::v1::operation_request::What;
+use shared_proto::v1::{AwsTarget, Outcome};
+
+use self::connect::Account;
+use crate::fault::Fault;
+use crate::socket::Output;
+
+/// Does one operation.
+pub(crate) async fn serve(what: What, target: AwsTarget, output: &mut Output) -> Result<Outcome, Fault> {
+    let asked = match &what {
+        What::AwsCallerIdentity(r) => r.region.as_str(),
+        What::AwsListRegions(r) => r.region.as_str(),
+        What::AwsListResources(r) => r.region.as_str(),
+        What::AwsGetResource(r) => r.region.as_str(),
+        _ => "",
+    };
+    let mut account = Account::new(target, asked)?;
+    match what {
+        What::ConnectionTest(_) => request::connection_test(&mut account, output).await,
+        What::AwsCallerIdentity(_) => request::caller_identity(&mut account, output).await,
+        What::AwsListRegions(_) => request::list_regions(&mut account, output).await,
+        What::AwsListResources(list) => resources::list(&mut account, &list, output).await,
+        What::AwsGetResource(get) => resources::get(&mut account, &get, output).await,
+        _ => Err(Fault::new(Code::WrongProvider, "the operation is of another provider")),
+    }
+}

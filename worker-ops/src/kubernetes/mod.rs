@@ -1,0 +1,38 @@
+//! Operations on a Kubernetes cluster, as `kubectl` does them.
+//!
+//! Written on plain HTTP rather than on a client library: a refused upgrade must keep the API server's own words, standard input and
+//! output of a command must move independently of each other, and a process that lives for one request pays for every layer.
+
+mod connect;
+mod errors;
+mod exec;
+mod request;
+mod status;
+mod stream;
+
+use shared_proto::failure::Code;
+use shared_proto::v1::operation_request::What;
+use shared_proto::v1::{KubernetesTarget, Outcome};
+
+use self::connect::Cluster;
+use crate::fault::Fault;
+use crate::socket::{Input, Output};
+
+/// Does one operation.
+pub(crate) async fn serve(
+    what: What,
+    target: KubernetesTarget,
+    input: &mut Input,
+    output: &mut Output,
+) -> Result<Outcome, Fault> {
+    let mut cluster = Cluster::new(target)?;
+    match what {
+        What::ConnectionTest(_) => request::connection_test(&mut cluster, output).await,
+        What::K8sListNamespaces(_) => request::list_namespaces(&mut cluster, output).await,
+        What::K8sListPods(list) => request::list_pods(&mut cluster, &list, output).await,
+        What::K8sDescribePod(describe) => request::describe_pod(&mut cluster, &describe, output).await,
+        What::K8sLogs(logs) => stream::logs(&mut cluster, &logs, output).await,
+        What::K8sExec(exec) => exec::exec(&mut cluster, exec, input, output).await,
+        _ => Err(Fault::new(Code::WrongProvider, "the operation is of another provider")),
+    }
+}

@@ -1,0 +1,86 @@
+//! The mode `operation`: one request, one outcome.
+//!
+//! The end of the inherited socket is the caller's cancel: whatever runs is dropped, and with it every connection to the target.
+
+use shared_proto::failure::Code;
+use shared_proto::frame::FrameError;
+use shared_proto::v1::operation_request::What;
+use shared_proto::v1::target::Kind as Target;
+use shared_proto::v1::{OperationRequest, Outcome, WorkerRequest};
+use std::time::Duration;
+
+use crate::fault::Fault;
+use crate::socket::{self, Input, Output};
+use crate::{aws, kubernetes};
+
+/// Serves the request on descriptor 3.
+pub(crate) async fn run() -> Result<(), FrameError> {
+    let (mut input, mut output, hangup) = socket::open(runner_sandbox::inherited_socket()?)?;
+    tokio::select! {
+        biased;
+        () = hangup.gone() => Ok(()),
+        ended = async {
+            let request: WorkerRequest = input.request().await?;
+            let outcome = serve(request, &mut input, &mut output).await;
+            output.outcome(&outcome).await?;
+            Ok(())
+        } => ended,
+    }
+}
+
+async fn serve(request: WorkerRequest, input: &mut Input, output: &mut Output) -> Outcome {
+    let WorkerRequest { request: Some(request), target: Some(target) } = request else {
+        return Fault::new(Code::Internal, "the request came without an operation or without a target").outcome();
+    };
+    let deadline = request.deadline_ms;
+    let work = dispatch(request, target.kind, input, output);
+    let ended = if deadline == 0 {
+        work.await
+    } else {
+        let timeout = tokio::time::timeout(Duration::from_millis(u64::from(deadline)), work);
+        timeout.await.unwrap_or_else(|_| {
+            Err(Fault::new(Code::DeadlineExceeded, format!("the target did not answer all of it within {deadline} ms")))
+        })
+    };
+    ended.unwrap_or_else(|fault| fault.outcome())
+}
+
+async fn dispatch(
+    request: OperationRequest,
+    target: Option<Target>,
+    input: &mut Input,
+    output: &mut Output,
+) -> Result<Outcome, Fault> {
+    let Some(what) = request.what else {
+        return Err(Fault::new(Code::UnsupportedVersion, "this runner does not know the operation that was asked for"));
+    };
+    match target {
+        Some(Target::Kubernetes(target)) if !is_aws(&what) => kubernetes::serve(what, target, input, output).await,
+        Some(Target::Aws(target)) if !is_kubernetes(&what) => aws::serve(what, target, output).await,
+        Some(target) => {
+            let provider = if matches!(target, Target::Aws(_)) { "aws" } else { "kubernetes" };
+            let message = format!("the connection {:?} is of the provider {provider}", request.connection);
+            Err(Fault::new(Code::WrongProvider, message))
+        }
+        None => Err(Fault::new(Code::Internal, "the request came without a target")),
+    }
+}
+
+fn is_kubernetes(what: &What) -> bool {
+    match what {
+        What::K8sListNamespaces(_)
+        | What::K8sListPods(_)
+        | What::K8sDescribePod(_)
+        | What::K8sLogs(_)
+        | What::K8sExec(_) => true,
+        What::ConnectionTest(_)
+        | What::AwsCallerIdentity(_)
+        | What::AwsListRegions(_)
+        | What::AwsListResources(_)
+        | What::AwsGetResource(_) => false,
+    }
+}
+
+fn is_aws(what: &What) -> bool {
+    !is_kubernetes(what) && !matches!(what, What::ConnectionTest(_))
+}

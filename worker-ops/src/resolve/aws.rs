@@ -1,0 +1,214 @@
+//! AWS credentials: the variables that the supervisor was started with, a profile, or the role of the instance.
+//!
+//! `aws-config` takes half of its settings from the process's environment and from nowhere else, and to change one's own environment
+//! is not safe. So the program starts itself once more, in its own place, with the environment that the request gave.
+
+use aws_config::BehaviorVersion;
+use aws_config::Region;
+use aws_config::ecs::EcsCredentialsProvider;
+use aws_config::imds::credentials::ImdsCredentialsProvider;
+use aws_config::imds::region::ImdsRegionProvider;
+use aws_config::meta::region::ProvideRegion;
+use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::profile::region::ProfileFileRegionProvider;
+use aws_config::provider_config::ProviderConfig;
+use aws_config::web_identity_token::WebIdentityTokenCredentialsProvider;
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::ProvideCredentials;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use prost::Message as _;
+use shared_proto::v1::target::Kind;
+use shared_proto::v1::{AwsTarget, ResolveAws};
+use std::fs::File;
+use std::io::{Seek as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::{Resolved, files_valid, millis, unavailable, valid_until};
+use crate::fault::{Fault, chain};
+
+/// For all of it: metadata services answer at once or not at all, an STS call takes a second.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// Where credential processes are looked for, unless the environment gives a PATH.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What the variables alone say; `None` where more is needed than they say.
+pub(super) fn from_environment(how: &ResolveAws) -> Option<Result<Resolved, Fault>> {
+    if how.source != "environment" {
+        return None;
+    }
+    let key = variable(how, "AWS_ACCESS_KEY_ID");
+    let secret = variable(how, "AWS_SECRET_ACCESS_KEY");
+    match (key, secret) {
+        (Some(key), Some(secret)) => Some(Ok(Resolved {
+            target: Kind::Aws(AwsTarget {
+                access_key_id: key.to_owned(),
+                secret_access_key: secret.to_owned(),
+                session_token: variable(how, "AWS_SESSION_TOKEN").unwrap_or_default().to_owned(),
+                region: region_of(how).unwrap_or_default().to_owned(),
+                endpoint_url: how.endpoint_url.clone(),
+            }),
+            valid_until_ms: files_valid(),
+        })),
+        (None, None) if variable(how, "AWS_WEB_IDENTITY_TOKEN_FILE").is_some() => None,
+        (key, _) => {
+            let missing = if key.is_none() { "AWS_ACCESS_KEY_ID" } else { "AWS_SECRET_ACCESS_KEY" };
+            Some(Err(unavailable(format!("the runner was started without {missing}"))
+                .next("Start the runner with the AWS variables, or use another source in the connection's entry.")))
+        }
+    }
+}
+
+/// Starts the program once more in this one's place. Returns only where that fails.
+pub(super) fn again(how: &ResolveAws, socket: UnixStream) -> Fault {
+    let failed = |why: &dyn std::fmt::Display| unavailable(format!("the resolver cannot start itself again: {why}"));
+    let request = match held(&how.encode_to_vec()) {
+        Ok(file) => file,
+        Err(error) => return failed(&error),
+    };
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return failed(&error),
+    };
+    let mut command = Command::new(program);
+    command.arg("resolve-aws").env_clear().env("PATH", PATH).envs(&how.environment);
+    failed(&command.stdin(Stdio::from(request)).stdout(Stdio::from(OwnedFd::from(socket))).exec())
+}
+
+/// Bytes in a file that has no name, to be read from its beginning.
+fn held(bytes: &[u8]) -> std::io::Result<File> {
+    let mut file = File::from(memfd_create("request", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+/// With the request's environment as our own.
+pub(super) async fn resolve(how: &ResolveAws) -> Result<Resolved, Fault> {
+    match tokio::time::timeout(DEADLINE, resolve_unbounded(how)).await {
+        Ok(resolved) => resolved,
+        Err(_) => Err(unavailable(format!("{}: no answer within {} s", shown(how), DEADLINE.as_secs()))),
+    }
+}
+
+async fn resolve_unbounded(how: &ResolveAws) -> Result<Resolved, Fault> {
+    let region = region(how).await;
+    let config = ProviderConfig::without_region()
+        .with_region(region.clone())
+        .with_behavior_version(Some(BehaviorVersion::latest()));
+    let credentials = match how.source.as_str() {
+        "profile" => {
+            let mut builder = ProfileFileCredentialsProvider::builder().configure(&config);
+            if !how.profile.is_empty() {
+                builder = builder.profile_name(&how.profile);
+            }
+            ask(how, &builder.build()).await?
+        }
+        // pods of EKS have a token file, tasks of ECS a container endpoint, instances the metadata service
+        "environment" | "instance_role" if variable(how, "AWS_WEB_IDENTITY_TOKEN_FILE").is_some() => {
+            ask(how, &WebIdentityTokenCredentialsProvider::builder().configure(&config).build()).await?
+        }
+        "instance_role"
+            if ["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"]
+                .iter()
+                .any(|name| variable(how, name).is_some()) =>
+        {
+            ask(how, &EcsCredentialsProvider::builder().configure(&config).build()).await?
+        }
+        "instance_role" => ask(how, &ImdsCredentialsProvider::builder().configure(&config).build()).await?,
+        other => {
+            return Err(unavailable(format!("{other:?} is no source of AWS credentials"))
+                .next("Use environment, profile or instance_role as the source in the connection's entry."));
+        }
+    };
+    let valid_until_ms = match credentials.expiry() {
+        None => files_valid(),
+        Some(at) => valid_until(at.duration_since(UNIX_EPOCH).map_or(0, millis))?,
+    };
+    let target = AwsTarget {
+        access_key_id: credentials.access_key_id().to_owned(),
+        secret_access_key: credentials.secret_access_key().to_owned(),
+        session_token: credentials.session_token().unwrap_or_default().to_owned(),
+        region: region.map(|r| r.to_string()).unwrap_or_default(),
+        endpoint_url: how.endpoint_url.clone(),
+    };
+    Ok(Resolved { target: Kind::Aws(target), valid_until_ms })
+}
+
+async fn ask(how: &ResolveAws, provider: &impl ProvideCredentials) -> Result<Credentials, Fault> {
+    provider.provide_credentials().await.map_err(|e| unavailable(format!("{}: {}", shown(how), chain(&e))))
+}
+
+/// The entry's region, the environment's, the profile's, the instance's.
+async fn region(how: &ResolveAws) -> Option<Region> {
+    if let Some(region) = region_of(how) {
+        return Some(Region::new(region.to_owned()));
+    }
+    match how.source.as_str() {
+        "profile" => {
+            let mut builder = ProfileFileRegionProvider::builder();
+            if !how.profile.is_empty() {
+                builder = builder.profile_name(&how.profile);
+            }
+            builder.build().region().await
+        }
+        "instance_role" if variable(how, "AWS_EC2_METADATA_DISABLED") != Some("true") => {
+            ImdsRegionProvider::builder().build().region().await
+        }
+        _ => None,
+    }
+}
+
+fn region_of(how: &ResolveAws) -> Option<&str> {
+    let named = Some(how.region.as_str()).filter(|r| !r.is_empty());
+    named.or_else(|| variable(how, "AWS_REGION")).or_else(|| variable(how, "AWS_DEFAULT_REGION"))
+}
+
+fn variable<'a>(how: &'a ResolveAws, name: &str) -> Option<&'a str> {
+    how.environment.get(name).map(String::as_str).filter(|v| !v.is_empty())
+}
+
+fn shown(how: &ResolveAws) -> String {
+    match (how.source.as_str(), how.profile.as_str()) {
+        ("profile", "") => "the default AWS profile".to_owned(),
+        ("profile", name) => format!("the AWS profile {name:?}"),
+        ("instance_role", _) => "the instance's role".to_owned(),
+        (source, _) => format!("the AWS source {source:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared_proto::failure::Code;
+
+    fn how(source: &str, variables: &[(&str, &str)]) -> ResolveAws {
+        let environment = variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        ResolveAws { source: source.to_owned(), environment, ..Default::default() }
+    }
+
+    #[test]
+    fn variables_alone() {
+        let all = [
+            ("AWS_ACCESS_KEY_ID", "AKID"),
+            ("AWS_SECRET_ACCESS_KEY", "s3cr3t"),
+            ("AWS_SESSION_TOKEN", "t0ken"),
+            ("AWS_DEFAULT_REGION", "eu-west-1"),
+        ];
+        let resolved = from_environment(&how("environment", &all)).expect("enough").ok().expect("resolves");
+        let Kind::Aws(target) = resolved.target else { panic!("not aws") };
+        assert_eq!((target.session_token.as_str(), target.region.as_str()), ("t0ken", "eu-west-1"));
+        for missing in [0, 1] {
+            let mut some = all.to_vec();
+            let (name, _) = some.remove(missing);
+            let fault = from_environment(&how("environment", &some)).expect("an answer").err().expect("refused");
+            assert_eq!(fault.code(), Code::CredentialsUnavailable);
+            assert!(fault.failure.message.contains(name) && !fault.failure.message.contains("s3cr3t"));
+        }
+        assert!(from_environment(&how("profile", &all)).is_none());
+        assert!(from_environment(&how("environment", &[("AWS_WEB_IDENTITY_TOKEN_FILE", "/t")])).is_none());
+    }
+}
