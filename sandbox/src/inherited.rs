@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockType, getsockopt, sockopt};
@@ -45,4 +45,29 @@ pub fn inherited_socket() -> io::Result<UnixStream> {
     fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     // SAFETY: open, as the calls above have shown; whoever executed this program left it to us, and TAKEN makes us its only owner.
     Ok(UnixStream::from(unsafe { OwnedFd::from_raw_fd(INHERITED) }))
+}
+
+/// Takes over an inherited descriptor of any kind, by its number, once; it will not be passed on to a program that this process executes.
+///
+/// # Errors
+/// Nothing open there, a standard stream, or taken already.
+pub fn inherited_descriptor(number: RawFd) -> io::Result<OwnedFd> {
+    static OTHERS: AtomicU32 = AtomicU32::new(0);
+    let bit: u32 = match number {
+        INHERITED..32 => 1 << number,
+        _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a number that a child is given")),
+    };
+    let taken = if number == INHERITED {
+        TAKEN.swap(true, Ordering::AcqRel)
+    } else {
+        OTHERS.fetch_or(bit, Ordering::AcqRel) & bit != 0
+    };
+    if taken {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the descriptor was taken already"));
+    }
+    // SAFETY: borrowed for one system call, which fails on a closed descriptor.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+    fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    // SAFETY: open, as the call above has shown; whoever executed this program left it to us, and `taken` makes us its only owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }

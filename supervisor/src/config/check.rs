@@ -1,0 +1,431 @@
+//! From the merged table to types that cannot be wrong. Every message names the key, and what would be right.
+
+use super::settings::{self, Shown, Source};
+use super::{
+    AwsSource, CONNECTIONS_MAX, Config, ConfigError, Connection, Engines, FILE_MAX, Isolation, LogFormat, Proxy, ProxyUrl,
+    SETTINGS, Tunnel, WorkerPaths,
+};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The file that is read where nobody names one, if it is there.
+pub const DEFAULT_FILE: &str = "/etc/runner/runner.toml";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    credentials: PathBuf,
+    state_dir: PathBuf,
+    log_format: LogFormat,
+    log_level: String,
+    max_operations: u32,
+    budget_mib: u64,
+    jobs_at_once: u32,
+    tunnel: FileTunnel,
+    proxy: FileProxy,
+    isolation: FileIsolation,
+    workers: FileWorkers,
+    engines: FileEngines,
+    connections: BTreeMap<String, FileConnection>,
+}
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileTunnel {
+    backoff_first_ms: u64,
+    backoff_early_max_ms: u64,
+    backoff_max_ms: u64,
+    lasted_ms: u64,
+    drain_grace_s: u64,
+}
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct FileProxy {
+    url: String,
+    no_proxy: String,
+    user: String,
+    password_file: PathBuf,
+}
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileIsolation {
+    require: Isolation,
+}
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct FileWorkers {
+    ops: PathBuf,
+    iac: PathBuf,
+}
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct FileEngines {
+    opentofu: PathBuf,
+    terraform: PathBuf,
+    cli_config: PathBuf,
+}
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileConnection {
+    provider: String,
+    kubeconfig: Option<PathBuf>,
+    context: Option<String>,
+    exec_plugins: Option<Vec<String>>,
+    in_cluster: Option<bool>,
+    source: Option<AwsSource>,
+    profile: Option<String>,
+    region: Option<String>,
+    endpoint_url: Option<String>,
+}
+
+// === impl File ===
+
+impl Default for File {
+    fn default() -> Self {
+        Self {
+            credentials: "/etc/runner/credentials.json".into(),
+            state_dir: "/var/lib/runner".into(),
+            log_format: LogFormat::Text,
+            log_level: "info".into(),
+            max_operations: shared_proto::bounds::OPERATIONS_DEFAULT,
+            budget_mib: shared_proto::bounds::BUDGET_DEFAULT >> 20,
+            jobs_at_once: 2,
+            tunnel: FileTunnel::default(),
+            proxy: FileProxy::default(),
+            isolation: FileIsolation::default(),
+            workers: FileWorkers::default(),
+            engines: FileEngines::default(),
+            connections: BTreeMap::new(),
+        }
+    }
+}
+impl Default for FileTunnel {
+    fn default() -> Self {
+        Self {
+            backoff_first_ms: 500,
+            backoff_early_max_ms: 5000,
+            backoff_max_ms: 30_000,
+            lasted_ms: 10_000,
+            drain_grace_s: shared_proto::bounds::DRAIN_GRACE.as_secs(),
+        }
+    }
+}
+impl Default for FileIsolation {
+    fn default() -> Self {
+        Self { require: Isolation::Minimal }
+    }
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Reads the file (`--config`, else RUNNERD_CONFIG, else [`DEFAULT_FILE`] where it exists), puts variables and flags over it, and checks.
+    ///
+    /// # Errors
+    /// One line that names the key and what would be right.
+    pub fn load(
+        named: Option<&Path>,
+        flags: &BTreeMap<String, String>,
+        variables: &BTreeMap<OsString, OsString>,
+    ) -> Result<Self, ConfigError> {
+        let named = named.map(Path::to_owned).or_else(|| variables.get(&OsString::from("RUNNERD_CONFIG")).map(PathBuf::from));
+        let file = match named {
+            Some(path) => Some(path),
+            None => Some(PathBuf::from(DEFAULT_FILE)).filter(|p| p.exists()),
+        };
+        let table = match &file {
+            None => toml::Table::new(),
+            Some(path) => read(path)?,
+        };
+        let at = |message: String| match &file {
+            Some(path) => ConfigError(format!("{}: {message}", path.display())),
+            None => ConfigError(message),
+        };
+        let (table, mut sources) = settings::merge(table, flags, variables).map_err(|e| at(e.0))?;
+        let mut parsed: File = toml::Value::Table(table).try_into().map_err(|e: toml::de::Error| at(one_line(e.message())))?;
+        from_environment(&mut parsed.proxy, &mut sources, variables);
+        parsed.check(file.clone(), &sources, variables).map_err(|e| at(e.0))
+    }
+}
+
+fn read(path: &Path) -> Result<toml::Table, ConfigError> {
+    let bad = |what: String| ConfigError(format!("{}: {what}", path.display()));
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(|e| bad(e.to_string()))?;
+    file.take(FILE_MAX + 1).read_to_string(&mut text).map_err(|e| bad(e.to_string()))?;
+    if text.len() as u64 > FILE_MAX {
+        return Err(bad(format!("it is longer than {FILE_MAX} bytes")));
+    }
+    text.parse::<toml::Table>().map_err(|e| {
+        let line = e.span().map_or(0, |s| text[..s.start.min(text.len())].matches('\n').count() + 1);
+        bad(format!("line {line}: {}", one_line(e.message())))
+    })
+}
+
+fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// What other programs call the proxy, where our own settings say nothing.
+fn from_environment(
+    proxy: &mut FileProxy,
+    sources: &mut BTreeMap<&'static str, Source>,
+    variables: &BTreeMap<OsString, OsString>,
+) {
+    let find = |names: [&str; 2]| {
+        names.iter().find_map(|n| variables.get(&OsString::from(n))?.to_str().filter(|v| !v.is_empty()).map(str::to_owned))
+    };
+    if sources.get("proxy.url") == Some(&Source::Default)
+        && let Some(url) = find(["HTTPS_PROXY", "https_proxy"])
+    {
+        proxy.url = url;
+        sources.insert("proxy.url", Source::Environment);
+    }
+    if sources.get("proxy.no_proxy") == Some(&Source::Default)
+        && let Some(list) = find(["NO_PROXY", "no_proxy"])
+    {
+        proxy.no_proxy = list;
+        sources.insert("proxy.no_proxy", Source::Environment);
+    }
+}
+
+impl File {
+    fn check(
+        self,
+        file: Option<PathBuf>,
+        sources: &BTreeMap<&'static str, Source>,
+        variables: &BTreeMap<OsString, OsString>,
+    ) -> Result<Config, ConfigError> {
+        let within = |key: &str, value: u64, least: u64, most: u64| {
+            if (least..=most).contains(&value) {
+                Ok(value)
+            } else {
+                Err(ConfigError(format!("{key} is {value}, it must be from {least} to {most}")))
+            }
+        };
+        let max_operations = within("max_operations", self.max_operations.into(), 1, 65_536)? as u32;
+        let budget = within("budget_mib", self.budget_mib, 4, 4096)? << 20;
+        let jobs_at_once = within("jobs_at_once", self.jobs_at_once.into(), 0, 64)? as u32;
+        let t = &self.tunnel;
+        let millis = |key, value, least| within(key, value, least, 3_600_000).map(Duration::from_millis);
+        let tunnel = Tunnel {
+            backoff_first: millis("tunnel.backoff_first_ms", t.backoff_first_ms, 10)?,
+            backoff_early_max: millis("tunnel.backoff_early_max_ms", t.backoff_early_max_ms, t.backoff_first_ms)?,
+            backoff_max: millis("tunnel.backoff_max_ms", t.backoff_max_ms, t.backoff_early_max_ms)?,
+            lasted: millis("tunnel.lasted_ms", t.lasted_ms, 0)?,
+            drain_grace: Duration::from_secs(within("tunnel.drain_grace_s", t.drain_grace_s, 0, 3600)?),
+        };
+        let proxy = proxy(&self.proxy)?;
+        let beside = std::env::current_exe().ok().and_then(|p| Some(p.parent()?.to_owned())).unwrap_or_default();
+        let workers = WorkerPaths {
+            ops: absolute("workers.ops", self.workers.ops)?.unwrap_or_else(|| beside.join("runner-worker-ops")),
+            iac: absolute("workers.iac", self.workers.iac)?.unwrap_or_else(|| beside.join("runner-worker-iac")),
+        };
+        let engines = Engines {
+            opentofu: absolute("engines.opentofu", self.engines.opentofu)?,
+            terraform: absolute("engines.terraform", self.engines.terraform)?,
+            cli_config: absolute("engines.cli_config", self.engines.cli_config)?,
+        };
+        if self.connections.len() > CONNECTIONS_MAX {
+            return Err(ConfigError(format!("more than {CONNECTIONS_MAX} connections")));
+        }
+        let mut connections = BTreeMap::new();
+        for (name, entry) in self.connections {
+            let connection = entry.check(&name)?;
+            connections.insert(name, connection);
+        }
+        if self.state_dir.as_os_str().is_empty() || self.credentials.as_os_str().is_empty() {
+            return Err(ConfigError("credentials and state_dir must not be empty".into()));
+        }
+        let mut config = Config {
+            file,
+            credentials: self.credentials,
+            state_dir: std::path::absolute(&self.state_dir).map_err(|e| ConfigError(format!("state_dir: {e}")))?,
+            log_format: self.log_format,
+            log_level: self.log_level,
+            max_operations,
+            budget,
+            jobs_at_once,
+            tunnel,
+            proxy,
+            isolation_require: self.isolation.require,
+            workers,
+            engines,
+            connections,
+            environment: environment(variables),
+            shown: Vec::new(),
+        };
+        config.shown = config.show(sources);
+        Ok(config)
+    }
+}
+
+impl Config {
+    fn show(&self, sources: &BTreeMap<&'static str, Source>) -> Vec<Shown> {
+        let path = |p: &Option<PathBuf>| p.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
+        let value = |key: &str| -> String {
+            match key {
+                "credentials" => self.credentials.display().to_string(),
+                "state_dir" => self.state_dir.display().to_string(),
+                "log_format" => if self.log_format == LogFormat::Json { "json" } else { "text" }.to_owned(),
+                "log_level" => self.log_level.clone(),
+                "max_operations" => self.max_operations.to_string(),
+                "budget_mib" => (self.budget >> 20).to_string(),
+                "jobs_at_once" => self.jobs_at_once.to_string(),
+                "tunnel.backoff_first_ms" => self.tunnel.backoff_first.as_millis().to_string(),
+                "tunnel.backoff_early_max_ms" => self.tunnel.backoff_early_max.as_millis().to_string(),
+                "tunnel.backoff_max_ms" => self.tunnel.backoff_max.as_millis().to_string(),
+                "tunnel.lasted_ms" => self.tunnel.lasted.as_millis().to_string(),
+                "tunnel.drain_grace_s" => self.tunnel.drain_grace.as_secs().to_string(),
+                "proxy.url" => self.proxy.url.as_ref().map(|u| format!("http://{}", u.authority())).unwrap_or_default(),
+                "proxy.no_proxy" => self.proxy.no_proxy.clone(),
+                "proxy.user" => self.proxy.user.clone().unwrap_or_default(),
+                "proxy.password_file" => path(&self.proxy.password_file),
+                "isolation.require" => self.isolation_require.as_str().to_owned(),
+                "workers.ops" => self.workers.ops.display().to_string(),
+                "workers.iac" => self.workers.iac.display().to_string(),
+                "engines.opentofu" => path(&self.engines.opentofu),
+                "engines.terraform" => path(&self.engines.terraform),
+                "engines.cli_config" => path(&self.engines.cli_config),
+                _ => String::new(),
+            }
+        };
+        let settings = SETTINGS.iter().map(|s| Shown {
+            key: s.key.to_owned(),
+            value: value(s.key),
+            source: sources.get(s.key).copied().unwrap_or(Source::Default),
+        });
+        let connections = self.connections.iter().map(|(name, connection)| Shown {
+            key: format!("connections.{name}"),
+            value: match connection {
+                Connection::Kubeconfig { path, context, .. } => format!("kubernetes {} {context}", path.display()),
+                Connection::InCluster => "kubernetes in_cluster".to_owned(),
+                Connection::Aws { source, profile, region, endpoint_url } => {
+                    format!("aws {} {profile} {region} {endpoint_url}", source.as_str())
+                }
+            }
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" "),
+            source: Source::File,
+        });
+        settings.chain(connections).collect()
+    }
+}
+
+fn absolute(key: &str, path: PathBuf) -> Result<Option<PathBuf>, ConfigError> {
+    match path {
+        p if p.as_os_str().is_empty() => Ok(None),
+        p if p.is_absolute() => Ok(Some(p)),
+        p => Err(ConfigError(format!("{key}: {} is not an absolute path", p.display()))),
+    }
+}
+
+fn proxy(file: &FileProxy) -> Result<Proxy, ConfigError> {
+    let (url, in_url) = match file.url.as_str() {
+        "" => (None, None),
+        text => {
+            let (url, user) = ProxyUrl::parse(text)?;
+            (Some(url), user)
+        }
+    };
+    if in_url.as_ref().is_some_and(|user| user.contains(':')) {
+        return Err(ConfigError("proxy.url carries a password: put it into proxy.password_file".into()));
+    }
+    let user = Some(file.user.clone()).filter(|u| !u.is_empty()).or(in_url);
+    if user.as_ref().is_some_and(|u| u.contains(':') || u.chars().any(char::is_control)) {
+        return Err(ConfigError("proxy.user must have no colon and no control character".into()));
+    }
+    let password_file = Some(file.password_file.clone()).filter(|p| !p.as_os_str().is_empty());
+    if password_file.is_some() && user.is_none() {
+        return Err(ConfigError("proxy.password_file needs proxy.user".into()));
+    }
+    Ok(Proxy { url, no_proxy: file.no_proxy.clone(), user, password_file })
+}
+
+impl ProxyUrl {
+    /// Parses `http://[user@]host:port`, the scheme being optional as in HTTPS_PROXY.
+    ///
+    /// # Errors
+    /// What is wrong with it; never its user part, which may be a password.
+    pub fn parse(text: &str) -> Result<(Self, Option<String>), ConfigError> {
+        let bad = |what: &str| ConfigError(format!("the proxy's URL {what}; it must be http://host:port"));
+        let rest = match text.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
+            Some(_) => return Err(bad("is not an http:// one")),
+            None => text,
+        };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let (user, host) = match rest.rsplit_once('@') {
+            Some((user, host)) => (Some(user.to_owned()), host),
+            None => (None, rest),
+        };
+        let authority: http::uri::Authority = host.parse().map_err(|_| bad("has no valid host"))?;
+        let name = authority.host().trim_start_matches('[').trim_end_matches(']');
+        if name.is_empty() {
+            return Err(bad("has no host"));
+        }
+        Ok((Self { host: name.to_owned(), port: authority.port_u16().unwrap_or(3128) }, user))
+    }
+    /// `host:port`, an IPv6 address in brackets.
+    pub fn authority(&self) -> String {
+        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+    }
+}
+
+impl FileConnection {
+    fn check(self, name: &str) -> Result<Connection, ConfigError> {
+        let bad = |what: &str| ConfigError(format!("connections.{name}: {what}"));
+        if name.is_empty()
+            || name.len() > 128
+            || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+        {
+            return Err(bad("a name has letters, digits, '-', '.' and '_', at most 128"));
+        }
+        let kubernetes = self.kubeconfig.is_some() || self.context.is_some() || self.exec_plugins.is_some() || self.in_cluster.is_some();
+        let aws = self.source.is_some() || self.profile.is_some() || self.region.is_some() || self.endpoint_url.is_some();
+        match self.provider.as_str() {
+            "kubernetes" if aws => Err(bad("source, profile, region and endpoint_url belong to provider \"aws\"")),
+            "kubernetes" => match (self.in_cluster.unwrap_or(false), self.kubeconfig) {
+                (true, None) if self.context.is_none() && self.exec_plugins.is_none() => Ok(Connection::InCluster),
+                (true, _) => Err(bad("in_cluster takes neither kubeconfig nor context nor exec_plugins")),
+                (false, None) => Err(bad("needs kubeconfig = \"/path\" or in_cluster = true")),
+                (false, Some(path)) => {
+                    let path = absolute(&format!("connections.{name}.kubeconfig"), path)?.ok_or_else(|| bad("kubeconfig is empty"))?;
+                    let exec_plugins = self.exec_plugins.unwrap_or_default();
+                    if let Some(plugin) = exec_plugins.iter().find(|p| !Path::new(p).is_absolute()) {
+                        return Err(bad(&format!("exec_plugins: {plugin:?} is not an absolute path")));
+                    }
+                    Ok(Connection::Kubeconfig { path, context: self.context.unwrap_or_default(), exec_plugins })
+                }
+            },
+            "aws" if kubernetes => Err(bad("kubeconfig, context, exec_plugins and in_cluster belong to provider \"kubernetes\"")),
+            "aws" => {
+                let source = self.source.ok_or_else(|| bad("needs source = \"environment\", \"profile\" or \"instance_role\""))?;
+                let profile = self.profile.unwrap_or_default();
+                if (source == AwsSource::Profile) == profile.is_empty() {
+                    return Err(bad("profile belongs to source = \"profile\", which needs it"));
+                }
+                let endpoint_url = self.endpoint_url.unwrap_or_default();
+                if !endpoint_url.is_empty() && !endpoint_url.starts_with("https://") && !endpoint_url.starts_with("http://") {
+                    return Err(bad("endpoint_url must start with https:// or http://"));
+                }
+                Ok(Connection::Aws { source, profile, region: self.region.unwrap_or_default(), endpoint_url })
+            }
+            other => Err(bad(&format!("provider {other:?} is not one: kubernetes, aws"))),
+        }
+    }
+}
+
+/// The part of the supervisor's own environment that a resolver may be given.
+fn environment(variables: &BTreeMap<OsString, OsString>) -> BTreeMap<String, String> {
+    variables
+        .iter()
+        .filter_map(|(name, value)| Some((name.to_str()?, value.to_str()?)))
+        .filter(|(name, _)| name.starts_with("AWS_") || matches!(*name, "HOME" | "PATH"))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}

@@ -1,0 +1,174 @@
+//! The table of settings: one line here makes a flag, a variable and a key of `runner.toml`. Their values are put one over the other, with
+//! where each came from, before they are checked.
+
+use super::ConfigError;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use toml::{Table, Value};
+
+/// One setting.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// Its key in `runner.toml`, with its table. Flag and variable are made of it.
+    pub key: &'static str,
+    /// What kind of value it takes.
+    pub kind: Kind,
+    /// Its default as it is shown.
+    pub default: &'static str,
+    /// What it is, for `--help`.
+    pub help: &'static str,
+}
+
+/// What kind of value a setting takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Any text.
+    Text,
+    /// A whole number.
+    Number,
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// A flag.
+    Flag,
+    /// A `RUNNERD_…` variable.
+    Variable,
+    /// The configuration file.
+    File,
+    /// Another program's usual variable, such as HTTPS_PROXY.
+    Environment,
+    /// Nobody said anything.
+    Default,
+}
+
+/// An effective value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// The setting.
+    pub key: String,
+    /// Its value, as text; empty: none.
+    pub value: String,
+    /// Where it came from.
+    pub source: Source,
+}
+
+const fn text(key: &'static str, default: &'static str, help: &'static str) -> Setting {
+    Setting { key, kind: Kind::Text, default, help }
+}
+const fn number(key: &'static str, default: &'static str, help: &'static str) -> Setting {
+    Setting { key, kind: Kind::Number, default, help }
+}
+
+/// Every setting but the connections, which only the file can have.
+pub const SETTINGS: &[Setting] = &[
+    text("credentials", "/etc/runner/credentials.json", "The credentials file that `runnerctl runner generate-credentials` wrote"),
+    text("state_dir", "/var/lib/runner", "Where jobs, the instance's id and the admin socket are kept"),
+    text("log_format", "text", "text or json"),
+    text("log_level", "info", "error, warn, info, debug, trace, or TARGET=LEVEL,…"),
+    number("max_operations", "1024", "Operations at once"),
+    number("budget_mib", "32", "Memory budget of the tunnel's connection, MiB"),
+    number("jobs_at_once", "2", "Jobs at once"),
+    number("tunnel.backoff_first_ms", "500", "The most that the first wait after a cut takes"),
+    number("tunnel.backoff_early_max_ms", "5000", "The most that a wait takes in the first two minutes of a cut"),
+    number("tunnel.backoff_max_ms", "30000", "The most that a wait takes after them"),
+    number("tunnel.lasted_ms", "10000", "A session that lasted this long starts the backoff again"),
+    number("tunnel.drain_grace_s", "25", "What operations in flight get after SIGTERM"),
+    text("proxy.url", "", "HTTP CONNECT proxy, http://host:port; else HTTPS_PROXY"),
+    text("proxy.no_proxy", "", "Hosts, suffixes and networks that are reached directly; else NO_PROXY"),
+    text("proxy.user", "", "The user that the proxy is told"),
+    text("proxy.password_file", "", "The file with that user's password"),
+    text("isolation.require", "minimal", "The weakest isolation with which it starts: minimal, confined or namespaces"),
+    text("workers.ops", "", "The program for operations; else runner-worker-ops beside the runner"),
+    text("workers.iac", "", "The program for jobs; else runner-worker-iac beside the runner"),
+    text("engines.opentofu", "", "OpenTofu; else `tofu` on PATH"),
+    text("engines.terraform", "", "Terraform; else `terraform` on PATH"),
+    text("engines.cli_config", "", "TF_CLI_CONFIG_FILE of the engines"),
+];
+
+// === impl Setting ===
+
+impl Setting {
+    /// `--tunnel-drain-grace-s`.
+    pub fn flag(&self) -> String {
+        self.key.replace(['.', '_'], "-")
+    }
+    /// `RUNNERD_TUNNEL_DRAIN_GRACE_S`.
+    pub fn variable(&self) -> String {
+        format!("RUNNERD_{}", self.key.replace('.', "_").to_uppercase())
+    }
+}
+
+// === impl Source ===
+
+impl Source {
+    /// As it is shown.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Flag => "flag",
+            Self::Variable => "variable",
+            Self::File => "file",
+            Self::Environment => "environment",
+            Self::Default => "default",
+        }
+    }
+}
+
+/// Puts flags and variables over what the file says. The second value tells where each setting came from.
+pub(super) fn merge(
+    mut file: Table,
+    flags: &BTreeMap<String, String>,
+    variables: &BTreeMap<OsString, OsString>,
+) -> Result<(Table, BTreeMap<&'static str, Source>), ConfigError> {
+    let mut sources = BTreeMap::new();
+    for setting in SETTINGS {
+        let variable = setting.variable();
+        let (text, source, name) = match (flags.get(setting.key), variables.get(&OsString::from(&variable))) {
+            (Some(value), _) => (value.clone(), Source::Flag, format!("--{}", setting.flag())),
+            (None, Some(value)) => {
+                let value = value.to_str().ok_or_else(|| ConfigError(format!("{variable} is not UTF-8")))?;
+                (value.to_owned(), Source::Variable, variable)
+            }
+            (None, None) => {
+                let source = if lookup(&file, setting.key).is_some() { Source::File } else { Source::Default };
+                sources.insert(setting.key, source);
+                continue;
+            }
+        };
+        let value = match setting.kind {
+            Kind::Text => Value::String(text),
+            Kind::Number => Value::Integer(
+                text.parse().map_err(|_| ConfigError(format!("{name}: {text:?} is not a whole number")))?,
+            ),
+        };
+        put(&mut file, setting.key, value)?;
+        sources.insert(setting.key, source);
+    }
+    // a mistyped variable must not be passed over in silence
+    for name in variables.keys().filter_map(|n| n.to_str()).filter(|n| n.starts_with("RUNNERD_")) {
+        if name != "RUNNERD_CONFIG" && !SETTINGS.iter().any(|s| s.variable() == name) {
+            return Err(ConfigError(format!("{name} is not a setting; `runner config show` lists them")));
+        }
+    }
+    Ok((file, sources))
+}
+
+fn lookup<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
+    match key.split_once('.') {
+        None => table.get(key),
+        Some((outer, inner)) => table.get(outer)?.as_table()?.get(inner),
+    }
+}
+
+fn put(table: &mut Table, key: &str, value: Value) -> Result<(), ConfigError> {
+    match key.split_once('.') {
+        None => drop(table.insert(key.to_owned(), value)),
+        Some((outer, inner)) => {
+            let entry = table.entry(outer).or_insert_with(|| Value::Table(Table::new()));
+            let entry = entry.as_table_mut().ok_or_else(|| ConfigError(format!("{outer} is not a table")))?;
+            entry.insert(inner.to_owned(), value);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! Infrastructure jobs: the supervisor's half of them.

@@ -1,0 +1,262 @@
+//! The task that owns the socket to the spawner.
+//!
+//! It never blocks on one direction: requests that do not fit wait in `outgoing` (and no more are taken meanwhile), reports are read always.
+
+use super::{Exit, Request, Started};
+use crate::config::WorkerPaths;
+use crate::spawner::wire::{self, Launch, Report};
+use nix::sys::socket::SockFlag;
+use runner_sandbox::channel;
+use shared_proto::failure::{Code, Failure};
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
+
+/// The two descriptors that the launcher gives a supervisor.
+#[derive(Debug)]
+pub struct Ends {
+    /// To the spawner.
+    pub spawner: OwnedFd,
+    /// To the launcher: a new end to a new spawner comes here; its end means that the launcher is gone.
+    pub launcher: OwnedFd,
+}
+
+/// Resolves when the launcher is gone.
+pub type LauncherGone = oneshot::Receiver<()>;
+
+struct Link {
+    spawner: Option<AsyncFd<OwnedFd>>,
+    paths: WorkerPaths,
+    next: u64,
+    outgoing: VecDeque<Outgoing>,
+    starting: HashMap<u64, Starting>,
+    live: HashMap<u64, oneshot::Sender<Exit>>,
+}
+
+struct Outgoing {
+    request: wire::Request,
+    descriptors: Vec<OwnedFd>,
+}
+
+struct Starting {
+    socket: UnixStream,
+    reply: oneshot::Sender<Result<Started, Failure>>,
+}
+
+pub(super) fn start(ends: Ends, paths: WorkerPaths, requests: mpsc::Receiver<Request>) -> io::Result<LauncherGone> {
+    let launcher = crate::descriptor::watch(ends.launcher)?;
+    let (tell, gone) = oneshot::channel();
+    let mut link = Link {
+        spawner: None,
+        paths,
+        next: 1,
+        outgoing: VecDeque::new(),
+        starting: HashMap::new(),
+        live: HashMap::new(),
+    };
+    link.replace(ends.spawner)?;
+    tokio::spawn(link.run(launcher, requests, tell));
+    Ok(gone)
+}
+
+impl Link {
+    async fn run(mut self, launcher: AsyncFd<OwnedFd>, mut requests: mpsc::Receiver<Request>, gone: oneshot::Sender<()>) {
+        let mut gone = Some(gone);
+        loop {
+            // what was just asked goes out at once; what does not fit waits below for room
+            if !self.outgoing.is_empty() && self.exchange().is_err() {
+                self.lost();
+            }
+            tokio::select! {
+                request = requests.recv(), if self.outgoing.is_empty() && self.spawner.is_some() => match request {
+                    Some(request) => self.request(request),
+                    None => return,
+                },
+                end = new_end(&launcher), if gone.is_some() => match end {
+                    Ok(Some(end)) => {
+                        if let Err(e) = self.replace(end) {
+                            tracing::error!(error = %e, "the new spawner's socket is unusable");
+                        }
+                    }
+                    Ok(None) | Err(_) => {
+                        // nobody restarts the spawner or us any more
+                        if let Some(gone) = gone.take() {
+                            let _ = gone.send(());
+                        }
+                    }
+                },
+                ready = ready(self.spawner.as_ref(), !self.outgoing.is_empty()), if self.spawner.is_some() => {
+                    if ready.is_err() || self.exchange().is_err() {
+                        self.lost();
+                    }
+                }
+            }
+        }
+    }
+
+    /// A new spawner: it knows nothing yet.
+    fn replace(&mut self, end: OwnedFd) -> io::Result<()> {
+        self.lost();
+        self.spawner = Some(crate::descriptor::watch(end)?);
+        self.programs();
+        Ok(())
+    }
+
+    fn programs(&mut self) {
+        for (launch, path) in [(Launch::Operation, &self.paths.ops), (Launch::Job, &self.paths.iac)] {
+            match wire::Request::program(launch, path) {
+                Some(request) => self.outgoing.push_back(Outgoing { request, descriptors: Vec::new() }),
+                None => tracing::error!(path = %path.display(), "a worker's path is not absolute or too long"),
+            }
+        }
+    }
+
+    /// The spawner is gone, and with it whoever could tell how its workers end.
+    fn lost(&mut self) {
+        if self.spawner.take().is_some() {
+            tracing::warn!(live = self.live.len(), "spawner lost, waiting for the next");
+        }
+        self.outgoing.clear();
+        for (_, starting) in self.starting.drain() {
+            let _ = starting.reply.send(Err(Code::WorkerCrashed.on("the spawner ended while it started the worker")));
+        }
+        for (_, exit) in self.live.drain() {
+            let _ = exit.send(Exit { lost: true, ..Exit::default() });
+        }
+    }
+
+    fn request(&mut self, request: Request) {
+        // no wait in here: whatever is put into `outgoing` is sent by the loop
+        match request {
+            Request::Programs(paths) => {
+                self.paths = paths;
+                self.programs();
+            }
+            Request::Kill { pid, signal } => self.outgoing.push_back(Outgoing {
+                request: wire::Request::Kill { pid, signal },
+                descriptors: Vec::new(),
+            }),
+            Request::Start { launch, directory, reply } => {
+                if reply.is_closed() {
+                    return;
+                }
+                let (socket, theirs) = match socket_pair() {
+                    Ok(pair) => pair,
+                    Err(e) => {
+                        let _ = reply.send(Err(Code::Busy.on(format!("no socket for a worker: {e}"))));
+                        return;
+                    }
+                };
+                let id = self.next;
+                self.next += 1;
+                self.starting.insert(id, Starting { socket, reply });
+                let descriptors = [theirs].into_iter().chain(directory).collect();
+                self.outgoing.push_back(Outgoing { request: wire::Request::Start { id, launch }, descriptors });
+            }
+        }
+    }
+
+    /// Sends what can be sent and reads what has come; an error means that the spawner is gone.
+    fn exchange(&mut self) -> io::Result<()> {
+        let mut buffer = [0; wire::REPORT_SIZE];
+        loop {
+            let Some(spawner) = &self.spawner else { return Ok(()) };
+            match channel::receive(spawner.get_ref().as_fd(), &mut buffer) {
+                Ok(received) if received.length == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(received) => match Report::decode(&buffer[..received.length]) {
+                    Some(report) => self.report(report),
+                    None => return Err(io::ErrorKind::InvalidData.into()),
+                },
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) => return Err(e),
+            }
+        }
+        while let (Some(spawner), Some(next)) = (&self.spawner, self.outgoing.front()) {
+            let descriptors: Vec<_> = next.descriptors.iter().map(|d| d.as_fd()).collect();
+            match channel::send(spawner.get_ref().as_fd(), &next.request.encode(), &descriptors) {
+                Ok(()) => drop(self.outgoing.pop_front()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, report: Report) {
+        match report {
+            Report::Started { id, pid } => {
+                let Some(Starting { socket, reply }) = self.starting.remove(&id) else { return };
+                let (tell, exit) = oneshot::channel();
+                self.live.insert(id, tell);
+                if reply.send(Ok(Started { pid, socket, exit })).is_err() {
+                    // whoever asked has gone
+                    self.outgoing.push_back(Outgoing {
+                        request: wire::Request::Kill { pid, signal: nix::libc::SIGKILL },
+                        descriptors: Vec::new(),
+                    });
+                }
+            }
+            Report::Failed { id, errno } => {
+                let Some(starting) = self.starting.remove(&id) else { return };
+                let failure = match errno {
+                    0 => Code::Busy.on("as many workers as may run at once are running"),
+                    errno => Code::Internal
+                        .on(format!("the worker's program cannot be started: {}", nix::errno::Errno::from_raw(errno).desc()))
+                        .next("Check the paths under [workers] in the runner's configuration."),
+                };
+                let _ = starting.reply.send(Err(failure));
+            }
+            Report::Exited { id, code } => self.ended(id, Exit { code: Some(code), ..Exit::default() }),
+            Report::Signalled { id, signal } => self.ended(id, Exit { signal: Some(signal), ..Exit::default() }),
+        }
+    }
+
+    fn ended(&mut self, id: u64, exit: Exit) {
+        if let Some(tell) = self.live.remove(&id) {
+            let _ = tell.send(exit);
+        }
+    }
+}
+
+/// Our end, and the worker's, which is blocking: what the worker makes of it is the worker's own choice.
+fn socket_pair() -> io::Result<(UnixStream, OwnedFd)> {
+    let (ours, theirs) = nix::sys::socket::socketpair(
+        nix::sys::socket::AddressFamily::Unix,
+        nix::sys::socket::SockType::Stream,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )?;
+    let ours = StdUnixStream::from(ours);
+    ours.set_nonblocking(true)?;
+    Ok((UnixStream::from_std(ours)?, theirs))
+}
+
+/// Waits until there is something to read from the spawner, or room to write if there is something to write; clears what it found, so that the
+/// next wait is for news.
+async fn ready(spawner: Option<&AsyncFd<OwnedFd>>, write: bool) -> io::Result<()> {
+    let Some(spawner) = spawner else { return std::future::pending().await };
+    let interest = if write { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+    let mut guard = spawner.ready(interest).await?;
+    guard.clear_ready();
+    Ok(())
+}
+
+/// A new end from the launcher; `None` where the launcher is gone.
+async fn new_end(launcher: &AsyncFd<OwnedFd>) -> io::Result<Option<OwnedFd>> {
+    loop {
+        let mut guard = launcher.readable().await?;
+        let mut buffer = [0; 8];
+        match channel::receive(launcher.get_ref().as_fd(), &mut buffer) {
+            Ok(mut received) if received.descriptors.len() == 1 => return Ok(received.descriptors.pop()),
+            Ok(received) if received.length == 0 => return Ok(None),
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
+            Err(e) => return Err(e),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The supervisor's end of the spawner's socket: starts workers, kills them, tells how they ended.
+//!
+//! One task owns the socket and the tables; whoever wants a worker sends it a message. A spawner that died and was started again by the
+//! launcher arrives as a new socket: what ran under the old one counts as ended (`Exit::lost`), since nobody can tell how it ends.
+//! It must never execute anything itself: the supervisor is multi-threaded and holds the keys.
+
+mod link;
+
+use crate::spawner::wire::Launch;
+use shared_proto::failure::{Code, Failure};
+use std::fmt;
+use std::os::fd::OwnedFd;
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
+
+pub use link::Ends;
+
+/// Requests that wait for the socket's task at once; whoever comes later waits for a place.
+const REQUESTS: usize = 256;
+
+/// What a worker is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// `runner-worker-ops operation`: dies with the supervisor.
+    Operation,
+    /// `runner-worker-ops resolve`: dies with the supervisor.
+    Resolver,
+    /// `runner-worker-iac job`: outlives the supervisor.
+    Job,
+}
+
+/// A worker that has executed its program.
+#[derive(Debug)]
+pub struct Started {
+    /// Its process id; it leads a session of that id.
+    pub pid: i32,
+    /// The supervisor's end of its descriptor 3.
+    pub socket: UnixStream,
+    /// How it ended, once it has.
+    pub exit: oneshot::Receiver<Exit>,
+}
+
+/// How a worker ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Exit {
+    /// Its exit code, where it exited by itself.
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// The spawner that could tell is gone.
+    pub lost: bool,
+}
+
+/// Starts and kills workers. Cheap to clone; survives a spawner that is started again.
+#[derive(Debug, Clone)]
+pub struct Workers {
+    requests: mpsc::Sender<Request>,
+}
+
+/// What the socket's task is asked.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Start one.
+    Start {
+        /// Which program, and what is remembered of it.
+        launch: Launch,
+        /// Its working directory.
+        directory: Option<OwnedFd>,
+        /// Where the answer goes. Dropped by whoever does not want it any more: it is killed then.
+        reply: oneshot::Sender<Result<Started, Failure>>,
+    },
+    /// Send a signal to a worker's session.
+    Kill {
+        /// The session's leader.
+        pid: i32,
+        /// The signal.
+        signal: i32,
+    },
+    /// The paths of the workers' programs have changed.
+    Programs(crate::config::WorkerPaths),
+}
+
+// === impl Workers ===
+
+impl Workers {
+    /// Takes over the ends that the launcher gave, and runs their task until `Workers` and the launcher are gone.
+    ///
+    /// # Errors
+    /// Descriptors that cannot be waited on.
+    pub fn start_task(ends: Ends, paths: crate::config::WorkerPaths) -> std::io::Result<(Self, link::LauncherGone)> {
+        let (requests, received) = mpsc::channel(REQUESTS);
+        let gone = link::start(ends, paths, received)?;
+        Ok((Self { requests }, gone))
+    }
+
+    /// Starts a worker: always a new process.
+    ///
+    /// # Errors
+    /// `busy` above the bound of processes; `internal` where it cannot be executed or the spawner is away.
+    pub async fn start(&self, program: Program, workdir: Option<OwnedFd>) -> Result<Started, Failure> {
+        let (reply, answer) = oneshot::channel();
+        let launch = match program {
+            Program::Operation => Launch::Operation,
+            Program::Resolver => Launch::Resolver,
+            Program::Job => Launch::Job,
+        };
+        let gone = || Code::Internal.on("the task that starts workers has ended");
+        self.requests.send(Request::Start { launch, directory: workdir, reply }).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// Sends a signal to the whole session that the worker leads.
+    pub async fn kill(&self, pid: i32, signal: i32) {
+        let _ = self.requests.send(Request::Kill { pid, signal }).await;
+    }
+
+    /// The same from where nothing can be awaited, such as a drop. Goes on by itself where the queue is full.
+    pub fn kill_soon(&self, pid: i32, signal: i32) {
+        let requests = self.requests.clone();
+        if let Err(mpsc::error::TrySendError::Full(request)) = requests.try_send(Request::Kill { pid, signal })
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(async move { requests.send(request).await });
+        }
+    }
+
+    /// Changes the programs of workers that are started from now on.
+    pub async fn use_programs(&self, paths: crate::config::WorkerPaths) {
+        let _ = self.requests.send(Request::Programs(paths)).await;
+    }
+}
+
+// === impl Exit ===
+
+impl Exit {
+    /// As a failure of whatever the worker did.
+    pub fn failure(&self) -> Failure {
+        Code::WorkerCrashed.on(format!("the worker {self}"))
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.signal, self.code) {
+            (Some(signal), _) => match nix::sys::signal::Signal::try_from(signal) {
+                Ok(signal) => write!(f, "was ended by {}", signal.as_str()),
+                Err(_) => write!(f, "was ended by signal {signal}"),
+            },
+            (None, Some(code)) => write!(f, "exited with code {code}"),
+            (None, None) => f.write_str("was lost together with the spawner"),
+        }
+    }
+}
