@@ -1,0 +1,381 @@
+//! What a user may say of a stack's source, variables and connections. Which hosts and schemes are allowed is the runner's own
+//! decision; refused here is what could never be meant well, or would be another program's option.
+
+use super::{ApiState, Caller, checked};
+use crate::execution::ArchiveHash;
+use serde::{Deserialize, Serialize};
+use shared_proto::failure::{Code, Failure};
+use shared_proto::v1;
+use std::collections::{BTreeMap, HashMap};
+use utoipa::ToSchema;
+
+/// A URL, characters.
+const URL_MAX: usize = 2048;
+/// A reference, characters.
+const REFERENCE_MAX: usize = 255;
+/// A folder, characters.
+const PATH_MAX: usize = 1024;
+/// Variables of one stack.
+const VARIABLES_MAX: usize = 256;
+/// Names and values of all of them, bytes.
+const VARIABLES_BYTES_MAX: usize = 512 * 1024;
+/// Connections of one stack.
+const CONNECTIONS_MAX: usize = 16;
+
+/// Where the code comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum Source {
+    /// A Git repository that the runner fetches.
+    Git(Git),
+    /// An uploaded archive.
+    Archive(Archive),
+}
+/// A Git repository.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Git {
+    url: String,
+    /// A commit, tag or branch; HEAD where empty.
+    #[serde(default)]
+    reference: String,
+}
+/// An uploaded archive.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Archive {
+    sha256: String,
+    /// Bytes; the control plane knows it itself.
+    size: Option<u64>,
+}
+
+/// The engine's variables.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(transparent)]
+#[schema(value_type = HashMap<String, serde_json::Value>)]
+pub(super) struct Variables(BTreeMap<String, serde_json::Value>);
+
+// === impl Source ===
+
+impl Source {
+    /// Checks it; an archive must be the organization's own.
+    ///
+    /// # Errors
+    /// `invalid_argument`, `not_found`.
+    pub(super) async fn checked(self, state: &ApiState, caller: &Caller) -> Result<Self, Failure> {
+        match self {
+            Self::Git(git) => {
+                Ok(Self::Git(Git { url: checked_url(git.url)?, reference: checked_reference(git.reference)? }))
+            }
+            Self::Archive(archive) => {
+                let hash = ArchiveHash::parse(&archive.sha256)?;
+                let size = state.jobs.archives().size(caller.org(), &hash).await.ok_or_else(|| {
+                    Code::NotFound
+                        .on(format!("there is no archive {}", archive.sha256))
+                        .next("Upload it with PUT /archives/SHA256.")
+                })?;
+                Ok(Self::Archive(Archive { sha256: archive.sha256, size: Some(size) }))
+            }
+        }
+    }
+    /// As a runner is told.
+    pub(super) fn wire(self, path: String) -> v1::Source {
+        let kind = match self {
+            Self::Git(git) => v1::source::Kind::Git(v1::GitSource { url: git.url, reference: git.reference }),
+            Self::Archive(archive) => v1::source::Kind::Archive(v1::ArchiveSource {
+                sha256: archive.sha256,
+                size: archive.size.unwrap_or_default(),
+            }),
+        };
+        v1::Source { kind: Some(kind), path }
+    }
+}
+
+// === impl Variables ===
+
+impl Variables {
+    /// These, with others over them.
+    pub(super) fn over(mut self, others: Self) -> Self {
+        self.0.extend(others.0);
+        self
+    }
+    /// Checks names, number and size.
+    ///
+    /// # Errors
+    /// `invalid_argument`, `too_large`.
+    pub(super) fn checked(self) -> Result<Self, Failure> {
+        if self.0.len() > VARIABLES_MAX {
+            return Err(
+                Code::TooLarge.on(format!("there are {} variables, the limit is {VARIABLES_MAX}", self.0.len()))
+            );
+        }
+        if let Some(name) = self.0.keys().find(|name| !is_identifier(name)) {
+            return Err(Code::InvalidArgument.on(format!("the variable's name {:?} is not a letter or underscore with letters, digits, underscores or dashes after it", short(name))));
+        }
+        let bytes: usize = self.0.iter().map(|(name, value)| name.len() + text_of(value).len()).sum();
+        if bytes > VARIABLES_BYTES_MAX {
+            return Err(
+                Code::TooLarge.on(format!("the variables take {bytes} bytes, the limit is {VARIABLES_BYTES_MAX}"))
+            );
+        }
+        // it becomes a variable of the engine's environment
+        if let Some((name, _)) = self.0.iter().find(|(_, value)| text_of(value).contains('\0')) {
+            return Err(Code::InvalidArgument.on(format!("the value of variable {name} has a NUL character")));
+        }
+        Ok(self)
+    }
+    /// As a runner is told.
+    pub(super) fn wire(&self) -> HashMap<String, String> {
+        self.0.iter().map(|(name, value)| (name.clone(), text_of(value))).collect()
+    }
+}
+
+/// A text as it is, anything else as JSON.
+fn text_of(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// The folder of the root module, inside the source.
+///
+/// # Errors
+/// `invalid_argument`.
+pub(super) fn checked_path(path: String) -> Result<String, Failure> {
+    let trimmed = path.trim_end_matches('/');
+    let bad = |why: &str| Err(Code::InvalidArgument.on(format!("path {:?} {why}", short(&path))));
+    if trimmed.is_empty() && !path.starts_with('/') {
+        return Ok(String::new());
+    }
+    if path.len() > PATH_MAX {
+        return bad("is too long");
+    }
+    if path.starts_with('/') || path.starts_with('-') || path.contains('\\') || path.chars().any(char::is_control) {
+        return bad("is not a relative path of plain names");
+    }
+    if trimmed.split('/').any(|part| part.is_empty() || part == "..") {
+        return bad("has an empty part or `..`");
+    }
+    Ok(trimmed.to_owned())
+}
+
+/// Entries of a runner's configuration.
+///
+/// # Errors
+/// `invalid_argument`, `too_large`.
+pub(super) fn checked_connections(names: Vec<String>) -> Result<Vec<String>, Failure> {
+    if names.len() > CONNECTIONS_MAX {
+        return Err(Code::TooLarge.on(format!("there are {} connections, the limit is {CONNECTIONS_MAX}", names.len())));
+    }
+    let mut seen = Vec::with_capacity(names.len());
+    for name in names {
+        let name = checked::entry("connections", &name)?;
+        if seen.contains(&name) {
+            return Err(Code::InvalidArgument.on(format!("connections names {name} twice")));
+        }
+        seen.push(name);
+    }
+    Ok(seen)
+}
+
+fn checked_url(url: String) -> Result<String, Failure> {
+    let bad = |why: &str| Err(Code::InvalidArgument.on(format!("git url {:?} {why}", short(&url))));
+    if url.is_empty() {
+        return Err(Code::InvalidArgument.on("git url is empty"));
+    }
+    if url.len() > URL_MAX {
+        return bad("is longer than 2048 characters");
+    }
+    if url.starts_with('-') || url.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return bad("starts with a dash, or has spaces or control characters");
+    }
+    // `ext::COMMAND` and its like have Git run a program
+    if url.contains("::") && !is_bracketed(&url) {
+        return bad("names a remote helper (`::`)");
+    }
+    let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+    let known = matches!(scheme, Some("https" | "ssh" | "file"));
+    if !known && !(scheme.is_none() && is_scp(&url)) {
+        return bad("is not https://, ssh:// or USER@HOST:PATH");
+    }
+    if let Some((user, _)) =
+        url.split_once("://").and_then(|(_, rest)| rest.split(['/', '?', '#']).next()?.rsplit_once('@'))
+        && user.contains(':')
+    {
+        return Err(Code::InvalidArgument
+            .on("the git url carries a password")
+            .next("Leave it out; the runner's own configuration has the credentials."));
+    }
+    let host = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+    if scheme != Some("file") && host.rsplit_once('@').map_or(host, |(_, h)| h).starts_with('-') {
+        return bad("has a host that starts with a dash");
+    }
+    Ok(url)
+}
+
+/// An IPv6 address in brackets may have `::`; nothing before it can then be a helper's name.
+fn is_bracketed(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let (Some(open), Some(close)) = (rest.find('['), rest.find(']')) else { return false };
+    let outside = format!("{}{}", &rest[..open.min(close)], &rest[close..]);
+    open < close && !outside.contains("::") && url.contains("://") && !url[..url.len() - rest.len()].contains("::")
+}
+
+/// `git@host:path`, as Git takes it for ssh.
+fn is_scp(url: &str) -> bool {
+    let Some((login, path)) = url.split_once(':') else { return false };
+    let Some((user, host)) = login.split_once('@') else { return false };
+    let plain = |s: &str| {
+        !s.is_empty() && !s.starts_with('-') && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+    };
+    plain(user) && plain(host) && !path.is_empty() && !path.starts_with('-')
+}
+
+/// Git's own rules for a reference's name, and no option.
+fn checked_reference(reference: String) -> Result<String, Failure> {
+    let forbidden = |c: char| c.is_control() || c.is_whitespace() || "~^:?*[\\".contains(c);
+    let bad = reference.len() > REFERENCE_MAX
+        || reference.starts_with(['-', '/', '.'])
+        || reference.ends_with(['/', '.'])
+        || reference.contains("..")
+        || reference.contains("//")
+        || reference.contains("@{")
+        || reference == "@"
+        || reference.contains(forbidden)
+        || reference.split('/').any(|part| part.starts_with('.') || part.ends_with(".lock"));
+    if bad {
+        return Err(
+            Code::InvalidArgument.on(format!("git reference {:?} is not a commit, tag or branch", short(&reference)))
+        );
+    }
+    Ok(reference)
+}
+
+/// What the engine takes for a variable's name, within what an environment takes.
+fn is_identifier(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    name.len() <= 128
+        && bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(100).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_that_could_run_something_or_carry_a_password_are_refused() {
+        for good in [
+            "https://example.com/a.git",
+            "https://example.com:8443/a/b",
+            "ssh://git@example.com/a.git",
+            "ssh://git@example.com:2222/a.git",
+            "git@example.com:a/b.git",
+            "https://[::1]/a.git",
+            "file:///srv/repo",
+        ] {
+            assert!(checked_url(good.into()).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "ext::sh -c id",
+            "ext::sh",
+            "https::https://example.com",
+            "fd::17",
+            "--upload-pack=id",
+            "-u",
+            "http://example.com/a.git",
+            "git://example.com/a.git",
+            "ftp://example.com/a",
+            "/srv/repo",
+            "../repo",
+            "example.com/a.git",
+            "https://user:secret@example.com/a.git",
+            "ssh://-oProxyCommand=id/a",
+            "ssh://git@-oProxyCommand=id/a",
+            "-oProxyCommand=id@host:path",
+            "git@-host:path",
+            "git@host:-path",
+            "https://example.com/a b",
+            "https://example.com/\n",
+            "ext::[::1]://x",
+            &format!("https://example.com/{}", "a".repeat(URL_MAX)),
+        ] {
+            assert!(checked_url(bad.into()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn references_follow_gits_rules() {
+        for good in ["", "main", "v1.2.3", "feature/x", &"a".repeat(40), "release-1", "a@b"] {
+            assert!(checked_reference(good.into()).is_ok(), "{good}");
+        }
+        for bad in [
+            "--upload-pack=id",
+            "-b",
+            "a..b",
+            "a b",
+            "a~1",
+            "a^",
+            "a:b",
+            "a?",
+            "a*",
+            "a[",
+            "a\\b",
+            "/a",
+            "a/",
+            "a//b",
+            ".a",
+            "a/.b",
+            "a.lock",
+            "a.",
+            "@",
+            "a@{1}",
+            "a\n",
+            "a\0",
+        ] {
+            assert!(checked_reference(bad.into()).is_err(), "{bad:?}");
+        }
+        assert!(checked_reference("a".repeat(256)).is_err());
+    }
+
+    #[test]
+    fn paths_stay_inside() {
+        for (good, kept) in [("", ""), ("a", "a"), ("a/b/", "a/b"), ("./a", "./a"), ("a.b/c-d", "a.b/c-d")] {
+            assert_eq!(checked_path(good.into()).as_deref(), Ok(kept));
+        }
+        for bad in ["/", "/a", "..", "a/..", "a/../b", "a//b", "-a", "a\\b", "a\nb", &"a/".repeat(600)] {
+            assert!(checked_path(bad.into()).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn variables_are_identifiers_within_bounds() {
+        let one = |name: &str, value: serde_json::Value| Variables([(name.to_owned(), value)].into()).checked();
+        assert!(one("region", "eu".into()).is_ok());
+        assert!(one("_a-b1", 1.into()).is_ok());
+        for bad in ["", "1a", "a b", "a=b", "-a", "ä", "a.b", &"a".repeat(129)] {
+            assert!(one(bad, "x".into()).is_err(), "{bad:?}");
+        }
+        assert!(one("a", "x\0y".into()).is_err());
+        assert!(one("a", "x".repeat(VARIABLES_BYTES_MAX).into()).is_err());
+        let many: BTreeMap<_, _> = (0..=VARIABLES_MAX).map(|i| (format!("a{i}"), serde_json::Value::Null)).collect();
+        assert!(Variables(many).checked().is_err());
+        let mixed = Variables([("a".into(), "text".into()), ("b".into(), serde_json::json!({"c": [1, true]}))].into());
+        assert_eq!(mixed.wire()["a"], "text");
+        assert_eq!(mixed.wire()["b"], r#"{"c":[1,true]}"#);
+    }
+
+    #[test]
+    fn connections_are_few_and_each_once() {
+        assert!(checked_connections(vec!["prod".into(), "dev".into()]).is_ok());
+        assert!(checked_connections(vec!["prod".into(), "prod".into()]).is_err());
+        assert!(checked_connections(vec!["../x".into()]).is_err());
+        assert!(checked_connections((0..17).map(|i| format!("c{i}")).collect()).is_err());
+    }
+}

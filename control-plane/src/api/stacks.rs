@@ -1,0 +1,268 @@
+//! Stacks: made, changed, deleted, and their jobs started.
+
+use super::jobs::{JobView, JobViews};
+use super::source::{Source, Variables, checked_connections, checked_path};
+use super::{ApiError, ApiState, Body, Caller, Named, Params, Routes, checked};
+use crate::store::{JobKind, NewJob, NewStack, Runner, Stack};
+use axum::Json;
+use axum::extract::State;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use shared_proto::failure::{Code, Failure};
+use utoipa::{OpenApi, ToSchema};
+
+/// Stacks of one organization.
+const STACKS_MAX: usize = 1000;
+
+#[derive(OpenApi)]
+#[openapi(paths(create, list, show, change, remove, start))]
+pub(super) struct Document;
+
+pub(super) fn routes() -> Routes {
+    Routes::new()
+        .add("post", "/stacks", create)
+        .add("get", "/stacks", list)
+        .add("get", "/stacks/{stack}", show)
+        .add("put", "/stacks/{stack}", change)
+        .add("delete", "/stacks/{stack}", remove)
+        .add("post", "/stacks/{stack}/jobs", start)
+}
+
+/// A stack, as a user says it.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct StackBody {
+    /// Like a DNS label, at most 63 characters.
+    name: String,
+    engine: Engine,
+    /// The runner that does its jobs, by id or name; the organization's default where absent.
+    runner: Option<String>,
+    source: Source,
+    /// The folder inside the source that is the root module.
+    path: Option<String>,
+    /// Values by name: a text as it is, anything else as JSON.
+    #[serde(default)]
+    variables: Variables,
+    /// Entries of the runner's configuration whose credentials the engine gets.
+    #[serde(default)]
+    connections: Vec<String>,
+}
+/// What plans and applies.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Engine {
+    OpenTofu,
+    Terraform,
+}
+/// A stack.
+#[derive(Serialize, ToSchema)]
+struct StackView {
+    id: String,
+    name: String,
+    engine: String,
+    /// The runner's name; none: the organization's default.
+    runner: Option<String>,
+    source: Source,
+    path: String,
+    variables: Variables,
+    connections: Vec<String>,
+    /// The instance that took its last job: a stack without a backend has its state there.
+    last_instance: Option<String>,
+    created_at_ms: i64,
+    last_job: Option<JobView>,
+}
+/// A list of stacks.
+#[derive(Serialize, ToSchema)]
+struct StackList {
+    items: Vec<StackView>,
+}
+/// A job to start.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewJobBody {
+    kind: JobKind,
+    /// Whether changes are applied without asking.
+    #[serde(default)]
+    approve_automatically: bool,
+    /// For this job alone, in the place of the stack's.
+    source: Option<Source>,
+    /// For this job alone, over the stack's.
+    #[serde(default)]
+    variables: Variables,
+}
+/// Source and path, as the store keeps them.
+#[derive(Serialize, Deserialize)]
+struct KeptSource {
+    source: Source,
+    path: String,
+}
+
+#[utoipa::path(post, path = "/api/v1/stacks", tag = "stacks", request_body = StackBody,
+    responses((status = 201, body = StackView)))]
+async fn create(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Body(body): Body<StackBody>,
+) -> Result<(StatusCode, Json<StackView>), ApiError> {
+    let new = checked_stack(&state, &caller, body).await?;
+    if state.store.stacks(caller.org(), STACKS_MAX as u32).await?.len() >= STACKS_MAX {
+        return Err(Code::Busy.on(format!("there are {STACKS_MAX} stacks, which is the limit")).into());
+    }
+    let stack = state.store.create_stack(caller.org(), &new).await?;
+    Ok((StatusCode::CREATED, Json(view(&state, &caller, stack).await?)))
+}
+
+#[utoipa::path(get, path = "/api/v1/stacks", tag = "stacks", params(("limit" = Option<u32>, Query)),
+    responses((status = 200, body = StackList)))]
+async fn list(State(state): State<ApiState>, caller: Caller, mut params: Params) -> Result<Json<StackList>, ApiError> {
+    let limit = params.limit()?;
+    params.finish()?;
+    let mut items = Vec::new();
+    for stack in state.store.stacks(caller.org(), limit).await? {
+        items.push(view(&state, &caller, stack).await?);
+    }
+    Ok(Json(StackList { items }))
+}
+
+#[utoipa::path(get, path = "/api/v1/stacks/{stack}", tag = "stacks",
+    params(("stack" = String, Path, description = "Id or name")), responses((status = 200, body = StackView)))]
+async fn show(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Named(stack): Named<String>,
+) -> Result<Json<StackView>, ApiError> {
+    let stack = state.store.stack(caller.org(), &stack).await?;
+    Ok(Json(view(&state, &caller, stack).await?))
+}
+
+#[utoipa::path(put, path = "/api/v1/stacks/{stack}", tag = "stacks", request_body = StackBody,
+    params(("stack" = String, Path, description = "Id or name")), responses((status = 200, body = StackView)))]
+async fn change(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Named(stack): Named<String>,
+    Body(body): Body<StackBody>,
+) -> Result<Json<StackView>, ApiError> {
+    let stack = state.store.stack(caller.org(), &stack).await?;
+    let new = checked_stack(&state, &caller, body).await?;
+    let stack = state.store.update_stack(caller.org(), &stack.id, &new).await?;
+    Ok(Json(view(&state, &caller, stack).await?))
+}
+
+#[utoipa::path(delete, path = "/api/v1/stacks/{stack}", tag = "stacks",
+    params(("stack" = String, Path, description = "Id or name")), responses((status = 204)))]
+async fn remove(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Named(stack): Named<String>,
+) -> Result<StatusCode, ApiError> {
+    let stack = state.store.stack(caller.org(), &stack).await?;
+    state.store.delete_stack(caller.org(), &stack.id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[utoipa::path(post, path = "/api/v1/stacks/{stack}/jobs", tag = "jobs", request_body = NewJobBody,
+    params(("stack" = String, Path, description = "Id or name")), responses((status = 201, body = JobView)))]
+async fn start(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Named(stack): Named<String>,
+    Body(body): Body<NewJobBody>,
+) -> Result<(StatusCode, Json<JobView>), ApiError> {
+    let stack = state.store.stack(caller.org(), &stack).await?;
+    let kept: KeptSource = read_back(&stack.source, &stack)?;
+    let source = match body.source {
+        Some(source) => source.checked(&state, &caller).await?,
+        None => kept.source,
+    };
+    let variables = read_back::<Variables>(&stack.variables, &stack)?.over(body.variables).checked()?;
+    let runner = runner_of(&state, &caller, &stack).await?;
+    let new = NewJob {
+        runner: runner.id,
+        kind: body.kind,
+        approve_automatically: body.approve_automatically,
+        source: source.wire(kept.path),
+        variables: variables.wire(),
+        connections: read_back(&stack.connections, &stack)?,
+        created_by: caller.user().name.clone(),
+        stack,
+    };
+    let job = state.jobs.create(new).await?;
+    let views = JobViews::of(&state, &caller).await?;
+    Ok((StatusCode::CREATED, Json(views.view(job))))
+}
+
+async fn checked_stack(state: &ApiState, caller: &Caller, body: StackBody) -> Result<NewStack, Failure> {
+    let runner = match &body.runner {
+        Some(runner) => Some(usable(state.store.runner(caller.org(), runner).await?)?.id),
+        None => None,
+    };
+    let kept = KeptSource {
+        path: checked_path(body.path.unwrap_or_default())?,
+        source: body.source.checked(state, caller).await?,
+    };
+    Ok(NewStack {
+        name: checked::name("name", &body.name)?,
+        engine: match body.engine {
+            Engine::OpenTofu => "opentofu".to_owned(),
+            Engine::Terraform => "terraform".to_owned(),
+        },
+        runner,
+        source: json(&kept)?,
+        variables: json(&body.variables.checked()?)?,
+        connections: json(&checked_connections(body.connections)?)?,
+    })
+}
+
+/// The stack's runner, else the organization's default.
+async fn runner_of(state: &ApiState, caller: &Caller, stack: &Stack) -> Result<Runner, Failure> {
+    let Some(runner) = stack.runner.as_deref().or(caller.organization().default_runner.as_deref()) else {
+        return Err(Code::NoRunner.on(format!(
+            "stack {} names no runner and organization {} has no default",
+            stack.name,
+            caller.organization().name
+        )));
+    };
+    usable(state.store.runner(caller.org(), runner).await?)
+}
+
+fn usable(runner: Runner) -> Result<Runner, Failure> {
+    if runner.revoked_at_ms.is_some() {
+        return Err(Code::Conflict.on(format!("runner {} was revoked", runner.name)).next("Name another runner."));
+    }
+    Ok(runner)
+}
+
+async fn view(state: &ApiState, caller: &Caller, stack: Stack) -> Result<StackView, Failure> {
+    let kept: KeptSource = read_back(&stack.source, &stack)?;
+    let runner = match &stack.runner {
+        Some(id) => Some(state.store.runner(caller.org(), id).await?.name),
+        None => None,
+    };
+    let last_job = match state.store.jobs(caller.org(), Some(&stack.id), 1).await?.pop() {
+        Some(job) => Some(JobViews::of(state, caller).await?.view(job)),
+        None => None,
+    };
+    Ok(StackView {
+        variables: read_back(&stack.variables, &stack)?,
+        connections: read_back(&stack.connections, &stack)?,
+        id: stack.id,
+        name: stack.name,
+        engine: stack.engine,
+        runner,
+        source: kept.source,
+        path: kept.path,
+        last_instance: stack.last_instance,
+        created_at_ms: stack.created_at_ms,
+        last_job,
+    })
+}
+
+fn json<T: Serialize>(value: &T) -> Result<String, Failure> {
+    serde_json::to_string(value).map_err(|e| Code::Internal.on(format!("writing a stack down: {e}")))
+}
+
+fn read_back<T: serde::de::DeserializeOwned>(text: &str, stack: &Stack) -> Result<T, Failure> {
+    serde_json::from_str(text)
+        .map_err(|e| Code::Internal.on(format!("stack {} in the database does not read back: {e}", stack.name)))
+}
