@@ -100,6 +100,18 @@ pub enum ConfigError {
     Wrong(String),
 }
 
+// === impl ConfigError ===
+
+impl std::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Usage(error) => error.fmt(f),
+            Self::Wrong(what) => write!(f, "error: {what}"),
+        }
+    }
+}
+impl std::error::Error for ConfigError {}
+
 // === impl Config ===
 
 impl Config {

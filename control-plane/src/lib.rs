@@ -7,9 +7,12 @@
 pub mod api;
 pub mod config;
 pub mod execution;
+pub mod first_start;
 pub mod identity;
 pub mod listener;
+pub mod logging;
 pub mod operations;
 pub mod pki;
+pub mod program;
 pub mod sessions;
 pub mod store;

@@ -5,8 +5,8 @@ use crate::store::{Organization, Role, User};
 use axum::extract::{FromRequestParts, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use http::header;
 use http::request::Parts;
+use http::{HeaderValue, header};
 use shared_proto::api_key::{self, Purpose};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1;
@@ -67,7 +67,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 
 /// Looks the token up before anything of the request is read.
 pub(super) async fn authenticate(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
-    match identify(&state, &request).await {
+    let header = request.headers().get(header::AUTHORIZATION).cloned();
+    match identify(&state, header).await {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
@@ -76,11 +77,9 @@ pub(super) async fn authenticate(State(state): State<ApiState>, mut request: Req
     }
 }
 
-async fn identify(state: &ApiState, request: &Request) -> Result<Caller, Failure> {
-    let header = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .ok_or_else(|| Code::Unauthenticated.on("no token was sent: the header `authorization` is missing"))?;
+async fn identify(state: &ApiState, header: Option<HeaderValue>) -> Result<Caller, Failure> {
+    let header =
+        header.ok_or_else(|| Code::Unauthenticated.on("no token was sent: the header `authorization` is missing"))?;
     let token = header
         .to_str()
         .ok()

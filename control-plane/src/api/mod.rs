@@ -3,30 +3,61 @@
 //! It must never answer about another organization's things otherwise than about unknown ones, and never name a path, a variable
 //! or a command of the runner's machine.
 
+mod account;
+mod archives;
+mod aws;
 mod caller;
+mod checked;
+mod connections;
+mod document;
 mod error;
+mod exec;
 mod extract;
+mod health;
+mod jobs;
+mod kubernetes;
+mod ledger;
+mod listener;
+mod logs;
+mod operations;
+mod outcome;
 mod routes;
+mod runners;
+mod running;
+mod source;
+mod stacks;
 mod streams;
+#[cfg(test)]
+mod tests;
 
+pub(crate) use account::{add_organization, new_token};
 pub use caller::Caller;
 pub use error::ApiError;
 pub(crate) use extract::{Body, Named, Params};
+pub use ledger::Ledger;
+pub use listener::ApiListener;
 pub(crate) use routes::Routes;
+pub use running::Documents;
 pub use streams::{StreamLimit, StreamPlace};
 
+use crate::execution::Jobs;
 use crate::pki::Authority;
 use crate::sessions::Sessions;
 use crate::store::Store;
-use axum::extract::Request;
-use axum::middleware::Next;
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
 use shared_proto::failure::Code;
-use std::path::PathBuf;
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+use utoipa::OpenApi as _;
 
 /// The header that names the operation in the answer to a request that started one.
 pub(crate) const OPERATION_HEADER: &str = "runner-operation";
+/// The header that says that a document was cut at a limit.
+pub(crate) const TRUNCATED_HEADER: &str = "runner-truncated";
 /// The largest JSON body, bytes.
 pub(crate) const BODY_MAX: usize = 1024 * 1024;
 /// The most items of a list where the caller names no limit, and the most that it may name.
@@ -43,10 +74,16 @@ pub struct ApiState {
     pub sessions: Sessions,
     /// Where runners find the control plane.
     pub endpoints: Endpoints,
+    /// The operations that run, and the records of those that did.
+    pub ledger: Ledger,
     /// The open streams of each user.
     pub streams: StreamLimit,
-    /// The data folder.
-    pub data: PathBuf,
+    /// The memory of documents that are being collected.
+    pub documents: Documents,
+    /// Jobs, stacks' archives and what becomes of them.
+    pub jobs: Jobs,
+    /// Cancelled when the control plane shuts down.
+    pub leaving: CancellationToken,
 }
 
 /// Where runners find the control plane, as it stands in their credentials files.
@@ -56,6 +93,58 @@ pub struct Endpoints {
     pub tunnel: String,
     /// `https://host:port` of the execution service.
     pub execution: String,
+}
+
+/// All routes behind a token.
+fn routes() -> Routes {
+    Routes::new()
+        .merge(account::routes())
+        .merge(runners::routes())
+        .merge(connections::routes())
+        .merge(kubernetes::routes())
+        .merge(logs::routes())
+        .merge(exec::routes())
+        .merge(aws::routes())
+        .merge(operations::routes())
+        .merge(stacks::routes())
+        .merge(jobs::routes())
+        .merge(archives::routes())
+}
+
+/// The parts of the OpenAPI description, in the order of its pages.
+fn documents() -> Vec<utoipa::openapi::OpenApi> {
+    vec![
+        account::Document::openapi(),
+        runners::Document::openapi(),
+        connections::Document::openapi(),
+        kubernetes::Document::openapi(),
+        logs::Document::openapi(),
+        exec::Document::openapi(),
+        aws::Document::openapi(),
+        operations::Document::openapi(),
+        stacks::Document::openapi(),
+        jobs::Document::openapi(),
+        archives::Document::openapi(),
+    ]
+}
+
+/// The whole API.
+pub fn router(state: ApiState) -> Router {
+    let description = document::openapi();
+    let api = routes()
+        .into_router()
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .layer(middleware::from_fn_with_state(state.clone(), caller::authenticate));
+    Router::new()
+        .route("/healthz", get(health::live))
+        .route("/readyz", get(health::ready))
+        .route("/api/v1/openapi.json", get(move || async move { axum::Json(description) }))
+        .merge(api)
+        .fallback(|| async { ApiError::from(Code::NotFound.on("there is no such path")) })
+        .method_not_allowed_fallback(|| async {
+            ApiError::from(Code::InvalidArgument.on("this path does not take this method"))
+        })
+        .with_state(state)
 }
 
 /// Ends a request whose answer does not begin in time.

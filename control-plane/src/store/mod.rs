@@ -5,6 +5,7 @@
 
 mod connections;
 mod issuers;
+mod jobs;
 #[path = "operations.rs"]
 mod operation_records;
 mod organizations;
@@ -13,6 +14,7 @@ mod users;
 
 pub use connections::{Connection, Provider};
 pub use issuers::{IssuerRecord, Signer};
+pub use jobs::{Cancelled, Given, Job, JobEnd, JobKind, NewJob, NewStack, Phase, Plan, Reported, Stack, Standing};
 pub use operation_records::OperationRecord;
 pub use organizations::Organization;
 pub(crate) use organizations::{not_found, taken};

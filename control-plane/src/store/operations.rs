@@ -6,7 +6,7 @@ use shared_proto::now_ms;
 use sqlx::FromRow;
 
 /// Records that are kept of each organization; older ones go.
-pub const KEPT: i64 = 10_000;
+pub(super) const KEPT: i64 = 10_000;
 
 /// One operation, as it is remembered.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
@@ -38,44 +38,50 @@ pub struct OperationRecord {
 }
 
 impl Store {
-    /// Writes down that an operation starts.
+    /// Writes down, in one transaction, what started and then what ended with which code; an operation's first end counts.
     ///
     /// # Errors
     /// `internal`.
-    pub async fn operation_started(&self, operation: &OperationRecord) -> Result<(), Failure> {
-        sqlx::query(
-            "INSERT INTO operations (id, organization, kind, connection, connection_name, runner, runner_name, user_id, \
-             user_name, started_at_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-        )
-        .bind(&operation.id)
-        .bind(&operation.organization)
-        .bind(&operation.kind)
-        .bind(&operation.connection)
-        .bind(&operation.connection_name)
-        .bind(&operation.runner)
-        .bind(&operation.runner_name)
-        .bind(&operation.user_id)
-        .bind(&operation.user_name)
-        .bind(operation.started_at_ms)
-        .execute(self.pool())
-        .await
-        .map(drop)
-        .map_err(broken("writing an operation down"))
-    }
-
-    /// Writes down how it ended; the first end counts.
-    ///
-    /// # Errors
-    /// `internal`.
-    pub async fn operation_ended(&self, id: &str, code: &str) -> Result<(), Failure> {
-        sqlx::query("UPDATE operations SET ended_at_ms = $2, code = $3 WHERE id = $1 AND ended_at_ms IS NULL")
-            .bind(id)
-            .bind(now_ms())
-            .bind(code)
-            .execute(self.pool())
+    pub async fn write_operations(
+        &self,
+        started: &[OperationRecord],
+        ended: &[(String, String)],
+    ) -> Result<(), Failure> {
+        if started.is_empty() && ended.is_empty() {
+            return Ok(());
+        }
+        let failed = broken("writing operations down");
+        let mut transaction = self.pool().begin().await.map_err(&failed)?;
+        for operation in started {
+            sqlx::query(
+                "INSERT INTO operations (id, organization, kind, connection, connection_name, runner, runner_name, user_id, \
+                 user_name, started_at_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            )
+            .bind(&operation.id)
+            .bind(&operation.organization)
+            .bind(&operation.kind)
+            .bind(&operation.connection)
+            .bind(&operation.connection_name)
+            .bind(&operation.runner)
+            .bind(&operation.runner_name)
+            .bind(&operation.user_id)
+            .bind(&operation.user_name)
+            .bind(operation.started_at_ms)
+            .execute(&mut *transaction)
             .await
-            .map(drop)
-            .map_err(broken("writing an operation's end down"))
+            .map_err(&failed)?;
+        }
+        let now = now_ms();
+        for (id, code) in ended {
+            sqlx::query("UPDATE operations SET ended_at_ms = $2, code = $3 WHERE id = $1 AND ended_at_ms IS NULL")
+                .bind(id)
+                .bind(now)
+                .bind(code)
+                .execute(&mut *transaction)
+                .await
+                .map_err(&failed)?;
+        }
+        transaction.commit().await.map_err(failed)
     }
 
     /// The organization's operations, newest first, at most `limit`.

@@ -8,7 +8,7 @@ use shared_proto::now_ms;
 use sqlx::FromRow;
 
 /// Certificates of one runner that are neither expired nor revoked.
-pub const CERTIFICATES_MAX: i64 = 256;
+pub(super) const CERTIFICATES_MAX: i64 = 256;
 
 /// A registered runner.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]

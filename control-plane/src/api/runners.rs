@@ -1,0 +1,300 @@
+//! Runners: registered, given credentials, made the default, revoked; and who of them is connected.
+
+use super::checked;
+use super::{ApiError, ApiState, Body, Caller, Named, Params, Routes};
+use crate::sessions::{Instance, Presence};
+use crate::store::{Ended, NewCredentials, Role, Runner, new_id};
+use axum::Json;
+use axum::extract::State;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use shared_proto::api_key::{self, Purpose};
+use shared_proto::failure::Code;
+use shared_proto::now_ms;
+use utoipa::{OpenApi, ToSchema};
+
+/// Runners of one organization, revoked ones included.
+const RUNNERS_MAX: usize = 1000;
+/// How long a runner's certificate is good for, unless the request says otherwise, days.
+const DAYS_DEFAULT: u32 = 90;
+
+#[derive(OpenApi)]
+#[openapi(paths(register, list, show, credentials, set_default, revoke))]
+pub(super) struct Document;
+
+pub(super) fn routes() -> Routes {
+    Routes::new()
+        .add("post", "/runners", register)
+        .add("get", "/runners", list)
+        .add("get", "/runners/{runner}", show)
+        .add("post", "/runners/{runner}/credentials", credentials)
+        .add("post", "/runners/{runner}/default", set_default)
+        .add("post", "/runners/{runner}/revoke", revoke)
+}
+
+/// A runner to register.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewRunner {
+    /// Like a DNS label, at most 63 characters.
+    name: String,
+}
+/// A runner, with what is known of its instances.
+#[derive(Serialize, ToSchema)]
+struct RunnerView {
+    id: String,
+    name: String,
+    /// Whether it takes what names no runner.
+    default: bool,
+    revoked: bool,
+    created_at_ms: i64,
+    /// When an instance was last heard of.
+    last_seen_ms: Option<i64>,
+    state: RunnerState,
+    instances: Vec<InstanceView>,
+}
+/// Whether a runner is there.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum RunnerState {
+    /// No instance ever came.
+    NeverConnected,
+    /// An instance takes operations.
+    Connected,
+    /// Instances are connected and do not answer, or are leaving.
+    Unhealthy,
+    /// The last instance said that it leaves.
+    Left,
+    /// The last instance went without a word.
+    Lost,
+    /// It was revoked.
+    Revoked,
+}
+/// A running supervisor.
+#[derive(Serialize, ToSchema)]
+struct InstanceView {
+    instance_id: String,
+    session_id: String,
+    version: String,
+    hostname: String,
+    connected_at_ms: i64,
+    healthy: bool,
+    /// Operations that it serves at this moment.
+    operations: u32,
+    isolation_level: String,
+    isolation_missing: Vec<String>,
+    connections: Vec<EntryView>,
+    engines: Vec<String>,
+}
+/// An entry of the runner's own configuration.
+#[derive(Serialize, ToSchema)]
+struct EntryView {
+    name: String,
+    provider: String,
+}
+/// A list of runners.
+#[derive(Serialize, ToSchema)]
+struct RunnerList {
+    items: Vec<RunnerView>,
+}
+/// A request for credentials. The key that signs the request stays with the caller.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct CredentialsRequest {
+    /// A certificate signing request in PEM; only its public key is taken. ECDSA P-256 or Ed25519.
+    csr: String,
+    /// How long the certificate is good for; 90 where absent.
+    days: Option<u32>,
+}
+/// What goes into the credentials file, beside the caller's own key.
+#[derive(Serialize, ToSchema)]
+struct CredentialsView {
+    /// The runner's certificate and its issuing CA, PEM.
+    certificate: String,
+    /// The control plane's CA, PEM.
+    ca: String,
+    /// Shown once.
+    api_key: String,
+    tunnel_endpoint: String,
+    execution_endpoint: String,
+    /// The organization's id.
+    organization: String,
+    /// The runner's id.
+    runner: String,
+    serial: String,
+    not_after_ms: i64,
+}
+
+#[utoipa::path(post, path = "/api/v1/runners", tag = "runners", request_body = NewRunner,
+    responses((status = 201, body = RunnerView)))]
+async fn register(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Body(new): Body<NewRunner>,
+) -> Result<(StatusCode, Json<RunnerView>), ApiError> {
+    caller.require(Role::Owner)?;
+    let name = checked::name("name", &new.name)?;
+    let others = state.store.runners(caller.org(), RUNNERS_MAX as u32).await?.len();
+    if others >= RUNNERS_MAX {
+        return Err(Code::Busy
+            .on(format!("organization {} has {RUNNERS_MAX} runners, which is the limit", caller.organization().name))
+            .into());
+    }
+    let runner = Runner {
+        id: new_id("run"),
+        organization: caller.org().to_owned(),
+        name,
+        created_at_ms: now_ms(),
+        revoked_at_ms: None,
+        last_seen_ms: None,
+        ended: None,
+    };
+    state.store.create_runner(&runner).await?;
+    tracing::info!(runner = runner.id, name = runner.name, organization = caller.org(), "runner registered");
+    let default = caller.organization().default_runner.clone();
+    Ok((StatusCode::CREATED, Json(view(&state, runner, default.as_deref()))))
+}
+
+#[utoipa::path(get, path = "/api/v1/runners", tag = "runners", params(("limit" = Option<u32>, Query)),
+    responses((status = 200, body = RunnerList)))]
+async fn list(State(state): State<ApiState>, caller: Caller, mut params: Params) -> Result<Json<RunnerList>, ApiError> {
+    let limit = params.limit()?;
+    params.finish()?;
+    let default = caller.organization().default_runner.as_deref();
+    let runners = state.store.runners(caller.org(), limit).await?;
+    Ok(Json(RunnerList { items: runners.into_iter().map(|r| view(&state, r, default)).collect() }))
+}
+
+#[utoipa::path(get, path = "/api/v1/runners/{runner}", tag = "runners",
+    params(("runner" = String, Path, description = "Id or name")), responses((status = 200, body = RunnerView)))]
+async fn show(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Named(runner): Named<String>,
+) -> Result<Json<RunnerView>, ApiError> {
+    let runner = state.store.runner(caller.org(), &runner).await?;
+    Ok(Json(view(&state, runner, caller.organization().default_runner.as_deref())))
+}
+
+#[utoipa::path(post, path = "/api/v1/runners/{runner}/credentials", tag = "runners",
+    params(("runner" = String, Path, description = "Id or name")), request_body = CredentialsRequest,
+    responses((status = 201, body = CredentialsView)))]
+async fn credentials(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Named(runner): Named<String>,
+    Body(request): Body<CredentialsRequest>,
+) -> Result<(StatusCode, Json<CredentialsView>), ApiError> {
+    caller.require(Role::Owner)?;
+    let runner = state.store.runner(caller.org(), &runner).await?;
+    if runner.revoked_at_ms.is_some() {
+        return Err(Code::Conflict.on(format!("runner {} was revoked", runner.name)).next("Register it again.").into());
+    }
+    let issuer = state.store.issuer(caller.org()).await?;
+    let days = request.days.unwrap_or(DAYS_DEFAULT);
+    let issued = state.authority.issue_runner(&issuer, caller.org(), &runner.id, &request.csr, days)?;
+    let key = api_key::generate(Purpose::Runner).map_err(|_| Code::Internal.on("the system has no randomness"))?;
+    let digest = api_key::parse(Purpose::Runner, key.expose())
+        .map_err(|e| Code::Internal.on(format!("a new API key is malformed: {e}")))?;
+    state
+        .store
+        .keep_credentials(&NewCredentials {
+            organization: caller.org(),
+            runner: &runner.id,
+            serial: &issued.serial,
+            not_after_ms: issued.not_after_ms,
+            api_key: digest,
+        })
+        .await?;
+    tracing::info!(runner = runner.id, serial = issued.serial, days, "credentials generated");
+    Ok((
+        StatusCode::CREATED,
+        Json(CredentialsView {
+            certificate: issued.chain,
+            ca: state.authority.root_pem().to_owned(),
+            api_key: key.expose().to_owned(),
+            tunnel_endpoint: state.endpoints.tunnel.clone(),
+            execution_endpoint: state.endpoints.execution.clone(),
+            organization: caller.org().to_owned(),
+            runner: runner.id,
+            serial: issued.serial,
+            not_after_ms: issued.not_after_ms,
+        }),
+    ))
+}
+
+#[utoipa::path(post, path = "/api/v1/runners/{runner}/default", tag = "runners",
+    params(("runner" = String, Path, description = "Id or name")), responses((status = 200, body = RunnerView)))]
+async fn set_default(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Named(runner): Named<String>,
+) -> Result<Json<RunnerView>, ApiError> {
+    caller.require(Role::Owner)?;
+    let runner = state.store.runner(caller.org(), &runner).await?;
+    if runner.revoked_at_ms.is_some() {
+        return Err(Code::Conflict
+            .on(format!("runner {} was revoked", runner.name))
+            .next("Name another runner.")
+            .into());
+    }
+    state.store.set_default_runner(caller.org(), &runner.id).await?;
+    let id = runner.id.clone();
+    Ok(Json(view(&state, runner, Some(&id))))
+}
+
+#[utoipa::path(post, path = "/api/v1/runners/{runner}/revoke", tag = "runners",
+    params(("runner" = String, Path, description = "Id or name")), responses((status = 200, body = RunnerView)))]
+async fn revoke(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Named(runner): Named<String>,
+) -> Result<Json<RunnerView>, ApiError> {
+    caller.require(Role::Owner)?;
+    let runner = state.store.runner(caller.org(), &runner).await?;
+    state.store.revoke_runner(caller.org(), &runner.id).await?;
+    tracing::info!(runner = runner.id, name = runner.name, user = caller.user().id, "runner revoked");
+    let runner = state.store.runner(caller.org(), &runner.id).await?;
+    Ok(Json(view(&state, runner, None)))
+}
+
+fn view(state: &ApiState, runner: Runner, default: Option<&str>) -> RunnerView {
+    let instances = state.sessions.instances(&runner.organization, &runner.id);
+    let presence = state.sessions.presence(&runner.organization, &runner.id);
+    RunnerView {
+        state: match (runner.revoked_at_ms, presence, runner.ended) {
+            (Some(_), ..) => RunnerState::Revoked,
+            (None, Presence::Connected, _) => RunnerState::Connected,
+            (None, Presence::Unhealthy, _) => RunnerState::Unhealthy,
+            (None, Presence::Absent, Some(Ended::Left)) => RunnerState::Left,
+            (None, Presence::Absent, _) if runner.last_seen_ms.is_some() => RunnerState::Lost,
+            (None, Presence::Absent, _) => RunnerState::NeverConnected,
+        },
+        // what is written down is as old as the session's beginning
+        last_seen_ms: if presence == Presence::Connected { Some(now_ms()) } else { runner.last_seen_ms },
+        default: default == Some(runner.id.as_str()),
+        revoked: runner.revoked_at_ms.is_some(),
+        created_at_ms: runner.created_at_ms,
+        id: runner.id,
+        name: runner.name,
+        instances: instances.into_iter().map(InstanceView::from).collect(),
+    }
+}
+
+impl From<Instance> for InstanceView {
+    fn from(i: Instance) -> Self {
+        Self {
+            instance_id: i.instance_id,
+            session_id: i.session_id,
+            version: i.version,
+            hostname: i.hostname,
+            connected_at_ms: i.connected_at_ms,
+            healthy: i.healthy,
+            operations: i.operations,
+            isolation_level: i.isolation_level,
+            isolation_missing: i.isolation_missing,
+            connections: i.connections.into_iter().map(|c| EntryView { name: c.name, provider: c.provider }).collect(),
+            engines: i.engines,
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Starting an operation and holding it to its end: whose connection, which runner, the record, the deadline, the cancel.
+
+use super::ledger::Line;
+use super::{ApiError, ApiState, Caller};
+use crate::operations::{Input, Operation, Output};
+use crate::store::{OperationRecord, Provider, Runner, new_id};
+use axum::response::{IntoResponse as _, Response};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, header};
+use shared_proto::bounds::UNARY_DEADLINE;
+use shared_proto::failure::{Code, Failure};
+use shared_proto::now_ms;
+use shared_proto::v1::operation_request::What;
+use shared_proto::v1::{OperationRequest, Outcome};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// The largest document that is collected, bytes.
+const DOCUMENT_MAX: usize = 32 * 1024 * 1024;
+/// All documents that are being collected, together, in units of [`UNIT`].
+const DOCUMENTS_MAX: usize = 512 * 1024 * 1024 / UNIT;
+/// The unit in which documents are counted, bytes.
+const UNIT: usize = 64 * 1024;
+/// The runner's own deadline comes first; this much later the control plane ends it.
+const DEADLINE_SLACK: Duration = Duration::from_secs(2);
+
+/// The memory of all documents that are being collected. Cloning is cheap.
+#[derive(Debug, Clone)]
+pub struct Documents(Arc<Semaphore>);
+
+/// What a request asks for.
+pub(crate) struct Wanted {
+    /// The connection, by id or name.
+    pub(crate) connection: String,
+    /// The runner that the request names, by id or name.
+    pub(crate) runner: Option<String>,
+    /// What the connection must be; `None`: anything.
+    pub(crate) provider: Option<Provider>,
+    /// What to do.
+    pub(crate) what: What,
+    /// Whether it gives one document within the deadline, or is a stream.
+    pub(crate) unary: bool,
+}
+
+/// An operation that runs. Dropping it cancels, and its record ends as `cancelled`.
+pub(crate) struct Running {
+    line: Line,
+    cancel: CancellationToken,
+    input: Input,
+    /// Shared with a task that ends it on a cancel, also while its caller does not read. Nobody else waits for the lock.
+    operation: Arc<Mutex<Option<Operation>>>,
+    /// Ends that task.
+    _watched: DropGuard,
+}
+
+// === impl Documents ===
+
+impl Default for Documents {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(DOCUMENTS_MAX)))
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    /// Finds connection and runner within the caller's organization and starts the operation there.
+    ///
+    /// # Errors
+    /// `not_found`, `wrong_provider`, `no_runner`, `runner_unavailable`, `busy`, `too_large`.
+    pub(crate) async fn start(state: &ApiState, caller: &Caller, wanted: Wanted) -> Result<Self, ApiError> {
+        let connection = state.store.connection(caller.org(), &wanted.connection).await?;
+        if let Some(provider) = wanted.provider
+            && provider != connection.provider
+        {
+            return Err(Code::WrongProvider
+                .on(format!(
+                    "connection {} is of provider {}, this needs {provider}",
+                    connection.name, connection.provider
+                ))
+                .into());
+        }
+        let runner = choose(state, caller, wanted.runner.as_deref(), connection.runner.as_deref()).await?;
+        let kind = kind(&wanted.what);
+        let record = OperationRecord {
+            id: new_id("op"),
+            organization: caller.org().to_owned(),
+            kind: kind.to_owned(),
+            connection: connection.id,
+            connection_name: connection.name,
+            runner: runner.id.clone(),
+            runner_name: runner.name.clone(),
+            user_id: caller.user().id.clone(),
+            user_name: caller.user().name.clone(),
+            started_at_ms: now_ms(),
+            ended_at_ms: None,
+            code: None,
+        };
+        let request = OperationRequest {
+            operation_id: record.id.clone(),
+            organization_id: caller.org().to_owned(),
+            caller: Some(caller.wire()),
+            connection: connection.entry,
+            deadline_ms: if wanted.unary { u32::try_from(UNARY_DEADLINE.as_millis()).unwrap_or(u32::MAX) } else { 0 },
+            output_credit: 0,
+            what: Some(wanted.what),
+        };
+        let mut line = state.ledger.started(record).await;
+        tracing::debug!(operation = line.id(), kind, runner = runner.id, user = caller.user().id, "operation starts");
+        match state.sessions.run(caller.org(), &runner.id, request).await {
+            Ok(operation) => Ok(Self::watched(line, operation)),
+            Err(failure) => {
+                line.end(failure.code.as_str());
+                // the runner is known here by its name, in the sessions by its id only
+                let message = failure.message.replace(&runner.id, &runner.name);
+                Err(ApiError::from(Failure { message, ..failure }).of_operation(line.id()))
+            }
+        }
+    }
+
+    fn watched(line: Line, operation: Operation) -> Self {
+        let (cancel, input) = (line.cancelled(), operation.input());
+        let operation = Arc::new(Mutex::new(Some(operation)));
+        let watched = CancellationToken::new();
+        let (shared, cancelled, gone) = (operation.clone(), cancel.clone(), watched.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = cancelled.cancelled() => drop(shared.lock().await.take()),
+                () = gone.cancelled() => {}
+            }
+        });
+        Self { line, cancel, input, operation, _watched: watched.drop_guard() }
+    }
+
+    /// The operation's id.
+    pub(crate) fn id(&self) -> &str {
+        self.line.id()
+    }
+    /// As the value of the header `runner-operation`.
+    pub(crate) fn header(&self) -> HeaderValue {
+        HeaderValue::from_str(self.line.id()).unwrap_or(HeaderValue::from_static(""))
+    }
+    /// What may be put into it; nothing once it was cancelled.
+    pub(crate) fn input(&self) -> Input {
+        self.input.clone()
+    }
+
+    /// What comes next. The last is the outcome, which is written down; a cancel by a user makes one.
+    pub(crate) async fn next(&mut self) -> Output {
+        let next = async {
+            match &mut *self.operation.lock().await {
+                Some(operation) => Some(operation.next().await),
+                None => None,
+            }
+        };
+        let output = tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => None,
+            output = next => output,
+        };
+        let output = output.unwrap_or_else(|| {
+            Output::Outcome(Code::Cancelled.on(format!("operation {} was cancelled", self.line.id())).outcome())
+        });
+        if let Output::Outcome(outcome) = &output {
+            self.line.end(&outcome.code);
+        }
+        output
+    }
+
+    /// Ends it from this side, with this failure.
+    pub(crate) fn give_up(&mut self, failure: &Failure) -> Outcome {
+        self.cancel.cancel();
+        self.line.end(failure.code.as_str());
+        failure.outcome()
+    }
+
+    /// Collects its one document and passes it through as it is.
+    ///
+    /// # Errors
+    /// What the outcome says; `too_large`, `busy`, `deadline_exceeded` where this side ends it.
+    pub(crate) async fn document(mut self, documents: &Documents) -> Result<Response, ApiError> {
+        let collected = tokio::time::timeout(UNARY_DEADLINE + DEADLINE_SLACK, self.collect(documents)).await;
+        let (bytes, outcome) = collected.unwrap_or_else(|_| {
+            let late = Code::DeadlineExceeded.on(format!(
+                "operation {} was not done within {} s",
+                self.line.id(),
+                UNARY_DEADLINE.as_secs()
+            ));
+            (Bytes::new(), self.give_up(&late))
+        });
+        if outcome.code != "ok" {
+            return Err(ApiError::from_outcome(&outcome).of_operation(self.line.id()));
+        }
+        let mut response = ([(header::CONTENT_TYPE, "application/json")], bytes).into_response();
+        response.headers_mut().insert(super::OPERATION_HEADER, self.header());
+        if outcome.truncated {
+            response.headers_mut().insert(super::TRUNCATED_HEADER, HeaderValue::from_static("true"));
+        }
+        Ok(response)
+    }
+
+    async fn collect(&mut self, documents: &Documents) -> (Bytes, Outcome) {
+        let mut document = BytesMut::new();
+        let mut held: Option<OwnedSemaphorePermit> = None;
+        let mut room = 0;
+        loop {
+            match self.next().await {
+                Output::Outcome(outcome) => return (document.freeze(), outcome),
+                // a document has no second stream
+                Output::Stderr(_) => {}
+                Output::Data(bytes) => {
+                    if document.len() + bytes.len() > DOCUMENT_MAX {
+                        let failure = Code::TooLarge
+                            .on(format!("the document is larger than {DOCUMENT_MAX} bytes"))
+                            .next("Ask for less: name a namespace, a selector or a limit.");
+                        return (Bytes::new(), self.give_up(&failure));
+                    }
+                    while document.len() + bytes.len() > room {
+                        let Ok(permit) = documents.0.clone().try_acquire_owned() else {
+                            let failure = Code::Busy.on("too many large documents are being collected at once");
+                            return (Bytes::new(), self.give_up(&failure));
+                        };
+                        match &mut held {
+                            Some(held) => held.merge(permit),
+                            None => held = Some(permit),
+                        }
+                        room += UNIT;
+                    }
+                    document.extend_from_slice(&bytes);
+                }
+            }
+        }
+    }
+}
+
+/// The runner that the request names, else the connection's, else the organization's default.
+async fn choose(
+    state: &ApiState,
+    caller: &Caller,
+    named: Option<&str>,
+    connections: Option<&str>,
+) -> Result<Runner, Failure> {
+    let wanted = named.or(connections).or(caller.organization().default_runner.as_deref());
+    let Some(wanted) = wanted else {
+        return Err(Code::NoRunner.on(format!(
+            "no runner is named, the connection has none, and organization {} has no default",
+            caller.organization().name
+        )));
+    };
+    let runner = state.store.runner(caller.org(), wanted).await?;
+    if runner.revoked_at_ms.is_some() {
+        return Err(Code::RunnerUnavailable
+            .on(format!("runner {} was revoked", runner.name))
+            .next("Name another runner, or register it again."));
+    }
+    Ok(runner)
+}
+
+/// What kind of operation that is, as records and lists have it.
+fn kind(what: &What) -> &'static str {
+    match what {
+        What::ConnectionTest(_) => "connection_test",
+        What::K8sListNamespaces(_) => "k8s_list_namespaces",
+        What::K8sListPods(_) => "k8s_list_pods",
+        What::K8sDescribePod(_) => "k8s_describe_pod",
+        What::K8sLogs(_) => "k8s_logs",
+        What::K8sExec(_) => "k8s_exec",
+        What::AwsCallerIdentity(_) => "aws_caller_identity",
+        What::AwsListRegions(_) => "aws_list_regions",
+        What::AwsListResources(_) => "aws_list_resources",
+        What::AwsGetResource(_) => "aws_get_resource",
+    }
+}
