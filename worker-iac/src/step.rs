@@ -195,7 +195,7 @@ impl Step {
         let kind = Kind::from_name(&self.request.engine)?;
         let path = self.request.source.clone().unwrap_or_default().path;
         let root = source::root_module(&self.work.join("source"), &path, kind.extensions())?;
-        let mut engine = self.engine(root)?;
+        let mut engine = self.engine(root).await?;
         engine.apply(&plan).await?;
         let note = match engine.output().await {
             Ok(outputs) => {
@@ -234,12 +234,12 @@ impl Step {
         let resolved = source::fetch(&wanted, &places, &mut self.cancel, &self.journal).await?;
         self.journal.record(Body::SourceResolved(resolved)).await;
         let root = source::root_module(&source, &wanted.path, kind.extensions())?;
-        let mut engine = self.engine(root)?;
-        state::init(&mut engine, &self.start.state_directory).await?;
+        let mut engine = self.engine(root).await?;
+        state::init(&mut engine, &self.start.state_directory, &self.start.state_instance).await?;
         Ok(engine)
     }
 
-    fn engine(&self, root: PathBuf) -> Result<Engine, Stop> {
+    async fn engine(&self, root: PathBuf) -> Result<Engine, Stop> {
         let program = self.start.engine.clone().unwrap_or_default();
         if program.name != self.request.engine {
             let message = format!("the runner has no {}", self.request.engine);
@@ -251,7 +251,9 @@ impl Step {
         };
         let environment = environment::for_engine(&self.start, &self.folders())?;
         let parts = Parts { program: &program, environment, root, work: self.work.clone(), grace };
-        Ok(Engine::new(parts, self.cancel.clone(), self.journal.clone())?)
+        let mut engine = Engine::new(parts, self.cancel.clone(), self.journal.clone())?;
+        engine.learn_version().await?;
+        Ok(engine)
     }
 
     fn folders(&self) -> environment::Folders<'_> {

@@ -317,6 +317,25 @@ fn secrets_are_in_no_event() {
 }
 
 #[test]
+fn a_state_that_another_instance_has_is_not_made_anew() {
+    for engine in engines() {
+        let mut job = Job::new(&engine, JobKind::Update, &[("main.tf", SMALL)]);
+        job.start.state_instance = "another".into();
+        // the supervisor does not know the version
+        job.start.engine.as_mut().expect("an engine").version.clear();
+        let ended = job.run("plan");
+        assert_eq!(result(&ended).code, "state_elsewhere");
+        assert!(!bodies(&ended).any(|b| matches!(b, Body::EngineStarted(e) if e.command == "plan")));
+        let mut job = job.again(JobKind::Update);
+        std::fs::create_dir_all(&job.start.state_directory).expect("a folder");
+        std::fs::write(std::path::Path::new(&job.start.state_directory).join("terraform.tfstate"), "").expect("writes");
+        job.start.state_instance = "another".into();
+        let planned = job.run("plan");
+        assert_eq!(phases(&planned).last(), Some(&"awaiting_approval"), "what is here goes on: {planned:#?}");
+    }
+}
+
+#[test]
 fn a_backend_of_the_configuration_is_kept_and_a_local_one_is_moved() {
     for engine in engines() {
         let local = format!("terraform {{\n backend \"local\" {{ path = \"in-the-copy.tfstate\" }}\n}}\n{SMALL}");

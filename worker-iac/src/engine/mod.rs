@@ -129,6 +129,31 @@ impl Engine {
         Ok(Self { kind, program, version, environment, root, work, grace, cancel, journal })
     }
 
+    /// Asks the program for its version, where the supervisor does not know it: that one runs no programs.
+    pub(crate) async fn learn_version(&mut self) -> Result<(), Stop> {
+        if !self.version.is_empty() {
+            return Ok(());
+        }
+        let mut text = String::new();
+        self.capture("version", &["version", "-json"], async |line: Line| {
+            if text.len() < 64 * 1024 {
+                text.push_str(&line.text);
+                text.push('\n');
+            }
+        })
+        .await?;
+        let value: Value = serde_json::from_str(&text[text.find('{').unwrap_or(0)..]).unwrap_or_default();
+        let version = value["terraform_version"].as_str().ok_or_else(|| {
+            Code::EngineMissing.on(format!(
+                "{} does not say its version as {} does",
+                self.program.display(),
+                self.kind.name()
+            ))
+        })?;
+        self.version = version.to_owned();
+        Ok(())
+    }
+
     /// `init`.
     pub(crate) async fn init(&mut self, again: bool) -> Result<(), Stop> {
         let mut arguments = vec!["init", "-input=false", "-no-color", LOCK_TIMEOUT];

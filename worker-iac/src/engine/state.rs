@@ -20,11 +20,12 @@ enum Backend {
     Other(String),
 }
 
-/// Runs `init` so that the state is kept in the right place, and says which that is.
+/// Runs `init` so that the state is kept in the right place, and says which that is. `elsewhere`: another instance that took the
+/// stack's last job; empty: none did.
 ///
 /// # Errors
-/// What `init` fails with; the file system.
-pub(crate) async fn init(engine: &mut Engine, folder: &str) -> Result<(), Stop> {
+/// What `init` fails with; `state_elsewhere`; the file system.
+pub(crate) async fn init(engine: &mut Engine, folder: &str, elsewhere: &str) -> Result<(), Stop> {
     let may_have_backend = mentions_backend(&engine.root, engine.kind.extensions())?;
     if may_have_backend {
         // the engine reads its own language best: what it then has set up is what the configuration says
@@ -40,6 +41,11 @@ pub(crate) async fn init(engine: &mut Engine, folder: &str) -> Result<(), Stop> 
     let folder = Path::new(folder);
     super::private_folder(folder)?;
     let path = folder.join("terraform.tfstate");
+    if !elsewhere.is_empty() && !path.exists() {
+        // an empty state here would have everything made a second time
+        let message = format!("the stack has no backend, and its state is on the instance {elsewhere}");
+        return Err(Code::StateElsewhere.on(message).into());
+    }
     let content = json!({ "terraform": { "backend": { "local": { "path": path } } } });
     private_file(&engine.root.join(OVERRIDE), content.to_string().as_bytes())?;
     let note = format!(
