@@ -3,12 +3,17 @@
 
 use crate::stop::{Done, INTERRUPTED, Stop};
 use std::future::Future;
+use std::sync::Mutex;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// How long a command may take to stop before it is ended.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What is done before a second one ends the process: once, quickly.
+type LastAct = Box<dyn FnOnce() + Send>;
+static LAST_ACT: Mutex<Option<LastAct>> = Mutex::new(None);
 
 /// Handed down to whatever can be interrupted.
 #[derive(Debug, Clone)]
@@ -35,6 +40,10 @@ impl Interrupt {
             first.cancel();
             let _ = tokio::time::timeout(PATIENCE, next()).await;
             crate::terminal::restore();
+            let act = LAST_ACT.lock().ok().and_then(|mut act| act.take());
+            if let Some(act) = act {
+                act();
+            }
             std::process::exit(INTERRUPTED);
         });
         Self(token)
@@ -43,9 +52,11 @@ impl Interrupt {
     pub(crate) async fn requested(&self) {
         self.0.cancelled().await;
     }
-    /// Whether it came already.
-    pub(crate) fn is_requested(&self) -> bool {
-        self.0.is_cancelled()
+    /// Sets what is done before a second one ends the process; it blocks, and must be short.
+    pub(crate) fn at_last(act: impl FnOnce() + Send + 'static) {
+        if let Ok(mut slot) = LAST_ACT.lock() {
+            *slot = Some(Box::new(act));
+        }
     }
     /// Runs a command; an interrupt drops it, which cancels its requests.
     pub(crate) async fn guard<T>(&self, note: &str, work: impl Future<Output = Done<T>>) -> Done<T> {

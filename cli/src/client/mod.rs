@@ -12,14 +12,17 @@ pub(crate) use websocket::Socket;
 
 use crate::config::Context;
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body::Frame;
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use hyper::body::Incoming;
 use serde_json::Value;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::secret::Secret;
 use std::time::Duration;
+use tokio_util::io::ReaderStream;
 
 /// How long an answer's head may take: the API's own deadline for one document is 30 s.
 const ANSWER: Duration = Duration::from_secs(60);
@@ -229,6 +232,18 @@ pub(crate) fn empty() -> Body {
 }
 fn full(bytes: Vec<u8>) -> Body {
     Full::new(Bytes::from(bytes)).map_err(|never| match never {}).boxed()
+}
+
+/// A file from where it stands, in pieces; `sent` hears the length of each.
+pub(crate) fn file_body(file: std::fs::File, sent: impl Fn(u64) + Send + Sync + 'static) -> Body {
+    let pieces = ReaderStream::with_capacity(tokio::fs::File::from_std(file), 64 * 1024);
+    let frames = pieces.map(move |piece| {
+        piece.map(|bytes: Bytes| {
+            sent(bytes.len() as u64);
+            Frame::data(bytes)
+        })
+    });
+    BodyExt::boxed(StreamBody::new(frames))
 }
 
 /// A path of segments and a query, percent-encoded.

@@ -4,18 +4,12 @@ use super::Session;
 use super::follow::{self, Approval};
 use super::stack::{self, ENGINES, OptionalGit, Options};
 use crate::archive::{self, Limits, Packed};
-use crate::client::{Body, path};
+use crate::client::{file_body, path};
 use crate::output::{progress, table};
 use crate::stop::{Done, Stop};
-use bytes::Bytes;
-use futures_util::StreamExt as _;
-use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody};
-use indicatif::ProgressBar;
 use serde_json::{Value, json};
-use shared_proto::failure::{Code, Failure};
+use shared_proto::failure::Code;
 use std::path::{Path, PathBuf};
-use tokio_util::io::ReaderStream;
 
 /// `deploy`
 ///
@@ -136,21 +130,12 @@ async fn upload(session: &Session, dir: &Path) -> Done<Value> {
         eprintln!("· source: {entries} entries, unchanged");
     } else {
         let bar = progress::bytes(size, "uploading");
-        let sent = session.client.upload(&at, size, body_of(file, &bar)).await;
+        let counted = bar.clone();
+        let body = file_body(file, move |sent| counted.inc(sent));
+        let sent = session.client.upload(&at, size, body).await;
         bar.finish_and_clear();
-        sent.map_err(|failure: Failure| failure)?;
+        sent?;
         eprintln!("· source: {entries} entries, {size} bytes uploaded");
     }
     Ok(json!({ "archive": { "sha256": sha256, "size": size } }))
-}
-
-fn body_of(file: std::fs::File, bar: &ProgressBar) -> Body {
-    let bar = bar.clone();
-    let chunks = ReaderStream::with_capacity(tokio::fs::File::from_std(file), 64 * 1024).map(move |chunk| {
-        chunk.map(|bytes: Bytes| {
-            bar.inc(bytes.len() as u64);
-            Frame::data(bytes)
-        })
-    });
-    BodyExt::boxed(StreamBody::new(chunks))
 }

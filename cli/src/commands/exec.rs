@@ -3,7 +3,7 @@
 
 use super::k8s::{PodName, write};
 use super::{Session, connection, outcome};
-use crate::client::Socket;
+use crate::client::{Client, Socket};
 use crate::output::{escape::Filter, streams};
 use crate::stop::{Done, Stop};
 use crate::terminal;
@@ -185,8 +185,8 @@ async fn watch_size(outgoing: mpsc::Sender<Vec<u8>>) {
 }
 
 /// Runs a command without standard input and gives its output and exit code; for the demo. Output is bounded to 64 KiB.
-pub(crate) async fn capture(session: &Session, at: &str) -> Result<(String, i32), Failure> {
-    let mut socket = session.client.websocket(at, PROTOCOL).await?;
+pub(crate) async fn capture(client: &Client, at: &str) -> Result<(String, i32), Failure> {
+    let mut socket = client.websocket(at, PROTOCOL).await?;
     let mut out = Vec::new();
     while let Some(message) = socket.next().await {
         let message = message.map_err(|e| Code::ConnectionLost.on(format!("the connection ended: {e}")))?;

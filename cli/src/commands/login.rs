@@ -9,8 +9,8 @@ use crate::output::{Output, table};
 use crate::stop::Done;
 use crate::terminal;
 use serde_json::{Value, json};
-use shared_proto::failure::Code;
-use std::path::PathBuf;
+use shared_proto::failure::{Code, Failure};
+use std::path::{Path, PathBuf};
 
 /// `login`
 #[derive(Debug, clap::Args)]
@@ -62,13 +62,8 @@ pub(crate) async fn login(command: Login, global: &Global, interrupt: &Interrupt
         }
     };
     let context = Context { endpoint: command.url.trim_end_matches('/').to_owned(), ca, token };
-    let client = Client::new(&context)?;
-    let who = interrupt.guard("nothing was saved", async { Ok(client.get("/whoami").await?) }).await?;
     let path = ConfigFile::path()?;
-    let mut file = ConfigFile::load(&path)?;
-    file.contexts.insert(command.name.clone(), context);
-    file.current = Some(command.name.clone());
-    file.save(&path)?;
+    let who = interrupt.guard("nothing was saved", async { Ok(enter(context, &command.name, &path).await?) }).await?;
     Output::new(global.output).document(&who, |who| {
         format!(
             "Logged in as {} ({}) of organization {}; saved as context {} in {}.\n",
@@ -79,6 +74,16 @@ pub(crate) async fn login(command: Login, global: &Global, interrupt: &Interrupt
             path.display()
         )
     })
+}
+
+/// Tries the token, saves the context and makes it the current one; gives who we are.
+pub(crate) async fn enter(context: Context, name: &str, path: &Path) -> Result<Value, Failure> {
+    let who = Client::new(&context)?.get("/whoami").await?;
+    let mut file = ConfigFile::load(path)?;
+    file.contexts.insert(name.to_owned(), context);
+    file.current = Some(name.to_owned());
+    file.save(path)?;
+    Ok(who)
 }
 
 /// `context …`: local, no token is shown.

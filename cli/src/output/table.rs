@@ -110,7 +110,7 @@ mod tests {
         );
         assert_eq!(text, "NAME          STATE\na             running\nlonger^[[2J   -\n");
         assert_eq!(rows(&["NAME"], [], "No pods."), "No pods.\n");
-        assert_eq!(fields([("name", "x".to_owned()), ("a", "y\nz".to_owned())]), "name:    x\na:       y; z\n");
+        assert_eq!(fields([("name", "x".to_owned()), ("a", "y\nz".to_owned())]), "name:   x\na:      y; z\n");
     }
 
     #[test]
