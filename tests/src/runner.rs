@@ -175,28 +175,13 @@ impl Setup {
         self.table("engines", &lines)
     }
 
-    /// Starts it for a runner that is registered, and does not wait for anything.
+    /// Starts it as its variables and settings say, credentials included: none are made for it.
     ///
     /// # Errors
     /// It does not start.
-    pub async fn launch(mut self, user: &User, runner: &str) -> Result<Runner> {
-        use std::os::unix::fs::PermissionsExt as _;
-        let mut credentials = match self.credentials.take() {
-            Some(credentials) => credentials,
-            None => user.credentials(runner).await?,
-        };
-        if let Some(endpoint) = self.tunnel {
-            credentials.tunnel_endpoint = endpoint;
-        }
-        if let Some(endpoint) = self.execution {
-            credentials.execution_endpoint = endpoint;
-        }
-        let path = self.folder.join("credentials.json");
-        credentials.write(&path)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(self.credentials_mode))?;
+    pub fn launch_as_it_is(self, runner: &str) -> Result<Runner> {
         let config = format!(
-            "credentials = {:?}\nstate_dir = {:?}\nlog_format = \"json\"\n{}\n{}",
-            shown(&path),
+            "state_dir = {:?}\nlog_format = \"json\"\n{}\n{}",
             shown(&self.folder.join("state")),
             self.settings,
             self.tables
@@ -213,6 +198,28 @@ impl Setup {
             program = program.env(name, value.clone());
         }
         Ok(Runner { process: program.start()?, folder: self.folder, id: runner.to_owned() })
+    }
+
+    /// Starts it for a runner that is registered, and does not wait for anything.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn launch(mut self, user: &User, runner: &str) -> Result<Runner> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mut credentials = match self.credentials.take() {
+            Some(credentials) => credentials,
+            None => user.credentials(runner).await?,
+        };
+        if let Some(endpoint) = self.tunnel.take() {
+            credentials.tunnel_endpoint = endpoint;
+        }
+        if let Some(endpoint) = self.execution.take() {
+            credentials.execution_endpoint = endpoint;
+        }
+        let path = self.folder.join("credentials.json");
+        credentials.write(&path)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(self.credentials_mode))?;
+        self.setting(&format!("credentials = {:?}", shown(&path))).launch_as_it_is(runner)
     }
 
     /// Registers a runner under that name, starts it and waits for its session.
