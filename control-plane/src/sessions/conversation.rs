@@ -10,7 +10,7 @@ use rustls_pki_types::CertificateDer;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::control_message::Kind as ToRunner;
 use shared_proto::v1::runner_message::Kind as FromRunner;
-use shared_proto::{bounds, now_ms, v1};
+use shared_proto::{now_ms, v1};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -160,7 +160,7 @@ impl<'a> Session<'a> {
             session_id: live.id.clone(),
             version: shared_proto::VERSION.to_owned(),
             control_plane_time_ms: now_ms(),
-            ping_interval_ms: u32::try_from(bounds::PING_INTERVAL.as_millis()).unwrap_or(u32::MAX),
+            ping_interval_ms: u32::try_from(sessions.inner.settings.rhythm.interval.as_millis()).unwrap_or(u32::MAX),
             notice,
         })));
         Self {
@@ -169,7 +169,7 @@ impl<'a> Session<'a> {
             commands,
             line,
             driver,
-            pulse: Pulse::new(Instant::now()),
+            pulse: Pulse::new(sessions.inner.settings.rhythm, Instant::now()),
             probes: Vec::new(),
             deregistered: false,
             seen: tokio::task::JoinSet::new(),

@@ -11,14 +11,17 @@
 mod admission;
 mod channel;
 mod conversation;
+#[cfg(test)]
+pub(crate) mod fake;
 mod pulse;
 mod registry;
 mod table;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 
-pub(crate) use channel::{Channel, origin};
 pub(crate) use admission::is_instance_id;
+pub(crate) use channel::{Channel, origin};
+pub use pulse::Rhythm;
 pub use registry::{Claim, Parting, Registry, StoredRegistry, Verified};
 pub use table::{Entry, Instance};
 pub(crate) use table::{Live, Slot};
@@ -46,6 +49,8 @@ pub struct Settings {
     pub max_sessions: usize,
     /// The grace for operations in flight when either end leaves.
     pub drain_grace: Duration,
+    /// The round trips.
+    pub rhythm: Rhythm,
 }
 
 /// All sessions. Cloning is cheap.
@@ -82,6 +87,7 @@ impl Default for Settings {
             budget: bounds::BUDGET_DEFAULT,
             max_sessions: 10_000,
             drain_grace: bounds::DRAIN_GRACE,
+            rhythm: Rhythm::default(),
         }
     }
 }

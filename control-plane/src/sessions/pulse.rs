@@ -9,6 +9,17 @@ use tokio::time::Instant;
 /// Unanswered pings that are remembered; a peer is dead long before there are so many.
 const UNANSWERED_MAX: usize = 16;
 
+/// How often a session's peer is asked, and for how long it may be silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rhythm {
+    /// Between two pings.
+    pub interval: Duration,
+    /// An answer that is this late takes the session out of routing.
+    pub missed: Duration,
+    /// Silence of this length ends the session.
+    pub dead: Duration,
+}
+
 /// What to do at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Due {
@@ -23,23 +34,34 @@ pub(crate) enum Due {
 /// The state of one session's round trips.
 #[derive(Debug)]
 pub(crate) struct Pulse {
+    rhythm: Rhythm,
     nonce: u64,
     unanswered: VecDeque<(u64, Instant)>,
     heard: Instant,
     next_ping: Instant,
 }
 
+// === impl Rhythm ===
+
+impl Default for Rhythm {
+    fn default() -> Self {
+        Self { interval: PING_INTERVAL, missed: PING_MISSED, dead: PEER_DEAD }
+    }
+}
+
+// === impl Pulse ===
+
 impl Pulse {
     /// Starts at the moment of welcome, with a ping due at once: the first round trip sizes the windows.
-    pub(crate) fn new(now: Instant) -> Self {
-        Self { nonce: 0, unanswered: VecDeque::new(), heard: now, next_ping: now }
+    pub(crate) fn new(rhythm: Rhythm, now: Instant) -> Self {
+        Self { rhythm, nonce: 0, unanswered: VecDeque::new(), heard: now, next_ping: now }
     }
     /// What is due now. A ping that it gives counts as sent.
     pub(crate) fn due(&mut self, now: Instant) -> Due {
-        if now >= self.heard + PEER_DEAD {
+        if now >= self.heard + self.rhythm.dead {
             Due::Dead
         } else if now >= self.next_ping {
-            self.next_ping = now + PING_INTERVAL;
+            self.next_ping = now + self.rhythm.interval;
             Due::Ping(self.ask(now))
         } else {
             Due::Nothing
@@ -69,12 +91,12 @@ impl Pulse {
     }
     /// Whether an answer is missing for too long.
     pub(crate) fn missed(&self, now: Instant) -> bool {
-        self.unanswered.front().is_some_and(|(_, sent)| now >= *sent + PING_MISSED)
+        self.unanswered.front().is_some_and(|(_, sent)| now >= *sent + self.rhythm.missed)
     }
     /// When to look again.
     pub(crate) fn next(&self, now: Instant) -> Instant {
-        let dead = self.heard + PEER_DEAD;
-        let missed = self.unanswered.front().map(|(_, sent)| *sent + PING_MISSED).filter(|at| *at > now);
+        let dead = self.heard + self.rhythm.dead;
+        let missed = self.unanswered.front().map(|(_, sent)| *sent + self.rhythm.missed).filter(|at| *at > now);
         missed.map_or(dead, |at| at.min(dead)).min(self.next_ping)
     }
 }
@@ -86,7 +108,7 @@ mod tests {
     #[test]
     fn a_peer_that_falls_silent_is_missing_and_then_dead() {
         let start = Instant::now();
-        let mut pulse = Pulse::new(start);
+        let mut pulse = Pulse::new(Rhythm::default(), start);
         assert_eq!(pulse.due(start), Due::Ping(1));
         assert_eq!(pulse.answered(1, start + Duration::from_millis(20)), Some(Duration::from_millis(20)));
         let mut now = start;
@@ -107,7 +129,7 @@ mod tests {
     #[test]
     fn an_answer_makes_it_whole_again_and_a_made_up_one_does_not() {
         let start = Instant::now();
-        let mut pulse = Pulse::new(start);
+        let mut pulse = Pulse::new(Rhythm::default(), start);
         assert_eq!(pulse.due(start), Due::Ping(1));
         let late = start + PING_MISSED;
         assert!(pulse.missed(late));
@@ -121,7 +143,7 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded_and_keeps_the_oldest() {
         let start = Instant::now();
-        let mut pulse = Pulse::new(start);
+        let mut pulse = Pulse::new(Rhythm::default(), start);
         for _ in 0..1000 {
             pulse.ask(start);
         }
