@@ -58,9 +58,17 @@ impl ControlPlane {
     /// # Errors
     /// It does not start.
     pub async fn with_arguments(arguments: &[&str]) -> Result<Self> {
+        Self::listening(SocketAddr::from(([127, 0, 0, 1], 0)), arguments).await
+    }
+
+    /// Starts one whose runners dial that address, with more arguments.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn listening(runner: SocketAddr, arguments: &[&str]) -> Result<Self> {
         let folder = Scratch::new("control-plane")?;
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (process, api, runner) = launch(&folder, any, any, arguments).await?;
+        let (process, api, runner) = launch(&folder, any, runner, arguments).await?;
         let data = folder.join("data");
         let token = std::fs::read_to_string(data.join("admin-token")).context("the administrator's token")?;
         let ca = std::fs::read_to_string(data.join("ca.pem")).context("the CA")?;

@@ -35,6 +35,9 @@ pub struct Setup {
 /// A running runner.
 pub struct Runner {
     process: Process,
+    program: Program,
+    /// Earlier launchers of the same state directory, whose jobs may go on.
+    earlier: Vec<Process>,
     folder: Scratch,
     /// Its id.
     pub id: String,
@@ -197,7 +200,8 @@ impl Setup {
         for (name, value) in &self.environment {
             program = program.env(name, value.clone());
         }
-        Ok(Runner { process: program.start()?, folder: self.folder, id: runner.to_owned() })
+        let process = program.clone().start()?;
+        Ok(Runner { process, program, earlier: Vec::new(), folder: self.folder, id: runner.to_owned() })
     }
 
     /// Starts it for a runner that is registered, and does not wait for anything.
@@ -295,6 +299,33 @@ impl Runner {
     /// None comes.
     pub async fn failed_with(&self, after: Mark, deadline: Duration, code: &str) -> Result<Value> {
         self.process.stderr().message(after, deadline, "attempt failed", |v| v["code"] == code).await
+    }
+
+    /// Kills launcher, supervisor and spawner, in this order, and nothing else: jobs are left to themselves.
+    ///
+    /// # Errors
+    /// One of them is gone already.
+    pub async fn kill_all_but_jobs(&self) -> Result<()> {
+        let processes = self.processes();
+        signal(self.process.pid(), Signal::SIGKILL)?;
+        for process in [processes.supervisor, processes.spawner].into_iter().flatten() {
+            // it may have gone with its parent
+            let _ = signal(process.pid, Signal::SIGKILL);
+        }
+        self.process.ended(READY).await.map(|_| ())
+    }
+    /// Starts it again on the same state directory; the launcher before it must have ended.
+    ///
+    /// # Errors
+    /// No session opens.
+    pub async fn start_again(&mut self) -> Result<()> {
+        let process = self.program.clone().start()?;
+        self.earlier.push(std::mem::replace(&mut self.process, process));
+        self.session(Mark::default(), READY).await.map(|_| ())
+    }
+    /// Processes of jobs, also of those that an earlier launcher left.
+    pub fn job_processes(&self) -> Vec<Stat> {
+        procfs::working_in(&self.state().join("jobs"))
     }
 
     /// Its processes now.

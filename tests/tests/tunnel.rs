@@ -381,15 +381,8 @@ async fn address_changed() -> Result<()> {
 
     let host: SocketAddr = format!("{net}.1:{}", free_port()?).parse()?;
     let endpoint = format!("https://{host}");
-    let control_plane = ControlPlane::with_arguments(&[
-        "--runner-listen",
-        &host.to_string(),
-        "--name",
-        &host.ip().to_string(),
-        "--tunnel-endpoint",
-        &endpoint,
-    ])
-    .await?;
+    let arguments = ["--name", &host.ip().to_string(), "--tunnel-endpoint", &endpoint];
+    let control_plane = ControlPlane::listening(host, &arguments).await?;
     let user = control_plane.admin();
     // the API server is on this machine's loopback: in the namespace the wire to it is a proxy's listener on the veth
     let cluster = cluster().await?;
