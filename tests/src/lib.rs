@@ -11,6 +11,7 @@ pub mod control_plane;
 pub mod ctl;
 pub mod cutter;
 pub mod engine;
+pub mod false_control_plane;
 pub mod https;
 pub mod moto;
 pub mod pki;
