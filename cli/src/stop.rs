@@ -58,6 +58,7 @@ impl Stop {
         }
     }
     /// The failure in it, if it is one.
+    #[cfg(test)]
     pub(crate) fn failure(&self) -> Option<&Failure> {
         match self {
             Self::Failure(failure) | Self::Exec(failure) => Some(failure),

@@ -8,8 +8,8 @@ use crate::output::{Format, table};
 use crate::stop::Done;
 use serde_json::{Value, json};
 
-/// Events are fetched in pages of this many.
-const PAGE: u64 = 1000;
+/// Events are fetched in pages of this many, the most that the API gives.
+const PAGE: u64 = 500;
 
 /// `job`
 #[derive(Debug, clap::Subcommand)]
