@@ -17,6 +17,7 @@ use shared_proto::v1::{self, event::Body};
 use std::collections::HashMap;
 use std::io::SeekFrom;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -26,6 +27,8 @@ use tonic::{Request, Response, Status};
 const HELD_MAX: usize = 1000;
 /// Jobs that an instance takes at once, whatever it says.
 const SLOTS_MAX: u32 = 64;
+/// When it is told that a strange job's folder may go, each after the one before.
+const RELEASE_PAUSES: [Duration; 3] = [Duration::ZERO, Duration::from_secs(5), Duration::from_secs(10)];
 /// Chunks of an archive on their way.
 const CHUNKS: usize = 2;
 
@@ -176,8 +179,15 @@ impl Execution for Service {
                 let ended = report.events.iter().any(|e| matches!(e.body, Some(Body::Result(_))));
                 if ended && matches!(failure.code, Code::Fenced | Code::NotFound) {
                     let (job_id, fencing_token) = (report.job_id.clone(), report.fencing_token);
-                    let release = Kind::Release(v1::JobRelease { job_id, fencing_token });
-                    self.jobs.streams().tell(&who.runner, &report.instance_id, release);
+                    let release = v1::JobRelease { job_id, fencing_token };
+                    let (jobs, runner, instance) = (self.jobs.clone(), who.runner, report.instance_id);
+                    // again after a while: the job's process may just be ending and miss the first
+                    tokio::spawn(async move {
+                        for pause in RELEASE_PAUSES {
+                            tokio::time::sleep(pause).await;
+                            jobs.streams().tell(&runner, &instance, Kind::Release(release.clone()));
+                        }
+                    });
                 }
                 v1::ReportReply { acknowledged: 0, code: failure.code.as_str().into(), message: failure.message }
             }

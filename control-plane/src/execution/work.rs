@@ -21,6 +21,10 @@ use tonic::Status;
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How long an instance may take to accept.
 const ACCEPT_MS: i64 = 30_000;
+/// After this a decision is told again whose effect has not been seen: a job's process that was just ending may have missed it.
+const AGAIN: Duration = Duration::from_secs(4);
+/// How often it is told that a strange job's folder may go.
+const PARTINGS: u32 = 6;
 /// How long the stream may take to take an item: by then the runner has long given it up.
 const SEND_MAX: Duration = Duration::from_secs(15);
 
@@ -38,14 +42,20 @@ pub(super) struct Work {
     pub(super) told: HashMap<String, Told>,
 }
 
-/// What an instance was told of a job on this stream.
+/// What an instance was told of a job on this stream, and when.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Told {
-    approved: bool,
-    asked: bool,
-    forced: bool,
-    discarded: bool,
-    released: bool,
+    approved: Option<Instant>,
+    asked: Option<Instant>,
+    forced: Option<Instant>,
+    discarded: Option<Instant>,
+    released: Option<Instant>,
+}
+
+/// The folder of a job that is none of this instance's may go: told a few times.
+struct Parting {
+    release: v1::JobRelease,
+    left: u32,
 }
 
 /// The stream does not take anything any more.
@@ -80,9 +90,10 @@ impl Work {
         held: Vec<v1::HeldJob>,
         changes: &mut broadcast::Receiver<super::Change>,
     ) -> Option<Failure> {
-        if self.begin(held).await.is_err() {
-            return None;
-        }
+        let mut partings = match self.begin(held).await {
+            Ok(partings) => partings,
+            Err(Gone) => return None,
+        };
         let mut heartbeat = tokio::time::interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -104,6 +115,13 @@ impl Work {
                         if self.send(beat).await.is_err() {
                             return None;
                         }
+                        for parting in &mut partings {
+                            if self.send(Kind::Release(parting.release.clone())).await.is_err() {
+                                return None;
+                            }
+                            parting.left -= 1;
+                        }
+                        partings.retain(|p| p.left > 0);
                         let before = now_ms() - ACCEPT_MS;
                         if let Ok(1..) = self.jobs.store().take_back(&self.who.runner, None, before).await {
                             self.jobs.changed(&self.who.runner, "");
@@ -129,7 +147,8 @@ impl Work {
     }
 
     /// A sign of life at once, and a verdict on what the instance says that it holds.
-    async fn begin(&mut self, held: Vec<v1::HeldJob>) -> Result<(), Gone> {
+    async fn begin(&mut self, held: Vec<v1::HeldJob>) -> Result<Vec<Parting>, Gone> {
+        let mut partings = Vec::new();
         self.send(Kind::Heartbeat(v1::Heartbeat { control_plane_time_ms: now_ms() })).await?;
         // an assignment of an earlier stream may never have arrived
         let _ = self.jobs.store().take_back(&self.who.runner, Some(&self.instance), i64::MAX).await;
@@ -139,26 +158,26 @@ impl Work {
                 .store()
                 .standing(&self.who.organization, &self.who.runner, &self.instance, &job.job_id, job.fencing_token)
                 .await;
-            for kind in verdict(&job, standing) {
-                if matches!(kind, Kind::Release(_)) {
-                    self.told.entry(job.job_id.clone()).or_default().released = true;
-                }
-                self.send(kind).await?;
+            let Some(kind) = verdict(&job, standing) else { continue };
+            if let Kind::Release(release) = &kind {
+                partings.push(Parting { release: release.clone(), left: PARTINGS });
             }
+            self.send(kind).await?;
         }
-        Ok(())
+        Ok(partings)
     }
 
     /// Sends what is due: decisions on the jobs that the instance has, then new jobs.
     async fn round(&mut self) -> Result<Result<(), Gone>, Failure> {
         let followed = self.jobs.store().jobs_of_instance(&self.who.runner, &self.instance).await?;
         self.told.retain(|id, _| followed.iter().any(|job| job.id == *id));
+        let now = Instant::now();
         for job in &followed {
             let told = self.told.entry(job.id.clone()).or_default();
-            for kind in due(job, told) {
-                if self.send(kind).await.is_err() {
-                    return Ok(Err(Gone));
-                }
+            if let Some(kind) = due(job, told, now)
+                && self.send(kind).await.is_err()
+            {
+                return Ok(Err(Gone));
             }
         }
         for _ in 0..self.slots {
@@ -199,55 +218,48 @@ fn item(kind: Kind) -> v1::WorkItem {
 /// - unknown here, or fenced off: nothing that it does counts. Where it has ended the folder may go; where it still runs it is asked
 ///   to stop, never cut off: the engine has to leave its state in order. Its folder goes once it reports its result
 ///   and is answered `fenced` or `not_found`.
-fn verdict(held: &v1::HeldJob, standing: Result<Standing, Failure>) -> Vec<Kind> {
+fn verdict(held: &v1::HeldJob, standing: Result<Standing, Failure>) -> Option<Kind> {
     let (job_id, fencing_token) = (held.job_id.clone(), held.fencing_token);
     match standing {
-        Ok(Standing::Held(job)) if job.reported => vec![Kind::Release(v1::JobRelease { job_id, fencing_token })],
-        Ok(Standing::Held(_)) => Vec::new(),
+        Ok(Standing::Held(job)) if job.reported => Some(Kind::Release(v1::JobRelease { job_id, fencing_token })),
+        Ok(Standing::Held(_)) => None,
         Ok(Standing::Unknown | Standing::Fenced(_)) => {
             let ended = Phase::from_name(&held.phase).is_some_and(|phase| phase >= Phase::Applied);
             if ended {
-                vec![Kind::Release(v1::JobRelease { job_id, fencing_token })]
-            } else {
-                let by = "the control plane: the job is not this instance's".to_owned();
-                vec![Kind::Cancel(v1::Cancel { job_id, fencing_token, by, force: false })]
+                return Some(Kind::Release(v1::JobRelease { job_id, fencing_token }));
             }
+            let by = "the control plane: the job is not this instance's".to_owned();
+            Some(Kind::Cancel(v1::Cancel { job_id, fencing_token, by, force: false }))
         }
         // not known now: nothing is told, the next stream asks again
-        Err(_) => Vec::new(),
+        Err(_) => None,
     }
 }
 
-/// What is to be told of a job and was not yet told on this stream.
-fn due(job: &Job, told: &mut Told) -> Vec<Kind> {
+/// What is to be told of a job now: what this stream did not tell yet, and what had no effect in a while.
+fn due(job: &Job, told: &mut Told, now: Instant) -> Option<Kind> {
     let (job_id, fencing_token) = (job.id.clone(), job.token());
-    let mut kinds = Vec::new();
+    let again = |last: &mut Option<Instant>| match last {
+        Some(at) if now < *at + AGAIN => false,
+        _ => {
+            *last = Some(now);
+            true
+        }
+    };
+    if job.reported {
+        return again(&mut told.released).then_some(Kind::Release(v1::JobRelease { job_id, fencing_token }));
+    }
     if job.ended() {
-        if job.reported {
-            if !std::mem::replace(&mut told.released, true) {
-                kinds.push(Kind::Release(v1::JobRelease { job_id, fencing_token }));
-            }
-        } else if matches!(job.phase, Phase::Discarded | Phase::Canceled)
-            && !std::mem::replace(&mut told.discarded, true)
-        {
-            // a cancel of a plan that waits is a discard: nothing runs that could be asked
-            let by = job.discarded_by.clone().or_else(|| job.canceled_by.clone()).unwrap_or_default();
-            kinds.push(Kind::Discard(v1::Discard { job_id, fencing_token, by }));
-        }
-        return kinds;
+        // a cancel of a plan that waits is a discard: nothing runs that could be asked
+        let by = job.discarded_by.clone().or_else(|| job.canceled_by.clone()).unwrap_or_default();
+        return again(&mut told.discarded).then_some(Kind::Discard(v1::Discard { job_id, fencing_token, by }));
     }
-    if let Some(by) = &job.canceled_by {
-        let first = !std::mem::replace(&mut told.asked, true);
-        let harder = job.cancel_force && !std::mem::replace(&mut told.forced, true);
-        if first || harder {
-            let (by, force) = (by.clone(), job.cancel_force);
-            kinds.push(Kind::Cancel(v1::Cancel { job_id, fencing_token, by, force }));
-        }
-    } else if let Some(by) = &job.approved_by
-        && !std::mem::replace(&mut told.approved, true)
-    {
-        let plan_sha256 = job.plan().unwrap_or_default().sha256;
-        kinds.push(Kind::Approval(v1::Approval { job_id, fencing_token, by: by.clone(), plan_sha256 }));
+    if let Some(by) = job.canceled_by.clone() {
+        let last = if job.cancel_force { &mut told.forced } else { &mut told.asked };
+        let force = job.cancel_force;
+        return again(last).then_some(Kind::Cancel(v1::Cancel { job_id, fencing_token, by, force }));
     }
-    kinds
+    let by = job.approved_by.clone()?;
+    let plan_sha256 = job.plan().unwrap_or_default().sha256;
+    again(&mut told.approved).then_some(Kind::Approval(v1::Approval { job_id, fencing_token, by, plan_sha256 }))
 }

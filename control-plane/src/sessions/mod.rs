@@ -21,6 +21,8 @@ mod tests;
 
 pub(crate) use admission::is_instance_id;
 pub(crate) use channel::{Channel, origin};
+#[cfg(test)]
+pub(crate) use channel::{Driver, handshake};
 pub use pulse::Rhythm;
 pub use registry::{Claim, Parting, Registry, StoredRegistry, Verified};
 pub use table::{Entry, Instance};

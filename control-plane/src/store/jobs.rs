@@ -9,7 +9,7 @@ mod hand_out;
 mod reports;
 mod stacks;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use decisions::Cancelled;
 pub use hand_out::{Given, Standing};

@@ -16,9 +16,11 @@ use shared_proto::{now_ms, v1};
 const CANDIDATES_MAX: i64 = 64;
 /// How long a job waits for the instance that took its stack's last job, milliseconds.
 const PREFERENCE_MS: i64 = 15_000;
+/// How long a stack's next job waits for the instance to have done with the one before, milliseconds.
+const SETTLE_MS: i64 = 30_000;
 /// Jobs of one instance that are followed at once.
 const FOLLOWED_MAX: i64 = 1000;
-/// How long an ended job's instance is told again at each new stream that the folder may go, milliseconds.
+/// How long an ended job's instance is told again that the folder may go, milliseconds.
 const RELEASE_AGAIN_MS: i64 = 10 * 60 * 1000;
 
 /// A job as it is given to an instance.
@@ -77,6 +79,7 @@ impl Store {
             return Ok(None);
         }
         let mut transaction = self.writing().await.map_err(&failed)?;
+        let now = now_ms();
         // a plan that waits for its approval keeps nobody busy
         let busy: i64 = sqlx::query_scalar(
             "SELECT COUNT(*) FROM jobs WHERE runner = $1 AND instance = $2 AND ended_at_ms IS NULL AND phase NOT IN ($3, $4)",
@@ -94,16 +97,19 @@ impl Store {
         let candidates: Vec<Candidate> = sqlx::query_as(
             "SELECT jobs.id, stacks.last_instance, jobs.created_at_ms FROM jobs JOIN stacks ON stacks.id = jobs.stack \
              WHERE jobs.runner = $1 AND jobs.phase = $2 AND NOT EXISTS (SELECT 1 FROM jobs AS other \
-             WHERE other.stack = jobs.stack AND other.ended_at_ms IS NULL AND other.phase <> $2) \
-             ORDER BY jobs.id LIMIT $3",
+             WHERE other.stack = jobs.stack AND other.phase <> $2 AND (other.ended_at_ms IS NULL OR \
+             (other.accepted AND NOT other.reported AND other.phase <> $3 AND other.ended_at_ms > $4))) \
+             ORDER BY jobs.id LIMIT $5",
         )
         .bind(runner)
         .bind(Phase::Pending)
+        // one that ended here by a user's decision is still its instance's for a moment, which would not take the next
+        .bind(Phase::Lost)
+        .bind(now - SETTLE_MS)
         .bind(CANDIDATES_MAX)
         .fetch_all(&mut *transaction)
         .await
         .map_err(&failed)?;
-        let now = now_ms();
         let next = candidates.into_iter().find(|c| match &c.last_instance {
             None => true,
             Some(last) if last == instance => true,
@@ -211,11 +217,12 @@ impl Store {
     /// `internal`.
     pub async fn jobs_of_instance(&self, runner: &str, instance: &str) -> Result<Vec<Job>, Failure> {
         sqlx::query_as(select_jobs!(
-            "WHERE jobs.runner = $1 AND jobs.instance = $2 AND jobs.accepted AND \
-             (jobs.ended_at_ms IS NULL OR jobs.ended_at_ms > $3) ORDER BY jobs.id DESC LIMIT $4"
+            "WHERE jobs.runner = $1 AND jobs.instance = $2 AND jobs.accepted AND jobs.phase <> $3 AND \
+             (jobs.ended_at_ms IS NULL OR NOT jobs.reported OR jobs.ended_at_ms > $4) ORDER BY jobs.id DESC LIMIT $5"
         ))
         .bind(runner)
         .bind(instance)
+        .bind(Phase::Lost)
         .bind(now_ms() - RELEASE_AGAIN_MS)
         .bind(FOLLOWED_MAX)
         .fetch_all(self.pool())

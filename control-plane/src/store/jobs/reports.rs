@@ -32,7 +32,8 @@ pub struct Reported {
 struct Story {
     job: Job,
     plan: Option<Plan>,
-    planned: bool,
+    /// The runner waits for someone's decision.
+    waits: bool,
     end: Option<(Phase, JobEnd)>,
 }
 
@@ -153,19 +154,19 @@ fn is_words(event: &v1::Event) -> bool {
 impl Story {
     fn new(job: Job) -> Self {
         let plan = job.plan();
-        let planned = job.phase >= Phase::Planned;
-        Self { job, plan, planned, end: None }
+        Self { job, plan, waits: false, end: None }
     }
 
     fn tell(&mut self, body: &Body) {
         match body {
             Body::PhaseChanged(changed) => match Phase::from_name(&changed.phase) {
-                // whether it waits for an approval is judged at the end, when plan and phase are both known
-                Some(Phase::Planned | Phase::AwaitingApproval) => {
-                    self.planned = true;
+                Some(Phase::AwaitingApproval) => {
+                    self.waits = true;
                     self.forward(Phase::Planned);
                 }
-                Some(phase @ (Phase::Preparing | Phase::Planning | Phase::Applying)) => self.forward(phase),
+                Some(phase @ (Phase::Preparing | Phase::Planning | Phase::Planned | Phase::Applying)) => {
+                    self.forward(phase)
+                }
                 // its ends come with the result
                 _ => {}
             },
@@ -209,7 +210,6 @@ impl Story {
 
     /// The row as it is to be; whether the job has ended.
     fn close(mut self) -> (Job, bool) {
-        let changes = self.plan.as_ref().is_some_and(|p| p.has_changes);
         if let Some(plan) = &self.plan {
             // what does not become JSON cannot be: the plan is made of numbers and texts
             self.job.plan = serde_json::to_string(plan).ok();
@@ -224,7 +224,7 @@ impl Story {
             return (self.job, true);
         }
         let open = self.job.phase == Phase::Planned && self.job.approved_by.is_none();
-        if self.planned && changes && open && self.job.kind.applies() {
+        if self.waits && open && self.job.kind.applies() {
             if self.job.approve_automatically {
                 self.job.approved_by = Some(self.job.created_by.clone());
                 self.job.phase = Phase::Applying;

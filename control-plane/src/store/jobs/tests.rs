@@ -1,1 +1,387 @@
+//! A job's way through the store, step by step, and every step that is refused.
 
+use super::*;
+use shared_proto::v1::event::Body;
+
+const ORG: &str = "org_a";
+const RUNNER: &str = "run_1";
+const HERE: &str = "i-1";
+
+/// An organization `org_a` with runner `run_1`, another organization `org_b` with `run_b`.
+pub(crate) async fn store() -> Store {
+    let store = Store::in_memory().await.expect("a store");
+    for (organization, runner) in [(ORG, RUNNER), ("org_b", "run_b")] {
+        sqlx::query("INSERT INTO organizations (id, name, created_at_ms) VALUES ($1, $1, 1)")
+            .bind(organization)
+            .execute(store.pool())
+            .await
+            .expect("an organization");
+        sqlx::query("INSERT INTO runners (id, organization, name, created_at_ms) VALUES ($1, $2, $1, 1)")
+            .bind(runner)
+            .bind(organization)
+            .execute(store.pool())
+            .await
+            .expect("a runner");
+    }
+    store
+}
+
+pub(crate) async fn stack(store: &Store, name: &str) -> Stack {
+    let new = NewStack {
+        name: name.into(),
+        engine: "opentofu".into(),
+        runner: None,
+        source: "{}".into(),
+        variables: "{}".into(),
+        connections: "[]".into(),
+    };
+    store.create_stack(ORG, &new).await.expect("a stack")
+}
+
+pub(crate) fn new_job(stack: &Stack, kind: JobKind) -> NewJob {
+    NewJob {
+        stack: stack.clone(),
+        runner: RUNNER.into(),
+        kind,
+        approve_automatically: false,
+        source: v1::Source::default(),
+        variables: [("password".to_owned(), "s3cr3t".to_owned())].into(),
+        connections: vec![],
+        created_by: "ann".into(),
+    }
+}
+
+async fn job(store: &Store, stack: &Stack, kind: JobKind) -> Job {
+    store.create_job(new_job(stack, kind)).await.expect("a job")
+}
+async fn assign(store: &Store, instance: &str, present: &[&str]) -> Option<Given> {
+    let present: Vec<String> = present.iter().map(|i| (*i).to_owned()).collect();
+    store.assign_next(RUNNER, instance, 4, &present).await.expect("asked")
+}
+fn accept(given: &Given, instance: &str) -> v1::AcceptRequest {
+    v1::AcceptRequest {
+        job_id: given.job_id.clone(),
+        fencing_token: given.fencing_token,
+        instance_id: instance.into(),
+        request_sha256: given.request_sha256.clone(),
+    }
+}
+/// A job that the instance has accepted.
+async fn accepted(store: &Store, stack: &Stack, kind: JobKind) -> Given {
+    job(store, stack, kind).await;
+    let given = assign(store, HERE, &[HERE]).await.expect("a job");
+    store.accept_job(ORG, RUNNER, &accept(&given, HERE)).await.expect("accepted");
+    given
+}
+fn report(given: &Given, from: u64, bodies: Vec<Body>) -> v1::ReportRequest {
+    let events = (from..).zip(bodies).map(|(sequence, body)| v1::Event { sequence, time_ms: 1, body: Some(body) });
+    v1::ReportRequest {
+        job_id: given.job_id.clone(),
+        fencing_token: given.fencing_token,
+        instance_id: HERE.into(),
+        events: events.collect(),
+    }
+}
+async fn tell(store: &Store, given: &Given, from: u64, bodies: Vec<Body>) -> Reported {
+    store.report_events(ORG, RUNNER, &report(given, from, bodies)).await.expect("taken")
+}
+pub(crate) fn phase(phase: &str) -> Body {
+    Body::PhaseChanged(v1::PhaseChanged { phase: phase.into(), detail: String::new() })
+}
+pub(crate) fn plan(has_changes: bool) -> Body {
+    Body::PlanSaved(v1::PlanSaved { sha256: "p1".into(), has_changes, text: "Plan: 1 to add".into() })
+}
+pub(crate) fn result(phase: &str, code: &str) -> Body {
+    Body::Result(v1::JobResult { phase: phase.into(), code: code.into(), ..Default::default() })
+}
+fn line(text: &str) -> Body {
+    Body::OutputLine(v1::OutputLine { stream: "stdout".into(), text: text.into() })
+}
+/// Events 1 to 5, after which it waits for its approval.
+async fn awaiting(store: &Store, stack: &Stack) -> Given {
+    let given = accepted(store, stack, JobKind::Update).await;
+    let summary = v1::ChangeSummary { add: 1, operation: "plan".into(), ..Default::default() };
+    let events =
+        vec![phase("planning"), Body::ChangeSummary(summary), plan(true), phase("planned"), phase("awaiting_approval")];
+    assert_eq!(tell(store, &given, 1, events).await.job.phase, Phase::AwaitingApproval);
+    given
+}
+async fn now(store: &Store, given: &Given) -> Job {
+    store.job(ORG, &given.job_id).await.expect("a job")
+}
+fn code<T: std::fmt::Debug>(result: Result<T, Failure>) -> Code {
+    result.expect_err("refused").code
+}
+
+#[tokio::test]
+async fn an_update_goes_its_whole_way() {
+    let store = store().await;
+    let stack = stack(&store, "s").await;
+    let given = awaiting(&store, &stack).await;
+    let request = v1::JobRequest::decode(&given.request[..]).expect("a request");
+    assert_eq!((request.job_id.as_str(), request.organization_id.as_str()), (given.job_id.as_str(), ORG));
+    assert_eq!(Sha256::digest(&given.request)[..], given.request_sha256[..]);
+    let job = store.approve_job(ORG, &given.job_id, "bob", Some("p1")).await.expect("approved");
+    assert_eq!((job.phase, job.approved_by.as_deref()), (Phase::Applying, Some("bob")));
+    let plan = job.plan().expect("a plan");
+    assert_eq!((plan.add, plan.sha256.as_str(), plan.has_changes), (1, "p1", true));
+    // what was on its way when it was approved does not send it back
+    assert_eq!(tell(&store, &given, 6, vec![phase("awaiting_approval")]).await.job.phase, Phase::Applying);
+    let end = tell(
+        &store,
+        &given,
+        7,
+        vec![phase("applying"), Body::Outputs(v1::Outputs { json: "{}".into() }), result("applied", "ok")],
+    )
+    .await;
+    assert_eq!((end.acknowledged, end.refused, end.job.phase), (9, None, Phase::Applied));
+    assert!(end.job.ended() && end.job.reported);
+    assert_eq!(store.stack(ORG, "s").await.expect("there").last_instance.as_deref(), Some(HERE));
+    let events = store.job_events(ORG, &given.job_id, 2, 3).await.expect("events");
+    assert_eq!(events.iter().map(|e| e.sequence).collect::<Vec<_>>(), [3, 4, 5]);
+}
+
+#[tokio::test]
+async fn what_is_another_organizations_is_not_there() {
+    let store = store().await;
+    let stack = stack(&store, "s").await;
+    let given = awaiting(&store, &stack).await;
+    let id = given.job_id.as_str();
+    assert_eq!(code(store.stack("org_b", &stack.id).await), Code::NotFound);
+    assert_eq!(code(store.delete_stack("org_b", &stack.id).await), Code::NotFound);
+    assert_eq!(code(store.job("org_b", id).await), Code::NotFound);
+    assert_eq!(code(store.job_events("org_b", id, 0, 10).await), Code::NotFound);
+    assert_eq!(code(store.approve_job("org_b", id, "eve", None).await), Code::NotFound);
+    assert_eq!(code(store.discard_job("org_b", id, "eve").await), Code::NotFound);
+    assert_eq!(code(store.cancel_job("org_b", id, "eve", true, |_| true).await), Code::NotFound);
+    assert_eq!(code(store.accept_job("org_b", "run_b", &accept(&given, HERE)).await), Code::NotFound);
+    assert_eq!(code(store.accept_job(ORG, "run_2", &accept(&given, HERE)).await), Code::NotFound);
+    assert_eq!(code(store.report_events("org_b", "run_b", &report(&given, 6, vec![line("x")])).await), Code::NotFound);
+    assert_eq!(store.standing("org_b", "run_b", HERE, id, 1).await, Ok(Standing::Unknown));
+    assert_eq!(store.assign_next("run_b", HERE, 4, &[]).await, Ok(None));
+    assert!(store.jobs("org_b", None, 10).await.expect("a list").is_empty());
+    let elsewhere =
+        NewJob { stack: Stack { organization: "org_b".into(), ..stack.clone() }, ..new_job(&stack, JobKind::Preview) };
+    assert_eq!(code(store.create_job(elsewhere).await), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_stack_has_one_job_at_a_time_and_an_instance_its_slots() {
+    let store = store().await;
+    let (one, two) = (stack(&store, "one").await, stack(&store, "two").await);
+    let first = job(&store, &one, JobKind::Preview).await;
+    let second = job(&store, &one, JobKind::Preview).await;
+    let other = job(&store, &two, JobKind::Preview).await;
+    let given = assign(&store, HERE, &[HERE]).await.expect("the first");
+    assert_eq!((given.job_id.as_str(), given.fencing_token), (first.id.as_str(), 1));
+    assert_eq!(store.assign_next(RUNNER, HERE, 1, &[]).await, Ok(None), "its one slot is taken");
+    assert_eq!(assign(&store, HERE, &[HERE]).await.expect("the other stack's").job_id, other.id);
+    assert_eq!(assign(&store, HERE, &[HERE]).await, None, "the first stack has one already");
+    store.accept_job(ORG, RUNNER, &accept(&given, HERE)).await.expect("accepted");
+    tell(&store, &given, 1, vec![result("planned", "ok")]).await;
+    assert_eq!(now(&store, &given).await.phase, Phase::Planned);
+    assert_eq!(assign(&store, HERE, &[HERE]).await.expect("its turn").job_id, second.id);
+}
+
+#[tokio::test]
+async fn what_is_not_accepted_goes_to_another_under_a_new_token() {
+    let store = store().await;
+    let stack = stack(&store, "s").await;
+    job(&store, &stack, JobKind::Update).await;
+    let first = assign(&store, HERE, &[]).await.expect("a job");
+    assert_eq!(store.take_back(RUNNER, None, 0).await, Ok(0), "not yet");
+    assert_eq!(store.take_back(RUNNER, Some("i-9"), i64::MAX).await, Ok(0), "not that instance's");
+    assert_eq!(store.take_back(RUNNER, None, i64::MAX).await, Ok(1));
+    let second = assign(&store, "i-2", &[]).await.expect("again");
+    assert_eq!((second.job_id.as_str(), second.fencing_token), (first.job_id.as_str(), 2));
+    assert_eq!(code(store.accept_job(ORG, RUNNER, &accept(&first, HERE)).await), Code::Fenced);
+    store.accept_job(ORG, RUNNER, &accept(&second, "i-2")).await.expect("accepted");
+    assert_eq!(store.take_back(RUNNER, None, i64::MAX).await, Ok(0), "accepted is bound");
+    assert_eq!(code(store.report_events(ORG, RUNNER, &report(&first, 1, vec![line("x")])).await), Code::Fenced);
+}
+
+#[tokio::test]
+async fn a_late_accept_is_good_until_another_has_the_job_or_the_stack() {
+    let store = store().await;
+    let stack = stack(&store, "s").await;
+    job(&store, &stack, JobKind::Update).await;
+    let given = assign(&store, HERE, &[]).await.expect("a job");
+    store.take_back(RUNNER, None, i64::MAX).await.expect("taken back");
+    assert_eq!(code(store.accept_job(ORG, RUNNER, &accept(&given, "i-2")).await), Code::Fenced);
+    let wrong = v1::AcceptRequest { request_sha256: vec![0; 32], ..accept(&given, HERE) };
+    assert_eq!(code(store.accept_job(ORG, RUNNER, &wrong).await), Code::InvalidArgument);
+    let job = store.accept_job(ORG, RUNNER, &accept(&given, HERE)).await.expect("late, and good");
+    assert_eq!(job.phase, Phase::Preparing);
+    assert_eq!(store.accept_job(ORG, RUNNER, &accept(&given, HERE)).await.expect("again"), job);
+    let request: Vec<u8> = sqlx::query_scalar("SELECT request FROM jobs").fetch_one(store.pool()).await.expect("a row");
+    assert!(request.is_empty(), "the variables are not kept where they are not needed");
+}
+
+#[tokio::test]
+async fn a_stack_prefers_the_instance_that_has_its_state() {
+    let store = store().await;
+    let stack = stack(&store, "s").await;
+    let given = accepted(&store, &stack, JobKind::Preview).await;
+    tell(&store, &given, 1, vec![result("planned", "ok")]).await;
+    job(&store, &stack, JobKind::Preview).await;
+    assert_eq!(assign(&store, "i-2", &[HERE, "i-2"]).await, None);
+    assert_eq!(assign(&store, "i-2", &["i-2"]).await, None, "it may be back in a moment");
+    sqlx::query("UPDATE jobs SET created_at_ms = 1").execute(store.pool()).await.expect("time passes");
+    assert_eq!(assign(&store, "i-2", &[HERE, "i-2"]).await, None);
+    assert!(assign(&store, "i-2", &["i-2"]).await.is_some());
+}
+
+#[tokio::test]
+async fn events_are_stored_once_and_in_order() {
+    let store = store().await;
+    let stack = stack(&store, "s").await;
+    let given = accepted(&store, &stack, JobKind::Update).await;
+    assert_eq!(tell(&store, &given, 1, vec![line("a"), line("b")]).await.acknowledged, 2);
+    let again = tell(&store, &given, 1, vec![line("a"), line("b"), line("c")]).await;
+    assert_eq!((again.acknowledged, again.refused, again.news), (3, None, true));
+    let same = tell(&store, &given, 2, vec![line("b")]).await;
+    assert_eq!((same.acknowledged, same.news), (3, false));
+    let gap = tell(&store, &given, 5, vec![line("e")]).await;
+    assert_eq!((gap.acknowledged, gap.refused.map(|f| f.code)), (3, Some(Code::InvalidArgument)));
+    let large = tell(&store, &given, 4, vec![line("d"), line(&"x".repeat(100_000))]).await;
+    assert_eq!((large.acknowledged, large.refused.map(|f| f.code)), (4, Some(Code::TooLarge)));
+    let other = v1::ReportRequest { instance_id: "i-2".into(), ..report(&given, 5, vec![line("x")]) };
+    assert_eq!(code(store.report_events(ORG, RUNNER, &other).await), Code::Fenced);
+    let after = tell(&store, &given, 5, vec![result("failed", "engine_failed"), line("late")]).await;
+    assert_eq!((after.acknowledged, after.refused.map(|f| f.code)), (5, Some(Code::InvalidArgument)));
+    assert_eq!(after.job.phase, Phase::Failed);
+    let events = store.job_events(ORG, &given.job_id, 0, 100).await.expect("events");
+    assert_eq!(events.iter().map(|e| e.sequence).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+}
+
+#[tokio::test]
+async fn beyond_the_bound_words_are_kept_by_number_only() {
+    let store = store().await;
+    let stack = stack(&store, "s").await;
+    let given = accepted(&store, &stack, JobKind::Update).await;
+    sqlx::query("UPDATE jobs SET event_bytes = 1000000000").execute(store.pool()).await.expect("a talkative engine");
+    tell(&store, &given, 1, vec![line("x"), result("failed", "engine_failed")]).await;
+    let events = store.job_events(ORG, &given.job_id, 0, 10).await.expect("events");
+    assert_eq!(events[0].body, None);
+    assert!(matches!(events[1].body, Some(Body::Result(_))));
+}
+
+#[tokio::test]
+async fn an_automatic_job_is_approved_as_soon_as_it_waits() {
+    let store = store().await;
+    let stack = stack(&store, "s").await;
+    store.create_job(NewJob { approve_automatically: true, ..new_job(&stack, JobKind::Destroy) }).await.expect("a job");
+    let given = assign(&store, HERE, &[]).await.expect("a job");
+    store.accept_job(ORG, RUNNER, &accept(&given, HERE)).await.expect("accepted");
+    assert_eq!(tell(&store, &given, 1, vec![plan(true), phase("planned")]).await.job.phase, Phase::Planned);
+    let job = tell(&store, &given, 3, vec![phase("awaiting_approval")]).await.job;
+    assert_eq!((job.phase, job.approved_by.as_deref()), (Phase::Applying, Some("ann")));
+}
+
+#[tokio::test]
+async fn jobs_without_changes_and_previews_end_without_a_question() {
+    let store = store().await;
+    let stack = stack(&store, "s").await;
+    let given = accepted(&store, &stack, JobKind::Update).await;
+    let job = tell(&store, &given, 1, vec![plan(false), result("no_changes", "ok")]).await.job;
+    assert_eq!((job.phase, job.ended()), (Phase::NoChanges, true));
+    let given = accepted(&store, &stack, JobKind::Preview).await;
+    let job = tell(&store, &given, 1, vec![plan(true), phase("planned")]).await.job;
+    assert_eq!((job.phase, job.ended()), (Phase::Planned, false));
+    let job = tell(&store, &given, 3, vec![result("planned", "ok")]).await.job;
+    assert_eq!((job.phase, job.ended()), (Phase::Planned, true));
+    // a result with a phase that is none fails the job, and is not made up
+    let given = accepted(&store, &stack, JobKind::Outputs).await;
+    assert_eq!(tell(&store, &given, 1, vec![result("preparing", "ok")]).await.job.phase, Phase::Failed);
+}
+
+#[tokio::test]
+async fn only_the_plan_that_is_there_is_approved_and_only_once_it_waits() {
+    let store = store().await;
+    let stack = stack(&store, "s").await;
+    let given = accepted(&store, &stack, JobKind::Update).await;
+    let id = given.job_id.as_str();
+    assert_eq!(code(store.approve_job(ORG, id, "bob", None).await), Code::Conflict);
+    assert_eq!(code(store.discard_job(ORG, id, "bob").await), Code::Conflict);
+    tell(&store, &given, 1, vec![plan(true), phase("awaiting_approval")]).await;
+    assert_eq!(code(store.approve_job(ORG, id, "bob", Some("p0")).await), Code::PlanStale);
+    store.approve_job(ORG, id, "bob", None).await.expect("approved");
+    assert_eq!(store.approve_job(ORG, id, "eve", None).await.expect("again").approved_by.as_deref(), Some("bob"));
+    assert_eq!(code(store.discard_job(ORG, id, "bob").await), Code::Conflict);
+    tell(&store, &given, 3, vec![result("applied", "ok")]).await;
+    assert_eq!(code(store.approve_job(ORG, id, "bob", None).await), Code::Conflict);
+    assert_eq!(code(store.cancel_job(ORG, id, "bob", false, |_| true).await), Code::Conflict);
+}
+
+#[tokio::test]
+async fn a_discarded_job_stays_discarded_and_its_stack_waits_for_the_instance() {
+    let store = store().await;
+    let stack = stack(&store, "s").await;
+    let given = awaiting(&store, &stack).await;
+    let job = store.discard_job(ORG, &given.job_id, "bob").await.expect("discarded");
+    assert_eq!((job.phase, job.ended()), (Phase::Discarded, true));
+    assert_eq!(store.discard_job(ORG, &given.job_id, "bob").await.expect("again"), job);
+    self::job(&store, &stack, JobKind::Preview).await;
+    assert_eq!(assign(&store, HERE, &[HERE]).await, None, "the instance has not done with the last one");
+    let told = tell(&store, &given, 6, vec![result("discarded", "ok")]).await;
+    assert_eq!((told.job.phase, told.job.reported), (Phase::Discarded, true));
+    assert!(told.job.result.expect("a result").contains("discarded by bob"));
+    assert!(assign(&store, HERE, &[HERE]).await.is_some());
+}
+
+#[tokio::test]
+async fn a_cancel_ends_at_once_what_nobody_started() {
+    let store = store().await;
+    let stack = stack(&store, "s").await;
+    let pending = job(&store, &stack, JobKind::Update).await;
+    let cancelled = store.cancel_job(ORG, &pending.id, "bob", false, |_| false).await.expect("cancelled");
+    assert!(matches!(cancelled, Cancelled::Ended(job) if job.phase == Phase::Canceled));
+    job(&store, &stack, JobKind::Update).await;
+    let given = assign(&store, HERE, &[]).await.expect("a job");
+    store.cancel_job(ORG, &given.job_id, "bob", false, |_| false).await.expect("cancelled");
+    assert_eq!(code(store.accept_job(ORG, RUNNER, &accept(&given, HERE)).await), Code::Cancelled);
+    let given = awaiting(&store, &stack).await;
+    store.cancel_job(ORG, &given.job_id, "bob", false, |_| false).await.expect("cancelled");
+    assert_eq!(now(&store, &given).await.phase, Phase::Canceled);
+}
+
+#[tokio::test]
+async fn a_cancel_asks_what_runs_and_force_gives_up_what_is_gone() {
+    let store = store().await;
+    let stack = stack(&store, "s").await;
+    let given = accepted(&store, &stack, JobKind::Update).await;
+    tell(&store, &given, 1, vec![phase("planning")]).await;
+    let asked = store.cancel_job(ORG, &given.job_id, "bob", false, |_| true).await.expect("asked");
+    assert!(matches!(asked, Cancelled::Asked(job) if job.phase == Phase::Planning && !job.cancel_force));
+    let forced = store.cancel_job(ORG, &given.job_id, "eve", true, |_| false).await.expect("forced");
+    assert!(matches!(forced, Cancelled::Asked(job) if job.cancel_force && job.canceled_by.as_deref() == Some("bob")));
+    let lost = store.cancel_job(ORG, &given.job_id, "bob", true, |i| i == HERE).await.expect("given up");
+    assert!(matches!(lost, Cancelled::Ended(job) if job.phase == Phase::Lost));
+    assert_eq!(code(store.report_events(ORG, RUNNER, &report(&given, 2, vec![line("x")])).await), Code::Fenced);
+    job(&store, &stack, JobKind::Update).await;
+    assert!(assign(&store, HERE, &[HERE]).await.is_some(), "the stack is free");
+}
+
+#[tokio::test]
+async fn stacks_have_names_of_their_own_and_go_when_nothing_runs() {
+    let store = store().await;
+    let first = stack(&store, "s").await;
+    let same = NewStack {
+        name: "s".into(),
+        engine: "terraform".into(),
+        runner: Some(RUNNER.into()),
+        source: "{}".into(),
+        variables: "{}".into(),
+        connections: "[]".into(),
+    };
+    assert_eq!(code(store.create_stack(ORG, &same).await), Code::Conflict);
+    let changed = store.update_stack(ORG, &first.id, &same).await.expect("changed");
+    assert_eq!((changed.engine.as_str(), changed.runner.as_deref()), ("terraform", Some(RUNNER)));
+    let waiting = job(&store, &changed, JobKind::Preview).await;
+    assert_eq!(code(store.delete_stack(ORG, &first.id).await), Code::Conflict);
+    store.cancel_job(ORG, &waiting.id, "bob", false, |_| true).await.expect("cancelled");
+    store.delete_stack(ORG, &first.id).await.expect("deleted");
+    assert_eq!(code(store.stack(ORG, "s").await), Code::NotFound);
+    assert_eq!(store.job(ORG, &waiting.id).await.expect("still to be read").stack_name, "s");
+    stack(&store, "s").await;
+}
