@@ -14,6 +14,8 @@ mod users;
 
 pub use connections::{Connection, Provider};
 pub use issuers::{IssuerRecord, Signer};
+#[cfg(test)]
+pub(crate) use jobs::tests as jobs_tests;
 pub use jobs::{Cancelled, Given, Job, JobEnd, JobKind, NewJob, NewStack, Phase, Plan, Reported, Stack, Standing};
 pub use operation_records::OperationRecord;
 pub use organizations::Organization;
