@@ -82,7 +82,7 @@ impl Proxy {
         let authority: http::uri::Authority =
             authority.trim_end_matches('/').parse().map_err(|_| "it has no host or a bad port")?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        Ok(Self { kind, host, port: authority.port_u16().unwrap_or(default_port), login })
+        Ok(Self { kind, host, port: url::port(&authority, default_port)?, login })
     }
 }
 

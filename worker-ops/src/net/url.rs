@@ -38,7 +38,7 @@ impl Address {
         if host.is_empty() {
             return Err("it has no host");
         }
-        let port = authority.port_u16().unwrap_or(if https { 443 } else { 80 });
+        let port = port(authority, if https { 443 } else { 80 })?;
         Ok(Self { https, host, port, prefix: uri.path().trim_end_matches('/').to_owned() })
     }
 
@@ -54,6 +54,15 @@ impl Address {
         } else {
             self.shown()
         }
+    }
+}
+
+/// The port of an authority without a user name; one that is no number of a port is wrong and not absent.
+pub(crate) fn port(authority: &::http::uri::Authority, default: u16) -> Result<u16, &'static str> {
+    match authority.as_str().strip_prefix(authority.host()) {
+        Some("") => Ok(default),
+        Some(rest) => rest.strip_prefix(':').and_then(|p| p.parse().ok()).ok_or("its port is no port"),
+        None => Err("it has no host"),
     }
 }
 
@@ -115,7 +124,16 @@ mod tests {
         assert_eq!((a.shown().as_str(), a.prefix.as_str()), ("[::1]:6443", "/k8s/clusters/c-1"));
         let a = Address::parse("https://api.example").expect("a URL");
         assert_eq!((a.port, a.host_header().as_str(), a.prefix.as_str()), (443, "api.example", ""));
-        for bad in ["", "api.example:6443", "ftp://x", "https://u:p@x", "https://", "https://x/?a=b", "/etc/passwd"] {
+        for bad in [
+            "",
+            "api.example:6443",
+            "ftp://x",
+            "https://u:p@x",
+            "https://",
+            "https://x/?a=b",
+            "https://x:99999",
+            "/etc/passwd",
+        ] {
             assert!(Address::parse(bad).is_err(), "{bad}");
         }
     }
