@@ -4,6 +4,9 @@
 //! part, and a handshake that does not get on is cut. This module must never decide who a peer is: it hands the chain on that TLS
 //! verified.
 
+#[cfg(test)]
+mod tests;
+
 use crate::execution::Execution;
 use crate::pki::handshake_failure;
 use crate::sessions::Sessions;

@@ -19,6 +19,7 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
@@ -35,7 +36,7 @@ pub(crate) struct ListRegistry {
 pub(crate) struct FakeRunner {
     pub(crate) state: Arc<FakeState>,
     server: JoinHandle<()>,
-    pub(crate) session: JoinHandle<()>,
+    session: Option<JoinHandle<()>>,
 }
 
 pub(crate) struct FakeState {
@@ -128,6 +129,19 @@ impl Registry for ListRegistry {
 impl FakeRunner {
     /// Connects and says its Hello; does not wait for the answer.
     pub(crate) fn dial(sessions: &Sessions, hello: v1::Hello) -> Self {
+        let (ours, theirs) = tokio::io::duplex(256 * 1024);
+        let sessions = sessions.clone();
+        let session = tokio::spawn(async move { sessions.serve(ours, Vec::new(), "pipe", ()).await });
+        let mut runner = Self::over(theirs, hello);
+        runner.session = Some(session);
+        runner
+    }
+
+    /// The same over a connection that is there.
+    pub(crate) fn over<T>(io: T, hello: v1::Hello) -> Self
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let (say, to_say) = mpsc::channel(16);
         let state = Arc::new(FakeState {
             hello,
@@ -138,7 +152,6 @@ impl FakeRunner {
             say,
             to_say: Mutex::new(Some(to_say)),
         });
-        let (ours, theirs) = tokio::io::duplex(256 * 1024);
         let session = SessionServer::new(Serves(state.clone()));
         let operations = OperationsServer::new(Serves(state.clone()));
         let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
@@ -159,20 +172,22 @@ impl FakeRunner {
                 .max_concurrent_streams(2048)
                 .max_pending_accept_reset_streams(20_000)
                 .max_local_error_reset_streams(None)
-                .serve_connection(TokioIo::new(theirs), service)
+                .serve_connection(TokioIo::new(io), service)
                 .await;
         });
-        let sessions = sessions.clone();
-        let session = tokio::spawn(async move { sessions.serve(ours, Vec::new(), "pipe", ()).await });
-        Self { state, server, session }
+        Self { state, server, session: None }
+    }
+
+    /// Waits until it is welcome.
+    pub(crate) async fn welcome(self) -> Self {
+        let mut heard = self.state.heard.subscribe();
+        until(&mut heard, |heard| heard.iter().any(|k| matches!(k, FromControl::Welcome(_)))).await;
+        self
     }
 
     /// Connects and waits until it is welcome.
     pub(crate) async fn connect(sessions: &Sessions, hello: v1::Hello) -> Self {
-        let runner = Self::dial(sessions, hello);
-        let mut heard = runner.state.heard.subscribe();
-        until(&mut heard, |heard| heard.iter().any(|k| matches!(k, FromControl::Welcome(_)))).await;
-        runner
+        Self::dial(sessions, hello).welcome().await
     }
 
     /// The refusal, when it comes.
@@ -206,7 +221,9 @@ impl FakeRunner {
 impl Drop for FakeRunner {
     fn drop(&mut self) {
         self.server.abort();
-        self.session.abort();
+        if let Some(session) = &self.session {
+            session.abort();
+        }
     }
 }
 
