@@ -1,1 +1,31 @@
-fn main() {}
+//! The binary `runner`. One of three processes, decided by the first argument before anything else is done: launcher and spawner must stay
+//! small, so they never come near the command line's parser.
+#![forbid(unsafe_code)]
+
+use runner_supervisor::{cli, exit, launcher, spawner, supervisor};
+use std::ffi::OsString;
+
+fn main() {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    std::process::exit(life(arguments));
+}
+
+fn life(mut arguments: Vec<OsString>) -> i32 {
+    let role = arguments.first().and_then(|a| a.to_str()).unwrap_or_default().to_owned();
+    let asks_for_help = arguments.iter().any(|a| a == "--help" || a == "-h");
+    match role.as_str() {
+        "run" if !asks_for_help => launcher::run(arguments.split_off(1)),
+        "spawner" => match runner_sandbox::inherited_descriptor(3) {
+            Ok(supervisor) => spawner::run(supervisor),
+            Err(e) => {
+                eprintln!("runner spawner: {e}; the launcher (`runner run`) starts it");
+                exit::USAGE
+            }
+        },
+        "supervisor" => match cli::settings(arguments.split_off(1)) {
+            Ok(flags) => supervisor::run(&flags),
+            Err(code) => code,
+        },
+        _ => cli::run(arguments),
+    }
+}

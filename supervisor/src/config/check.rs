@@ -2,8 +2,8 @@
 
 use super::settings::{self, Shown, Source};
 use super::{
-    AwsSource, CONNECTIONS_MAX, Config, ConfigError, Connection, Engines, FILE_MAX, Isolation, LogFormat, Proxy, ProxyUrl,
-    SETTINGS, Tunnel, WorkerPaths,
+    AwsSource, CONNECTIONS_MAX, Config, ConfigError, Connection, Engines, FILE_MAX, Isolation, LogFormat, Proxy,
+    ProxyUrl, SETTINGS, Tunnel, WorkerPaths,
 };
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -131,7 +131,8 @@ impl Config {
         flags: &BTreeMap<String, String>,
         variables: &BTreeMap<OsString, OsString>,
     ) -> Result<Self, ConfigError> {
-        let named = named.map(Path::to_owned).or_else(|| variables.get(&OsString::from("RUNNERD_CONFIG")).map(PathBuf::from));
+        let named =
+            named.map(Path::to_owned).or_else(|| variables.get(&OsString::from("RUNNERD_CONFIG")).map(PathBuf::from));
         let file = match named {
             Some(path) => Some(path),
             None => Some(PathBuf::from(DEFAULT_FILE)).filter(|p| p.exists()),
@@ -145,7 +146,8 @@ impl Config {
             None => ConfigError(message),
         };
         let (table, mut sources) = settings::merge(table, flags, variables).map_err(|e| at(e.0))?;
-        let mut parsed: File = toml::Value::Table(table).try_into().map_err(|e: toml::de::Error| at(one_line(e.message())))?;
+        let mut parsed: File =
+            toml::Value::Table(table).try_into().map_err(|e: toml::de::Error| at(one_line(e.message())))?;
         from_environment(&mut parsed.proxy, &mut sources, variables);
         parsed.check(file.clone(), &sources, variables).map_err(|e| at(e.0))
     }
@@ -176,7 +178,9 @@ fn from_environment(
     variables: &BTreeMap<OsString, OsString>,
 ) {
     let find = |names: [&str; 2]| {
-        names.iter().find_map(|n| variables.get(&OsString::from(n))?.to_str().filter(|v| !v.is_empty()).map(str::to_owned))
+        names
+            .iter()
+            .find_map(|n| variables.get(&OsString::from(n))?.to_str().filter(|v| !v.is_empty()).map(str::to_owned))
     };
     if sources.get("proxy.url") == Some(&Source::Default)
         && let Some(url) = find(["HTTPS_PROXY", "https_proxy"])
@@ -372,7 +376,11 @@ impl ProxyUrl {
     }
     /// `host:port`, an IPv6 address in brackets.
     pub fn authority(&self) -> String {
-        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 }
 
@@ -385,8 +393,12 @@ impl FileConnection {
         {
             return Err(bad("a name has letters, digits, '-', '.' and '_', at most 128"));
         }
-        let kubernetes = self.kubeconfig.is_some() || self.context.is_some() || self.exec_plugins.is_some() || self.in_cluster.is_some();
-        let aws = self.source.is_some() || self.profile.is_some() || self.region.is_some() || self.endpoint_url.is_some();
+        let kubernetes = self.kubeconfig.is_some()
+            || self.context.is_some()
+            || self.exec_plugins.is_some()
+            || self.in_cluster.is_some();
+        let aws =
+            self.source.is_some() || self.profile.is_some() || self.region.is_some() || self.endpoint_url.is_some();
         match self.provider.as_str() {
             "kubernetes" if aws => Err(bad("source, profile, region and endpoint_url belong to provider \"aws\"")),
             "kubernetes" => match (self.in_cluster.unwrap_or(false), self.kubeconfig) {
@@ -394,7 +406,8 @@ impl FileConnection {
                 (true, _) => Err(bad("in_cluster takes neither kubeconfig nor context nor exec_plugins")),
                 (false, None) => Err(bad("needs kubeconfig = \"/path\" or in_cluster = true")),
                 (false, Some(path)) => {
-                    let path = absolute(&format!("connections.{name}.kubeconfig"), path)?.ok_or_else(|| bad("kubeconfig is empty"))?;
+                    let path = absolute(&format!("connections.{name}.kubeconfig"), path)?
+                        .ok_or_else(|| bad("kubeconfig is empty"))?;
                     let exec_plugins = self.exec_plugins.unwrap_or_default();
                     if let Some(plugin) = exec_plugins.iter().find(|p| !Path::new(p).is_absolute()) {
                         return Err(bad(&format!("exec_plugins: {plugin:?} is not an absolute path")));
@@ -402,15 +415,22 @@ impl FileConnection {
                     Ok(Connection::Kubeconfig { path, context: self.context.unwrap_or_default(), exec_plugins })
                 }
             },
-            "aws" if kubernetes => Err(bad("kubeconfig, context, exec_plugins and in_cluster belong to provider \"kubernetes\"")),
+            "aws" if kubernetes => {
+                Err(bad("kubeconfig, context, exec_plugins and in_cluster belong to provider \"kubernetes\""))
+            }
             "aws" => {
-                let source = self.source.ok_or_else(|| bad("needs source = \"environment\", \"profile\" or \"instance_role\""))?;
+                let source = self
+                    .source
+                    .ok_or_else(|| bad("needs source = \"environment\", \"profile\" or \"instance_role\""))?;
                 let profile = self.profile.unwrap_or_default();
                 if (source == AwsSource::Profile) == profile.is_empty() {
                     return Err(bad("profile belongs to source = \"profile\", which needs it"));
                 }
                 let endpoint_url = self.endpoint_url.unwrap_or_default();
-                if !endpoint_url.is_empty() && !endpoint_url.starts_with("https://") && !endpoint_url.starts_with("http://") {
+                if !endpoint_url.is_empty()
+                    && !endpoint_url.starts_with("https://")
+                    && !endpoint_url.starts_with("http://")
+                {
                     return Err(bad("endpoint_url must start with https:// or http://"));
                 }
                 Ok(Connection::Aws { source, profile, region: self.region.unwrap_or_default(), endpoint_url })

@@ -63,7 +63,11 @@ const fn number(key: &'static str, default: &'static str, help: &'static str) ->
 
 /// Every setting but the connections, which only the file can have.
 pub const SETTINGS: &[Setting] = &[
-    text("credentials", "/etc/runner/credentials.json", "The credentials file that `runnerctl runner generate-credentials` wrote"),
+    text(
+        "credentials",
+        "/etc/runner/credentials.json",
+        "The credentials file that `runnerctl runner generate-credentials` wrote",
+    ),
     text("state_dir", "/var/lib/runner", "Where jobs, the instance's id and the admin socket are kept"),
     text("log_format", "text", "text or json"),
     text("log_level", "info", "error, warn, info, debug, trace, or TARGET=LEVEL,…"),

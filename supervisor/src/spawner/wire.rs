@@ -138,9 +138,10 @@ impl Request {
     pub fn decode(message: &[u8]) -> Option<Self> {
         let (head, rest) = message.split_at_checked(REQUEST_SIZE)?;
         match (head[0], rest.len()) {
-            (b'S', 0) => {
-                Some(Self::Start { id: u64::from_le_bytes(head[8..16].try_into().ok()?), launch: Launch::from_byte(head[1])? })
-            }
+            (b'S', 0) => Some(Self::Start {
+                id: u64::from_le_bytes(head[8..16].try_into().ok()?),
+                launch: Launch::from_byte(head[1])?,
+            }),
             (b'K', 0) => Some(Self::Kill { pid: int(head, 8)?, signal: int(head, 4)? }),
             (b'P', PATH_SIZE) => Some(Self::Program {
                 launch: Launch::from_byte(head[1])?,

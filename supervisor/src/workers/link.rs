@@ -4,6 +4,7 @@
 
 use super::{Exit, Request, Started};
 use crate::config::WorkerPaths;
+use crate::launcher::order;
 use crate::spawner::wire::{self, Launch, Report};
 use nix::sys::socket::SockFlag;
 use runner_sandbox::channel;
@@ -26,8 +27,19 @@ pub struct Ends {
     pub launcher: OwnedFd,
 }
 
-/// Resolves when the launcher is gone.
-pub type LauncherGone = oneshot::Receiver<()>;
+/// What the launcher orders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Finish what is in flight, then end.
+    Drain,
+    /// End now. Also when the launcher is gone: nobody would start a spawner again, and the next launcher starts its own supervisor.
+    Now,
+    /// Read configuration and credentials again.
+    Reload,
+}
+
+/// Orders that wait at once; each is acted on at once.
+const ORDERS: usize = 16;
 
 struct Link {
     spawner: Option<AsyncFd<OwnedFd>>,
@@ -48,9 +60,13 @@ struct Starting {
     reply: oneshot::Sender<Result<Started, Failure>>,
 }
 
-pub(super) fn start(ends: Ends, paths: WorkerPaths, requests: mpsc::Receiver<Request>) -> io::Result<LauncherGone> {
+pub(super) fn start(
+    ends: Ends,
+    paths: WorkerPaths,
+    requests: mpsc::Receiver<Request>,
+) -> io::Result<mpsc::Receiver<Order>> {
     let launcher = crate::descriptor::watch(ends.launcher)?;
-    let (tell, gone) = oneshot::channel();
+    let (tell, orders) = mpsc::channel(ORDERS);
     let mut link = Link {
         spawner: None,
         paths,
@@ -61,12 +77,17 @@ pub(super) fn start(ends: Ends, paths: WorkerPaths, requests: mpsc::Receiver<Req
     };
     link.replace(ends.spawner)?;
     tokio::spawn(link.run(launcher, requests, tell));
-    Ok(gone)
+    Ok(orders)
 }
 
 impl Link {
-    async fn run(mut self, launcher: AsyncFd<OwnedFd>, mut requests: mpsc::Receiver<Request>, gone: oneshot::Sender<()>) {
-        let mut gone = Some(gone);
+    async fn run(
+        mut self,
+        launcher: AsyncFd<OwnedFd>,
+        mut requests: mpsc::Receiver<Request>,
+        orders: mpsc::Sender<Order>,
+    ) {
+        let mut launcher_lives = true;
         loop {
             // what was just asked goes out at once; what does not fit waits below for room
             if !self.outgoing.is_empty() && self.exchange().is_err() {
@@ -77,17 +98,16 @@ impl Link {
                     Some(request) => self.request(request),
                     None => return,
                 },
-                end = new_end(&launcher), if gone.is_some() => match end {
-                    Ok(Some(end)) => {
+                said = from_launcher(&launcher), if launcher_lives => match said {
+                    Ok(FromLauncher::End(end)) => {
                         if let Err(e) = self.replace(end) {
                             tracing::error!(error = %e, "the new spawner's socket is unusable");
                         }
                     }
-                    Ok(None) | Err(_) => {
-                        // nobody restarts the spawner or us any more
-                        if let Some(gone) = gone.take() {
-                            let _ = gone.send(());
-                        }
+                    Ok(FromLauncher::Order(order)) => drop(orders.try_send(order)),
+                    Err(_) => {
+                        launcher_lives = false;
+                        let _ = orders.send(Order::Now).await;
                     }
                 },
                 ready = ready(self.spawner.as_ref(), !self.outgoing.is_empty()), if self.spawner.is_some() => {
@@ -137,10 +157,9 @@ impl Link {
                 self.paths = paths;
                 self.programs();
             }
-            Request::Kill { pid, signal } => self.outgoing.push_back(Outgoing {
-                request: wire::Request::Kill { pid, signal },
-                descriptors: Vec::new(),
-            }),
+            Request::Kill { pid, signal } => self
+                .outgoing
+                .push_back(Outgoing { request: wire::Request::Kill { pid, signal }, descriptors: Vec::new() }),
             Request::Start { launch, directory, reply } => {
                 if reply.is_closed() {
                     return;
@@ -206,7 +225,10 @@ impl Link {
                 let failure = match errno {
                     0 => Code::Busy.on("as many workers as may run at once are running"),
                     errno => Code::Internal
-                        .on(format!("the worker's program cannot be started: {}", nix::errno::Errno::from_raw(errno).desc()))
+                        .on(format!(
+                            "the worker's program cannot be started: {}",
+                            nix::errno::Errno::from_raw(errno).desc()
+                        ))
                         .next("Check the paths under [workers] in the runner's configuration."),
                 };
                 let _ = starting.reply.send(Err(failure));
@@ -246,15 +268,25 @@ async fn ready(spawner: Option<&AsyncFd<OwnedFd>>, write: bool) -> io::Result<()
     Ok(())
 }
 
-/// A new end from the launcher; `None` where the launcher is gone.
-async fn new_end(launcher: &AsyncFd<OwnedFd>) -> io::Result<Option<OwnedFd>> {
+enum FromLauncher {
+    End(OwnedFd),
+    Order(Order),
+}
+
+/// What the launcher says; an error means that it is gone.
+async fn from_launcher(launcher: &AsyncFd<OwnedFd>) -> io::Result<FromLauncher> {
     loop {
         let mut guard = launcher.readable().await?;
         let mut buffer = [0; 8];
         match channel::receive(launcher.get_ref().as_fd(), &mut buffer) {
-            Ok(mut received) if received.descriptors.len() == 1 => return Ok(received.descriptors.pop()),
-            Ok(received) if received.length == 0 => return Ok(None),
-            Ok(_) => {}
+            Ok(received) if received.length == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(received) => match (buffer[0], received.descriptors.into_iter().next()) {
+                (order::END, Some(end)) => return Ok(FromLauncher::End(end)),
+                (order::DRAIN, _) => return Ok(FromLauncher::Order(Order::Drain)),
+                (order::NOW, _) => return Ok(FromLauncher::Order(Order::Now)),
+                (order::RELOAD, _) => return Ok(FromLauncher::Order(Order::Reload)),
+                _ => {}
+            },
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
             Err(e) => return Err(e),
         }

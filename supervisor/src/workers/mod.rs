@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
-pub use link::Ends;
+pub use link::{Ends, Order};
 
 /// Requests that wait for the socket's task at once; whoever comes later waits for a place.
 const REQUESTS: usize = 256;
@@ -83,14 +83,14 @@ pub(crate) enum Request {
 // === impl Workers ===
 
 impl Workers {
-    /// Takes over the ends that the launcher gave, and runs their task until `Workers` and the launcher are gone.
+    /// Takes over the ends that the launcher gave, and runs their task. What the launcher orders comes from the second value.
     ///
     /// # Errors
     /// Descriptors that cannot be waited on.
-    pub fn start_task(ends: Ends, paths: crate::config::WorkerPaths) -> std::io::Result<(Self, link::LauncherGone)> {
+    pub fn start_task(ends: Ends, paths: crate::config::WorkerPaths) -> std::io::Result<(Self, mpsc::Receiver<Order>)> {
         let (requests, received) = mpsc::channel(REQUESTS);
-        let gone = link::start(ends, paths, received)?;
-        Ok((Self { requests }, gone))
+        let orders = link::start(ends, paths, received)?;
+        Ok((Self { requests }, orders))
     }
 
     /// Starts a worker: always a new process.

@@ -1,0 +1,75 @@
+//! The admin socket, `STATE/admin.sock`, mode 0600: how the runner is. One question a connection: a line in, one JSON document out.
+//!
+//! It must never tell a secret, and never be a port.
+
+pub mod client;
+mod status;
+
+pub use status::{Certificate, Counts, Isolation, Named, Status};
+
+use shared_proto::failure::{Code, Failure};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+
+/// The socket's name in the state directory.
+pub const SOCKET: &str = "admin.sock";
+/// Connections at once; more wait.
+const CONNECTIONS_MAX: usize = 16;
+/// The longest question, bytes.
+const QUESTION_MAX: u64 = 256;
+/// What one question may take.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Answers on the socket until it is dropped.
+///
+/// # Errors
+/// The socket cannot be made.
+pub fn serve(state_dir: &Path, facts: status::Facts) -> Result<tokio::task::JoinHandle<()>, Failure> {
+    let path = state_dir.join(SOCKET);
+    let unusable = |e: std::io::Error| {
+        Code::Conflict
+            .on(format!("admin socket {}: {e}", path.display()))
+            .next("Choose a shorter state_dir, on a local file system.")
+    };
+    // what is left there is an earlier supervisor's: the lock is ours. Our umask makes the new one 0600
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(unusable(e)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path).map_err(unusable)?;
+    let facts = Arc::new(facts);
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    Ok(tokio::spawn(async move {
+        loop {
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let Ok((connection, _)) = listener.accept().await else {
+                // out of descriptors, most likely
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let facts = facts.clone();
+            tokio::spawn(async move {
+                let _ = tokio::time::timeout(DEADLINE, answer(connection, &facts)).await;
+                drop(place);
+            });
+        }
+    }))
+}
+
+async fn answer(mut connection: UnixStream, facts: &status::Facts) -> std::io::Result<()> {
+    let mut question = String::new();
+    let (reader, mut writer) = connection.split();
+    reader.take(QUESTION_MAX).read_to_string(&mut question).await?;
+    let document = match question.trim() {
+        "status" => serde_json::to_vec(&facts.status().await)?,
+        _ => br#"{"error":"the questions are: status"}"#.to_vec(),
+    };
+    writer.write_all(&document).await?;
+    writer.shutdown().await
+}
+
+pub use status::Facts;

@@ -1,0 +1,174 @@
+//! The command line: what is asked of a running runner, and help.
+
+use crate::admin;
+use crate::config::{Config, SETTINGS, Source};
+use clap::{Arg, ArgMatches, Command, ValueHint};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+/// The settings that were given as flags.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    /// The configuration file.
+    pub config: Option<PathBuf>,
+    /// Settings by key.
+    pub values: BTreeMap<String, String>,
+}
+
+// === impl Flags ===
+
+impl Flags {
+    /// The configuration with these flags and this process's variables.
+    ///
+    /// # Errors
+    /// One line on what is wrong.
+    pub fn load(&self) -> Result<Config, crate::config::ConfigError> {
+        Config::load(self.config.as_deref(), &self.values, &std::env::vars_os().collect())
+    }
+
+    fn of(matches: &ArgMatches) -> Self {
+        Self {
+            config: matches.get_one::<PathBuf>("config").cloned(),
+            values: SETTINGS
+                .iter()
+                .filter_map(|s| Some((s.key.to_owned(), matches.get_one::<String>(s.key)?.clone())))
+                .collect(),
+        }
+    }
+}
+
+fn with_settings(command: Command) -> Command {
+    let config = Arg::new("config")
+        .long("config")
+        .value_name("FILE")
+        .value_parser(clap::value_parser!(PathBuf))
+        .value_hint(ValueHint::FilePath)
+        .help(format!(
+            "Configuration file [env: RUNNERD_CONFIG] [default: {} if it exists]",
+            crate::config::DEFAULT_FILE
+        ));
+    SETTINGS.iter().fold(command.arg(config), |command, setting| {
+        let default =
+            if setting.default.is_empty() { String::new() } else { format!(" [default: {}]", setting.default) };
+        command.arg(
+            Arg::new(setting.key)
+                .long(&*setting.flag().leak()) // once for each process; clap wants it for ever
+                .value_name("VALUE")
+                .help(format!("{} [env: {}]{default}", setting.help, setting.variable())),
+        )
+    })
+}
+
+fn command() -> Command {
+    let output = || {
+        Arg::new("output")
+            .short('o')
+            .long("output")
+            .value_parser(["table", "json"])
+            .default_value("table")
+            .help("How it is printed")
+    };
+    Command::new("runner")
+        .about("Connects this network to its control plane: cloud operations and deployments, with credentials that never leave it")
+        .version(shared_proto::VERSION)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(with_settings(Command::new("run").about("Run until SIGTERM; a second one ends at once")))
+        .subcommand(with_settings(
+            Command::new("status")
+                .about("How the runner on this machine is; exits 0 when it is ready, 75 when it is not, 69 when it does not run")
+                .arg(output()),
+        ))
+        .subcommand(
+            Command::new("config").about("Its configuration").subcommand_required(true).arg_required_else_help(true).subcommand(
+                with_settings(
+                    Command::new("show").about("Each effective value and where it came from; never a secret").arg(output()),
+                ),
+            ),
+        )
+        .subcommand(Command::new("version").about("Print the version").arg(output()))
+        .disable_help_subcommand(true)
+}
+
+/// Parses the settings of the hidden subcommand `supervisor`, which takes those of `run`. An error is an exit code; it has been printed.
+///
+/// # Errors
+/// The exit code.
+pub fn settings(arguments: Vec<OsString>) -> Result<Flags, i32> {
+    let command = with_settings(Command::new("runner run")).no_binary_name(true);
+    match command.try_get_matches_from(arguments) {
+        Ok(matches) => Ok(Flags::of(&matches)),
+        Err(e) => Err(print(&e)),
+    }
+}
+
+fn print(error: &clap::Error) -> i32 {
+    let _ = error.print();
+    if error.use_stderr() { crate::exit::USAGE } else { 0 }
+}
+
+/// Runs what is neither launcher, spawner nor supervisor; returns the exit code.
+pub fn run(arguments: Vec<OsString>) -> i32 {
+    let matches = match command().no_binary_name(true).try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(e) => return print(&e),
+    };
+    match matches.subcommand() {
+        Some(("status", matches)) => with_config(matches, |config| admin::client::status(&config, is_json(matches))),
+        Some(("config", matches)) => match matches.subcommand() {
+            Some(("show", matches)) => with_config(matches, |config| show(&config, is_json(matches))),
+            _ => crate::exit::USAGE,
+        },
+        Some(("version", matches)) => {
+            let version = shared_proto::VERSION;
+            out(&if is_json(matches) {
+                serde_json::json!({ "version": version, "protocol": shared_proto::PROTOCOL }).to_string()
+            } else {
+                format!("runner {version}")
+            })
+        }
+        _ => crate::exit::USAGE,
+    }
+}
+
+fn is_json(matches: &ArgMatches) -> bool {
+    matches.get_one::<String>("output").is_some_and(|o| o == "json")
+}
+
+fn with_config(matches: &ArgMatches, then: impl FnOnce(Config) -> i32) -> i32 {
+    match Flags::of(matches).load() {
+        Ok(config) => then(config),
+        Err(e) => {
+            eprintln!("runner: {e}");
+            crate::exit::CONFIG
+        }
+    }
+}
+
+fn show(config: &Config, json: bool) -> i32 {
+    if json {
+        let values: serde_json::Map<_, _> = config
+            .shown
+            .iter()
+            .map(|s| (s.key.clone(), serde_json::json!({ "value": s.value, "source": s.source.as_str() })))
+            .collect();
+        return out(&serde_json::Value::Object(values).to_string());
+    }
+    let width = config.shown.iter().map(|s| s.key.len()).max().unwrap_or(0);
+    let lines = config.shown.iter().map(|s| {
+        let source = match (s.source, &config.file) {
+            (Source::File, Some(path)) => format!("file {}", path.display()),
+            (source, _) => source.as_str().to_owned(),
+        };
+        format!("{:width$}  {}  ({source})", s.key, if s.value.is_empty() { "-" } else { &s.value })
+    });
+    out(&lines.collect::<Vec<_>>().join("\n"))
+}
+
+/// Prints a result. A reader that has gone is no failure.
+pub(crate) fn out(text: &str) -> i32 {
+    let _ = writeln!(std::io::stdout(), "{text}");
+    0
+}

@@ -1,0 +1,117 @@
+//! Precedence, and a table of what is refused.
+
+use super::*;
+use std::ffi::OsString;
+
+fn load(text: &str, flags: &[(&str, &str)], variables: &[(&str, &str)]) -> Result<Config, String> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("runner.toml");
+    std::fs::write(&path, text).expect("writes");
+    let flags = flags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let variables = variables.iter().map(|(k, v)| (OsString::from(k), OsString::from(v))).collect();
+    Config::load(Some(&path), &flags, &variables).map_err(|e| e.0)
+}
+
+fn source(config: &Config, key: &str) -> Source {
+    config.shown.iter().find(|s| s.key == key).expect("is a setting").source
+}
+
+#[test]
+fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
+    let file = "max_operations = 1\nbudget_mib = 8\n[tunnel]\nlasted_ms = 5\n";
+    let config = load(
+        file,
+        &[("max_operations", "3"), ("tunnel.drain_grace_s", "7")],
+        &[("RUNNERD_MAX_OPERATIONS", "2"), ("RUNNERD_BUDGET_MIB", "16")],
+    )
+    .expect("loads");
+    assert_eq!((config.max_operations, config.budget), (3, 16 << 20));
+    assert_eq!((config.tunnel.lasted.as_millis(), config.tunnel.drain_grace.as_secs()), (5, 7));
+    assert_eq!(source(&config, "max_operations"), Source::Flag);
+    assert_eq!(source(&config, "budget_mib"), Source::Variable);
+    assert_eq!(source(&config, "tunnel.lasted_ms"), Source::File);
+    assert_eq!(source(&config, "jobs_at_once"), Source::Default);
+}
+
+#[test]
+fn every_default_is_what_the_table_says() {
+    let config = load("", &[], &[]).expect("loads");
+    for setting in SETTINGS.iter().filter(|s| !s.default.is_empty()) {
+        let shown = config.shown.iter().find(|s| s.key == setting.key).expect("is shown");
+        assert_eq!(shown.value, setting.default, "{}", setting.key);
+    }
+}
+
+#[test]
+fn the_usual_variables_name_the_proxy_unless_we_do() {
+    let variables = [("HTTPS_PROXY", "http://u@p.example:8080"), ("no_proxy", "a,b")];
+    let config = load("", &[], &variables).expect("loads");
+    assert_eq!(config.proxy.url.as_ref().map(ProxyUrl::authority).as_deref(), Some("p.example:8080"));
+    assert_eq!((config.proxy.user.as_deref(), config.proxy.no_proxy.as_str()), (Some("u"), "a,b"));
+    assert_eq!(source(&config, "proxy.url"), Source::Environment);
+    let config = load("[proxy]\nurl = \"http://[::1]:1\"\n", &[], &variables).expect("loads");
+    assert_eq!(config.proxy.url.as_ref().map(ProxyUrl::authority).as_deref(), Some("[::1]:1"));
+}
+
+#[test]
+fn connections_are_read() {
+    let config = load(
+        r#"
+        [connections.a]
+        provider = "kubernetes"
+        kubeconfig = "/k"
+        context = "c"
+        exec_plugins = ["/usr/bin/x"]
+        [connections.b]
+        provider = "kubernetes"
+        in_cluster = true
+        [connections.c]
+        provider = "aws"
+        source = "profile"
+        profile = "p"
+        "#,
+        &[],
+        &[("AWS_PROFILE", "x"), ("SECRET", "y"), ("HOME", "/h")],
+    )
+    .expect("loads");
+    assert_eq!(config.connections["b"], Connection::InCluster);
+    assert_eq!(config.connections["c"].provider(), "aws");
+    assert_eq!(config.environment.keys().collect::<Vec<_>>(), ["AWS_PROFILE", "HOME"]);
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    for (file, named) in [
+        ("x = 1", "x"),
+        ("max_operations = 0", "max_operations"),
+        ("max_operations = -1", "-1"),
+        ("budget_mib = 1", "budget_mib"),
+        ("log_format = \"xml\"", "xml"),
+        ("[tunnel]\nbackoff_first_ms = 9000", "tunnel.backoff_early_max_ms"),
+        ("[proxy]\nurl = \"https://p:1\"", "proxy"),
+        ("[proxy]\nurl = \"http://u:secret@p:1\"", "password_file"),
+        ("[proxy]\npassword_file = \"/p\"", "proxy.user"),
+        ("[isolation]\nrequire = \"none\"", "none"),
+        ("[workers]\nops = \"relative\"", "workers.ops"),
+        ("[connections.\"a b\"]\nprovider = \"aws\"", "a b"),
+        ("[connections.a]\nprovider = \"gcp\"", "gcp"),
+        ("[connections.a]\nprovider = \"kubernetes\"", "kubeconfig"),
+        ("[connections.a]\nprovider = \"kubernetes\"\nkubeconfig = \"k\"", "absolute"),
+        ("[connections.a]\nprovider = \"kubernetes\"\nkubeconfig = \"/k\"\nexec_plugins = [\"aws\"]", "exec_plugins"),
+        ("[connections.a]\nprovider = \"kubernetes\"\nin_cluster = true\ncontext = \"c\"", "in_cluster"),
+        ("[connections.a]\nprovider = \"aws\"", "source"),
+        ("[connections.a]\nprovider = \"aws\"\nsource = \"profile\"", "profile"),
+        ("[connections.a]\nprovider = \"aws\"\nsource = \"environment\"\nkubeconfig = \"/k\"", "kubernetes"),
+        ("[connections.a]\nprovider = \"aws\"\nsource = \"environment\"\nendpoint_url = \"ftp://x\"", "endpoint_url"),
+        ("broken = ", "line 1"),
+    ] {
+        let message = load(file, &[], &[]).expect_err(file);
+        assert!(
+            message.contains(named) && !message.contains('\n') && !message.contains("secret"),
+            "{file:?}: {message}"
+        );
+    }
+    assert!(load("", &[], &[("RUNNERD_NONSENSE", "1")]).expect_err("refused").contains("RUNNERD_NONSENSE"));
+    assert!(load("", &[("max_operations", "many")], &[]).expect_err("refused").contains("--max-operations"));
+    assert!(Config::load(Some("/nonexistent".as_ref()), &Default::default(), &Default::default()).is_err());
+}

@@ -1,0 +1,231 @@
+//! Cloud credentials of the runner's connections: resolved by a process of its own, remembered until they say, never written anywhere.
+//!
+//! One task owns what is known. Whoever asks for a connection that is just being resolved waits for that same resolver: a burst of
+//! operations after a start runs one. It must never link an SDK, and never resolve anything but an entry of the runner's own configuration.
+
+use crate::config::{CONNECTIONS_MAX, Connection};
+use crate::tunnel::Settings;
+use crate::workers::{Program, Workers};
+use shared_proto::failure::{Code, Failure};
+use shared_proto::frame::{self, Kind};
+use shared_proto::v1::{self, resolve_reply, resolve_request::How};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// What a resolver gets: longer than a plug-in that asks its cloud, shorter than a unary operation's deadline.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// What a resolver that has ended gets until its end is reported.
+const EXIT_GRACE: Duration = Duration::from_secs(2);
+/// Questions that wait for the task at once.
+const QUESTIONS: usize = 256;
+/// A failure is remembered this long, so that a broken entry does not start a resolver for each operation of a burst.
+const FAILURE_KEPT: Duration = Duration::from_secs(1);
+
+/// Resolved credentials of one connection. Secret as a whole.
+pub type Resolved = Result<Arc<v1::Target>, Failure>;
+
+/// Asks for credentials. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Resolver {
+    questions: mpsc::Sender<Question>,
+}
+
+#[derive(Debug)]
+enum Question {
+    Resolve { connection: String, reply: oneshot::Sender<Resolved> },
+    Forget(String),
+    Done { connection: String, resolved: Resolved, valid_until_ms: i64, generation: u64 },
+}
+
+struct Task {
+    settings: watch::Receiver<Arc<Settings>>,
+    workers: Workers,
+    questions: mpsc::Sender<Question>,
+    known: HashMap<String, (Resolved, i64)>,
+    waiting: HashMap<String, Vec<oneshot::Sender<Resolved>>>,
+    /// Grows when the configuration is read again: an answer of before is for whoever asked before, and not kept.
+    generation: u64,
+}
+
+// === impl Resolver ===
+
+impl Resolver {
+    /// Starts the task.
+    pub fn start(settings: watch::Receiver<Arc<Settings>>, workers: Workers) -> Self {
+        let (questions, received) = mpsc::channel(QUESTIONS);
+        let task = Task {
+            settings,
+            workers,
+            questions: questions.clone(),
+            known: HashMap::new(),
+            waiting: HashMap::new(),
+            generation: 0,
+        };
+        tokio::spawn(task.run(received));
+        Self { questions }
+    }
+
+    /// The credentials of a connection of the runner's own configuration.
+    ///
+    /// # Errors
+    /// `unknown_connection`; what the resolver says; `worker_crashed`.
+    pub async fn resolve(&self, connection: &str) -> Resolved {
+        let (reply, answer) = oneshot::channel();
+        let gone = || Code::Internal.on("the task that resolves credentials has ended");
+        let question = Question::Resolve { connection: connection.to_owned(), reply };
+        self.questions.send(question).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// The target did not accept them: ask again next time.
+    pub async fn forget(&self, connection: &str) {
+        let _ = self.questions.send(Question::Forget(connection.to_owned())).await;
+    }
+}
+
+// === impl Task ===
+
+impl Task {
+    async fn run(mut self, mut received: mpsc::Receiver<Question>) {
+        loop {
+            tokio::select! {
+                question = received.recv() => match question {
+                    Some(question) => self.answer(question),
+                    None => return,
+                },
+                changed = self.settings.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.known.clear();
+                    self.generation += 1;
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, question: Question) {
+        match question {
+            Question::Resolve { connection, reply } => {
+                if let Some((resolved, until)) = self.known.get(&connection)
+                    && *until > shared_proto::now_ms()
+                {
+                    let _ = reply.send(resolved.clone());
+                    return;
+                }
+                let waiting = self.waiting.entry(connection.clone()).or_default();
+                waiting.push(reply);
+                if waiting.len() == 1 {
+                    self.ask(connection);
+                }
+            }
+            Question::Forget(connection) => drop(self.known.remove(&connection)),
+            Question::Done { connection, resolved, valid_until_ms, generation } => {
+                for reply in self.waiting.remove(&connection).unwrap_or_default() {
+                    let _ = reply.send(resolved.clone());
+                }
+                // names come from the configuration, so there are never more of them than it may hold
+                if generation == self.generation && self.known.len() <= CONNECTIONS_MAX {
+                    self.known.insert(connection, (resolved, valid_until_ms));
+                }
+            }
+        }
+    }
+
+    fn ask(&self, connection: String) {
+        let settings = self.settings.borrow().clone();
+        let (workers, questions, generation) = (self.workers.clone(), self.questions.clone(), self.generation);
+        tokio::spawn(async move {
+            let answer = match settings.config.connections.get(&connection) {
+                None => Err(unknown(&connection)),
+                Some(entry) => {
+                    let how = how(entry, &settings.config.environment);
+                    let request = v1::ResolveRequest { connection: connection.clone(), how: Some(how) };
+                    resolve(&workers, request).await
+                }
+            };
+            let (resolved, valid_until_ms) = match answer {
+                Ok((target, until)) => (Ok(Arc::new(target)), until),
+                Err(failure) => (Err(failure), shared_proto::now_ms() + FAILURE_KEPT.as_millis() as i64),
+            };
+            let _ = questions.send(Question::Done { connection, resolved, valid_until_ms, generation }).await;
+        });
+    }
+}
+
+/// No such entry.
+pub fn unknown(connection: &str) -> Failure {
+    let shown: String = connection.chars().take(128).collect();
+    Code::UnknownConnection.on(format!("the runner's configuration has no connection {shown:?}"))
+}
+
+fn how(entry: &Connection, environment: &std::collections::BTreeMap<String, String>) -> How {
+    let environment = |wanted: fn(&str) -> bool| {
+        environment.iter().filter(|(name, _)| wanted(name)).map(|(n, v)| (n.clone(), v.clone())).collect()
+    };
+    match entry {
+        Connection::InCluster => How::InCluster(v1::ResolveInCluster {}),
+        Connection::Kubeconfig { path, context, exec_plugins } => How::Kubeconfig(v1::ResolveKubeconfig {
+            path: path.display().to_string(),
+            context: context.clone(),
+            exec_plugins: exec_plugins.clone(),
+            // a plug-in of a cloud needs that cloud's variables; without a plug-in nothing does
+            environment: if exec_plugins.is_empty() {
+                environment(|name| name == "HOME")
+            } else {
+                environment(|name| name.starts_with("AWS_") || matches!(name, "HOME" | "PATH"))
+            },
+        }),
+        Connection::Aws { source, profile, region, endpoint_url } => How::Aws(v1::ResolveAws {
+            source: source.as_str().to_owned(),
+            profile: profile.clone(),
+            region: region.clone(),
+            endpoint_url: endpoint_url.clone(),
+            environment: environment(|name| name.starts_with("AWS_") || matches!(name, "HOME" | "PATH")),
+        }),
+    }
+}
+
+async fn resolve(workers: &Workers, request: v1::ResolveRequest) -> Result<(v1::Target, i64), Failure> {
+    let connection = request.connection.clone();
+    let on = |what: String| Code::CredentialsUnavailable.on(format!("connection {connection:?}: {what}"));
+    let mut started = workers.start(Program::Resolver, None).await?;
+    let talk = async {
+        frame::write_message(&mut started.socket, Kind::Request, &request).await?;
+        frame::read_message::<v1::ResolveReply, _>(&mut started.socket, Kind::Outcome).await
+    };
+    let reply = match tokio::time::timeout(DEADLINE, talk).await {
+        Ok(Ok(Some(reply))) => reply,
+        Ok(result) => {
+            let mut failure = match tokio::time::timeout(EXIT_GRACE, &mut started.exit).await {
+                Ok(Ok(exit)) => exit.failure(),
+                _ => {
+                    workers.kill(started.pid, nix::libc::SIGKILL).await;
+                    Code::WorkerCrashed.on(match result {
+                        Err(e) => format!("the resolver's answer cannot be read: {e}"),
+                        Ok(_) => "the resolver closed its socket without an answer".to_owned(),
+                    })
+                }
+            };
+            failure.message = format!("connection {connection:?}, resolving credentials: {}", failure.message);
+            return Err(failure);
+        }
+        Err(_) => {
+            workers.kill(started.pid, nix::libc::SIGKILL).await;
+            return Err(on(format!("not resolved within {DEADLINE:?}")));
+        }
+    };
+    // it has said all; nothing that it started stays either
+    if tokio::time::timeout(EXIT_GRACE, &mut started.exit).await.is_err() {
+        workers.kill(started.pid, nix::libc::SIGKILL).await;
+    }
+    match reply.kind {
+        Some(resolve_reply::Kind::Target(target)) => Ok((target, reply.valid_until_ms)),
+        Some(resolve_reply::Kind::Failure(o)) => {
+            Err(Failure::from_wire(&o.code, &format!("connection {connection:?}: {}", o.message), &o.next_step))
+        }
+        None => Err(on("the resolver's answer is empty".to_owned())),
+    }
+}

@@ -1,0 +1,120 @@
+//! Which process a number means: a process id is used again, so a start time and the boot go with it.
+
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// One process of one boot of this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ProcessIdentity {
+    pub(super) pid: i32,
+    /// Clock ticks after boot.
+    pub(super) start_time: u64,
+    pub(super) boot_id: String,
+}
+
+/// A line of /proc/PID/stat, as far as it matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stat {
+    state: u8,
+    group: i32,
+    session: i32,
+    start_time: u64,
+}
+
+// === impl ProcessIdentity ===
+
+impl ProcessIdentity {
+    /// Of a process that is there now.
+    pub(super) fn of(pid: i32) -> Option<Self> {
+        let stat = stat(pid)?;
+        Some(Self { pid, start_time: stat.start_time, boot_id: boot_id() })
+    }
+    /// Whether that very process lives; a zombie does not.
+    pub(super) fn alive(&self) -> bool {
+        self.boot_id == boot_id()
+            && stat(self.pid).is_some_and(|s| s.start_time == self.start_time && !matches!(s.state, b'Z' | b'X'))
+    }
+    /// Whether it is stopped (SIGSTOP, a debugger).
+    pub(super) fn stopped(&self) -> bool {
+        stat(self.pid).is_some_and(|s| s.start_time == self.start_time && matches!(s.state, b'T' | b't'))
+    }
+    /// Whether its number may still name its session: it was of this boot, and nobody else has the number.
+    fn number_is_its_own(&self) -> bool {
+        self.boot_id == boot_id() && stat(self.pid).is_none_or(|s| s.start_time == self.start_time)
+    }
+    /// What lives of the session that it led, where that is surely this job's: at least one of them works in the job's folder.
+    pub(super) fn session(&self, folder: &Path) -> Vec<i32> {
+        if !self.number_is_its_own() {
+            return Vec::new();
+        }
+        let members = runner_sandbox::sessions::members(self.pid);
+        let ours = members.contains(&self.pid) || members.iter().any(|pid| works_in(*pid, folder));
+        if ours { members } else { Vec::new() }
+    }
+    /// Those of its session that lead a process group of their own: the engines. What they started is theirs to tell.
+    pub(super) fn engines(&self, folder: &Path) -> Vec<i32> {
+        let members = self.session(folder).into_iter().filter(|pid| *pid != self.pid);
+        members.filter(|pid| stat(*pid).is_some_and(|s| s.group == *pid && s.session == self.pid)).collect()
+    }
+}
+
+/// A worker that was started in that folder by a supervisor that died before it could write its number down.
+pub(super) fn find_in(folder: &Path) -> Option<ProcessIdentity> {
+    let entries = std::fs::read_dir("/proc").ok()?;
+    let mut pids = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    let pid = pids.find(|pid| {
+        stat(*pid).is_some_and(|s| s.session == *pid && !matches!(s.state, b'Z' | b'X'))
+            && std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == folder)
+    })?;
+    ProcessIdentity::of(pid)
+}
+
+fn works_in(pid: i32, folder: &Path) -> bool {
+    std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd: PathBuf| cwd.starts_with(folder))
+}
+
+fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
+fn stat(pid: i32) -> Option<Stat> {
+    parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn parse(line: &str) -> Option<Stat> {
+    // the name stands in parentheses and may hold anything
+    let rest = &line[line.rfind(')')? + 1..];
+    let fields: Vec<_> = rest.split_whitespace().collect();
+    Some(Stat {
+        state: *fields.first()?.as_bytes().first()?,
+        group: fields.get(2)?.parse().ok()?,
+        session: fields.get(3)?.parse().ok()?,
+        start_time: fields.get(19)?.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_strange_name_does_not_confuse() {
+        let line = "7 (a) b) (c) S 1 2 3 0 -1 4 5 6 7 8 9 10 11 12 20 0 1 0 4242 99";
+        let expected = Stat { state: b'S', group: 2, session: 3, start_time: 4242 };
+        assert_eq!(parse(line), Some(expected));
+        assert_eq!(parse("7 (a"), None);
+        assert_eq!(parse(""), None);
+    }
+
+    #[test]
+    fn this_process_lives_and_another_start_time_or_boot_does_not() {
+        let own = ProcessIdentity::of(i32::try_from(std::process::id()).expect("a pid")).expect("is there");
+        assert!(own.alive() && !own.stopped());
+        let mut later = own.clone();
+        later.start_time += 1;
+        assert!(!later.alive() && later.session(Path::new("/")).is_empty());
+        let mut before = own;
+        before.boot_id = "another".into();
+        assert!(!before.alive() && before.session(Path::new("/")).is_empty());
+    }
+}

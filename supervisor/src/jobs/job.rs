@@ -1,0 +1,535 @@
+//! One job from its assignment to its release. Where it is, is in its folder: a new supervisor reads it there and goes on.
+//!
+//! ```text
+//!  not accepted ─accept─▶ plan marker? ─no─▶ start plan ─▶ watch ─▶ awaiting approval ─approve─▶ start apply ─▶ watch ─▶ ended ─release─▶ gone
+//!                              └─yes─▶ adopt the worker, or end the job as crashed or lost; never start that step again
+//! ```
+
+use super::control::Control;
+use super::ending::{self, Left};
+use super::folder::{Assigned, Ending, Folder, Marker, Step, Store};
+use super::identity;
+use super::launch::{Launch, Worker};
+use super::service::{Held, Pause, Service};
+use super::spool::{self, Tip};
+use super::surroundings::{Settings, Surroundings};
+use super::upload::{Progress, Upload};
+use crate::workers::Exit;
+use nix::sys::signal::Signal;
+use shared_proto::failure::{Code, Failure};
+use shared_proto::v1::{JobRequest, job_notice};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+
+/// How often a worker is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Between two pings.
+const PING_EVERY: Duration = Duration::from_secs(5);
+/// How long a cancel waits for the control socket before it goes as a signal.
+const CANCEL_BY_SOCKET: Duration = Duration::from_secs(5);
+/// Between asking and forcing, where the job does not say, seconds.
+const GRACE_DEFAULT: u32 = 300;
+
+/// What a job is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Command {
+    /// Its plan is approved.
+    Approve { by: String, plan_sha256: String },
+    /// It is to stop.
+    Cancel { by: String, force: bool },
+    /// Its plan is refused.
+    Discard { by: String },
+    /// The control plane has all of it.
+    Release,
+}
+
+/// One job.
+pub(super) struct Job {
+    pub(super) settings: Arc<Settings>,
+    pub(super) surroundings: Arc<dyn Surroundings>,
+    pub(super) service: Service,
+    pub(super) store: Store,
+    pub(super) folder: Folder,
+    pub(super) assigned: Assigned,
+    /// What is to be done, or why that cannot be known.
+    pub(super) request: Result<JobRequest, Failure>,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) progress: watch::Sender<Progress>,
+    /// One for each job that is at work.
+    pub(super) slots: Arc<Semaphore>,
+}
+
+/// How a worker was lost sight of.
+enum Gone {
+    /// It ended, and somebody saw how.
+    Exit(Exit),
+    /// It is not there any more.
+    Unknown,
+    /// It does not answer.
+    Silent,
+}
+
+/// Whether somebody wants the job to stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Cancel {
+    by: String,
+    force: bool,
+    since: Instant,
+}
+
+/// The job has its ending, or its result.
+struct Over;
+
+// === impl Job ===
+
+impl Job {
+    /// Runs to the job's release, or for ever.
+    pub(super) async fn run(mut self) {
+        let held = Held { job_id: self.assigned.job_id.clone(), fencing_token: self.assigned.fencing_token };
+        if !self.assigned.accepted && !self.accept(&held).await {
+            if let Err(e) = self.folder.remove() {
+                tracing::error!(job = held.job_id, error = %e, "the folder of a job that was not accepted stays");
+            }
+            return;
+        }
+        let (news, news_rx) = watch::channel(0);
+        let upload = Upload::new(&self.folder, &self.service, &held, self.progress.clone(), news_rx);
+        // ends with this task: what is not sent waits in the folder
+        let upload = AbortOnDrop(tokio::spawn(upload.run()));
+        let (Ok(Over) | Err(Over)) = self.live(&held, &news).await;
+        news.send_modify(|n| *n += 1);
+        self.note_phase();
+        self.until_released().await;
+        drop(upload);
+        let done = match &self.request {
+            Ok(_) => self.folder.remove(),
+            // kept for whoever looks into it
+            Err(_) => self.folder.set_aside().map(drop),
+        };
+        match done {
+            Ok(()) => tracing::info!(job = held.job_id, "job released"),
+            Err(e) => tracing::error!(job = held.job_id, error = %e, "the folder of a released job stays"),
+        }
+    }
+
+    /// Tells the control plane that the request is on the disk; `false` where the job is not ours.
+    async fn accept(&mut self, held: &Held) -> bool {
+        let digest = digest(&self.assigned.request_sha256);
+        let mut pause = Pause::new(self.service.backoff);
+        loop {
+            match self.service.accept(held, digest.clone()).await {
+                Ok(reply) if reply.accepted => break,
+                Ok(reply) => {
+                    tracing::info!(job = held.job_id, code = reply.code, message = reply.message, "job not accepted");
+                    return false;
+                }
+                Err(failure) => {
+                    tracing::info!(
+                        job = held.job_id,
+                        code = failure.code.as_str(),
+                        message = failure.message,
+                        "accept failed"
+                    );
+                    tokio::time::sleep(pause.next()).await;
+                }
+            }
+        }
+        tracing::info!(job = held.job_id, token = held.fencing_token, "job accepted");
+        self.assigned.accepted = true;
+        self.assigned.phase = "preparing".into();
+        if let Err(failure) = self.folder.assign(&self.assigned) {
+            // it is asked again at the next start, which is harmless
+            tracing::error!(job = held.job_id, message = failure.message, "the acceptance is not written down");
+        }
+        true
+    }
+
+    async fn live(&mut self, held: &Held, news: &watch::Sender<u64>) -> Result<Over, Over> {
+        let markers = (self.folder.marker(Step::Plan), self.folder.marker(Step::Apply));
+        let (plan, apply) = match markers {
+            (Ok(plan), Ok(apply)) => (plan, apply),
+            (Err(failure), _) | (_, Err(failure)) => return Err(self.fail(&failure, "")),
+        };
+        if let Err(failure) = self.request.clone() {
+            let mut left = Left::Nothing;
+            for marker in [plan, apply].into_iter().flatten() {
+                if let Some(worker) = self.adopt(marker) {
+                    left = ending::end_session(&worker.identity, &self.folder, self.grace()).await;
+                }
+            }
+            return Err(self.fail(&failure, left.describe()));
+        }
+        if let Some(marker) = apply {
+            let worker = self.adopt(marker);
+            self.follow(held, Step::Apply, worker, news).await?;
+            return Ok(Over);
+        }
+        let tip = match plan {
+            Some(marker) => {
+                let worker = self.adopt(marker);
+                self.follow(held, Step::Plan, worker, news).await?
+            }
+            None => self.begin(held, Step::Plan, "", news).await?,
+        };
+        let plan_sha256 = self.approval(&tip).await?;
+        self.begin(held, Step::Apply, &plan_sha256, news).await?;
+        Ok(Over)
+    }
+
+    /// The worker of a step that another supervisor started.
+    fn adopt(&self, marker: Marker) -> Option<Worker> {
+        let identity = marker.process.or_else(|| identity::find_in(&self.folder.work()))?;
+        Some(Worker { identity, exit: None })
+    }
+
+    /// Starts a step and follows it.
+    async fn begin(&mut self, held: &Held, step: Step, plan: &str, news: &watch::Sender<u64>) -> Result<Tip, Over> {
+        let next = self.tip()?.last + 1;
+        let slots = Arc::clone(&self.slots);
+        let Ok(slot) = self.unless_cancelled(slots.acquire_owned()).await? else {
+            return Err(self.fail(&Code::Internal.on("the slots of jobs are closed"), ""));
+        };
+        let request = self.request.clone().map_err(|failure| self.fail(&failure, ""))?;
+        let (settings, surroundings, service) =
+            (Arc::clone(&self.settings), Arc::clone(&self.surroundings), self.service.clone());
+        let (store, folder) = (self.store.clone(), self.folder.clone());
+        let launch = Launch {
+            settings: &settings,
+            surroundings: &surroundings,
+            service: &service,
+            store: &store,
+            folder: &folder,
+            held,
+            request: &request,
+        };
+        let start = match self.unless_cancelled(launch.prepare(step, plan, next)).await? {
+            Ok(start) => start,
+            Err(failure) => return Err(self.fail(&failure, "")),
+        };
+        let worker = match launch.start(step, &start).await {
+            Ok(worker) => worker,
+            Err(failure) => return Err(self.fail(&failure, "")),
+        };
+        drop(start);
+        tracing::info!(job = held.job_id, ?step, pid = worker.identity.pid, "job step started");
+        self.follow_with(held, step, Some(worker), news, Some(slot)).await
+    }
+
+    async fn follow(
+        &mut self,
+        held: &Held,
+        step: Step,
+        worker: Option<Worker>,
+        news: &watch::Sender<u64>,
+    ) -> Result<Tip, Over> {
+        // what runs already, runs: it takes a slot if there is one
+        let slot = Arc::clone(&self.slots).try_acquire_owned().ok();
+        if let Some(worker) = &worker {
+            tracing::info!(job = held.job_id, ?step, pid = worker.identity.pid, "job adopted");
+        }
+        self.follow_with(held, step, worker, news, slot).await
+    }
+
+    /// Watches a worker to its end. Gives the tip of a plan that waits for its approval; everything else is over.
+    async fn follow_with(
+        &mut self,
+        held: &Held,
+        step: Step,
+        mut worker: Option<Worker>,
+        news: &watch::Sender<u64>,
+        slot: Option<OwnedSemaphorePermit>,
+    ) -> Result<Tip, Over> {
+        let gone = match &mut worker {
+            Some(worker) => self.watch(worker, news).await,
+            None => Gone::Unknown,
+        };
+        // nothing of a step stays behind, however it ended
+        let left = match &worker {
+            Some(worker) => ending::end_session(&worker.identity, &self.folder, self.grace()).await,
+            None => Left::Nothing,
+        };
+        drop(slot);
+        news.send_modify(|n| *n += 1);
+        let tip = self.tip()?;
+        if tip.ended {
+            return Err(Over);
+        }
+        if step == Step::Plan && tip.phase.as_deref() == Some("awaiting_approval") {
+            self.note_phase();
+            return Ok(tip);
+        }
+        let (phase, failure) = match gone {
+            Gone::Exit(exit) => ("failed", Code::WorkerCrashed.on(format!("the job's worker {exit} without a result"))),
+            Gone::Silent => {
+                let message = format!(
+                    "the job's worker did not answer for {} s and was ended",
+                    self.settings.silence_max.as_secs()
+                );
+                ("failed", Code::WorkerCrashed.on(message))
+            }
+            Gone::Unknown => {
+                let message = "the job's worker is gone, and nothing tells how it ended".to_owned();
+                ("lost", Code::JobLost.on(message))
+            }
+        };
+        let next = "Look at the last events and at the state before you start another job.";
+        tracing::warn!(
+            job = held.job_id,
+            code = failure.code.as_str(),
+            message = failure.message,
+            left = left.describe(),
+            "job ended by its supervisor"
+        );
+        Err(self.end(tip.last, phase, &failure.next(next), left.describe()))
+    }
+
+    /// Until the worker is gone, or has to go.
+    async fn watch(&mut self, worker: &mut Worker, news: &watch::Sender<u64>) -> Gone {
+        let mut control: Option<Control> = None;
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut heard, mut pinged, mut nonce) = (Instant::now(), Instant::now(), 0);
+        let (mut cancel, mut delivered, mut signalled) = (None::<Cancel>, None::<bool>, false);
+        let mut progress = self.progress.subscribe();
+        loop {
+            tokio::select! {
+                exit = ended(&mut worker.exit), if worker.exit.is_some() => {
+                    worker.exit = None;
+                    if let Some(exit) = exit {
+                        return Gone::Exit(exit);
+                    }
+                }
+                command = self.commands.recv() => match command {
+                    Some(Command::Cancel { by, force }) => raise(&mut cancel, by, force),
+                    Some(Command::Discard { by }) => raise(&mut cancel, by, false),
+                    Some(Command::Approve { .. } | Command::Release) => {}
+                    // the owner ends with the supervisor, and this task with it
+                    None => std::future::pending().await,
+                },
+                notice = hear(&mut control), if control.is_some() => match notice {
+                    Some(job_notice::Kind::Appended(number)) => drop(news.send_replace(number)),
+                    Some(job_notice::Kind::Pong(_)) => heard = Instant::now(),
+                    Some(job_notice::Kind::StepEnded(_)) => {}
+                    None => control = None,
+                },
+                Ok(()) = progress.changed() => {
+                    let (fenced, damaged) = {
+                        let now = progress.borrow_and_update();
+                        (now.fenced, now.damaged.is_some())
+                    };
+                    if fenced {
+                        raise(&mut cancel, "the control plane: the job is not this instance's".into(), false);
+                    }
+                    if damaged {
+                        // nobody knows any more what it does
+                        return Gone::Unknown;
+                    }
+                }
+                _ = look.tick() => {
+                    if worker.exit.is_none() && !worker.identity.alive() {
+                        return Gone::Unknown;
+                    }
+                    if control.is_none() && let Ok(connected) = Control::connect(&self.folder, worker.identity.pid).await {
+                        control = Some(connected);
+                        delivered = None;
+                        heard = Instant::now();
+                    }
+                    if let Some(open) = &mut control && pinged.elapsed() >= PING_EVERY.min(self.settings.silence_max / 4) {
+                        pinged = Instant::now();
+                        nonce += 1;
+                        if open.ping(nonce).await.is_err() {
+                            control = None;
+                        }
+                    }
+                    // one without a socket is only given up where it surely stands still
+                    if heard.elapsed() >= self.settings.silence_max && (control.is_some() || worker.identity.stopped()) {
+                        return Gone::Silent;
+                    }
+                }
+            }
+            if let Some(wanted) = &cancel {
+                if let Some(open) = &mut control {
+                    if delivered.is_none_or(|force| wanted.force && !force) {
+                        match open.cancel(&wanted.by, wanted.force).await {
+                            Ok(()) => delivered = Some(wanted.force),
+                            Err(_) => control = None,
+                        }
+                    }
+                } else if !signalled && wanted.since.elapsed() >= CANCEL_BY_SOCKET && worker.identity.alive() {
+                    // the same as a cancel, to the worker alone
+                    signalled = true;
+                    ending::signal(worker.identity.pid, Signal::SIGTERM);
+                }
+            }
+        }
+    }
+
+    /// Waits for what a user decides about the plan; its hash, when it is approved.
+    async fn approval(&mut self, tip: &Tip) -> Result<String, Over> {
+        let automatic = self.request.as_ref().is_ok_and(|r| r.approve_automatically);
+        if automatic {
+            return Ok(tip.plan_sha256.clone());
+        }
+        loop {
+            match self.command().await {
+                Command::Approve { by, plan_sha256 } if plan_sha256.is_empty() || plan_sha256 == tip.plan_sha256 => {
+                    tracing::info!(job = self.assigned.job_id, by, "plan approved");
+                    return Ok(tip.plan_sha256.clone());
+                }
+                Command::Approve { plan_sha256, .. } => {
+                    let message =
+                        format!("the plan {plan_sha256} was approved, and {} is what is here", tip.plan_sha256);
+                    return Err(self.end(tip.last, "failed", &Code::PlanStale.on(message), ""));
+                }
+                Command::Discard { by } => {
+                    let message = format!("The plan was discarded by {by}; nothing was changed.");
+                    return Err(self.end_well(tip.last, "discarded", message));
+                }
+                Command::Cancel { by, .. } => return Err(self.cancelled(tip.last, &by)),
+                Command::Release => {}
+            }
+        }
+    }
+
+    /// Does it, unless the job is cancelled meanwhile: nothing runs yet.
+    async fn unless_cancelled<T>(&mut self, doing: impl Future<Output = T>) -> Result<T, Over> {
+        tokio::pin!(doing);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut doing => return Ok(done),
+                command = self.command() => match command {
+                    Command::Cancel { by, .. } | Command::Discard { by } => {
+                        let last = self.tip()?.last;
+                        return Err(self.cancelled(last, &by));
+                    }
+                    Command::Approve { .. } | Command::Release => {}
+                }
+            }
+        }
+    }
+
+    async fn until_released(&mut self) {
+        while self.command().await != Command::Release {}
+    }
+
+    async fn command(&mut self) -> Command {
+        match self.commands.recv().await {
+            Some(command) => command,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Where the spool ends; a damaged one ends the job.
+    fn tip(&self) -> Result<Tip, Over> {
+        if matches!(self.folder.ending(), Ok(Some(_))) {
+            return Err(Over);
+        }
+        spool::tip(&self.folder).map_err(|(why, tip)| {
+            self.progress.send_modify(|p| p.damaged = Some(why.clone()));
+            if tip.ended {
+                // what comes after the result is nobody's business
+                return Over;
+            }
+            self.end(tip.last, "failed", &Code::SpoolDamaged.on(format!("the spool of the job: {why}")), "")
+        })
+    }
+
+    fn grace(&self) -> Duration {
+        let seconds = match &self.request {
+            Ok(request) if request.cancel_grace_seconds > 0 => request.cancel_grace_seconds,
+            _ => GRACE_DEFAULT,
+        };
+        Duration::from_secs(seconds.into())
+    }
+
+    fn fail(&self, failure: &Failure, left: &str) -> Over {
+        let last = match spool::tip(&self.folder) {
+            Ok(tip) | Err((_, tip)) => tip.last,
+        };
+        self.end(last, "failed", failure, left)
+    }
+    fn cancelled(&self, last: u64, by: &str) -> Over {
+        let failure = Code::Cancelled.on(format!("cancelled by {by} before anything was changed"));
+        self.end(last, "canceled", &failure, "")
+    }
+    fn end(&self, last: u64, phase: &str, failure: &Failure, left: &str) -> Over {
+        let message = match left {
+            "" => failure.message.clone(),
+            left => format!("{}; {left}", failure.message),
+        };
+        self.write(last, phase, failure.code.as_str(), message, failure.next_step.clone())
+    }
+    fn end_well(&self, last: u64, phase: &str, message: String) -> Over {
+        self.write(last, phase, "ok", message, String::new())
+    }
+    fn write(&self, last: u64, phase: &str, code: &str, message: String, next_step: String) -> Over {
+        let ending = Ending {
+            sequence: last + 1,
+            time_ms: shared_proto::now_ms(),
+            phase: phase.to_owned(),
+            code: code.to_owned(),
+            message,
+            next_step,
+        };
+        if let Err(failure) = self.folder.end(&ending) {
+            // it is found again at the next start, and ended then
+            tracing::error!(
+                job = self.assigned.job_id,
+                message = failure.message,
+                "the job's ending is not written down"
+            );
+        }
+        Over
+    }
+
+    /// For people who look into the folder.
+    fn note_phase(&mut self) {
+        let tip = spool::tip(&self.folder).unwrap_or_else(|(_, tip)| tip);
+        let ending = self.folder.ending().ok().flatten();
+        if let Some(phase) = ending.map(|e| e.phase).or(tip.phase) {
+            self.assigned.phase = phase;
+            let _ = self.folder.assign(&self.assigned);
+        }
+    }
+}
+
+/// A task that goes when it is let go.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Asks for at least that; only ever more.
+fn raise(cancel: &mut Option<Cancel>, by: String, force: bool) {
+    match cancel {
+        None => *cancel = Some(Cancel { by, force, since: Instant::now() }),
+        Some(asked) if force && !asked.force => (asked.by, asked.force) = (by, true),
+        Some(_) => {}
+    }
+}
+
+async fn ended(exit: &mut Option<tokio::sync::oneshot::Receiver<Exit>>) -> Option<Exit> {
+    match exit {
+        Some(exit) => exit.await.ok().filter(|exit| !exit.lost),
+        None => std::future::pending().await,
+    }
+}
+
+async fn hear(control: &mut Option<Control>) -> Option<job_notice::Kind> {
+    match control {
+        Some(control) => control.hear().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The bytes of hexadecimal digits that this program wrote.
+fn digest(hex: &str) -> Vec<u8> {
+    let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok()).unwrap_or(0);
+    hex.as_bytes().chunks(2).map(|pair| pair.iter().fold(0, |byte, b| byte << 4 | digit(*b))).collect()
+}

@@ -1,0 +1,199 @@
+//! The calls of the execution service, over one HTTP/2 connection that is dialled again when it is gone.
+
+use super::surroundings::{Settings, Surroundings};
+use hyper_util::rt::TokioIo;
+use shared_proto::failure::{Code, Failure};
+use shared_proto::secret::Secret;
+use shared_proto::v1::execution_client::ExecutionClient;
+use shared_proto::v1::{
+    AcceptReply, AcceptRequest, Event, ReportReply, ReportRequest, SourceChunk, SourceRequest, WorkItem, WorkRequest,
+};
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::metadata::MetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status, Streaming};
+
+/// Between two PINGs, and how long one may go unanswered.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(8));
+/// A unary call.
+const CALL: Duration = Duration::from_secs(30);
+/// The largest message that is taken: an assignment with its request.
+const MESSAGE_MAX: usize = 4 * 1024 * 1024;
+
+/// One job under one fencing token, as calls name it.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    pub(super) job_id: String,
+    pub(super) fencing_token: u64,
+}
+
+/// The execution service. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Service {
+    client: ExecutionClient<InterceptedService<Channel, Bearer>>,
+    instance_id: String,
+    /// How long the first wait after a failure takes at most, and any.
+    pub(super) backoff: (Duration, Duration),
+}
+
+#[derive(Clone)]
+struct Bearer(Arc<dyn Surroundings>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let key: Secret = self.0.api_key();
+        let text = Secret::new(format!("Bearer {}", key.expose()));
+        let mut value: MetadataValue<_> =
+            text.expose().parse().map_err(|_| Status::from(Code::ApiKeyInvalid.on("the API key is malformed")))?;
+        value.set_sensitive(true);
+        request.metadata_mut().insert("authorization", value);
+        Ok(request)
+    }
+}
+
+// === impl Service ===
+
+impl Service {
+    pub(super) fn new(settings: &Settings, surroundings: Arc<dyn Surroundings>) -> Self {
+        // the name is the certificate's matter, which the dialler has checked; http: because the stream is encrypted already
+        let endpoint = Endpoint::from_static("http://execution.runner")
+            .http2_keep_alive_interval(KEEP_ALIVE.0)
+            .keep_alive_timeout(KEEP_ALIVE.1)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(1024 * 1024)
+            .initial_connection_window_size(2 * 1024 * 1024);
+        let dialler = Arc::clone(&surroundings);
+        let channel = endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
+            let dialler = Arc::clone(&dialler);
+            async move { dialler.connect().await.map(TokioIo::new) }
+        }));
+        let client = ExecutionClient::with_interceptor(channel, Bearer(surroundings))
+            .max_decoding_message_size(MESSAGE_MAX)
+            .max_encoding_message_size(MESSAGE_MAX);
+        Self { client, instance_id: settings.instance_id.clone(), backoff: settings.backoff }
+    }
+
+    pub(super) async fn work(&self, request: WorkRequest) -> Result<Streaming<WorkItem>, Failure> {
+        bounded(self.client.clone().work(request)).await
+    }
+
+    pub(super) async fn accept(&self, held: &Held, digest: Vec<u8>) -> Result<AcceptReply, Failure> {
+        let request = AcceptRequest {
+            job_id: held.job_id.clone(),
+            fencing_token: held.fencing_token,
+            instance_id: self.instance_id.clone(),
+            request_sha256: digest,
+        };
+        bounded(self.client.clone().accept(request)).await
+    }
+
+    pub(super) async fn report(&self, held: &Held, events: Vec<Event>) -> Result<ReportReply, Failure> {
+        let request = ReportRequest {
+            job_id: held.job_id.clone(),
+            fencing_token: held.fencing_token,
+            instance_id: self.instance_id.clone(),
+            events,
+        };
+        bounded(self.client.clone().report(request)).await
+    }
+
+    pub(super) async fn source(
+        &self,
+        held: &Held,
+        sha256: &str,
+        offset: u64,
+    ) -> Result<Streaming<SourceChunk>, Failure> {
+        let request = SourceRequest {
+            job_id: held.job_id.clone(),
+            fencing_token: held.fencing_token,
+            instance_id: self.instance_id.clone(),
+            sha256: sha256.to_owned(),
+            offset,
+        };
+        bounded(self.client.clone().source(request)).await
+    }
+}
+
+async fn bounded<T>(call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Failure> {
+    match tokio::time::timeout(CALL, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(failure(&status)),
+        Err(_) => Err(Code::DeadlineExceeded.on("the execution service does not answer")),
+    }
+}
+
+/// A status in our words.
+pub(super) fn failure(status: &Status) -> Failure {
+    if let Some(failure) = Failure::from_status(status) {
+        return failure;
+    }
+    // what the dialler says is at the end of the chain
+    let mut source: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(status);
+    while let Some(error) = source {
+        if let Some(failure) = error.downcast_ref::<Failure>() {
+            return failure.clone();
+        }
+        source = error.source();
+    }
+    let code = match status.code() {
+        tonic::Code::Unauthenticated => Code::Unauthenticated,
+        tonic::Code::PermissionDenied => Code::PermissionDenied,
+        tonic::Code::NotFound => Code::NotFound,
+        tonic::Code::DeadlineExceeded => Code::DeadlineExceeded,
+        _ => Code::DialFailed,
+    };
+    code.on(format!("the execution service: {}", status.message()))
+}
+
+/// Waits between attempts: at random up to a bound that doubles.
+#[derive(Debug)]
+pub(super) struct Pause {
+    first: Duration,
+    most: Duration,
+    next: Duration,
+}
+
+// === impl Pause ===
+
+impl Pause {
+    pub(super) fn new((first, most): (Duration, Duration)) -> Self {
+        Self { first, most, next: first }
+    }
+    /// It went well: the next failure waits as the first.
+    pub(super) fn reset(&mut self) {
+        self.next = self.first;
+    }
+    /// How long to wait now.
+    pub(super) fn next(&mut self) -> Duration {
+        let mut random = [0; 8];
+        // without randomness the full bound: late, not wrong
+        let share = match getrandom::fill(&mut random) {
+            Ok(()) => (u64::from_le_bytes(random) >> 11) as f64 / (1_u64 << 53) as f64,
+            Err(_) => 1.0,
+        };
+        let wait = self.next.mul_f64(share);
+        self.next = (self.next * 2).min(self.most);
+        wait
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_their_bound_and_start_again() {
+        let (first, most) = (Duration::from_millis(100), Duration::from_secs(1));
+        let mut pause = Pause::new((first, most));
+        assert!(pause.next() <= first);
+        for _ in 0..50 {
+            assert!(pause.next() <= most);
+        }
+        assert_eq!(pause.next, most);
+        pause.reset();
+        assert!(pause.next() <= first);
+    }
+}

@@ -1,0 +1,64 @@
+//! What jobs need from the rest of the supervisor, as one seam: so that nothing here knows how a tunnel is dialled or how credentials
+//! are resolved, and tests put their own in its place.
+
+use crate::workers::Started;
+use shared_proto::failure::Failure;
+use shared_proto::secret::Secret;
+use shared_proto::v1::Target;
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A connection to the execution service, after its handshake.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// What jobs need from the rest of the supervisor.
+#[tonic::async_trait]
+pub trait Surroundings: Send + Sync + 'static {
+    /// Connects to the execution service.
+    ///
+    /// # Errors
+    /// Why it cannot be reached.
+    async fn connect(&self) -> Result<Box<dyn Stream>, Failure>;
+    /// The runner's API key.
+    fn api_key(&self) -> Secret;
+    /// Resolves the credentials of a connection of the runner's own configuration.
+    ///
+    /// # Errors
+    /// `unknown_connection`, `credentials_unavailable` and the like.
+    async fn resolve(&self, connection: &str) -> Result<Target, Failure>;
+    /// Starts a job's worker in its folder.
+    ///
+    /// # Errors
+    /// It cannot be executed.
+    async fn start_worker(&self, folder: OwnedFd) -> Result<Started, Failure>;
+}
+
+/// What of the configuration matters to jobs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where jobs and states are.
+    pub state_dir: PathBuf,
+    /// This instance's id.
+    pub instance_id: String,
+    /// Jobs at once.
+    pub at_once: u32,
+    /// The host's name.
+    pub hostname: String,
+    /// The engines' programs by the names that jobs use.
+    pub engines: BTreeMap<String, PathBuf>,
+    /// The git program.
+    pub git: PathBuf,
+    /// What workers' programs get: PATH, proxy settings, TF_CLI_CONFIG_FILE.
+    pub environment: BTreeMap<String, String>,
+    /// The most that a first wait after a failure takes, and any.
+    pub backoff: (Duration, Duration),
+    /// A worker that has not answered for so long is ended.
+    pub silence_max: Duration,
+}
+
+/// A job's worker answers within this, on any machine that still works.
+pub const SILENCE_MAX: Duration = Duration::from_secs(30);

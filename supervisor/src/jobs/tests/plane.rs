@@ -1,0 +1,394 @@
+//! A control plane that remembers what it was told, and a host on which supervisors come and go.
+
+use crate::jobs::{JobSummary, Jobs, Settings, Stream, Surroundings};
+use crate::workers::{Exit, Started};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
+use shared_proto::failure::{Code, Failure};
+use shared_proto::secret::Secret;
+use shared_proto::v1::event::Body;
+use shared_proto::v1::execution_server::{Execution, ExecutionServer};
+use shared_proto::v1::work_item::Kind;
+use shared_proto::v1::{self, JobKind, JobRequest, JobResult};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+pub(super) fn wait_for(what: &str, mut is: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(120);
+    while !is() {
+        assert!(Instant::now() < end, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What the control plane knows, and how it misbehaves.
+#[derive(Default)]
+pub(super) struct Known {
+    events: HashMap<String, Vec<v1::Event>>,
+    pending: VecDeque<v1::Assignment>,
+    stream: Option<mpsc::Sender<Result<v1::WorkItem, Status>>>,
+    held: Vec<v1::HeldJob>,
+    archives: HashMap<String, Vec<u8>>,
+    refused: usize,
+    reports: usize,
+    pub(super) cut_source_after: Option<usize>,
+    pub(super) lose_replies: bool,
+    pub(super) unreachable: bool,
+    pub(super) refuse_accept: bool,
+}
+
+#[derive(Clone, Default)]
+pub(super) struct Plane(Arc<Mutex<Known>>);
+
+impl Plane {
+    pub(super) fn update<T>(&self, change: impl FnOnce(&mut Known) -> T) -> T {
+        change(&mut self.0.lock().expect("no panic while locked"))
+    }
+    pub(super) fn assign(&self, request: JobRequest) {
+        let job_id = request.job_id.clone();
+        let request = request.encode_to_vec();
+        let request_sha256 = Sha256::digest(&request).to_vec();
+        let assignment = v1::Assignment { job_id, fencing_token: 1, request, request_sha256 };
+        self.tell_when_open(Kind::Assignment(assignment));
+    }
+    pub(super) fn tell(&self, kind: Kind) {
+        let stream = self.update(|p| p.stream.clone()).expect("a stream of work");
+        stream.try_send(Ok(v1::WorkItem { kind: Some(kind) })).expect("is taken");
+    }
+    pub(super) fn tell_when_open(&self, kind: Kind) {
+        wait_for("a stream of work", || self.update(|p| p.stream.as_ref().is_some_and(|s| !s.is_closed())));
+        self.tell(kind);
+    }
+    fn events(&self, id: &str) -> Vec<v1::Event> {
+        self.update(|p| p.events.get(id).cloned().unwrap_or_default())
+    }
+    pub(super) fn text(&self, id: &str) -> String {
+        format!("{:?}", self.events(id))
+    }
+    pub(super) fn phase(&self, id: &str) -> String {
+        let phases = self.events(id).into_iter().filter_map(|e| match e.body {
+            Some(Body::PhaseChanged(changed)) => Some(changed.phase),
+            _ => None,
+        });
+        phases.last().unwrap_or_default()
+    }
+    pub(super) fn result(&self, id: &str) -> Option<JobResult> {
+        match self.events(id).last()?.body.clone() {
+            Some(Body::Result(result)) => Some(result),
+            _ => None,
+        }
+    }
+    /// How often plan and apply were started.
+    pub(super) fn starts(&self, id: &str) -> (usize, usize) {
+        let events = self.events(id);
+        let count = |command| {
+            events.iter().filter(|e| matches!(&e.body, Some(Body::EngineStarted(s)) if s.command == command)).count()
+        };
+        (count("plan"), count("apply"))
+    }
+    pub(super) fn held(&self) -> Vec<v1::HeldJob> {
+        self.update(|p| p.held.clone())
+    }
+    pub(super) fn refused(&self) -> usize {
+        self.update(|p| p.refused)
+    }
+}
+
+fn authorized<T>(request: Request<T>) -> Result<T, Status> {
+    let key = request.metadata().get("authorization").and_then(|v| v.to_str().ok());
+    if key == Some("Bearer the-key") { Ok(request.into_inner()) } else { Err(Status::unauthenticated("no key")) }
+}
+
+#[tonic::async_trait]
+impl Execution for Plane {
+    type WorkStream = ReceiverStream<Result<v1::WorkItem, Status>>;
+    type SourceStream = ReceiverStream<Result<v1::SourceChunk, Status>>;
+
+    async fn work(&self, request: Request<v1::WorkRequest>) -> Result<Response<Self::WorkStream>, Status> {
+        let request = authorized(request)?;
+        let (sender, receiver) = mpsc::channel(64);
+        let beat = Kind::Heartbeat(v1::Heartbeat { control_plane_time_ms: 0 });
+        let _ = sender.try_send(Ok(v1::WorkItem { kind: Some(beat.clone()) }));
+        self.update(|p| (p.stream, p.held) = (Some(sender.clone()), request.held));
+        tokio::spawn(async move {
+            while sender.send(Ok(v1::WorkItem { kind: Some(beat.clone()) })).await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn accept(&self, request: Request<v1::AcceptRequest>) -> Result<Response<v1::AcceptReply>, Status> {
+        let request = authorized(request)?;
+        assert_eq!(request.request_sha256.len(), 32);
+        Ok(Response::new(self.update(|p| {
+            if p.refuse_accept {
+                p.refused += 1;
+                return v1::AcceptReply { accepted: false, code: "fenced".into(), message: String::new() };
+            }
+            v1::AcceptReply { accepted: true, code: "ok".into(), message: String::new() }
+        })))
+    }
+
+    async fn report(&self, request: Request<v1::ReportRequest>) -> Result<Response<v1::ReportReply>, Status> {
+        let request = authorized(request)?;
+        self.update(|p| {
+            if p.unreachable {
+                return Err(Status::unavailable("away"));
+            }
+            p.reports += 1;
+            let events = p.events.entry(request.job_id).or_default();
+            for event in request.events {
+                // again is harmless; a gap is not
+                match event.sequence.cmp(&(events.len() as u64 + 1)) {
+                    std::cmp::Ordering::Less => assert_eq!(events[event.sequence as usize - 1], event),
+                    std::cmp::Ordering::Equal => events.push(event),
+                    std::cmp::Ordering::Greater => panic!("a gap before {event:?}"),
+                }
+            }
+            let acknowledged = events.len() as u64;
+            if p.lose_replies && p.reports % 2 == 1 {
+                return Err(Status::unavailable("the answer is lost"));
+            }
+            Ok(Response::new(v1::ReportReply { acknowledged, code: "ok".into(), message: String::new() }))
+        })
+    }
+
+    async fn source(&self, request: Request<v1::SourceRequest>) -> Result<Response<Self::SourceStream>, Status> {
+        let request = authorized(request)?;
+        let (bytes, cut) = self.update(|p| (p.archives.get(&request.sha256).cloned(), p.cut_source_after.take()));
+        let bytes = bytes.ok_or_else(|| Status::from(Code::NotFound.on("the archive")))?;
+        let rest = bytes[request.offset as usize..].to_vec();
+        let (sender, receiver) = mpsc::channel(4);
+        tokio::spawn(async move {
+            let data = rest[..cut.unwrap_or(rest.len()).min(rest.len())].to_vec();
+            let _ = sender.send(Ok(v1::SourceChunk { data: data.into() })).await;
+            if cut.is_some() {
+                let _ = sender.send(Err(Status::unavailable("cut"))).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+/// A job whose source is an archive of one file.
+pub(super) fn job(plane: &Plane, id: &str, kind: JobKind, main: &str) -> JobRequest {
+    let bytes = packed(main);
+    let sha256 = super::folder::hex(&Sha256::digest(&bytes));
+    let size = bytes.len() as u64;
+    plane.update(|p| p.archives.insert(sha256.clone(), bytes));
+    JobRequest {
+        format: 1,
+        job_id: id.into(),
+        stack_id: "s1".into(),
+        stack_name: "stack".into(),
+        kind: kind.into(),
+        engine: "opentofu".into(),
+        source: Some(archive_source(&sha256, size)),
+        ..Default::default()
+    }
+}
+
+pub(super) fn archive_source(sha256: &str, size: u64) -> v1::Source {
+    let archive = v1::ArchiveSource { sha256: sha256.into(), size };
+    v1::Source { kind: Some(v1::source::Kind::Archive(archive)), path: String::new() }
+}
+
+/// A tar.gz of `main.tf`, by the tar program.
+fn packed(main: &str) -> Vec<u8> {
+    let folder = Temporary::new();
+    std::fs::write(folder.0.join("main.tf"), main).expect("writes");
+    let packed =
+        std::process::Command::new("tar").args(["-cz", "main.tf"]).current_dir(&folder.0).output().expect("tar");
+    assert!(packed.status.success());
+    packed.stdout
+}
+
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("jobs-{}", uuid::Uuid::now_v7()));
+        std::fs::create_dir(&path).expect("a folder");
+        Self(path)
+    }
+}
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A machine with a state directory.
+pub(super) struct Host {
+    state: Temporary,
+    worker: PathBuf,
+    engine: PathBuf,
+    pub(super) silence_max: Duration,
+}
+
+/// One supervisor's life: a runtime.
+pub(super) struct Supervisor {
+    runtime: Option<tokio::runtime::Runtime>,
+    jobs: Jobs,
+}
+
+impl Host {
+    pub(super) fn new() -> Option<Self> {
+        let own = std::env::current_exe().expect("a path");
+        let worker = own.parent()?.parent()?.join("runner-worker-iac");
+        let cached = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/runner-test-tools/bin"));
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let folders: Vec<_> = std::env::split_paths(&path).chain(cached).collect();
+        let engine =
+            ["tofu", "terraform"].iter().find_map(|name| folders.iter().map(|f| f.join(name)).find(|p| p.is_file()));
+        match engine {
+            Some(engine) if worker.is_file() => {
+                Some(Self { state: Temporary::new(), worker, engine, silence_max: super::SILENCE_MAX })
+            }
+            _ => {
+                println!("SKIPPED: {} or an engine is not here", worker.display());
+                None
+            }
+        }
+    }
+    pub(super) fn supervisor(&self, plane: &Plane) -> Supervisor {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+        let settings = Settings {
+            state_dir: self.state.0.clone(),
+            instance_id: "i1".into(),
+            at_once: 4,
+            hostname: "here".into(),
+            engines: BTreeMap::from([("opentofu".to_owned(), self.engine.clone())]),
+            git: "/usr/bin/git".into(),
+            environment: BTreeMap::new(),
+            backoff: (Duration::from_millis(50), Duration::from_millis(200)),
+            silence_max: self.silence_max,
+        };
+        let around = Around { plane: plane.clone(), worker: self.worker.clone() };
+        let guard = runtime.enter();
+        let jobs = super::start(settings, Arc::new(around)).expect("starts");
+        drop(guard);
+        Supervisor { runtime: Some(runtime), jobs }
+    }
+    pub(super) fn folder(&self, id: &str) -> PathBuf {
+        self.state.0.join("jobs").join(id)
+    }
+    pub(super) fn state(&self, stack: &str) -> String {
+        std::fs::read_to_string(self.state.0.join("stacks").join(stack).join("terraform.tfstate")).unwrap_or_default()
+    }
+    /// The worker of a step, as its marker has it.
+    pub(super) fn worker(&self, id: &str, marker: &str) -> Option<i32> {
+        let text = std::fs::read(self.folder(id).join("own").join(marker)).ok()?;
+        let value: serde_json::Value = serde_json::from_slice(&text).ok()?;
+        i32::try_from(value["process"]["pid"].as_i64()?).ok()
+    }
+    /// Whether the spool has its result.
+    pub(super) fn ended(&self, id: &str) -> bool {
+        super::spool::tip(
+            &super::folder::Store::open(&self.state.0)
+                .expect("opens")
+                .list()
+                .expect("lists")
+                .into_iter()
+                .find(|f| f.name() == id)
+                .expect("a folder"),
+        )
+        .is_ok_and(|tip| tip.ended)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // what a failed test leaves running ends with it
+        for entry in std::fs::read_dir(self.state.0.join("jobs")).into_iter().flatten().flatten() {
+            let id = entry.file_name().to_string_lossy().into_owned();
+            for marker in ["started-plan", "started-apply"] {
+                if let Some(pid) = self.worker(&id, marker) {
+                    runner_sandbox::sessions::kill(pid);
+                }
+            }
+        }
+    }
+}
+
+impl Supervisor {
+    pub(super) fn summary(&self) -> Vec<JobSummary> {
+        let runtime = self.runtime.as_ref().expect("lives");
+        runtime.block_on(self.jobs.summary()).expect("answers")
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(Duration::from_secs(5));
+        }
+    }
+}
+
+struct Around {
+    plane: Plane,
+    worker: PathBuf,
+}
+
+#[tonic::async_trait]
+impl Surroundings for Around {
+    async fn connect(&self) -> Result<Box<dyn Stream>, Failure> {
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        let server = ExecutionServer::new(self.plane.clone());
+        tokio::spawn(
+            hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(theirs), hyper_util::service::TowerToHyperService::new(server)),
+        );
+        Ok(Box::new(ours))
+    }
+    fn api_key(&self) -> Secret {
+        Secret::new("the-key")
+    }
+    async fn resolve(&self, connection: &str) -> Result<v1::Target, Failure> {
+        match connection {
+            "prod" => Ok(v1::Target { kind: Some(v1::target::Kind::Kubernetes(v1::KubernetesTarget::default())) }),
+            other => Err(Code::UnknownConnection.on(other)),
+        }
+    }
+    async fn start_worker(&self, folder: OwnedFd) -> Result<Started, Failure> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let work = std::fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())).expect("a folder");
+        let mut child = spawn(&self.worker, &work, theirs);
+        let pid = i32::try_from(child.id().expect("runs")).expect("a pid");
+        // it leads its session once the shell has become it
+        while runner_sandbox::sessions::members(pid).is_empty() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let (tell, exit) = oneshot::channel();
+        tokio::spawn(async move {
+            let status = child.wait().await.expect("ends");
+            let _ = tell.send(Exit { code: status.code(), signal: status.signal(), ..Exit::default() });
+        });
+        ours.set_nonblocking(true).expect("sets");
+        Ok(Started { pid, socket: tokio::net::UnixStream::from_std(ours).expect("a stream"), exit })
+    }
+}
+
+/// As the spawner does it, by a shell: the socket on descriptor 3, a session of its own.
+fn spawn(worker: &Path, work: &Path, socket: std::os::unix::net::UnixStream) -> tokio::process::Child {
+    tokio::process::Command::new("sh")
+        .args(["-c", "exec 3<&0 </dev/null; exec setsid \"$0\" job"])
+        .arg(worker)
+        .current_dir(work)
+        .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .stdin(std::process::Stdio::from(OwnedFd::from(socket)))
+        .spawn()
+        .expect("starts")
+}

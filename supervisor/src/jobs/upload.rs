@@ -1,0 +1,212 @@
+//! Sends a job's events to the control plane: each once, in order, for ever until they are taken. What the control plane has is noted;
+//! what is not noted is sent again, which is harmless.
+
+use super::folder::{Ending, Folder};
+use super::service::{Held, Pause, Service};
+use super::spool::Events;
+use prost::Message as _;
+use shared_proto::bounds::REPORT_MAX;
+use shared_proto::failure::Code;
+use shared_proto::v1::Event;
+use shared_proto::v1::event::Body;
+use std::collections::VecDeque;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Events in one report, beside its bytes.
+const EVENTS_MAX: usize = 1024;
+/// How often the spool is looked at without word from the worker.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a report is kept back that the control plane does not take, for a reason that is not the network's.
+const REFUSED_WAIT: Duration = Duration::from_secs(30);
+
+/// How far it is.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Progress {
+    /// The newest number that was read.
+    pub(super) last: u64,
+    /// The newest phase that was read.
+    pub(super) phase: String,
+    /// The newest number that the control plane has.
+    pub(super) acknowledged: u64,
+    /// The job's result is taken, or does not matter to the control plane any more.
+    pub(super) done: bool,
+    /// The control plane says that the job is not this instance's.
+    pub(super) fenced: bool,
+    /// The spool cannot be read on, and why.
+    pub(super) damaged: Option<String>,
+}
+
+/// One job's uploads.
+pub(super) struct Upload {
+    folder: Folder,
+    service: Service,
+    held: Held,
+    events: Events,
+    waiting: VecDeque<Event>,
+    progress: watch::Sender<Progress>,
+    /// Changes when there may be more: a new event, an ending.
+    news: watch::Receiver<u64>,
+}
+
+// === impl Upload ===
+
+impl Upload {
+    pub(super) fn new(
+        folder: &Folder,
+        service: &Service,
+        held: &Held,
+        progress: watch::Sender<Progress>,
+        news: watch::Receiver<u64>,
+    ) -> Self {
+        Self {
+            folder: folder.clone(),
+            service: service.clone(),
+            held: held.clone(),
+            events: Events::new(folder),
+            waiting: VecDeque::new(),
+            progress,
+            news,
+        }
+    }
+
+    /// Runs until the job's result is taken.
+    pub(super) async fn run(mut self) {
+        let acknowledged = self.folder.acknowledged();
+        self.progress.send_modify(|p| p.acknowledged = acknowledged);
+        let mut pause = Pause::new(self.service.backoff);
+        loop {
+            self.fill();
+            if self.waiting.is_empty() {
+                let _ = tokio::time::timeout(LOOK_EVERY, self.news.changed()).await;
+                continue;
+            }
+            if self.send(&mut pause).await {
+                self.progress.send_modify(|p| p.done = true);
+                return;
+            }
+        }
+    }
+
+    /// Reads on, as far as one report goes.
+    fn fill(&mut self) {
+        let ending = self.folder.ending().ok().flatten();
+        let mut bytes: usize = self.waiting.iter().map(Event::encoded_len).sum();
+        while bytes < REPORT_MAX && self.waiting.len() < EVENTS_MAX {
+            let Some(event) = self.next(ending.as_ref()) else { return };
+            let (acknowledged, fenced) = {
+                let progress = self.progress.borrow();
+                (progress.acknowledged, progress.fenced)
+            };
+            self.progress.send_modify(|p| {
+                p.last = p.last.max(event.sequence);
+                match &event.body {
+                    Some(Body::PhaseChanged(changed)) => p.phase.clone_from(&changed.phase),
+                    Some(Body::Result(result)) => p.phase.clone_from(&result.phase),
+                    _ => {}
+                }
+            });
+            let result = matches!(event.body, Some(Body::Result(_)));
+            // a result that was taken before is sent again: it is how this ends
+            if (fenced || event.sequence <= acknowledged) && !result {
+                continue;
+            }
+            bytes += event.encoded_len() + 8;
+            self.waiting.push_back(event);
+            if result {
+                return;
+            }
+        }
+    }
+
+    /// The next event of the spool; at its end the supervisor's own ending, if there is one.
+    fn next(&mut self, ending: Option<&Ending>) -> Option<Event> {
+        let (last, damaged) = {
+            let progress = self.progress.borrow();
+            (progress.last, progress.damaged.is_some())
+        };
+        if damaged || ending.is_some_and(|e| last + 1 >= e.sequence) {
+            let ending = ending.filter(|e| last < e.sequence)?;
+            return Some(Event {
+                sequence: ending.sequence,
+                time_ms: ending.time_ms,
+                body: Some(Body::Result(ending.result())),
+            });
+        }
+        match self.events.next() {
+            Ok(event) => event,
+            Err(why) => {
+                self.progress.send_modify(|p| p.damaged = Some(why));
+                None
+            }
+        }
+    }
+
+    /// Sends what waits; `true` when the job's result is taken.
+    async fn send(&mut self, pause: &mut Pause) -> bool {
+        let mut bytes = 0;
+        let fits = |event: &&Event| {
+            bytes += event.encoded_len() + 8;
+            bytes <= REPORT_MAX
+        };
+        let mut batch: Vec<_> = self.waiting.iter().take_while(fits).cloned().collect();
+        if batch.is_empty() {
+            // one that is larger than a report cannot be, by the spool's own limit
+            batch.extend(self.waiting.front().cloned());
+        }
+        let ends = batch.last().is_some_and(|e| matches!(e.body, Some(Body::Result(_))));
+        let newest = batch.last().map_or(0, |e| e.sequence);
+        let reply = match self.service.report(&self.held, batch).await {
+            Ok(reply) => reply,
+            Err(failure) => {
+                tracing::debug!(
+                    job = self.held.job_id,
+                    code = failure.code.as_str(),
+                    message = failure.message,
+                    "report failed"
+                );
+                tokio::time::sleep(pause.next()).await;
+                return false;
+            }
+        };
+        pause.reset();
+        match Code::from_name(&reply.code) {
+            None if reply.code.is_empty() || reply.code == "ok" => {}
+            Some(Code::Fenced | Code::NotFound) => {
+                // nothing that this job still says counts; its result is sent for the release that answers it
+                tracing::warn!(
+                    job = self.held.job_id,
+                    code = reply.code,
+                    message = reply.message,
+                    "the job is not this instance's"
+                );
+                self.waiting.retain(|e| matches!(e.body, Some(Body::Result(_))));
+                self.progress.send_modify(|p| p.fenced = true);
+                return ends;
+            }
+            _ => {
+                tracing::error!(
+                    job = self.held.job_id,
+                    code = reply.code,
+                    message = reply.message,
+                    "a report was refused"
+                );
+                if reply.acknowledged == 0 {
+                    tokio::time::sleep(REFUSED_WAIT).await;
+                }
+            }
+        }
+        // never more than was sent: the other side's number may be of a folder that was restored from a backup
+        let acknowledged = reply.acknowledged.min(newest);
+        while self.waiting.front().is_some_and(|e| e.sequence <= acknowledged) {
+            self.waiting.pop_front();
+        }
+        if acknowledged > self.progress.borrow().acknowledged {
+            if let Err(e) = self.folder.acknowledge(acknowledged) {
+                tracing::warn!(job = self.held.job_id, error = %e, "the acknowledged number cannot be written");
+            }
+            self.progress.send_modify(|p| p.acknowledged = acknowledged);
+        }
+        ends && acknowledged >= newest
+    }
+}

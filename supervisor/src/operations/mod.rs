@@ -1,0 +1,334 @@
+//! Cloud operations: the first message is decoded and decided on, everything after it passes through.
+//!
+//! ```text
+//!   Run ─▶ first message ─▶ ours? known? room? ─▶ credentials ─▶ worker started, request written ─▶ pass ─▶ one Outcome
+//! ```
+//! It must never decode what a worker sends beyond its frames' headers and its outcome, never hold more of it than was granted, and never
+//! let one operation's end be another's business.
+
+mod body;
+mod input;
+mod output;
+mod request;
+
+use crate::credentials::Resolver;
+use crate::tunnel::Settings;
+use crate::workers::{Exit, Program, Started, Workers};
+use body::{Item, RunBody};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use request::Decided;
+use shared_proto::bounds::FIRST_MESSAGE_MAX;
+use shared_proto::failure::{Code, Failure};
+use shared_proto::flow::{Budget, Credit, SendShare, Shares};
+use shared_proto::frame::{self, Kind};
+use shared_proto::v1::{self, operation_input};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tonic::Streaming;
+use tonic::codec::Codec as _;
+use tracing::Instrument as _;
+
+/// The path of the one method.
+pub const RUN_PATH: &str = "/runner.v1.Operations/Run";
+/// How long the first message may take once the stream is open.
+const FIRST_MESSAGE_DEADLINE: Duration = Duration::from_secs(10);
+/// What a worker whose socket has ended gets until its end is reported.
+const EXIT_GRACE: Duration = Duration::from_secs(2);
+/// Messages between an operation and HTTP/2. Their bytes are paid for with credit before they are read.
+const OUTGOING: usize = 4;
+
+/// Serves operations. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Operations {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    settings: watch::Receiver<Arc<Settings>>,
+    workers: Workers,
+    resolver: Resolver,
+    running: AtomicU32,
+    served: AtomicU64,
+    fewer: Notify,
+}
+
+/// The operations of one session: its flow control, and whether it takes any.
+#[derive(Debug, Clone)]
+pub struct SessionOperations {
+    operations: Operations,
+    receive: Budget,
+    send: SendShare,
+    gate: Arc<AtomicU8>,
+}
+
+/// Counts of operations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Running now.
+    pub running: u32,
+    /// Ended since the start.
+    pub served: u64,
+}
+
+const BEFORE: u8 = 0;
+const OPEN: u8 = 1;
+const CLOSED: u8 = 2;
+
+/// One place among those that may run at once.
+struct Place(Arc<Inner>);
+
+/// A worker that is killed with all it started when its operation is over, unless its end was reported.
+struct Worker {
+    workers: Workers,
+    pid: i32,
+    exit: oneshot::Receiver<Exit>,
+    ended: bool,
+}
+
+// === impl Operations ===
+
+impl Operations {
+    /// Serves with these.
+    pub fn new(settings: watch::Receiver<Arc<Settings>>, workers: Workers, resolver: Resolver) -> Self {
+        let inner = Inner {
+            settings,
+            workers,
+            resolver,
+            running: AtomicU32::new(0),
+            served: AtomicU64::new(0),
+            fewer: Notify::new(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// For a new session, with its own budget: the old one's ends with its connection.
+    pub fn session(&self, budget: u64, max_operations: u32) -> SessionOperations {
+        let shares = Shares::runner(budget);
+        SessionOperations {
+            operations: self.clone(),
+            receive: Budget::new(shares.receive, max_operations),
+            send: SendShare::new(shares.send),
+            gate: Arc::new(AtomicU8::new(BEFORE)),
+        }
+    }
+
+    /// How many there are.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            running: self.inner.running.load(Ordering::Relaxed),
+            served: self.inner.served.load(Ordering::Relaxed),
+        }
+    }
+
+    fn place(&self) -> Result<Place, Failure> {
+        let most = self.inner.settings.borrow().config.max_operations;
+        let taken =
+            self.inner.running.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < most).then_some(n + 1));
+        match taken {
+            Ok(_) => Ok(Place(self.inner.clone())),
+            Err(_) => Err(Code::Busy.on(format!("{most} operations are running on this runner, as many as it takes"))),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::AcqRel);
+        self.0.served.fetch_add(1, Ordering::Relaxed);
+        self.0.fewer.notify_waiters();
+    }
+}
+
+// === impl SessionOperations ===
+
+impl SessionOperations {
+    /// The session is welcome.
+    pub fn open(&self) {
+        let _ = self.gate.compare_exchange(BEFORE, OPEN, Ordering::AcqRel, Ordering::Acquire);
+    }
+    /// Nothing new comes in.
+    pub fn close(&self) {
+        self.gate.store(CLOSED, Ordering::Release);
+    }
+    /// The session's newest round trip.
+    pub fn set_round_trip(&self, round_trip: Duration) {
+        self.receive.set_round_trip(round_trip);
+    }
+    /// Resolves when no operation is running.
+    pub async fn idle(&self) {
+        loop {
+            let fewer = self.operations.inner.fewer.notified();
+            if self.operations.counts().running == 0 {
+                return;
+            }
+            fewer.await;
+        }
+    }
+
+    fn admitted(&self) -> Result<(), Failure> {
+        match self.gate.load(Ordering::Acquire) {
+            OPEN => Ok(()),
+            BEFORE => Err(Code::Conflict.on("an operation was sent before the session was welcome")),
+            _ => Err(Code::RunnerLeaving.on("this runner is stopping")),
+        }
+    }
+
+    /// Answers `Run`. What goes wrong is an outcome, never a status: the stream always ends the same way.
+    pub async fn run(&self, request: Request<Incoming>) -> Response<tonic::body::Body> {
+        let (items, received) = mpsc::channel(OUTGOING);
+        let decoder = tonic_prost::ProstCodec::<v1::OperationOutput, v1::OperationInput>::default().decoder();
+        let input = Streaming::new_request(decoder, request.into_body(), None, Some(FIRST_MESSAGE_MAX));
+        let session = self.clone();
+        tokio::spawn(async move {
+            let outcome = tokio::select! {
+                // the other end reset the stream, or its connection is gone
+                () = items.closed() => return,
+                outcome = session.operate(input, &items) => outcome,
+            };
+            let _ = items.send(Item::Last(body::outcome(&outcome))).await;
+        });
+        body::response(RunBody::new(received))
+    }
+
+    async fn operate(&self, mut input: Streaming<v1::OperationInput>, items: &mpsc::Sender<Item>) -> v1::Outcome {
+        let first = match self.admitted() {
+            Ok(()) => first_message(&mut input).await,
+            Err(failure) => Err(failure),
+        };
+        let request = match first {
+            Ok(request) => request,
+            Err(failure) => {
+                tracing::info!(code = %failure.code, detail = failure.message, "operation refused");
+                return failure.outcome();
+            }
+        };
+        let started = Instant::now();
+        let span = tracing::info_span!(
+            "operation",
+            operation = request::shown(&request.operation_id),
+            kind = request::kind(&request),
+            connection = request::shown(&request.connection)
+        );
+        async {
+            let outcome = self.decided(request, input, items).await.unwrap_or_else(|f| f.outcome());
+            let ms = started.elapsed().as_millis() as u64;
+            tracing::info!(code = outcome.code, duration_ms = ms, "operation ended");
+            outcome
+        }
+        .instrument(span)
+        .await
+    }
+
+    async fn decided(
+        &self,
+        request: v1::OperationRequest,
+        input: Streaming<v1::OperationInput>,
+        items: &mpsc::Sender<Item>,
+    ) -> Result<v1::Outcome, Failure> {
+        let settings = self.operations.inner.settings.borrow().clone();
+        let decided = request::decide(&request, &settings)?;
+        let _place = self.operations.place()?;
+        drop(settings);
+        let Decided { deadline, connection } = decided;
+        let serving = self.serve(request, &connection, input, items);
+        match deadline {
+            None => serving.await,
+            Some(deadline) => tokio::time::timeout(deadline, serving)
+                .await
+                .unwrap_or_else(|_| Err(Code::DeadlineExceeded.on(format!("not done within {deadline:?}")))),
+        }
+    }
+
+    async fn serve(
+        &self,
+        request: v1::OperationRequest,
+        connection: &str,
+        input: Streaming<v1::OperationInput>,
+        items: &mpsc::Sender<Item>,
+    ) -> Result<v1::Outcome, Failure> {
+        let inner = &self.operations.inner;
+        let target = inner.resolver.resolve(connection).await?;
+        let credit = Credit::new(request.output_credit, Some(self.send.clone()));
+        let Started { pid, mut socket, exit } = inner.workers.start(Program::Operation, None).await?;
+        let mut worker = Worker { workers: inner.workers.clone(), pid, exit, ended: false };
+        let message = v1::WorkerRequest { request: Some(request), target: Some((*target).clone()) };
+        drop(target);
+        let written = frame::write_message(&mut socket, Kind::Request, &message).await;
+        drop(message);
+        if let Err(e) = written {
+            return Err(worker.crashed(format!("its socket ended before it had its request: {e}")).await);
+        }
+        let (window, first) = self.receive.window();
+        // dropped where the stream is gone already, which the caller notices
+        let _ = items.send(Item::Data(body::flow(first))).await;
+        let (reader, writer) = socket.split();
+        let output = output::pass(reader, credit.clone(), items);
+        let input = input::pass(input, writer, window, &credit, items);
+        let ended = tokio::select! {
+            ended = output => ended,
+            failure = input => return Err(failure),
+        };
+        match ended {
+            Ok(outcome) => {
+                if outcome.code == Code::CredentialsExpired.as_str() {
+                    inner.resolver.forget(connection).await;
+                }
+                Ok(outcome)
+            }
+            Err(what) => Err(worker.crashed(what).await),
+        }
+    }
+}
+
+async fn first_message(input: &mut Streaming<v1::OperationInput>) -> Result<v1::OperationRequest, Failure> {
+    let message = match tokio::time::timeout(FIRST_MESSAGE_DEADLINE, input.message()).await {
+        Ok(Ok(Some(message))) => message,
+        Ok(Ok(None)) => return Err(Code::InvalidArgument.on("the stream ended before its request")),
+        Ok(Err(status)) => return Err(refused_message(&status)),
+        Err(_) => return Err(Code::DeadlineExceeded.on(format!("no request came within {FIRST_MESSAGE_DEADLINE:?}"))),
+    };
+    match message.kind {
+        Some(operation_input::Kind::Request(request)) => Ok(request),
+        _ => Err(Code::InvalidArgument.on("the first message is not a request")),
+    }
+}
+
+/// What tonic made of a message that it did not take.
+fn refused_message(status: &tonic::Status) -> Failure {
+    let first = status.message().lines().next().unwrap_or_default();
+    match status.code() {
+        tonic::Code::OutOfRange | tonic::Code::ResourceExhausted => {
+            Code::TooLarge.on(format!("a message exceeds {FIRST_MESSAGE_MAX} bytes"))
+        }
+        tonic::Code::Cancelled => Code::Cancelled.on("the caller cancelled it"),
+        _ => Code::InvalidArgument.on(format!("a message is malformed: {first}")),
+    }
+}
+
+// === impl Worker ===
+
+impl Worker {
+    /// Its socket ended without an outcome: how did it end?
+    async fn crashed(&mut self, what: String) -> Failure {
+        match tokio::time::timeout(EXIT_GRACE, &mut self.exit).await {
+            Ok(Ok(exit)) => {
+                self.ended = true;
+                exit.failure()
+            }
+            _ => Code::WorkerCrashed.on(what),
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // once its end was reported its number may be somebody else's
+        if !self.ended && self.exit.try_recv().is_err() {
+            self.workers.kill_soon(self.pid, nix::libc::SIGKILL);
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! What an operation is, and whether this runner does it at all.
+
+use crate::tunnel::Settings;
+use shared_proto::bounds::UNARY_DEADLINE;
+use shared_proto::failure::{Code, Failure};
+use shared_proto::v1::{self, operation_request::What};
+use std::time::Duration;
+
+/// The longest id that is logged, characters.
+const SHOWN_MAX: usize = 128;
+
+/// What was decided.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Decided {
+    /// When it must be done; streams may have none.
+    pub(super) deadline: Option<Duration>,
+    /// The entry of the configuration.
+    pub(super) connection: String,
+}
+
+/// An id or a name as it may stand in a log line: it comes from outside.
+pub(super) fn shown(text: &str) -> String {
+    text.chars().take(SHOWN_MAX).map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// The kind's name.
+pub(super) fn kind(request: &v1::OperationRequest) -> &'static str {
+    request.what.as_ref().map_or("none", |what| describe(what).0)
+}
+
+/// Name, provider (empty: any), and whether it is a stream without a deadline of its own.
+const fn describe(what: &What) -> (&'static str, &'static str, bool) {
+    match what {
+        What::ConnectionTest(_) => ("connection_test", "", false),
+        What::K8sListNamespaces(_) => ("k8s_list_namespaces", "kubernetes", false),
+        What::K8sListPods(_) => ("k8s_list_pods", "kubernetes", false),
+        What::K8sDescribePod(_) => ("k8s_describe_pod", "kubernetes", false),
+        What::K8sLogs(_) => ("k8s_logs", "kubernetes", true),
+        What::K8sExec(_) => ("k8s_exec", "kubernetes", true),
+        What::AwsCallerIdentity(_) => ("aws_caller_identity", "aws", false),
+        What::AwsListRegions(_) => ("aws_list_regions", "aws", false),
+        What::AwsListResources(_) => ("aws_list_resources", "aws", false),
+        What::AwsGetResource(_) => ("aws_get_resource", "aws", false),
+    }
+}
+
+/// Decides.
+pub(super) fn decide(request: &v1::OperationRequest, settings: &Settings) -> Result<Decided, Failure> {
+    let ours = &settings.credentials.organization;
+    if request.organization_id != *ours {
+        return Err(Code::OrganizationMismatch.on(format!(
+            "the operation is of organization {:?}, this runner is {ours}'s",
+            shown(&request.organization_id)
+        )));
+    }
+    let what = request.what.as_ref().ok_or_else(|| {
+        Code::InvalidArgument
+            .on("the operation is empty, or of a kind that this runner does not know")
+            .next("Upgrade the runner.")
+    })?;
+    let (name, provider, stream) = describe(what);
+    let connection = &request.connection;
+    let entry = settings.config.connections.get(connection).ok_or_else(|| crate::credentials::unknown(connection))?;
+    if !provider.is_empty() && entry.provider() != provider {
+        return Err(Code::WrongProvider
+            .on(format!("{name} needs {provider}, connection {connection:?} is {}", entry.provider())));
+    }
+    let deadline = match (request.deadline_ms, stream) {
+        (0, true) => None,
+        (0, false) => Some(UNARY_DEADLINE),
+        (ms, true) => Some(Duration::from_millis(ms.into())),
+        (ms, false) => Some(Duration::from_millis(ms.into()).min(UNARY_DEADLINE)),
+    };
+    Ok(Decided { deadline, connection: connection.clone() })
+}

@@ -1,0 +1,251 @@
+//! The spawner: executes workers for the supervisor. Single-threaded, no runtime, no configuration, no secret; a loop around `poll`.
+//!
+//! ```text
+//!  supervisor ── Start, Kill, Program ──▶ ┌─────────┐ ── clone, execve ──▶ workers, each the leader of its own session
+//!             ◀─ Started, Exited, … ───── │ spawner │ ◀── SIGCHLD ────────
+//!                                         └─────────┘
+//! ```
+//! It lives as long as the supervisor that it was started with: at that end's end of file it kills what must not outlive it and exits; jobs
+//! go on as the launcher's children. Nothing that an operation started stays: its process group is killed, then whatever else is left of its
+//! session, which shows as an orphan below this process (a subreaper). A process that made a session of its own is not caught; that takes
+//! a pid namespace.
+
+pub mod wire;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::Pid;
+use runner_sandbox::{channel, process, sessions, spawn};
+use std::collections::{HashMap, VecDeque};
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use wire::{Launch, Report, Request};
+
+/// Live workers at once: twice the operations of a session by default, with room for resolvers and jobs.
+pub const WORKERS_MAX: usize = 2048;
+/// Open descriptors of a worker.
+const WORKER_DESCRIPTORS: u64 = 1024;
+/// Open descriptors of a job's worker: engines start a provider for each module and region.
+const JOB_DESCRIPTORS: u64 = 65_536;
+/// The largest file of an operation, bytes: it has no business writing large ones.
+const WORKER_FILE_SIZE: u64 = 64 << 20;
+
+struct Spawner {
+    supervisor: OwnedFd,
+    children: SignalFd,
+    spawn: spawn::Spawner,
+    ops: CString,
+    iac: CString,
+    live: HashMap<i32, Worker>,
+    /// At most two reports for each worker: the supervisor reads them always.
+    reports: VecDeque<Report>,
+}
+
+struct Worker {
+    id: u64,
+    launch: Launch,
+}
+
+/// Runs until the supervisor's end closes; returns the exit code.
+pub fn run(supervisor: OwnedFd) -> i32 {
+    match Spawner::new(supervisor).and_then(|mut s| s.serve().inspect_err(|_| s.end())) {
+        Ok(()) => 0,
+        Err(e) => {
+            eprintln!("runner spawner: {e}");
+            nix::libc::EXIT_FAILURE
+        }
+    }
+}
+
+impl Spawner {
+    fn new(supervisor: OwnedFd) -> io::Result<Self> {
+        process::become_subreaper()?;
+        // the launcher says when it is over, by the supervisor's end; what a terminal or a service manager sends to all is not for us
+        let mut mask = SigSet::empty();
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGCHLD] {
+            mask.add(signal);
+        }
+        mask.thread_block()?;
+        let mut watched = SigSet::empty();
+        watched.add(Signal::SIGCHLD);
+        Ok(Self {
+            supervisor,
+            children: SignalFd::with_flags(&watched, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?,
+            spawn: spawn::Spawner::new()?,
+            ops: CString::default(),
+            iac: CString::default(),
+            live: HashMap::new(),
+            reports: VecDeque::new(),
+        })
+    }
+
+    fn serve(&mut self) -> io::Result<()> {
+        loop {
+            let mut interest = PollFlags::POLLIN;
+            if !self.reports.is_empty() {
+                interest |= PollFlags::POLLOUT;
+            }
+            let mut watched =
+                [PollFd::new(self.supervisor.as_fd(), interest), PollFd::new(self.children.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut watched, PollTimeout::NONE) {
+                Err(Errno::EINTR) => continue,
+                other => drop(other?),
+            }
+            let reap = watched[1].any().unwrap_or(true);
+            if reap {
+                while let Ok(Some(_)) = self.children.read_signal() {}
+                self.reap();
+            }
+            if !self.receive()? {
+                self.end();
+                return Ok(());
+            }
+            self.report()?;
+        }
+    }
+
+    /// Takes what has come; `false` at the supervisor's end.
+    fn receive(&mut self) -> io::Result<bool> {
+        let mut buffer = [0; wire::PROGRAM_SIZE];
+        loop {
+            let received = match channel::receive(self.supervisor.as_fd(), &mut buffer) {
+                Ok(received) if received.length == 0 => return Ok(false),
+                Ok(received) => received,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(false),
+                Err(e) => return Err(e),
+            };
+            let mut descriptors = received.descriptors.into_iter();
+            match Request::decode(&buffer[..received.length]) {
+                Some(Request::Start { id, launch }) => {
+                    let report = self.start(id, launch, descriptors.next(), descriptors.next());
+                    self.reports.push_back(report);
+                }
+                Some(Request::Kill { pid, signal }) => self.kill(pid, signal),
+                Some(Request::Program { launch: Launch::Job, path }) => self.iac = path,
+                Some(Request::Program { path, .. }) => self.ops = path,
+                None => return Err(io::ErrorKind::InvalidData.into()),
+            }
+        }
+    }
+
+    fn start(&mut self, id: u64, launch: Launch, socket: Option<OwnedFd>, directory: Option<OwnedFd>) -> Report {
+        let Some(socket) = socket else { return Report::Failed { id, errno: Errno::EBADF as i32 } };
+        if self.live.len() >= WORKERS_MAX {
+            return Report::Failed { id, errno: 0 };
+        }
+        let (program, arguments) = match launch {
+            Launch::Operation => (&self.ops, [c"runner-worker-ops", c"operation"]),
+            Launch::Resolver => (&self.ops, [c"runner-worker-ops", c"resolve"]),
+            Launch::Job => (&self.iac, [c"runner-worker-iac", c"job"]),
+        };
+        let job = launch == Launch::Job;
+        let started = self.spawn.spawn(&spawn::Plan {
+            program,
+            arguments: &arguments,
+            environment: &[],
+            inherit: &[socket.as_fd()],
+            directory: directory.as_ref().map(|d| d.as_fd()),
+            silent: true,
+            own_session: true,
+            dies_with_parent: !job,
+            limits: Some(spawn::Limits {
+                descriptors: if job { JOB_DESCRIPTORS } else { WORKER_DESCRIPTORS },
+                file_size: if job { u64::MAX } else { WORKER_FILE_SIZE },
+            }),
+        });
+        match started {
+            Ok(pid) => {
+                self.live.insert(pid, Worker { id, launch });
+                Report::Started { id, pid }
+            }
+            Err(e) => Report::Failed { id, errno: e.errno as i32 },
+        }
+    }
+
+    /// A signal to a session. For an operation its leader's group suffices: the leader's end has the rest killed (`reap`).
+    fn kill(&self, pid: i32, signal: i32) {
+        let known = self.live.get(&pid);
+        // 1 would be everybody; ourselves and the launcher lead sessions too
+        if pid <= 1 || (known.is_none() && self.is_ours(pid)) {
+            return;
+        }
+        let mortal = known.is_some_and(|w| w.launch != Launch::Job);
+        if mortal && signal == Signal::SIGKILL as i32 {
+            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+        } else {
+            let _ = sessions::signal(pid, signal);
+        }
+    }
+
+    fn is_ours(&self, pid: i32) -> bool {
+        let own = nix::unistd::getpid();
+        let launcher = nix::unistd::getppid();
+        [own.as_raw(), launcher.as_raw()].contains(&pid)
+            || nix::unistd::getsid(Some(launcher)).is_ok_and(|session| session.as_raw() == pid)
+    }
+
+    /// Reaps what has ended. Looked at first and killed with all it started while its process id is still its own, then reaped.
+    fn reap(&mut self) {
+        loop {
+            let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+            let (pid, code, signal) = match waitid(Id::All, flags) {
+                Ok(WaitStatus::Exited(pid, code)) => (pid, Some(code), None),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, None, Some(signal)),
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
+                Err(Errno::EINTR) => continue,
+                _ => return,
+            };
+            let worker = self.live.remove(&pid.as_raw());
+            let mortal = worker.as_ref().is_some_and(|w| w.launch != Launch::Job);
+            if mortal {
+                let _ = killpg(pid, Signal::SIGKILL);
+            }
+            let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
+            if mortal && self.has_orphans() {
+                sessions::kill(pid.as_raw());
+            }
+            if let Some(Worker { id, .. }) = worker {
+                self.reports.push_back(match (code, signal) {
+                    (Some(code), _) => Report::Exited { id, code },
+                    (None, signal) => Report::Signalled { id, signal: signal.map_or(0, |s| s as i32) },
+                });
+            }
+        }
+    }
+
+    /// Whether this process has children that it did not start: they were left behind by one that ended. Where the kernel does not tell,
+    /// it may be.
+    fn has_orphans(&self) -> bool {
+        let pid = nix::unistd::getpid();
+        let Ok(children) = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")) else { return true };
+        children.split_whitespace().filter_map(|c| c.parse().ok()).any(|c: i32| !self.live.contains_key(&c))
+    }
+
+    fn report(&mut self) -> io::Result<()> {
+        while let Some(report) = self.reports.front() {
+            match channel::send(self.supervisor.as_fd(), &report.encode(), &[]) {
+                Ok(()) => drop(self.reports.pop_front()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                // its end is seen when we read
+                Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                    return Ok(());
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// The supervisor is gone: nothing of its operations stays.
+    fn end(&mut self) {
+        for (pid, _) in self.live.iter().filter(|(_, w)| w.launch != Launch::Job) {
+            let _ = killpg(Pid::from_raw(*pid), Signal::SIGKILL);
+            sessions::kill(*pid);
+        }
+    }
+}

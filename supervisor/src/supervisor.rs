@@ -1,0 +1,313 @@
+//! The supervisor: reads who it is, joins the rooms, and leaves in good order.
+
+use crate::cli::Flags;
+use crate::config::{Config, ConfigError};
+use crate::credentials::Resolver;
+use crate::isolation::Guarantees;
+use crate::jobs::{self, SILENCE_MAX, Surroundings};
+use crate::operations::Operations;
+use crate::state::State;
+use crate::tunnel::dial::{Dialer, PeerClock};
+use crate::tunnel::{self, Settings, TunnelStatus};
+use crate::workers::{Ends, Order, Program, Started, Workers};
+use crate::{admin, logging};
+use shared_proto::EXECUTION_ALPN;
+use shared_proto::failure::Failure;
+use shared_proto::secret::Secret;
+use shared_proto::v1::Target;
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// The runtime's threads at most: one encrypts while another reads from workers.
+const THREADS_MAX: usize = 4;
+/// What the tunnel gets beyond the operations' grace to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(4);
+
+/// Why it ends, other than by being told.
+#[derive(Debug)]
+enum Fatal {
+    Config(ConfigError),
+    Failure(Failure),
+    System(String),
+}
+
+/// Runs until the launcher says that it is over; returns the exit code.
+pub fn run(flags: &Flags) -> i32 {
+    match prepare(flags).and_then(live) {
+        Ok(()) => 0,
+        Err(Fatal::Config(e)) => {
+            eprintln!("runner: {e}");
+            crate::exit::CONFIG
+        }
+        Err(Fatal::Failure(f)) => {
+            eprintln!("runner: {f}");
+            f.code.exit()
+        }
+        Err(Fatal::System(e)) => {
+            eprintln!("runner: {e}");
+            crate::exit::OS_ERROR
+        }
+    }
+}
+
+struct Prepared {
+    flags: Flags,
+    settings: Arc<Settings>,
+    guarantees: Guarantees,
+    state: State,
+    ends: Ends,
+}
+
+/// Everything that can be wrong from the start, in the order in which nothing is opened or read before what protects it.
+fn prepare(flags: &Flags) -> Result<Prepared, Fatal> {
+    let system = |what: &'static str| move |e: std::io::Error| Fatal::System(format!("{what}: {e}"));
+    // 1. nobody of our uid may look into this process from here on
+    runner_sandbox::process::forbid_dumps().map_err(system("not dumpable"))?;
+    // 2. what we create is ours alone
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    // 3. what the launcher left us, before anything else takes these numbers
+    let by_hand = system("the launcher (`runner run`) starts the supervisor");
+    let spawner = runner_sandbox::inherited_descriptor(3).map_err(&by_hand)?;
+    let launcher = runner_sandbox::inherited_descriptor(4).map_err(&by_hand)?;
+    // 4. what we are told
+    let config = flags.load().map_err(Fatal::Config)?;
+    logging::start(config.log_format, &config.log_level).map_err(Fatal::Config)?;
+    // 5. whether workers would be confined as required
+    let guarantees = Guarantees::here();
+    guarantees.suffice(config.isolation_require).map_err(Fatal::Failure)?;
+    // 6. the state directory, then who we are
+    let state = State::take(&config.state_dir).map_err(Fatal::Failure)?;
+    let settings = Settings::load(config).map_err(Fatal::Failure)?;
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| Fatal::System("another TLS provider is installed".to_owned()))?;
+    Ok(Prepared { flags: flags.clone(), settings, guarantees, state, ends: Ends { spawner, launcher } })
+}
+
+fn live(prepared: Prepared) -> Result<(), Fatal> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, THREADS_MAX);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("supervisor")
+        .enable_all()
+        .build()
+        .map_err(|e| Fatal::System(format!("the runtime: {e}")))?;
+    let result = runtime.block_on(join(prepared));
+    // what still runs is in nobody's way: the process ends
+    runtime.shutdown_background();
+    result
+}
+
+/// Joins the rooms, and waits for the end.
+async fn join(prepared: Prepared) -> Result<(), Fatal> {
+    let Prepared { flags, settings, guarantees, state, ends } = prepared;
+    let (replace, current) = watch::channel(settings.clone());
+    let (workers, mut orders) = Workers::start_task(ends, settings.config.workers.clone())
+        .map_err(|e| Fatal::System(format!("the launcher's sockets: {e}")))?;
+    let resolver = Resolver::start(current.clone(), workers.clone());
+    let operations = Operations::new(current.clone(), workers.clone(), resolver.clone());
+    let clock = PeerClock::default();
+    let dialer = Dialer::new(current.clone(), clock.clone());
+    let hostname = nix::unistd::gethostname().ok().and_then(|h| h.into_string().ok()).unwrap_or_default();
+    let engines = engines(&settings.config);
+
+    let around = Around { settings: current.clone(), dialer: dialer.clone(), resolver, workers: workers.clone() };
+    let jobs = jobs::start(job_settings(&settings.config, &state, &hostname, &engines), Arc::new(around))
+        .map_err(Fatal::Failure)?;
+
+    let (status, tunnel_status) = watch::channel(TunnelStatus::default());
+    let drain = CancellationToken::new();
+    let about = tunnel::About {
+        isolation_level: guarantees.level.as_str().to_owned(),
+        isolation_missing: guarantees.missing.iter().map(|m| (*m).to_owned()).collect(),
+        hostname,
+        engines: engines.keys().cloned().collect(),
+    };
+    tracing::info!(
+        version = shared_proto::VERSION,
+        instance = &*state.instance,
+        runner = settings.credentials.runner,
+        isolation = guarantees.level.as_str(),
+        "runner started"
+    );
+    let mut tunnel = tokio::spawn(tunnel::run(tunnel::Parts {
+        settings: current.clone(),
+        dialer,
+        clock,
+        operations: operations.clone(),
+        instance: state.instance.clone(),
+        about,
+        status,
+        drain: drain.clone(),
+    }));
+    let facts = admin::Facts {
+        settings: current,
+        tunnel: tunnel_status,
+        operations: operations.clone(),
+        jobs: jobs.clone(),
+        guarantees,
+        instance: state.instance.clone(),
+    };
+    // without the socket operations and jobs go on all the same
+    let _admin = admin::serve(&settings.config.state_dir, facts).inspect_err(
+        |f| tracing::error!(code = %f.code, detail = f.message, next_step = f.next_step, "no admin socket"),
+    );
+
+    let drained = tokio::select! {
+        now = orders_until_drain(&mut orders, &flags, &replace, &workers) => !now,
+        ended = &mut tunnel => {
+            return Err(Fatal::System(format!("the tunnel's task ended: {ended:?}")));
+        }
+    };
+    if !drained {
+        return Ok(());
+    }
+    let left = jobs.summary().await.map_or(0, |jobs| jobs.len());
+    tracing::info!(operations = operations.counts().running, jobs = left, "leaving");
+    drain.cancel();
+    let grace = replace.borrow().config.tunnel.drain_grace + GOODBYE;
+    tokio::select! {
+        _ = tokio::time::timeout(grace, &mut tunnel) => {}
+        () = second_order(&mut orders) => tracing::warn!("told again, ending at once"),
+    }
+    for job in jobs.summary().await.unwrap_or_default() {
+        tracing::info!(job = job.job_id, phase = job.phase, "job goes on without the supervisor");
+    }
+    drop(state);
+    Ok(())
+}
+
+/// Acts on orders until it is to leave; `true`: at once. A signal that somebody sends to the supervisor itself counts as an order to drain.
+async fn orders_until_drain(
+    orders: &mut mpsc::Receiver<Order>,
+    flags: &Flags,
+    replace: &watch::Sender<Arc<Settings>>,
+    workers: &Workers,
+) -> bool {
+    let mut terminate = signal(SignalKind::terminate()).ok();
+    let mut interrupt = signal(SignalKind::interrupt()).ok();
+    let mut hangup = signal(SignalKind::hangup()).ok();
+    loop {
+        let order = tokio::select! {
+            order = orders.recv() => order.unwrap_or(Order::Now),
+            () = received(&mut terminate) => Order::Drain,
+            () = received(&mut interrupt) => Order::Drain,
+            () = received(&mut hangup) => Order::Reload,
+        };
+        match order {
+            Order::Drain => return false,
+            Order::Now => return true,
+            Order::Reload => reload(flags, replace, workers).await,
+        }
+    }
+}
+
+async fn received(signal: &mut Option<tokio::signal::unix::Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// A second order of any kind but to reload.
+async fn second_order(orders: &mut mpsc::Receiver<Order>) {
+    while let Some(Order::Reload) = orders.recv().await {}
+}
+
+/// Whole or not at all.
+async fn reload(flags: &Flags, replace: &watch::Sender<Arc<Settings>>, workers: &Workers) {
+    let loaded = flags.load().map_err(|e| e.to_string()).and_then(|config| {
+        if config.state_dir != replace.borrow().config.state_dir {
+            return Err("state_dir cannot be changed while it runs".to_owned());
+        }
+        Guarantees::here().suffice(config.isolation_require).map_err(|f| f.to_string())?;
+        Settings::load(config).map_err(|f| f.to_string())
+    });
+    match loaded {
+        Ok(settings) => {
+            workers.use_programs(settings.config.workers.clone()).await;
+            replace.send_replace(settings);
+            tracing::info!("configuration and credentials read again");
+        }
+        Err(reason) => tracing::error!(reason, "not reloaded, nothing has changed"),
+    }
+}
+
+/// What jobs need from the rest.
+struct Around {
+    settings: watch::Receiver<Arc<Settings>>,
+    dialer: Dialer,
+    resolver: Resolver,
+    workers: Workers,
+}
+
+#[tonic::async_trait]
+impl Surroundings for Around {
+    async fn connect(&self) -> Result<Box<dyn jobs::Stream>, Failure> {
+        let endpoint = self.settings.borrow().credentials.execution.clone();
+        let connected = self.dialer.connect(&endpoint, EXECUTION_ALPN).await?;
+        Ok(Box::new(connected.stream))
+    }
+    fn api_key(&self) -> Secret {
+        self.settings.borrow().credentials.api_key.clone()
+    }
+    async fn resolve(&self, connection: &str) -> Result<Target, Failure> {
+        self.resolver.resolve(connection).await.map(|target| (*target).clone())
+    }
+    async fn start_worker(&self, folder: OwnedFd) -> Result<Started, Failure> {
+        self.workers.start(Program::Job, Some(folder)).await
+    }
+}
+
+fn job_settings(config: &Config, state: &State, hostname: &str, engines: &BTreeMap<String, PathBuf>) -> jobs::Settings {
+    let mut environment = BTreeMap::new();
+    let mut set = |name: &str, value: Option<String>| {
+        if let Some(value) = value.filter(|v| !v.is_empty()) {
+            environment.insert(name.to_owned(), value);
+        }
+    };
+    set("PATH", config.environment.get("PATH").cloned());
+    set("TF_CLI_CONFIG_FILE", config.engines.cli_config.as_ref().map(|p| p.display().to_string()));
+    if let Some(url) = &config.proxy.url {
+        let url = format!("http://{}", url.authority());
+        set("HTTPS_PROXY", Some(url.clone()));
+        set("HTTP_PROXY", Some(url));
+        set("NO_PROXY", Some(config.proxy.no_proxy.clone()));
+    }
+    jobs::Settings {
+        state_dir: config.state_dir.clone(),
+        instance_id: state.instance.to_string(),
+        at_once: config.jobs_at_once,
+        hostname: hostname.to_owned(),
+        engines: engines.clone(),
+        git: on_path(config, "git").unwrap_or_else(|| PathBuf::from("/usr/bin/git")),
+        environment,
+        backoff: (config.tunnel.backoff_first, config.tunnel.backoff_max),
+        silence_max: SILENCE_MAX,
+    }
+}
+
+/// The engines that there are, by the names that jobs use.
+fn engines(config: &Config) -> BTreeMap<String, PathBuf> {
+    [("opentofu", &config.engines.opentofu, "tofu"), ("terraform", &config.engines.terraform, "terraform")]
+        .into_iter()
+        .filter_map(|(name, named, program)| {
+            Some((name.to_owned(), named.clone().or_else(|| on_path(config, program))?))
+        })
+        .collect()
+}
+
+fn on_path(config: &Config, program: &str) -> Option<PathBuf> {
+    let path = config.environment.get("PATH")?;
+    std::env::split_paths(path).filter(|p| p.is_absolute()).map(|p| p.join(program)).find(|p| is_executable(p))
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
+}

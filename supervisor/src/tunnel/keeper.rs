@@ -1,0 +1,245 @@
+//! Keeps a session: attempts, waits, and says what happened.
+
+use super::backoff::{self, Backoff, Limits};
+use super::dial::{Dialer, PeerClock};
+use super::netwatch::NetWatch;
+use super::session::{Conversation, Ended};
+use super::{Settings, serve};
+use crate::operations::Operations;
+use serde::{Deserialize, Serialize};
+use shared_proto::failure::Failure;
+use shared_proto::{TUNNEL_ALPN, v1};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+/// Attempts that a change of the network brings about are this far apart at least: an interface that comes up says a dozen things.
+const NETWORK_SPACING: Duration = Duration::from_millis(250);
+
+/// How the tunnel is, as `runner status` shows it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TunnelStatus {
+    /// connecting, open, waiting, leaving.
+    pub state: String,
+    /// `host:port` of the control plane.
+    pub endpoint: String,
+    /// The session's id while it is open.
+    pub session: String,
+    /// The control plane's version, once it is known.
+    pub control_plane: String,
+    /// When the session was opened, Unix milliseconds; 0: it is not.
+    pub since_ms: i64,
+    /// When the control plane last answered a ping, Unix milliseconds.
+    pub answered_ms: i64,
+    /// The last round trip, milliseconds.
+    pub round_trip_ms: f64,
+    /// Attempts since the start.
+    pub attempts: u64,
+    /// What the last attempt or session failed with, while no session is open.
+    pub last_failure: Option<LastFailure>,
+}
+
+/// What the last attempt failed with.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LastFailure {
+    /// The code.
+    pub code: String,
+    /// What failed, on what.
+    pub message: String,
+    /// What to do next.
+    pub next_step: String,
+    /// When, Unix milliseconds.
+    pub at_ms: i64,
+}
+
+/// What the tunnel is kept with.
+pub struct Parts {
+    /// Configuration and credentials.
+    pub settings: watch::Receiver<Arc<Settings>>,
+    /// Dials.
+    pub dialer: Dialer,
+    /// The control plane's clock.
+    pub clock: PeerClock,
+    /// Serves operations.
+    pub operations: Operations,
+    /// This instance's id.
+    pub instance: Arc<str>,
+    /// What the runner says of itself beside what the settings say.
+    pub about: About,
+    /// Where the tunnel says how it is.
+    pub status: watch::Sender<TunnelStatus>,
+    /// Cancelled when the runner leaves.
+    pub drain: CancellationToken,
+}
+
+/// What the runner says of itself.
+#[derive(Debug, Clone, Default)]
+pub struct About {
+    /// The level of isolation.
+    pub isolation_level: String,
+    /// The guarantees that it does not give.
+    pub isolation_missing: Vec<String>,
+    /// The machine's name.
+    pub hostname: String,
+    /// The engines it has, with their versions.
+    pub engines: Vec<String>,
+}
+
+// === impl TunnelStatus ===
+
+impl TunnelStatus {
+    pub(super) fn opened(&mut self, welcome: &v1::Welcome) {
+        self.state = "open".to_owned();
+        self.session.clone_from(&welcome.session_id);
+        self.control_plane.clone_from(&welcome.version);
+        self.since_ms = shared_proto::now_ms();
+        self.answered_ms = self.since_ms;
+        self.last_failure = None;
+    }
+    pub(super) fn answered(&mut self, round_trip: Duration) {
+        self.answered_ms = shared_proto::now_ms();
+        self.round_trip_ms = round_trip.as_secs_f64() * 1000.0;
+    }
+    fn waits(&mut self, failure: Option<&Failure>) {
+        self.state = "waiting".to_owned();
+        self.session.clear();
+        self.since_ms = 0;
+        if let Some(failure) = failure {
+            self.last_failure = Some(LastFailure {
+                code: failure.code.as_str().to_owned(),
+                message: failure.message.clone(),
+                next_step: failure.next_step.clone(),
+                at_ms: shared_proto::now_ms(),
+            });
+        }
+    }
+}
+
+/// Keeps a session until the runner leaves.
+pub async fn run(parts: Parts) {
+    let mut settings = parts.settings.clone();
+    let mut network = NetWatch::new();
+    let mut backoff = Backoff::new(limits(&settings.borrow()));
+    while !parts.drain.is_cancelled() {
+        let now = settings.borrow_and_update().clone();
+        backoff.limit(limits(&now));
+        network.forget();
+        let started = Instant::now();
+        let (welcomed, ended) = attempt(&parts, &now).await;
+        let lasted = welcomed.is_some_and(|since| since.elapsed() >= now.config.tunnel.lasted);
+        let retry_after = match &ended {
+            Ended::Refused(_, after) | Ended::Left(_, after) => *after,
+            Ended::Failed(_) | Ended::Drained => None,
+        };
+        report(&ended, welcomed.is_some());
+        let failure = match &ended {
+            Ended::Failed(f) | Ended::Refused(f, _) => Some(f),
+            Ended::Left(..) | Ended::Drained => None,
+        };
+        parts.status.send_modify(|s| s.waits(failure));
+        if matches!(ended, Ended::Drained) {
+            break;
+        }
+        if lasted {
+            backoff.reset();
+        }
+        // the cut begins where a session ended, not where it had begun
+        let from = if lasted { Instant::now() } else { started };
+        let next = backoff.after(from, Instant::now(), backoff::random(), retry_after);
+        tokio::select! {
+            () = tokio::time::sleep_until(next.into()) => {}
+            () = network.changed(), if retry_after.is_none() => {
+                tracing::info!("the network changed, trying at once");
+                tokio::time::sleep_until((started + NETWORK_SPACING).into()).await;
+            }
+            Ok(()) = settings.changed() => {}
+            () = parts.drain.cancelled() => {}
+        }
+    }
+    parts.status.send_modify(|s| s.state = "leaving".to_owned());
+}
+
+/// One attempt, and the session if it comes to one.
+async fn attempt(parts: &Parts, settings: &Settings) -> (Option<Instant>, Ended) {
+    let endpoint = &settings.credentials.tunnel;
+    parts.status.send_modify(|s| {
+        s.state = "connecting".to_owned();
+        s.endpoint = endpoint.authority();
+        s.attempts += 1;
+    });
+    if let Err(failure) = settings.credentials.facts.check_dates(shared_proto::now_ms(), parts.clock.now_ms()) {
+        // said before the other end's alert says it; tried all the same: our clock may be the one that is wrong
+        tracing::warn!(code = %failure.code, detail = failure.message, "certificate dates");
+    }
+    let connected = tokio::select! {
+        connected = parts.dialer.connect(endpoint, TUNNEL_ALPN) => connected,
+        () = parts.drain.cancelled() => return (None, Ended::Drained),
+    };
+    let connected = match connected {
+        Ok(connected) => connected,
+        Err(failure) => return (None, Ended::Failed(failure)),
+    };
+    let config = &settings.config;
+    let operations = parts.operations.session(config.budget, config.max_operations);
+    let (welcomed, mut was_welcomed) = oneshot::channel();
+    let conversation = Conversation {
+        hello: hello(parts, settings),
+        clock: parts.clock.clone(),
+        operations: operations.clone(),
+        status: parts.status.clone(),
+        drain: parts.drain.clone(),
+        grace: config.tunnel.drain_grace,
+        welcomed,
+    };
+    let ended =
+        serve::serve(connected, conversation, operations, config.budget, config.max_operations, parts.drain.clone())
+            .await;
+    (was_welcomed.try_recv().ok(), ended)
+}
+
+fn hello(parts: &Parts, settings: &Settings) -> v1::Hello {
+    let (config, credentials) = (&settings.config, &settings.credentials);
+    v1::Hello {
+        protocol: shared_proto::PROTOCOL,
+        version: shared_proto::VERSION.to_owned(),
+        organization_id: credentials.organization.clone(),
+        runner_id: credentials.runner.clone(),
+        instance_id: parts.instance.to_string(),
+        api_key: credentials.api_key.expose().to_owned(),
+        runner_time_ms: shared_proto::now_ms(),
+        isolation_level: parts.about.isolation_level.clone(),
+        isolation_missing: parts.about.isolation_missing.clone(),
+        max_operations: config.max_operations,
+        budget_bytes: config.budget,
+        connections: config
+            .connections
+            .iter()
+            .map(|(name, c)| v1::ConnectionEntry { name: name.clone(), provider: c.provider().to_owned() })
+            .collect(),
+        hostname: parts.about.hostname.clone(),
+        engines: parts.about.engines.clone(),
+    }
+}
+
+fn report(ended: &Ended, was_open: bool) {
+    match (ended, was_open) {
+        (Ended::Failed(f) | Ended::Refused(f, _), true) => {
+            tracing::warn!(reason = f.message, code = %f.code, "session ended");
+        }
+        (Ended::Failed(f) | Ended::Refused(f, _), false) => {
+            tracing::warn!(code = %f.code, detail = f.message, next_step = f.next_step, "attempt failed");
+        }
+        (Ended::Left(reason, after), _) => {
+            tracing::info!(reason, retry_after_ms = after.map_or(0, |d| d.as_millis() as u64), "session ended");
+        }
+        (Ended::Drained, true) => tracing::info!(reason = "the runner is stopping", "session ended"),
+        (Ended::Drained, false) => {}
+    }
+}
+
+fn limits(settings: &Settings) -> Limits {
+    let t = &settings.config.tunnel;
+    Limits { first: t.backoff_first, early_max: t.backoff_early_max, max: t.backoff_max }
+}

@@ -1,0 +1,246 @@
+//! The tunnel's own conversation, `Session.Open`: who we are, whether we are welcome, and whether both ends are still there.
+
+use super::dial::PeerClock;
+use super::keeper::TunnelStatus;
+use crate::operations::SessionOperations;
+use shared_proto::bounds::{CONNECT_DEADLINE, PEER_DEAD, PING_INTERVAL};
+use shared_proto::failure::{Code, Failure};
+use shared_proto::v1::{self, control_message as control, runner_message as runner, session_server};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Messages to the control plane that wait to be sent. Pings that find no room are left out: the next one comes.
+const OUTGOING: usize = 16;
+/// How long the control plane may take from Hello to its answer.
+const WELCOME_DEADLINE: Duration = CONNECT_DEADLINE;
+/// The bounds of the interval that the control plane may ask for.
+const PING_INTERVAL_MIN: Duration = Duration::from_millis(200);
+
+/// The service: hands the one conversation of a connection to whoever keeps it.
+#[derive(Debug, Clone)]
+pub(super) struct SessionService {
+    opened: Arc<AtomicBool>,
+    hand_over: mpsc::Sender<Opened>,
+}
+
+/// The conversation's two directions.
+#[derive(Debug)]
+pub(super) struct Opened {
+    incoming: Streaming<v1::ControlMessage>,
+    outgoing: mpsc::Sender<Result<v1::RunnerMessage, Status>>,
+}
+
+/// How a session ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// By a failure, before or after it was welcome.
+    Failed(Failure),
+    /// The control plane does not want us now, or never.
+    Refused(Failure, Option<Duration>),
+    /// The control plane left and said so.
+    Left(String, Option<Duration>),
+    /// We left.
+    Drained,
+}
+
+/// What a conversation needs.
+pub(super) struct Conversation {
+    pub(super) hello: v1::Hello,
+    pub(super) clock: PeerClock,
+    pub(super) operations: SessionOperations,
+    pub(super) status: watch::Sender<TunnelStatus>,
+    pub(super) drain: CancellationToken,
+    pub(super) grace: Duration,
+    /// Told when it is welcome.
+    pub(super) welcomed: oneshot::Sender<Instant>,
+}
+
+// === impl SessionService ===
+
+impl SessionService {
+    pub(super) fn new() -> (Self, mpsc::Receiver<Opened>) {
+        let (hand_over, opened) = mpsc::channel(1);
+        (Self { opened: Arc::default(), hand_over }, opened)
+    }
+}
+
+#[tonic::async_trait]
+impl session_server::Session for SessionService {
+    type OpenStream = ReceiverStream<Result<v1::RunnerMessage, Status>>;
+
+    async fn open(
+        &self,
+        request: Request<Streaming<v1::ControlMessage>>,
+    ) -> Result<Response<Self::OpenStream>, Status> {
+        if self.opened.swap(true, Ordering::AcqRel) {
+            return Err(Code::Conflict.on("this connection has its session already").into());
+        }
+        let (outgoing, messages) = mpsc::channel(OUTGOING);
+        let opened = Opened { incoming: request.into_inner(), outgoing };
+        self.hand_over.try_send(opened).map_err(|_| Status::from(Code::RunnerLeaving.on("the session is ending")))?;
+        Ok(Response::new(ReceiverStream::new(messages)))
+    }
+}
+
+// === impl Conversation ===
+
+impl Conversation {
+    /// Talks until it is over.
+    pub(super) async fn run(self, mut opened: mpsc::Receiver<Opened>) -> Ended {
+        let opened = match tokio::time::timeout(WELCOME_DEADLINE, opened.recv()).await {
+            Ok(Some(opened)) => opened,
+            Ok(None) => {
+                return Ended::Failed(Code::ConnectionLost.on("the connection ended before a session was opened"));
+            }
+            Err(_) => {
+                return Ended::Failed(
+                    Code::DialFailed.on(format!("the control plane opened no session within {WELCOME_DEADLINE:?}")),
+                );
+            }
+        };
+        let Opened { mut incoming, outgoing } = opened;
+        let hello = v1::RunnerMessage { kind: Some(runner::Kind::Hello(self.hello.clone())) };
+        if outgoing.send(Ok(hello)).await.is_err() {
+            return Ended::Failed(lost());
+        }
+        let first = match tokio::time::timeout(WELCOME_DEADLINE, incoming.message()).await {
+            Ok(Ok(Some(message))) => message.kind,
+            Ok(Ok(None)) => return Ended::Failed(lost()),
+            Ok(Err(status)) => return Ended::Failed(failed(&status)),
+            Err(_) => {
+                return Ended::Failed(
+                    Code::DialFailed
+                        .on(format!("the control plane did not answer our Hello within {WELCOME_DEADLINE:?}")),
+                );
+            }
+        };
+        match first {
+            Some(control::Kind::Welcome(welcome)) => self.talk(welcome, incoming, outgoing).await,
+            Some(control::Kind::Refusal(refusal)) => {
+                if refusal.control_plane_time_ms > 0 {
+                    self.clock.told(refusal.control_plane_time_ms);
+                }
+                Ended::Refused(Failure::from_wire(&refusal.code, &refusal.message, ""), millis(refusal.retry_after_ms))
+            }
+            Some(control::Kind::Leaving(leaving)) => Ended::Left(leaving.reason, millis(leaving.retry_after_ms)),
+            _ => Ended::Failed(
+                Code::UnsupportedVersion.on("the control plane's first message is neither welcome nor refusal"),
+            ),
+        }
+    }
+
+    async fn talk(
+        self,
+        welcome: v1::Welcome,
+        mut incoming: Streaming<v1::ControlMessage>,
+        outgoing: mpsc::Sender<Result<v1::RunnerMessage, Status>>,
+    ) -> Ended {
+        self.clock.told(welcome.control_plane_time_ms);
+        let interval = match welcome.ping_interval_ms {
+            0 => PING_INTERVAL,
+            ms => Duration::from_millis(ms.into()).clamp(PING_INTERVAL_MIN, PING_INTERVAL),
+        };
+        self.operations.open();
+        tracing::info!(session = welcome.session_id, control_plane = welcome.version, "session open");
+        if !welcome.notice.is_empty() {
+            tracing::warn!(notice = welcome.notice, "notice from the control plane");
+        }
+        self.status.send_modify(|s| s.opened(&welcome));
+        let _ = self.welcomed.send(Instant::now());
+
+        let send = |kind| outgoing.try_send(Ok(v1::RunnerMessage { kind: Some(kind) }));
+        let mut ticks = tokio::time::interval(interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut heard, mut asked) = (Instant::now(), None);
+        let mut nonce = 0_u64;
+        let mut left: Option<(String, Option<Duration>)> = None;
+        let drained = drained(&self.drain, &self.operations, self.grace);
+        tokio::pin!(drained);
+        let mut deregistered = false;
+        loop {
+            tokio::select! {
+                message = incoming.message() => {
+                    let kind = match (message, &left) {
+                        (Ok(Some(message)), _) => message.kind,
+                        (_, Some((reason, after))) => return Ended::Left(reason.clone(), *after),
+                        (_, None) if deregistered => {
+                            // the other end lets us go; what is in flight may still finish
+                            (&mut drained).await;
+                            return Ended::Drained;
+                        }
+                        (Ok(None), None) => return Ended::Failed(lost()),
+                        (Err(status), None) => return Ended::Failed(failed(&status)),
+                    };
+                    heard = Instant::now();
+                    match kind {
+                        Some(control::Kind::Ping(ping)) => {
+                            let _ = send(runner::Kind::Pong(v1::Pong { nonce: ping.nonce }));
+                        }
+                        Some(control::Kind::Pong(pong)) => {
+                            if let Some((_, sent)) = asked.take_if(|(n, _)| *n == pong.nonce) {
+                                let round_trip: Duration = heard.duration_since(sent);
+                                self.operations.set_round_trip(round_trip);
+                                self.status.send_modify(|s| s.answered(round_trip));
+                            }
+                        }
+                        Some(control::Kind::Leaving(leaving)) => {
+                            self.operations.close();
+                            left = Some((leaving.reason, millis(leaving.retry_after_ms)));
+                        }
+                        Some(control::Kind::Refusal(refusal)) => {
+                            // revoked while it was open
+                            return Ended::Refused(
+                                Failure::from_wire(&refusal.code, &refusal.message, ""),
+                                millis(refusal.retry_after_ms),
+                            );
+                        }
+                        Some(control::Kind::Welcome(_)) | None => {}
+                    }
+                }
+                _ = ticks.tick() => {
+                    if heard.elapsed() >= PEER_DEAD {
+                        return Ended::Failed(
+                            Code::ConnectionLost.on(format!("nothing was heard from the control plane for {PEER_DEAD:?}")),
+                        );
+                    }
+                    nonce += 1;
+                    if send(runner::Kind::Ping(v1::Ping { nonce })).is_ok() && asked.is_none() {
+                        asked = Some((nonce, Instant::now()));
+                    }
+                }
+                () = self.drain.cancelled(), if !deregistered => {
+                    deregistered = true;
+                    self.operations.close();
+                    let _ = send(runner::Kind::Deregister(v1::Deregister { reason: "the runner is stopping".to_owned() }));
+                }
+                () = &mut drained => return Ended::Drained,
+            }
+        }
+    }
+}
+
+/// Resolves once we leave and nothing is in flight any more, or its grace is over.
+async fn drained(drain: &CancellationToken, operations: &SessionOperations, grace: Duration) {
+    drain.cancelled().await;
+    let _ = tokio::time::timeout(grace, operations.idle()).await;
+}
+
+fn millis(ms: u32) -> Option<Duration> {
+    (ms > 0).then(|| Duration::from_millis(ms.into()))
+}
+
+fn lost() -> Failure {
+    Code::ConnectionLost.on("the control plane closed the session").next("Nothing to do: the runner dials again.")
+}
+
+fn failed(status: &Status) -> Failure {
+    Failure::from_status(status).unwrap_or_else(|| {
+        let first = status.message().lines().next().unwrap_or_default().to_owned();
+        Code::ConnectionLost.on(first).next("Nothing to do: the runner dials again.")
+    })
+}
