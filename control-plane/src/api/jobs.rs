@@ -327,3 +327,7 @@ async fn news(changes: &mut broadcast::Receiver<Change>, job: &str) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "jobs_tests.rs"]
+mod tests;

@@ -195,8 +195,11 @@ fn checked_url(url: String) -> Result<String, Failure> {
         return bad("names a remote helper (`::`)");
     }
     let scheme = url.split_once("://").map(|(scheme, _)| scheme);
-    let known = matches!(scheme, Some("https" | "ssh" | "file"));
-    if !known && !(scheme.is_none() && is_scp(&url)) {
+    let known = match scheme {
+        Some(scheme) => matches!(scheme, "https" | "ssh" | "file"),
+        None => is_scp(&url),
+    };
+    if !known {
         return bad("is not https://, ssh:// or USER@HOST:PATH");
     }
     if let Some((user, _)) =

@@ -50,7 +50,7 @@ impl Jobs {
         self.changes.subscribe()
     }
     /// Tells everyone who waits.
-    pub(super) fn changed(&self, runner: &str, job: &str) {
+    pub(crate) fn changed(&self, runner: &str, job: &str) {
         // an error only says that nobody waits
         let _ = self.changes.send(Change { runner: runner.to_owned(), job: job.to_owned() });
     }

@@ -74,6 +74,13 @@ where
 
 // === impl Channel ===
 
+impl Channel {
+    /// Whether nothing new can be sent: the connection is gone, or the runner said GOAWAY.
+    pub(crate) fn closed(&self) -> bool {
+        self.inner.is_closed()
+    }
+}
+
 impl tower_service::Service<http::Request<tonic::body::Body>> for Channel {
     type Response = http::Response<Incoming>;
     type Error = hyper::Error;

@@ -154,7 +154,7 @@ impl Live {
         self.operations.load(Ordering::Acquire)
     }
     pub(crate) fn routable(&self) -> bool {
-        self.healthy.load(Ordering::Acquire) && !self.leaving.load(Ordering::Acquire)
+        self.healthy.load(Ordering::Acquire) && !self.leaving.load(Ordering::Acquire) && !self.channel.closed()
     }
     /// Ends it, for this reason unless it has ended already. Its operations and its own task see it at once.
     pub(crate) fn close(&self, why: Failure) {

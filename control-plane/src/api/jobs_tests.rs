@@ -1,0 +1,356 @@
+//! Stacks, jobs and archives through the API, as two organizations' users see them.
+
+use crate::api::{ApiState, Documents, Endpoints, Ledger, StreamLimit, add_organization, new_token, router};
+use crate::execution::{Archives, Jobs};
+use crate::pki::Authority;
+use crate::sessions::{Sessions, Settings, StoredRegistry};
+use crate::store::{Role, Runner, Store, User, new_id};
+use axum::Router;
+use axum::body::Body;
+use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use shared_proto::secret::Secret;
+use shared_proto::v1::{self, event};
+use std::sync::Arc;
+use std::time::Duration;
+use tower::ServiceExt as _;
+
+struct World {
+    _data: tempfile::TempDir,
+    store: Store,
+    jobs: Jobs,
+    router: Router,
+    ann: Secret,
+    eve: Secret,
+    organization: String,
+    runner: String,
+}
+
+impl World {
+    async fn new() -> Self {
+        let data = tempfile::tempdir().expect("a folder");
+        let store = Store::in_memory().await.expect("a store");
+        let authority = Arc::new(Authority::open(data.path(), vec![]).expect("a CA"));
+        let registry = Arc::new(StoredRegistry::new(store.clone(), authority.clone()));
+        let archives = Archives::open(&data.path().join("archives")).await.expect("archives");
+        let (organization, ann) = user(&store, &authority, "acme").await;
+        let (_, eve) = user(&store, &authority, "evil").await;
+        let runner = Runner {
+            id: new_id("run"),
+            organization: organization.clone(),
+            name: "r".into(),
+            created_at_ms: 1,
+            revoked_at_ms: None,
+            last_seen_ms: None,
+            ended: None,
+        };
+        store.create_runner(&runner).await.expect("a runner");
+        let jobs = Jobs::new(store.clone(), archives);
+        let url = "https://localhost:1".to_owned();
+        let state = ApiState {
+            store: store.clone(),
+            authority,
+            sessions: Sessions::new(registry, Settings::default()),
+            endpoints: Endpoints { tunnel: url.clone(), execution: url },
+            ledger: Ledger::start(store.clone()).0,
+            streams: StreamLimit::new(16),
+            documents: Documents::default(),
+            jobs: jobs.clone(),
+            leaving: tokio_util::sync::CancellationToken::new(),
+        };
+        Self { _data: data, store, jobs, router: router(state), ann, eve, organization, runner: runner.id }
+    }
+
+    async fn send(&self, who: &Secret, method: Method, path: &str, accept: &str, body: Body) -> http::Response<Body> {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("/api/v1{path}"))
+            .header("authorization", format!("Bearer {}", who.expose()))
+            .header("content-type", "application/json")
+            .header("accept", accept)
+            .body(body)
+            .expect("a request");
+        self.router.clone().oneshot(request).await.expect("answered")
+    }
+    async fn ask(&self, who: &Secret, method: Method, path: &str, body: Option<&Value>) -> (StatusCode, Value) {
+        let body = body.map_or_else(Body::empty, |b| Body::from(b.to_string()));
+        let response = self.send(who, method, path, "application/json", body).await;
+        let status = response.status();
+        let bytes = response.into_body().collect().await.expect("a body").to_bytes();
+        (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+    async fn get(&self, path: &str) -> (StatusCode, Value) {
+        self.ask(&self.ann, Method::GET, path, None).await
+    }
+    async fn post(&self, path: &str, body: &Value) -> (StatusCode, Value) {
+        self.ask(&self.ann, Method::POST, path, Some(body)).await
+    }
+    async fn stack(&self, name: &str) -> Value {
+        let (status, stack) = self.post("/stacks", &stack_body(name)).await;
+        assert_eq!(status, StatusCode::CREATED, "{stack}");
+        stack
+    }
+    /// A job that the instance `i-1` has accepted.
+    async fn accepted(&self, stack: &str) -> (String, v1::AcceptRequest) {
+        let (status, job) = self.post(&format!("/stacks/{stack}/jobs"), &json!({"kind": "update"})).await;
+        assert_eq!(status, StatusCode::CREATED, "{job}");
+        let given = self.store.assign_next(&self.runner, "i-1", 4, &[]).await.expect("asked").expect("a job");
+        let accept = v1::AcceptRequest {
+            job_id: given.job_id,
+            fencing_token: given.fencing_token,
+            instance_id: "i-1".into(),
+            request_sha256: given.request_sha256,
+        };
+        self.store.accept_job(&self.organization, &self.runner, &accept).await.expect("accepted");
+        (job["id"].as_str().expect("an id").to_owned(), accept)
+    }
+    async fn report(&self, of: &v1::AcceptRequest, from: u64, bodies: Vec<event::Body>) {
+        let events = (from..).zip(bodies).map(|(sequence, body)| v1::Event { sequence, time_ms: 1, body: Some(body) });
+        let report = v1::ReportRequest {
+            job_id: of.job_id.clone(),
+            fencing_token: of.fencing_token,
+            instance_id: of.instance_id.clone(),
+            events: events.collect(),
+        };
+        let reported = self.store.report_events(&self.organization, &self.runner, &report).await.expect("taken");
+        assert_eq!(reported.refused, None);
+    }
+}
+
+async fn user(store: &Store, authority: &Authority, organization: &str) -> (String, Secret) {
+    let organization = add_organization(store, authority, organization.into()).await.expect("an organization").id;
+    let (token, digest) = new_token().expect("a token");
+    let user = User {
+        id: new_id("usr"),
+        organization: organization.clone(),
+        name: "u".into(),
+        role: Role::Member,
+        created_at_ms: 1,
+    };
+    store.create_user(&user, &digest).await.expect("a user");
+    (organization, token)
+}
+
+fn stack_body(name: &str) -> Value {
+    json!({
+        "name": name, "engine": "opentofu", "runner": "r", "path": "infra",
+        "source": {"git": {"url": "https://example.com/a.git", "reference": "main"}},
+        "variables": {"region": "eu", "count": 2}, "connections": ["prod"],
+    })
+}
+fn phase(phase: &str) -> event::Body {
+    event::Body::PhaseChanged(v1::PhaseChanged { phase: phase.into(), detail: String::new() })
+}
+fn code(answer: &(StatusCode, Value)) -> (u16, &str) {
+    (answer.0.as_u16(), answer.1["error"]["code"].as_str().unwrap_or_default())
+}
+
+#[tokio::test]
+async fn a_stack_is_made_shown_changed_and_deleted() {
+    let world = World::new().await;
+    let made = world.stack("s").await;
+    assert_eq!(made["runner"], "r");
+    assert_eq!(made["path"], "infra");
+    assert_eq!(made["variables"], json!({"region": "eu", "count": 2}));
+    assert_eq!(made["source"]["git"]["reference"], "main");
+    assert_eq!(code(&world.post("/stacks", &stack_body("s")).await), (409, "conflict"));
+    let mut body = stack_body("s");
+    body["engine"] = "terraform".into();
+    body["runner"] = Value::Null;
+    let (status, changed) = world.ask(&world.ann, Method::PUT, "/stacks/s", Some(&body)).await;
+    assert_eq!((status, &changed["engine"], &changed["runner"]), (StatusCode::OK, &"terraform".into(), &Value::Null));
+    // neither the stack nor the organization names a runner now
+    assert_eq!(code(&world.post("/stacks/s/jobs", &json!({"kind": "update"})).await), (409, "no_runner"));
+    let (_, list) = world.get("/stacks").await;
+    assert_eq!(list["items"].as_array().map(Vec::len), Some(1));
+    assert_eq!(world.ask(&world.ann, Method::DELETE, "/stacks/s", None).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(code(&world.get("/stacks/s").await), (404, "not_found"));
+}
+
+#[tokio::test]
+async fn what_is_not_well_formed_is_refused() {
+    let world = World::new().await;
+    world.stack("s").await;
+    let with = |field: &str, value: Value| {
+        let mut body = stack_body("t");
+        body[field] = value;
+        body
+    };
+    let cases = [
+        with("name", "Not A Label".into()),
+        with("engine", "pulumi".into()),
+        with("source", json!({})),
+        with("source", json!({"git": {"url": "ext::sh -c id"}})),
+        with("source", json!({"git": {"url": "https://e.com/a", "reference": "--upload-pack=id"}})),
+        with("source", json!({"git": {"url": "https://e.com/a"}, "archive": {"sha256": "0"}})),
+        with("source", json!({"archive": {"sha256": "../x"}})),
+        with("path", "../..".into()),
+        with("variables", json!({"a b": 1})),
+        with("connections", json!(["../x"])),
+        with("surprise", 1.into()),
+        json!([]),
+        json!({"name": "t"}),
+    ];
+    for body in cases {
+        assert_eq!(code(&world.post("/stacks", &body).await), (400, "invalid_argument"), "{body}");
+    }
+    assert_eq!(code(&world.post("/stacks", &with("runner", "none".into())).await), (404, "not_found"));
+    let missing = with("source", json!({"archive": {"sha256": "0".repeat(64), "size": 1}}));
+    assert_eq!(code(&world.post("/stacks", &missing).await), (404, "not_found"));
+    for body in [json!({"kind": "explode"}), json!({}), json!({"kind": "update", "x": 1})] {
+        assert_eq!(code(&world.post("/stacks/s/jobs", &body).await), (400, "invalid_argument"), "{body}");
+    }
+    assert_eq!(code(&world.get("/jobs?limit=0").await), (400, "invalid_argument"));
+    assert_eq!(code(&world.get("/jobs?stakc=s").await), (400, "invalid_argument"));
+    assert_eq!(world.get("/jobs?stack=s").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn an_archive_is_kept_by_its_hash_for_its_own_organization() {
+    let world = World::new().await;
+    let content = b"not really a tar".as_slice();
+    let path = format!("/archives/{}", crate::store::hex(&Sha256::digest(content)));
+    let put = |who: &Secret, path: &str, body: &'static [u8]| {
+        let (who, path) = (who.clone(), path.to_owned());
+        let world = &world;
+        async move { world.send(&who, Method::PUT, &path, "*/*", Body::from(body)).await.status().as_u16() }
+    };
+    let head = |who: &Secret| {
+        let (who, path) = (who.clone(), path.clone());
+        let world = &world;
+        async move { world.send(&who, Method::HEAD, &path, "*/*", Body::empty()).await.status().as_u16() }
+    };
+    assert_eq!(head(&world.ann).await, 404);
+    assert_eq!(put(&world.ann, &path, b"something else").await, 400);
+    assert_eq!(head(&world.ann).await, 404);
+    assert_eq!(put(&world.ann, &path, content).await, 201);
+    assert_eq!(head(&world.ann).await, 200);
+    assert_eq!(head(&world.eve).await, 404);
+    assert_eq!(put(&world.ann, "/archives/..%2f..%2fx", content).await, 400);
+    let sha256 = path.trim_start_matches("/archives/");
+    let mut body = stack_body("s");
+    body["source"] = json!({"archive": {"sha256": sha256}});
+    let (status, stack) = world.post("/stacks", &body).await;
+    assert_eq!((status, &stack["source"]["archive"]["size"]), (StatusCode::CREATED, &json!(content.len())));
+    body["runner"] = Value::Null;
+    assert_eq!(code(&world.ask(&world.eve, Method::POST, "/stacks", Some(&body)).await), (404, "not_found"));
+}
+
+#[tokio::test]
+async fn a_job_is_followed_decided_on_and_ends() {
+    let world = World::new().await;
+    world.stack("s").await;
+    let (id, given) = world.accepted("s").await;
+    let (_, job) = world.get(&format!("/jobs/{id}")).await;
+    assert_eq!((&job["phase"], &job["runner"], &job["instance_id"]), (&"preparing".into(), &"r".into(), &"i-1".into()));
+    assert_eq!(job["stack"]["name"], "s");
+    let saved = v1::PlanSaved { sha256: "p1".into(), has_changes: true, text: "a plan".into() };
+    world.report(&given, 1, vec![event::Body::PlanSaved(saved), phase("awaiting_approval")]).await;
+    let approve = |body: Value| {
+        let (world, path) = (&world, format!("/jobs/{id}/approve"));
+        async move { world.post(&path, &body).await }
+    };
+    assert_eq!(code(&approve(json!({"plan_sha256": "p0"})).await), (409, "plan_stale"));
+    let (_, job) = approve(json!({"plan_sha256": "p1"})).await;
+    assert_eq!(
+        (&job["phase"], &job["plan"]["text"], &job["approved_by"]),
+        (&"applying".into(), &"a plan".into(), &"u".into())
+    );
+    assert_eq!(code(&world.post(&format!("/jobs/{id}/discard"), &json!({})).await), (409, "conflict"));
+    let outputs = v1::Outputs { json: r#"{"a":{"value":1}}"#.into() };
+    let result = v1::JobResult { phase: "applied".into(), code: "ok".into(), ..Default::default() };
+    world.report(&given, 3, vec![event::Body::Outputs(outputs), event::Body::Result(result)]).await;
+    let (_, job) = world.get(&format!("/jobs/{id}")).await;
+    assert_eq!(
+        (&job["phase"], &job["result"]["code"], &job["outputs"]["a"]["value"]),
+        (&"applied".into(), &"ok".into(), &1.into())
+    );
+    assert_eq!(job["last_sequence"], 4);
+    let (_, events) = world.get(&format!("/jobs/{id}/events?after=1&limit=2")).await;
+    let events: Vec<v1::Event> = serde_json::from_value(events["items"].clone()).expect("events");
+    assert_eq!(events.iter().map(|e| e.sequence).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(events[0].body, Some(phase("awaiting_approval")));
+    assert_eq!(world.get("/stacks/s").await.1["last_job"]["id"], id.as_str());
+    assert_eq!(world.get("/jobs?stack=s&limit=1").await.1["items"][0]["id"], id.as_str());
+}
+
+#[tokio::test]
+async fn events_are_followed_to_the_end_and_taken_up_again() {
+    let world = World::new().await;
+    world.stack("s").await;
+    let (id, given) = world.accepted("s").await;
+    world.report(&given, 1, vec![phase("planning"), phase("planned")]).await;
+    let path = format!("/jobs/{id}/events");
+    let response = world.send(&world.ann, Method::GET, &path, "text/event-stream", Body::empty()).await;
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let mut body = response.into_body();
+    let mut text = String::new();
+    let mut read = async |text: &mut String, wanted: &str| {
+        while !text.contains(wanted) {
+            let frame = tokio::time::timeout(Duration::from_secs(60), body.frame()).await.expect("in time");
+            let frame = frame.expect("goes on").expect("whole");
+            text.push_str(&String::from_utf8_lossy(frame.data_ref().expect("data")));
+        }
+    };
+    read(&mut text, "id: 2\n").await;
+    let result = v1::JobResult { phase: "failed".into(), code: "engine_failed".into(), ..Default::default() };
+    world.report(&given, 3, vec![event::Body::Result(result)]).await;
+    world.jobs.changed(&world.runner, &id);
+    read(&mut text, "event: end\n").await;
+    assert_eq!(text.matches("\nid: ").count() + usize::from(text.starts_with("id: ")), 3, "{text}");
+    assert!(text.contains("data: {\"phase\":\"failed\"}"), "{text}");
+    assert!(body.frame().await.is_none());
+    let request = Request::get(format!("/api/v1{path}"))
+        .header("authorization", format!("Bearer {}", world.ann.expose()))
+        .header("accept", "text/event-stream")
+        .header("last-event-id", "2")
+        .body(Body::empty())
+        .expect("a request");
+    let response = world.router.clone().oneshot(request).await.expect("answered");
+    let rest = response.into_body().collect().await.expect("ends").to_bytes();
+    let rest = String::from_utf8_lossy(&rest);
+    assert!(rest.starts_with("id: 3\n") && rest.ends_with("event: end\ndata: {\"phase\":\"failed\"}\n\n"), "{rest}");
+}
+
+#[tokio::test]
+async fn another_organizations_user_finds_nothing() {
+    let world = World::new().await;
+    let stack = world.stack("s").await;
+    let (id, _) = world.accepted("s").await;
+    let stack = stack["id"].as_str().expect("an id").to_owned();
+    let cases = [
+        (Method::GET, format!("/stacks/{stack}"), None),
+        (
+            Method::PUT,
+            format!("/stacks/{stack}"),
+            Some({
+                let mut body = stack_body("s");
+                body["runner"] = Value::Null;
+                body
+            }),
+        ),
+        (Method::DELETE, format!("/stacks/{stack}"), None),
+        (Method::POST, format!("/stacks/{stack}/jobs"), Some(json!({"kind": "preview"}))),
+        (Method::GET, format!("/jobs/{id}"), None),
+        (Method::GET, format!("/jobs/{id}/events"), None),
+        (Method::GET, format!("/jobs?stack={stack}"), None),
+        (Method::POST, format!("/jobs/{id}/approve"), Some(json!({}))),
+        (Method::POST, format!("/jobs/{id}/discard"), Some(json!({}))),
+        (Method::POST, format!("/jobs/{id}/cancel"), Some(json!({"force": true}))),
+    ];
+    for (method, path, body) in cases {
+        let answer = world.ask(&world.eve, method.clone(), &path, body.as_ref()).await;
+        assert_eq!(code(&answer), (404, "not_found"), "{method} {path}");
+        let unknown = path.replace(&id, "job_0").replace(&stack, "stk_0");
+        let same = world.ask(&world.eve, method.clone(), &unknown, body.as_ref()).await;
+        let words = |a: &Value| a.to_string().replace(&id, "job_0").replace(&stack, "stk_0");
+        assert_eq!((answer.0, words(&answer.1)), (same.0, words(&same.1)), "{method} {path}");
+    }
+    let path = format!("/jobs/{id}/events");
+    let follow = world.send(&world.eve, Method::GET, &path, "text/event-stream", Body::empty()).await;
+    assert_eq!(follow.status(), StatusCode::NOT_FOUND);
+    assert_eq!(world.ask(&world.eve, Method::GET, "/stacks", None).await.1["items"], json!([]));
+    assert_eq!(world.ask(&world.eve, Method::GET, "/jobs", None).await.1["items"], json!([]));
+}
