@@ -1,0 +1,86 @@
+//! In the place of `runner-worker-ops` in benchmarks: connects the operation's stream to a local TCP service, so that what is
+//! measured is the way there and back. It speaks the same frames over the same inherited socket.
+//!
+//! ```text
+//! bench-worker operation           the socket on descriptor 3; the command of the request is `tcp HOST:PORT`
+//! bench-worker operation --stdin   the socket on descriptor 0: to be executed plainly, for comparison
+//! bench-worker resolve             says that any connection is a cluster without credentials
+//! ```
+#![forbid(unsafe_code)]
+
+use anyhow::{Context as _, Result, bail};
+use shared_proto::frame::{self, Kind};
+use shared_proto::v1::{self, operation_request::What};
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpStream, UnixStream};
+
+fn main() -> Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let socket = match words[..] {
+        [_, "--stdin"] => StdUnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?),
+        _ => runner_sandbox::inherited_socket()?,
+    };
+    socket.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let socket = UnixStream::from_std(socket)?;
+        match words.first().copied() {
+            Some("operation") => operation(socket).await,
+            Some("resolve") => resolve(socket).await,
+            other => bail!("no mode is called {other:?}"),
+        }
+    })
+}
+
+async fn resolve(mut socket: UnixStream) -> Result<()> {
+    let _: Option<v1::ResolveRequest> = frame::read_message(&mut socket, Kind::Request).await?;
+    let target = v1::KubernetesTarget { server: "https://127.0.0.1:1".into(), ..Default::default() };
+    let reply = v1::ResolveReply {
+        kind: Some(v1::resolve_reply::Kind::Target(v1::Target { kind: Some(v1::target::Kind::Kubernetes(target)) })),
+        valid_until_ms: shared_proto::now_ms() + 3_600_000,
+    };
+    frame::write_message(&mut socket, Kind::Outcome, &reply).await?;
+    Ok(socket.shutdown().await?)
+}
+
+async fn operation(socket: UnixStream) -> Result<()> {
+    let (input, mut output) = socket.into_split();
+    let mut input = BufReader::with_capacity(128 * 1024, input);
+    let request: v1::WorkerRequest = frame::read_message(&mut input, Kind::Request).await?.context("a request")?;
+    let Some(What::K8sExec(exec)) = request.request.and_then(|r| r.what) else { bail!("the request is no exec") };
+    let [_, address] = &exec.command[..] else { bail!("the command is not `tcp HOST:PORT`") };
+    let service = TcpStream::connect(address).await.with_context(|| format!("dialling {address}"))?;
+    service.set_nodelay(true)?;
+    let (mut from_service, mut to_service) = service.into_split();
+    let up = async {
+        while let Some((kind, content)) = frame::read(&mut input).await? {
+            match kind {
+                Kind::Data => to_service.write_all(&content).await?,
+                Kind::StdinClosed => to_service.shutdown().await?,
+                _ => {}
+            }
+        }
+        // the supervisor is gone: so are we
+        Ok::<_, anyhow::Error>(())
+    };
+    let down = async {
+        let mut buffer = vec![0; shared_proto::bounds::DATA_MAX];
+        loop {
+            match from_service.read(&mut buffer).await? {
+                0 => break,
+                n => frame::write(&mut output, Kind::Data, &buffer[..n]).await?,
+            }
+        }
+        frame::write_message(&mut output, Kind::Outcome, &v1::Outcome { code: "ok".into(), ..Default::default() })
+            .await?;
+        output.shutdown().await?;
+        Ok::<_, anyhow::Error>(())
+    };
+    tokio::select! {
+        ended = up => ended,
+        ended = down => ended,
+    }
+}

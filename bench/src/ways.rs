@@ -1,0 +1,260 @@
+//! The three ways from a caller to a service: a plain TCP connection, `ssh -R`, and an operation through control plane, tunnel,
+//! supervisor and worker. Each may have a wire of some length in it, at the same place: between the two sites.
+
+use crate::service::{Kind, Services};
+use anyhow::{Context as _, Result, bail, ensure};
+use bytes::Bytes;
+use runner_control_plane::execution::{Archives, Execution, Jobs};
+use runner_control_plane::listener::Listener;
+use runner_control_plane::operations::{Operation, Output};
+use runner_control_plane::pki::{Authority, ServerName};
+use runner_control_plane::sessions::{Sessions, Settings, StoredRegistry};
+use runner_control_plane::store::Store;
+use runner_tests::cluster::free_port;
+use runner_tests::process::Program;
+use runner_tests::runner::Setup;
+use runner_tests::{ControlPlane, Cutter, Process, Runner, Scratch, eventually};
+use shared_proto::v1;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+const READY: Duration = Duration::from_secs(30);
+/// What a socket is read with, bytes.
+const BUFFER: usize = 256 * 1024;
+
+/// A caller's end.
+pub(crate) enum Caller {
+    /// Of a socket.
+    Socket(TcpStream, Vec<u8>),
+    /// Of an operation.
+    Operation(Box<Operation>),
+}
+
+/// A plain connection, through a wire.
+pub(crate) struct Raw {
+    services: Services,
+    wires: Option<[Cutter; 3]>,
+}
+
+/// `ssh -R` between an sshd and a client of the benchmark's own.
+pub(crate) struct Ssh {
+    ports: [u16; 3],
+    // dropped in this order
+    _client: Process,
+    _server: Process,
+    _wire: Option<Cutter>,
+    _folder: Scratch,
+}
+
+/// The product: the control plane in this process, the runner a real one.
+pub(crate) struct Ours {
+    sessions: Sessions,
+    services: Services,
+    organization: String,
+    runner_id: String,
+    /// The runner's processes.
+    pub(crate) runner: Runner,
+    stop: CancellationToken,
+    _wire: Option<Cutter>,
+    _data: ControlPlane,
+}
+
+const KINDS: [Kind; 3] = [Kind::Source, Kind::Echo, Kind::Hello];
+
+fn index(kind: Kind) -> usize {
+    match kind {
+        Kind::Source => 0,
+        Kind::Echo => 1,
+        Kind::Hello => 2,
+    }
+}
+
+async fn wire(target: SocketAddr, delay: Duration) -> Result<Option<Cutter>> {
+    if delay.is_zero() { Ok(None) } else { Ok(Some(Cutter::with_delay(target, delay).await?)) }
+}
+
+// === impl Caller ===
+
+impl Caller {
+    async fn connect(address: SocketAddr) -> Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self::Socket(stream, vec![0; BUFFER]))
+    }
+    /// Waits for bytes, and says how many came.
+    pub(crate) async fn next(&mut self) -> Result<usize> {
+        match self {
+            Self::Socket(stream, buffer) => match stream.read(buffer).await? {
+                0 => bail!("the stream ended"),
+                n => Ok(n),
+            },
+            Self::Operation(operation) => match operation.next().await {
+                Output::Data(bytes) => Ok(bytes.len()),
+                Output::Stderr(bytes) => bail!("{}", String::from_utf8_lossy(&bytes)),
+                Output::Outcome(outcome) => bail!("the operation ended: {} {}", outcome.code, outcome.message),
+            },
+        }
+    }
+    /// Sends bytes.
+    pub(crate) async fn send(&mut self, bytes: &'static [u8]) -> Result<()> {
+        match self {
+            Self::Socket(stream, _) => Ok(stream.write_all(bytes).await?),
+            Self::Operation(operation) => {
+                ensure!(operation.input().stdin(Bytes::from_static(bytes)).await.is_ok(), "the operation ended");
+                Ok(())
+            }
+        }
+    }
+}
+
+// === impl Raw ===
+
+impl Raw {
+    pub(crate) async fn new(services: Services, delay: Duration) -> Result<Self> {
+        let wires = if delay.is_zero() {
+            None
+        } else {
+            let to = |kind| Cutter::with_delay(services.address(kind), delay);
+            Some([to(KINDS[0]).await?, to(KINDS[1]).await?, to(KINDS[2]).await?])
+        };
+        Ok(Self { services, wires })
+    }
+    pub(crate) async fn open(&self, kind: Kind) -> Result<Caller> {
+        let direct = self.services.address(kind);
+        Caller::connect(self.wires.as_ref().map_or(direct, |w| w[index(kind)].address())).await
+    }
+}
+
+// === impl Ssh ===
+
+impl Ssh {
+    /// Starts both ends with keys of their own.
+    pub(crate) async fn new(services: Services, delay: Duration) -> Result<Self> {
+        let folder = Scratch::new("ssh")?;
+        for key in ["host", "user"] {
+            let path = folder.join(key).display().to_string();
+            let arguments = ["-q", "-t", "ed25519", "-N", "", "-f", path.as_str()];
+            Program::component("ssh-keygen")?.args(arguments).run(READY).await?.success()?;
+        }
+        let public = std::fs::read_to_string(folder.join("user.pub"))?;
+        let authorized = folder.write("authorized_keys", public)?;
+        if nix::unistd::geteuid().is_root() {
+            // where sshd puts its unprivileged half
+            std::fs::create_dir_all("/run/sshd")?;
+        }
+        let port = free_port()?;
+        let config = folder.write(
+            "sshd_config",
+            format!(
+                "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\n\
+                 PasswordAuthentication no\nPermitRootLogin prohibit-password\nAllowTcpForwarding yes\nPidFile none\n\
+                 MaxSessions 200\nMaxStartups 200\n",
+                folder.join("host").display(),
+                authorized.display()
+            ),
+        )?;
+        let server = Program::component("sshd")?.args(["-D", "-e", "-f", &config.display().to_string()]).start()?;
+        server.ready(READY, "sshd listens", |l| l.contains("Server listening")).await?;
+        let server_address = SocketAddr::from(([127, 0, 0, 1], port));
+        let wire = wire(server_address, delay).await?;
+        let dial = wire.as_ref().map_or(server_address, Cutter::address);
+        let user = nix::unistd::User::from_uid(nix::unistd::geteuid())?.context("this user has a name")?.name;
+        let ports = [free_port()?, free_port()?, free_port()?];
+        let mut client = Program::component("ssh")?
+            .args(["-N", "-F", "/dev/null", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"])
+            .args(["-o", "ExitOnForwardFailure=yes", "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-i"])
+            .arg(folder.join("user").display().to_string());
+        for (kind, port) in KINDS.into_iter().zip(ports) {
+            client = client.args(["-R", &format!("127.0.0.1:{port}:{}", services.address(kind))]);
+        }
+        let client = client.args(["-p", &dial.port().to_string(), "-l", &user, &dial.ip().to_string()]).start()?;
+        let listening = eventually(READY, "ssh -R to listen", || async {
+            Ok(TcpStream::connect(("127.0.0.1", ports[2])).await.ok().map(drop))
+        });
+        client.unless_ended(listening).await?;
+        Ok(Self { ports, _client: client, _server: server, _wire: wire, _folder: folder })
+    }
+    pub(crate) async fn open(&self, kind: Kind) -> Result<Caller> {
+        Caller::connect(SocketAddr::from(([127, 0, 0, 1], self.ports[index(kind)]))).await
+    }
+}
+
+// === impl Ours ===
+
+impl Ours {
+    /// Registers a runner with a control plane's program, takes that one's data over into this process, and starts the runner
+    /// with the benchmark's worker.
+    pub(crate) async fn new(services: Services, delay: Duration) -> Result<Self> {
+        let mut data = ControlPlane::start().await?;
+        let runner_id = data.admin().register("bench").await?;
+        let organization = data.admin().organization.clone();
+        let credentials = data.admin().credentials(&runner_id).await?;
+        data.stop().await?;
+
+        let stop = CancellationToken::new();
+        let (sessions, address) = serve(&data.data(), stop.clone()).await?;
+        let wire = wire(address, delay).await?;
+        let worker = runner_tests::tools::binary("bench-worker")?;
+        let setup = Setup::new()?
+            .credentials(credentials)
+            .endpoint(wire.as_ref().map_or(address, Cutter::address))
+            .table("workers", &format!("ops = {:?}", worker.display().to_string()))
+            .kubernetes("local", "apiVersion: v1\nkind: Config\n")?;
+        let runner = setup.start_as(data.admin(), &runner_id).await?;
+        Ok(Self { sessions, services, organization, runner_id, runner, stop, _wire: wire, _data: data })
+    }
+
+    pub(crate) async fn open(&self, kind: Kind) -> Result<Caller> {
+        let request = self.request(kind);
+        let operation = self.sessions.run(&self.organization, &self.runner_id, request).await?;
+        Ok(Caller::Operation(Box::new(operation)))
+    }
+
+    /// What an operation to a service says.
+    pub(crate) fn request(&self, kind: Kind) -> v1::OperationRequest {
+        let exec = v1::K8sExec {
+            namespace: "default".into(),
+            pod: "bench".into(),
+            container: "bench".into(),
+            command: vec!["tcp".into(), self.services.address(kind).to_string()],
+            stdin: true,
+            ..Default::default()
+        };
+        v1::OperationRequest {
+            operation_id: format!("bench-{}", shared_proto::now_ms()),
+            organization_id: self.organization.clone(),
+            caller: Some(v1::Caller { user_id: "bench".into(), user_name: "bench".into() }),
+            connection: "local".into(),
+            what: Some(v1::operation_request::What::K8sExec(exec)),
+            ..Default::default()
+        }
+    }
+}
+
+impl Drop for Ours {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// The port that runners dial, as the control plane's program has it, on a data folder that another process made.
+async fn serve(data: &Path, stop: CancellationToken) -> Result<(Sessions, SocketAddr)> {
+    let names = vec![ServerName::Ip([127, 0, 0, 1].into())];
+    let authority = Arc::new(Authority::open(data, names)?);
+    let store = Store::open(&data.join("control-plane.db")).await?;
+    let registry = Arc::new(StoredRegistry::new(store.clone(), authority.clone()));
+    let sessions = Sessions::new(registry.clone(), Settings::default());
+    let archives: PathBuf = data.join("archives");
+    let jobs = Jobs::new(store, Archives::open(&archives).await?);
+    let listener =
+        Listener::new(Arc::new(authority.runner_tls_config()?), sessions.clone(), Execution::new(jobs, registry));
+    let port = TcpListener::bind("127.0.0.1:0").await?;
+    let address = port.local_addr()?;
+    tokio::spawn(listener.serve(port, stop));
+    Ok((sessions, address))
+}
