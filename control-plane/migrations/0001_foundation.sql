@@ -55,6 +55,8 @@ CREATE TABLE api_keys (
     sha256        TEXT PRIMARY KEY,
     organization  TEXT NOT NULL REFERENCES organizations (id),
     runner        TEXT NOT NULL REFERENCES runners (id),
+    -- The certificate that it was handed out with; it goes when that one does.
+    serial        TEXT NOT NULL,
     created_at_ms BIGINT NOT NULL,
     revoked_at_ms BIGINT
 );

@@ -37,6 +37,9 @@ pub(crate) fn openapi() -> utoipa::openapi::OpenApi {
     for item in document.paths.paths.values_mut() {
         for operation in [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.head] {
             if let Some(operation) = operation {
+                // functions of two modules share a name, operations must not
+                let tag = operation.tags.as_ref().and_then(|t| t.first()).cloned().unwrap_or_default();
+                operation.operation_id = operation.operation_id.take().map(|name| format!("{tag}_{name}"));
                 operation.responses.responses.insert("default".to_owned(), RefOr::T(error.clone()));
             }
         }

@@ -87,7 +87,11 @@ async fn exec(
     let connection = path.connection.clone();
     let (namespace, pod) = path.checked()?;
     let upgrade = upgrade
-        .map_err(|e| Code::InvalidArgument.on(format!("this route is a WebSocket: {}", e.body_text())))?
+        .map_err(|_| {
+            Code::InvalidArgument
+                .on(format!("this route is a WebSocket of the subprotocol {PROTOCOL}, over HTTP/1.1"))
+                .next("Open it with a WebSocket client.")
+        })?
         .protocols([PROTOCOL])
         .max_message_size(MESSAGE_MAX)
         .max_frame_size(MESSAGE_MAX)

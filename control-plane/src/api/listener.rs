@@ -150,8 +150,8 @@ async fn connection<S>(
         .max_concurrent_streams(STREAMS_MAX)
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
-        .enable_connect_protocol();
+        // no extended CONNECT: WebSockets come over HTTP/1.1, as browsers then do by themselves
+        .keep_alive_timeout(KEEP_ALIVE);
     let began = CancellationToken::new();
     let service = service_fn({
         let began = began.clone();

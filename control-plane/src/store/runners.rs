@@ -9,6 +9,8 @@ use sqlx::FromRow;
 
 /// Certificates of one runner that are neither expired nor revoked.
 pub(super) const CERTIFICATES_MAX: i64 = 256;
+/// How long an expired certificate is remembered with its API key, milliseconds: its refusal names the date, not an unknown serial.
+const EXPIRED_KEPT_MS: i64 = 30 * 24 * 60 * 60 * 1000;
 
 /// A registered runner.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
@@ -183,6 +185,18 @@ impl Store {
         let failed = broken("keeping a certificate");
         let now = now_ms();
         let mut transaction = self.pool().begin().await.map_err(&failed)?;
+        for statement in [
+            "DELETE FROM api_keys WHERE runner = $1 AND serial IN \
+             (SELECT serial FROM certificates WHERE runner = $1 AND not_after_ms < $2)",
+            "DELETE FROM certificates WHERE runner = $1 AND not_after_ms < $2",
+        ] {
+            sqlx::query(statement)
+                .bind(new.runner)
+                .bind(now - EXPIRED_KEPT_MS)
+                .execute(&mut *transaction)
+                .await
+                .map_err(&failed)?;
+        }
         let good: i64 = sqlx::query_scalar(
             "SELECT COUNT(*) FROM certificates WHERE runner = $1 AND revoked_at_ms IS NULL AND not_after_ms > $2",
         )
@@ -207,14 +221,17 @@ impl Store {
         .execute(&mut *transaction)
         .await
         .map_err(&failed)?;
-        sqlx::query("INSERT INTO api_keys (sha256, organization, runner, created_at_ms) VALUES ($1, $2, $3, $4)")
-            .bind(hex(new.api_key.as_bytes()))
-            .bind(new.organization)
-            .bind(new.runner)
-            .bind(now)
-            .execute(&mut *transaction)
-            .await
-            .map_err(&failed)?;
+        sqlx::query(
+            "INSERT INTO api_keys (sha256, organization, runner, serial, created_at_ms) VALUES ($1, $2, $3, $4, $5)",
+        )
+        .bind(hex(new.api_key.as_bytes()))
+        .bind(new.organization)
+        .bind(new.runner)
+        .bind(new.serial)
+        .bind(now)
+        .execute(&mut *transaction)
+        .await
+        .map_err(&failed)?;
         transaction.commit().await.map_err(failed)
     }
 
