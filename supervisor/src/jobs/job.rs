@@ -59,6 +59,19 @@ pub(super) struct Job {
     pub(super) progress: watch::Sender<Progress>,
     /// One for each job that is at work.
     pub(super) slots: Arc<Semaphore>,
+    /// What was decided and not yet done: a decision may come while the worker is still at its last words.
+    pub(super) decided: Decided,
+}
+
+/// What users have decided about a job.
+#[derive(Debug, Default)]
+pub(super) struct Decided {
+    cancel: Option<Cancel>,
+    /// The hash of the approved plan; empty: the one that is there.
+    approve: Option<String>,
+    discard: Option<String>,
+    /// The control plane has all that it wants: it may say so before this task has seen the worker's end.
+    released: bool,
 }
 
 /// How a worker was lost sight of.
@@ -291,7 +304,7 @@ impl Job {
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut heard, mut pinged, mut nonce) = (Instant::now(), Instant::now(), 0);
-        let (mut cancel, mut delivered, mut signalled) = (None::<Cancel>, None::<bool>, false);
+        let (mut delivered, mut signalled) = (None::<bool>, false);
         let mut progress = self.progress.subscribe();
         loop {
             tokio::select! {
@@ -302,9 +315,7 @@ impl Job {
                     }
                 }
                 command = self.commands.recv() => match command {
-                    Some(Command::Cancel { by, force }) => raise(&mut cancel, by, force),
-                    Some(Command::Discard { by }) => raise(&mut cancel, by, false),
-                    Some(Command::Approve { .. } | Command::Release) => {}
+                    Some(command) => self.decided.note(command),
                     // the owner ends with the supervisor, and this task with it
                     None => std::future::pending().await,
                 },
@@ -320,7 +331,7 @@ impl Job {
                         (now.fenced, now.damaged.is_some())
                     };
                     if fenced {
-                        raise(&mut cancel, "the control plane: the job is not this instance's".into(), false);
+                        self.decided.cancel("the control plane: the job is not this instance's".into(), false);
                     }
                     if damaged {
                         // nobody knows any more what it does
@@ -349,7 +360,7 @@ impl Job {
                     }
                 }
             }
-            if let Some(wanted) = &cancel {
+            if let Some(wanted) = &self.decided.cancel {
                 if let Some(open) = &mut control {
                     if delivered.is_none_or(|force| wanted.force && !force) {
                         match open.cancel(&wanted.by, wanted.force).await {
@@ -373,23 +384,23 @@ impl Job {
             return Ok(tip.plan_sha256.clone());
         }
         loop {
-            match self.command().await {
-                Command::Approve { by, plan_sha256 } if plan_sha256.is_empty() || plan_sha256 == tip.plan_sha256 => {
-                    tracing::info!(job = self.assigned.job_id, by, "plan approved");
-                    return Ok(tip.plan_sha256.clone());
-                }
-                Command::Approve { plan_sha256, .. } => {
-                    let message =
-                        format!("the plan {plan_sha256} was approved, and {} is what is here", tip.plan_sha256);
+            if let Some(cancel) = &self.decided.cancel {
+                return Err(self.cancelled(tip.last, &cancel.by));
+            }
+            if let Some(by) = &self.decided.discard {
+                let message = format!("The plan was discarded by {by}; nothing was changed.");
+                return Err(self.end_well(tip.last, "discarded", message));
+            }
+            match self.decided.approve.take() {
+                Some(plan) if plan.is_empty() || plan == tip.plan_sha256 => return Ok(tip.plan_sha256.clone()),
+                Some(plan) => {
+                    let message = format!("the plan {plan} was approved, and {} is what is here", tip.plan_sha256);
                     return Err(self.end(tip.last, "failed", &Code::PlanStale.on(message), ""));
                 }
-                Command::Discard { by } => {
-                    let message = format!("The plan was discarded by {by}; nothing was changed.");
-                    return Err(self.end_well(tip.last, "discarded", message));
-                }
-                Command::Cancel { by, .. } => return Err(self.cancelled(tip.last, &by)),
-                Command::Release => {}
+                None => {}
             }
+            let command = self.command().await;
+            self.decided.note(command);
         }
     }
 
@@ -397,22 +408,23 @@ impl Job {
     async fn unless_cancelled<T>(&mut self, doing: impl Future<Output = T>) -> Result<T, Over> {
         tokio::pin!(doing);
         loop {
+            if let Some(by) = self.decided.stop() {
+                let last = self.tip()?.last;
+                return Err(self.cancelled(last, &by));
+            }
             tokio::select! {
                 biased;
                 done = &mut doing => return Ok(done),
-                command = self.command() => match command {
-                    Command::Cancel { by, .. } | Command::Discard { by } => {
-                        let last = self.tip()?.last;
-                        return Err(self.cancelled(last, &by));
-                    }
-                    Command::Approve { .. } | Command::Release => {}
-                }
+                command = self.command() => self.decided.note(command),
             }
         }
     }
 
     async fn until_released(&mut self) {
-        while self.command().await != Command::Release {}
+        while !self.decided.released {
+            let command = self.command().await;
+            self.decided.note(command);
+        }
     }
 
     async fn command(&mut self) -> Command {
@@ -467,7 +479,8 @@ impl Job {
     }
     fn write(&self, last: u64, phase: &str, code: &str, message: String, next_step: String) -> Over {
         let ending = Ending {
-            sequence: last + 1,
+            // what the control plane has already counts too, where a damaged spool has lost it
+            sequence: last.max(self.folder.acknowledged()) + 1,
             time_ms: shared_proto::now_ms(),
             phase: phase.to_owned(),
             code: code.to_owned(),
@@ -505,12 +518,31 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Asks for at least that; only ever more.
-fn raise(cancel: &mut Option<Cancel>, by: String, force: bool) {
-    match cancel {
-        None => *cancel = Some(Cancel { by, force, since: Instant::now() }),
-        Some(asked) if force && !asked.force => (asked.by, asked.force) = (by, true),
-        Some(_) => {}
+// === impl Decided ===
+
+impl Decided {
+    fn note(&mut self, command: Command) {
+        match command {
+            Command::Approve { by, plan_sha256 } => {
+                tracing::info!(by, "plan approved");
+                self.approve = Some(plan_sha256);
+            }
+            Command::Cancel { by, force } => self.cancel(by, force),
+            Command::Discard { by } => drop(self.discard.get_or_insert(by)),
+            Command::Release => self.released = true,
+        }
+    }
+    /// Asks for at least that; only ever more.
+    fn cancel(&mut self, by: String, force: bool) {
+        match &mut self.cancel {
+            None => self.cancel = Some(Cancel { by, force, since: Instant::now() }),
+            Some(asked) if force && !asked.force => (asked.by, asked.force) = (by, true),
+            Some(_) => {}
+        }
+    }
+    /// Who wants it to stop, before anything runs.
+    fn stop(&self) -> Option<String> {
+        self.cancel.as_ref().map(|cancel| cancel.by.clone()).or_else(|| self.discard.clone())
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::JobSummary;
 use super::folder::{Folder, Store};
-use super::job::{Command, Job};
+use super::job::{Command, Decided, Job};
 use super::service::{Pause, Service, failure};
 use super::surroundings::{Settings, Surroundings};
 use super::upload::Progress;
@@ -207,6 +207,7 @@ impl Owner {
             commands: received,
             progress,
             slots: Arc::clone(&self.slots),
+            decided: Decided::default(),
         };
         self.jobs.insert(id.clone(), entry);
         let asks = self.asks.clone();

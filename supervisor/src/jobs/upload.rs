@@ -44,6 +44,8 @@ pub(super) struct Upload {
     held: Held,
     events: Events,
     waiting: VecDeque<Event>,
+    /// The newest of `waiting` is the supervisor's own ending, whose number is checked before it is sent.
+    own_ending: bool,
     progress: watch::Sender<Progress>,
     /// Changes when there may be more: a new event, an ending.
     news: watch::Receiver<u64>,
@@ -65,6 +67,7 @@ impl Upload {
             held: held.clone(),
             events: Events::new(folder),
             waiting: VecDeque::new(),
+            own_ending: false,
             progress,
             news,
         }
@@ -127,6 +130,7 @@ impl Upload {
         };
         if damaged || ending.is_some_and(|e| last + 1 >= e.sequence) {
             let ending = ending.filter(|e| last < e.sequence)?;
+            self.own_ending = true;
             return Some(Event {
                 sequence: ending.sequence,
                 time_ms: ending.time_ms,
@@ -155,6 +159,9 @@ impl Upload {
             batch.extend(self.waiting.front().cloned());
         }
         let ends = batch.last().is_some_and(|e| matches!(e.body, Some(Body::Result(_))));
+        if ends && self.own_ending && !self.renumber(&mut batch, pause).await {
+            return false;
+        }
         let newest = batch.last().map_or(0, |e| e.sequence);
         let reply = match self.service.report(&self.held, batch).await {
             Ok(reply) => reply,
@@ -208,5 +215,24 @@ impl Upload {
             self.progress.send_modify(|p| p.acknowledged = acknowledged);
         }
         ends && acknowledged >= newest
+    }
+
+    /// Gives our own ending the number after the newest one that the control plane has: the spool may have lost, or the noted
+    /// number may lag behind, what was taken. `false`: it cannot be asked now.
+    async fn renumber(&mut self, batch: &mut [Event], pause: &mut Pause) -> bool {
+        let reply = match self.service.report(&self.held, Vec::new()).await {
+            Ok(reply) => reply,
+            Err(_) => {
+                tokio::time::sleep(pause.next()).await;
+                return false;
+            }
+        };
+        if let (Some(ending), Some(waiting)) = (batch.last_mut(), self.waiting.back_mut())
+            && ending.sequence <= reply.acknowledged
+        {
+            ending.sequence = reply.acknowledged + 1;
+            waiting.sequence = ending.sequence;
+        }
+        true
     }
 }

@@ -11,7 +11,7 @@ use shared_proto::v1::event::Body;
 use shared_proto::v1::execution_server::{Execution, ExecutionServer};
 use shared_proto::v1::work_item::Kind;
 use shared_proto::v1::{self, JobKind, JobRequest, JobResult};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 pub(super) fn wait_for(what: &str, mut is: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(120);
+    let end = Instant::now() + Duration::from_secs(60);
     while !is() {
         assert!(Instant::now() < end, "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(20));
@@ -33,7 +33,6 @@ pub(super) fn wait_for(what: &str, mut is: impl FnMut() -> bool) {
 #[derive(Default)]
 pub(super) struct Known {
     events: HashMap<String, Vec<v1::Event>>,
-    pending: VecDeque<v1::Assignment>,
     stream: Option<mpsc::Sender<Result<v1::WorkItem, Status>>>,
     held: Vec<v1::HeldJob>,
     archives: HashMap<String, Vec<u8>>,
@@ -74,11 +73,11 @@ impl Plane {
         format!("{:?}", self.events(id))
     }
     pub(super) fn phase(&self, id: &str) -> String {
-        let phases = self.events(id).into_iter().filter_map(|e| match e.body {
+        let mut phases = self.events(id).into_iter().filter_map(|e| match e.body {
             Some(Body::PhaseChanged(changed)) => Some(changed.phase),
             _ => None,
         });
-        phases.last().unwrap_or_default()
+        phases.next_back().unwrap_or_default()
     }
     pub(super) fn result(&self, id: &str) -> Option<JobResult> {
         match self.events(id).last()?.body.clone() {
@@ -146,7 +145,14 @@ impl Execution for Plane {
             }
             p.reports += 1;
             let events = p.events.entry(request.job_id).or_default();
+            let mut code = "ok";
             for event in request.events {
+                if event.sequence > events.len() as u64
+                    && matches!(events.last(), Some(e) if matches!(e.body, Some(Body::Result(_))))
+                {
+                    code = "invalid_argument";
+                    break;
+                }
                 // again is harmless; a gap is not
                 match event.sequence.cmp(&(events.len() as u64 + 1)) {
                     std::cmp::Ordering::Less => assert_eq!(events[event.sequence as usize - 1], event),
@@ -158,7 +164,7 @@ impl Execution for Plane {
             if p.lose_replies && p.reports % 2 == 1 {
                 return Err(Status::unavailable("the answer is lost"));
             }
-            Ok(Response::new(v1::ReportReply { acknowledged, code: "ok".into(), message: String::new() }))
+            Ok(Response::new(v1::ReportReply { acknowledged, code: code.into(), message: String::new() }))
         })
     }
 
