@@ -227,7 +227,7 @@ fn arn_type(arn: &str) -> String {
     }
 }
 fn arn_region(arn: &str) -> Option<&str> {
-    arn.splitn(6, ':').nth(3).filter(|r| !r.is_empty())
+    arn.split(':').nth(3).filter(|r| !r.is_empty())
 }
 
 #[cfg(test)]

@@ -198,13 +198,13 @@ mod tests {
             ("AWS_SESSION_TOKEN", "t0ken"),
             ("AWS_DEFAULT_REGION", "eu-west-1"),
         ];
-        let resolved = from_environment(&how("environment", &all)).expect("enough").ok().expect("resolves");
+        let resolved = from_environment(&how("environment", &all)).expect("enough").expect("resolves");
         let Kind::Aws(target) = resolved.target else { panic!("not aws") };
         assert_eq!((target.session_token.as_str(), target.region.as_str()), ("t0ken", "eu-west-1"));
         for missing in [0, 1] {
             let mut some = all.to_vec();
             let (name, _) = some.remove(missing);
-            let fault = from_environment(&how("environment", &some)).expect("an answer").err().expect("refused");
+            let fault = from_environment(&how("environment", &some)).expect("an answer").expect_err("refused");
             assert_eq!(fault.code(), Code::CredentialsUnavailable);
             assert!(fault.failure.message.contains(name) && !fault.failure.message.contains("s3cr3t"));
         }

@@ -39,13 +39,11 @@ mod tests {
     #[test]
     fn what_is_mounted_is_used() {
         let folder = tempfile::tempdir().expect("a folder");
-        assert!(from(folder.path()).err().expect("no token").failure.message.contains("service account's token"));
+        assert!(from(folder.path()).expect_err("no token").failure.message.contains("service account's token"));
         for (name, text) in [("token", "t0ken\n"), ("ca.crt", "PEM")] {
             std::fs::write(folder.path().join(name), text).expect("written");
         }
-        let Kind::Kubernetes(target) = from(folder.path()).ok().expect("resolves").target else {
-            panic!("not kubernetes")
-        };
+        let Kind::Kubernetes(target) = from(folder.path()).expect("resolves").target else { panic!("not kubernetes") };
         assert_eq!((target.token.as_str(), target.namespace.as_str()), ("t0ken", ""));
     }
 }

@@ -34,7 +34,8 @@ const VALID_MAX: Duration = Duration::from_secs(15 * 60);
 /// The largest request in the second half of a resolution, bytes.
 const REQUEST_MAX: u64 = 4 * 1024 * 1024;
 
-/// A resolution's result.
+/// A resolution's result. Its target prints itself without its secrets.
+#[derive(Debug)]
 struct Resolved {
     target: TargetKind,
     /// Unix milliseconds.

@@ -1,6 +1,7 @@
 //! The worker as the runner starts it: the real binary, a socketpair on descriptor 3, real targets.
 
 mod aws;
+mod container;
 mod harness;
 mod kubernetes;
 mod process;

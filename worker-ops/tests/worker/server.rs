@@ -6,6 +6,9 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
+/// What an instance's metadata service says beside its token.
+const TTL: &str = "x-aws-ec2-metadata-token-ttl-seconds: 21600\r\n";
+
 /// A request as it came.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Asked {
@@ -90,7 +93,7 @@ async fn serve(
             all.len() - 1
         };
         let (status, body) = answer(&asked, before);
-        let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n", body.len());
+        let head = format!("HTTP/1.1 {status} X\r\n{TTL}Content-Length: {}\r\n\r\n", body.len());
         stream.write_all(head.as_bytes()).await.ok()?;
         stream.write_all(body.as_bytes()).await.ok()?;
     }
