@@ -42,7 +42,9 @@ CREATE TABLE jobs (
     started_at_ms         BIGINT,
     ended_at_ms           BIGINT,
     revision              TEXT,
+    -- JSON without the plan's text, which is apart: lists do not read it.
     plan                  TEXT,
+    plan_text             TEXT,
     outputs               TEXT,
     result                TEXT,
     -- Whether the runner's own result is among the events: its folder may go.

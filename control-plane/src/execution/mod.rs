@@ -41,6 +41,8 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(8);
 const SEND_BUFFER: usize = 512 * 1024;
 /// The largest list of headers that is taken, bytes.
 const HEADERS_MAX: u32 = 16 * 1024;
+/// How long a connection may take to prove who it is: a certificate alone, which may be a revoked one, holds none.
+const PROOF: Duration = Duration::from_secs(15);
 /// How long calls may take to end once the connection is told to close.
 const CLOSING: Duration = Duration::from_secs(1);
 
@@ -97,6 +99,9 @@ impl Execution {
                 }),
             );
         tokio::pin!(connection);
+        let proof = tokio::time::sleep(PROOF);
+        tokio::pin!(proof);
+        let mut proven = false;
         loop {
             tokio::select! {
                 ended = &mut connection => {
@@ -106,6 +111,14 @@ impl Execution {
                     return;
                 }
                 () = closing.cancelled() => break,
+                () = &mut proof, if !proven => {
+                    proven = peer.known.lock().await.is_some();
+                    if !proven {
+                        tracing::info!(peer = peer.address, "a connection of the execution service proved no runner");
+                        closing.cancel();
+                        break;
+                    }
+                }
                 runner = revoked.recv() => match runner {
                     Ok(runner) => self.check_again(&peer, Some(&runner)).await,
                     Err(RecvError::Lagged(_)) => self.check_again(&peer, None).await,

@@ -112,7 +112,7 @@ impl Execution for Service {
                 .into());
         }
         let (items, out) = mpsc::channel(ITEMS_MAX);
-        let place = self.jobs.streams().enter(&who.runner, &asked.instance_id, items.clone());
+        let place = self.jobs.streams().enter(&who.runner, &asked.instance_id, items.clone())?;
         tracing::info!(
             organization = who.organization,
             runner = who.runner,

@@ -1,5 +1,6 @@
 //! Which instances ask for work now: one Work stream each, the newest one counts. One short lock over a private map.
 
+use shared_proto::failure::{Code, Failure};
 use shared_proto::v1;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,6 +10,9 @@ use tonic::Status;
 
 /// Items on their way to one instance.
 pub(super) const ITEMS_MAX: usize = 64;
+
+/// Instances of one runner that ask for work at once.
+const INSTANCES_MAX: usize = 64;
 
 /// All Work streams. Cloning is cheap.
 #[derive(Clone, Default)]
@@ -40,19 +44,28 @@ impl Streams {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
     /// Takes a stream in, in the place of an older one of the same instance.
+    ///
+    /// # Errors
+    /// `busy` where the runner has too many.
     pub(super) fn enter(
         &self,
         runner: &str,
         instance: &str,
         items: mpsc::Sender<Result<v1::WorkItem, Status>>,
-    ) -> Place {
+    ) -> Result<Place, Failure> {
         let key = (runner.to_owned(), instance.to_owned());
         let open = Open { id: uuid::Uuid::now_v7(), items, replaced: CancellationToken::new() };
+        let mut streams = self.lock();
+        if !streams.contains_key(&key) && streams.keys().filter(|(r, _)| r == runner).count() >= INSTANCES_MAX {
+            return Err(Code::Busy.on(format!("{INSTANCES_MAX} instances of the runner ask for work already")));
+        }
+        // only once it is in: a place that is dropped gives itself up
         let place = Place { streams: self.clone(), key: key.clone(), id: open.id, replaced: open.replaced.clone() };
-        if let Some(older) = self.lock().insert(key, open) {
+        if let Some(older) = streams.insert(key, open) {
             older.replaced.cancel();
         }
-        place
+        drop(streams);
+        Ok(place)
     }
     /// The runner's instances that ask for work now.
     pub(super) fn present(&self, runner: &str) -> Vec<String> {

@@ -114,9 +114,11 @@ pub struct Job {
     pub ended_at_ms: Option<i64>,
     /// The commit, or the archive's digest.
     pub revision: Option<String>,
-    /// [`Plan`] as JSON.
+    /// [`Plan`] as JSON, without its text.
     pub plan: Option<String>,
-    /// The outputs as JSON.
+    /// The plan's text. Not in lists.
+    pub plan_text: Option<String>,
+    /// The outputs as JSON. Not in lists.
     pub outputs: Option<String>,
     /// [`JobEnd`] as JSON.
     pub result: Option<String>,
@@ -124,6 +126,8 @@ pub struct Job {
     pub reported: bool,
     /// The newest event's number.
     pub last_sequence: i64,
+    /// What its events take, bytes.
+    pub event_bytes: i64,
     /// Who approved it.
     pub approved_by: Option<String>,
     /// Who discarded it.
@@ -145,7 +149,8 @@ pub struct Plan {
     pub change: u32,
     /// Resources to remove.
     pub remove: u32,
-    /// The engine's own rendering.
+    /// The engine's own rendering. Empty in lists.
+    #[serde(default)]
     pub text: String,
     /// Whether there is anything to apply.
     pub has_changes: bool,
@@ -189,16 +194,24 @@ pub struct NewJob {
     pub created_by: String,
 }
 
-/// Everything but the request: that is read only to be sent. `const`: sqlx takes no text that is put together.
+/// A job's row without the request, which is read only to be sent; `light`: also without the long texts. sqlx takes no text that is put
+/// together at run time.
 macro_rules! select_jobs {
     ($rest:literal) => {
+        select_jobs!("jobs.plan_text, jobs.outputs, ", $rest)
+    };
+    (light $rest:literal) => {
+        select_jobs!("NULL AS plan_text, NULL AS outputs, ", $rest)
+    };
+    ($texts:literal, $rest:literal) => {
         concat!(
             "SELECT jobs.id, jobs.organization, jobs.stack, stacks.name AS stack_name, jobs.runner, jobs.kind, jobs.phase, ",
             "jobs.approve_automatically, jobs.archive, jobs.fencing_token, jobs.instance, jobs.accepted, ",
             "jobs.assigned_at_ms, jobs.created_by, jobs.created_at_ms, jobs.started_at_ms, jobs.ended_at_ms, ",
-            "jobs.revision, jobs.plan, jobs.outputs, jobs.result, jobs.reported, jobs.last_sequence, jobs.approved_by, ",
-            "jobs.discarded_by, jobs.canceled_by, jobs.cancel_force ",
-            "FROM jobs JOIN stacks ON stacks.id = jobs.stack ",
+            "jobs.revision, jobs.plan, jobs.result, jobs.reported, jobs.last_sequence, jobs.approved_by, ",
+            "jobs.discarded_by, jobs.canceled_by, jobs.cancel_force, ",
+            $texts,
+            "jobs.event_bytes FROM jobs JOIN stacks ON stacks.id = jobs.stack ",
             $rest
         )
     };
@@ -277,7 +290,8 @@ impl Job {
     }
     /// The plan, if there is one.
     pub fn plan(&self) -> Option<Plan> {
-        serde_json::from_str(self.plan.as_deref()?).ok()
+        let plan: Plan = serde_json::from_str(self.plan.as_deref()?).ok()?;
+        Some(Plan { text: self.plan_text.clone().unwrap_or_default(), ..plan })
     }
     /// The token as it is sent.
     pub fn token(&self) -> u64 {
@@ -368,13 +382,13 @@ impl Store {
         Ok(job)
     }
 
-    /// The organization's jobs, newest first, of one stack where one is given.
+    /// The organization's jobs, newest first, of one stack where one is given; without their long texts.
     ///
     /// # Errors
     /// `internal`.
     pub async fn jobs(&self, organization: &str, stack: Option<&str>, limit: u32) -> Result<Vec<Job>, Failure> {
         sqlx::query_as(select_jobs!(
-            "WHERE jobs.organization = $1 AND ($2 IS NULL OR jobs.stack = $2) ORDER BY jobs.id DESC LIMIT $3"
+            light "WHERE jobs.organization = $1 AND ($2 IS NULL OR jobs.stack = $2) ORDER BY jobs.id DESC LIMIT $3"
         ))
         .bind(organization)
         .bind(stack)

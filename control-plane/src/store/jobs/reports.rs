@@ -64,11 +64,7 @@ impl Store {
             return Err(fenced(&job));
         }
         let before = u64::try_from(job.last_sequence).unwrap_or(0);
-        let mut bytes: i64 = sqlx::query_scalar("SELECT event_bytes FROM jobs WHERE id = $1")
-            .bind(&job.id)
-            .fetch_one(&mut *transaction)
-            .await
-            .map_err(&failed)?;
+        let mut bytes = job.event_bytes;
         let mut story = Story::new(job);
         let (mut last, mut refused) = (before, None);
         for event in report.events.iter().filter(|e| e.sequence > before) {
@@ -99,7 +95,8 @@ impl Store {
         let (job, ended) = story.close();
         sqlx::query(
             "UPDATE jobs SET phase = $2, revision = $3, plan = $4, outputs = $5, result = $6, reported = $7, \
-             last_sequence = $8, event_bytes = $9, approved_by = $10, ended_at_ms = COALESCE(ended_at_ms, $11) WHERE id = $1",
+             last_sequence = $8, event_bytes = $9, approved_by = $10, ended_at_ms = COALESCE(ended_at_ms, $11), \
+             plan_text = $12 WHERE id = $1",
         )
         .bind(&job.id)
         .bind(job.phase)
@@ -112,6 +109,7 @@ impl Store {
         .bind(bytes)
         .bind(&job.approved_by)
         .bind(ended.then(now_ms))
+        .bind(&job.plan_text)
         .execute(&mut *transaction)
         .await
         .map_err(&failed)?;
@@ -210,7 +208,8 @@ impl Story {
 
     /// The row as it is to be; whether the job has ended.
     fn close(mut self) -> (Job, bool) {
-        if let Some(plan) = &self.plan {
+        if let Some(plan) = &mut self.plan {
+            self.job.plan_text = Some(std::mem::take(&mut plan.text));
             // what does not become JSON cannot be: the plan is made of numbers and texts
             self.job.plan = serde_json::to_string(plan).ok();
         }
