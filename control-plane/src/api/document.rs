@@ -35,13 +35,12 @@ pub(crate) fn openapi() -> utoipa::openapi::OpenApi {
     let error = ContentBuilder::new().schema(Some(Ref::from_schema_name("ErrorBody"))).build();
     let error = ResponseBuilder::new().description("An error").content("application/json", error).build();
     for item in document.paths.paths.values_mut() {
-        for operation in [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.head] {
-            if let Some(operation) = operation {
-                // functions of two modules share a name, operations must not
-                let tag = operation.tags.as_ref().and_then(|t| t.first()).cloned().unwrap_or_default();
-                operation.operation_id = operation.operation_id.take().map(|name| format!("{tag}_{name}"));
-                operation.responses.responses.insert("default".to_owned(), RefOr::T(error.clone()));
-            }
+        let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.head];
+        for operation in operations.into_iter().flatten() {
+            // functions of two modules share a name, operations must not
+            let tag = operation.tags.as_ref().and_then(|t| t.first()).cloned().unwrap_or_default();
+            operation.operation_id = operation.operation_id.take().map(|name| format!("{tag}_{name}"));
+            operation.responses.responses.insert("default".to_owned(), RefOr::T(error.clone()));
         }
     }
     document

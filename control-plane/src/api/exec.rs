@@ -119,10 +119,9 @@ async fn serve(socket: WebSocket, mut running: Running, place: StreamPlace) {
     let input = running.input();
     let outcome = tokio::select! {
         outcome = output(&mut running, &mut sink) => outcome,
-        failure = take_input(stream, input) => match failure {
-            Some(failure) => Some(OutcomeBody::from(&running.give_up(&failure))),
-            None => None,
-        },
+        failure = take_input(stream, input) => {
+            failure.map(|failure| OutcomeBody::from(&running.give_up(&failure)))
+        }
     };
     if let Some(outcome) = outcome {
         let _ = tokio::time::timeout(CLOSE_WAIT, async {

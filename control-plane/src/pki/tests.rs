@@ -215,7 +215,7 @@ async fn an_issuing_ca_makes_no_server() {
     let now = time::OffsetDateTime::now_utc();
     (params.not_before, params.not_after) = (now - time::Duration::days(1), now + time::Duration::days(1));
     let leaf = params.signed_by(&key, &ca).expect("signs");
-    let chain = vec![leaf.der().clone(), CertificateDer::from_pem_slice(issuer.certificate.as_bytes()).expect("PEM")];
+    let chain = [leaf.der().clone(), CertificateDer::from_pem_slice(issuer.certificate.as_bytes()).expect("PEM")];
     let mut roots = RootCertStore::empty();
     roots.add(authority.root().clone()).expect("a root");
     let verifier = rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
