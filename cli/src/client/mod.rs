@@ -5,6 +5,8 @@
 mod connect;
 pub(crate) mod job_events;
 pub(crate) mod sse;
+#[cfg(test)]
+mod tests;
 mod websocket;
 
 pub(crate) use connect::Endpoint;
@@ -265,31 +267,13 @@ pub(crate) fn path(segments: &[&str], query: &[(&str, &str)]) -> String {
 fn encode(text: &str, out: &mut String) {
     for byte in text.bytes() {
         // a segment of dots only would be taken for a step in the path
-        if byte.is_ascii_alphanumeric() || b"-_~".contains(&byte) || (byte == b'.' && text.trim_matches('.') != "") {
+        if byte.is_ascii_alphanumeric()
+            || b"-_~".contains(&byte)
+            || (byte == b'.' && !text.trim_matches('.').is_empty())
+        {
             out.push(char::from(byte));
         } else {
             out.push_str(&format!("%{byte:02X}"));
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_are_encoded() {
-        assert_eq!(path(&["stacks", "a/b c"], &[("x", "k=v&ü"), ("y", "")]), "/stacks/a%2Fb%20c?x=k%3Dv%26%C3%BC&y=");
-        assert_eq!(path(&["runners", "..", "a.b"], &[]), "/runners/%2E%2E/a.b");
-    }
-
-    #[test]
-    fn errors_keep_their_code_and_words() {
-        let body = br#"{"error":{"code":"runner_unavailable","message":"runner r1 was last seen 5 s ago","next_step":"Wait."}}"#;
-        let failure = error_of(StatusCode::SERVICE_UNAVAILABLE, body);
-        assert_eq!((failure.code, failure.next_step.as_str()), (Code::RunnerUnavailable, "Wait."));
-        assert_eq!(error_of(StatusCode::NOT_FOUND, b"<html>").code, Code::NotFound);
-        assert_eq!(error_of(StatusCode::BAD_GATEWAY, b"").code, Code::Internal);
-        assert_eq!(error_of(StatusCode::IM_A_TEAPOT, b"{\"error\":{}}").code, Code::Internal);
     }
 }

@@ -29,6 +29,8 @@ pub(crate) struct Words {
     output: Output,
     /// Lines that the plan's own text makes superfluous when it comes.
     held: Vec<String>,
+    /// The plan's text came in pieces already.
+    in_pieces: bool,
 }
 
 // === impl Words ===
@@ -36,7 +38,7 @@ pub(crate) struct Words {
 impl Words {
     /// By the format.
     pub(crate) fn new(output: Output) -> Self {
-        Self { output, held: Vec::new() }
+        Self { output, held: Vec::new(), in_pieces: false }
     }
     fn say(&self, line: &str) -> Done {
         match self.output.format {
@@ -65,7 +67,10 @@ impl Words {
             }
             Body::ChangeSummary(summary) if summary.operation == "plan" => self.held.push(summary_of(summary)),
             Body::PlanSaved(plan) => {
-                if !plan.text.is_empty() {
+                // the pieces of a long one were all of it
+                if std::mem::take(&mut self.in_pieces) {
+                    self.held.clear();
+                } else if !plan.text.is_empty() {
                     self.held.retain(|line| line.starts_with("Plan:") && !plan.text.contains(line.as_str()));
                     self.say(plan.text.trim_end())?;
                 }
@@ -82,6 +87,10 @@ impl Words {
             }
             Body::EngineStarted(engine) => {
                 self.note(&format!("· {} {}: {}", engine.engine, engine.version, engine.command));
+            }
+            Body::OutputLine(line) if line.stream == "plan" => {
+                self.in_pieces = true;
+                self.say(line.text.trim_end())?;
             }
             Body::OutputLine(line) if line.stream == "stdout" => self.say(&line.text)?,
             Body::OutputLine(line) => self.note(&line.text),

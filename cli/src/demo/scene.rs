@@ -291,7 +291,7 @@ impl Scene {
         self.until_plan(&job, &mut events, &mut seen).await?;
         self.approve(&job, &seen).await?;
         // in mid-apply: the first step is done, four are to come
-        let first = |e: &JobEvent| matches!(&e.body, Some(Body::ResourceProgress(p)) if p.state == "complete" && !p.action.contains("delete"));
+        let first = |e: &JobEvent| matches!(&e.body, Some(Body::ResourceProgress(p)) if p.state == "complete" && p.action == "create");
         seen.read(&mut events, first).await?;
         narrator.step(
             "change",

@@ -201,9 +201,8 @@ async fn shell(socket: &mut Socket, run: &Run) -> Option<i32> {
                 }
                 4 if run.tty && line.is_empty() => return Some(code),
                 0x7f | 8 if run.tty => {
-                    if line.pop().is_some() {
-                        send(socket, STDOUT, b"\x08 \x08").await?;
-                    }
+                    let answer: &[u8] = if line.pop().is_some() { b"\x08 \x08" } else { b"\x07" };
+                    send(socket, STDOUT, answer).await?;
                 }
                 byte if line.len() < LINE_MAX => {
                     line.push(byte);
