@@ -3,6 +3,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::stream::{StreamExt as _, TryStreamExt as _};
+use runner_tests::proxy::{HttpProxy, Manner};
 use runner_tests::{Cluster, Component, Cutter, Suite, Wire, cluster, world};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -12,12 +13,11 @@ use shared_proto::v1::operation_request::What;
 use shared_proto::v1::target::Kind as Target;
 use shared_proto::v1::{
     ConnectionTest, K8sDescribePod, K8sExec, K8sListNamespaces, K8sListPods, K8sLogs, KubernetesTarget, Outcome,
-    TerminalSize,
 };
 use std::io::Write as _;
 
-use crate::container::Container;
 use crate::harness::{Given, Worker, operation, request};
+use crate::server::{Asked, Server};
 
 static CLUSTER: world::Shared<Cluster> = world::Shared::new();
 
@@ -37,21 +37,16 @@ pub(crate) fn scenarios(suite: Suite) -> Suite {
         .test("a_followed_log_comes_as_it_grows_and_ends_with_the_caller", follow)
         .test("a_connection_that_is_cut_is_lost", cut)
         .test("a_long_log_takes_little_memory", long_log)
-        .test("exec_gives_output_and_keeps_the_streams_apart", exec)
-        .test("exec_echoes_more_than_any_buffer_holds", exec_echo)
-        .test("exec_has_a_terminal", exec_terminal)
-        .test("a_command_that_cannot_start_is_refused", exec_missing)
+        .test("an_api_server_is_reached_through_a_proxy", proxy)
         .needs(&[])
-        .test("exec_gives_the_remote_exit_code", exec_code)
-        .test("exec_passes_the_end_of_input_on", exec_end_of_input)
-        .test("exec_with_an_old_api_server_ends_with_its_input", exec_old)
+        .test("a_list_that_grew_too_old_goes_on", old_list)
 }
 
-async fn the_cluster() -> Result<&'static Cluster> {
+pub(crate) async fn the_cluster() -> Result<&'static Cluster> {
     CLUSTER.get(world::usual_cluster).await
 }
 
-fn kubernetes(cluster: &Cluster, token: &str) -> KubernetesTarget {
+pub(crate) fn kubernetes(cluster: &Cluster, token: &str) -> KubernetesTarget {
     KubernetesTarget {
         server: format!("https://{}", cluster.address()),
         certificate_authority_pem: cluster.ca().to_owned(),
@@ -59,7 +54,7 @@ fn kubernetes(cluster: &Cluster, token: &str) -> KubernetesTarget {
         ..Default::default()
     }
 }
-fn admin(cluster: &Cluster) -> Target {
+pub(crate) fn admin(cluster: &Cluster) -> Target {
     Target::Kubernetes(kubernetes(cluster, cluster::ADMIN))
 }
 async fn list(cluster: &Cluster, request: K8sListPods) -> Result<Given> {
@@ -497,106 +492,42 @@ async fn long_log() -> Result<()> {
     Ok(())
 }
 
-fn command(words: &[&str]) -> K8sExec {
-    K8sExec {
-        namespace: "seen".into(),
-        pod: "web-1".into(),
-        container: "app".into(),
-        command: words.iter().map(|w| (*w).to_owned()).collect(),
-        ..Default::default()
-    }
-}
-
-async fn exec() -> Result<()> {
+async fn proxy() -> Result<()> {
     let cluster = the_cluster().await?;
-    let run = |request: K8sExec| operation(What::K8sExec(request), admin(cluster));
-    let given = run(command(&["sh", "-c", "echo out; echo 'err & more' >&2"])).await?;
-    ensure!(given.outcome.code == "ok" && given.outcome.exit_code == 0, "{:?}", given.outcome);
-    ensure!(given.data == b"out\n" && given.stderr == b"err & more\n", "{given:?}");
-    let given = run(command(&["true"])).await?;
-    ensure!(given.outcome.code == "ok" && given.outcome.exit_code == 0 && given.data.is_empty(), "{given:?}");
-    run(command(&[])).await?.failed("invalid_argument", "no command")?;
-    run(K8sExec { container: String::new(), ..command(&["true"]) }).await?.failed("invalid_argument", "app, side")?;
+    let what = || What::ConnectionTest(ConnectionTest {});
+    let through =
+        |proxy_url: String| Target::Kubernetes(KubernetesTarget { proxy_url, ..kubernetes(cluster, cluster::ADMIN) });
+    let open = HttpProxy::new(Manner::Open).await?;
+    ensure!(operation(what(), through(open.url())).await?.outcome.code == "ok");
+    ensure!(open.asked() == [cluster.address().to_string()], "{:?}", open.asked());
+    let asks = HttpProxy::new(Manner::Password { user: "u".into(), password: "p w".into() }).await?;
+    let given = operation(what(), through(asks.url())).await?;
+    given.failed("target_unreachable", "407")?;
+    let with_login = asks.url().replace("http://", "http://u:p%20w@");
+    ensure!(operation(what(), through(with_login)).await?.outcome.code == "ok");
     Ok(())
 }
 
-async fn exec_echo() -> Result<()> {
-    let cluster = the_cluster().await?;
-    let exec = K8sExec { stdin: true, ..command(&["head", "-c", &(400 * Kind::Data.limit()).to_string()]) };
-    let worker = Worker::operation(&request(What::K8sExec(exec), admin(cluster))).await?;
-    echo(worker).await
-}
-
-/// Feeds 25 MiB in and sees them come back, both at once.
-async fn echo(worker: Worker) -> Result<()> {
-    let piece: Vec<u8> = (0..Kind::Data.limit()).map(|n| (n * 7 + n / 251) as u8).collect();
-    let pieces = 400;
-    let mut expected = Sha256::new();
-    for _ in 0..pieces {
-        expected.update(&piece);
-    }
-    let (given, _) = worker.feed(move |n| (n < pieces).then(|| piece.clone())).await?;
-    ensure!(given.outcome.code == "ok" && given.outcome.exit_code == 0, "{:?}", given.outcome);
-    ensure!(Sha256::digest(&given.data) == expected.finalize(), "{} bytes came back", given.data.len());
+async fn old_list() -> Result<()> {
+    let server = Server::start(|asked: &Asked, _| {
+        let list = |name: &str, next: &str| {
+            let items = json!([{"metadata": {"name": name}}]);
+            json!({"kind": "NamespaceList", "apiVersion": "v1", "metadata": {"continue": next}, "items": items}).to_string()
+        };
+        let token = asked.line.split("continue=").nth(1).and_then(|t| t.split(' ').next()).unwrap_or_default();
+        match token {
+            "" => (200, list("one", "a%/")),
+            "a%25%2F" => {
+                let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {"continue": "b"}, "status": "Failure",
+                                    "reason": "Expired", "message": "too old", "code": 410});
+                (410, status.to_string())
+            }
+            _ => (200, list("two", "")),
+        }
+    })
+    .await?;
+    let target = Target::Kubernetes(KubernetesTarget { server: server.url.clone(), ..Default::default() });
+    let list: NamespaceList = operation(What::K8sListNamespaces(K8sListNamespaces {}), target).await?.document()?;
+    ensure!(list.items.iter().map(|n| n.name.as_str()).eq(["one", "two"]), "{list:?}");
     Ok(())
-}
-
-async fn exec_terminal() -> Result<()> {
-    let cluster = the_cluster().await?;
-    let size = Some(TerminalSize { columns: 101, rows: 37 });
-    let exec =
-        K8sExec { stdin: true, tty: true, size, ..command(&["sh", "-c", "read x; stty size; read x; stty size"]) };
-    let mut worker = Worker::operation(&request(What::K8sExec(exec), admin(cluster))).await?;
-    worker.send(Kind::Data, b"\n").await?;
-    let mut text = String::new();
-    while !text.contains("37 101") {
-        text.push_str(&String::from_utf8_lossy(&worker.at_least(1).await?));
-    }
-    let resized = prost::Message::encode_to_vec(&TerminalSize { columns: 90, rows: 20 });
-    worker.send(Kind::Resize, &resized).await?;
-    // the size travels beside the input
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-    worker.send(Kind::Data, b"\n").await?;
-    let given = worker.rest().await?;
-    ensure!(given.text().contains("20 90"), "{:?}", given.text());
-    ensure!(given.outcome.code == "ok" && given.stderr.is_empty(), "{given:?}");
-    Ok(())
-}
-
-async fn exec_missing() -> Result<()> {
-    let cluster = the_cluster().await?;
-    let given = operation(What::K8sExec(command(&["no-such-program"])), admin(cluster)).await?;
-    given.failed("target_refused", "no-such-program")
-}
-
-fn plain(container: &Container) -> Target {
-    Target::Kubernetes(KubernetesTarget { server: container.url.clone(), ..Default::default() })
-}
-
-async fn exec_code() -> Result<()> {
-    for protocol in ["v5.channel.k8s.io", "v4.channel.k8s.io"] {
-        let container = Container::start(protocol).await?;
-        let what = What::K8sExec(command(&["sh", "-c", "echo out; echo 'err & more' >&2; exit 7"]));
-        let given = operation(what, plain(&container)).await?;
-        ensure!(given.outcome.code == "ok" && given.outcome.exit_code == 7, "{:?}", given.outcome);
-        ensure!(given.data == b"out\n" && given.stderr == b"err & more\n", "{given:?}");
-    }
-    let container = Container::start("v1.other").await?;
-    operation(What::K8sExec(command(&["true"])), plain(&container))
-        .await?
-        .failed("target_failed", "no version of the exec protocol")
-}
-
-async fn exec_end_of_input() -> Result<()> {
-    let container = Container::start("v5.channel.k8s.io").await?;
-    let exec = K8sExec { stdin: true, ..command(&["cat"]) };
-    echo(Worker::operation(&request(What::K8sExec(exec), plain(&container))).await?).await
-}
-
-async fn exec_old() -> Result<()> {
-    let container = Container::start("v4.channel.k8s.io").await?;
-    let exec = K8sExec { stdin: true, ..command(&["cat"]) };
-    let worker = Worker::operation(&request(What::K8sExec(exec), plain(&container))).await?;
-    let (given, _) = worker.feed(|_| None).await?;
-    given.failed("target_lost", "without telling how the command ended")
 }

@@ -2,6 +2,7 @@
 
 mod aws;
 mod container;
+mod exec;
 mod harness;
 mod kubernetes;
 mod process;
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let suite = process::scenarios(Suite::new());
     let suite = kubernetes::scenarios(suite);
+    let suite = exec::scenarios(suite);
     let suite = aws::scenarios(suite);
     resolve::scenarios(suite).run()
 }
