@@ -228,7 +228,7 @@ impl<'a> Session<'a> {
             tokio::select! {
                 biased;
                 why = live.ended() => return End::Lost(why),
-                why = self.driver.gone() => return self.parted(&why),
+                // before the connection's end: the last that it said may be that it leaves
                 said = self.line.from.message() => match said {
                     Ok(Some(said)) => self.hear(said),
                     Ok(None) => return self.finish().await,
@@ -236,6 +236,13 @@ impl<'a> Session<'a> {
                         return self.parted(&format!("the session's conversation broke off: {}", status.message()));
                     }
                 },
+                why = self.driver.gone() => {
+                    // what came with the end was read above, unless it came just now
+                    while let Ok(Ok(Some(said))) = timeout(LAST_WORD, self.line.from.message()).await {
+                        self.hear(said);
+                    }
+                    return self.parted(&why);
+                }
                 Some(command) = self.commands.recv() => self.obey(command),
                 () = tokio::time::sleep_until(self.pulse.next(now)) => {}
             }

@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Knows every runner whose API key is not `bad`; remembers what it was told.
@@ -50,6 +51,8 @@ pub(crate) struct FakeState {
     pub(crate) heard: watch::Sender<Vec<FromControl>>,
     say: mpsc::Sender<ToControl>,
     to_say: Mutex<Option<mpsc::Receiver<ToControl>>>,
+    /// Cancelled when it leaves.
+    leaves: CancellationToken,
 }
 
 #[derive(Clone)]
@@ -151,6 +154,7 @@ impl FakeRunner {
             heard: watch::Sender::new(Vec::new()),
             say,
             to_say: Mutex::new(Some(to_say)),
+            leaves: CancellationToken::new(),
         });
         let session = SessionServer::new(Serves(state.clone()));
         let operations = OperationsServer::new(Serves(state.clone()));
@@ -162,9 +166,10 @@ impl FakeRunner {
                 operations.clone().call(request)
             }
         });
+        let leaves = state.leaves.clone();
         let server = tokio::spawn(async move {
             let window = u32::try_from(flow::WINDOW_MAX).expect("fits") * 2;
-            let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
                 .max_frame_size(bounds::FRAME_MAX)
                 .initial_stream_window_size(window)
@@ -172,8 +177,13 @@ impl FakeRunner {
                 .max_concurrent_streams(2048)
                 .max_pending_accept_reset_streams(20_000)
                 .max_local_error_reset_streams(None)
-                .serve_connection(TokioIo::new(io), service)
-                .await;
+                .serve_connection(TokioIo::new(io), service);
+            tokio::pin!(connection);
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                () = leaves.cancelled() => connection.as_mut().graceful_shutdown(),
+            }
+            let _ = connection.await;
         });
         Self { state, server, session: None }
     }
@@ -206,6 +216,12 @@ impl FakeRunner {
 
     pub(crate) async fn say(&self, kind: ToControl) {
         self.state.say.send(kind).await.expect("the session is open");
+    }
+
+    /// Ends its conversation once all is said, and its connection with it, in good order.
+    pub(crate) async fn leave(&self) {
+        self.state.leaves.cancel();
+        poll_until(|| self.server.is_finished()).await;
     }
 
     /// The connection breaks.
@@ -246,6 +262,11 @@ impl Session for Serves {
         tokio::spawn(async move {
             loop {
                 tokio::select! {
+                    biased;
+                    Some(kind) = to_say.recv() => {
+                        let _ = to.send(message(kind)).await;
+                    }
+                    () = state.leaves.cancelled() => return,
                     said = from.message() => match said {
                         Ok(Some(v1::ControlMessage { kind: Some(FromControl::Ping(v1::Ping { nonce })) })) => {
                             if state.answers.load(Ordering::Acquire) {
@@ -255,9 +276,6 @@ impl Session for Serves {
                         Ok(Some(v1::ControlMessage { kind: Some(kind) })) => state.heard.send_modify(|h| h.push(kind)),
                         Ok(_) | Err(_) => return,
                     },
-                    Some(kind) = to_say.recv() => {
-                        let _ = to.send(message(kind)).await;
-                    }
                 }
             }
         });

@@ -177,6 +177,19 @@ async fn a_runner_that_deregisters_finishes_and_has_left() {
 }
 
 #[tokio::test]
+async fn a_runner_that_deregisters_and_is_gone_in_one_breath_has_left() {
+    let registry = Arc::<ListRegistry>::default();
+    let sessions = sessions(registry.clone());
+    for n in 0..50 {
+        let runner = FakeRunner::connect(&sessions, hello("run_1", &format!("i-{n}"))).await;
+        runner.say(ToControl::Deregister(v1::Deregister { reason: "SIGTERM".into() })).await;
+        runner.leave().await;
+        poll_until(|| partings(&registry).iter().filter(|p| **p != Parting::Present).count() == n + 1).await;
+        assert_eq!(partings(&registry).last(), Some(&Parting::Left), "{n}");
+    }
+}
+
+#[tokio::test]
 async fn a_revocation_ends_the_session_and_its_operations() {
     let registry = Arc::<ListRegistry>::default();
     let sessions = sessions(registry.clone());
