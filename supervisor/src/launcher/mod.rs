@@ -218,8 +218,10 @@ impl Launcher {
         if self.leaving.is_some() {
             return;
         }
+        // 0: the supervisor's end has closed, so the supervisor is ending and is what this is about
         if self.supervisor.is_some() {
             match code {
+                Ok(0) => {}
                 Ok(code) => eprintln!("runner: the spawner exited with code {code}, starting it again"),
                 Err(signal) => eprintln!("runner: the spawner was ended by {signal}, starting it again"),
             }
@@ -242,6 +244,7 @@ impl Launcher {
                 self.spawner = Some(self.start(c"spawner", &[&for_spawner])?);
                 self.supervisor = Some(self.start(c"supervisor", &[&for_supervisor, &for_control])?);
                 self.control = Some(control);
+                process::shed_start();
                 Ok(())
             }
             (Some(_), None) => {

@@ -279,7 +279,8 @@ impl SessionOperations {
                 }
                 Ok(outcome)
             }
-            Err(what) => Err(worker.crashed(what).await),
+            Err(output::Broken::Ended(what)) => Err(worker.crashed(what).await),
+            Err(output::Broken::Malformed(what)) => Err(Code::WorkerCrashed.on(what)),
         }
     }
 }

@@ -12,43 +12,62 @@ use tokio::sync::mpsc;
 /// Read ahead from the socket, bytes: headers and small frames come along with others. Large ones go past it.
 const READ_AHEAD: usize = 4 * 1024;
 
-/// Passes frames until the outcome. An error is what is wrong with the worker, in words.
+/// What is wrong with the worker, in words.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// Its socket has ended: so has it, or will at once, and its end says more.
+    Ended(String),
+    /// It sent what no worker sends, and may go on for ever.
+    Malformed(String),
+}
+
+// === impl Broken ===
+
+impl From<FrameError> for Broken {
+    fn from(e: FrameError) -> Self {
+        match e {
+            FrameError::Io(e) => Self::Ended(format!("its socket ended early: {e}")),
+            e => Self::Malformed(format!("the worker sent what no worker sends: {e}")),
+        }
+    }
+}
+
+/// Passes frames until the outcome.
 pub(super) async fn pass<R: AsyncRead + Unpin>(
     socket: R,
     credit: Credit,
     items: &mpsc::Sender<Item>,
-) -> Result<v1::Outcome, String> {
+) -> Result<v1::Outcome, Broken> {
     let mut socket = BufReader::with_capacity(READ_AHEAD, socket);
-    let ended = |e: FrameError| format!("it sent what no worker sends: {e}");
     loop {
-        let header = frame::read_header(&mut socket).await.map_err(ended)?;
+        let header = frame::read_header(&mut socket).await?;
         let Some(Header { kind, length }) = header else {
-            return Err("it closed its socket without an outcome".to_owned());
+            return Err(Broken::Ended("it closed its socket without an outcome".to_owned()));
         };
         let piece = match kind {
             Kind::Data => Piece::Data,
             Kind::Stderr => Piece::Stderr,
             Kind::Outcome => {
                 let mut content = vec![0; length];
-                socket.read_exact(&mut content).await.map_err(|e| ended(e.into()))?;
-                return v1::Outcome::decode(&content[..]).map_err(|e| ended(e.into()));
+                socket.read_exact(&mut content).await.map_err(FrameError::from)?;
+                return Ok(v1::Outcome::decode(&content[..]).map_err(FrameError::from)?);
             }
-            found => return Err(ended(FrameError::Unexpected { expected: Kind::Data, found })),
+            found => return Err(FrameError::Unexpected { expected: Kind::Data, found }.into()),
         };
         let mut left = length;
         while left > 0 {
-            let Some(now) = credit.take(left).await else { return Err("its reader is gone".to_owned()) };
+            let Some(now) = credit.take(left).await else { return Err(Broken::Ended("its reader is gone".to_owned())) };
             let bytes = body::piece(piece, now);
             let mut room = bytes.limit(now);
             while room.has_remaining_mut() {
-                let read = socket.read_buf(&mut room).await.map_err(|e| ended(e.into()))?;
+                let read = socket.read_buf(&mut room).await.map_err(FrameError::from)?;
                 if read == 0 {
-                    return Err("its socket ended within a frame".to_owned());
+                    return Err(Broken::Ended("its socket ended within a frame".to_owned()));
                 }
             }
             left -= now;
             if items.send(Item::Data(room.into_inner().freeze())).await.is_err() {
-                return Err("its reader is gone".to_owned());
+                return Err(Broken::Ended("its reader is gone".to_owned()));
             }
         }
     }

@@ -84,6 +84,7 @@ impl Spawner {
     }
 
     fn serve(&mut self) -> io::Result<()> {
+        process::shed_start();
         loop {
             let mut interest = PollFlags::POLLIN;
             if !self.reports.is_empty() {

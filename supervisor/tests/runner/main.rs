@@ -1,0 +1,304 @@
+//! The real binary, with a small worker in the place of `runner-worker-ops` and a small control plane in this process.
+
+mod control_plane;
+mod worker;
+
+use control_plane::{ControlPlane, Session};
+use shared_proto::flow::WINDOW_MAX;
+use shared_proto::v1::{self, operation_input, operation_output, operation_request::What};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// Nothing here takes that long on any machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Runner {
+    process: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Runner {
+    fn start(control_plane: &ControlPlane, more: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        control_plane.credentials().write(&folder.path().join("credentials.json")).expect("writes");
+        let worker = folder.path().join("worker");
+        std::fs::write(&worker, worker::script()).expect("writes");
+        std::fs::set_permissions(&worker, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("chmod");
+        let p = folder.path().display();
+        let text = format!(
+            "credentials = \"{p}/credentials.json\"\nstate_dir = \"{p}/state\"\nlog_format = \"json\"\n{more}\n\
+             [workers]\nops = \"{p}/worker\"\niac = \"/bin/false\"\n\
+             [connections.k]\nprovider = \"kubernetes\"\nin_cluster = true\n\
+             [connections.a]\nprovider = \"aws\"\nsource = \"environment\"\n"
+        );
+        std::fs::write(folder.path().join("runner.toml"), text).expect("writes");
+        let process = runner(folder.path(), &["run"]).stderr(Stdio::inherit()).spawn().expect("starts");
+        Self { process, folder }
+    }
+    fn signal(&self, signal: nix::sys::signal::Signal) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.process.id() as i32), signal).expect("lives");
+    }
+    /// The launcher's child that plays this role.
+    fn role(&self, role: &str) -> i32 {
+        children(self.process.id() as i32)
+            .into_iter()
+            .find(|pid| {
+                std::fs::read(format!("/proc/{pid}/cmdline"))
+                    .is_ok_and(|c| c.split(|b| *b == 0).nth(1) == Some(role.as_bytes()))
+            })
+            .expect("runs")
+    }
+    fn status(&self) -> (i32, serde_json::Value) {
+        let output = runner(self.folder.path(), &["status", "-o", "json"]).output().expect("runs");
+        (output.status.code().expect("exits"), serde_json::from_slice(&output.stdout).unwrap_or_default())
+    }
+    async fn exit(mut self) -> (Option<i32>, Option<i32>) {
+        let status = tokio::task::spawn_blocking(move || self.process.wait().expect("ends")).await.expect("joins");
+        (status.code(), status.signal())
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn runner(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
+    command.args(arguments).arg("--config").arg(folder.join("runner.toml")).env_clear().env("PATH", "/usr/bin:/bin");
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    command
+}
+
+fn children(pid: i32) -> Vec<i32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|c| c.parse().ok()).collect()
+}
+
+/// Waits until it is so.
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let waited = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waited).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"));
+}
+
+fn exec(pod: &str) -> v1::OperationRequest {
+    v1::OperationRequest {
+        operation_id: format!("op-{pod}"),
+        organization_id: "acme".into(),
+        connection: "k".into(),
+        output_credit: WINDOW_MAX,
+        what: Some(What::K8sExec(v1::K8sExec { pod: pod.into(), stdin: true, ..Default::default() })),
+        ..Default::default()
+    }
+}
+
+fn unary(connection: &str, what: What) -> v1::OperationRequest {
+    v1::OperationRequest { connection: connection.into(), what: Some(what), ..exec("x") }
+}
+
+fn describe(pod: &str) -> What {
+    What::K8sDescribePod(v1::K8sDescribePod { namespace: String::new(), pod: pod.into() })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_life() {
+    let control_plane = ControlPlane::start().await;
+    let runner = Runner::start(&control_plane, "");
+    let early = control_plane.connection().await;
+    // nothing before welcome
+    let (outcome, _) = early.run(exec("echo")).await;
+    assert_eq!(outcome.code, "conflict", "{}", outcome.message);
+    let mut session = early.open().await;
+    assert_eq!((session.hello.organization_id.as_str(), session.hello.isolation_level.as_str()), ("acme", "minimal"));
+    assert_eq!(session.hello.connections.len(), 2);
+    until("ready", || runner.status().0 == 0).await;
+    let (_, status) = runner.status();
+    assert_eq!(status["tunnel"]["session"], "s1");
+    assert!(!status.to_string().contains(session.hello.api_key.as_str()));
+
+    good_operations(&session).await;
+    bad_operations(&session).await;
+    killed_with_all_it_started(&session, &runner).await;
+
+    let small = [runner.process.id() as i32, runner.role("spawner")].map(pss);
+    eprintln!(
+        "launcher and spawner: {small:?} KiB PSS; supervisor: {} KiB RSS",
+        field(runner.role("supervisor"), "status", "VmRSS:")
+    );
+
+    // SIGTERM: says goodbye, finishes what is in flight, takes nothing new
+    let mut slow = session.begin(exec("echo")).await;
+    slow.first().await;
+    runner.signal(nix::sys::signal::Signal::SIGTERM);
+    session.deregistered().await;
+    slow.send(operation_input::Kind::StdinClosed(v1::StdinClosed {})).await;
+    assert_eq!(slow.end().await.0.exit_code, 7);
+    drop(session);
+    assert_eq!(runner.exit().await, (Some(0), None));
+}
+
+async fn good_operations(session: &Session) {
+    // 3 MiB in and out, each byte in its place
+    let mut echo = session.begin(exec("echo")).await;
+    let sent: Vec<u8> = (0..3_u32 << 18).flat_map(|n| n.to_le_bytes()).collect();
+    let (outcome, back) = echo.through(&sent).await;
+    assert_eq!((outcome.code.as_str(), outcome.exit_code), ("ok", 7), "{}", outcome.message);
+    assert!(back == sent, "{} bytes came back", back.len());
+    // a flood, whole
+    let (outcome, data) = session.run(unary("k", describe("flood"))).await;
+    assert_eq!((outcome.code.as_str(), data.len()), ("ok", worker::FLOOD));
+    // many at once
+    let many = (0..64).map(|_| async { session.run(unary("k", describe("hello"))).await });
+    for (outcome, data) in futures_util::future::join_all(many).await {
+        assert_eq!((outcome.code.as_str(), &data[..]), ("ok", &b"hello"[..]), "{}", outcome.message);
+    }
+}
+
+async fn bad_operations(session: &Session) {
+    let mut cases = vec![
+        ("unknown_connection", unary("nope", describe("hello")), ""),
+        ("wrong_provider", unary("a", describe("hello")), ""),
+        ("wrong_provider", unary("k", What::AwsCallerIdentity(Default::default())), ""),
+        ("organization_mismatch", v1::OperationRequest { organization_id: "other".into(), ..exec("echo") }, ""),
+        ("invalid_argument", v1::OperationRequest { what: None, ..exec("echo") }, ""),
+        ("too_large", v1::OperationRequest { operation_id: "x".repeat(300_000), ..exec("echo") }, ""),
+        ("deadline_exceeded", v1::OperationRequest { deadline_ms: 300, ..unary("k", describe("hang")) }, ""),
+        ("worker_crashed", exec("abort"), "SIGABRT"),
+        ("worker_crashed", exec("kill"), "SIGKILL"),
+        ("worker_crashed", exec("exit"), "code 3"),
+        ("worker_crashed", exec("garbage"), ""),
+    ];
+    for (code, request, said) in cases.drain(..) {
+        let name = format!("{:?}", request.what);
+        let (outcome, _) = session.run(request).await;
+        assert_eq!(outcome.code, code, "{name}: {}", outcome.message);
+        assert!(outcome.message.contains(said) && !outcome.next_step.is_empty(), "{name}: {outcome:?}");
+    }
+    // more than was granted, a second request, a terminal without rows
+    for (code, kind) in [
+        ("flow_violation", operation_input::Kind::Stdin(vec![0; 60_000].into())),
+        ("invalid_argument", operation_input::Kind::Request(exec("echo"))),
+        ("invalid_argument", operation_input::Kind::Resize(v1::TerminalSize { columns: 80, rows: 0 })),
+    ] {
+        let mut operation = session.begin(exec("hang")).await;
+        operation.first().await;
+        for _ in 0..64 {
+            operation.send(kind.clone()).await;
+        }
+        assert_eq!(operation.end().await.0.code, code);
+    }
+    // and the next one works
+    assert_eq!(session.run(unary("k", describe("hello"))).await.0.code, "ok");
+}
+
+async fn killed_with_all_it_started(session: &Session, runner: &Runner) {
+    let spawner = runner.role("spawner");
+    until("no worker is left", || children(spawner).is_empty()).await;
+    let mut operation = session.begin(exec("family")).await;
+    let operation_output::Kind::Data(pids) = operation.next().await else { panic!("no pids") };
+    let pids: Vec<i32> = String::from_utf8_lossy(&pids).split_whitespace().map(|p| p.parse().expect("a pid")).collect();
+    assert!(pids.len() == 3 && pids.iter().all(|p| Path::new(&format!("/proc/{p}")).exists()), "{pids:?}");
+    // a reset
+    drop(operation);
+    until("all are gone", || pids.iter().all(|p| !Path::new(&format!("/proc/{p}")).exists())).await;
+    until("no worker is left", || children(spawner).is_empty()).await;
+    until("none is counted", || runner.status().1["operations"]["running"] == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn spawner_and_supervisor_are_started_again() {
+    let control_plane = ControlPlane::start().await;
+    let runner = Runner::start(&control_plane, "[tunnel]\nbackoff_first_ms = 50");
+    let session = control_plane.connection().await.open().await;
+    let mut operation = session.begin(exec("hang")).await;
+    operation.first().await;
+    let spawner = runner.role("spawner");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(spawner), nix::sys::signal::Signal::SIGKILL).expect("lives");
+    // its workers die with it, and that operation says so; the tunnel stays
+    assert_eq!(operation.end().await.0.code, "worker_crashed");
+    until("another spawner", || children(runner.process.id() as i32).len() == 2 && runner.role("spawner") != spawner)
+        .await;
+    let mut worked = false;
+    for _ in 0..100 {
+        worked = session.run(unary("k", describe("hello"))).await.0.code == "ok";
+        if worked {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(worked);
+
+    let mut operation = session.begin(exec("family")).await;
+    let operation_output::Kind::Data(pids) = operation.next().await else { panic!("no pids") };
+    let supervisor = runner.role("supervisor");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(supervisor), nix::sys::signal::Signal::SIGKILL).expect("lives");
+    let worker: i32 = String::from_utf8_lossy(&pids).split_whitespace().next().expect("a pid").parse().expect("a pid");
+    until("the worker is gone", || !Path::new(&format!("/proc/{worker}")).exists()).await;
+    let session = control_plane.connection().await.open().await;
+    assert_eq!(session.run(unary("k", describe("hello"))).await.0.code, "ok");
+
+    // the first SIGTERM waits for what is in flight, the second does not
+    let mut slow = session.begin(exec("hang")).await;
+    slow.first().await;
+    runner.signal(nix::sys::signal::Signal::SIGTERM);
+    until("draining", || runner.status().1["tunnel"]["state"] != "" && runner.status().0 != 1).await;
+    runner.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(runner.exit().await, (Some(0), None));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stopped_readers_hold_nobody_up() {
+    let control_plane = ControlPlane::start().await;
+    let runner = Runner::start(&control_plane, "budget_mib = 8");
+    let session = control_plane.connection().await.open().await;
+    let mut stopped = Vec::new();
+    for _ in 0..50 {
+        // granted little, and never again
+        let mut operation =
+            session.begin(v1::OperationRequest { output_credit: 4096, ..unary("k", describe("flood")) }).await;
+        operation.next().await;
+        stopped.push(operation);
+    }
+    let (outcome, data) = session.run(unary("k", describe("flood"))).await;
+    assert_eq!((outcome.code.as_str(), data.len()), ("ok", worker::FLOOD));
+    eprintln!("supervisor beside 50 stopped readers: {} KiB RSS", field(runner.role("supervisor"), "status", "VmRSS:"));
+}
+
+#[test]
+fn what_is_wrong_from_the_start_has_its_exit_code() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let code = |text: &str, arguments: &[&str]| {
+        std::fs::write(folder.path().join("runner.toml"), text).expect("writes");
+        let output = runner(folder.path(), arguments).stderr(Stdio::piped()).output().expect("runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let state = format!("state_dir = \"{}/s\"\n", folder.path().display());
+    assert_eq!(code("", &["run", "--nonsense"]).0, Some(64));
+    assert_eq!(code("x = 1", &["run"]).0, Some(78));
+    let (status, said) = code(&format!("{state}[isolation]\nrequire = \"namespaces\""), &["run"]);
+    assert!(status == Some(78) && said.contains("isolation_too_weak"), "{status:?} {said}");
+    let (status, said) = code(&format!("{state}credentials = \"/nonexistent\""), &["run"]);
+    assert!(status == Some(78) && said.contains("credentials_unreadable"), "{status:?} {said}");
+    assert_eq!(code(&state, &["status"]).0, Some(69));
+    assert_eq!(code(&state, &["config", "show", "-o", "json"]).0, Some(0));
+    let version = Command::new(env!("CARGO_BIN_EXE_runner")).arg("version").output().expect("runs");
+    assert_eq!(version.status.code(), Some(0));
+    assert_eq!(code("", &["supervisor"]).0, Some(71));
+}
+
+fn field(pid: i32, file: &str, name: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    text.lines().find_map(|l| l.strip_prefix(name)?.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+fn pss(pid: i32) -> u64 {
+    field(pid, "smaps_rollup", "Pss:")
+}
