@@ -153,7 +153,7 @@ impl Conversation {
         self.status.send_modify(|s| s.opened(&welcome));
         let _ = self.welcomed.send(Instant::now());
 
-        let send = |kind| outgoing.try_send(Ok(v1::RunnerMessage { kind: Some(kind) }));
+        let send = |kind| outgoing.try_send(Ok(v1::RunnerMessage { kind: Some(kind) })).is_ok();
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut heard, mut asked) = (Instant::now(), None);
@@ -179,7 +179,7 @@ impl Conversation {
                     heard = Instant::now();
                     match kind {
                         Some(control::Kind::Ping(ping)) => {
-                            let _ = send(runner::Kind::Pong(v1::Pong { nonce: ping.nonce }));
+                            send(runner::Kind::Pong(v1::Pong { nonce: ping.nonce }));
                         }
                         Some(control::Kind::Pong(pong)) => {
                             if let Some((_, sent)) = asked.take_if(|(n, _)| *n == pong.nonce) {
@@ -209,14 +209,14 @@ impl Conversation {
                         );
                     }
                     nonce += 1;
-                    if send(runner::Kind::Ping(v1::Ping { nonce })).is_ok() && asked.is_none() {
+                    if send(runner::Kind::Ping(v1::Ping { nonce })) && asked.is_none() {
                         asked = Some((nonce, Instant::now()));
                     }
                 }
                 () = self.drain.cancelled(), if !deregistered => {
                     deregistered = true;
                     self.operations.close();
-                    let _ = send(runner::Kind::Deregister(v1::Deregister { reason: "the runner is stopping".to_owned() }));
+                    send(runner::Kind::Deregister(v1::Deregister { reason: "the runner is stopping".to_owned() }));
                 }
                 () = &mut drained => return Ended::Drained,
             }

@@ -59,7 +59,10 @@ async fn operation(socket: &mut UnixStream) {
             let mut left = FLOOD;
             while left > 0 {
                 let now = left.min(piece.len());
-                frame::write(socket, Kind::Data, &piece[..now]).await.expect("writes");
+                // whoever reads may stop for good
+                if frame::write(socket, Kind::Data, &piece[..now]).await.is_err() {
+                    return;
+                }
                 left -= now;
             }
         }
@@ -87,7 +90,9 @@ async fn operation(socket: &mut UnixStream) {
             frame::write(socket, Kind::Stderr, b"up").await.expect("writes");
             std::future::pending::<()>().await;
         }
-        "abort" => std::process::abort(),
+        "abort" => {
+            nix::sys::signal::raise(nix::sys::signal::Signal::SIGABRT).expect("dies");
+        }
         "kill" => {
             nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL).expect("dies");
         }
