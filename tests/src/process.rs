@@ -24,8 +24,9 @@ use tokio::sync::watch;
 const LINES_MAX: usize = 100_000;
 /// The variable that marks a program and what inherits its environment.
 const MARK: &str = "RUNNER_TESTS_MARK";
-/// The lines that a failed scenario shows of each process.
+/// The lines that a failed scenario shows of each process of ours, and of each component.
 const LINES_SHOWN: usize = 40;
+const COMPONENT_LINES_SHOWN: usize = 5;
 
 /// A program to be started.
 #[derive(Debug, Clone)]
@@ -38,6 +39,7 @@ pub struct Program {
     death_signal: &'static str,
     prefix: Vec<String>,
     input: Option<Vec<u8>>,
+    lines_shown: usize,
 }
 
 /// A program that was started. Dropping it ends it.
@@ -94,7 +96,7 @@ static ALIVE: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
 
 thread_local! {
     /// The logs of what this scenario started, for its failure.
-    static LOGS: RefCell<Vec<(String, Log)>> = const { RefCell::new(Vec::new()) };
+    static LOGS: RefCell<Vec<(String, usize, Log)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A new scenario begins on this thread.
@@ -106,12 +108,12 @@ pub fn forget_logs() {
 pub fn recent_logs() -> String {
     LOGS.with_borrow(|logs| {
         let mut text = String::new();
-        for (name, log) in logs {
+        for (name, shown, log) in logs {
             let lines = lock(&log.lines);
             if !lines.lines.is_empty() {
                 text.push_str(&format!("--- {name}\n"));
             }
-            for line in lines.lines.iter().skip(lines.lines.len().saturating_sub(LINES_SHOWN)) {
+            for line in lines.lines.iter().skip(lines.lines.len().saturating_sub(*shown)) {
                 text.push_str(line);
                 text.push('\n');
             }
@@ -178,6 +180,7 @@ impl Program {
             death_signal: "KILL",
             prefix: Vec::new(),
             input: None,
+            lines_shown: LINES_SHOWN,
         }
     }
     /// A component of that name.
@@ -185,7 +188,8 @@ impl Program {
     /// # Errors
     /// It is not here.
     pub fn component(name: &str) -> Result<Self> {
-        Ok(Self::new(tools::find(name).with_context(|| format!("{name} is not here: run tests/tools/install"))?))
+        let path = tools::find(name).with_context(|| format!("{name} is not here: run tests/tools/install"))?;
+        Ok(Self { lines_shown: COMPONENT_LINES_SHOWN, ..Self::new(path) })
     }
     /// One of our own.
     ///
@@ -286,8 +290,8 @@ impl Program {
             let _ = exited.send(status);
         });
         LOGS.with_borrow_mut(|logs| {
-            logs.push((format!("{} ({pid}) stdout", self.name), stdout.clone()));
-            logs.push((format!("{} ({pid}) stderr", self.name), stderr.clone()));
+            logs.push((format!("{} ({pid}) stdout", self.name), self.lines_shown, stdout.clone()));
+            logs.push((format!("{} ({pid}) stderr", self.name), self.lines_shown, stderr.clone()));
         });
         let inner = Arc::new(Inner { name: self.name, pid, mark: format!("{MARK}={mark}"), stdout, stderr, exit });
         let mut alive = lock(&ALIVE);

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::sync::OnceCell;
 
 /// Something that a suite starts once, at its first use. What it started ends with the test binary.
-pub struct Shared<T>(OnceCell<T>);
+pub struct Shared<T>(OnceCell<Result<T, String>>);
 
 impl<T> Default for Shared<T> {
     fn default() -> Self {
@@ -26,9 +26,10 @@ impl<T> Shared<T> {
     /// Starts it, or gives what was started.
     ///
     /// # Errors
-    /// It does not start.
+    /// It does not start, or did not when it was tried: it is not tried again.
     pub async fn get<F: Future<Output = Result<T>>>(&self, start: impl FnOnce() -> F) -> Result<&T> {
-        self.0.get_or_try_init(start).await
+        let started = self.0.get_or_init(|| async { start().await.map_err(|e| format!("{e:?}")) }).await;
+        started.as_ref().map_err(|e| anyhow::anyhow!("what the suite shares did not start: {e}"))
     }
 }
 

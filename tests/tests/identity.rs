@@ -17,6 +17,7 @@ use shared_proto::credentials::CredentialsFile;
 use shared_proto::secret::Secret;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
@@ -39,6 +40,7 @@ async fn two() -> Result<&'static Two> {
         let a = control_plane.organization("alpha").await?;
         let b = control_plane.organization("beta").await?;
         let good = Setup::new()?.start(&a, "good").await?;
+        a.post(&format!("/runners/{}/default", good.id), &json!({})).await?;
         Ok(Two { control_plane, a, b, good })
     })
     .await
@@ -147,7 +149,9 @@ fn says(line: &str, code: &str) -> bool {
 async fn refused(code: &str, tamper: impl AsyncFnOnce(&Two, CredentialsFile) -> Result<CredentialsFile>) -> Result<()> {
     let two = two().await?;
     let session_of_good = two.a.get(&format!("/runners/{}", two.good.id)).await?["instances"][0]["session_id"].clone();
-    let id = two.a.register(&format!("bad-{code}-{}", shared_proto::now_ms())).await?;
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let id = two.a.register(&format!("bad-{number}-{}", code.replace('_', "-"))).await?;
     let file = tamper(two, two.a.credentials(&id).await?).await?;
     let log = two.control_plane.process().stderr();
     let mark = log.mark();
@@ -312,7 +316,7 @@ async fn cross_tenant() -> Result<()> {
     a.connection("theirs", "kubernetes", Some(&two.good.id)).await?;
     let connection = a.get("/connections/theirs").await?["id"].as_str().context("an id")?.to_owned();
     let stack = a.stack("theirs", "opentofu", quick_module()).await?["id"].as_str().context("an id")?.to_owned();
-    let job = a.start_job("theirs", &json!({ "kind": "preview", "runner": two.good.id })).await?;
+    let job = a.start_job("theirs", &json!({ "kind": "preview" })).await?;
     // an operation that fails is one too
     let answer = a.ask(Method::GET, "/connections/theirs/k8s/namespaces", &Value::Null).await?;
     let operation = answer.headers.get("runner-operation").context("an id")?.to_str()?.to_owned();
@@ -402,7 +406,7 @@ async fn roles_and_tokens() -> Result<()> {
         ensure!(answer.status == 401 && answer.code() == "unauthenticated", "{bad:?}: {}", answer.text());
     }
     ensure!(two.a.client().anonymous().get("/api/v1/runners").await?.status == 401);
-    for open in ["/healthz", "/readyz", "/openapi.json"] {
+    for open in ["/healthz", "/readyz", "/api/v1/openapi.json"] {
         let answer = two.a.client().anonymous().get(open).await?;
         ensure!(answer.status == 200, "{open}: {}", answer.status);
     }
