@@ -263,7 +263,7 @@ impl Credit {
     }
 
     /// Waits until a message may be sent; returns how much payload it may carry, at most `want` bytes, and takes its cost. `None` after
-    /// [`Credit::close`]. One task waits at a time.
+    /// [`Credit::close`]. One task waits at a time; it may give up.
     pub async fn take(&self, want: usize) -> Option<usize> {
         loop {
             let changed = self.inner.changed.notified();
@@ -277,7 +277,6 @@ impl Credit {
                 if state.available >= useful {
                     let payload = (want as u64).min(state.available - MESSAGE_COST) as usize;
                     state.available -= cost(payload);
-                    state.outstanding += cost(payload);
                     Some(payload)
                 } else {
                     None
@@ -286,13 +285,29 @@ impl Credit {
             match payload {
                 None => changed.await,
                 Some(payload) => {
+                    let undo = Undo { credit: &self.inner, cost: cost(payload) };
                     if let Some(share) = &self.inner.share {
                         share.take(cost(payload)).await;
                     }
+                    std::mem::forget(undo);
+                    // only now: what was not taken from the share must not be given back to it
+                    lock(&self.inner.state).outstanding += cost(payload);
                     return Some(payload);
                 }
             }
         }
+    }
+}
+
+/// Takes a taking back that is given up while it waits for the share.
+struct Undo<'a> {
+    credit: &'a CreditInner,
+    cost: u64,
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        lock(&self.credit.state).available += self.cost;
     }
 }
 
@@ -425,6 +440,25 @@ mod tests {
         assert_eq!(waiting.await.expect("joins"), Some(10));
         drop(credit);
         assert_eq!(share.free(), cost(3000));
+    }
+
+    #[tokio::test]
+    async fn a_taking_that_is_given_up_while_it_waits_for_the_share_takes_nothing() {
+        let share = SendShare::new(cost(10));
+        let (first, second) =
+            (Credit::new(cost(2000), Some(share.clone())), Credit::new(cost(500), Some(share.clone())));
+        assert_eq!(first.take(10).await, Some(10));
+        {
+            let mut waiting = std::pin::pin!(second.take(500));
+            std::future::poll_fn(|cx| {
+                assert!(waiting.as_mut().poll(cx).is_pending());
+                std::task::Poll::Ready(())
+            })
+            .await;
+        }
+        drop(first);
+        drop(second);
+        assert_eq!(share.free(), cost(10));
     }
 
     proptest! {
