@@ -224,7 +224,10 @@ async fn resolve(workers: &Workers, request: v1::ResolveRequest) -> Result<(v1::
     match reply.kind {
         Some(resolve_reply::Kind::Target(target)) => Ok((target, reply.valid_until_ms)),
         Some(resolve_reply::Kind::Failure(o)) => {
-            Err(Failure::from_wire(&o.code, &format!("connection {connection:?}: {}", o.message), &o.next_step))
+            // a resolver may have named it already
+            let named = format!("connection {connection:?}");
+            let message = if o.message.contains(&named) { o.message } else { format!("{named}: {}", o.message) };
+            Err(Failure::from_wire(&o.code, &message, &o.next_step))
         }
         None => Err(on("the resolver's answer is empty".to_owned())),
     }
