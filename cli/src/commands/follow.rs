@@ -85,6 +85,8 @@ impl Words {
                 let from = if source.reference.is_empty() { String::new() } else { format!(" ({})", source.reference) };
                 self.note(&format!("· source: {} {}{from}", source.kind, source.revision));
             }
+            // what is asked of the engine beside its work is of no interest to anybody
+            Body::EngineStarted(engine) if matches!(engine.command.as_str(), "version" | "show" | "output") => {}
             Body::EngineStarted(engine) => {
                 self.note(&format!("· {} {}: {}", engine.engine, engine.version, engine.command));
             }
@@ -102,6 +104,7 @@ impl Words {
             Body::Diagnostic(diagnostic) => self.say(&diagnostic_of(diagnostic))?,
             Body::Outputs(outputs) => self.say(&outputs_of(&outputs.json))?,
             Body::CancelProgress(cancel) => self.note(&format!("· cancel {} by {}", cancel.step, cancel.by)),
+            Body::EngineMessage(message) if matches!(message.r#type.as_str(), "version" | "outputs") => {}
             Body::EngineMessage(message) => {
                 let words = serde_json::from_str::<Value>(&message.json).ok();
                 if let Some(words) = words.as_ref().and_then(|v| v.get("@message")).and_then(Value::as_str) {

@@ -340,7 +340,7 @@ impl Scene {
         let count = seen.all.len();
         let lines = [
             format!(
-                "{} of them were written while the way was cut; {done} resources were completed in that time",
+                "{} of them were written while the way was cut; resources completed in that time: {done}",
                 during.len()
             ),
             seen.applied().join(" "),
