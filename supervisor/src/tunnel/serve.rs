@@ -76,13 +76,16 @@ pub(super) async fn serve(
     let routes =
         Routes { session: SessionServer::new(session).max_decoding_message_size(SESSION_MESSAGE_MAX), operations };
     let window = u32::try_from(WINDOW_MAX + SLACK).unwrap_or(u32::MAX / 2);
+    let streams = max_operations.saturating_add(STREAMS_SPARE);
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_frame_size(FRAME_MAX)
         .initial_stream_window_size(window)
         // unread bytes of one stream must never hold up another: credit bounds what all may send
         .initial_connection_window_size(u32::try_from(budget).unwrap_or(u32::MAX / 2).max(window))
-        .max_concurrent_streams(max_operations.saturating_add(STREAMS_SPARE))
+        .max_concurrent_streams(streams)
+        // a cancel may come together with its request; the default of 20 would end the tunnel over Ctrl-C
+        .max_pending_accept_reset_streams(streams as usize)
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(HEADERS_MAX)
         .keep_alive_interval(KEEPALIVE_INTERVAL)
