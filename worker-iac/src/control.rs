@@ -108,7 +108,9 @@ async fn converse(
             };
             let notice = JobNotice { kind: Some(notice) };
             match tokio::time::timeout(WRITE_WITHIN, frame::write_message(&mut writer, Kind::Control, &notice)).await {
-                Ok(result) => result?,
+                Ok(Ok(())) => {}
+                // whoever said something and went is still heard: the reader finds the end
+                Ok(Err(_)) => std::future::pending().await,
                 Err(_) => return Ok(()),
             }
         }
@@ -153,6 +155,13 @@ mod tests {
         assert_eq!(watcher.asked().await, Cancel::Asked("u".into()));
         told.send_replace(Told { step_ended: Some("plan".into()) });
         assert_eq!(hear(&mut stream).await, job_notice::Kind::StepEnded("plan".into()));
+        // one that asks and goes at once is heard as well
+        let (asker, mut watcher) = cancel::pair();
+        let (mut theirs, ours) = UnixStream::pair().expect("a pair");
+        say(&mut theirs, job_control::Kind::Cancel(JobCancel { by: "u".into(), force: true })).await;
+        drop(theirs);
+        let _ = converse(ours, asker, appended.subscribe(), told.subscribe()).await;
+        assert_eq!(watcher.asked().await, Cancel::Forced("u".into()));
         server.abort();
         assert!(listen(&path).is_ok(), "a socket that was left is replaced");
         let file = folder.path().join("f");

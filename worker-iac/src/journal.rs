@@ -17,6 +17,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// Events that wait for the disk; a faster engine is read more slowly, never lost.
 const WAITING_MAX: usize = 256;
+/// What the engine's mere words may take in the spool, bytes; what comes after is left out, and counted.
+const WORDS_MAX: u64 = 256 * 1024 * 1024;
 /// How long an unimportant event may be in memory of the kernel only.
 const SYNC_WITHIN: Duration = Duration::from_millis(200);
 /// How long a full disk is waited for before the job is given up.
@@ -56,6 +58,9 @@ struct Recorder {
     writer: Writer,
     reserve: PathBuf,
     appended: watch::Sender<u64>,
+    /// Bytes of mere words so far, and how many events of them were left out.
+    words: u64,
+    left_out: u64,
     unsynced_since: Option<Instant>,
 }
 
@@ -80,7 +85,8 @@ pub(crate) fn open(
     let (appended, appended_rx) = watch::channel(last);
     let (failed, failed_rx) = watch::channel(None);
     let (done, closing) = oneshot::channel();
-    let recorder = Recorder { writer, reserve: reserve.to_owned(), appended, unsynced_since: None };
+    let recorder =
+        Recorder { writer, reserve: reserve.to_owned(), appended, words: 0, left_out: 0, unsynced_since: None };
     let handle = tokio::runtime::Handle::current();
     std::thread::Builder::new().name("journal".into()).spawn(move || {
         let result = recorder.run(&handle, receiver);
@@ -162,7 +168,7 @@ impl Recorder {
                 }
             };
             match next {
-                Some(Message::Event(body)) => self.append(*body)?,
+                Some(Message::Event(body)) => self.take(*body)?,
                 Some(Message::Flush(done)) => {
                     self.sync()?;
                     let _ = done.send(());
@@ -170,6 +176,26 @@ impl Recorder {
                 None => return self.sync(),
             }
         }
+    }
+
+    /// Appends it, unless it is one word too many.
+    fn take(&mut self, body: Body) -> Result<(), SpoolError> {
+        match &body {
+            Body::OutputLine(_) | Body::EngineMessage(_) => {
+                self.words += body.encoded_len() as u64;
+                if self.words > WORDS_MAX {
+                    self.left_out += 1;
+                    return Ok(());
+                }
+            }
+            Body::Result(_) | Body::PhaseChanged(_) if self.left_out > 0 => {
+                let text = format!("{} lines of output were left out: there were too many.", self.left_out);
+                self.left_out = 0;
+                self.append(Body::OutputLine(OutputLine { stream: "runner".into(), text }))?;
+            }
+            _ => {}
+        }
+        self.append(body)
     }
 
     fn append(&mut self, body: Body) -> Result<(), SpoolError> {

@@ -116,11 +116,10 @@ impl Job {
         self.note_phase();
         self.until_released().await;
         drop(upload);
-        let done = match &self.request {
-            Ok(_) => self.folder.remove(),
-            // kept for whoever looks into it
-            Err(_) => self.folder.set_aside().map(drop),
-        };
+        let (folder, keep) = (self.folder.clone(), self.request.is_err());
+        // a source may have many files; one that is damaged is kept for whoever looks into it
+        let removing = move || if keep { folder.set_aside().map(drop) } else { folder.remove() };
+        let done = tokio::task::spawn_blocking(removing).await.unwrap_or_else(|e| Err(std::io::Error::other(e)));
         match done {
             Ok(()) => tracing::info!(job = held.job_id, "job released"),
             Err(e) => tracing::error!(job = held.job_id, error = %e, "the folder of a released job stays"),

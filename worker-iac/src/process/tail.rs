@@ -1,6 +1,7 @@
 //! Reads a file's lines while another process appends to it. Woken by inotify; where the kernel gives none, it looks often.
 
 use super::appending;
+use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -12,6 +13,9 @@ use tokio::io::unix::AsyncFd;
 
 /// The longest line that is kept whole, bytes: engines put a whole document on one line. What is longer is cut there.
 const LINE_MAX: usize = 1024 * 1024;
+/// What was read is given back to the disk in pieces of so many bytes: an engine that talks for days must not fill it. The newest
+/// such piece stays, for whoever looks into the file.
+const KEEP: u64 = 64 * 1024 * 1024;
 /// How often the file is looked at without inotify.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How often it is looked at beside inotify, which may lose an event where its queue is full.
@@ -36,6 +40,9 @@ pub(super) struct Tail {
     searched: usize,
     left_out: usize,
     finished: bool,
+    /// How far it was read, and up to where it was given back.
+    offset: u64,
+    freed: u64,
     watch: Option<AsyncFd<Watch>>,
 }
 
@@ -54,9 +61,10 @@ impl Tail {
     /// From the file's present end on; the file is made if there is none.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         appending(path)?;
-        let mut file = File::open(path)?;
-        file.seek(SeekFrom::End(0))?;
-        Ok(Self { file, pending: Vec::new(), searched: 0, left_out: 0, finished: false, watch: watch(path) })
+        let mut file = File::options().read(true).write(true).open(path)?;
+        let offset = file.seek(SeekFrom::End(0))?;
+        let (pending, watch) = (Vec::new(), watch(path));
+        Ok(Self { file, pending, searched: 0, left_out: 0, finished: false, offset, freed: 0, watch })
     }
 
     /// The writer is gone: what comes after the last line's end is a line too.
@@ -84,9 +92,26 @@ impl Tail {
                     return Ok(Some(self.take(end, end)));
                 }
                 0 => return Ok(None),
-                n => self.pending.extend_from_slice(&buffer[..n]),
+                n => {
+                    self.pending.extend_from_slice(&buffer[..n]);
+                    self.offset += n as u64;
+                    self.give_back();
+                }
             }
         }
+    }
+
+    /// Frees what was read long ago; where the file system cannot do that, it stays.
+    fn give_back(&mut self) {
+        if self.offset < self.freed + 2 * KEEP {
+            return;
+        }
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let until = self.offset - KEEP;
+        if let (Ok(from), Ok(length)) = (i64::try_from(self.freed), i64::try_from(until - self.freed)) {
+            let _ = fallocate(&self.file, flags, from, length);
+        }
+        self.freed = until;
     }
 
     fn take(&mut self, end: usize, next: usize) -> Line {

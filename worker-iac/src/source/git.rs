@@ -296,8 +296,6 @@ impl Fetching<'_> {
             "-c",
             "credential.helper=",
             "-c",
-            "transfer.fsckObjects=true",
-            "-c",
             "fetch.unpackLimit=1",
             "-c",
             "submodule.recurse=false",
@@ -334,14 +332,15 @@ impl Fetching<'_> {
             _ => {}
         })
         .await
-        .map_err(git_missing)?;
+        .map_err(of_git)?;
         Ok(Said { ok: exit == Exit::Code(0), out, complaint })
     }
 }
 
-/// A git that cannot be run is no missing engine.
-fn git_missing(stop: Stop) -> Stop {
+/// A git that cannot be run is no missing engine, and one that was cancelled has changed nothing.
+fn of_git(stop: Stop) -> Stop {
     match stop {
+        Stop::Canceled { forced, .. } => Stop::Canceled { forced, exit: None },
         Stop::Failed(failure, exit) if failure.code == Code::EngineMissing => Stop::Failed(
             Code::SourceUnavailable
                 .on(failure.message)
