@@ -274,6 +274,8 @@ fn job_settings(config: &Config, state: &State, hostname: &str, engines: &BTreeM
     };
     set("PATH", config.environment.get("PATH").cloned());
     set("TF_CLI_CONFIG_FILE", config.engines.cli_config.as_ref().map(|p| p.display().to_string()));
+    // what worker-iac knows it by
+    set("RUNNER_ALLOW_FILE_SOURCES", config.allow_file_sources.then(|| "1".to_owned()));
     if let Some(url) = &config.proxy.url {
         let url = format!("http://{}", url.authority());
         set("HTTPS_PROXY", Some(url.clone()));

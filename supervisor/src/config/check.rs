@@ -30,6 +30,7 @@ struct File {
     isolation: FileIsolation,
     workers: FileWorkers,
     engines: FileEngines,
+    sources: FileSources,
     connections: BTreeMap<String, FileConnection>,
 }
 #[derive(Deserialize)]
@@ -67,6 +68,11 @@ struct FileEngines {
     terraform: PathBuf,
     cli_config: PathBuf,
 }
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct FileSources {
+    allow_file: bool,
+}
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileConnection {
@@ -98,6 +104,7 @@ impl Default for File {
             isolation: FileIsolation::default(),
             workers: FileWorkers::default(),
             engines: FileEngines::default(),
+            sources: FileSources::default(),
             connections: BTreeMap::new(),
         }
     }
@@ -258,6 +265,7 @@ impl File {
             isolation_require: self.isolation.require,
             workers,
             engines,
+            allow_file_sources: self.sources.allow_file,
             connections,
             environment: environment(variables),
             shown: Vec::new(),
@@ -294,6 +302,7 @@ impl Config {
                 "engines.opentofu" => path(&self.engines.opentofu),
                 "engines.terraform" => path(&self.engines.terraform),
                 "engines.cli_config" => path(&self.engines.cli_config),
+                "sources.allow_file" => self.allow_file_sources.to_string(),
                 _ => String::new(),
             }
         };

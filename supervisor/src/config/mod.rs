@@ -46,6 +46,8 @@ pub struct Config {
     pub workers: WorkerPaths,
     /// The engines.
     pub engines: Engines,
+    /// Whether a job's Git source may be a folder of this machine.
+    pub allow_file_sources: bool,
     /// Named targets and how to authenticate to them.
     pub connections: BTreeMap<String, Connection>,
     /// What of the supervisor's own environment a resolver may be given: `AWS_*`, `HOME`, `PATH`.

@@ -26,6 +26,8 @@ pub enum Kind {
     Text,
     /// A whole number.
     Number,
+    /// true or false.
+    Switch,
 }
 
 /// Where a value came from.
@@ -56,6 +58,9 @@ pub struct Shown {
 
 const fn text(key: &'static str, default: &'static str, help: &'static str) -> Setting {
     Setting { key, kind: Kind::Text, default, help }
+}
+const fn switch(key: &'static str, default: &'static str, help: &'static str) -> Setting {
+    Setting { key, kind: Kind::Switch, default, help }
 }
 const fn number(key: &'static str, default: &'static str, help: &'static str) -> Setting {
     Setting { key, kind: Kind::Number, default, help }
@@ -89,6 +94,7 @@ pub const SETTINGS: &[Setting] = &[
     text("engines.opentofu", "", "OpenTofu; else `tofu` on PATH"),
     text("engines.terraform", "", "Terraform; else `terraform` on PATH"),
     text("engines.cli_config", "", "TF_CLI_CONFIG_FILE of the engines"),
+    switch("sources.allow_file", "false", "Whether a job's Git source may be a folder of this machine (file://)"),
 ];
 
 // === impl Setting ===
@@ -142,6 +148,9 @@ pub(super) fn merge(
         };
         let value = match setting.kind {
             Kind::Text => Value::String(text),
+            Kind::Switch => Value::Boolean(
+                text.parse().map_err(|_| ConfigError(format!("{name}: {text:?} is neither true nor false")))?,
+            ),
             Kind::Number => Value::Integer(
                 text.parse().map_err(|_| ConfigError(format!("{name}: {text:?} is not a whole number")))?,
             ),
