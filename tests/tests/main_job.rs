@@ -42,7 +42,7 @@ async fn usual() -> Result<&'static Usual> {
                 if let Some(moto) = &moto {
                     setup = setup.aws("account", moto);
                 }
-                setup.engines(&engines.iter().collect::<Vec<_>>()).table("sources", "allow_file = true")
+                setup.engines(&engines.iter().collect::<Vec<_>>())
             })
             .await?;
             if let Some(moto) = &moto {
@@ -130,10 +130,11 @@ async fn lists_agree() -> Result<()> {
 
 async fn describe_agrees() -> Result<()> {
     let usual = usual().await?;
+    let uid = usual.cluster.read("/api/v1/namespaces/seen/pods/web-1").await?["metadata"]["uid"].clone();
     let event = json!({
         "apiVersion": "v1", "kind": "Event", "metadata": { "name": "web-1.seen" }, "type": "Warning", "reason": "TestedOften",
         "message": "an event of the tests", "count": 3, "source": { "component": "tests" }, "lastTimestamp": "2026-01-01T00:00:00Z",
-        "involvedObject": { "apiVersion": "v1", "kind": "Pod", "name": "web-1", "namespace": "seen" },
+        "involvedObject": { "apiVersion": "v1", "kind": "Pod", "name": "web-1", "namespace": "seen", "uid": uid },
     });
     usual.cluster.create("/api/v1/namespaces/seen/events", &event).await?;
     let ours = usual.world.user().get("/connections/cluster/k8s/namespaces/seen/pods/web-1").await?;
@@ -196,7 +197,7 @@ async fn logs_agree() -> Result<()> {
     let mut stream = usual.world.user().follow("cluster", "seen", "web-1", "all_containers=true&tail=3").await?;
     let text = String::from_utf8(stream.rest().await?)?;
     for (container, last) in [("app", "app line 199"), ("side", "side line 19")] {
-        let prefix = format!("[web-1/{container}] ");
+        let prefix = format!("[pod/web-1/{container}] ");
         let lines: Vec<_> = text.lines().filter_map(|l| l.strip_prefix(&prefix)).collect();
         ensure!(lines.len() == 3 && lines[2].starts_with(last), "{text}");
     }
@@ -274,7 +275,11 @@ async fn terminal() -> Result<()> {
         loop {
             socket.send(0, b"stty size\n").await?;
             let from = seen.len();
-            while !seen[from..].contains('\n') || !seen[from..].trim_end().ends_with(|c: char| c.is_ascii_digit()) {
+            let figures = |l: &str| {
+                let mut words = l.trim_start_matches("# ").split(' ');
+                words.by_ref().take(2).filter(|w| w.parse::<u32>().is_ok()).count() == 2 && words.next().is_none()
+            };
+            while !seen[from..].lines().any(figures) {
                 let (kind, bytes) =
                     tokio::time::timeout_at(end, socket.next()).await.context(seen.clone())??.context("open")?;
                 ensure!(kind == 1, "a terminal has one stream, not {kind}: {}", String::from_utf8_lossy(&bytes));
