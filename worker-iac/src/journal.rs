@@ -30,7 +30,8 @@ const RESERVE: usize = 256 * 1024;
 #[derive(Debug, Clone)]
 pub(crate) struct Journal {
     sender: mpsc::Sender<Message>,
-    redaction: Redaction,
+    /// What is secret as far as is known now.
+    redaction: watch::Receiver<Redaction>,
 }
 
 /// What the journal tells.
@@ -71,7 +72,7 @@ struct Recorder {
 pub(crate) fn open(
     path: &Path,
     reserve: &Path,
-    redaction: Redaction,
+    redaction: watch::Receiver<Redaction>,
     next_expected: u64,
 ) -> Result<(Journal, Progress, Closing), SpoolError> {
     let (writer, _torn) = Writer::open(events_file(path)?)?;
@@ -131,11 +132,12 @@ impl Journal {
     }
     /// Takes the job's secrets out of a line before it is parsed.
     pub(crate) fn redact_line(&self, line: &mut String) {
-        self.redaction.apply(line);
+        self.redaction.borrow().apply(line);
     }
     fn redact(&self, body: &mut Body) {
+        let redaction = self.redaction.borrow();
         for text in texts(body) {
-            self.redaction.apply(text);
+            redaction.apply(text);
         }
     }
 }
@@ -300,7 +302,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("events");
         let reserve = folder.path().join("reserve");
-        let redaction = Redaction::new(["a-secret-value"]);
+        let (_secrets, redaction) = watch::channel(Redaction::new(["a-secret-value"]));
         let (journal, progress, closing) = open(&path, &reserve, redaction.clone(), 1).expect("opens");
         journal.record(Body::PhaseChanged(PhaseChanged { phase: "preparing".into(), detail: String::new() })).await;
         journal.note("with a-secret-value in it").await;

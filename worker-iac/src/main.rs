@@ -16,6 +16,7 @@ mod source;
 mod start;
 mod step;
 mod stop;
+mod variables;
 
 use std::process::ExitCode;
 

@@ -9,6 +9,7 @@ use crate::process::Environment;
 use crate::redaction::Redaction;
 use crate::source::{self, Places};
 use crate::stop::{Exit, Stop, io_failure};
+use crate::variables::{self, Declarations, Variables};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 use shared_proto::failure::Code;
@@ -47,6 +48,8 @@ struct Step {
     tmp: PathBuf,
     journal: Journal,
     cancel: Watcher,
+    /// What is taken out of the events.
+    redaction: watch::Sender<Redaction>,
 }
 
 /// Runs the step that the request asks for, in the working directory.
@@ -58,10 +61,10 @@ pub(crate) async fn run(start: JobStart) -> Result<(), SpoolError> {
     let tmp = work.join("tmp");
     let private = private_folder(&tmp);
     let request = start.request.clone().unwrap_or_default();
-    let variables = request.variables.values().map(String::as_str);
-    let redaction = Redaction::new(variables.chain(environment::secrets(&start.targets)));
+    let secrets = variables::all(&request.variables).chain(environment::secrets(&start.targets));
+    let (redaction, secret) = watch::channel(Redaction::new(secrets));
     let (journal, progress, closing) =
-        journal::open(Path::new("events"), &tmp.join("reserve"), redaction, start.next_sequence)?;
+        journal::open(Path::new("events"), &tmp.join("reserve"), secret, start.next_sequence)?;
     let (asker, cancel) = cancel::pair();
     let (told, told_rx) = watch::channel(control::Told::default());
     let step_name = start.step.clone();
@@ -86,7 +89,7 @@ pub(crate) async fn run(start: JobStart) -> Result<(), SpoolError> {
         }
     });
 
-    let mut step = Step { start, request, work, tmp: tmp.clone(), journal: journal.clone(), cancel };
+    let mut step = Step { start, request, work, tmp: tmp.clone(), journal: journal.clone(), cancel, redaction };
     let ended = match private {
         Ok(()) => step.perform().await,
         Err(failure) => Err(failure.into()),
@@ -249,8 +252,17 @@ impl Step {
             0 => GRACE_DEFAULT,
             seconds => Duration::from_secs(seconds.into()),
         };
-        let environment = environment::for_engine(&self.start, &self.folders())?;
-        let parts = Parts { program: &program, environment, root, work: self.work.clone(), grace };
+        let mut environment = environment::for_engine(&self.start, &self.folders())?;
+        let kind = Kind::from_name(&self.request.engine)?;
+        let passed = Variables::new(&self.request.variables, &Declarations::read(&root, kind.extensions()))?;
+        let secrets = passed.secrets.iter().map(String::as_str).chain(environment::secrets(&self.start.targets));
+        self.redaction.send_replace(Redaction::new(secrets));
+        if let Some(note) = passed.note().filter(|_| self.start.step != "apply") {
+            self.journal.note(note).await;
+        }
+        let variables = passed.write(&self.tmp)?;
+        environment.extend(passed.environment.into_iter().map(|(name, value)| (name, value.into())));
+        let parts = Parts { program: &program, environment, variables, root, work: self.work.clone(), grace };
         let mut engine = Engine::new(parts, self.cancel.clone(), self.journal.clone())?;
         engine.learn_version().await?;
         Ok(engine)

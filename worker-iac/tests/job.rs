@@ -295,7 +295,7 @@ fn a_killed_worker_leaves_a_readable_spool_and_an_engine_that_finishes() {
 #[test]
 fn secrets_are_in_no_event() {
     for engine in engines() {
-        let text = "variable \"secret\" {}\nresource \"terraform_data\" \"a\" {\n input = var.secret\n provisioner \"local-exec\" { command = \"echo ${var.secret}; cat $KUBECONFIG; env\" }\n}\n";
+        let text = "variable \"secret\" { sensitive = true }\nresource \"terraform_data\" \"a\" {\n input = nonsensitive(var.secret)\n provisioner \"local-exec\" { command = \"echo ${nonsensitive(var.secret)}; cat $KUBECONFIG; env\" }\n}\n";
         let mut job = Job::new(&engine, JobKind::Update, &[("main.tf", text)]);
         job.request().variables.insert("secret".into(), "hunter2-hunter2".into());
         let kubernetes = shared_proto::v1::KubernetesTarget {

@@ -1,5 +1,5 @@
 //! The whole environment of an engine: a plain PATH, a home and a temporary folder of the job's own, what the runner's
-//! configuration gives by name, the job's variables, and the credentials of its connections. Nothing is inherited: TF_CLI_ARGS
+//! configuration gives by name, and the credentials of the job's connections. Nothing is inherited: TF_CLI_ARGS
 //! and its like cannot come through, and a user's `.terraformrc` is not looked at, because HOME and TF_CLI_CONFIG_FILE are ours.
 
 use super::private_folder;
@@ -37,8 +37,6 @@ const PASSED_TO_ENGINE: &[&str] =
 const PASSED_TO_GIT: &[&str] = &["GIT_SSH_COMMAND", "SSH_AUTH_SOCK", "GIT_SSL_CAINFO"];
 /// Where it allows `file:` sources.
 const ALLOW_FILE: &str = "RUNNER_ALLOW_FILE_SOURCES";
-/// The longest one variable, name and value: what the kernel takes, with its `=` and its end.
-const VARIABLE_MAX: usize = 128 * 1024 - 16;
 /// The longest folder in which a plug-in can still make its socket (108 bytes with its own name).
 const TMPDIR_MAX: usize = 64;
 
@@ -90,10 +88,10 @@ pub(crate) fn for_git(start: &JobStart, folders: &Folders<'_>) -> Environment {
     environment
 }
 
-/// For the engine: with variables and credentials.
+/// For the engine: with credentials.
 ///
 /// # Errors
-/// A variable that no engine can have; the file system.
+/// Credentials that cannot be written down; the file system.
 pub(crate) fn for_engine(start: &JobStart, folders: &Folders<'_>) -> Result<Environment, Failure> {
     let mut environment = common(start, folders);
     copy(start, PASSED_TO_ENGINE, &mut environment);
@@ -107,30 +105,8 @@ pub(crate) fn for_engine(start: &JobStart, folders: &Folders<'_>) -> Result<Envi
         environment.insert(name.into(), value.into());
     }
     environment.insert("TF_DATA_DIR".into(), folders.work.join("data").into());
-    if let Some(request) = &start.request {
-        for (name, value) in &request.variables {
-            check_variable(name, value)?;
-            environment.insert(format!("TF_VAR_{name}"), value.into());
-        }
-    }
     credentials(&start.targets, folders.tmp, &mut environment)?;
     Ok(environment)
-}
-
-fn check_variable(name: &str, value: &str) -> Result<(), Failure> {
-    let mut bytes = name.bytes();
-    let first = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
-    if !first || !bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
-        let shown: String = name.chars().take(100).collect();
-        return Err(Code::InvalidArgument.on(format!("{shown:?} is no name of a variable")));
-    }
-    if value.contains('\0') {
-        return Err(Code::InvalidArgument.on(format!("the variable {name} holds a NUL")));
-    }
-    if name.len() + value.len() > VARIABLE_MAX {
-        return Err(Code::TooLarge.on(format!("the variable {name} is longer than {VARIABLE_MAX} bytes")));
-    }
-    Ok(())
 }
 
 /// The secrets among the credentials, for redaction.
@@ -273,13 +249,12 @@ pub(crate) fn private_file(path: &Path, content: &[u8]) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shared_proto::v1::{JobRequest, Target};
+    use shared_proto::v1::Target;
     use std::os::unix::fs::PermissionsExt as _;
 
-    fn start(environment: &[(&str, &str)], variables: &[(&str, &str)], targets: Vec<JobTarget>) -> JobStart {
-        let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let request = JobRequest { variables: map(variables), ..Default::default() };
-        JobStart { request: Some(request), environment: map(environment), targets, ..Default::default() }
+    fn start(environment: &[(&str, &str)], targets: Vec<JobTarget>) -> JobStart {
+        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        JobStart { environment, targets, ..Default::default() }
     }
     fn kubernetes(connection: &str, token: &str) -> JobTarget {
         let target = KubernetesTarget { server: "https://k".into(), token: token.into(), ..Default::default() };
@@ -313,16 +288,21 @@ mod tests {
             ("RUNNER_ALLOW_FILE_SOURCES", "1"),
         ];
         let targets = vec![kubernetes("prod", "t1"), kubernetes("dev", "t2"), aws("one", "s1"), aws("two", "s2")];
-        let start = start(&given, &[("a", "1"), ("list", "[1]")], targets);
+        let start = start(&given, targets);
         assert!(allows_file(&start));
         let environment = for_engine(&start, &folders).expect("an environment");
         let get = |name: &str| environment.get(name).and_then(|v| v.to_str()).unwrap_or_default().to_owned();
-        for absent in
-            ["TF_CLI_ARGS", "TF_CLI_ARGS_plan", "TF_LOG", "LD_PRELOAD", "GIT_SSH_COMMAND", "RUNNER_ALLOW_FILE_SOURCES"]
-        {
+        for absent in [
+            "TF_CLI_ARGS",
+            "TF_CLI_ARGS_plan",
+            "TF_LOG",
+            "LD_PRELOAD",
+            "TF_VAR_a",
+            "GIT_SSH_COMMAND",
+            "RUNNER_ALLOW_FILE_SOURCES",
+        ] {
             assert!(!environment.contains_key(absent), "{absent}");
         }
-        assert_eq!((get("TF_VAR_a"), get("TF_VAR_list")), ("1".into(), "[1]".into()));
         assert_eq!((get("HTTPS_PROXY"), get("AWS_SECRET_ACCESS_KEY")), ("http://p".into(), "s1".into()));
         assert_eq!(get("AWS_SESSION_TOKEN"), "");
         for file in ["kubeconfig", "aws-credentials", "aws-config", "engine.tfrc"] {
@@ -338,22 +318,6 @@ mod tests {
         assert_eq!(for_git(&start, &folders).get("GIT_SSH_COMMAND").and_then(|v| v.to_str()), Some("ssh"));
         let found: Vec<_> = secrets(&start.targets).filter(|s| !s.is_empty()).collect();
         assert_eq!(found, ["t1", "t2", "s1", "s2"]);
-    }
-
-    #[test]
-    fn variables_that_no_engine_can_have_are_refused() {
-        let long = "x".repeat(VARIABLE_MAX);
-        for (name, value, code) in [
-            ("", "v", Code::InvalidArgument),
-            ("1a", "v", Code::InvalidArgument),
-            ("a=b", "v", Code::InvalidArgument),
-            ("a b", "v", Code::InvalidArgument),
-            ("a", "nul\0", Code::InvalidArgument),
-            ("a", &long, Code::TooLarge),
-        ] {
-            assert_eq!(check_variable(name, value).expect_err(name).code, code, "{name}");
-        }
-        assert!(check_variable("_a-B1", "any\n\"thing\"").is_ok());
     }
 
     #[test]

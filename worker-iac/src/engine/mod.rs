@@ -40,6 +40,8 @@ pub(crate) struct Engine {
     program: PathBuf,
     version: String,
     environment: Environment,
+    /// Arguments that name the files with the job's variables.
+    variables: Vec<String>,
     root: PathBuf,
     work: PathBuf,
     grace: Duration,
@@ -86,13 +88,28 @@ impl Kind {
     }
     /// Whether its `init` takes `-json`.
     fn init_has_json(self, version: &str) -> bool {
-        let mut numbers = version.trim_start_matches('v').split(['.', '-']).map(str::parse::<u32>);
-        let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else { return false };
         match self {
-            Self::OpenTofu => (major, minor) >= (1, 8),
-            Self::Terraform => (major, minor) >= (1, 9),
+            Self::OpenTofu => at_least(version, (1, 8)),
+            Self::Terraform => at_least(version, (1, 9)),
         }
     }
+    /// Whether a command takes files with variables.
+    fn takes_variables(self, command: &str, version: &str) -> bool {
+        match (self, command) {
+            (_, "plan") => true,
+            // for what is ephemeral, and so in no plan
+            (Self::Terraform, "apply") => at_least(version, (1, 10)),
+            // for backends and sources of modules that are made of variables; its apply compares them with the plan's
+            (Self::OpenTofu, "init" | "apply" | "show" | "output") => at_least(version, (1, 8)),
+            _ => false,
+        }
+    }
+}
+
+/// Whether a version is that one or a later one; what is no version is none.
+fn at_least(version: &str, wanted: (u32, u32)) -> bool {
+    let mut numbers = version.trim_start_matches('v').split(['.', '-']).map(str::parse::<u32>);
+    matches!((numbers.next(), numbers.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= wanted)
 }
 
 // === impl Engine ===
@@ -104,6 +121,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) program: &'a EngineProgram,
     /// The whole environment.
     pub(crate) environment: Environment,
+    /// Arguments that name the files with the job's variables.
+    pub(crate) variables: Vec<String>,
     /// The root module.
     pub(crate) root: PathBuf,
     /// The job's folder.
@@ -124,9 +143,9 @@ impl Engine {
             let message = format!("{} is not at {:?}", kind.name(), parts.program.path);
             return Err(Code::EngineMissing.on(message));
         }
-        let Parts { environment, root, work, grace, .. } = parts;
+        let Parts { environment, variables, root, work, grace, .. } = parts;
         let version = parts.program.version.clone();
-        Ok(Self { kind, program, version, environment, root, work, grace, cancel, journal })
+        Ok(Self { kind, program, version, environment, variables, root, work, grace, cancel, journal })
     }
 
     /// Asks the program for its version, where the supervisor does not know it: that one runs no programs.
@@ -276,13 +295,13 @@ impl Engine {
         self.journal.record(Body::EngineStarted(started)).await;
         // what came before is on disk before the engine can do anything
         self.journal.flush().await;
-        let program = Program {
-            path: &self.program,
-            arguments: arguments.iter().map(OsString::from).collect(),
-            folder: &self.root,
-            environment: &self.environment,
-            output,
-        };
+        let mut arguments: Vec<_> = arguments.iter().map(OsString::from).collect();
+        if self.kind.takes_variables(name, &self.version) {
+            // options come before what they are for
+            arguments.splice(1..1, self.variables.iter().map(OsString::from));
+        }
+        let program =
+            Program { path: &self.program, arguments, folder: &self.root, environment: &self.environment, output };
         process::run(program, &mut self.cancel, self.grace, &self.journal, hear).await
     }
 }
@@ -364,6 +383,20 @@ mod tests {
             (Kind::OpenTofu, "new", false),
         ] {
             assert_eq!(kind.init_has_json(version), expected, "{kind:?} {version}");
+        }
+    }
+
+    #[test]
+    fn variables_go_where_they_are_taken() {
+        for (kind, version, expected) in [
+            (Kind::Terraform, "1.11.4", &["plan", "apply"][..]),
+            (Kind::Terraform, "1.9.8", &["plan"]),
+            (Kind::OpenTofu, "1.12.6-dev", &["init", "plan", "apply", "show", "output"]),
+            (Kind::OpenTofu, "1.7.3", &["plan"]),
+        ] {
+            let commands = ["version", "init", "plan", "apply", "show", "output"];
+            let found: Vec<_> = commands.into_iter().filter(|c| kind.takes_variables(c, version)).collect();
+            assert_eq!(found, expected, "{kind:?} {version}");
         }
     }
 

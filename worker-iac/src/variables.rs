@@ -1,0 +1,246 @@
+//! The job's variables on their way to the engine: by files that only this user can read, named on the command line, because those
+//! alone win over a `terraform.tfvars` of the source. A value never goes into argv, and only the values of variables that the module
+//! calls sensitive are taken out of what is recorded: a plan without its names would say nothing.
+
+mod declared;
+mod tokens;
+
+use crate::engine::environment::private_file;
+use declared::Declared;
+use serde_json::Value;
+use shared_proto::failure::{Code, Failure};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+pub(crate) use declared::Declarations;
+
+/// The longest variable that can go by the environment, name and value: what the kernel takes, with `TF_VAR_`, its `=` and its end.
+const IN_ENVIRONMENT_MAX: usize = 128 * 1024 - 16;
+/// The most names of variables in one note.
+const NAMED_MAX: usize = 50;
+
+/// A job's variables as one root module takes them.
+#[derive(Default)]
+pub(crate) struct Variables {
+    /// Of a JSON file: `"name": value`.
+    json: Vec<String>,
+    /// Of a file in the engine's language, for what is no JSON: `name = (value)`.
+    native: Vec<String>,
+    /// By the environment: those of which nobody knows how they are declared.
+    pub(crate) environment: Vec<(String, String)>,
+    /// What is never to be recorded.
+    pub(crate) secrets: Vec<String>,
+    undeclared: Vec<String>,
+}
+
+// === impl Variables ===
+
+impl Variables {
+    /// Sorts the values by how the module declares them.
+    ///
+    /// # Errors
+    /// A variable that no engine can have.
+    pub(crate) fn new(given: &HashMap<String, String>, module: &Declarations) -> Result<Self, Failure> {
+        let mut variables = Self::default();
+        let mut sorted: Vec<_> = given.iter().collect();
+        sorted.sort();
+        for (name, value) in sorted {
+            check(name, value)?;
+            match module.known.get(name) {
+                Some(declared) => variables.pass(name, value, declared),
+                // the engine reads its language better: it knows the type, and takes no offence at what it does not know
+                None if module.doubtful => {
+                    if name.len() + value.len() > IN_ENVIRONMENT_MAX {
+                        let message = format!("the variable {name} is longer than {IN_ENVIRONMENT_MAX} bytes");
+                        return Err(Code::TooLarge.on(message));
+                    }
+                    variables.environment.push((format!("TF_VAR_{name}"), value.clone()));
+                    variables.secrets.push(value.clone());
+                }
+                None => variables.undeclared.push(name.clone()),
+            }
+        }
+        Ok(variables)
+    }
+
+    fn pass(&mut self, name: &str, value: &str, declared: &Declared) {
+        let plain = declared.plain.unwrap_or(true);
+        let quoted = |text: &str| Value::from(text).to_string();
+        if plain {
+            self.json.push(format!("{}: {}", quoted(name), quoted(value)));
+        } else if serde_json::from_str::<serde::de::IgnoredAny>(value).is_ok() {
+            // as it stands: a number keeps all its digits
+            self.json.push(format!("{}: {value}", quoted(name)));
+        } else {
+            // the parentheses let it go over several lines, and end in a comment
+            self.native.push(format!("{name} = (\n{value}\n)\n"));
+        }
+        if declared.sensitive {
+            self.secrets.push(value.to_owned());
+            if !plain {
+                self.secrets.extend(parts(value));
+            }
+        }
+    }
+
+    /// Writes the files into the job's temporary folder. The arguments that name them.
+    ///
+    /// # Errors
+    /// The file system.
+    pub(crate) fn write(&self, tmp: &Path) -> Result<Vec<String>, Failure> {
+        let mut arguments = Vec::new();
+        for (file, content) in [
+            ("variables.tfvars.json", (!self.json.is_empty()).then(|| format!("{{{}}}\n", self.json.join(",\n")))),
+            ("variables.tfvars", (!self.native.is_empty()).then(|| self.native.concat())),
+        ] {
+            if let Some(content) = content {
+                let path = tmp.join(file);
+                private_file(&path, content.as_bytes())?;
+                arguments.push(format!("-var-file={}", path.display()));
+            }
+        }
+        Ok(arguments)
+    }
+
+    /// What a user is to know about variables that are not passed.
+    pub(crate) fn note(&self) -> Option<String> {
+        let names = match self.undeclared.len() {
+            0 => return None,
+            n if n > NAMED_MAX => {
+                format!("{} and {} more", self.undeclared[..NAMED_MAX].join(", "), n - NAMED_MAX)
+            }
+            _ => self.undeclared.join(", "),
+        };
+        Some(format!("Not passed to the engine, because the root module declares no such variable: {names}"))
+    }
+}
+
+impl std::fmt::Debug for Variables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Variables({} values)", self.json.len() + self.native.len() + self.environment.len())
+    }
+}
+
+fn check(name: &str, value: &str) -> Result<(), Failure> {
+    let mut bytes = name.bytes();
+    let first = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+    if !first || !bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
+        let shown: String = name.chars().take(100).collect();
+        return Err(Code::InvalidArgument.on(format!("{shown:?} is no name of a variable")));
+    }
+    if value.contains('\0') {
+        return Err(Code::InvalidArgument.on(format!("the variable {name} holds a NUL")));
+    }
+    Ok(())
+}
+
+/// The texts and numbers inside of a list or an object: the engine shows them one by one.
+fn parts(value: &str) -> Vec<String> {
+    fn walk(value: Value, parts: &mut Vec<String>) {
+        match value {
+            Value::String(text) => parts.push(text),
+            Value::Number(number) => parts.push(number.to_string()),
+            Value::Array(items) => items.into_iter().for_each(|item| walk(item, parts)),
+            Value::Object(items) => items.into_iter().for_each(|(_, item)| walk(item, parts)),
+            Value::Null | Value::Bool(_) => {}
+        }
+    }
+    match serde_json::from_str(value) {
+        Ok(value) => {
+            let mut parts = Vec::new();
+            walk(value, &mut parts);
+            parts
+        }
+        Err(_) => tokens::texts(value),
+    }
+}
+
+/// What is secret as long as nobody knows how the variables are declared: all of them.
+pub(crate) fn all(given: &HashMap<String, String>) -> impl Iterator<Item = &str> {
+    given.values().map(String::as_str)
+}
+
+/// The variables of which a module says that they are given: its declarations, by name.
+type Known = BTreeMap<String, Declared>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn declared(plain: Option<bool>, sensitive: bool) -> Declared {
+        Declared { plain, sensitive }
+    }
+    fn given(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn values_go_as_their_variables_are_declared() {
+        let known = [
+            ("text", declared(Some(true), false)),
+            ("untyped", declared(None, false)),
+            ("list", declared(Some(false), false)),
+            ("native", declared(Some(false), false)),
+            ("secret", declared(None, true)),
+            ("secrets", declared(Some(false), true)),
+        ];
+        let known = known.into_iter().map(|(name, d)| (name.to_owned(), d)).collect();
+        let module = Declarations { known, doubtful: false };
+        let values = given(&[
+            ("text", "[1]"),
+            ("untyped", "a \"quoted\" ${thing}"),
+            ("list", "[12345678901234567890123]"),
+            ("native", "{ a = 1 } # so"),
+            ("secret", "hunter2-hunter2"),
+            ("secrets", "{\"a\": [\"password-1\", 12345678]}"),
+            ("typo", "a-value-of-nothing"),
+        ]);
+        let variables = Variables::new(&values, &module).expect("fine");
+        let folder = tempfile::tempdir().expect("a folder");
+        let arguments = variables.write(folder.path()).expect("writes");
+        assert_eq!(arguments.len(), 2);
+        let path = folder.path().join("variables.tfvars.json");
+        assert_eq!(std::fs::metadata(&path).expect("is there").permissions().mode() & 0o777, 0o600);
+        let text = std::fs::read_to_string(path).expect("reads");
+        assert!(text.contains("\"list\": [12345678901234567890123]"), "{text}");
+        let json: Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!((&json["text"], &json["untyped"]), (&"[1]".into(), &"a \"quoted\" ${thing}".into()));
+        assert_eq!(json["secrets"]["a"][0], "password-1");
+        assert_eq!(json.get("typo"), None);
+        let native = std::fs::read_to_string(folder.path().join("variables.tfvars")).expect("reads");
+        assert_eq!(native, "native = (\n{ a = 1 } # so\n)\n");
+        assert_eq!(
+            variables.secrets,
+            ["hunter2-hunter2", "{\"a\": [\"password-1\", 12345678]}", "password-1", "12345678"]
+        );
+        assert!(variables.environment.is_empty());
+        let note = variables.note().expect("a note");
+        assert!(note.ends_with(": typo") && !note.contains("a-value"), "{note}");
+    }
+
+    #[test]
+    fn in_doubt_the_engine_decides_and_all_is_secret() {
+        let module = Declarations { doubtful: true, ..Declarations::default() };
+        let variables = Variables::new(&given(&[("a", "some-value")]), &module).expect("fine");
+        assert_eq!(variables.environment, [("TF_VAR_a".to_owned(), "some-value".to_owned())]);
+        assert_eq!((variables.secrets.as_slice(), variables.note()), (["some-value".to_owned()].as_slice(), None));
+        let long = given(&[("a", &"x".repeat(IN_ENVIRONMENT_MAX))]);
+        assert_eq!(Variables::new(&long, &module).expect_err("too long").code, Code::TooLarge);
+        assert_eq!(format!("{variables:?}"), "Variables(1 values)");
+    }
+
+    #[test]
+    fn variables_that_no_engine_can_have_are_refused() {
+        for (name, value) in [("", "v"), ("1a", "v"), ("a=b", "v"), ("a b", "v"), ("a\"", "v"), ("a", "nul\0")] {
+            assert_eq!(check(name, value).expect_err(name).code, Code::InvalidArgument, "{name}");
+        }
+        assert!(check("_a-B1", "any\n\"thing\"").is_ok());
+    }
+
+    #[test]
+    fn secrets_inside_of_native_values_are_found() {
+        assert_eq!(parts("{ a = \"password-1\", b = [\"password-2\"] }"), ["password-1", "password-2"]);
+        assert!(parts("not \" closed").is_empty());
+    }
+}
