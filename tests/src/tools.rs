@@ -20,6 +20,8 @@ pub enum Component {
     Ssh,
     /// Network namespaces, which root may make.
     NetworkNamespace,
+    /// A virtual machine with systemd, and what it takes to run it.
+    Guest,
 }
 
 /// The folder of the built components.
@@ -98,6 +100,10 @@ impl Component {
                 .into_iter()
                 .find(|p| find(p).is_none())
                 .map(|p| format!("{p} is not here: install openssh-server and openssh-client")),
+            Self::Guest => ["qemu-system-x86_64", "strip"]
+                .into_iter()
+                .find_map(program)
+                .or_else(|| exists(folder().join("guest/disk.img"))),
             Self::NetworkNamespace => {
                 if !nix::unistd::geteuid().is_root() {
                     Some("network namespaces need root".to_owned())

@@ -1,0 +1,69 @@
+//! The unit of `deploy/systemd` in a guest with systemd as PID 1: install, start, restart in mid-apply, a killed supervisor, reload, stop, a wrong
+//! configuration. The steps are in `tests/guest/run`. The guest is emulated: limits are generous, and nothing is measured.
+
+use anyhow::{Context as _, Result, ensure};
+use runner_tests::{Component, Scratch, Suite, tools};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// The guest's time altogether, seconds.
+const LIMIT: u64 = 600;
+
+/// One resource that takes a while, so that a restart falls into its apply.
+const MODULE: &str = r#"
+resource "terraform_data" "quick" { input = "first" }
+resource "terraform_data" "slow" {
+  depends_on = [terraform_data.quick]
+  provisioner "local-exec" { command = "sleep 20" }
+}
+output "first" { value = terraform_data.quick.output }
+"#;
+
+fn main() -> ExitCode {
+    Suite::new()
+        .serial()
+        .limit(LIMIT + 60)
+        .needs(&[Component::Guest, Component::Tofu])
+        .test("the_unit_under_systemd", under_systemd)
+        .run()
+}
+
+async fn under_systemd() -> Result<()> {
+    let scratch = Scratch::new("guest")?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (inside, outside) = (scratch.path().join("in"), scratch.path().join("out"));
+    std::fs::create_dir_all(inside.join("bin"))?;
+    std::fs::create_dir_all(inside.join("module"))?;
+    std::fs::write(inside.join("module/main.tf"), MODULE)?;
+    std::fs::copy(root.join("guest/run"), inside.join("run"))?;
+    std::fs::copy(root.join("../deploy/systemd/runner.service"), inside.join("runner.service"))?;
+    for program in ["runner", "runner-worker-ops", "runner-worker-iac", "runner-control-plane", "runnerctl"] {
+        let to = inside.join("bin").join(program);
+        // the emulated disk is slow, and debug information is most of a debug build
+        let stripped =
+            tokio::process::Command::new("strip").arg("-o").arg(&to).arg(tools::binary(program)?).status().await;
+        ensure!(stripped.context("strip")?.success(), "strip {program}");
+    }
+    std::fs::copy(tools::find("tofu").context("tofu")?, inside.join("bin/tofu"))?;
+    let output = tokio::process::Command::new(root.join("tools/guest"))
+        .arg("run")
+        .args([tools::folder().join("guest"), inside, outside.clone()])
+        .arg(LIMIT.to_string())
+        .kill_on_drop(true)
+        .output()
+        .await?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.success() && said.contains("guest: all steps hold"),
+        "the guest ended with {}:\n{said}\n{}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr),
+        tail(&outside.join(".console"))
+    );
+    Ok(())
+}
+
+fn tail(path: &Path) -> String {
+    let text = std::fs::read(path).unwrap_or_default();
+    String::from_utf8_lossy(&text[text.len().saturating_sub(4000)..]).into_owned()
+}
