@@ -42,6 +42,9 @@ pub(super) struct Assigned {
     pub(super) instance_id: String,
     /// Of the request, hexadecimal.
     pub(super) request_sha256: String,
+    /// The instance that has the stack's state, if it has no backend; empty: none, or not known.
+    #[serde(default)]
+    pub(super) state_instance: String,
     /// Whether the control plane took our word for it.
     pub(super) accepted: bool,
     /// For people: what was last known.
@@ -155,6 +158,7 @@ impl Store {
                 fencing_token: assignment.fencing_token,
                 instance_id: instance_id.to_owned(),
                 request_sha256: hex(&assignment.request_sha256),
+                state_instance: assignment.state_instance.clone(),
                 accepted: false,
                 phase: "assigned".into(),
             };

@@ -134,14 +134,14 @@ impl Job {
             match self.service.accept(held, digest.clone()).await {
                 Ok(reply) if reply.accepted => break,
                 Ok(reply) => {
-                    tracing::info!(job = held.job_id, code = reply.code, message = reply.message, "job not accepted");
+                    tracing::info!(job = held.job_id, code = reply.code, detail = reply.message, "job not accepted");
                     return false;
                 }
                 Err(failure) => {
                     tracing::info!(
                         job = held.job_id,
                         code = failure.code.as_str(),
-                        message = failure.message,
+                        detail = failure.message,
                         "accept failed"
                     );
                     tokio::time::sleep(pause.next()).await;
@@ -153,7 +153,7 @@ impl Job {
         self.assigned.phase = "preparing".into();
         if let Err(failure) = self.folder.assign(&self.assigned) {
             // it is asked again at the next start, which is harmless
-            tracing::error!(job = held.job_id, message = failure.message, "the acceptance is not written down");
+            tracing::error!(job = held.job_id, detail = failure.message, "the acceptance is not written down");
         }
         true
     }
@@ -207,6 +207,7 @@ impl Job {
         let (settings, surroundings, service) =
             (Arc::clone(&self.settings), Arc::clone(&self.surroundings), self.service.clone());
         let (store, folder) = (self.store.clone(), self.folder.clone());
+        let state_instance = self.assigned.state_instance.clone();
         let launch = Launch {
             settings: &settings,
             surroundings: &surroundings,
@@ -215,6 +216,7 @@ impl Job {
             folder: &folder,
             held,
             request: &request,
+            state_instance: &state_instance,
         };
         let start = match self.unless_cancelled(launch.prepare(step, plan, next)).await? {
             Ok(start) => start,
@@ -290,7 +292,7 @@ impl Job {
         tracing::warn!(
             job = held.job_id,
             code = failure.code.as_str(),
-            message = failure.message,
+            detail = failure.message,
             left = left.describe(),
             "job ended by its supervisor"
         );
@@ -490,7 +492,7 @@ impl Job {
             // it is found again at the next start, and ended then
             tracing::error!(
                 job = self.assigned.job_id,
-                message = failure.message,
+                detail = failure.message,
                 "the job's ending is not written down"
             );
         }

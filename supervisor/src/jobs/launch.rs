@@ -28,6 +28,8 @@ pub(super) struct Launch<'a> {
     pub(super) folder: &'a Folder,
     pub(super) held: &'a Held,
     pub(super) request: &'a JobRequest,
+    /// The instance that has the stack's state, if it has no backend; empty: none, or not known.
+    pub(super) state_instance: &'a str,
 }
 
 /// A worker that runs, or ran.
@@ -89,7 +91,11 @@ impl Launch<'_> {
             environment: self.settings.environment.clone().into_iter().collect(),
             next_sequence,
             plan_sha256: plan_sha256.to_owned(),
-            state_instance: String::new(),
+            // the worker is told of another one only
+            state_instance: match self.state_instance {
+                own if own == self.settings.instance_id => String::new(),
+                another => another.to_owned(),
+            },
         })
     }
 

@@ -167,7 +167,7 @@ impl Owner {
         match made {
             Ok(Ok(folder)) => self.adopt(folder),
             Ok(Err(failure)) => {
-                tracing::error!(job = id, code = failure.code.as_str(), message = failure.message, "job not taken");
+                tracing::error!(job = id, code = failure.code.as_str(), detail = failure.message, "job not taken");
             }
             Err(_) => tracing::error!(job = id, "writing an assignment down panicked"),
         }
@@ -268,12 +268,12 @@ fn set_aside(folder: &Folder, failure: &Failure) {
         Ok(path) => tracing::error!(
             job = folder.name(),
             code = failure.code.as_str(),
-            message = failure.message,
+            detail = failure.message,
             kept = %path.display(),
             "a job's folder is damaged and was set aside"
         ),
         Err(e) => {
-            tracing::error!(job = folder.name(), message = failure.message, error = %e, "a damaged job folder stays")
+            tracing::error!(job = folder.name(), detail = failure.message, error = %e, "a damaged job folder stays")
         }
     }
 }
@@ -297,7 +297,7 @@ async fn work(settings: Arc<Settings>, service: Service, asks: mpsc::Sender<Ask>
             Some(failure) => {
                 tracing::warn!(
                     code = failure.code.as_str(),
-                    message = failure.message,
+                    detail = failure.message,
                     next_step = failure.next_step,
                     "execution service not reached"
                 );

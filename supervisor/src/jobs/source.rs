@@ -69,12 +69,7 @@ pub(super) async fn fetch(
         if Instant::now() > end {
             return Err(Code::SourceUnavailable.on(format!("the archive: {}", again.message)));
         }
-        tracing::info!(
-            job = held.job_id,
-            code = again.code.as_str(),
-            message = again.message,
-            "source not fetched yet"
-        );
+        tracing::info!(job = held.job_id, code = again.code.as_str(), detail = again.message, "source not fetched yet");
         tokio::time::sleep(pause.next()).await;
     }
 }

@@ -169,7 +169,7 @@ impl Upload {
                 tracing::debug!(
                     job = self.held.job_id,
                     code = failure.code.as_str(),
-                    message = failure.message,
+                    detail = failure.message,
                     "report failed"
                 );
                 tokio::time::sleep(pause.next()).await;
@@ -184,7 +184,7 @@ impl Upload {
                 tracing::warn!(
                     job = self.held.job_id,
                     code = reply.code,
-                    message = reply.message,
+                    detail = reply.message,
                     "the job is not this instance's"
                 );
                 self.waiting.retain(|e| matches!(e.body, Some(Body::Result(_))));
@@ -195,7 +195,7 @@ impl Upload {
                 tracing::error!(
                     job = self.held.job_id,
                     code = reply.code,
-                    message = reply.message,
+                    detail = reply.message,
                     "a report was refused"
                 );
                 if reply.acknowledged == 0 {

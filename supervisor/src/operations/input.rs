@@ -1,6 +1,7 @@
 //! From the tunnel to the worker's socket. HTTP/2 is read always and at once; what the worker has not taken yet is what we granted.
 
 use super::body::{self, Item};
+use super::request::check_terminal;
 use bytes::{Buf as _, Bytes};
 use prost::Message as _;
 use shared_proto::bounds::DATA_MAX;
@@ -15,8 +16,6 @@ use tonic::Streaming;
 
 /// Messages without a cost (resizes, the end of standard input) that wait at once: nobody types so fast.
 const FREE_MAX: usize = 256;
-/// Columns and rows of a terminal.
-const TERMINAL_MAX: u32 = 10_000;
 
 /// What waits to be written.
 struct Pending {
@@ -57,8 +56,8 @@ pub(super) async fn pass<W: AsyncWrite + Unpin>(
                         }
                     }
                     Some(operation_input::Kind::Resize(size)) => {
-                        if !(1..=TERMINAL_MAX).contains(&size.columns) || !(1..=TERMINAL_MAX).contains(&size.rows) {
-                            return Code::InvalidArgument.on(format!("a terminal of {} columns and {} rows", size.columns, size.rows));
+                        if let Err(failure) = check_terminal(&size) {
+                            return failure;
                         }
                         push(&mut pending, Kind::Resize, size.encode_to_vec().into());
                     }

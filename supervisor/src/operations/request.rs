@@ -6,8 +6,10 @@ use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::{self, operation_request::What};
 use std::time::Duration;
 
-/// The longest id that is logged, characters.
+/// The longest id of an operation, and the most of a text that is logged, characters.
 const SHOWN_MAX: usize = 128;
+/// Columns and rows of a terminal.
+const TERMINAL_MAX: u32 = 10_000;
 
 /// What was decided.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,8 +46,31 @@ const fn describe(what: &What) -> (&'static str, &'static str, bool) {
     }
 }
 
+/// A terminal of a size that a program can work with; no size at all leaves it to the target.
+///
+/// # Errors
+/// `invalid_argument`.
+pub(super) fn check_terminal(size: &v1::TerminalSize) -> Result<(), Failure> {
+    let within = 1..=TERMINAL_MAX;
+    if within.contains(&size.columns) && within.contains(&size.rows) {
+        return Ok(());
+    }
+    Err(Code::InvalidArgument
+        .on(format!("a terminal of {} columns and {} rows; each is from 1 to {TERMINAL_MAX}", size.columns, size.rows)))
+}
+
+fn check_id(id: &str) -> Result<(), Failure> {
+    let fits = (1..=SHOWN_MAX).contains(&id.len());
+    if fits && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
+        return Ok(());
+    }
+    Err(Code::InvalidArgument
+        .on(format!("the operation's id is not 1 to {SHOWN_MAX} letters, digits, `-`, `_` and `.`: {:?}", shown(id))))
+}
+
 /// Decides.
 pub(super) fn decide(request: &v1::OperationRequest, settings: &Settings) -> Result<Decided, Failure> {
+    check_id(&request.operation_id)?;
     let ours = &settings.credentials.organization;
     if request.organization_id != *ours {
         return Err(Code::OrganizationMismatch.on(format!(
@@ -58,6 +83,9 @@ pub(super) fn decide(request: &v1::OperationRequest, settings: &Settings) -> Res
             .on("the operation is empty, or of a kind that this runner does not know")
             .next("Upgrade the runner.")
     })?;
+    if let What::K8sExec(v1::K8sExec { tty: true, size: Some(size), .. }) = what {
+        check_terminal(size)?;
+    }
     let (name, provider, stream) = describe(what);
     let connection = &request.connection;
     let entry = settings.config.connections.get(connection).ok_or_else(|| crate::credentials::unknown(connection))?;
@@ -72,4 +100,33 @@ pub(super) fn decide(request: &v1::OperationRequest, settings: &Settings) -> Res
         (ms, false) => Some(Duration::from_millis(ms.into()).min(UNARY_DEADLINE)),
     };
     Ok(Decided { deadline, connection: connection.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_sides_of_an_id() {
+        for good in ["a", "op_01-x.y", &"a".repeat(SHOWN_MAX)] {
+            assert!(check_id(good).is_ok(), "{good}");
+        }
+        for bad in ["", "a b", "a\0", "a\n", "\u{1b}[2J", "ä", &"a".repeat(SHOWN_MAX + 1)] {
+            assert!(check_id(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn both_sides_of_a_terminal() {
+        for (columns, rows, good) in [
+            (1, 1, true),
+            (TERMINAL_MAX, TERMINAL_MAX, true),
+            (0, 24, false),
+            (80, 0, false),
+            (TERMINAL_MAX + 1, 24, false),
+            (80, u32::MAX, false),
+        ] {
+            assert_eq!(check_terminal(&v1::TerminalSize { columns, rows }).is_ok(), good, "{columns}x{rows}");
+        }
+    }
 }

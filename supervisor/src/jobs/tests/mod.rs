@@ -196,6 +196,39 @@ fn what_cannot_be_run_ends_before_a_worker_starts() {
 }
 
 #[test]
+fn a_state_on_another_instance_is_not_made_anew() {
+    let Some(host) = Host::new() else { return };
+    let plane = Plane::default();
+    let first = host.supervisor(&plane);
+    plane.assign_with(job(&plane, "j1", JobKind::Update, SMALL), "an-instance-that-is-gone");
+    wait_for("the end", || plane.result("j1").is_some());
+    let result = plane.result("j1").expect("a result");
+    assert_eq!((result.phase.as_str(), result.code.as_str()), ("failed", "state_elsewhere"), "{result:?}");
+    assert!(result.message.contains("an-instance-that-is-gone"), "{}", result.message);
+    assert_eq!(plane.starts("j1"), (0, 0), "nothing is planned");
+    assert_eq!(host.state("s1"), "");
+    plane.tell(release("j1"));
+    wait_for("the release", || !host.folder("j1").exists());
+    // this instance is none other
+    plane.assign_with(job(&plane, "j2", JobKind::Update, SMALL), "i1");
+    wait_for("the plan", || plane.phase("j2") == "awaiting_approval");
+    // another supervisor knows it from the folder
+    drop(first);
+    let text = std::fs::read_to_string(host.folder("j2").join("own/assignment.json")).expect("reads");
+    assert!(text.contains("\"state_instance\":\"i1\""), "{text}");
+    let _second = host.supervisor(&plane);
+    plane.tell_when_open(approve("j2"));
+    wait_for("the end", || plane.result("j2").is_some());
+    assert_eq!(plane.result("j2").map(|r| r.phase), Some("applied".into()));
+    plane.tell(release("j2"));
+    wait_for("the release", || !host.folder("j2").exists());
+    // a state that is here goes on, whatever is said of another
+    plane.assign_with(job(&plane, "j3", JobKind::Update, SMALL), "another");
+    wait_for("the end", || plane.result("j3").is_some());
+    assert_eq!(plane.result("j3").map(|r| r.phase), Some("no_changes".into()));
+}
+
+#[test]
 fn damaged_folders_are_told_and_keep_nobody_waiting() {
     let Some(host) = Host::new() else { return };
     let plane = Plane::default();

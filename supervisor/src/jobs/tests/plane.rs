@@ -52,10 +52,15 @@ impl Plane {
         change(&mut self.0.lock().expect("no panic while locked"))
     }
     pub(super) fn assign(&self, request: JobRequest) {
+        self.assign_with(request, "");
+    }
+    /// With what is known of where the stack's state is.
+    pub(super) fn assign_with(&self, request: JobRequest, state_instance: &str) {
         let job_id = request.job_id.clone();
         let request = request.encode_to_vec();
         let request_sha256 = Sha256::digest(&request).to_vec();
-        let assignment = v1::Assignment { job_id, fencing_token: 1, request, request_sha256 };
+        let state_instance = state_instance.to_owned();
+        let assignment = v1::Assignment { job_id, fencing_token: 1, request, request_sha256, state_instance };
         self.tell_when_open(Kind::Assignment(assignment));
     }
     pub(super) fn tell(&self, kind: Kind) {
