@@ -50,8 +50,10 @@ pub struct Processes {
     pub supervisor: Option<Stat>,
     /// The spawner.
     pub spawner: Option<Stat>,
-    /// Operations' workers and resolvers.
+    /// Operations' workers.
     pub operations: Vec<Stat>,
+    /// Resolvers of credentials.
+    pub resolvers: Vec<Stat>,
     /// Jobs' workers.
     pub jobs: Vec<Stat>,
     /// Everything else, engines among it.
@@ -338,7 +340,9 @@ impl Runner {
             match (program.as_str(), words.get(1).map(String::as_str)) {
                 ("runner", Some("supervisor")) => found.supervisor = Some(process),
                 ("runner", Some("spawner")) => found.spawner = Some(process),
-                ("runner-worker-ops", _) => found.operations.push(process),
+                ("runner-worker-ops", Some("operation")) => found.operations.push(process),
+                // it comes and goes by itself
+                ("runner-worker-ops", _) => found.resolvers.push(process),
                 ("runner-worker-iac", _) => found.jobs.push(process),
                 _ => found.others.push(process),
             }
@@ -399,7 +403,8 @@ impl Runner {
         let left = std::cell::RefCell::new(String::new());
         eventually(deadline, "all workers to be gone", || async {
             let now = self.processes();
-            let none = now.operations.is_empty() && now.jobs.is_empty() && now.others.is_empty();
+            let none =
+                now.operations.is_empty() && now.resolvers.is_empty() && now.jobs.is_empty() && now.others.is_empty();
             *left.borrow_mut() = format!("{now:?}");
             Ok(none.then_some(()))
         })

@@ -76,7 +76,7 @@ async fn operation_worker_killed() -> Result<()> {
     let session = session_of(user, &set.runner).await?;
     let before = set.runner.counts()?;
     // a bystander, which must not notice
-    let mut bystander = user.exec("cluster", "seen", "web-1", &["cat"], "stdin=true").await?;
+    let mut bystander = user.exec("cluster", "seen", "web-1", &["cat"], "container=app&stdin=true").await?;
     let bystanders = set.runner.operation_workers(1, SECONDS).await?;
     for (signal_sent, name) in [
         (Signal::SIGSEGV, "SIGSEGV"),
@@ -85,11 +85,11 @@ async fn operation_worker_killed() -> Result<()> {
         (Signal::SIGBUS, "SIGBUS"),
         (Signal::SIGTERM, "SIGTERM"),
     ] {
-        let mut socket = user.exec("cluster", "seen", "web-1", &["sleep", "1000"], "").await?;
+        let mut socket = user.exec("cluster", "seen", "web-1", &["sleep", "1000"], "container=app").await?;
         let workers = set.runner.operation_workers(2, SECONDS).await?;
         let worker = workers.iter().find(|w| w.pid != bystanders[0].pid).context("the new worker")?;
         signal(worker.pid, signal_sent)?;
-        let ended = tokio::time::timeout(SECONDS, Executed::read(&mut socket)).await??;
+        let ended = runner_tests::wait::within(SECONDS, "the killed one's end", Executed::read(&mut socket)).await??;
         ensure!(ended.outcome["code"] == "worker_crashed", "{name}: {}", ended.outcome);
         ensure!(ended.outcome["message"].as_str().is_some_and(|m| m.contains(name)), "{name}: {}", ended.outcome);
         ensure!(gone(worker), "{name}: {worker:?} is still there");
@@ -147,7 +147,7 @@ async fn operation_worker_stopped() -> Result<()> {
 async fn supervisor_killed() -> Result<()> {
     let set = set().await?;
     let user = set.control_plane.admin();
-    let mut socket = user.exec("cluster", "seen", "web-1", &["sleep", "1000"], "").await?;
+    let mut socket = user.exec("cluster", "seen", "web-1", &["sleep", "1000"], "container=app").await?;
     let worker = set.runner.operation_workers(1, SECONDS).await?.remove(0);
     let supervisor = set.runner.supervisor()?;
     let mark = set.runner.mark();

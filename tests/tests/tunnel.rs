@@ -118,7 +118,10 @@ async fn cut_and_back(how: Wire) -> Result<()> {
     let (mut stream, id) = following(user).await?;
     let slow = tokio::spawn({
         let user = user.clone();
-        async move { user.exec_to_end("cluster", "seen", "web-1", &["sleep", "1000"], None).await }
+        async move {
+            let mut socket = user.exec("cluster", "seen", "web-1", &["sleep", "1000"], "container=app").await?;
+            runner_tests::control_plane::Executed::read(&mut socket).await
+        }
     });
     line.runner.operation_workers(2, SECONDS).await?;
 
@@ -195,7 +198,7 @@ async fn control_plane_leaves() -> Result<()> {
 async fn drain() -> Result<()> {
     let line = line().await?;
     let user = line.control_plane.admin();
-    let mut socket = user.exec("cluster", "seen", "web-1", &["sh"], "stdin=true").await?;
+    let mut socket = user.exec("cluster", "seen", "web-1", &["sh"], "container=app&stdin=true").await?;
     socket.send(0, b"echo begun\n").await?;
     let (_, begun) = socket.next().await?.context("the shell answers")?;
     ensure!(&begun[..] == b"begun\n");
@@ -214,9 +217,13 @@ async fn drain() -> Result<()> {
     ensure!(ended.text() == "still here\n" && ended.outcome["exit_code"] == json!(5), "{ended:?}");
     let status = line.runner.process().ended(SECONDS).await?;
     ensure!(status.code() == Some(0), "{status}");
-    let shown = user.get(&format!("/runners/{}", line.runner.id)).await?;
-    ensure!(shown["state"] == "left", "{shown}");
-    Ok(())
+    // it is written down after the session has gone
+    eventually(SECONDS, "the runner to be shown as gone cleanly", || async {
+        let shown = user.get(&format!("/runners/{}", line.runner.id)).await?;
+        ensure!(shown["state"] == "left", "{shown}");
+        Ok(Some(()))
+    })
+    .await
 }
 
 async fn second_sigterm() -> Result<()> {
@@ -406,9 +413,10 @@ async fn address_changed() -> Result<()> {
     within(&format!("addr add {net}.3/24 dev {inside}")).await?;
     let first = works_within(user, BACK).await?;
     // and in one go: moved at once, with the old path dead
-    within(&format!("addr add {net}.4/24 dev {inside}")).await?;
     within(&format!("addr del {net}.3/24 dev {inside}")).await?;
+    within(&format!("addr add {net}.4/24 dev {inside}")).await?;
     let second = works_within(user, BACK).await?;
+    eprintln!("after an address came: {first:?}; after it changed in one go: {second:?}");
     ensure!(first < BACK && second < BACK, "{first:?} {second:?}");
     forward.1.abort();
     drop(runner);
