@@ -26,6 +26,20 @@ pub fn become_subreaper() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)
 }
 
+/// Takes back Rust's handlers of SIGSEGV and SIGBUS: they let the first such signal from outside pass without effect, and a worker that is
+/// sent one must end by it, by that name. What is lost is the runtime's word on a stack overflow; the signal stays.
+///
+/// # Errors
+/// The system's.
+pub fn end_by_faults() -> io::Result<()> {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    for fault in [Signal::SIGSEGV, Signal::SIGBUS] {
+        // SAFETY: the default action runs no code of ours.
+        unsafe { signal(fault, SigHandler::SigDfl)? };
+    }
+    Ok(())
+}
+
 /// Gives back the pages of program and libraries that only the start needed (relocation tables, other roles' code): they come back from the
 /// page cache if they are touched again. For processes that stay small for ever. Where /proc does not tell, nothing is given back.
 pub fn shed_start() {

@@ -2,16 +2,17 @@
 
 use super::backoff::{self, Backoff, Limits};
 use super::dial::{Dialer, PeerClock};
-use super::netwatch::NetWatch;
+use super::netwatch::{self, NetWatch};
 use super::session::{Conversation, Ended};
 use super::{Settings, serve};
 use crate::operations::Operations;
 use serde::{Deserialize, Serialize};
-use shared_proto::failure::Failure;
+use shared_proto::failure::{Code, Failure};
 use shared_proto::{TUNNEL_ALPN, v1};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Attempts that a change of the network brings about are this far apart at least: an interface that comes up says a dozen things.
@@ -127,7 +128,7 @@ pub async fn run(parts: Parts) {
         backoff.limit(limits(&now));
         network.forget();
         let started = Instant::now();
-        let (welcomed, ended) = attempt(&parts, &now).await;
+        let (welcomed, ended) = attempt(&parts, &now, &mut network).await;
         let lasted = welcomed.is_some_and(|since| since.elapsed() >= now.config.tunnel.lasted);
         let retry_after = match &ended {
             Ended::Refused(_, after) | Ended::Left(_, after) => *after,
@@ -162,7 +163,7 @@ pub async fn run(parts: Parts) {
 }
 
 /// One attempt, and the session if it comes to one.
-async fn attempt(parts: &Parts, settings: &Settings) -> (Option<Instant>, Ended) {
+async fn attempt(parts: &Parts, settings: &Settings, network: &mut NetWatch) -> (Option<Instant>, Ended) {
     let endpoint = &settings.credentials.tunnel;
     parts.status.send_modify(|s| {
         s.state = "connecting".to_owned();
@@ -183,6 +184,8 @@ async fn attempt(parts: &Parts, settings: &Settings) -> (Option<Instant>, Ended)
     };
     let config = &settings.config;
     let operations = parts.operations.session(config.budget, config.max_operations);
+    let local = connected.stream.tcp().local_addr().ok().map(|a| a.ip());
+    let probe = Arc::new(Notify::new());
     let (welcomed, mut was_welcomed) = oneshot::channel();
     let conversation = Conversation {
         hello: hello(parts, settings),
@@ -191,12 +194,32 @@ async fn attempt(parts: &Parts, settings: &Settings) -> (Option<Instant>, Ended)
         status: parts.status.clone(),
         drain: parts.drain.clone(),
         grace: config.tunnel.drain_grace,
+        probe: probe.clone(),
         welcomed,
     };
-    let ended =
-        serve::serve(connected, conversation, operations, config.budget, config.max_operations, parts.drain.clone())
-            .await;
+    let serving =
+        serve::serve(connected, conversation, operations, config.budget, config.max_operations, parts.drain.clone());
+    let ended = tokio::select! {
+        ended = serving => ended,
+        address = moved(network, local, &probe) => Ended::Failed(
+            Code::ConnectionLost
+                .on(format!("this machine lost the address {address}, from which the session was opened"))
+                .next("Nothing to do: the runner dials again."),
+        ),
+    };
     (was_welcomed.try_recv().ok(), ended)
+}
+
+/// Resolves when the machine has lost the session's own address: what is sent from it gets no answer, and no error either. At any other
+/// change the session has its other end asked.
+async fn moved(network: &mut NetWatch, local: Option<IpAddr>, probe: &Notify) -> IpAddr {
+    loop {
+        network.changed().await;
+        match local {
+            Some(address) if !netwatch::is_ours(address) => return address,
+            _ => probe.notify_one(),
+        }
+    }
 }
 
 fn hello(parts: &Parts, settings: &Settings) -> v1::Hello {

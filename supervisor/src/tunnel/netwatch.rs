@@ -61,6 +61,15 @@ impl NetWatch {
     }
 }
 
+/// Whether this machine still has the address; where that cannot be told, it has.
+pub fn is_ours(address: std::net::IpAddr) -> bool {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return true };
+    interfaces.filter_map(|i| i.address).any(|a| {
+        let v4 = a.as_sockaddr_in().map(|a| std::net::IpAddr::V4(a.ip()));
+        v4.or_else(|| a.as_sockaddr_in6().map(|a| std::net::IpAddr::V6(a.ip()))) == Some(address.to_canonical())
+    })
+}
+
 impl Default for NetWatch {
     fn default() -> Self {
         Self::new()
@@ -132,6 +141,14 @@ mod tests {
             bytes[..4].copy_from_slice(&length.to_ne_bytes());
             assert!(!is_news(&bytes));
         }
+    }
+
+    #[test]
+    fn an_address_is_ours_or_it_is_not() {
+        assert!(is_ours(std::net::Ipv4Addr::LOCALHOST.into()));
+        assert!(is_ours(std::net::Ipv4Addr::LOCALHOST.to_ipv6_mapped().into()));
+        // TEST-NET-1 (RFC 5737): nobody's
+        assert!(!is_ours(std::net::Ipv4Addr::new(192, 0, 2, 1).into()));
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use shared_proto::v1::{self, control_message as control, runner_message as runne
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -20,6 +20,8 @@ const OUTGOING: usize = 16;
 const WELCOME_DEADLINE: Duration = CONNECT_DEADLINE;
 /// The bounds of the interval that the control plane may ask for.
 const PING_INTERVAL_MIN: Duration = Duration::from_millis(200);
+/// What an answer may take after the network has changed: the old way may be gone without a word.
+const PROBE_DEADLINE: Duration = Duration::from_secs(3);
 
 /// The service: hands the one conversation of a connection to whoever keeps it.
 #[derive(Debug, Clone)]
@@ -56,6 +58,8 @@ pub(super) struct Conversation {
     pub(super) status: watch::Sender<TunnelStatus>,
     pub(super) drain: CancellationToken,
     pub(super) grace: Duration,
+    /// The network changed: is the other end still there?
+    pub(super) probe: Arc<Notify>,
     /// Told when it is welcome.
     pub(super) welcomed: oneshot::Sender<Instant>,
 }
@@ -157,6 +161,7 @@ impl Conversation {
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut heard, mut asked) = (Instant::now(), None);
+        let mut probed: Option<Instant> = None;
         let mut nonce = 0_u64;
         let mut left: Option<(String, Option<Duration>)> = None;
         let drained = drained(&self.drain, &self.operations, self.grace);
@@ -177,6 +182,7 @@ impl Conversation {
                         (Err(status), None) => return Ended::Failed(failed(&status)),
                     };
                     heard = Instant::now();
+                    probed = None;
                     match kind {
                         Some(control::Kind::Ping(ping)) => {
                             send(runner::Kind::Pong(v1::Pong { nonce: ping.nonce }));
@@ -213,6 +219,16 @@ impl Conversation {
                         asked = Some((nonce, Instant::now()));
                     }
                 }
+                () = self.probe.notified(), if probed.is_none() => {
+                    nonce += 1;
+                    send(runner::Kind::Ping(v1::Ping { nonce }));
+                    probed = Some(Instant::now());
+                }
+                () = until(probed.map(|at| at + PROBE_DEADLINE)) => {
+                    return Ended::Failed(Code::ConnectionLost.on(format!(
+                        "the network changed, and nothing was heard from the control plane for {PROBE_DEADLINE:?}"
+                    )));
+                }
                 () = self.drain.cancelled(), if !deregistered => {
                     deregistered = true;
                     self.operations.close();
@@ -228,6 +244,14 @@ impl Conversation {
 async fn drained(drain: &CancellationToken, operations: &SessionOperations, grace: Duration) {
     drain.cancelled().await;
     let _ = tokio::time::timeout(grace, operations.idle()).await;
+}
+
+/// Resolves then; never where there is no such time.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn millis(ms: u32) -> Option<Duration> {
