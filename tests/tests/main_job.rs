@@ -42,7 +42,7 @@ async fn usual() -> Result<&'static Usual> {
                 if let Some(moto) = &moto {
                     setup = setup.aws("account", moto);
                 }
-                setup.engines(&engines.iter().collect::<Vec<_>>())
+                setup.engines(&engines.iter().collect::<Vec<_>>()).table("sources", "allow_file = true")
             })
             .await?;
             if let Some(moto) = &moto {
