@@ -347,5 +347,16 @@ fn a_backend_of_the_configuration_is_kept_and_a_local_one_is_moved() {
         let other = "terraform {\n backend \"http\" { address = \"http://127.0.0.1:1/\" }\n}\n";
         let ended = Job::new(&engine, JobKind::Update, &[("main.tf", other)]).run("plan");
         assert_eq!(result(&ended).code, "engine_failed", "it is the configuration's backend that is asked");
+
+        // one with a backend is not refused, whoever did its last job
+        let kept = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let address = common::keep_states(std::sync::Arc::clone(&kept));
+        let other = format!("terraform {{\n backend \"http\" {{ address = \"http://{address}/\" }}\n}}\n{SMALL}");
+        let mut job = Job::new(&engine, JobKind::Update, &[("main.tf", &other)]);
+        job.start.state_instance = "another".into();
+        job.run("plan");
+        let applied = job.run("apply");
+        assert_eq!(result(&applied).phase, "applied", "{applied:#?}");
+        assert!(String::from_utf8_lossy(&kept.lock().expect("whole")).contains("terraform_data"));
     }
 }

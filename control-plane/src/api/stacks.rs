@@ -66,7 +66,7 @@ struct StackView {
     path: String,
     variables: Variables,
     connections: Vec<String>,
-    /// The instance that took its last job: a stack without a backend has its state there.
+    /// The instance that applied its last plan, or may have: a stack without a backend has its state there.
     last_instance: Option<String>,
     created_at_ms: i64,
     last_job: Option<JobView>,

@@ -293,6 +293,37 @@ async fn what_a_lost_stream_had_not_accepted_goes_to_the_next() {
 }
 
 #[tokio::test]
+async fn another_instance_is_told_who_has_the_state() {
+    let world = World::new().await;
+    let mut first = world.here().await;
+    let mut work = first.work(vec![]).await.expect("work");
+    let stack = stack(&world.store, "s").await;
+    world.jobs.create(NewJob { approve_automatically: true, ..new_job(&stack, JobKind::Update) }).await.expect("a job");
+    let given = assignment(&mut work).await;
+    assert_eq!(given.state_instance, "", "nobody has one");
+    assert!(first.accept(&given).await.accepted);
+    let events = vec![plan(true), phase("awaiting_approval"), phase("applying"), result("applied", "ok")];
+    assert_eq!(first.report(&given, 1, events).await.acknowledged, 4);
+    drop((work, first));
+    for _ in 0..2 {
+        world.jobs.create(new_job(&stack, JobKind::Update)).await.expect("a job");
+        sqlx::query("UPDATE jobs SET created_at_ms = 1").execute(world.store.pool()).await.expect("time passes");
+        let mut second = world.dial(&world.keys.a, "i-2").await;
+        let mut work = second.work(vec![]).await.expect("work");
+        // the one before may be released first
+        let given = loop {
+            if let Kind::Assignment(given) = next(&mut work).await {
+                break given;
+            }
+        };
+        assert_eq!(given.state_instance, "i-1");
+        assert!(second.accept(&given).await.accepted);
+        assert_eq!(second.report(&given, 1, vec![result("failed", "state_elsewhere")]).await.acknowledged, 1);
+        assert_eq!(world.store.stack(ORG, "s").await.expect("there").last_instance.as_deref(), Some("i-1"));
+    }
+}
+
+#[tokio::test]
 async fn a_second_stream_of_an_instance_ends_the_first() {
     let world = World::new().await;
     let mut runner = world.here().await;

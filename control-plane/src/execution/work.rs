@@ -191,6 +191,7 @@ impl Work {
                 fencing_token: given.fencing_token,
                 request: given.request,
                 request_sha256: given.request_sha256,
+                state_instance: given.state_instance.unwrap_or_default(),
             };
             if self.send(Kind::Assignment(assignment)).await.is_err() {
                 return Ok(Err(Gone));

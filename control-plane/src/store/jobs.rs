@@ -460,3 +460,33 @@ async fn end(connection: &mut SqliteConnection, id: &str, phase: Phase, end: &Jo
     .map(drop)
     .map_err(broken("ending a job"))
 }
+
+/// The job's instance has begun to apply its plan there: a stack without a backend has its state there from now on. Jobs that only
+/// plan, or are refused because the state is elsewhere, change nothing of that.
+async fn has_applied(connection: &mut SqliteConnection, job: &Job) -> Result<(), Failure> {
+    sqlx::query("UPDATE stacks SET last_instance = COALESCE($2, last_instance) WHERE id = $1")
+        .bind(&job.stack)
+        .bind(&job.instance)
+        .execute(connection)
+        .await
+        .map(drop)
+        .map_err(broken("noting where a stack's state is"))
+}
+
+/// The job has ended without anybody knowing how far it came: its instance may have made the stack's first state. Where another
+/// instance has one, only a plan that was made and approved shows that this one has it too.
+async fn may_have_applied(connection: &mut SqliteConnection, job: &Job) -> Result<(), Failure> {
+    if job.approved_by.is_some() {
+        return has_applied(connection, job).await;
+    }
+    if !job.accepted || !job.kind.applies() || !job.approve_automatically {
+        return Ok(());
+    }
+    sqlx::query("UPDATE stacks SET last_instance = COALESCE(last_instance, $2) WHERE id = $1")
+        .bind(&job.stack)
+        .bind(&job.instance)
+        .execute(connection)
+        .await
+        .map(drop)
+        .map_err(broken("noting where a stack's state may be"))
+}

@@ -284,3 +284,37 @@ pub fn outputs(events: &[Event]) -> serde_json::Value {
     });
     serde_json::from_str(&last.last().expect("outputs")).expect("JSON")
 }
+
+/// A backend of the kind `http`, for as long as the test's process lives: what is put there is what is got. Its address.
+pub fn keep_states(kept: std::sync::Arc<std::sync::Mutex<Vec<u8>>>) -> std::net::SocketAddr {
+    use std::io::{BufRead as _, BufReader};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut reader = BufReader::new(stream);
+            let (mut request, mut length) = (String::new(), 0);
+            let _ = reader.read_line(&mut request);
+            loop {
+                let mut line = String::new();
+                if reader.read_line(&mut line).is_err() || line.trim().is_empty() {
+                    break;
+                }
+                if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap_or(0);
+                }
+            }
+            let mut body = vec![0; length];
+            let mut kept = kept.lock().expect("whole");
+            if reader.read_exact(&mut body).is_ok() && request.starts_with("POST") {
+                kept.clone_from(&body);
+            }
+            let status = if request.starts_with("GET") && kept.is_empty() { "404 Not Found" } else { "200 OK" };
+            let content = if request.starts_with("GET") { kept.as_slice() } else { &[] };
+            let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", content.len());
+            let mut stream = reader.into_inner();
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(content));
+        }
+    });
+    address
+}

@@ -1,7 +1,7 @@
 //! What users decide about a job: approve, discard, cancel.
 
 use super::super::{Store, broken};
-use super::{Job, JobEnd, Phase, end, read};
+use super::{Job, JobEnd, Phase, end, may_have_applied, read};
 use shared_proto::failure::{Code, Failure};
 
 /// What a cancel did.
@@ -135,6 +135,7 @@ impl Store {
                 ..JobEnd::default()
             };
             end(&mut transaction, id, Phase::Lost, &ending).await?;
+            may_have_applied(&mut transaction, &job).await?;
         }
         let job = read(&mut transaction, organization, id).await?;
         transaction.commit().await.map_err(failed)?;

@@ -14,7 +14,7 @@ use shared_proto::{now_ms, v1};
 
 /// Pending jobs that are looked at for one assignment.
 const CANDIDATES_MAX: i64 = 64;
-/// How long a job waits for the instance that took its stack's last job, milliseconds.
+/// How long a job waits for the instance that may have its stack's state, milliseconds.
 const PREFERENCE_MS: i64 = 15_000;
 /// How long a stack's next job waits for the instance to have done with the one before, milliseconds.
 const SETTLE_MS: i64 = 30_000;
@@ -34,6 +34,8 @@ pub struct Given {
     pub request: Vec<u8>,
     /// Its digest.
     pub request_sha256: Vec<u8>,
+    /// The instance that has the stack's state, if it has no backend; none: nobody, or not known.
+    pub state_instance: Option<String>,
 }
 
 /// How an instance stands to a job that it names with a fencing token.
@@ -130,7 +132,7 @@ impl Store {
         .map_err(&failed)?;
         transaction.commit().await.map_err(&failed)?;
         let fencing_token = u64::try_from(token).unwrap_or(0);
-        Ok(Some(Given { job_id: next.id, fencing_token, request, request_sha256 }))
+        Ok(Some(Given { job_id: next.id, fencing_token, request, request_sha256, state_instance: next.last_instance }))
     }
 
     /// Has jobs wait again that were assigned before a moment and not accepted; those of one instance where one is given. How
@@ -200,12 +202,6 @@ impl Store {
             .await
             // taken back, and another job of the stack was given out since
             .map_err(|e| if is_taken(&e) { fenced(&job) } else { failed(e) })?;
-        sqlx::query("UPDATE stacks SET last_instance = $2 WHERE id = $1")
-            .bind(&job.stack)
-            .bind(&request.instance_id)
-            .execute(&mut *transaction)
-            .await
-            .map_err(&failed)?;
         let job = read(&mut transaction, organization, &job.id).await?;
         transaction.commit().await.map_err(&failed)?;
         Ok(job)

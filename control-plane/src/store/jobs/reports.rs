@@ -2,7 +2,7 @@
 
 use super::super::{Store, broken, not_found};
 use super::hand_out::fenced;
-use super::{Job, JobEnd, Phase, Plan, read};
+use super::{Job, JobEnd, Phase, Plan, has_applied, may_have_applied, read};
 use prost::Message as _;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::event::Body;
@@ -34,6 +34,10 @@ struct Story {
     plan: Option<Plan>,
     /// The runner waits for someone's decision.
     waits: bool,
+    /// It has begun to apply.
+    applies: bool,
+    /// It ended without anybody knowing what it did last.
+    unclear: bool,
     end: Option<(Phase, JobEnd)>,
 }
 
@@ -92,6 +96,7 @@ impl Store {
         if last == before {
             return Ok(Reported { acknowledged: last, refused, job: story.job, news: false });
         }
+        let (applies, unclear) = (story.applies, story.unclear);
         let (job, ended) = story.close();
         sqlx::query(
             "UPDATE jobs SET phase = $2, revision = $3, plan = $4, outputs = $5, result = $6, reported = $7, \
@@ -114,6 +119,11 @@ impl Store {
         .await
         .map_err(&failed)?;
         let job = read(&mut transaction, organization, &job.id).await?;
+        if applies {
+            has_applied(&mut transaction, &job).await?;
+        } else if unclear {
+            may_have_applied(&mut transaction, &job).await?;
+        }
         transaction.commit().await.map_err(&failed)?;
         Ok(Reported { acknowledged: last, refused, job, news: true })
     }
@@ -152,19 +162,21 @@ fn is_words(event: &v1::Event) -> bool {
 impl Story {
     fn new(job: Job) -> Self {
         let plan = job.plan();
-        Self { job, plan, waits: false, end: None }
+        Self { job, plan, waits: false, applies: false, unclear: false, end: None }
     }
 
     fn tell(&mut self, body: &Body) {
         match body {
             Body::PhaseChanged(changed) => match Phase::from_name(&changed.phase) {
+                Some(Phase::Applying) => {
+                    self.applies = true;
+                    self.forward(Phase::Applying);
+                }
                 Some(Phase::AwaitingApproval) => {
                     self.waits = true;
                     self.forward(Phase::Planned);
                 }
-                Some(phase @ (Phase::Preparing | Phase::Planning | Phase::Planned | Phase::Applying)) => {
-                    self.forward(phase)
-                }
+                Some(phase @ (Phase::Preparing | Phase::Planning | Phase::Planned)) => self.forward(phase),
                 // its ends come with the result
                 _ => {}
             },
@@ -182,6 +194,8 @@ impl Story {
             Body::Outputs(outputs) => self.job.outputs = Some(cut(&outputs.json, TEXT_MAX)),
             Body::Result(result) => {
                 self.job.reported = true;
+                let code = Code::from_name(&result.code);
+                self.unclear = matches!(code, Some(Code::JobLost | Code::SpoolDamaged | Code::WorkerCrashed));
                 let end = JobEnd {
                     code: cut(&result.code, 128),
                     message: cut(&result.message, 16 * 1024),

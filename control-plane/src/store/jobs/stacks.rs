@@ -24,7 +24,7 @@ pub struct Stack {
     pub variables: String,
     /// Entries of the runner's configuration.
     pub connections: String,
-    /// The instance that took its last job.
+    /// The instance that applied its last plan, or may have: one without a backend has its state there.
     pub last_instance: Option<String>,
     /// When it was made.
     pub created_at_ms: i64,

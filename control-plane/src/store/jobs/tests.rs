@@ -221,14 +221,84 @@ async fn a_late_accept_is_good_until_another_has_the_job_or_the_stack() {
 async fn a_stack_prefers_the_instance_that_has_its_state() {
     let store = store().await;
     let stack = stack(&store, "s").await;
-    let given = accepted(&store, &stack, JobKind::Preview).await;
-    tell(&store, &given, 1, vec![result("planned", "ok")]).await;
+    let given = awaiting(&store, &stack).await;
+    store.approve_job(ORG, &given.job_id, "bob", None).await.expect("approved");
+    tell(&store, &given, 6, vec![phase("applying"), result("applied", "ok")]).await;
     job(&store, &stack, JobKind::Preview).await;
     assert_eq!(assign(&store, "i-2", &[HERE, "i-2"]).await, None);
     assert_eq!(assign(&store, "i-2", &["i-2"]).await, None, "it may be back in a moment");
     sqlx::query("UPDATE jobs SET created_at_ms = 1").execute(store.pool()).await.expect("time passes");
     assert_eq!(assign(&store, "i-2", &[HERE, "i-2"]).await, None);
-    assert!(assign(&store, "i-2", &["i-2"]).await.is_some());
+    let other = assign(&store, "i-2", &["i-2"]).await.expect("the other one is gone");
+    assert_eq!(other.state_instance.as_deref(), Some(HERE));
+    store.accept_job(ORG, RUNNER, &accept(&other, "i-2")).await.expect("accepted");
+    let refused =
+        v1::ReportRequest { instance_id: "i-2".into(), ..report(&other, 1, vec![result("failed", "state_elsewhere")]) };
+    store.report_events(ORG, RUNNER, &refused).await.expect("taken");
+    // what was refused there has made no state there
+    assert_eq!(state_of(&store).await.as_deref(), Some(HERE));
+    job(&store, &stack, JobKind::Preview).await;
+    let back = assign(&store, HERE, &[HERE, "i-2"]).await.expect("it is back");
+    assert_eq!(back.state_instance.as_deref(), Some(HERE));
+}
+
+async fn state_of(store: &Store) -> Option<String> {
+    store.stack(ORG, "s").await.expect("there").last_instance
+}
+
+#[tokio::test]
+async fn only_what_applies_has_the_state() {
+    let store = store().await;
+    let stack = stack(&store, "s").await;
+    for (kind, end) in [(JobKind::Preview, "planned"), (JobKind::Outputs, "no_changes"), (JobKind::Update, "failed")] {
+        let given = accepted(&store, &stack, kind).await;
+        assert_eq!(given.state_instance, None);
+        tell(&store, &given, 1, vec![phase("planning"), result(end, "ok")]).await;
+        assert_eq!(state_of(&store).await, None, "{kind:?}");
+    }
+    let given = awaiting(&store, &stack).await;
+    store.approve_job(ORG, &given.job_id, "bob", None).await.expect("approved");
+    assert_eq!(state_of(&store).await, None, "approved, and not begun");
+    // cancelled after it began: what is made is made
+    tell(&store, &given, 6, vec![phase("applying"), result("canceled", "cancelled")]).await;
+    assert_eq!(state_of(&store).await.as_deref(), Some(HERE));
+}
+
+#[tokio::test]
+async fn where_nobody_knows_what_was_applied_the_state_may_be_there() {
+    for (automatic, begun, expected) in
+        [(false, false, None), (false, true, Some(HERE)), (true, false, Some(HERE)), (true, true, Some(HERE))]
+    {
+        let new = |stack: &Stack| NewJob { approve_automatically: automatic, ..new_job(stack, JobKind::Update) };
+        let events = || vec![plan(true), phase("planned"), phase("awaiting_approval")];
+        // given up by a user
+        let store = store().await;
+        let stack = stack(&store, "s").await;
+        store.create_job(new(&stack)).await.expect("a job");
+        let given = assign(&store, HERE, &[HERE]).await.expect("a job");
+        store.accept_job(ORG, RUNNER, &accept(&given, HERE)).await.expect("accepted");
+        if begun {
+            tell(&store, &given, 1, events()).await;
+            if !automatic {
+                store.approve_job(ORG, &given.job_id, "bob", None).await.expect("approved");
+            }
+        }
+        let lost = store.cancel_job(ORG, &given.job_id, "bob", true, |_| true).await.expect("given up");
+        assert!(matches!(lost, Cancelled::Ended(job) if job.phase == Phase::Lost));
+        assert_eq!(state_of(&store).await.as_deref(), expected, "{automatic} {begun}");
+        // lost by its runner, without a word of applying
+        let store = self::store().await;
+        let stack = self::stack(&store, "s").await;
+        store.create_job(new(&stack)).await.expect("a job");
+        let given = assign(&store, HERE, &[HERE]).await.expect("a job");
+        store.accept_job(ORG, RUNNER, &accept(&given, HERE)).await.expect("accepted");
+        tell(&store, &given, 1, events()).await;
+        if begun && !automatic {
+            store.approve_job(ORG, &given.job_id, "bob", None).await.expect("approved");
+        }
+        tell(&store, &given, 4, vec![result("failed", "spool_damaged")]).await;
+        assert_eq!(state_of(&store).await.as_deref(), expected, "{automatic} {begun}");
+    }
 }
 
 #[tokio::test]
