@@ -136,7 +136,7 @@ async fn run(arguments: &Arguments) -> Result<bool> {
 
 async fn ways_of(services: Services, one_way: Duration) -> Result<[Way; 3]> {
     Ok([
-        Way::Raw(Raw::new(services, one_way).await?),
+        Way::Raw(Box::new(Raw::new(services, one_way).await?)),
         Way::Ssh(Box::new(Ssh::new(services, one_way).await?)),
         Way::Ours(Box::new(Ours::new(services, one_way).await?)),
     ])

@@ -20,7 +20,7 @@ const STUCK: Duration = Duration::from_secs(20);
 
 /// A way.
 pub(crate) enum Way {
-    Raw(Raw),
+    Raw(Box<Raw>),
     Ssh(Box<Ssh>),
     Ours(Box<Ours>),
 }
