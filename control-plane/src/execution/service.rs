@@ -79,7 +79,7 @@ impl Service {
                 tracing::warn!(
                     peer = peer.address,
                     code = failure.code.as_str(),
-                    message = failure.message,
+                    detail = failure.message,
                     next_step = failure.next_step,
                     "call of the execution service refused"
                 );
