@@ -54,6 +54,8 @@ pub struct Limits {
     pub descriptors: u64,
     /// The largest file that it may write, bytes.
     pub file_size: u64,
+    /// How far it stands back behind this process for the processor: 0 to 19, as nice(1) counts.
+    pub niceness: i32,
 }
 
 /// Why there is no child.
@@ -231,6 +233,7 @@ unsafe fn steps(p: &Prepared) -> Result<(), &'static &'static str> {
             limit(libc::RLIMIT_CORE, 0)?;
             limit(libc::RLIMIT_NOFILE, limits.descriptors)?;
             limit(libc::RLIMIT_FSIZE, limits.file_size)?;
+            done(libc::setpriority(libc::PRIO_PROCESS, 0, limits.niceness), &"setpriority")?;
             libc::umask(0o077);
         }
         // 4. the working directory, while its descriptor is open

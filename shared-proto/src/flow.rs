@@ -65,8 +65,9 @@ pub struct Window {
     granted: u64,
     received: u64,
     consumed: u64,
+    /// Consumed since `since`: when it reaches the size, the window has turned over once.
+    turned: u64,
     since: Instant,
-    ran_out: bool,
 }
 
 /// More came than was granted.
@@ -147,8 +148,8 @@ impl Budget {
                 granted: base,
                 received: 0,
                 consumed: 0,
+                turned: 0,
                 since: Instant::now(),
-                ran_out: false,
             },
             base,
         )
@@ -186,8 +187,6 @@ impl Window {
         if self.received > self.granted {
             return Err(Overrun { excess: self.received - self.granted });
         }
-        // what is left would not carry a message worth sending: the sender waits for us
-        self.ran_out |= self.granted - self.received < self.size / 4;
         Ok(())
     }
 
@@ -195,15 +194,27 @@ impl Window {
     #[must_use]
     pub fn consumed(&mut self, cost: u64) -> u64 {
         self.consumed += cost;
+        self.turned += cost;
         let outstanding = self.granted - self.consumed;
         let due = self.size.saturating_sub(outstanding);
         if due < self.size / GRANT_FRACTION {
             return 0;
         }
+        if self.turned >= self.size {
+            self.turned_over(due);
+        }
+        let grant = self.size.saturating_sub(outstanding);
+        self.granted += grant;
+        grant
+    }
+
+    /// A whole window has gone through. That this end has granted more says nothing: grants are on their way for half a round trip.
+    /// What says that the window is the limit is that it turned over in about one round trip.
+    fn turned_over(&mut self, due: u64) {
         let elapsed = self.since.elapsed();
         let round_trip = *lock(&self.budget.inner.round_trip);
         let unread = self.received - self.consumed;
-        if self.ran_out && unread <= self.size / 2 && elapsed < 2 * round_trip + Duration::from_millis(2) {
+        if unread <= self.size / 2 && elapsed < 2 * round_trip + Duration::from_millis(2) {
             // the reader is faster than the window turns over: let it grow
             self.size += self.budget.take(self.size, self.size - self.budget.inner.base);
         } else if self.size > self.budget.inner.base && elapsed > 20 * round_trip + Duration::from_secs(1) {
@@ -213,10 +224,7 @@ impl Window {
             self.budget.give_back(less);
         }
         self.since = Instant::now();
-        self.ran_out = false;
-        let grant = self.size.saturating_sub(outstanding);
-        self.granted += grant;
-        grant
+        self.turned = 0;
     }
 
     /// The window's present size, cost units.
@@ -392,6 +400,27 @@ mod tests {
             available = moving.consumed(available);
         }
         assert!(moving.size() >= 2 << 20, "{}", moving.size());
+    }
+
+    #[test]
+    fn a_window_that_turns_over_in_a_round_trip_grows_however_small_the_pieces() {
+        let budget = Budget::new(SHARE, 1024);
+        budget.set_round_trip(Duration::from_secs(5));
+        let (mut window, credit) = budget.window();
+        // a long path: what is consumed is granted at once, and yet the sender waits, since the grants are on their way
+        let (mut available, mut on_their_way) = (credit, std::collections::VecDeque::new());
+        for _ in 0..2000 {
+            let piece = available.min(4096);
+            if piece > 0 {
+                available -= piece;
+                window.received(piece).expect("granted");
+                on_their_way.push_back(window.consumed(piece));
+            }
+            if piece == 0 || on_their_way.len() > 64 {
+                available += on_their_way.pop_front().unwrap_or(0);
+            }
+        }
+        assert!(window.size() >= 2 << 20, "{}", window.size());
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// Who looks this late had no processor itself: the silence says nothing about the peer.
+const STOOD_STILL: Duration = Duration::from_secs(1);
 /// Unanswered pings that are remembered; a peer is dead long before there are so many.
 const UNANSWERED_MAX: usize = 16;
 
@@ -39,6 +41,7 @@ pub(crate) struct Pulse {
     unanswered: VecDeque<(u64, Instant)>,
     heard: Instant,
     next_ping: Instant,
+    looked: Instant,
 }
 
 // === impl Rhythm ===
@@ -54,10 +57,16 @@ impl Default for Rhythm {
 impl Pulse {
     /// Starts at the moment of welcome, with a ping due at once: the first round trip sizes the windows.
     pub(crate) fn new(rhythm: Rhythm, now: Instant) -> Self {
-        Self { rhythm, nonce: 0, unanswered: VecDeque::new(), heard: now, next_ping: now }
+        Self { rhythm, nonce: 0, unanswered: VecDeque::new(), heard: now, next_ping: now, looked: now }
     }
     /// What is due now. A ping that it gives counts as sent.
     pub(crate) fn due(&mut self, now: Instant) -> Due {
+        if now.saturating_duration_since(self.looked) > self.rhythm.interval + STOOD_STILL {
+            // what came meanwhile has not been read yet, and gets one interval to be
+            let spared = now.checked_sub(self.rhythm.dead.saturating_sub(self.rhythm.interval));
+            self.heard = spared.map_or(self.heard, |at| self.heard.max(at));
+        }
+        self.looked = now;
         if now >= self.heard + self.rhythm.dead {
             Due::Dead
         } else if now >= self.next_ping {
@@ -124,6 +133,17 @@ mod tests {
         }
         assert_eq!(missed, Some(PING_INTERVAL + PING_MISSED));
         assert_eq!(dead, Some(PEER_DEAD + Duration::from_millis(20)));
+    }
+
+    #[test]
+    fn who_stood_still_itself_gives_the_peer_one_interval_more() {
+        let start = Instant::now();
+        let mut pulse = Pulse::new(Rhythm::default(), start);
+        assert_eq!(pulse.due(start), Due::Ping(1));
+        let late = start + 3 * PEER_DEAD;
+        assert_eq!(pulse.due(late), Due::Ping(2));
+        assert_eq!(pulse.due(late + PING_INTERVAL / 2), Due::Nothing);
+        assert_eq!(pulse.due(late + PING_INTERVAL), Due::Dead);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::io::Read as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 
-const CONFINED: Limits = Limits { descriptors: 256, file_size: 1 << 20 };
+const CONFINED: Limits = Limits { descriptors: 256, file_size: 1 << 20, niceness: 1 };
 
 /// Runs a shell script as a worker; what it wrote to descriptor 3, and how it ended.
 fn run(script: &str, directory: Option<&File>) -> (String, WaitStatus) {

@@ -26,7 +26,7 @@ use shared_proto::v1::{self, operation_input};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tonic::Streaming;
 use tonic::codec::Codec as _;
 use tracing::Instrument as _;
@@ -37,6 +37,9 @@ pub const RUN_PATH: &str = "/runner.v1.Operations/Run";
 const FIRST_MESSAGE_DEADLINE: Duration = Duration::from_secs(10);
 /// What a worker whose socket has ended gets until its end is reported.
 const EXIT_GRACE: Duration = Duration::from_secs(2);
+/// Workers that start at once, for each processor: starting one is the costly part, and hundreds at once would leave the supervisor no time to
+/// answer a ping. The others wait their turn, within their deadlines.
+const STARTING_PER_PROCESSOR: usize = 4;
 /// Messages between an operation and HTTP/2. Their bytes are paid for with credit before they are read.
 const OUTGOING: usize = 4;
 
@@ -51,6 +54,7 @@ struct Inner {
     settings: watch::Receiver<Arc<Settings>>,
     workers: Workers,
     resolver: Resolver,
+    starting: Semaphore,
     running: AtomicU32,
     served: AtomicU64,
     fewer: Notify,
@@ -98,6 +102,9 @@ impl Operations {
             settings,
             workers,
             resolver,
+            starting: Semaphore::new(
+                STARTING_PER_PROCESSOR * std::thread::available_parallelism().map_or(1, |n| n.get()),
+            ),
             running: AtomicU32::new(0),
             served: AtomicU64::new(0),
             fewer: Notify::new(),
@@ -253,6 +260,8 @@ impl SessionOperations {
         let inner = &self.operations.inner;
         let target = inner.resolver.resolve(connection).await?;
         let credit = Credit::new(request.output_credit, Some(self.send.clone()));
+        // never closed
+        let starting = inner.starting.acquire().await.ok();
         let Started { pid, mut socket, exit } = inner.workers.start(Program::Operation, None).await?;
         let mut worker = Worker { workers: inner.workers.clone(), pid, exit, ended: false };
         let message = v1::WorkerRequest { request: Some(request), target: Some((*target).clone()) };
@@ -266,7 +275,7 @@ impl SessionOperations {
         // dropped where the stream is gone already, which the caller notices
         let _ = items.send(Item::Data(body::flow(first))).await;
         let (reader, writer) = socket.split();
-        let output = output::pass(reader, credit.clone(), items);
+        let output = output::pass(reader, credit.clone(), items, starting);
         let input = input::pass(input, writer, window, &credit, items);
         let ended = tokio::select! {
             ended = output => ended,

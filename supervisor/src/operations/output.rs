@@ -6,11 +6,14 @@ use prost::Message as _;
 use shared_proto::flow::Credit;
 use shared_proto::frame::{self, FrameError, Header, Kind};
 use shared_proto::v1;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, BufReader};
-use tokio::sync::mpsc;
+use tokio::sync::{SemaphorePermit, mpsc};
 
 /// Read ahead from the socket, bytes: headers and small frames come along with others. Large ones go past it.
 const READ_AHEAD: usize = 4 * 1024;
+/// A worker that has sent nothing for this long waits for its target: it has started.
+const STARTING_MAX: Duration = Duration::from_secs(1);
 
 /// What is wrong with the worker, in words.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,15 +35,33 @@ impl From<FrameError> for Broken {
     }
 }
 
+/// The first header; until it comes, and no longer than a start takes, the worker counts as starting.
+async fn first_header<R: AsyncRead + Unpin>(
+    socket: &mut R,
+    starting: Option<SemaphorePermit<'_>>,
+) -> Result<Option<Header>, FrameError> {
+    let mut header = std::pin::pin!(frame::read_header(socket));
+    if let Ok(header) = tokio::time::timeout(STARTING_MAX, &mut header).await {
+        return header;
+    }
+    drop(starting);
+    header.await
+}
+
 /// Passes frames until the outcome.
 pub(super) async fn pass<R: AsyncRead + Unpin>(
     socket: R,
     credit: Credit,
     items: &mpsc::Sender<Item>,
+    starting: Option<SemaphorePermit<'_>>,
 ) -> Result<v1::Outcome, Broken> {
     let mut socket = BufReader::with_capacity(READ_AHEAD, socket);
+    let mut first = Some(first_header(&mut socket, starting).await?);
     loop {
-        let header = frame::read_header(&mut socket).await?;
+        let header = match first.take() {
+            Some(header) => header,
+            None => frame::read_header(&mut socket).await?,
+        };
         let Some(Header { kind, length }) = header else {
             return Err(Broken::Ended("it closed its socket without an outcome".to_owned()));
         };

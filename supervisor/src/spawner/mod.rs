@@ -27,6 +27,8 @@ use wire::{Launch, Report, Request};
 
 /// Live workers at once: twice the operations of a session by default, with room for resolvers and jobs.
 pub const WORKERS_MAX: usize = 2048;
+/// Whatever workers do, the supervisor gets to answer its pings.
+const NICENESS: i32 = 5;
 /// Open descriptors of a worker.
 const WORKER_DESCRIPTORS: u64 = 1024;
 /// Open descriptors of a job's worker: engines start a provider for each module and region.
@@ -157,6 +159,7 @@ impl Spawner {
             limits: Some(spawn::Limits {
                 descriptors: if job { JOB_DESCRIPTORS } else { WORKER_DESCRIPTORS },
                 file_size: if job { u64::MAX } else { WORKER_FILE_SIZE },
+                niceness: NICENESS,
             }),
         });
         match started {

@@ -20,6 +20,8 @@ const OUTGOING: usize = 16;
 const WELCOME_DEADLINE: Duration = CONNECT_DEADLINE;
 /// The bounds of the interval that the control plane may ask for.
 const PING_INTERVAL_MIN: Duration = Duration::from_millis(200);
+/// A timer that fires this late means that this process had no processor: its silence says nothing about its peer.
+const STOOD_STILL: Duration = Duration::from_secs(1);
 /// What an answer may take after the network has changed: the old way may be gone without a word.
 const PROBE_DEADLINE: Duration = Duration::from_secs(3);
 
@@ -208,7 +210,11 @@ impl Conversation {
                         Some(control::Kind::Welcome(_)) | None => {}
                     }
                 }
-                _ = ticks.tick() => {
+                due = ticks.tick() => {
+                    if due.elapsed() > STOOD_STILL {
+                        // it was us: what came meanwhile has not been read yet, and gets one interval to be
+                        heard = heard.max(Instant::now() - (PEER_DEAD - PING_INTERVAL));
+                    }
                     if heard.elapsed() >= PEER_DEAD {
                         return Ended::Failed(
                             Code::ConnectionLost.on(format!("nothing was heard from the control plane for {PEER_DEAD:?}")),
