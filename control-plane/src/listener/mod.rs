@@ -94,7 +94,7 @@ impl Listener {
             Ok(Err(error)) => {
                 let failure = handshake_failure(&error);
                 return tracing::info!(
-                    %peer, code = failure.code.as_str(), message = failure.message, next_step = failure.next_step,
+                    %peer, code = failure.code.as_str(), detail = failure.message, next_step = failure.next_step,
                     "TLS handshake failed"
                 );
             }

@@ -100,7 +100,7 @@ pub(super) async fn hold<T, P>(
         Err(failure) => {
             tracing::warn!(
                 peer, organization = ?organization, runner = ?runner, instance = ?instance,
-                code = failure.code.as_str(), message = failure.message, next_step = failure.next_step,
+                code = failure.code.as_str(), detail = failure.message, next_step = failure.next_step,
                 "session refused"
             );
             refuse(line, &failure).await;

@@ -194,7 +194,7 @@ impl Sessions {
                 tracing::info!(
                     session = session.id,
                     code = refused.code.as_str(),
-                    message = refused.message,
+                    detail = refused.message,
                     "closing a session"
                 );
                 session.close(refused);
