@@ -37,11 +37,19 @@ pub enum Wire {
     Close,
 }
 
+/// What connections are told. Two switches in quick succession are seen as one, so cuts are counted: none is missed.
+#[derive(Debug, Clone, Copy)]
+struct State {
+    wire: Wire,
+    cuts: u64,
+    last_cut: Wire,
+}
+
 /// The proxy. Dropping it closes everything.
 #[derive(Debug)]
 pub struct Cutter {
     address: SocketAddr,
-    wire: watch::Sender<Wire>,
+    state: watch::Sender<State>,
     target: watch::Sender<SocketAddr>,
     shared: Arc<Shared>,
     accepting: tokio::task::JoinHandle<()>,
@@ -70,7 +78,7 @@ impl Cutter {
     pub async fn with_delay(target: SocketAddr, delay: Duration) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("a wire's listener")?;
         let address = listener.local_addr()?;
-        let (wire, state) = watch::channel(Wire::Pass);
+        let (sender, state) = watch::channel(State { wire: Wire::Pass, cuts: 0, last_cut: Wire::Close });
         let (target, targets) = watch::channel(target);
         let shared = Arc::new(Shared::default());
         let counts = Arc::clone(&shared);
@@ -85,7 +93,7 @@ impl Cutter {
                 });
             }
         });
-        Ok(Self { address, wire, target, shared, accepting })
+        Ok(Self { address, state: sender, target, shared, accepting })
     }
 
     /// Where to dial.
@@ -98,7 +106,13 @@ impl Cutter {
     }
     /// Switches it.
     pub fn set(&self, wire: Wire) {
-        self.wire.send_replace(wire);
+        self.state.send_modify(|state| {
+            state.wire = wire;
+            if matches!(wire, Wire::Reset | Wire::Close) {
+                state.cuts += 1;
+                state.last_cut = wire;
+            }
+        });
     }
     /// Leads new connections elsewhere.
     pub fn lead_to(&self, target: SocketAddr) {
@@ -121,7 +135,7 @@ impl Cutter {
 impl Drop for Cutter {
     fn drop(&mut self) {
         self.accepting.abort();
-        self.wire.send_replace(Wire::Close);
+        self.set(Wire::Close);
     }
 }
 
@@ -137,13 +151,13 @@ fn reset_on_close(stream: &TcpStream) {
 async fn serve(
     client: TcpStream,
     target: SocketAddr,
-    mut state: watch::Receiver<Wire>,
+    mut state: watch::Receiver<State>,
     delay: Duration,
     counts: &Arc<Shared>,
 ) {
+    let cuts = state.borrow().cuts;
     loop {
-        let now = *state.borrow_and_update();
-        match now {
+        match state.borrow_and_update().wire {
             Wire::Reset => return reset_on_close(&client),
             Wire::Close => return,
             Wire::Pass => break,
@@ -167,14 +181,9 @@ async fn serve(
         tokio::select! {
             _ = both => Wire::Pass,
             ended = async {
-                loop {
-                    match state.changed().await {
-                        Err(_) => break Wire::Close,
-                        Ok(()) => match *state.borrow_and_update() {
-                            wire @ (Wire::Reset | Wire::Close) => break wire,
-                            Wire::Pass | Wire::Silence => {}
-                        },
-                    }
+                match state.wait_for(|state| state.cuts != cuts).await {
+                    Err(_) => Wire::Close,
+                    Ok(state) => state.last_cut,
                 }
             } => ended,
         }
@@ -192,7 +201,7 @@ async fn serve(
 async fn copy(
     from: &mut tokio::net::tcp::OwnedReadHalf,
     to: &mut tokio::net::tcp::OwnedWriteHalf,
-    state: watch::Receiver<Wire>,
+    state: watch::Receiver<State>,
     delay: Duration,
     counts: &Shared,
 ) {
@@ -204,7 +213,7 @@ async fn copy(
             match from.read(&mut buffer).await {
                 Ok(0) | Err(_) => return,
                 Ok(n) => {
-                    if *state.borrow() == Wire::Silence {
+                    if state.borrow().wire == Wire::Silence {
                         continue;
                     }
                     if sender.send((Instant::now() + delay, buffer[..n].to_vec())).await.is_err() {
@@ -266,6 +275,14 @@ mod tests {
         let error = stream.read_exact(&mut back).await.expect_err("is reset");
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
         wire.set(Wire::Pass);
+        let mut stream = TcpStream::connect(wire.address()).await.expect("connects");
+        stream.write_all(b"abc").await.expect("writes");
+        stream.read_exact(&mut back).await.expect("reads");
+        // a cut is a cut, however soon the wire is whole again
+        wire.set(Wire::Reset);
+        wire.set(Wire::Pass);
+        let error = stream.read_exact(&mut back).await.expect_err("is reset");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
         let mut stream = TcpStream::connect(wire.address()).await.expect("connects");
         stream.write_all(b"abc").await.expect("writes");
         stream.shutdown().await.expect("ends");

@@ -24,11 +24,7 @@ pub struct Suite {
 
 /// How far the figures of heavy scenarios go: `RUNNER_TEST_SCALE`, a percentage, 10 unless given.
 pub fn scale() -> u64 {
-    std::env::var("RUNNER_TEST_SCALE")
-        .ok()
-        .and_then(|v| v.parse().ok())
-        .filter(|v| (1..=100).contains(v))
-        .unwrap_or(10)
+    std::env::var("RUNNER_TEST_SCALE").ok().and_then(|v| v.parse().ok()).filter(|v| (1..=100).contains(v)).unwrap_or(10)
 }
 
 /// That much of a figure, at least one.

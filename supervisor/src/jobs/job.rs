@@ -525,7 +525,10 @@ impl Decided {
     fn note(&mut self, command: Command) {
         match command {
             Command::Approve { by, plan_sha256 } => {
-                tracing::info!(by, "plan approved");
+                // told again until the job has ended: worth a line once
+                if self.approve.is_none() {
+                    tracing::info!(by, "plan approved");
+                }
                 self.approve = Some(plan_sha256);
             }
             Command::Cancel { by, force } => self.cancel(by, force),

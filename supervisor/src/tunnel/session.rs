@@ -240,7 +240,8 @@ impl Conversation {
                     self.operations.close();
                     send(runner::Kind::Deregister(v1::Deregister { reason: "the runner is stopping".to_owned() }));
                 }
-                () = &mut drained => return Ended::Drained,
+                // never before goodbye was said: with nothing in flight both are ready at once
+                () = &mut drained, if deregistered => return Ended::Drained,
             }
         }
     }

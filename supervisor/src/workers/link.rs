@@ -93,6 +93,10 @@ impl Link {
             if !self.outgoing.is_empty() && self.exchange().is_err() {
                 self.lost();
             }
+            if !launcher_lives && self.spawner.is_none() {
+                // nobody is left who could start a worker, or the one who does; whoever asks is told so
+                return;
+            }
             tokio::select! {
                 request = requests.recv(), if self.outgoing.is_empty() && self.spawner.is_some() => match request {
                     Some(request) => self.request(request),

@@ -42,13 +42,14 @@ impl Runner {
     }
     /// The launcher's child that plays this role.
     fn role(&self, role: &str) -> i32 {
-        children(self.process.id() as i32)
-            .into_iter()
-            .find(|pid| {
-                std::fs::read(format!("/proc/{pid}/cmdline"))
-                    .is_ok_and(|c| c.split(|b| *b == 0).nth(1) == Some(role.as_bytes()))
-            })
-            .expect("runs")
+        self.find(role).expect("runs")
+    }
+    /// The same, while it may be about to end or to start.
+    fn find(&self, role: &str) -> Option<i32> {
+        children(self.process.id() as i32).into_iter().find(|pid| {
+            std::fs::read(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|c| c.split(|b| *b == 0).nth(1) == Some(role.as_bytes()))
+        })
     }
     fn status(&self) -> (i32, serde_json::Value) {
         let output = runner(self.folder.path(), &["status", "-o", "json"]).output().expect("runs");
@@ -224,8 +225,7 @@ async fn spawner_and_supervisor_are_started_again() {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(spawner), nix::sys::signal::Signal::SIGKILL).expect("lives");
     // its workers die with it, and that operation says so; the tunnel stays
     assert_eq!(operation.end().await.0.code, "worker_crashed");
-    until("another spawner", || children(runner.process.id() as i32).len() == 2 && runner.role("spawner") != spawner)
-        .await;
+    until("another spawner", || runner.find("spawner").is_some_and(|new| new != spawner)).await;
     let mut worked = false;
     for _ in 0..100 {
         worked = session.run(unary("k", describe("hello"))).await.0.code == "ok";
