@@ -157,7 +157,8 @@ async fn serve(
 ) {
     let cuts = state.borrow().cuts;
     loop {
-        match state.borrow_and_update().wire {
+        let now = state.borrow_and_update().wire;
+        match now {
             Wire::Reset => return reset_on_close(&client),
             Wire::Close => return,
             Wire::Pass => break,

@@ -19,8 +19,9 @@ use tower::ServiceExt as _;
 
 /// The TLS handshake's deadline.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// TLS handshakes at once; who exceeds it is turned away before the costly part.
-const HANDSHAKES_MAX: usize = 512;
+/// TLS handshakes at once: the costly part. The next ones wait, as connections that are counted already, no longer than a handshake may
+/// take; a script that opens hundreds at once is served.
+const HANDSHAKES_MAX: usize = 64;
 /// How long a request's head may take, and how long an idle connection stays.
 const HEAD: Duration = Duration::from_secs(30);
 /// All headers of a request together with its path, bytes: a command of exec is in the path.
@@ -96,12 +97,12 @@ impl ApiListener {
                     });
                 }
                 Some(tls) => {
-                    let Ok(handshake) = self.handshakes.clone().try_acquire_owned() else {
-                        tracing::debug!(%peer, "turned away: {HANDSHAKES_MAX} TLS handshakes in progress");
-                        continue;
-                    };
-                    let tls = tls.clone();
+                    let (tls, handshakes) = (tls.clone(), self.handshakes.clone());
                     tokio::spawn(async move {
+                        let Ok(Ok(handshake)) = tokio::time::timeout(HANDSHAKE, handshakes.acquire_owned()).await
+                        else {
+                            return tracing::debug!(%peer, "turned away: {HANDSHAKES_MAX} TLS handshakes in progress");
+                        };
                         if prepare(&stream, peer) {
                             match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
                                 Ok(Ok(stream)) => {
