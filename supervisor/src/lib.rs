@@ -7,6 +7,15 @@
 //! No room knows the inside of another; [`supervisor`] joins them. This crate must never link a cloud SDK, an engine or SQL.
 #![forbid(unsafe_code)]
 
+/// A line on standard error that may be lost: whoever reads it may be gone, and that must not end a process on which others depend.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+pub(crate) use say;
+
 pub mod admin;
 pub mod cli;
 pub mod config;

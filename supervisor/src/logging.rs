@@ -10,7 +10,9 @@ use tracing_subscriber::EnvFilter;
 /// A filter that is none.
 pub fn start(format: LogFormat, level: &str) -> Result<(), ConfigError> {
     let filter = EnvFilter::builder().parse(level).map_err(|e| ConfigError(format!("log_level {level:?}: {e}")))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // a reader of the log that goes away must not end the program: the default complains on the same broken pipe, and panics
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     let started = match format {
         LogFormat::Text => {
             let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());

@@ -6,6 +6,9 @@ use std::time::Duration;
 /// A spinner with a message; hidden where standard error is no terminal.
 pub(crate) fn spinner(message: impl Into<String>) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+        bar.set_style(style);
+    }
     bar.set_message(super::escape::line(&message.into()));
     if !bar.is_hidden() {
         bar.enable_steady_tick(Duration::from_millis(120));

@@ -3,13 +3,18 @@
 use super::ApiError;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use bytes::{Bytes, BytesMut};
 use http::request::Parts;
+use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
 use shared_proto::failure::{Code, Failure};
 use std::str::FromStr;
 
 /// The most parameters of a query.
 const PARAMS_MAX: usize = 512;
+
+/// What is read of a body beyond the limit, bytes, so that its sender gets to see the answer.
+const DISCARDED_MAX: usize = 64 * 1024 * 1024;
 
 /// A JSON body.
 #[derive(Debug)]
@@ -28,11 +33,36 @@ pub(crate) struct Params(Vec<(String, String)>);
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        match axum::Json::<T>::from_request(request, state).await {
+        let (parts, body) = request.into_parts();
+        let whole = Request::from_parts(parts, axum::body::Body::from(read(body).await?));
+        match axum::Json::<T>::from_request(whole, state).await {
             Ok(axum::Json(body)) => Ok(Self(body)),
             Err(rejection) => Err(body_refused(&rejection).into()),
         }
     }
+}
+
+/// Reads a body. One that is too large is still read, and thrown away, up to a bound: a client that is in the middle of sending
+/// would see a broken connection instead of the answer.
+async fn read(mut body: axum::body::Body) -> Result<Bytes, Failure> {
+    let mut kept = BytesMut::new();
+    let mut discarded = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| Code::InvalidArgument.on(format!("the body broke off: {e}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if discarded == 0 && kept.len() + data.len() <= super::BODY_MAX {
+            kept.extend_from_slice(&data);
+            continue;
+        }
+        discarded += data.len();
+        if discarded > DISCARDED_MAX {
+            break;
+        }
+    }
+    if discarded > 0 {
+        return Err(Code::TooLarge.on(format!("the body is larger than {} bytes", super::BODY_MAX)));
+    }
+    Ok(kept.freeze())
 }
 
 fn body_refused(rejection: &JsonRejection) -> Failure {

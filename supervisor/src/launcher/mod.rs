@@ -73,7 +73,7 @@ pub fn run(arguments: Vec<OsString>) -> i32 {
     match Launcher::new(arguments).and_then(|mut l| l.serve()) {
         Ok(code) => code,
         Err(e) => {
-            eprintln!("runner: {e}");
+            crate::say!("runner: {e}");
             crate::exit::OS_ERROR
         }
     }
@@ -206,8 +206,8 @@ impl Launcher {
         match code {
             Ok(code) if self.terminating > 0 || is_final(code) => self.leaving = Some(code),
             Err(signal) if self.terminating > 0 => self.leaving = Some(128 + signal as i32),
-            Ok(code) => eprintln!("runner: the supervisor exited with code {code}, starting it again"),
-            Err(signal) => eprintln!("runner: the supervisor was ended by {signal}, starting it again"),
+            Ok(code) => crate::say!("runner: the supervisor exited with code {code}, starting it again"),
+            Err(signal) => crate::say!("runner: the supervisor was ended by {signal}, starting it again"),
         }
         // the spawner ends with it; both are started together when both are gone
         self.due =
@@ -222,8 +222,8 @@ impl Launcher {
         if self.supervisor.is_some() {
             match code {
                 Ok(0) => {}
-                Ok(code) => eprintln!("runner: the spawner exited with code {code}, starting it again"),
-                Err(signal) => eprintln!("runner: the spawner was ended by {signal}, starting it again"),
+                Ok(code) => crate::say!("runner: the spawner exited with code {code}, starting it again"),
+                Err(signal) => crate::say!("runner: the spawner was ended by {signal}, starting it again"),
             }
         }
         self.due = Some(self.restart.after(ended));

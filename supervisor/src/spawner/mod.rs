@@ -57,7 +57,7 @@ pub fn run(supervisor: OwnedFd) -> i32 {
     match Spawner::new(supervisor).and_then(|mut s| s.serve().inspect_err(|_| s.end())) {
         Ok(()) => 0,
         Err(e) => {
-            eprintln!("runner spawner: {e}");
+            crate::say!("runner spawner: {e}");
             nix::libc::EXIT_FAILURE
         }
     }

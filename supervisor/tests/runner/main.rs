@@ -21,6 +21,9 @@ struct Runner {
 
 impl Runner {
     fn start(control_plane: &ControlPlane, more: &str) -> Self {
+        Self::start_with(control_plane, more, Stdio::inherit())
+    }
+    fn start_with(control_plane: &ControlPlane, more: &str, log: Stdio) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         control_plane.credentials().write(&folder.path().join("credentials.json")).expect("writes");
         let worker = folder.path().join("worker");
@@ -34,7 +37,7 @@ impl Runner {
              [connections.a]\nprovider = \"aws\"\nsource = \"environment\"\n"
         );
         std::fs::write(folder.path().join("runner.toml"), text).expect("writes");
-        let process = runner(folder.path(), &["run"]).stderr(Stdio::inherit()).spawn().expect("starts");
+        let process = runner(folder.path(), &["run"]).stderr(log).spawn().expect("starts");
         Self { process, folder }
     }
     fn signal(&self, signal: nix::sys::signal::Signal) {
@@ -270,6 +273,17 @@ async fn stopped_readers_hold_nobody_up() {
     let (outcome, data) = session.run(unary("k", describe("flood"))).await;
     assert_eq!((outcome.code.as_str(), data.len()), ("ok", worker::FLOOD));
     eprintln!("supervisor beside 50 stopped readers: {} KiB RSS", field(runner.role("supervisor"), "status", "VmRSS:"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_nobody_reads_any_more_ends_nothing() {
+    let control_plane = ControlPlane::start().await;
+    let mut runner = Runner::start_with(&control_plane, "", Stdio::piped());
+    drop(runner.process.stderr.take());
+    let session = control_plane.connection().await.open().await;
+    assert_eq!(session.run(unary("k", describe("hello"))).await.0.code, "ok");
+    runner.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(runner.exit().await, (Some(0), None));
 }
 
 #[test]
