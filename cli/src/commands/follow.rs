@@ -14,6 +14,9 @@ use std::time::Duration;
 /// Whether a plan waits for us is asked this often once it is there; the phase may be the control plane's alone.
 const LOOK: Duration = Duration::from_millis(300);
 
+/// A job that has not begun after this long is explained.
+const WAITS: Duration = Duration::from_secs(2);
+
 /// What to do when a plan awaits approval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Approval {
@@ -31,6 +34,10 @@ pub(crate) struct Words {
     held: Vec<String>,
     /// The plan's text came in pieces already.
     in_pieces: bool,
+    /// The plan was shown: an engine that applies it tells of each change once more.
+    planned: bool,
+    /// The outputs as they were last shown.
+    outputs: String,
 }
 
 // === impl Words ===
@@ -38,7 +45,7 @@ pub(crate) struct Words {
 impl Words {
     /// By the format.
     pub(crate) fn new(output: Output) -> Self {
-        Self { output, held: Vec::new(), in_pieces: false }
+        Self { output, held: Vec::new(), in_pieces: false, planned: false, outputs: String::new() }
     }
     fn say(&self, line: &str) -> Done {
         match self.output.format {
@@ -62,11 +69,13 @@ impl Words {
     pub(crate) fn event(&mut self, event: &JobEvent) -> Done {
         let Some(body) = &event.body else { return Ok(()) };
         match body {
+            Body::PlannedChange(_) if self.planned => {}
             Body::PlannedChange(change) => {
                 self.held.push(own_words(&change.text, || format!("{}: {}", change.address, change.action)))
             }
             Body::ChangeSummary(summary) if summary.operation == "plan" => self.held.push(summary_of(summary)),
             Body::PlanSaved(plan) => {
+                self.planned = true;
                 // the pieces of a long one were all of it
                 if std::mem::take(&mut self.in_pieces) {
                     self.held.clear();
@@ -102,7 +111,13 @@ impl Words {
             }))?,
             Body::ChangeSummary(summary) => self.say(&summary_of(summary))?,
             Body::Diagnostic(diagnostic) => self.say(&diagnostic_of(diagnostic))?,
-            Body::Outputs(outputs) => self.say(&outputs_of(&outputs.json))?,
+            Body::Outputs(outputs) => {
+                let text = outputs_of(&outputs.json);
+                if !text.is_empty() && text != self.outputs {
+                    self.say(&text)?;
+                    self.outputs = text;
+                }
+            }
             Body::CancelProgress(cancel) => self.note(&format!("· cancel {} by {}", cancel.step, cancel.by)),
             Body::EngineMessage(message) if matches!(message.r#type.as_str(), "version" | "outputs") => {}
             Body::EngineMessage(message) => {
@@ -162,11 +177,21 @@ pub(crate) async fn follow(session: &Session, job: &str, approval: Approval) -> 
     let mut plan: Option<String> = None;
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let wait = tokio::time::sleep(WAITS);
+    tokio::pin!(wait);
+    let mut silent = true;
     loop {
         let event = tokio::select! {
             biased;
             () = session.interrupt.requested() => return Err(Stop::Interrupted(goes_on(job))),
             event = events.next(|failure| eprintln!("· the control plane does not answer, trying again ({})", escape::line(&failure.message))) => event?,
+            () = &mut wait, if silent => {
+                silent = false;
+                if let Some(why) = waits_for(session, job).await {
+                    words.note(&why);
+                }
+                continue;
+            }
             _ = look.tick(), if plan.is_some() && approval == Approval::Ask => {
                 // a passing failure here is the event stream's to judge
                 if let Ok(current) = client.get(&at).await {
@@ -183,6 +208,7 @@ pub(crate) async fn follow(session: &Session, job: &str, approval: Approval) -> 
             }
         };
         let Some(event) = event else { break };
+        silent = false;
         match &event.body {
             Some(Body::PlanSaved(saved)) if saved.has_changes => plan = Some(saved.sha256.clone()),
             Some(Body::Result(r)) => result = Some(r.clone()),
@@ -203,6 +229,26 @@ pub(crate) async fn follow(session: &Session, job: &str, approval: Approval) -> 
     };
     session.output.document(&current, |_| format!("Job {job}: {}.\n", phase.replace('_', " ")))?;
     failure.map_or(Ok(()), Err)
+}
+
+/// Why a job does not begin, where the control plane can tell: a stack has one job at a time.
+async fn waits_for(session: &Session, job: &str) -> Option<String> {
+    let current = session.client.get(&path(&["jobs", job], &[])).await.ok()?;
+    if table::text(&current, "/phase") != "pending" {
+        return None;
+    }
+    let jobs = session.client.get(&path(&["jobs"], &[("stack", &table::text(&current, "/stack/id"))])).await.ok()?;
+    let before = jobs["items"].as_array()?.iter().find(|other| {
+        let started = !matches!(table::text(other, "/phase").as_str(), "pending" | "assigned");
+        other["id"] != job && started && other["ended_at_ms"].as_i64().is_none()
+    });
+    Some(match before.map(|other| (table::text(other, "/id"), table::text(other, "/phase"))) {
+        Some((id, phase)) if phase == "awaiting_approval" => format!(
+            "· waits for job {id} of the same stack, which awaits approval: `runnerctl job approve {id}` or `runnerctl job discard {id}`"
+        ),
+        Some((id, phase)) => format!("· waits for job {id} of the same stack, which is {phase}"),
+        None => "· waits for an instance of the runner with room for it; `runnerctl runner list` shows them".to_owned(),
+    })
 }
 
 /// How a job's end is a command's end.
@@ -231,7 +277,9 @@ async fn decide(session: &Session, job: &str, sha256: &str) -> Done {
         eprintln!("next: runnerctl job approve {job}   (or: runnerctl job discard {job})");
         return Err(Stop::Exit(stop::AWAITING));
     }
-    let asked = tokio::task::spawn_blocking(|| terminal::ask("\nApply this plan? Only \"yes\" applies it:"));
+    let asked = tokio::task::spawn_blocking(|| {
+        terminal::ask("\nApply this plan? \"yes\" applies it, anything else discards it:")
+    });
     let answer = tokio::select! {
         () = session.interrupt.requested() => {
             return Err(Stop::Interrupted(format!(
