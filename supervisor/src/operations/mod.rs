@@ -24,7 +24,7 @@ use shared_proto::flow::{Budget, Credit, SendShare, Shares};
 use shared_proto::frame::{self, Kind};
 use shared_proto::v1::{self, operation_input};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tonic::Streaming;
@@ -33,6 +33,8 @@ use tracing::Instrument as _;
 
 /// The path of the one method.
 pub const RUN_PATH: &str = "/runner.v1.Operations/Run";
+/// How long an operation waits for the welcome that came before it.
+const WELCOME_GRACE: Duration = Duration::from_secs(1);
 /// How long the first message may take once the stream is open.
 const FIRST_MESSAGE_DEADLINE: Duration = Duration::from_secs(10);
 /// What a worker whose socket has ended gets until its end is reported.
@@ -66,7 +68,7 @@ pub struct SessionOperations {
     operations: Operations,
     receive: Budget,
     send: SendShare,
-    gate: Arc<AtomicU8>,
+    gate: Arc<watch::Sender<Gate>>,
 }
 
 /// Counts of operations.
@@ -78,9 +80,13 @@ pub struct Counts {
     pub served: u64,
 }
 
-const BEFORE: u8 = 0;
-const OPEN: u8 = 1;
-const CLOSED: u8 = 2;
+/// Whether a session takes operations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    Before,
+    Open,
+    Closed,
+}
 
 /// One place among those that may run at once.
 struct Place(Arc<Inner>);
@@ -119,7 +125,7 @@ impl Operations {
             operations: self.clone(),
             receive: Budget::new(shares.receive, max_operations),
             send: SendShare::new(shares.send),
-            gate: Arc::new(AtomicU8::new(BEFORE)),
+            gate: Arc::new(watch::Sender::new(Gate::Before)),
         }
     }
 
@@ -155,11 +161,17 @@ impl Drop for Place {
 impl SessionOperations {
     /// The session is welcome.
     pub fn open(&self) {
-        let _ = self.gate.compare_exchange(BEFORE, OPEN, Ordering::AcqRel, Ordering::Acquire);
+        self.gate.send_if_modified(|gate| {
+            let opens = *gate == Gate::Before;
+            if opens {
+                *gate = Gate::Open;
+            }
+            opens
+        });
     }
     /// Nothing new comes in.
     pub fn close(&self) {
-        self.gate.store(CLOSED, Ordering::Release);
+        self.gate.send_replace(Gate::Closed);
     }
     /// The session's newest round trip.
     pub fn set_round_trip(&self, round_trip: Duration) {
@@ -176,11 +188,15 @@ impl SessionOperations {
         }
     }
 
-    fn admitted(&self) -> Result<(), Failure> {
-        match self.gate.load(Ordering::Acquire) {
-            OPEN => Ok(()),
-            BEFORE => Err(Code::Conflict.on("an operation was sent before the session was welcome")),
-            _ => Err(Code::RunnerLeaving.on("this runner is stopping")),
+    async fn admitted(&self) -> Result<(), Failure> {
+        // welcome and the first operation travel on streams of their own, and the later one may be looked at first
+        let mut gate = self.gate.subscribe();
+        let decided = tokio::time::timeout(WELCOME_GRACE, gate.wait_for(|gate| *gate != Gate::Before)).await;
+        let gate = decided.ok().and_then(Result::ok).map_or(Gate::Before, |gate| *gate);
+        match gate {
+            Gate::Open => Ok(()),
+            Gate::Before => Err(Code::Conflict.on("an operation was sent before the session was welcome")),
+            Gate::Closed => Err(Code::RunnerLeaving.on("this runner is stopping")),
         }
     }
 
@@ -202,7 +218,7 @@ impl SessionOperations {
     }
 
     async fn operate(&self, mut input: Streaming<v1::OperationInput>, items: &mpsc::Sender<Item>) -> v1::Outcome {
-        let first = match self.admitted() {
+        let first = match self.admitted().await {
             Ok(()) => first_message(&mut input).await,
             Err(failure) => Err(failure),
         };
