@@ -275,6 +275,17 @@ async fn stopped_readers_hold_nobody_up() {
     eprintln!("supervisor beside 50 stopped readers: {} KiB RSS", field(runner.role("supervisor"), "status", "VmRSS:"));
 }
 
+/// Welcome and the first operation travel on streams of their own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operation_that_overtakes_its_welcome_waits_for_it() {
+    let control_plane = ControlPlane::start().await;
+    let _runner = Runner::start(&control_plane, "");
+    let early = control_plane.connection().await;
+    let mut operation = early.begin(unary("k", describe("hello"))).await;
+    let _session = early.open().await;
+    assert_eq!(operation.end().await.0.code, "ok");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_nobody_reads_any_more_ends_nothing() {
     let control_plane = ControlPlane::start().await;
