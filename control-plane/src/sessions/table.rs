@@ -312,7 +312,7 @@ impl NoSlot {
             Self::Unhealthy => {
                 Code::RunnerUnavailable.on(format!("runner {runner} is connected but does not answer; {seen}"))
             }
-            Self::Leaving => Code::RunnerUnavailable.on(format!("runner {runner} is shutting down; {seen}")),
+            Self::Leaving => Code::RunnerLeaving.on(format!("runner {runner} is shutting down; {seen}")),
             Self::Full => Code::Busy.on(format!("runner {runner} has as many operations as it takes at once")),
         }
     }
