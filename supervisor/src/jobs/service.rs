@@ -168,13 +168,7 @@ impl Pause {
     }
     /// How long to wait now.
     pub(super) fn next(&mut self) -> Duration {
-        let mut random = [0; 8];
-        // without randomness the full bound: late, not wrong
-        let share = match getrandom::fill(&mut random) {
-            Ok(()) => (u64::from_le_bytes(random) >> 11) as f64 / (1_u64 << 53) as f64,
-            Err(_) => 1.0,
-        };
-        let wait = self.next.mul_f64(share);
+        let wait = self.next.mul_f64(crate::tunnel::backoff::random());
         self.next = (self.next * 2).min(self.most);
         wait
     }

@@ -1,7 +1,7 @@
 //! One connection: an HTTP/2 server, though we dialled it. Session first, operations after; nothing else is answered.
 
 use super::dial::Connected;
-use super::session::{Conversation, Ended, Opened, SessionService};
+use super::session::{Conversation, Ended, SessionService};
 use crate::operations::SessionOperations;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -15,7 +15,6 @@ use std::error::Error as StdError;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::Service;
@@ -92,7 +91,7 @@ pub(super) async fn serve(
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .serve_connection(TokioIo::new(stream), routes);
     tokio::pin!(connection);
-    let mut conversation = Talking(tokio::spawn(converse(conversation, opened)));
+    let mut conversation = Talking(tokio::spawn(conversation.run(opened)));
     let mut leaving = false;
     let ended = loop {
         tokio::select! {
@@ -130,10 +129,6 @@ pub(super) async fn serve(
 
 /// A message of the session's conversation, bytes.
 const SESSION_MESSAGE_MAX: usize = 64 * 1024;
-
-async fn converse(conversation: Conversation, opened: mpsc::Receiver<Opened>) -> Ended {
-    conversation.run(opened).await
-}
 
 /// The conversation's task, which ends with the connection.
 struct Talking(tokio::task::JoinHandle<Ended>);
