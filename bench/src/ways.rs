@@ -251,8 +251,11 @@ async fn serve(data: &Path, stop: CancellationToken) -> Result<(Sessions, Socket
     let sessions = Sessions::new(registry.clone(), Settings::default());
     let archives: PathBuf = data.join("archives");
     let jobs = Jobs::new(store, Archives::open(&archives).await?);
-    let listener =
-        Listener::new(Arc::new(authority.runner_tls_config()?), sessions.clone(), Execution::new(jobs, registry));
+    let listener = Listener::new(
+        Arc::new(authority.runner_tls_config()?),
+        sessions.clone(),
+        Execution::new(jobs, sessions.clone(), registry),
+    );
     let port = TcpListener::bind("127.0.0.1:0").await?;
     let address = port.local_addr()?;
     tokio::spawn(listener.serve(port, stop));

@@ -111,7 +111,7 @@ pub async fn run(config: Config) -> Result<(), ProgramError> {
     let archives =
         Archives::open(&archives).await.map_err(|source| ProgramError::Data { path: archives.clone(), source })?;
     let jobs = Jobs::new(store.clone(), archives);
-    let execution = Execution::new(jobs.clone(), registry);
+    let execution = Execution::new(jobs.clone(), sessions.clone(), registry);
     let runner_tls = Arc::new(authority.runner_tls_config()?);
     let runners = Listener::new(runner_tls, sessions.clone(), execution);
 

@@ -13,6 +13,8 @@ use std::sync::Arc;
 pub struct State {
     /// The instance's id.
     pub instance: Arc<str>,
+    /// New at each start: tells this process from another one that has a copy of the instance's id.
+    pub incarnation: Arc<str>,
     _lock: Flock<File>,
 }
 
@@ -38,7 +40,8 @@ impl State {
             Err((_, e)) => return Err(unusable(e.into())),
         };
         let instance = instance(path).map_err(unusable)?;
-        Ok(Self { instance: instance.into(), _lock: lock })
+        let incarnation = random_id().map_err(unusable)?;
+        Ok(Self { instance: instance.into(), incarnation: incarnation.into(), _lock: lock })
     }
 }
 
@@ -62,9 +65,7 @@ fn instance(folder: &Path) -> io::Result<String> {
             Ok(id.to_owned())
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let mut bytes = [0; 16];
-            getrandom::fill(&mut bytes).map_err(|e| io::Error::other(e.to_string()))?;
-            let id = uuid::Builder::from_random_bytes(bytes).into_uuid().to_string();
+            let id = random_id()?;
             let partial = folder.join("instance.new");
             let mut file = private().create(true).truncate(true).open(&partial)?;
             file.write_all(format!("{id}\n").as_bytes())?;
@@ -77,6 +78,12 @@ fn instance(folder: &Path) -> io::Result<String> {
     }
 }
 
+fn random_id() -> io::Result<String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|e| io::Error::other(e.to_string()))?;
+    Ok(uuid::Builder::from_random_bytes(bytes).into_uuid().to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,9 +94,12 @@ mod tests {
         let path = folder.path().join("a/b");
         let first = State::take(&path).expect("takes");
         assert_eq!(State::take(&path).map_err(|f| f.code).err(), Some(Code::InstanceConflict));
-        let id = first.instance.clone();
+        let (id, incarnation) = (first.instance.clone(), first.incarnation.clone());
         drop(first);
-        assert_eq!(State::take(&path).expect("takes").instance, id);
+        let second = State::take(&path).expect("takes");
+        assert_eq!(second.instance, id);
+        assert_ne!(second.incarnation, incarnation);
+        drop(second);
         std::fs::write(path.join("instance"), "nonsense").expect("writes");
         assert!(State::take(&path).is_err());
     }

@@ -142,6 +142,7 @@ async fn join(prepared: Prepared) -> Result<(), Fatal> {
         clock,
         operations: operations.clone(),
         instance: state.instance.clone(),
+        incarnation: state.incarnation.clone(),
         about,
         status,
         drain: drain.clone(),
@@ -249,10 +250,11 @@ struct Around {
 
 #[tonic::async_trait]
 impl Surroundings for Around {
-    async fn connect(&self) -> Result<Box<dyn jobs::Stream>, Failure> {
+    async fn connect(&self) -> Result<jobs::Connection, Failure> {
         let endpoint = self.settings.borrow().credentials.execution.clone();
         let connected = self.dialer.connect(&endpoint, EXECUTION_ALPN).await?;
-        Ok(Box::new(connected.stream))
+        let verdict = connected.verdict;
+        Ok(jobs::Connection { stream: Box::new(connected.stream), refusal: Arc::new(move || verdict.told()) })
     }
     fn api_key(&self) -> Secret {
         self.settings.borrow().credentials.api_key.clone()
@@ -285,6 +287,7 @@ fn job_settings(config: &Config, state: &State, hostname: &str, engines: &BTreeM
     jobs::Settings {
         state_dir: config.state_dir.clone(),
         instance_id: state.instance.to_string(),
+        incarnation: state.incarnation.to_string(),
         at_once: config.jobs_at_once,
         hostname: hostname.to_owned(),
         engines: engines.clone(),

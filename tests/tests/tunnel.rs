@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         .test("sigterm_lets_operations_finish", drain)
         .test("a_second_sigterm_ends_at_once", second_sigterm)
         .test("several_instances_share_the_work", several_instances)
+        .test("a_second_instance_with_the_same_id_gets_nothing", same_id)
         .test("connect_proxy", connect_proxy)
         .needs(&[])
         .test("proxies_that_refuse_or_answer_badly", bad_proxies)
@@ -273,6 +274,33 @@ async fn several_instances() -> Result<()> {
     ensure!(lost == 5, "{lost} were lost");
     user.get(NAMESPACES).await?;
     line.runner.operation_workers(5, SECONDS).await?;
+    Ok(())
+}
+
+/// A copy of a state directory: neither its session nor its work are taken from the one that has them.
+async fn same_id() -> Result<()> {
+    let line = line().await?;
+    let user = line.control_plane.admin();
+    let setup = Setup::new()?;
+    setup.folder().write("state/instance", std::fs::read(line.runner.state().join("instance"))?)?;
+    let mark = line.runner.mark();
+    let copy = setup.launch(user, &line.runner.id).await?;
+    let mut refused = Mark::default();
+    for _ in 0..3 {
+        copy.failed_with(refused, SECONDS, "instance_conflict").await?;
+        let conflict = |v: &Value| v["code"] == "instance_conflict";
+        copy.process().stderr().message(refused, SECONDS, "execution service not reached", conflict).await?;
+        refused = copy.mark();
+    }
+    let said = line.runner.process().stderr().since(mark);
+    let disturbed = |line: &String| line.contains("session ended") || line.contains("execution service not reached");
+    ensure!(!said.iter().any(disturbed), "{said:?}");
+    user.get(NAMESPACES).await?;
+    // once the first is gone it is a successor like any other
+    line.runner.process().signal(Signal::SIGTERM)?;
+    line.runner.process().ended(SECONDS).await?;
+    copy.session(Mark::default(), SECONDS).await?;
+    copy.message(Mark::default(), SECONDS, "execution service reached").await?;
     Ok(())
 }
 

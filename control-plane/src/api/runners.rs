@@ -61,7 +61,9 @@ enum RunnerState {
     NeverConnected,
     /// An instance takes operations.
     Connected,
-    /// Instances are connected and do not answer, or are leaving.
+    /// All connected instances finish what they have and take nothing new.
+    Leaving,
+    /// Instances are connected and do not answer.
     Unhealthy,
     /// The last instance said that it leaves.
     Left,
@@ -265,6 +267,7 @@ fn view(state: &ApiState, runner: Runner, default: Option<&str>) -> RunnerView {
         state: match (runner.revoked_at_ms, presence, runner.ended) {
             (Some(_), ..) => RunnerState::Revoked,
             (None, Presence::Connected, _) => RunnerState::Connected,
+            (None, Presence::Leaving, _) => RunnerState::Leaving,
             (None, Presence::Unhealthy, _) => RunnerState::Unhealthy,
             (None, Presence::Absent, Some(Ended::Left)) => RunnerState::Left,
             (None, Presence::Absent, _) if runner.last_seen_ms.is_some() => RunnerState::Lost,

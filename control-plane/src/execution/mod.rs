@@ -15,7 +15,7 @@ mod work;
 pub use archives::{ArchiveHash, Archives};
 pub use jobs::{Change, Jobs};
 
-use crate::sessions::{Registry, Verified};
+use crate::sessions::{Registry, Sessions, Verified};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls_pki_types::CertificateDer;
@@ -67,10 +67,10 @@ pub(crate) struct Peer {
 // === impl Execution ===
 
 impl Execution {
-    /// A service for these jobs.
-    pub fn new(jobs: Jobs, registry: Arc<dyn Registry>) -> Self {
-        let server =
-            ExecutionServer::new(Service::new(jobs.clone(), registry.clone())).max_decoding_message_size(REQUEST_MAX);
+    /// A service for these jobs. An instance whose session another process has gets no work.
+    pub fn new(jobs: Jobs, sessions: Sessions, registry: Arc<dyn Registry>) -> Self {
+        let server = ExecutionServer::new(Service::new(jobs.clone(), sessions, registry.clone()))
+            .max_decoding_message_size(REQUEST_MAX);
         Self { jobs, registry, server }
     }
 

@@ -5,7 +5,7 @@ use super::archives::ArchiveHash;
 use super::jobs::Jobs;
 use super::streams::ITEMS_MAX;
 use super::work::Work;
-use crate::sessions::{Claim, Registry, Verified, is_instance_id};
+use crate::sessions::{Claim, Registry, Sessions, Verified, is_instance_id};
 use crate::store::Standing;
 use shared_proto::api_key::{self, Purpose};
 use shared_proto::bounds::SOURCE_CHUNK;
@@ -35,14 +35,15 @@ const CHUNKS: usize = 2;
 /// The calls, on these jobs.
 pub(super) struct Service {
     jobs: Jobs,
+    sessions: Sessions,
     registry: Arc<dyn Registry>,
 }
 
 // === impl Service ===
 
 impl Service {
-    pub(super) fn new(jobs: Jobs, registry: Arc<dyn Registry>) -> Self {
-        Self { jobs, registry }
+    pub(super) fn new(jobs: Jobs, sessions: Sessions, registry: Arc<dyn Registry>) -> Self {
+        Self { jobs, sessions, registry }
     }
 
     /// Who calls: the connection's certificate and the call's API key, through the five steps once for both.
@@ -112,7 +113,23 @@ impl Execution for Service {
                 .into());
         }
         let (items, out) = mpsc::channel(ITEMS_MAX);
-        let place = self.jobs.streams().enter(&who.runner, &asked.instance_id, items.clone())?;
+        let session = self.sessions.incarnation(&who, &asked.instance_id);
+        let place = self
+            .jobs
+            .streams()
+            .enter(&who.runner, &asked.instance_id, &asked.incarnation, session.as_deref(), items.clone())
+            .inspect_err(|failure| {
+                tracing::warn!(
+                    runner = who.runner,
+                    instance = asked.instance_id,
+                    hostname = ?asked.hostname,
+                    peer = peer.address,
+                    code = failure.code.as_str(),
+                    detail = failure.message,
+                    next_step = failure.next_step,
+                    "work refused"
+                );
+            })?;
         tracing::info!(
             organization = who.organization,
             runner = who.runner,
@@ -124,6 +141,7 @@ impl Execution for Service {
         );
         let work = Work {
             jobs: self.jobs.clone(),
+            sessions: self.sessions.clone(),
             who,
             instance: asked.instance_id,
             slots: asked.slots.min(SLOTS_MAX),

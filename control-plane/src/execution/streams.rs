@@ -1,4 +1,5 @@
-//! Which instances ask for work now: one Work stream each, the newest one counts. One short lock over a private map.
+//! Which instances ask for work now: one Work stream each. The newest one of an instance's process counts; another process with the same
+//! id takes its place only with the instance's session. One short lock over a private map.
 
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1;
@@ -23,6 +24,7 @@ pub(super) struct Streams {
 #[derive(Clone)]
 struct Open {
     id: uuid::Uuid,
+    incarnation: String,
     items: mpsc::Sender<Result<v1::WorkItem, Status>>,
     replaced: CancellationToken,
 }
@@ -32,6 +34,7 @@ pub(super) struct Place {
     streams: Streams,
     key: (String, String),
     id: uuid::Uuid,
+    incarnation: String,
     /// Cancelled when the same instance asks anew.
     pub(super) replaced: CancellationToken,
 }
@@ -43,24 +46,45 @@ impl Streams {
         // nothing panics while holding it
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    /// Takes a stream in, in the place of an older one of the same instance.
+    /// Takes a stream in, in the place of an older one of the same process. `session`: the process that has the instance's session.
     ///
     /// # Errors
+    /// `instance_conflict` where another process has the session, or asks for work and there is no session to tell which of them is right;
     /// `busy` where the runner has too many.
     pub(super) fn enter(
         &self,
         runner: &str,
         instance: &str,
+        incarnation: &str,
+        session: Option<&str>,
         items: mpsc::Sender<Result<v1::WorkItem, Status>>,
     ) -> Result<Place, Failure> {
         let key = (runner.to_owned(), instance.to_owned());
-        let open = Open { id: uuid::Uuid::now_v7(), items, replaced: CancellationToken::new() };
+        let (id, replaced) = (uuid::Uuid::now_v7(), CancellationToken::new());
+        let open = Open { id, incarnation: incarnation.to_owned(), items, replaced };
+        if let Some(session) = session
+            && is_another(session, incarnation)
+        {
+            return Err(another_has_it(instance));
+        }
         let mut streams = self.lock();
+        if session.is_none()
+            && let Some(older) = streams.get(&key)
+            && is_another(&older.incarnation, incarnation)
+        {
+            return Err(Code::InstanceConflict.on(format!("another process asks for work as instance {instance}")));
+        }
         if !streams.contains_key(&key) && streams.keys().filter(|(r, _)| r == runner).count() >= INSTANCES_MAX {
             return Err(Code::Busy.on(format!("{INSTANCES_MAX} instances of the runner ask for work already")));
         }
         // only once it is in: a place that is dropped gives itself up
-        let place = Place { streams: self.clone(), key: key.clone(), id: open.id, replaced: open.replaced.clone() };
+        let place = Place {
+            streams: self.clone(),
+            key: key.clone(),
+            id: open.id,
+            incarnation: incarnation.to_owned(),
+            replaced: open.replaced.clone(),
+        };
         if let Some(older) = streams.insert(key, open) {
             older.replaced.cancel();
         }
@@ -80,9 +104,28 @@ impl Streams {
     }
 }
 
+/// Whether two processes are not one. An older runner does not say which it is.
+fn is_another(one: &str, other: &str) -> bool {
+    !one.is_empty() && !other.is_empty() && one != other
+}
+
+fn another_has_it(instance: &str) -> Failure {
+    Code::InstanceConflict.on(format!("another process is connected as instance {instance}"))
+}
+
 // === impl Place ===
 
 impl Place {
+    /// Whether it may go on, where `session` is the process that has the instance's session.
+    ///
+    /// # Errors
+    /// `instance_conflict`.
+    pub(super) fn stands(&self, session: Option<&str>) -> Result<(), Failure> {
+        match session {
+            Some(session) if is_another(session, &self.incarnation) => Err(another_has_it(&self.key.1)),
+            _ => Ok(()),
+        }
+    }
     /// Gives the place up; whether it was still this stream's.
     pub(super) fn leave(&self) -> bool {
         let mut streams = self.streams.lock();

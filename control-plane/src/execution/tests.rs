@@ -1,7 +1,8 @@
 //! The execution service through its own protocol, over a pipe.
 
 use super::*;
-use crate::sessions::{Claim, Parting};
+use crate::sessions::fake::{FakeRunner, hello};
+use crate::sessions::{Claim, Parting, Settings};
 use crate::store::jobs_tests::{new_job, phase, plan, result, stack, store};
 use crate::store::{JobKind, NewJob, Phase, Store};
 use bytes::Bytes;
@@ -31,6 +32,7 @@ struct World {
     store: Store,
     jobs: Jobs,
     execution: Execution,
+    sessions: Sessions,
     keys: Arc<Keys>,
     stop: CancellationToken,
 }
@@ -40,6 +42,7 @@ struct Caller {
     client: ExecutionClient<crate::sessions::Channel>,
     key: Secret,
     instance: String,
+    incarnation: String,
     _driver: crate::sessions::Driver,
 }
 
@@ -86,8 +89,9 @@ impl World {
         let jobs = Jobs::new(store.clone(), archives);
         let key = || api_key::generate(Purpose::Runner).expect("a key");
         let keys = Arc::new(Keys { a: key(), b: key(), revoked: Lock::new(false) });
-        let execution = Execution::new(jobs.clone(), keys.clone());
-        Self { _data: data, store, jobs, execution, keys, stop: CancellationToken::new() }
+        let sessions = Sessions::new(keys.clone(), Settings::default());
+        let execution = Execution::new(jobs.clone(), sessions.clone(), keys.clone());
+        Self { _data: data, store, jobs, execution, sessions, keys, stop: CancellationToken::new() }
     }
     async fn dial(&self, key: &Secret, instance: &str) -> Caller {
         let (ours, theirs) = tokio::io::duplex(256 * 1024);
@@ -95,10 +99,15 @@ impl World {
         tokio::spawn(async move { execution.serve(ours, Vec::new(), "pipe", stop).await });
         let (channel, driver) = crate::sessions::handshake(theirs, 8 << 20, 128).await.expect("HTTP/2");
         let client = ExecutionClient::with_origin(channel, crate::sessions::origin());
-        Caller { client, key: key.clone(), instance: instance.into(), _driver: driver }
+        Caller { client, key: key.clone(), instance: instance.into(), incarnation: String::new(), _driver: driver }
     }
     async fn here(&self) -> Caller {
         self.dial(&self.keys.a, "i-1").await
+    }
+    /// The session of instance `i-1`, held by that process.
+    async fn session(&self, incarnation: &str) -> FakeRunner {
+        let (incarnation, api_key) = (incarnation.to_owned(), self.keys.a.expose().to_owned());
+        FakeRunner::connect(&self.sessions, v1::Hello { incarnation, api_key, ..hello("run_1", "i-1") }).await
     }
     async fn job(&self, name: &str, kind: JobKind) -> String {
         let stack = stack(&self.store, name).await;
@@ -116,8 +125,8 @@ impl Caller {
         request
     }
     async fn work(&mut self, held: Vec<v1::HeldJob>) -> Result<Streaming<v1::WorkItem>, Status> {
-        let instance_id = self.instance.clone();
-        let request = self.request(v1::WorkRequest { instance_id, held, slots: 2, ..Default::default() });
+        let (instance_id, incarnation) = (self.instance.clone(), self.incarnation.clone());
+        let request = self.request(v1::WorkRequest { instance_id, incarnation, held, slots: 2, ..Default::default() });
         self.client.work(request).await.map(tonic::Response::into_inner)
     }
     async fn accept(&mut self, a: &v1::Assignment) -> v1::AcceptReply {
@@ -334,6 +343,39 @@ async fn a_second_stream_of_an_instance_ends_the_first() {
     assert!(first.message().await.expect("ends well").is_none());
     let id = world.job("s", JobKind::Preview).await;
     assert_eq!(assignment(&mut second).await.job_id, id);
+}
+
+#[tokio::test]
+async fn a_second_process_of_an_instance_gets_no_work_unless_it_has_the_session() {
+    let world = World::new().await;
+    let [mut first, mut second] = [world.here().await, world.here().await];
+    (first.incarnation, second.incarnation) = ("one".into(), "two".into());
+    // no session says who is right: whoever was first
+    let mut work = first.work(vec![]).await.expect("work");
+    assert_eq!(code(&second.work(vec![]).await.map(drop).expect_err("refused")), Code::InstanceConflict);
+    let runner = world.session("one").await;
+    assert_eq!(code(&second.work(vec![]).await.map(drop).expect_err("refused")), Code::InstanceConflict);
+    // the same process again takes its own place
+    let mut again = first.work(vec![]).await.expect("work");
+    assert!(matches!(next(&mut work).await, Kind::Refusal(r) if r.code == "instance_conflict"));
+    runner.cut();
+    // the session is another's now: it may take the place, and who had it is told so
+    let _runner = world.session("two").await;
+    let mut work = second.work(vec![]).await.expect("work");
+    assert!(matches!(next(&mut again).await, Kind::Refusal(r) if r.code == "instance_conflict"));
+    assert_eq!(code(&first.work(vec![]).await.map(drop).expect_err("refused")), Code::InstanceConflict);
+    let id = world.job("s", JobKind::Preview).await;
+    assert_eq!(assignment(&mut work).await.job_id, id);
+}
+
+#[tokio::test]
+async fn a_stream_ends_once_another_process_has_the_session() {
+    let world = World::new().await;
+    let mut first = world.here().await;
+    first.incarnation = "one".into();
+    let mut work = first.work(vec![]).await.expect("work");
+    let _runner = world.session("two").await;
+    assert!(matches!(next(&mut work).await, Kind::Refusal(r) if r.code == "instance_conflict"));
 }
 
 #[tokio::test]

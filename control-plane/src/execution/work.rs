@@ -5,7 +5,7 @@
 
 use super::jobs::Jobs;
 use super::streams::Place;
-use crate::sessions::Verified;
+use crate::sessions::{Sessions, Verified};
 use crate::store::{Job, Phase, Standing};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::work_item::Kind;
@@ -31,6 +31,7 @@ const SEND_MAX: Duration = Duration::from_secs(15);
 /// One stream, as its task holds it.
 pub(super) struct Work {
     pub(super) jobs: Jobs,
+    pub(super) sessions: Sessions,
     pub(super) who: Verified,
     pub(super) instance: String,
     pub(super) slots: u32,
@@ -111,6 +112,10 @@ impl Work {
                     }
                     () = self.closing.cancelled() => return self.refused().await,
                     _ = heartbeat.tick() => {
+                        let session = self.sessions.incarnation(&self.who, &self.instance);
+                        if let Err(conflict) = self.place.stands(session.as_deref()) {
+                            return Some(conflict);
+                        }
                         let beat = Kind::Heartbeat(v1::Heartbeat { control_plane_time_ms: now_ms() });
                         if self.send(beat).await.is_err() {
                             return None;

@@ -8,7 +8,7 @@
 mod tests;
 
 use crate::execution::Execution;
-use crate::pki::handshake_failure;
+use crate::pki::accept;
 use crate::sessions::Sessions;
 use rustls_pki_types::CertificateDer;
 use shared_proto::bounds::CONNECT_DEADLINE;
@@ -89,13 +89,12 @@ impl Listener {
         if let Err(error) = prepare(&stream) {
             return tracing::info!(%peer, %error, "a runner's connection ended at once");
         }
-        let stream = match tokio::time::timeout(CONNECT_DEADLINE, self.tls.accept(stream)).await {
+        let stream = match tokio::time::timeout(CONNECT_DEADLINE, accept(&self.tls, stream)).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
-                let failure = handshake_failure(&error);
-                return tracing::info!(
+            Ok(Err(failure)) => {
+                return tracing::warn!(
                     %peer, code = failure.code.as_str(), detail = failure.message, next_step = failure.next_step,
-                    "TLS handshake failed"
+                    "a runner's TLS handshake failed"
                 );
             }
             Err(_) => return tracing::info!(%peer, "TLS handshake not done within the deadline"),

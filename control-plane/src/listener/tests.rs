@@ -47,7 +47,7 @@ impl World {
         let sessions = Sessions::new(registry.clone(), Settings::default());
         tokio::spawn(sessions.clone().follow_revocations(store.revocations()));
         let archives = Archives::open(&data.path().join("archives")).await.expect("archives");
-        let execution = Execution::new(Jobs::new(store.clone(), archives), registry);
+        let execution = Execution::new(Jobs::new(store.clone(), archives), sessions.clone(), registry);
         let tls = Arc::new(authority.runner_tls_config().expect("TLS"));
         let port = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = port.local_addr().expect("an address");

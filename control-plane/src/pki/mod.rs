@@ -14,7 +14,7 @@ mod issue;
 mod tls;
 
 pub use issue::{DAYS_MAX, IssuedCertificate};
-pub use tls::handshake_failure;
+pub use tls::accept;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};

@@ -49,9 +49,9 @@ async fn handshake(
     let name = rustls::pki_types::ServerName::try_from("localhost").expect("a name");
     let client = TlsConnector::from(Arc::new(client));
     let server = async {
-        let accepted = acceptor.accept(near).await;
+        let accepted = accept(&acceptor, near).await;
         // its end closes here, which ends the client's read
-        accepted.map(|stream| stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec)).map_err(|e| handshake_failure(&e))
+        accepted.map(|stream| stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec))
     };
     let client = async {
         // a client that is refused learns of it by its first read, which also keeps its end open until then

@@ -13,7 +13,11 @@ use rustls::{
 };
 use shared_proto::failure::{Code, Failure};
 use shared_proto::identity::CertificateFacts;
+use std::cell::OnceCell;
 use std::sync::{Arc, PoisonError, RwLock};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 /// The server certificate in use; replaced in one step.
 #[derive(Debug)]
@@ -96,7 +100,8 @@ impl ClientCertVerifier for Witness {
         let verdict = self.0.verify_client_cert(end_entity, intermediates, now);
         if let Err(error) = &verdict {
             let failure = refusal(error, CertificateFacts::read(end_entity).ok().as_ref());
-            tracing::warn!(code = %failure.code, next_step = failure.next_step, "runner refused in the TLS handshake: {}", failure.message);
+            // outside of `accept` nobody asks
+            let _ = REFUSED.try_with(|refused| refused.set(failure));
         }
         verdict
     }
@@ -121,8 +126,30 @@ impl ClientCertVerifier for Witness {
     }
 }
 
-/// What a failed handshake on the runners' port means. A refusal of the certificate itself was logged with its facts already.
-pub fn handshake_failure(error: &std::io::Error) -> Failure {
+tokio::task_local! {
+    /// Why the certificate was refused in the handshake that this task is at, with the certificate's facts.
+    static REFUSED: OnceCell<Failure>;
+}
+
+/// Shakes hands on the runners' port.
+///
+/// # Errors
+/// Why not: of a certificate that was refused, with what it says.
+pub async fn accept<T: AsyncRead + AsyncWrite + Unpin>(
+    acceptor: &TlsAcceptor,
+    stream: T,
+) -> Result<TlsStream<T>, Failure> {
+    let shake = async {
+        acceptor.accept(stream).await.map_err(|error| {
+            let refused = REFUSED.with(|refused| refused.get().cloned());
+            refused.unwrap_or_else(|| handshake_failure(&error))
+        })
+    };
+    REFUSED.scope(OnceCell::new(), shake).await
+}
+
+/// What a failed handshake means where no certificate was refused.
+fn handshake_failure(error: &std::io::Error) -> Failure {
     match error.get_ref().and_then(|e| e.downcast_ref::<Error>()) {
         Some(error) => refusal(error, None),
         None => Code::DialFailed.on(format!("the connection ended in the TLS handshake: {error}")),

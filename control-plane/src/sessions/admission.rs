@@ -152,6 +152,7 @@ fn about(hello: v1::Hello) -> Result<About, Failure> {
     }
     Ok(About {
         instance_id: hello.instance_id,
+        incarnation: text(hello.incarnation),
         version: text(hello.version),
         hostname: text(hello.hostname),
         isolation_level: text(hello.isolation_level),

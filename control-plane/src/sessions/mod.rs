@@ -74,7 +74,9 @@ struct Inner {
 pub enum Presence {
     /// At least one instance takes operations.
     Connected,
-    /// Instances are connected and miss their round trips, or are leaving.
+    /// All that are connected have said that they leave.
+    Leaving,
+    /// Instances are connected and miss their round trips.
     Unhealthy,
     /// None is connected.
     Absent,
@@ -158,11 +160,17 @@ impl Sessions {
         self.inner.table.instances(organization, runner)
     }
 
+    /// Which process of an instance has its session, where it has one.
+    pub(crate) fn incarnation(&self, who: &Verified, instance: &str) -> Option<String> {
+        self.inner.table.incarnation(who, instance)
+    }
+
     /// Whether a runner is there at all.
     pub fn presence(&self, organization: &str, runner: &str) -> Presence {
         match self.inner.table.of_runner(organization, runner) {
             sessions if sessions.is_empty() => Presence::Absent,
             sessions if sessions.iter().any(|s| s.routable()) => Presence::Connected,
+            sessions if sessions.iter().all(|s| s.leaving.load(Ordering::Acquire)) => Presence::Leaving,
             _ => Presence::Unhealthy,
         }
     }

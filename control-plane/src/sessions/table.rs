@@ -35,6 +35,7 @@ pub struct Entry {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct About {
     pub(crate) instance_id: String,
+    pub(crate) incarnation: String,
     pub(crate) version: String,
     pub(crate) hostname: String,
     pub(crate) isolation_level: String,
@@ -277,6 +278,13 @@ impl Table {
     /// The sessions of a runner, whichever organization's: ids of runners are unique.
     pub(crate) fn of_runner_id(&self, runner: &str) -> Vec<Arc<Live>> {
         self.lock().iter().filter(|((_, r), _)| r == runner).flat_map(|(_, s)| s.iter().cloned()).collect()
+    }
+
+    /// Which process of an instance has its session.
+    pub(crate) fn incarnation(&self, who: &Verified, instance: &str) -> Option<String> {
+        let runners = self.lock();
+        let session = runners.get(&key(who))?.iter().find(|s| s.about.instance_id == instance)?;
+        Some(session.about.incarnation.clone())
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Live>> {

@@ -166,7 +166,7 @@ async fn a_runner_that_deregisters_finishes_and_has_left() {
     let mut operation = run(&sessions, "echo").await;
     until(&mut runner.state.running.subscribe(), |n| *n == 1).await;
     runner.say(ToControl::Deregister(v1::Deregister { reason: "SIGTERM".into() })).await;
-    poll_until(|| sessions.presence("org_a", "run_1") == Presence::Unhealthy).await;
+    poll_until(|| sessions.presence("org_a", "run_1") == Presence::Leaving).await;
     let none = sessions.run("org_a", "run_1", request("x")).await.map(drop).expect_err("leaving");
     assert_eq!(none.code, Code::RunnerLeaving);
     operation.input().close_stdin().await.expect("open");

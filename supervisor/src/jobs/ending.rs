@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// The most that an engine whose worker is gone gets to end by itself.
 const GRACE_MAX: Duration = Duration::from_secs(30);
+/// What an engine's own children get once it is gone: its plug-ins end with it, a provisioner's command may not.
+const CHILDREN_MAX: Duration = Duration::from_secs(1);
 /// How often it is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -17,7 +19,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub(super) enum Left {
     /// Nothing was left.
     Nothing,
-    /// It ended by itself when asked.
+    /// Its engine ended by itself when asked.
     Asked,
     /// It had to be killed.
     Killed,
@@ -36,19 +38,14 @@ impl Left {
     }
 }
 
-/// Ends what is left of the session. The worker itself is gone, or is killed first: it may be stopped, and could not pass anything on.
+/// Ends what is left of the session: engines have their grace, what they leave has none. The worker itself is gone, or is killed first: it may be stopped, and could not pass anything on.
 pub(super) async fn end_session(worker: &ProcessIdentity, folder: &Folder, grace: Duration) -> Left {
     let work = folder.work();
     if worker.alive() {
         signal(worker.pid, Signal::SIGKILL);
     }
-    let gone = async {
-        while worker.alive() {
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    };
     // a process in uninterruptible sleep cannot be waited for
-    let _ = tokio::time::timeout(Duration::from_secs(5), gone).await;
+    let _ = tokio::time::timeout(Duration::from_secs(5), until(|| !worker.alive())).await;
     if worker.session(&work).is_empty() {
         return Left::Nothing;
     }
@@ -56,14 +53,15 @@ pub(super) async fn end_session(worker: &ProcessIdentity, folder: &Folder, grace
     for engine in &engines {
         signal(*engine, Signal::SIGINT);
     }
-    let empty = async {
-        while !worker.session(&work).is_empty() {
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+    let asked = !engines.is_empty() && {
+        let ended = until(|| worker.engines(&work).is_empty());
+        tokio::time::timeout(grace.min(GRACE_MAX), ended).await.is_ok()
     };
-    let grace = if engines.is_empty() { Duration::ZERO } else { grace.min(GRACE_MAX) };
-    if tokio::time::timeout(grace, empty).await.is_ok() {
-        return Left::Asked;
+    if asked {
+        let empty = until(|| worker.session(&work).is_empty());
+        if tokio::time::timeout(CHILDREN_MAX, empty).await.is_ok() {
+            return Left::Asked;
+        }
     }
     for _ in 0..20 {
         let rest = worker.session(&work);
@@ -75,7 +73,13 @@ pub(super) async fn end_session(worker: &ProcessIdentity, folder: &Folder, grace
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    Left::Killed
+    if asked { Left::Asked } else { Left::Killed }
+}
+
+async fn until(is: impl Fn() -> bool) {
+    while !is() {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 /// One process, once; that it is gone already is as good.

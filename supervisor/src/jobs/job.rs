@@ -259,6 +259,12 @@ impl Job {
             Some(worker) => self.watch(worker, news).await,
             None => Gone::Unknown,
         };
+        if let Gone::Exit(exit) = &gone
+            && exit.code != Some(0)
+        {
+            // the job's end is told once its engine has had its time
+            tracing::warn!(job = held.job_id, ?step, "the job's worker {exit}");
+        }
         // nothing of a step stays behind, however it ended
         let left = match &worker {
             Some(worker) => ending::end_session(&worker.identity, &self.folder, self.grace()).await,

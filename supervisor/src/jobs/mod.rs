@@ -25,7 +25,7 @@ mod upload;
 #[cfg(test)]
 mod tests;
 
-pub use surroundings::{SILENCE_MAX, Settings, Stream, Surroundings};
+pub use surroundings::{Connection, Refusal, SILENCE_MAX, Settings, Surroundings};
 
 use shared_proto::failure::{Code, Failure};
 use std::sync::Arc;

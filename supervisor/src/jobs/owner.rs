@@ -4,7 +4,7 @@
 use super::JobSummary;
 use super::folder::{Folder, Store};
 use super::job::{Command, Decided, Job};
-use super::service::{Pause, Service, failure};
+use super::service::{Pause, Service};
 use super::surroundings::{Settings, Surroundings};
 use super::upload::Progress;
 use shared_proto::failure::{Code, Failure};
@@ -324,6 +324,7 @@ async fn stream(
         held: held.await.ok()?,
         slots: settings.at_once,
         hostname: settings.hostname.clone(),
+        incarnation: settings.incarnation.clone(),
     };
     let mut items = match service.work(request).await {
         Ok(items) => items,
@@ -334,7 +335,7 @@ async fn stream(
         let item = match tokio::time::timeout(SILENCE_MAX, items.message()).await {
             Ok(Ok(Some(item))) => item,
             Ok(Ok(None)) => return Some(Code::DialFailed.on("the execution service ended the stream of work")),
-            Ok(Err(status)) => return Some(failure(&status)),
+            Ok(Err(status)) => return Some(service.failure(&status)),
             Err(_) => {
                 let message = format!("the execution service was silent for {} s", SILENCE_MAX.as_secs());
                 return Some(Code::DialFailed.on(message));

@@ -1,6 +1,6 @@
 //! The calls of the execution service, over one HTTP/2 connection that is dialled again when it is gone.
 
-use super::surroundings::{Settings, Surroundings};
+use super::surroundings::{Refusal, Settings, Surroundings};
 use hyper_util::rt::TokioIo;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::secret::Secret;
@@ -8,7 +8,7 @@ use shared_proto::v1::execution_client::ExecutionClient;
 use shared_proto::v1::{
     AcceptReply, AcceptRequest, Event, ReportReply, ReportRequest, SourceChunk, SourceRequest, WorkItem, WorkRequest,
 };
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tonic::metadata::MetadataValue;
 use tonic::service::Interceptor;
@@ -35,6 +35,8 @@ pub(super) struct Held {
 pub(super) struct Service {
     client: ExecutionClient<InterceptedService<Channel, Bearer>>,
     instance_id: String,
+    /// Why the newest connection was refused, once that is known.
+    refusal: Arc<Mutex<Option<Refusal>>>,
     /// How long the first wait after a failure takes at most, and any.
     pub(super) backoff: (Duration, Duration),
 }
@@ -66,18 +68,41 @@ impl Service {
             .initial_stream_window_size(1024 * 1024)
             .initial_connection_window_size(2 * 1024 * 1024);
         let dialler = Arc::clone(&surroundings);
+        let refusal: Arc<Mutex<Option<Refusal>>> = Arc::default();
+        let newest = Arc::clone(&refusal);
         let channel = endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
-            let dialler = Arc::clone(&dialler);
-            async move { dialler.connect().await.map(TokioIo::new) }
+            let (dialler, newest) = (Arc::clone(&dialler), Arc::clone(&newest));
+            async move {
+                let connected = dialler.connect().await?;
+                *newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(connected.refusal);
+                Ok::<_, Failure>(TokioIo::new(connected.stream))
+            }
         }));
         let client = ExecutionClient::with_interceptor(channel, Bearer(surroundings))
             .max_decoding_message_size(MESSAGE_MAX)
             .max_encoding_message_size(MESSAGE_MAX);
-        Self { client, instance_id: settings.instance_id.clone(), backoff: settings.backoff }
+        Self { client, instance_id: settings.instance_id.clone(), refusal, backoff: settings.backoff }
+    }
+
+    /// A status in our words: a typed one as it is; where the connection broke because the other end refused it, that refusal.
+    pub(super) fn failure(&self, status: &Status) -> Failure {
+        if let Some(failure) = Failure::from_status(status) {
+            return failure;
+        }
+        let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        refusal.and_then(|told| told()).unwrap_or_else(|| untyped(status))
+    }
+
+    async fn bounded<T>(&self, call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Failure> {
+        match tokio::time::timeout(CALL, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(self.failure(&status)),
+            Err(_) => Err(Code::DeadlineExceeded.on("the execution service does not answer")),
+        }
     }
 
     pub(super) async fn work(&self, request: WorkRequest) -> Result<Streaming<WorkItem>, Failure> {
-        bounded(self.client.clone().work(request)).await
+        self.bounded(self.client.clone().work(request)).await
     }
 
     pub(super) async fn accept(&self, held: &Held, digest: Vec<u8>) -> Result<AcceptReply, Failure> {
@@ -87,7 +112,7 @@ impl Service {
             instance_id: self.instance_id.clone(),
             request_sha256: digest,
         };
-        bounded(self.client.clone().accept(request)).await
+        self.bounded(self.client.clone().accept(request)).await
     }
 
     pub(super) async fn report(&self, held: &Held, events: Vec<Event>) -> Result<ReportReply, Failure> {
@@ -97,7 +122,7 @@ impl Service {
             instance_id: self.instance_id.clone(),
             events,
         };
-        bounded(self.client.clone().report(request)).await
+        self.bounded(self.client.clone().report(request)).await
     }
 
     pub(super) async fn source(
@@ -113,23 +138,12 @@ impl Service {
             sha256: sha256.to_owned(),
             offset,
         };
-        bounded(self.client.clone().source(request)).await
+        self.bounded(self.client.clone().source(request)).await
     }
 }
 
-async fn bounded<T>(call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Failure> {
-    match tokio::time::timeout(CALL, call).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(failure(&status)),
-        Err(_) => Err(Code::DeadlineExceeded.on("the execution service does not answer")),
-    }
-}
-
-/// A status in our words.
-pub(super) fn failure(status: &Status) -> Failure {
-    if let Some(failure) = Failure::from_status(status) {
-        return failure;
-    }
+/// A status that the other end did not type.
+fn untyped(status: &Status) -> Failure {
     // what the dialler says is at the end of the chain
     let mut source: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(status);
     while let Some(error) = source {

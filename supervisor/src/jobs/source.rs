@@ -1,7 +1,7 @@
 //! Fetches a job's source archive into `own/source.tar.gz`, by its hash, going on where a cut left it.
 
 use super::folder::{Folder, broken, hex};
-use super::service::{Held, Pause, Service, failure};
+use super::service::{Held, Pause, Service};
 use sha2::{Digest as _, Sha256};
 use shared_proto::bounds::ARCHIVE_PACKED_MAX;
 use shared_proto::failure::{Code, Failure};
@@ -92,7 +92,7 @@ async fn pass(
         let chunk = match tokio::time::timeout(PAUSE_MAX, stream.message()).await {
             Ok(Ok(Some(chunk))) => chunk,
             Ok(Ok(None)) => break,
-            Ok(Err(status)) => return Err(failure(&status)),
+            Ok(Err(status)) => return Err(service.failure(&status)),
             Err(_) => return Err(Code::DeadlineExceeded.on("the archive's stream paused")),
         };
         have += chunk.data.len() as u64;

@@ -8,12 +8,24 @@ use shared_proto::v1::Target;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// A connection to the execution service, after its handshake.
+/// What a connection is read from and written to.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Says why the other end refused a connection after its handshake, once it has.
+pub type Refusal = Arc<dyn Fn() -> Option<Failure> + Send + Sync>;
+
+/// A connection to the execution service.
+pub struct Connection {
+    /// After its handshake.
+    pub stream: Box<dyn Stream>,
+    /// With TLS 1.3 the other end's refusal of our certificate comes only now, as an error of the stream.
+    pub refusal: Refusal,
+}
 
 /// What jobs need from the rest of the supervisor.
 #[tonic::async_trait]
@@ -22,7 +34,7 @@ pub trait Surroundings: Send + Sync + 'static {
     ///
     /// # Errors
     /// Why it cannot be reached.
-    async fn connect(&self) -> Result<Box<dyn Stream>, Failure>;
+    async fn connect(&self) -> Result<Connection, Failure>;
     /// The runner's API key.
     fn api_key(&self) -> Secret;
     /// Resolves the credentials of a connection of the runner's own configuration.
@@ -44,6 +56,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// This instance's id.
     pub instance_id: String,
+    /// This process's, by which the execution service tells it from another one that has a copy of the instance's id.
+    pub incarnation: String,
     /// Jobs at once.
     pub at_once: u32,
     /// The host's name.

@@ -67,6 +67,8 @@ pub struct Parts {
     pub operations: Operations,
     /// This instance's id.
     pub instance: Arc<str>,
+    /// This process's.
+    pub incarnation: Arc<str>,
     /// What the runner says of itself beside what the settings say.
     pub about: About,
     /// Where the tunnel says how it is.
@@ -243,6 +245,7 @@ fn hello(parts: &Parts, settings: &Settings) -> v1::Hello {
             .collect(),
         hostname: parts.about.hostname.clone(),
         engines: parts.about.engines.clone(),
+        incarnation: parts.incarnation.to_string(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! A control plane that remembers what it was told, and a host on which supervisors come and go.
 
-use crate::jobs::{JobSummary, Jobs, Settings, Stream, Surroundings};
+use crate::jobs::{Connection, JobSummary, Jobs, Settings, Surroundings};
 use crate::workers::{Exit, Started};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message as _;
@@ -277,6 +277,7 @@ impl Host {
         let settings = Settings {
             state_dir: self.state.0.clone(),
             instance_id: "i1".into(),
+            incarnation: "n1".into(),
             at_once: 4,
             hostname: "here".into(),
             engines: BTreeMap::from([("opentofu".to_owned(), self.engine.clone())]),
@@ -354,14 +355,14 @@ struct Around {
 
 #[tonic::async_trait]
 impl Surroundings for Around {
-    async fn connect(&self) -> Result<Box<dyn Stream>, Failure> {
+    async fn connect(&self) -> Result<Connection, Failure> {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         let server = ExecutionServer::new(self.plane.clone());
         tokio::spawn(
             hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                 .serve_connection(TokioIo::new(theirs), hyper_util::service::TowerToHyperService::new(server)),
         );
-        Ok(Box::new(ours))
+        Ok(Connection { stream: Box::new(ours), refusal: Arc::new(|| None) })
     }
     fn api_key(&self) -> Secret {
         Secret::new("the-key")
