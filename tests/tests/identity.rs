@@ -159,6 +159,9 @@ async fn refused(code: &str, tamper: impl AsyncFnOnce(&Two, CredentialsFile) -> 
     let failed = runner.failed_with(Mark::default(), SECONDS, code).await?;
     ensure!(failed["next_step"].as_str().is_some_and(|s| !s.is_empty()), "{failed}");
     ensure!(failed["message"] == "attempt failed", "{failed}");
+    // the execution service, which is dialled by itself, refuses it for the same reason and in the same words
+    let own = runner.process().stderr();
+    own.message(Mark::default(), SECONDS, "execution service not reached", |v| v["code"] == code).await?;
     log.line(mark, SECONDS, &format!("the control plane's {code}"), |l| says(l, code)).await?;
     let good = two.a.get(&format!("/runners/{}", two.good.id)).await?;
     ensure!(good["instances"][0]["session_id"] == session_of_good, "{good}");
