@@ -14,7 +14,8 @@
 //!
 //! Each operation has a small window of its own, always: `share / 2 / operations`. The other half of the share is a pool. A
 //! window whose reader keeps up with a sender that runs out of credit grows out of the pool, up to a quarter of
-//! what is free there: streams that move get much, stalled ones little, and one that grew and then stopped leaves three
+//! what is free there and of what its reader has taken so far: streams that move get much, stalled ones little. What a reader that
+//! stopped seemed to take went into the socket buffers behind it, and that is not much; one that grew and then stopped leaves three
 //! quarters for the next.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,6 +28,9 @@ pub const MESSAGE_COST: u64 = 128;
 pub const WINDOW_MIN: u64 = 2 * 1024;
 /// No window is larger than this: HTTP/2's own stream window must not bind before it.
 pub const WINDOW_MAX: u64 = 4 * 1024 * 1024;
+/// A window is at most this fraction of what has been consumed through it: a reader that never reads looks like a quick one until the socket
+/// buffers behind it are full, a few hundred KiB, and a hundred of them must not take the whole pool by that.
+const PROOF: u64 = 4;
 /// Grants are gathered until they are worth a message: a quarter of the window.
 const GRANT_FRACTION: u64 = 4;
 
@@ -216,7 +220,8 @@ impl Window {
         let unread = self.received - self.consumed;
         if unread <= self.size / 2 && elapsed < 2 * round_trip + Duration::from_millis(2) {
             // the reader is faster than the window turns over: let it grow
-            self.size += self.budget.take(self.size, self.size - self.budget.inner.base);
+            let want = self.size.min((self.consumed / PROOF).saturating_sub(self.size));
+            self.size += self.budget.take(want, self.size - self.budget.inner.base);
         } else if self.size > self.budget.inner.base && elapsed > 20 * round_trip + Duration::from_secs(1) {
             // it does not need so much any more
             let less = (self.size - self.budget.inner.base).div_ceil(2).min(due);
@@ -395,11 +400,32 @@ mod tests {
         }
         let (mut moving, credit) = budget.window();
         let mut available = credit;
-        for _ in 0..20 {
+        for _ in 0..60 {
             moving.received(available).expect("granted");
             available = moving.consumed(available);
         }
         assert!(moving.size() >= 2 << 20, "{}", moving.size());
+    }
+
+    #[test]
+    fn a_hundred_that_fill_the_sockets_behind_them_and_stop_leave_room_for_one_that_moves() {
+        let budget = Budget::new(SHARE, 1024);
+        let mut stopped: Vec<(Window, u64)> = (0..100).map(|_| budget.window()).collect();
+        for (window, available) in &mut stopped {
+            let mut taken = 0;
+            while taken < 400 * 1024 {
+                window.received(*available).expect("granted");
+                taken += *available;
+                *available = window.consumed(*available);
+            }
+            window.received(*available).expect("granted");
+        }
+        let (mut moving, mut available) = budget.window();
+        for _ in 0..60 {
+            moving.received(available).expect("granted");
+            available = moving.consumed(available);
+        }
+        assert!(moving.size() >= 512 * 1024, "{} of {}", moving.size(), budget.free());
     }
 
     #[test]
@@ -409,7 +435,7 @@ mod tests {
         let (mut window, credit) = budget.window();
         // a long path: what is consumed is granted at once, and yet the sender waits, since the grants are on their way
         let (mut available, mut on_their_way) = (credit, std::collections::VecDeque::new());
-        for _ in 0..2000 {
+        for _ in 0..8000 {
             let piece = available.min(4096);
             if piece > 0 {
                 available -= piece;

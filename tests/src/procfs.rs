@@ -131,6 +131,16 @@ pub fn status_bytes(pid: i32, field: &str) -> Result<u64> {
     kib_line(&format!("/proc/{pid}/status"), field)
 }
 
+/// What a process has written so far, bytes.
+///
+/// # Errors
+/// It is gone.
+pub fn written(pid: i32) -> Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/io")).with_context(|| format!("process {pid}"))?;
+    let line = text.lines().find_map(|l| l.strip_prefix("wchar: ")?.parse().ok());
+    line.with_context(|| format!("/proc/{pid}/io has no wchar"))
+}
+
 /// The proportional set size, bytes.
 ///
 /// # Errors

@@ -241,6 +241,7 @@ async fn speed(user: &User, bytes: u64) -> Result<f64> {
 }
 
 async fn stopped_readers() -> Result<()> {
+    let cluster = cluster().await?;
     let set = set().await?;
     let user = set.control_plane.admin();
     let before = set.before().await?;
@@ -255,6 +256,20 @@ async fn stopped_readers() -> Result<()> {
         stopped.push(user.exec("cluster", "default", "big", &["cat", "/dev/zero"], "").await?);
     }
     set.runner.operation_workers(stopped.len(), SECONDS).await?;
+    // the systems' buffers on the way take gigabytes first; what is to be measured begins when all stand still
+    let sources = || -> Result<Vec<u64>> {
+        let cats = procfs::descendants(cluster.kwok().pid()).into_iter().filter(|p| p.comm == "cat");
+        cats.map(|p| procfs::written(p.pid)).collect()
+    };
+    let last = std::cell::RefCell::new(Vec::new());
+    runner_tests::eventually(Duration::from_secs(120), "the stopped ones to stand still", || async {
+        let now = sources()?;
+        let still = now.len() == stopped.len() && now == *last.borrow();
+        *last.borrow_mut() = now;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        Ok(still.then_some(()))
+    })
+    .await?;
     let mut beside = [speed(user, sample).await?, speed(user, sample).await?, speed(user, sample).await?];
     beside.sort_by(f64::total_cmp);
     let peak = set.runner.resident_peak()?;

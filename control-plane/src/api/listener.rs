@@ -35,6 +35,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How long sent bytes may stay unacknowledged until the client counts as gone, milliseconds. A client that does not read
 /// acknowledges all the same.
 const USER_TIMEOUT_MS: u32 = 30_000;
+/// What the kernel takes of a connection before it can send it, bytes: more would only hide from flow control that a client does not read.
+const NOT_SENT_MAX: u32 = 128 * 1024;
 /// The pause after a failed accept: it mostly means that descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -178,14 +180,15 @@ async fn connection<S>(
     }
 }
 
-/// Small messages go out at once, and a client that is gone is found.
+/// Small messages go out at once, a client that is gone is found, and one that does not read is known by its socket soon.
 fn prepare(stream: &TcpStream, peer: SocketAddr) -> bool {
     let prepared = stream
         .set_nodelay(true)
         .and_then(|()| setsockopt(stream, sockopt::KeepAlive, &true).map_err(Into::into))
         .and_then(|()| setsockopt(stream, sockopt::TcpKeepIdle, &20).map_err(Into::into))
         .and_then(|()| setsockopt(stream, sockopt::TcpKeepInterval, &5).map_err(Into::into))
-        .and_then(|()| setsockopt(stream, sockopt::TcpUserTimeout, &USER_TIMEOUT_MS).map_err(Into::into));
+        .and_then(|()| setsockopt(stream, sockopt::TcpUserTimeout, &USER_TIMEOUT_MS).map_err(Into::into))
+        .and_then(|()| socket2::SockRef::from(stream).set_tcp_notsent_lowat(NOT_SENT_MAX));
     if let Err(error) = &prepared {
         tracing::debug!(%peer, %error, "API connection ended at once");
     }
