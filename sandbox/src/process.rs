@@ -26,16 +26,39 @@ pub fn become_subreaper() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)
 }
 
-/// Takes back Rust's handlers of SIGSEGV and SIGBUS: they let the first such signal from outside pass without effect, and a worker that is
-/// sent one must end by it, by that name. What is lost is the runtime's word on a stack overflow; the signal stays.
+/// Sees to it that a signal that ends a process ends this one, by that name.
+///
+/// Takes back Rust's handlers of SIGSEGV and SIGBUS: they let the first such signal from outside pass without effect. What is lost is the
+/// runtime's word on a stack overflow; the signal stays. The first process of a pid namespace is ended by no signal without a handler but
+/// SIGKILL: it gets one that exits with 128 and the signal's number.
 ///
 /// # Errors
 /// The system's.
-pub fn end_by_faults() -> io::Result<()> {
-    use nix::sys::signal::{SigHandler, Signal, signal};
-    for fault in [Signal::SIGSEGV, Signal::SIGBUS] {
-        // SAFETY: the default action runs no code of ours.
-        unsafe { signal(fault, SigHandler::SigDfl)? };
+pub fn end_by_signals() -> io::Result<()> {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+    const ENDING: [Signal; 8] = [
+        Signal::SIGSEGV,
+        Signal::SIGBUS,
+        Signal::SIGABRT,
+        Signal::SIGILL,
+        Signal::SIGFPE,
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+    ];
+    extern "C" fn end(signal: libc::c_int) {
+        // SAFETY: ends the process and nothing else; may be called in a handler.
+        unsafe { libc::_exit(128 + signal) }
+    }
+    let (handler, signals) = if nix::unistd::getpid().as_raw() == 1 {
+        (SigHandler::Handler(end), &ENDING[..])
+    } else {
+        (SigHandler::SigDfl, &ENDING[..2])
+    };
+    for signal in signals {
+        let action = SigAction::new(handler, SaFlags::SA_ONSTACK, SigSet::empty());
+        // SAFETY: the default action runs no code of ours; the handler makes one system call that is safe in a handler.
+        unsafe { sigaction(*signal, &action)? };
     }
     Ok(())
 }

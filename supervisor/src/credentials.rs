@@ -191,7 +191,7 @@ fn how(entry: &Connection, environment: &std::collections::BTreeMap<String, Stri
 async fn resolve(workers: &Workers, request: v1::ResolveRequest) -> Result<(v1::Target, i64), Failure> {
     let connection = request.connection.clone();
     let on = |what: String| Code::CredentialsUnavailable.on(format!("connection {connection:?}: {what}"));
-    let mut started = workers.start(Program::Resolver, None).await?;
+    let mut started = workers.start(Program::Resolver).await?;
     let talk = async {
         frame::write_message(&mut started.socket, Kind::Request, &request).await?;
         frame::read_message::<v1::ResolveReply, _>(&mut started.socket, Kind::Outcome).await

@@ -21,6 +21,7 @@ pub mod cli;
 pub mod config;
 pub mod credentials;
 mod descriptor;
+pub mod domains;
 pub mod exit;
 pub mod isolation;
 pub mod jobs;

@@ -22,6 +22,7 @@ fn life(mut arguments: Vec<OsString>) -> i32 {
                 exit::USAGE
             }
         },
+        "trial" => spawner::sandboxes::try_it(),
         "supervisor" => match cli::settings(arguments.split_off(1)) {
             Ok(flags) => supervisor::run(&flags),
             Err(code) => code,

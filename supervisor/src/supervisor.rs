@@ -3,13 +3,14 @@
 use crate::cli::Flags;
 use crate::config::{Config, ConfigError};
 use crate::credentials::Resolver;
+use crate::domains::Domains;
 use crate::isolation::Guarantees;
 use crate::jobs::{self, SILENCE_MAX, Surroundings};
 use crate::operations::Operations;
 use crate::state::State;
 use crate::tunnel::dial::{Dialer, PeerClock};
 use crate::tunnel::{self, Settings, TunnelStatus};
-use crate::workers::{Ends, Order, Program, Started, Workers};
+use crate::workers::{Ends, Order, Program, Reaches, Started, Workers};
 use crate::{admin, logging};
 use shared_proto::EXECUTION_ALPN;
 use shared_proto::failure::Failure;
@@ -60,6 +61,7 @@ struct Prepared {
     flags: Flags,
     settings: Arc<Settings>,
     guarantees: Guarantees,
+    domains: Domains,
     state: State,
     ends: Ends,
 }
@@ -79,7 +81,8 @@ fn prepare(flags: &Flags) -> Result<Prepared, Fatal> {
     let config = flags.load().map_err(Fatal::Config)?;
     logging::start(config.log_format, &config.log_level).map_err(Fatal::Config)?;
     // 5. whether workers would be confined as required
-    let guarantees = Guarantees::here();
+    let mechanisms = Workers::mechanisms(&spawner).map_err(system("the spawner"))?;
+    let guarantees = Guarantees::with(&mechanisms);
     guarantees.suffice(config.isolation_require).map_err(Fatal::Failure)?;
     // 6. the state directory, then who we are
     let state = State::take(&config.state_dir).map_err(Fatal::Failure)?;
@@ -87,7 +90,8 @@ fn prepare(flags: &Flags) -> Result<Prepared, Fatal> {
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .map_err(|_| Fatal::System("another TLS provider is installed".to_owned()))?;
-    Ok(Prepared { flags: flags.clone(), settings, guarantees, state, ends: Ends { spawner, launcher } })
+    let domains = Domains::new(&settings.config, mechanisms.landlock > 0).map_err(system("domains for workers"))?;
+    Ok(Prepared { flags: flags.clone(), settings, guarantees, domains, state, ends: Ends { spawner, launcher } })
 }
 
 fn live(prepared: Prepared) -> Result<(), Fatal> {
@@ -106,9 +110,11 @@ fn live(prepared: Prepared) -> Result<(), Fatal> {
 
 /// Joins the rooms, and waits for the end.
 async fn join(prepared: Prepared) -> Result<(), Fatal> {
-    let Prepared { flags, settings, guarantees, state, ends } = prepared;
+    let Prepared { flags, settings, guarantees, domains, state, ends } = prepared;
+    let confines = domains.is_there();
+    let (reach, domains) = watch::channel(domains);
     let (replace, current) = watch::channel(settings.clone());
-    let (workers, mut orders) = Workers::start_task(ends, settings.config.workers.clone())
+    let (workers, mut orders) = Workers::start_task(ends, settings.config.workers.clone(), domains)
         .map_err(|e| Fatal::System(format!("the launcher's sockets: {e}")))?;
     let resolver = Resolver::start(current.clone(), workers.clone());
     let operations = Operations::new(current.clone(), workers.clone(), resolver.clone());
@@ -121,11 +127,12 @@ async fn join(prepared: Prepared) -> Result<(), Fatal> {
     let jobs = jobs::start(job_settings(&settings.config, &state, &hostname, &engines), Arc::new(around))
         .map_err(Fatal::Failure)?;
 
+    let floor = guarantees.clone();
     let (status, tunnel_status) = watch::channel(TunnelStatus::default());
     let drain = CancellationToken::new();
     let about = tunnel::About {
         isolation_level: guarantees.level.as_str().to_owned(),
-        isolation_missing: guarantees.missing.iter().map(|m| (*m).to_owned()).collect(),
+        isolation_missing: guarantees.missing.clone(),
         hostname,
         engines: engines.keys().cloned().collect(),
     };
@@ -134,6 +141,7 @@ async fn join(prepared: Prepared) -> Result<(), Fatal> {
         instance = &*state.instance,
         runner = settings.credentials.runner,
         isolation = guarantees.level.as_str(),
+        not_enforced = guarantees.missing.join(", "),
         "runner started"
     );
     let mut tunnel = tokio::spawn(tunnel::run(tunnel::Parts {
@@ -160,8 +168,9 @@ async fn join(prepared: Prepared) -> Result<(), Fatal> {
         |f| tracing::error!(code = %f.code, detail = f.message, next_step = f.next_step, "no admin socket"),
     );
 
+    let reloading = Reloading { flags, replace: &replace, workers: &workers, reach, confines, guarantees: &floor };
     let drained = tokio::select! {
-        now = orders_until_drain(&mut orders, &flags, &replace, &workers) => !now,
+        now = orders_until_drain(&mut orders, &reloading) => !now,
         ended = &mut tunnel => {
             return Err(Fatal::System(format!("the tunnel's task ended: {ended:?}")));
         }
@@ -185,12 +194,7 @@ async fn join(prepared: Prepared) -> Result<(), Fatal> {
 }
 
 /// Acts on orders until it is to leave; `true`: at once. A signal that somebody sends to the supervisor itself counts as an order to drain.
-async fn orders_until_drain(
-    orders: &mut mpsc::Receiver<Order>,
-    flags: &Flags,
-    replace: &watch::Sender<Arc<Settings>>,
-    workers: &Workers,
-) -> bool {
+async fn orders_until_drain(orders: &mut mpsc::Receiver<Order>, reloading: &Reloading<'_>) -> bool {
     let mut terminate = signal(SignalKind::terminate()).ok();
     let mut interrupt = signal(SignalKind::interrupt()).ok();
     let mut hangup = signal(SignalKind::hangup()).ok();
@@ -204,7 +208,7 @@ async fn orders_until_drain(
         match order {
             Order::Drain => return false,
             Order::Now => return true,
-            Order::Reload => reload(flags, replace, workers).await,
+            Order::Reload => reloading.reload().await,
         }
     }
 }
@@ -221,22 +225,36 @@ async fn second_order(orders: &mut mpsc::Receiver<Order>) {
     while let Some(Order::Reload) = orders.recv().await {}
 }
 
-/// Whole or not at all.
-async fn reload(flags: &Flags, replace: &watch::Sender<Arc<Settings>>, workers: &Workers) {
-    let loaded = flags.load().map_err(|e| e.to_string()).and_then(|config| {
-        if config.state_dir != replace.borrow().config.state_dir {
-            return Err("state_dir cannot be changed while it runs".to_owned());
+/// What reading the configuration again needs and changes.
+struct Reloading<'a> {
+    flags: Flags,
+    replace: &'a watch::Sender<Arc<Settings>>,
+    workers: &'a Workers,
+    reach: watch::Sender<Domains>,
+    confines: bool,
+    guarantees: &'a Guarantees,
+}
+
+impl Reloading<'_> {
+    /// Whole or not at all.
+    async fn reload(&self) {
+        let loaded = self.flags.load().map_err(|e| e.to_string()).and_then(|config| {
+            if config.state_dir != self.replace.borrow().config.state_dir {
+                return Err("state_dir cannot be changed while it runs".to_owned());
+            }
+            self.guarantees.suffice(config.isolation_require).map_err(|f| f.to_string())?;
+            let domains = Domains::new(&config, self.confines).map_err(|e| format!("domains for workers: {e}"))?;
+            Ok((Settings::load(config).map_err(|f| f.to_string())?, domains))
+        });
+        match loaded {
+            Ok((settings, domains)) => {
+                self.workers.use_programs(settings.config.workers.clone()).await;
+                self.reach.send_replace(domains);
+                self.replace.send_replace(settings);
+                tracing::info!("configuration and credentials read again");
+            }
+            Err(reason) => tracing::error!(reason, "not reloaded, nothing has changed"),
         }
-        Guarantees::here().suffice(config.isolation_require).map_err(|f| f.to_string())?;
-        Settings::load(config).map_err(|f| f.to_string())
-    });
-    match loaded {
-        Ok(settings) => {
-            workers.use_programs(settings.config.workers.clone()).await;
-            replace.send_replace(settings);
-            tracing::info!("configuration and credentials read again");
-        }
-        Err(reason) => tracing::error!(reason, "not reloaded, nothing has changed"),
     }
 }
 
@@ -262,8 +280,8 @@ impl Surroundings for Around {
     async fn resolve(&self, connection: &str) -> Result<Target, Failure> {
         self.resolver.resolve(connection).await.map(|target| (*target).clone())
     }
-    async fn start_worker(&self, folder: OwnedFd) -> Result<Started, Failure> {
-        self.workers.start(Program::Job, Some(folder)).await
+    async fn start_worker(&self, directory: OwnedFd, reaches: Reaches) -> Result<Started, Failure> {
+        self.workers.start(Program::Job { directory, reaches }).await
     }
 }
 

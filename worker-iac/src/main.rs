@@ -32,7 +32,7 @@ mod exit {
 
 fn main() -> ExitCode {
     // where it cannot be, a fault is only named less well
-    let _ = runner_sandbox::process::end_by_faults();
+    let _ = runner_sandbox::process::end_by_signals();
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next().is_none_or(|mode| mode != "job") || arguments.next().is_some() {
         eprintln!("usage: runner-worker-iac job (started by the runner, with its request on descriptor 3)");

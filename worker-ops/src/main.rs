@@ -25,7 +25,7 @@ const PROTOCOL: u8 = 76;
 
 fn main() -> ExitCode {
     // where it cannot be, a fault is only named less well
-    let _ = runner_sandbox::process::end_by_faults();
+    let _ = runner_sandbox::process::end_by_signals();
     let mode = std::env::args().nth(1).unwrap_or_default();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

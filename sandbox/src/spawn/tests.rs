@@ -1,13 +1,17 @@
 //! What a child is and is not given, asked of real children (`/bin/sh`).
 
 use super::*;
+use crate::confine::{Namespaces, Own, Root};
+use crate::landlock::{Access, Ruleset, Scope};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::io::Read as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 
-const CONFINED: Limits = Limits { descriptors: 256, file_size: 1 << 20, niceness: 1 };
+const LIMITS: Limits = Limits { descriptors: 256, file_size: 1 << 20, memory: 1 << 30, niceness: 1 };
+const CONFINED: Confinement<'_> =
+    Confinement { limits: LIMITS, namespaces: None, own: None, domain: None, filter: None };
 
 /// Runs a shell script as a worker; what it wrote to descriptor 3, and how it ended.
 fn run(script: &str, directory: Option<&File>) -> (String, WaitStatus) {
@@ -16,7 +20,7 @@ fn run(script: &str, directory: Option<&File>) -> (String, WaitStatus) {
     let inherit = [theirs.as_fd()];
     let arguments = [c"sh", c"-c", script.as_c_str()];
     let plan = Plan {
-        program: c"/bin/sh",
+        program: Program::Path(c"/bin/sh"),
         arguments: &arguments,
         environment: &[],
         inherit: &inherit,
@@ -24,13 +28,140 @@ fn run(script: &str, directory: Option<&File>) -> (String, WaitStatus) {
         silent: true,
         own_session: true,
         dies_with_parent: true,
-        limits: Some(CONFINED),
+        confine: Some(&CONFINED),
     };
     let pid = Spawner::new().expect("a stack").spawn(&plan).expect("starts");
     drop(theirs);
     let mut text = String::new();
     ours.read_to_string(&mut text).expect("reads");
     (text, waitpid(Pid::from_raw(pid), None).expect("ends"))
+}
+
+/// Runs a shell script with that confinement; what it wrote to descriptor 3, or the step that could not be done.
+fn confined(script: &str, confine: &Confinement<'_>) -> Result<(String, WaitStatus), SpawnError> {
+    let script = std::ffi::CString::new(script).expect("no zero byte");
+    let shell = File::open("/bin/sh").expect("a shell");
+    let (mut ours, theirs) = UnixStream::pair().expect("a pair");
+    let plan = Plan {
+        program: Program::File(shell.as_fd()),
+        arguments: &[c"sh", c"-c", script.as_c_str()],
+        environment: &[c"PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
+        inherit: &[theirs.as_fd()],
+        directory: None,
+        silent: true,
+        own_session: true,
+        dies_with_parent: true,
+        confine: Some(confine),
+    };
+    let pid = Spawner::new().expect("a stack").spawn(&plan)?;
+    drop(theirs);
+    let mut text = String::new();
+    ours.read_to_string(&mut text).expect("reads");
+    Ok((text, waitpid(Pid::from_raw(pid), None).expect("ends")))
+}
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+fn usual_root() -> Root {
+    ["/usr", "/bin", "/sbin", "/lib", "/lib64"].iter().fold(Root::default(), |root, path| root.show(path.as_ref()))
+}
+
+#[test]
+fn in_namespaces_it_sees_the_root_that_it_is_given_and_nobody_else() {
+    let script = "exec 2>&3; echo pid $$ >&3; echo root /* >&3; echo x >/usr/x; echo x >/x; mkdir /y; ls /etc /proc; \
+                  echo host $(uname -n) >&3; kill -0 2 || echo alone >&3; id -u >&3";
+    let (mut tried, mut made) = (0, 0);
+    for user in [false, true] {
+        if !user && !is_root() {
+            continue;
+        }
+        let namespaces = Namespaces { user, root: usual_root() };
+        tried += 1;
+        match confined(script, &Confinement { namespaces: Some(&namespaces), ..CONFINED }) {
+            // what this machine forbids is no failure of ours, if the step is named
+            Err(e) => {
+                eprintln!("user namespace {user}: {e}");
+                assert!(matches!(e.errno, Errno::EPERM | Errno::ENOSPC | Errno::ENOSYS | Errno::EACCES), "{e}");
+            }
+            Ok((text, ended)) => {
+                made += 1;
+                assert!(matches!(ended, WaitStatus::Exited(..)), "{ended:?} {text}");
+                assert!(text.contains("pid 1\n") && text.contains("alone"), "{text}");
+                let root = text.lines().find(|l| l.starts_with("root ")).expect("its root");
+                assert!(!root.contains("/etc") && !root.contains("/proc") && root.contains("/usr"), "{root}");
+                assert_eq!(text.matches("Read-only file system").count(), 3, "{text}");
+                assert_eq!(text.matches("No such file").count(), 2, "{text}");
+            }
+        }
+    }
+    assert!(tried > 0);
+    eprintln!("{made} of {tried} kinds of namespaces are to be had here");
+}
+
+#[test]
+fn in_a_domain_it_reaches_what_the_domain_names() {
+    let Ok(ruleset) = Ruleset::new(Scope { no_tcp: true, own_signals_and_sockets: true }) else {
+        return assert_eq!(crate::landlock::abi(), 0);
+    };
+    for path in ["/usr", "/bin", "/lib", "/lib64"] {
+        ruleset.allow_path(path.as_ref(), Access::Read).expect("a rule");
+    }
+    let folder = std::env::temp_dir().join(format!("runner-domain-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("makes");
+    ruleset.allow_path(&folder, Access::Write).expect("a rule");
+    let script = format!(
+        "exec 2>&3; cat /etc/hostname /proc/self/environ; echo x >/tmp/runner-domain-x; mount -t tmpfs x {0}; \
+         kill -0 {1} || echo unreachable >&3; echo kept >{0}/file; cat {0}/file >&3",
+        folder.display(),
+        std::process::id()
+    );
+    let (text, _) = confined(&script, &Confinement { domain: Some(&ruleset), ..CONFINED }).expect("starts");
+    assert!(text.contains("kept"), "{text}");
+    assert!(text.matches("ermission denied").count() >= 3, "{text}");
+    if crate::landlock::abi() >= 6 {
+        assert!(text.contains("unreachable"), "{text}");
+    }
+    std::fs::remove_dir_all(&folder).expect("removes");
+}
+
+#[test]
+fn under_a_filter_it_makes_the_calls_that_the_filter_names() {
+    let job = crate::profiles::JOB.compile().expect("compiles");
+    let script = "exec 2>&3; unshare -U true; mount -t tmpfs x /tmp; ls / >/dev/null && echo works >&3; \
+                  renice -n 5 -p 1; chrt -p 1; (setsid sleep 0) && echo starts >&3; renice -n 10 -p $$ >/dev/null";
+    let (text, ended) = confined(script, &Confinement { filter: Some(&job), ..CONFINED }).expect("starts");
+    assert!(matches!(ended, WaitStatus::Exited(..)), "{ended:?} {text}");
+    assert!(text.contains("works") && text.contains("starts"), "{text}");
+    assert!(text.contains("unshare failed: Operation not permitted"), "{text}");
+    assert!(text.contains("renice: failed to set priority for 1"), "{text}");
+
+    let operation = crate::profiles::OPERATION.compile().expect("compiles");
+    let confine = Confinement { filter: Some(&operation), ..CONFINED };
+    // neither a process, nor another program, nor a socket's copy in a place of its choice
+    for (script, code) in [("exit 7", 7), ("(true); exit 7", 2), ("exec /bin/true", 126), ("exec 2>&3; exit 7", 2)] {
+        let (_, ended) = confined(script, &confine).expect("starts");
+        assert!(matches!(ended, WaitStatus::Exited(_, found) if found == code), "{script}: {ended:?}");
+    }
+}
+
+#[test]
+fn as_a_user_of_its_own_it_is_nobody_else() {
+    if !is_root() {
+        return;
+    }
+    let own = Own { uid: 1_900_000_007, gid: 1_900_000_007 };
+    let script =
+        "id -u >&3; id -G >&3; grep -E '^Cap(Prm|Eff|Bnd|Amb)|^Groups' /proc/self/status >&3; cat /etc/shadow 2>&3";
+    match confined(script, &Confinement { own: Some(own), ..CONFINED }) {
+        Err(e) => assert_eq!(e.errno, Errno::EINVAL, "{e}"),
+        Ok((text, _)) => {
+            assert!(text.starts_with("1900000007\n1900000007\n"), "{text}");
+            assert_eq!(text.matches("0000000000000000").count(), 4, "{text}");
+            assert!(text.contains("ermission denied"), "{text}");
+        }
+    }
 }
 
 #[test]
@@ -64,7 +195,7 @@ fn it_leads_a_session_and_the_whole_session_is_killed() {
     let (ours, theirs) = UnixStream::pair().expect("a pair");
     let inherit = [theirs.as_fd()];
     let plan = Plan {
-        program: c"/bin/sh",
+        program: Program::Path(c"/bin/sh"),
         arguments: &[c"sh", c"-c", c"sleep 1000 & sleep 1000 & echo >&3; wait"],
         environment: &[],
         inherit: &inherit,
@@ -72,7 +203,7 @@ fn it_leads_a_session_and_the_whole_session_is_killed() {
         silent: true,
         own_session: true,
         dies_with_parent: true,
-        limits: Some(CONFINED),
+        confine: Some(&CONFINED),
     };
     let pid = Spawner::new().expect("a stack").spawn(&plan).expect("starts");
     drop(theirs);
@@ -99,7 +230,7 @@ fn a_descriptor_that_stands_in_the_place_of_another_is_not_lost() {
     let (mut b, b_given) = UnixStream::pair().expect("a pair");
     let inherit = [b_given.as_fd(), a_given.as_fd()];
     let plan = Plan {
-        program: c"/bin/sh",
+        program: Program::Path(c"/bin/sh"),
         arguments: &[c"sh", c"-c", c"echo b >&3; echo a >&4"],
         environment: &[],
         inherit: &inherit,
@@ -107,7 +238,7 @@ fn a_descriptor_that_stands_in_the_place_of_another_is_not_lost() {
         silent: true,
         own_session: true,
         dies_with_parent: true,
-        limits: None,
+        confine: None,
     };
     let pid = Pid::from_raw(Spawner::new().expect("a stack").spawn(&plan).expect("starts"));
     assert_eq!(waitpid(pid, None), Ok(WaitStatus::Exited(pid, 0)));
@@ -122,7 +253,7 @@ fn a_descriptor_that_stands_in_the_place_of_another_is_not_lost() {
 fn what_cannot_be_executed_is_named_and_leaves_no_child() {
     let mut spawner = Spawner::new().expect("a stack");
     let plan = Plan {
-        program: c"/nonexistent",
+        program: Program::Path(c"/nonexistent"),
         arguments: &[c"x"],
         environment: &[],
         inherit: &[],
@@ -130,7 +261,7 @@ fn what_cannot_be_executed_is_named_and_leaves_no_child() {
         silent: true,
         own_session: true,
         dies_with_parent: false,
-        limits: None,
+        confine: None,
     };
     for _ in 0..100 {
         assert_eq!(spawner.spawn(&plan), Err(SpawnError { step: "execve", errno: Errno::ENOENT }));
@@ -147,7 +278,7 @@ fn it_dies_with_its_parent() {
     // this very test, executed again as the parent that is killed
     if std::env::var_os("SANDBOX_TEST_PARENT").is_some() {
         let plan = Plan {
-            program: c"/bin/sh",
+            program: Program::Path(c"/bin/sh"),
             arguments: &[c"sh", c"-c", c"echo grandchild is up; exec sleep 1000"],
             environment: &[c"PATH=/usr/bin:/bin"],
             inherit: &[],
@@ -155,7 +286,7 @@ fn it_dies_with_its_parent() {
             silent: false,
             own_session: true,
             dies_with_parent: true,
-            limits: None,
+            confine: None,
         };
         // the signal follows the thread that forked, so this one must stay
         Spawner::new().expect("a stack").spawn(&plan).expect("starts");

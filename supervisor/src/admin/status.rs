@@ -142,7 +142,7 @@ impl Facts {
             isolation: Isolation {
                 level: self.guarantees.level.as_str().to_owned(),
                 require: config.isolation_require.as_str().to_owned(),
-                missing: self.guarantees.missing.iter().map(|m| (*m).to_owned()).collect(),
+                missing: self.guarantees.missing.clone(),
             },
             operations: Counts { running: counts.running, max: config.max_operations, served: counts.served },
             jobs: jobs.iter().filter_map(|j| serde_json::to_value(j).ok()).collect(),

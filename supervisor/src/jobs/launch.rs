@@ -6,10 +6,11 @@ use super::identity::ProcessIdentity;
 use super::service::{Held, Service};
 use super::source;
 use super::surroundings::{Settings, Surroundings};
-use crate::workers::{Exit, Started};
+use crate::workers::{Exit, Reaches, Started};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::frame::{self, Kind};
 use shared_proto::v1::{EngineProgram, JobKind, JobRequest, JobStart, JobTarget, source as source_kind};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -107,7 +108,8 @@ impl Launch<'_> {
         let marker = Marker { process: None, plan_sha256: start.plan_sha256.clone() };
         self.folder.mark(step, &marker)?;
         let work = self.folder.open_work().map_err(|e| super::folder::broken(&self.folder.work(), &e))?;
-        let Started { pid, mut socket, exit } = self.surroundings.start_worker(work).await?;
+        let Started { pid, mut socket, exit } =
+            self.surroundings.start_worker(work, reaches(start, &self.folder.work())).await?;
         let identity = ProcessIdentity::of(pid)
             .ok_or_else(|| Code::WorkerCrashed.on("the job's worker ended as soon as it was started"))?;
         self.folder.mark(step, &Marker { process: Some(identity.clone()), ..marker })?;
@@ -122,5 +124,15 @@ impl Launch<'_> {
             Err(_) => tracing::warn!(job = self.held.job_id, "the worker did not take its request in time"),
         }
         Ok(Worker { identity, exit: Some(exit) })
+    }
+}
+
+/// The files of one step: what it was told to use, and its folder.
+fn reaches(start: &JobStart, work: &Path) -> Reaches {
+    let named = |paths: &[&str]| paths.iter().filter(|p| !p.is_empty()).map(PathBuf::from).collect::<Vec<_>>();
+    let engine = start.engine.as_ref().map_or("", |e| e.path.as_str());
+    Reaches {
+        reads: named(&[engine, &start.archive_path, &start.git_path]),
+        writes: [work.to_owned()].into_iter().chain(named(&[&start.state_directory])).collect(),
     }
 }

@@ -1,7 +1,7 @@
 //! What jobs need from the rest of the supervisor, as one seam: so that nothing here knows how a tunnel is dialled or how credentials
 //! are resolved, and tests put their own in its place.
 
-use crate::workers::Started;
+use crate::workers::{Reaches, Started};
 use shared_proto::failure::Failure;
 use shared_proto::secret::Secret;
 use shared_proto::v1::Target;
@@ -42,11 +42,11 @@ pub trait Surroundings: Send + Sync + 'static {
     /// # Errors
     /// `unknown_connection`, `credentials_unavailable` and the like.
     async fn resolve(&self, connection: &str) -> Result<Target, Failure>;
-    /// Starts a job's worker in its folder.
+    /// Starts a job's worker in its folder; it reaches these files besides what every job does.
     ///
     /// # Errors
     /// It cannot be executed.
-    async fn start_worker(&self, folder: OwnedFd) -> Result<Started, Failure>;
+    async fn start_worker(&self, directory: OwnedFd, reaches: Reaches) -> Result<Started, Failure>;
 }
 
 /// What of the configuration matters to jobs.

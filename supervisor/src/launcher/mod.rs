@@ -272,7 +272,7 @@ impl Launcher {
         let pid = self
             .spawn
             .spawn(&spawn::Plan {
-                program: &self.program,
+                program: spawn::Program::Path(&self.program),
                 arguments: if is_spawner { &arguments[..2] } else { &arguments },
                 environment: &environment,
                 inherit: &inherit,
@@ -280,7 +280,7 @@ impl Launcher {
                 silent: is_spawner,
                 own_session: true,
                 dies_with_parent: true,
-                limits: None,
+                confine: None,
             })
             .map_err(|e| io::Error::new(io::Error::from(e.errno).kind(), e))?;
         Ok(Child { pid: Pid::from_raw(pid), since: Instant::now() })

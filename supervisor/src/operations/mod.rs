@@ -278,7 +278,7 @@ impl SessionOperations {
         let credit = Credit::new(request.output_credit, Some(self.send.clone()));
         // never closed
         let starting = inner.starting.acquire().await.ok();
-        let Started { pid, mut socket, exit } = inner.workers.start(Program::Operation, None).await?;
+        let Started { pid, mut socket, exit } = inner.workers.start(Program::Operation).await?;
         let mut worker = Worker { workers: inner.workers.clone(), pid, exit, ended: false };
         let message = v1::WorkerRequest { request: Some(request), target: Some((*target).clone()) };
         drop(target);

@@ -10,15 +10,20 @@
 //! session, which shows as an orphan below this process (a subreaper). A process that made a session of its own is not caught; that takes
 //! a pid namespace.
 
+pub mod sandboxes;
 pub mod wire;
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::stat::Mode;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
+use runner_sandbox::landlock::Ruleset;
 use runner_sandbox::{channel, process, sessions, spawn};
+use sandboxes::Sandboxes;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::CString;
 use std::io;
@@ -27,22 +32,15 @@ use wire::{Launch, Report, Request};
 
 /// Live workers at once: twice the operations of a session by default, with room for resolvers and jobs.
 pub const WORKERS_MAX: usize = 2048;
-/// Whatever workers do, the supervisor gets to answer its pings.
-const NICENESS: i32 = 5;
-/// Open descriptors of a worker.
-const WORKER_DESCRIPTORS: u64 = 1024;
-/// Open descriptors of a job's worker: engines start a provider for each module and region.
-const JOB_DESCRIPTORS: u64 = 65_536;
-/// The largest file of an operation, bytes: it has no business writing large ones.
-const WORKER_FILE_SIZE: u64 = 64 << 20;
-
 struct Spawner {
     supervisor: OwnedFd,
     children: SignalFd,
     spawn: spawn::Spawner,
+    sandboxes: Sandboxes,
     ops: CString,
     iac: CString,
     live: HashMap<i32, Worker>,
+    slots: Slots,
     /// At most two reports for each worker: the supervisor reads them always.
     reports: VecDeque<Report>,
 }
@@ -50,6 +48,26 @@ struct Spawner {
 struct Worker {
     id: u64,
     launch: Launch,
+    /// Its number among those that live.
+    slot: u32,
+}
+
+/// Numbers for those that live, each to one at a time.
+struct Slots {
+    free: Vec<u32>,
+}
+
+impl Slots {
+    fn new(count: usize) -> Self {
+        Self { free: (0..u32::try_from(count).unwrap_or(u32::MAX)).rev().collect() }
+    }
+    /// The one that was free for the shortest time; `None`: all are taken.
+    fn take(&mut self) -> Option<u32> {
+        self.free.pop()
+    }
+    fn give_back(&mut self, slot: u32) {
+        self.free.push(slot);
+    }
 }
 
 /// Runs until the supervisor's end closes; returns the exit code.
@@ -74,14 +92,19 @@ impl Spawner {
         mask.thread_block()?;
         let mut watched = SigSet::empty();
         watched.add(Signal::SIGCHLD);
+        let mut spawn = spawn::Spawner::new()?;
+        let sandboxes = Sandboxes::find(&mut spawn);
+        let ready = Report::Ready(sandboxes.mechanisms());
         Ok(Self {
             supervisor,
             children: SignalFd::with_flags(&watched, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?,
-            spawn: spawn::Spawner::new()?,
+            spawn,
+            sandboxes,
             ops: CString::default(),
             iac: CString::default(),
             live: HashMap::new(),
-            reports: VecDeque::new(),
+            slots: Slots::new(WORKERS_MAX),
+            reports: VecDeque::from([ready]),
         })
     }
 
@@ -124,8 +147,9 @@ impl Spawner {
             };
             let mut descriptors = received.descriptors.into_iter();
             match Request::decode(&buffer[..received.length]) {
-                Some(Request::Start { id, launch }) => {
-                    let report = self.start(id, launch, descriptors.next(), descriptors.next());
+                Some(Request::Start { id, launch, domain }) => {
+                    let domain = if domain { descriptors.next_back().map(Ruleset::from_descriptor) } else { None };
+                    let report = self.start(id, launch, descriptors.next(), descriptors.next(), domain);
                     self.reports.push_back(report);
                 }
                 Some(Request::Kill { pid, signal }) => self.kill(pid, signal),
@@ -136,38 +160,49 @@ impl Spawner {
         }
     }
 
-    fn start(&mut self, id: u64, launch: Launch, socket: Option<OwnedFd>, directory: Option<OwnedFd>) -> Report {
+    fn start(
+        &mut self,
+        id: u64,
+        launch: Launch,
+        socket: Option<OwnedFd>,
+        directory: Option<OwnedFd>,
+        domain: Option<Ruleset>,
+    ) -> Report {
         let Some(socket) = socket else { return Report::Failed { id, errno: Errno::EBADF as i32 } };
-        if self.live.len() >= WORKERS_MAX {
-            return Report::Failed { id, errno: 0 };
-        }
-        let (program, arguments) = match launch {
+        let Some(slot) = self.slots.take() else { return Report::Failed { id, errno: 0 } };
+        let (path, arguments) = match launch {
             Launch::Operation => (&self.ops, [c"runner-worker-ops", c"operation"]),
             Launch::Resolver => (&self.ops, [c"runner-worker-ops", c"resolve"]),
             Launch::Job => (&self.iac, [c"runner-worker-iac", c"job"]),
         };
-        let job = launch == Launch::Job;
+        // opened here: a worker's own root may not show it
+        let program = match open(path.as_c_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) {
+            Ok(program) => program,
+            Err(errno) => {
+                self.slots.give_back(slot);
+                return Report::Failed { id, errno: errno as i32 };
+            }
+        };
         let started = self.spawn.spawn(&spawn::Plan {
-            program,
+            program: spawn::Program::File(program.as_fd()),
             arguments: &arguments,
             environment: &[],
             inherit: &[socket.as_fd()],
             directory: directory.as_ref().map(|d| d.as_fd()),
             silent: true,
             own_session: true,
-            dies_with_parent: !job,
-            limits: Some(spawn::Limits {
-                descriptors: if job { JOB_DESCRIPTORS } else { WORKER_DESCRIPTORS },
-                file_size: if job { u64::MAX } else { WORKER_FILE_SIZE },
-                niceness: NICENESS,
-            }),
+            dies_with_parent: launch != Launch::Job,
+            confine: Some(&self.sandboxes.of(launch, slot, domain.as_ref())),
         });
         match started {
             Ok(pid) => {
-                self.live.insert(pid, Worker { id, launch });
+                self.live.insert(pid, Worker { id, launch, slot });
                 Report::Started { id, pid }
             }
-            Err(e) => Report::Failed { id, errno: e.errno as i32 },
+            Err(e) => {
+                self.slots.give_back(slot);
+                Report::Failed { id, errno: e.errno as i32 }
+            }
         }
     }
 
@@ -213,8 +248,13 @@ impl Spawner {
             if mortal && self.has_orphans() {
                 sessions::kill(pid.as_raw());
             }
-            if let Some(Worker { id, .. }) = worker {
+            if let Some(Worker { id, launch, slot }) = worker {
+                self.slots.give_back(slot);
                 self.reports.push_back(match (code, signal) {
+                    // the first process of a pid namespace is ended by no signal but SIGKILL: its handlers exit so instead
+                    (Some(code @ 129..=192), _) if self.sandboxes.is_first(launch) => {
+                        Report::Signalled { id, signal: code - 128 }
+                    }
                     (Some(code), _) => Report::Exited { id, code },
                     (None, signal) => Report::Signalled { id, signal: signal.map_or(0, |s| s as i32) },
                 });

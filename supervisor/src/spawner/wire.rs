@@ -13,7 +13,7 @@ pub const REQUEST_SIZE: usize = 16;
 /// The length of the message that names a program.
 pub const PROGRAM_SIZE: usize = REQUEST_SIZE + PATH_SIZE;
 /// The length of a report.
-pub const REPORT_SIZE: usize = 24;
+pub const REPORT_SIZE: usize = 56;
 
 /// How a worker is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,12 +30,14 @@ pub enum Launch {
 /// From the supervisor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// Start a worker; with it comes its socket, and its working directory if it has one.
+    /// Start a worker; with it comes its socket, a second descriptor if it has one (the working directory of a job), and last its domain.
     Start {
         /// Comes back in the reports.
         id: u64,
         /// Which, and how.
         launch: Launch,
+        /// Whether the last descriptor is a Landlock ruleset.
+        domain: bool,
     },
     /// Send a signal to a session.
     Kill {
@@ -53,9 +55,37 @@ pub enum Request {
     },
 }
 
+/// What workers are confined with on this machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mechanisms {
+    /// Operations: namespaces of their own and an own root.
+    pub namespaces: bool,
+    /// Landlock's version; 0: none.
+    pub landlock: u8,
+    /// System call filters.
+    pub seccomp: bool,
+    /// Operations: a user each.
+    pub own_user: bool,
+    /// Why there are no namespaces.
+    pub refused: Option<Refused>,
+}
+
+/// A step that could not be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused {
+    step: [u8; STEP_SIZE],
+    /// Its reason; 0: it was done, and did not do what it should.
+    pub errno: i32,
+}
+
+/// The longest name of a step, bytes.
+const STEP_SIZE: usize = 24;
+
 /// From the spawner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Report {
+    /// The first one: what it confines workers with.
+    Ready(Mechanisms),
     /// It has executed its program.
     Started {
         /// Of the request.
@@ -114,9 +144,10 @@ impl Request {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![0; REQUEST_SIZE];
         match self {
-            Self::Start { id, launch } => {
+            Self::Start { id, launch, domain } => {
                 out[0] = b'S';
                 out[1] = *launch as u8;
+                out[2] = u8::from(*domain);
                 out[8..16].copy_from_slice(&id.to_le_bytes());
             }
             Self::Kill { pid, signal } => {
@@ -141,6 +172,7 @@ impl Request {
             (b'S', 0) => Some(Self::Start {
                 id: u64::from_le_bytes(head[8..16].try_into().ok()?),
                 launch: Launch::from_byte(head[1])?,
+                domain: head[2] != 0,
             }),
             (b'K', 0) => Some(Self::Kill { pid: int(head, 8)?, signal: int(head, 4)? }),
             (b'P', PATH_SIZE) => Some(Self::Program {
@@ -152,6 +184,29 @@ impl Request {
     }
 }
 
+// === impl Refused ===
+
+impl Refused {
+    /// That step, cut to size.
+    pub fn new(step: &str, errno: i32) -> Self {
+        let mut bytes = [0; STEP_SIZE];
+        for (place, byte) in bytes.iter_mut().zip(step.bytes().filter(|b| b.is_ascii_graphic() || *b == b' ')) {
+            *place = byte;
+        }
+        Self { step: bytes, errno }
+    }
+}
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let step: String = self.step.iter().take_while(|b| **b != 0).map(|b| char::from(*b)).collect();
+        match self.errno {
+            0 => write!(f, "{step} did not hold"),
+            errno => write!(f, "{step}: {}", nix::errno::Errno::from_raw(errno)),
+        }
+    }
+}
+
 // === impl Report ===
 
 impl Report {
@@ -159,6 +214,17 @@ impl Report {
     pub fn encode(self) -> [u8; REPORT_SIZE] {
         let mut out = [0; REPORT_SIZE];
         let (tag, id, value) = match self {
+            Self::Ready(m) => {
+                out[0] = b'R';
+                out[1] = u8::from(m.namespaces) | u8::from(m.seccomp) << 1 | u8::from(m.own_user) << 2;
+                out[2] = m.landlock;
+                if let Some(refused) = m.refused {
+                    out[3] = 1;
+                    out[16..20].copy_from_slice(&refused.errno.to_le_bytes());
+                    out[24..24 + STEP_SIZE].copy_from_slice(&refused.step);
+                }
+                return out;
+            }
             Self::Started { id, pid } => (b'S', id, pid),
             Self::Failed { id, errno } => (b'F', id, errno),
             Self::Exited { id, code } => (b'E', id, code),
@@ -177,6 +243,16 @@ impl Report {
         let id = u64::from_le_bytes(message[8..16].try_into().ok()?);
         let value = int(message, 16)?;
         Some(match message[0] {
+            b'R' => Self::Ready(Mechanisms {
+                namespaces: message[1] & 1 != 0,
+                seccomp: message[1] & 2 != 0,
+                own_user: message[1] & 4 != 0,
+                landlock: message[2],
+                refused: match message[3] {
+                    0 => None,
+                    _ => Some(Refused { step: message[24..24 + STEP_SIZE].try_into().ok()?, errno: value }),
+                },
+            }),
             b'S' => Self::Started { id, pid: value },
             b'F' => Self::Failed { id, errno: value },
             b'E' => Self::Exited { id, code: value },
@@ -197,7 +273,7 @@ mod tests {
     #[test]
     fn every_message_comes_back_and_nothing_else_is_one() {
         let requests = [
-            Request::Start { id: u64::MAX, launch: Launch::Job },
+            Request::Start { id: u64::MAX, launch: Launch::Job, domain: true },
             Request::Kill { pid: 7, signal: 9 },
             Request::program(Launch::Operation, Path::new("/usr/lib/runner/ops")).expect("a path"),
         ];
@@ -208,7 +284,11 @@ mod tests {
                 assert_eq!(Request::decode(&bytes[..cut]).filter(|_| cut != REQUEST_SIZE), None);
             }
         }
+        let refused = Some(Refused::new("root file system that is long", 1));
+        assert!(refused.expect("some").to_string().starts_with("root file system that is: EPERM"));
         for report in [
+            Report::Ready(Mechanisms { landlock: 7, seccomp: true, refused, ..Mechanisms::default() }),
+            Report::Ready(Mechanisms { namespaces: true, own_user: true, ..Mechanisms::default() }),
             Report::Started { id: 1, pid: 2 },
             Report::Failed { id: 1, errno: 2 },
             Report::Exited { id: 1, code: -1 },

@@ -13,6 +13,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
@@ -38,6 +39,8 @@ pub enum Order {
     Reload,
 }
 
+/// How long the spawner may take to try what it can do.
+const READY_WITHIN: Duration = Duration::from_secs(10);
 /// Orders that wait at once; each is acted on at once.
 const ORDERS: usize = 16;
 
@@ -78,6 +81,27 @@ pub(super) fn start(
     link.replace(ends.spawner)?;
     tokio::spawn(link.run(launcher, requests, tell));
     Ok(orders)
+}
+
+pub(super) fn first_word(spawner: &OwnedFd) -> io::Result<wire::Mechanisms> {
+    use nix::poll::{PollFd, PollFlags, poll};
+    let end = Instant::now() + READY_WITHIN;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let timeout = u16::try_from(left.as_millis()).unwrap_or(u16::MAX);
+        match poll(&mut [PollFd::new(spawner.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) => return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not say that it is ready")),
+            Ok(_) => break,
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    let mut buffer = [0; wire::REPORT_SIZE];
+    let received = channel::receive(spawner.as_fd(), &mut buffer)?;
+    match Report::decode(&buffer[..received.length]) {
+        Some(Report::Ready(mechanisms)) => Ok(mechanisms),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "it ended, or its first word is another")),
+    }
 }
 
 impl Link {
@@ -164,7 +188,7 @@ impl Link {
             Request::Kill { pid, signal } => self
                 .outgoing
                 .push_back(Outgoing { request: wire::Request::Kill { pid, signal }, descriptors: Vec::new() }),
-            Request::Start { launch, directory, reply } => {
+            Request::Start { launch, directory, domain, reply } => {
                 if reply.is_closed() {
                     return;
                 }
@@ -178,8 +202,9 @@ impl Link {
                 let id = self.next;
                 self.next += 1;
                 self.starting.insert(id, Starting { socket, reply });
-                let descriptors = [theirs].into_iter().chain(directory).collect();
-                self.outgoing.push_back(Outgoing { request: wire::Request::Start { id, launch }, descriptors });
+                let request = wire::Request::Start { id, launch, domain: domain.is_some() };
+                let descriptors = [theirs].into_iter().chain(directory).chain(domain).collect();
+                self.outgoing.push_back(Outgoing { request, descriptors });
             }
         }
     }
@@ -212,6 +237,8 @@ impl Link {
 
     fn report(&mut self, report: Report) {
         match report {
+            // a spawner that was started again, on the same machine: what it found is known
+            Report::Ready(mechanisms) => tracing::debug!(?mechanisms, "the spawner is ready"),
             Report::Started { id, pid } => {
                 let Some(Starting { socket, reply }) = self.starting.remove(&id) else { return };
                 let (tell, exit) = oneshot::channel();

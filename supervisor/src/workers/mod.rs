@@ -6,12 +6,15 @@
 
 mod link;
 
-use crate::spawner::wire::Launch;
+use crate::domains::Domains;
+use crate::spawner::wire::{Launch, Mechanisms};
+use runner_sandbox::landlock::Ruleset;
 use shared_proto::failure::{Code, Failure};
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use link::{Ends, Order};
 
@@ -19,14 +22,28 @@ pub use link::{Ends, Order};
 const REQUESTS: usize = 256;
 
 /// What a worker is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Program {
     /// `runner-worker-ops operation`: dies with the supervisor.
     Operation,
     /// `runner-worker-ops resolve`: dies with the supervisor.
     Resolver,
     /// `runner-worker-iac job`: outlives the supervisor.
-    Job,
+    Job {
+        /// Its working directory.
+        directory: OwnedFd,
+        /// The files that it reaches besides what every job does.
+        reaches: Reaches,
+    },
+}
+
+/// Files of one job.
+#[derive(Debug, Clone, Default)]
+pub struct Reaches {
+    /// What it reads.
+    pub reads: Vec<PathBuf>,
+    /// Below what it does as it likes.
+    pub writes: Vec<PathBuf>,
 }
 
 /// A worker that has executed its program.
@@ -55,6 +72,7 @@ pub struct Exit {
 #[derive(Debug, Clone)]
 pub struct Workers {
     requests: mpsc::Sender<Request>,
+    domains: watch::Receiver<Domains>,
 }
 
 /// What the socket's task is asked.
@@ -66,6 +84,8 @@ pub(crate) enum Request {
         launch: Launch,
         /// Its working directory.
         directory: Option<OwnedFd>,
+        /// The files that it reaches.
+        domain: Option<OwnedFd>,
         /// Where the answer goes. Dropped by whoever does not want it any more: it is killed then.
         reply: oneshot::Sender<Result<Started, Failure>>,
     },
@@ -87,25 +107,49 @@ impl Workers {
     ///
     /// # Errors
     /// Descriptors that cannot be waited on.
-    pub fn start_task(ends: Ends, paths: crate::config::WorkerPaths) -> std::io::Result<(Self, mpsc::Receiver<Order>)> {
+    pub fn start_task(
+        ends: Ends,
+        paths: crate::config::WorkerPaths,
+        domains: watch::Receiver<Domains>,
+    ) -> std::io::Result<(Self, mpsc::Receiver<Order>)> {
         let (requests, received) = mpsc::channel(REQUESTS);
         let orders = link::start(ends, paths, received)?;
-        Ok((Self { requests }, orders))
+        Ok((Self { requests, domains }, orders))
+    }
+
+    /// Waits for the spawner's first word: what it can confine workers with. Before the task is started.
+    ///
+    /// # Errors
+    /// It has ended, does not say it in time, or says something else.
+    pub fn mechanisms(spawner: &OwnedFd) -> std::io::Result<Mechanisms> {
+        link::first_word(spawner)
     }
 
     /// Starts a worker: always a new process.
     ///
     /// # Errors
     /// `busy` above the bound of processes; `internal` where it cannot be executed or the spawner is away.
-    pub async fn start(&self, program: Program, workdir: Option<OwnedFd>) -> Result<Started, Failure> {
+    pub async fn start(&self, program: Program) -> Result<Started, Failure> {
         let (reply, answer) = oneshot::channel();
-        let launch = match program {
-            Program::Operation => Launch::Operation,
-            Program::Resolver => Launch::Resolver,
-            Program::Job => Launch::Job,
+        let domains = self.domains.borrow().clone();
+        let copied = |domain: Option<&Ruleset>| -> Result<Option<OwnedFd>, Failure> {
+            let copy = domain.map(|d| d.as_fd().try_clone_to_owned()).transpose();
+            copy.map_err(|e| Code::Busy.on(format!("no descriptor for a worker's domain: {e}")))
+        };
+        let (launch, directory, domain) = match program {
+            Program::Operation => (Launch::Operation, None, copied(domains.operation())?),
+            Program::Resolver => (Launch::Resolver, None, copied(domains.resolver())?),
+            Program::Job { directory, reaches } => {
+                let [reads, writes] =
+                    [&reaches.reads, &reaches.writes].map(|all| all.iter().map(PathBuf::as_path).collect::<Vec<_>>());
+                let domain = domains
+                    .job(&writes, &reads)
+                    .map_err(|e| Code::Internal.on(format!("a domain for the job's files cannot be made: {e}")))?;
+                (Launch::Job, Some(directory), copied(domain.as_ref())?)
+            }
         };
         let gone = || Code::Internal.on("the task that starts workers has ended");
-        self.requests.send(Request::Start { launch, directory: workdir, reply }).await.map_err(|_| gone())?;
+        self.requests.send(Request::Start { launch, directory, domain, reply }).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 

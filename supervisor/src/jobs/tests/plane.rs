@@ -1,7 +1,7 @@
 //! A control plane that remembers what it was told, and a host on which supervisors come and go.
 
 use crate::jobs::{Connection, JobSummary, Jobs, Settings, Surroundings};
-use crate::workers::{Exit, Started};
+use crate::workers::{Exit, Reaches, Started};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
@@ -373,7 +373,7 @@ impl Surroundings for Around {
             other => Err(Code::UnknownConnection.on(other)),
         }
     }
-    async fn start_worker(&self, folder: OwnedFd) -> Result<Started, Failure> {
+    async fn start_worker(&self, folder: OwnedFd, _: Reaches) -> Result<Started, Failure> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let work = std::fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())).expect("a folder");
         let mut child = spawn(&self.worker, &work, theirs);

@@ -1,0 +1,61 @@
+//! A job: its worker, git, the engine and everything that the engine starts, which is whatever a module says. What is left out is what no
+//! build tool needs and attackers do: namespaces and mounts, tracing, keys, BPF, performance counters, userfaultfd, io_uring, modules,
+//! System V and POSIX queues, raw and exotic sockets, handles, clocks, other processes' priorities, and the change of users.
+
+use super::{
+    CONNECTING, EVERYONE, EVERYONE_LEGACY, PROCESSES, PROCESSES_LEGACY, READING, READING_LEGACY, SOCKETS,
+    SOCKETS_LEGACY,
+};
+use crate::seccomp::{Allow, Profile, is_int};
+
+/// The profile.
+pub const JOB: Profile = Profile {
+    name: "job",
+    parts: &[
+        EVERYONE,
+        EVERYONE_LEGACY,
+        SOCKETS,
+        SOCKETS_LEGACY,
+        READING,
+        READING_LEGACY,
+        PROCESSES,
+        PROCESSES_LEGACY,
+        CONNECTING,
+        OWN,
+        OWN_LEGACY,
+    ],
+};
+
+const OWN: &[Allow] = calls![
+    preadv, pwritev, preadv2, pwritev2, msync, mlock, munlock,
+    openat2, mkdirat, unlinkat, renameat, renameat2, linkat, symlinkat, fchmod, fchmodat, fchmodat2, fchown, fchownat, utimensat,
+    fsync, fdatasync, sync_file_range, fallocate, ftruncate, truncate, copy_file_range, sendfile, splice, tee, readahead,
+    getxattr, lgetxattr, fgetxattr, listxattr, llistxattr, flistxattr, setxattr, lsetxattr, fsetxattr, removexattr, lremovexattr,
+    fremovexattr, inotify_init1, inotify_add_watch, inotify_rm_watch, memfd_create, rt_sigqueueinfo, rt_tgsigqueueinfo,
+    // a narrower domain and filter for what it starts
+    landlock_create_ruleset, landlock_add_rule, landlock_restrict_self, seccomp,
+    // FIFOs and regular files; devices need a capability that it has not
+    mknodat,
+    ioprio_get,
+    ioprio_set: &[&[is_int(0, 1), is_int(1, 0)]],
+];
+#[cfg(target_arch = "x86_64")]
+const OWN_LEGACY: &[Allow] = calls![
+    mkdir,
+    rmdir,
+    unlink,
+    rename,
+    link,
+    symlink,
+    chmod,
+    chown,
+    lchown,
+    utime,
+    utimes,
+    futimesat,
+    creat,
+    inotify_init,
+    mknod,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const OWN_LEGACY: &[Allow] = &[];

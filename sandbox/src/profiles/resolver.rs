@@ -1,0 +1,47 @@
+//! A resolver of credentials: reads the files that the runner's configuration names, asks the cloud's own services, and runs the plug-ins
+//! that the configuration allows.
+
+use super::{
+    CONNECTING, EVERYONE, EVERYONE_LEGACY, PROCESSES, PROCESSES_LEGACY, READING, READING_LEGACY, SOCKETS,
+    SOCKETS_LEGACY,
+};
+use crate::seccomp::{Allow, Profile};
+
+/// The profile.
+pub const RESOLVER: Profile = Profile {
+    name: "resolver",
+    parts: &[
+        EVERYONE,
+        EVERYONE_LEGACY,
+        SOCKETS,
+        SOCKETS_LEGACY,
+        READING,
+        READING_LEGACY,
+        PROCESSES,
+        PROCESSES_LEGACY,
+        CONNECTING,
+        OWN,
+        OWN_LEGACY,
+    ],
+};
+
+/// A plug-in keeps its cache, where the domain lets it.
+const OWN: &[Allow] = calls![
+    mkdirat,
+    unlinkat,
+    renameat,
+    renameat2,
+    fchmod,
+    fsync,
+    fdatasync,
+    ftruncate,
+    pwritev,
+    preadv,
+    copy_file_range,
+    sendfile,
+    inotify_init1,
+];
+#[cfg(target_arch = "x86_64")]
+const OWN_LEGACY: &[Allow] = calls![mkdir, unlink, rename, rmdir];
+#[cfg(not(target_arch = "x86_64"))]
+const OWN_LEGACY: &[Allow] = &[];

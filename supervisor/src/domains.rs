@@ -1,0 +1,173 @@
+//! Which files workers reach: Landlock domains. Made here, where the configuration is known; the spawner only passes them on.
+//!
+//! - an operation reads what its program is linked with and the certificates that TLS trusts, and nothing else;
+//! - a resolver reads this machine as the runner's user may, without what is the runner's own, and writes the clouds' caches;
+//! - a job reads the same, without the files of connections, and writes its own folder and its stack's state.
+//!
+//! It must never name the runner's credentials or state directory, nor a folder that either lies in.
+
+use crate::config::{Config, Connection};
+use crate::spawner::sandboxes::operation_paths;
+use runner_sandbox::landlock::{Access, Ruleset, Scope};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Entries of one folder beside something excluded: what lies beyond is not reached.
+const ENTRIES_MAX: usize = 4096;
+/// The devices that every program may use.
+const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
+/// Never reached: disks and memory as files.
+const NEVER: [&str; 1] = ["/dev"];
+
+/// The domains of one configuration. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Domains {
+    inner: Option<Arc<Inner>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    operation: Ruleset,
+    resolver: Ruleset,
+    job_reads: Vec<PathBuf>,
+}
+
+// === impl Domains ===
+
+impl Domains {
+    /// Those of that configuration; none where this machine has no Landlock.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn new(config: &Config, landlock: bool) -> io::Result<Self> {
+        if !landlock {
+            return Ok(Self { inner: None });
+        }
+        let operation = Ruleset::new(Scope { no_tcp: true, own_signals_and_sockets: true })?;
+        for path in operation_paths() {
+            operation.allow_path(path, Access::Read)?;
+        }
+        // what is executed must be in the domain in which it is
+        operation.allow_path(&config.workers.ops, Access::Read)?;
+        let mut excluded: Vec<PathBuf> = NEVER.iter().map(PathBuf::from).collect();
+        excluded.extend([config.state_dir.clone(), config.credentials.clone()]);
+        excluded.extend(config.proxy.password_file.clone());
+
+        let resolver = Ruleset::new(Scope { no_tcp: false, own_signals_and_sockets: true })?;
+        for path in all_but(&excluded) {
+            resolver.allow_path(&path, Access::Read)?;
+        }
+        devices(&resolver)?;
+        if let Some(home) = config.environment.get("HOME").map(PathBuf::from).filter(|home| home.is_absolute()) {
+            for cache in [".aws/sso/cache", ".aws/cli/cache", ".kube/cache"] {
+                resolver.allow_path(&home.join(cache), Access::Write)?;
+            }
+        }
+
+        excluded.extend(config.connections.values().filter_map(|connection| match connection {
+            Connection::Kubeconfig { path, .. } => Some(path.clone()),
+            Connection::InCluster => Some(PathBuf::from("/var/run/secrets/kubernetes.io")),
+            Connection::Aws { .. } => config.environment.get("HOME").map(|home| Path::new(home).join(".aws")),
+        }));
+        let job_reads = all_but(&excluded);
+        Ok(Self { inner: Some(Arc::new(Inner { operation, resolver, job_reads })) })
+    }
+
+    /// Whether there are any.
+    pub fn is_there(&self) -> bool {
+        self.inner.is_some()
+    }
+    /// For an operation's worker.
+    pub fn operation(&self) -> Option<&Ruleset> {
+        self.inner.as_ref().map(|i| &i.operation)
+    }
+    /// For a resolver.
+    pub fn resolver(&self) -> Option<&Ruleset> {
+        self.inner.as_ref().map(|i| &i.resolver)
+    }
+    /// For one job, which writes below `writes` and reads `reads` besides.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn job(&self, writes: &[&Path], reads: &[&Path]) -> io::Result<Option<Ruleset>> {
+        let Some(inner) = &self.inner else { return Ok(None) };
+        let domain = Ruleset::new(Scope { no_tcp: false, own_signals_and_sockets: true })?;
+        for path in &inner.job_reads {
+            domain.allow_path(path, Access::Read)?;
+        }
+        for path in reads {
+            domain.allow_path(path, Access::Read)?;
+        }
+        for path in writes {
+            domain.allow_path(path, Access::Write)?;
+        }
+        devices(&domain)?;
+        Ok(Some(domain))
+    }
+}
+
+fn devices(domain: &Ruleset) -> io::Result<()> {
+    DEVICES.iter().try_for_each(|path| domain.allow_path(Path::new(path), Access::Use))
+}
+
+/// The largest parts of the file system that have none of the excluded paths in them. Symbolic links are left out: what they lead to is
+/// there by itself, or is not to be reached.
+fn all_but(excluded: &[PathBuf]) -> Vec<PathBuf> {
+    // as the kernel will see them; what is not there yet lies where its nearest folder is
+    let excluded: Vec<PathBuf> = excluded.iter().map(|path| real(path)).collect();
+    let mut parts = Vec::new();
+    walk(Path::new("/"), &excluded, &mut parts);
+    parts
+}
+
+fn real(path: &Path) -> PathBuf {
+    if let Ok(found) = std::fs::canonicalize(path) {
+        return found;
+    }
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => real(parent).join(name),
+        _ => path.to_owned(),
+    }
+}
+
+fn walk(folder: &Path, excluded: &[PathBuf], parts: &mut Vec<PathBuf>) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries.flatten().take(ENTRIES_MAX) {
+        let path = entry.path();
+        if excluded.contains(&path) || entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+            continue;
+        }
+        if excluded.iter().any(|e| e.starts_with(&path)) {
+            walk(&path, excluded, parts);
+        } else {
+            parts.push(path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_but_some_has_everything_beside_them_and_nothing_above() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().canonicalize().expect("real").join(name);
+        for name in ["a/secret/deep", "a/open", "b"] {
+            std::fs::create_dir_all(at(name)).expect("makes");
+        }
+        std::fs::write(at("key"), "x").expect("writes");
+        std::os::unix::fs::symlink(at("a/secret"), at("way-in")).expect("links");
+        // one of them is named by way of a link, one is not there yet
+        std::os::unix::fs::symlink(at("a"), at("alias")).expect("links");
+        let parts = all_but(&[at("alias/secret"), at("key"), at("later/file")]);
+        for inside in ["a/open", "b"] {
+            assert!(parts.contains(&at(inside)), "{inside} of {parts:?}");
+        }
+        for secret in [at("a/secret/deep"), at("key"), at("way-in/deep"), at("later/file")] {
+            assert!(!parts.iter().any(|p| secret.starts_with(p)), "{secret:?} of {parts:?}");
+        }
+        assert!(parts.contains(&PathBuf::from("/usr")));
+    }
+}
