@@ -59,6 +59,15 @@ impl Domains {
             resolver.allow_path(&path, Access::Read)?;
         }
         devices(&resolver)?;
+        // what the configuration names, also where a folder on the way cannot be listed
+        resolver.allow_path(&config.workers.ops, Access::Read)?;
+        for connection in config.connections.values() {
+            if let Connection::Kubeconfig { path, exec_plugins, .. } = connection {
+                for named in [path].into_iter().cloned().chain(exec_plugins.iter().map(PathBuf::from)) {
+                    resolver.allow_path(&named, Access::Read)?;
+                }
+            }
+        }
         if let Some(home) = config.environment.get("HOME").map(PathBuf::from).filter(|home| home.is_absolute()) {
             for cache in [".aws/sso/cache", ".aws/cli/cache", ".kube/cache"] {
                 resolver.allow_path(&home.join(cache), Access::Write)?;
@@ -70,7 +79,10 @@ impl Domains {
             Connection::InCluster => Some(PathBuf::from("/var/run/secrets/kubernetes.io")),
             Connection::Aws { .. } => config.environment.get("HOME").map(|home| Path::new(home).join(".aws")),
         }));
-        let job_reads = all_but(&excluded);
+        let mut job_reads = all_but(&excluded);
+        job_reads.push(config.workers.iac.clone());
+        let engines = &config.engines;
+        job_reads.extend([&engines.opentofu, &engines.terraform, &engines.cli_config].into_iter().flatten().cloned());
         Ok(Self { inner: Some(Arc::new(Inner { operation, resolver, job_reads })) })
     }
 

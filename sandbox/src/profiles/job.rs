@@ -31,7 +31,7 @@ const OWN: &[Allow] = calls![
     openat2, mkdirat, unlinkat, renameat, renameat2, linkat, symlinkat, fchmod, fchmodat, fchmodat2, fchown, fchownat, utimensat,
     fsync, fdatasync, sync_file_range, fallocate, ftruncate, truncate, copy_file_range, sendfile, splice, tee, readahead,
     getxattr, lgetxattr, fgetxattr, listxattr, llistxattr, flistxattr, setxattr, lsetxattr, fsetxattr, removexattr, lremovexattr,
-    fremovexattr, inotify_init1, inotify_add_watch, inotify_rm_watch, memfd_create, rt_sigqueueinfo, rt_tgsigqueueinfo,
+    fremovexattr, memfd_create, rt_sigqueueinfo, rt_tgsigqueueinfo,
     // a narrower domain and filter for what it starts
     landlock_create_ruleset, landlock_add_rule, landlock_restrict_self, seccomp,
     // FIFOs and regular files; devices need a capability that it has not

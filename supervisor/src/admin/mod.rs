@@ -52,12 +52,44 @@ pub fn serve(state_dir: &Path, facts: status::Facts) -> Result<tokio::task::Join
                 continue;
             };
             let facts = facts.clone();
+            if let Some(worker) = asks_from_below(&connection) {
+                tracing::warn!(pid = worker, "a worker's process asked the admin socket, and was not answered");
+                continue;
+            }
             tokio::spawn(async move {
                 let _ = tokio::time::timeout(DEADLINE, answer(connection, &facts)).await;
                 drop(place);
             });
         }
     }))
+}
+
+/// The process at the other end, if a worker started it: everything below the launcher is a worker's but the supervisor. A job's domain
+/// does not keep it from a socket that has a path.
+fn asks_from_below(connection: &UnixStream) -> Option<i32> {
+    let asking = connection.peer_cred().ok()?.pid()?;
+    let launcher = nix::unistd::getppid().as_raw();
+    let mut pid = asking;
+    // a chain of parents is not longer than there are processes
+    for _ in 0..65_536 {
+        pid = parent(pid)?;
+        match pid {
+            // the first process of a container has the launcher's place, and also whoever looks into that container from outside has none above
+            0 => return None,
+            pid if pid == launcher => return Some(asking),
+            1 => return None,
+            _ => {}
+        }
+    }
+    Some(asking)
+}
+
+fn parent(pid: i32) -> Option<i32> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    // the name stands in parentheses and may contain both spaces and parentheses
+    let rest = &stat[stat.iter().rposition(|b| *b == b')')? + 1..];
+    let text = std::str::from_utf8(rest).ok()?;
+    text.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 async fn answer(mut connection: UnixStream, facts: &status::Facts) -> std::io::Result<()> {
