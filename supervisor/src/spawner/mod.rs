@@ -136,7 +136,7 @@ impl Spawner {
         }
     }
 
-    fn start(&mut self, id: u64, launch: Launch, socket: Option<OwnedFd>, directory: Option<OwnedFd>) -> Report {
+    fn start(&mut self, id: u64, launch: Launch, socket: Option<OwnedFd>, second: Option<OwnedFd>) -> Report {
         let Some(socket) = socket else { return Report::Failed { id, errno: Errno::EBADF as i32 } };
         if self.live.len() >= WORKERS_MAX {
             return Report::Failed { id, errno: 0 };
@@ -147,11 +147,13 @@ impl Spawner {
             Launch::Job => (&self.iac, [c"runner-worker-iac", c"job"]),
         };
         let job = launch == Launch::Job;
+        let (directory, dial) = if job { (second, None) } else { (None, second) };
+        let inherit: Vec<_> = [&socket].into_iter().chain(&dial).map(|d| d.as_fd()).collect();
         let started = self.spawn.spawn(&spawn::Plan {
             program,
             arguments: &arguments,
             environment: &[],
-            inherit: &[socket.as_fd()],
+            inherit: &inherit,
             directory: directory.as_ref().map(|d| d.as_fd()),
             silent: true,
             own_session: true,

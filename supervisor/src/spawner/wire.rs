@@ -30,7 +30,7 @@ pub enum Launch {
 /// From the supervisor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// Start a worker; with it comes its socket, and its working directory if it has one.
+    /// Start a worker; with it comes its socket, then an operation's end for asking for connections, or a job's working directory.
     Start {
         /// Comes back in the reports.
         id: u64,

@@ -57,6 +57,7 @@ struct Outgoing {
 
 struct Starting {
     socket: UnixStream,
+    dial: Option<OwnedFd>,
     reply: oneshot::Sender<Result<Started, Failure>>,
 }
 
@@ -168,8 +169,9 @@ impl Link {
                 if reply.is_closed() {
                     return;
                 }
-                let (socket, theirs) = match socket_pair() {
-                    Ok(pair) => pair,
+                let made = socket_pair().and_then(|pair| Ok((pair, dial_pair(launch)?)));
+                let ((socket, theirs), (dial, asks)) = match made {
+                    Ok(made) => made,
                     Err(e) => {
                         let _ = reply.send(Err(Code::Busy.on(format!("no socket for a worker: {e}"))));
                         return;
@@ -177,8 +179,8 @@ impl Link {
                 };
                 let id = self.next;
                 self.next += 1;
-                self.starting.insert(id, Starting { socket, reply });
-                let descriptors = [theirs].into_iter().chain(directory).collect();
+                self.starting.insert(id, Starting { socket, dial, reply });
+                let descriptors = [theirs].into_iter().chain(asks).chain(directory).collect();
                 self.outgoing.push_back(Outgoing { request: wire::Request::Start { id, launch }, descriptors });
             }
         }
@@ -213,10 +215,10 @@ impl Link {
     fn report(&mut self, report: Report) {
         match report {
             Report::Started { id, pid } => {
-                let Some(Starting { socket, reply }) = self.starting.remove(&id) else { return };
+                let Some(Starting { socket, dial, reply }) = self.starting.remove(&id) else { return };
                 let (tell, exit) = oneshot::channel();
                 self.live.insert(id, tell);
-                if reply.send(Ok(Started { pid, socket, exit })).is_err() {
+                if reply.send(Ok(Started { pid, socket, dial, exit })).is_err() {
                     // whoever asked has gone
                     self.outgoing.push_back(Outgoing {
                         request: wire::Request::Kill { pid, signal: nix::libc::SIGKILL },
@@ -260,6 +262,15 @@ fn socket_pair() -> io::Result<(UnixStream, OwnedFd)> {
     let ours = StdUnixStream::from(ours);
     ours.set_nonblocking(true)?;
     Ok((UnixStream::from_std(ours)?, theirs))
+}
+
+/// Our end, and the worker's, of what an operation asks for connections with.
+fn dial_pair(launch: Launch) -> io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+    if launch != Launch::Operation {
+        return Ok((None, None));
+    }
+    let (ours, theirs) = channel::pair()?;
+    Ok((Some(ours), Some(theirs)))
 }
 
 /// Waits until there is something to read from the spawner, or room to write if there is something to write; clears what it found, so that the
