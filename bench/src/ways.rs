@@ -200,11 +200,14 @@ impl Ours {
         let (sessions, address) = serve(&data.data(), stop.clone()).await?;
         let wire = wire(address, delay).await?;
         let worker = runner_tests::tools::binary("bench-worker")?;
-        let setup = Setup::new()?
+        let mut setup = Setup::new()?
             .credentials(credentials)
             .endpoint(wire.as_ref().map_or(address, Cutter::address))
-            .table("workers", &format!("ops = {:?}", worker.display().to_string()))
-            .kubernetes("local", "apiVersion: v1\nkind: Config\n")?;
+            .table("workers", &format!("ops = {:?}", worker.display().to_string()));
+        // a worker is connected to its connection's target only: each service is one
+        for kind in KINDS {
+            setup = setup.kubernetes(&connection(services, kind), "apiVersion: v1\nkind: Config\n")?;
+        }
         let runner = setup.start_as(data.admin(), &runner_id).await?;
         Ok(Self { sessions, services, organization, runner_id, runner, stop, _wire: wire, _data: data })
     }
@@ -229,7 +232,7 @@ impl Ours {
             operation_id: format!("bench-{}", shared_proto::now_ms()),
             organization_id: self.organization.clone(),
             caller: Some(v1::Caller { user_id: "bench".into(), user_name: "bench".into() }),
-            connection: "local".into(),
+            connection: connection(self.services, kind),
             what: Some(v1::operation_request::What::K8sExec(exec)),
             ..Default::default()
         }
@@ -240,6 +243,11 @@ impl Drop for Ours {
     fn drop(&mut self) {
         self.stop.cancel();
     }
+}
+
+/// The connection to a service: the worker reads its port from the name.
+fn connection(services: Services, kind: Kind) -> String {
+    format!("port-{}", services.address(kind).port())
 }
 
 /// The port that runners dial, as the control plane's program has it, on a data folder that another process made.

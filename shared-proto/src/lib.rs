@@ -1,12 +1,14 @@
 //! What runner and control plane must agree on, and nothing else: the protocol's messages, identity, the credentials file,
-//! API keys, failure codes, flow control, the framing of worker sockets and the records of a job's spool.
+//! API keys, failure codes, flow control, what workers say and ask over their sockets, and the records of a job's spool.
 //!
 //! This crate must never open a network connection, start a process or know a cloud: both sides and every worker link it.
 #![forbid(unsafe_code)]
 
+pub mod address;
 pub mod api_key;
 pub mod bounds;
 pub mod credentials;
+pub mod dial;
 pub mod documents;
 pub mod failure;
 pub mod flow;

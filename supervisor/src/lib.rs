@@ -16,6 +16,7 @@ macro_rules! say {
 }
 pub(crate) use say;
 
+pub mod addresses;
 pub mod admin;
 pub mod cli;
 pub mod config;
@@ -27,6 +28,7 @@ pub mod isolation;
 pub mod jobs;
 pub mod launcher;
 pub mod logging;
+pub mod net;
 pub mod operations;
 pub mod spawner;
 pub mod state;

@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod control_plane;
 pub mod ctl;
 pub mod cutter;
+pub mod dial;
 pub mod engine;
 pub mod false_control_plane;
 pub mod https;

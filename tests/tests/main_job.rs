@@ -7,8 +7,9 @@ use runner_tests::control_plane::{ENDS, User};
 use runner_tests::ctl::Ctl;
 use runner_tests::engine::{EngineKind, quick_module, slow_module};
 use runner_tests::process::Program;
+use runner_tests::proxy::{HttpProxy, Manner};
 use runner_tests::world::{self, Shared, World, usual_cluster};
-use runner_tests::{Cluster, Component, Engine, Moto, Scratch, Suite, archive, eventually};
+use runner_tests::{Cluster, Component, Engine, Moto, Scratch, Suite, archive, cluster, eventually};
 use serde_json::{Value, json};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -21,6 +22,7 @@ struct Usual {
     world: World,
     cluster: Cluster,
     moto: Option<Moto>,
+    proxy: HttpProxy,
 }
 
 static USUAL: Shared<Usual> = Shared::new();
@@ -37,10 +39,20 @@ async fn usual() -> Result<&'static Usual> {
                 cluster.running("default", &format!("db-{n}")).await?;
             }
             let moto = if Component::Moto.missing().is_none() { Some(Moto::start().await?) } else { None };
+            let proxy = HttpProxy::new(Manner::Password { user: "u".into(), password: "p w".into() }).await?;
+            let behind = |login: &str| {
+                let url = proxy.url().replace("http://", &format!("http://{login}"));
+                let kubeconfig = cluster.kubeconfig(cluster.address(), cluster::ADMIN);
+                kubeconfig.replace("    server:", &format!("    proxy-url: {url}\n    server:"))
+            };
+            let (behind, locked) = (behind("u:p%20w@"), behind(""));
             let engines = world::engines();
             let world = World::beside(&cluster, |mut setup| {
                 if let Some(moto) = &moto {
                     setup = setup.aws("account", moto);
+                }
+                for (name, kubeconfig) in [("behind", &behind), ("locked", &locked)] {
+                    setup = setup.kubernetes(name, kubeconfig).expect("its folder is there");
                 }
                 setup.engines(&engines.iter().collect::<Vec<_>>()).table("sources", "allow_file = true")
             })
@@ -52,7 +64,10 @@ async fn usual() -> Result<&'static Usual> {
             }
             // its configuration stays on disk as long as the runner
             std::mem::forget(engines);
-            Ok(Usual { world, cluster, moto })
+            for name in ["behind", "locked"] {
+                world.user().connection(name, "kubernetes", None).await?;
+            }
+            Ok(Usual { world, cluster, moto, proxy })
         })
         .await
 }
@@ -72,6 +87,7 @@ fn main() -> ExitCode {
         .test("a_terminal_has_its_size_and_changes_it", terminal)
         .test("what_the_target_refuses_is_the_targets_own_word", refusals)
         .test("connections_are_tested_and_named", connections)
+        .test("a_cluster_behind_a_proxy_is_reached_through_it", behind_a_proxy)
         .test("runnerctl_shows_the_same", runnerctl_kubernetes)
         .test("operations_are_listed_with_their_ends", operations_are_listed)
         .needs(&[Component::Cluster, Component::Moto])
@@ -340,6 +356,25 @@ async fn connections() -> Result<()> {
     ensure!(instance["healthy"] == json!(true) && instance["version"] == shared_proto::VERSION, "{instance}");
     let entries = instance["connections"].as_array().context("connections")?;
     ensure!(entries.iter().any(|e| e["name"] == "cluster" && e["provider"] == "kubernetes"), "{instance}");
+    Ok(())
+}
+
+async fn behind_a_proxy() -> Result<()> {
+    let usual = usual().await?;
+    let user = usual.world.user();
+    let report = user.post("/connections/behind/test", &json!({})).await?;
+    ensure!(report["identity"] == "admin", "{report}");
+    let (direct, through) = ("/connections/cluster/k8s/namespaces", "/connections/behind/k8s/namespaces");
+    ensure!(names(&user.get(through).await?) == names(&user.get(direct).await?));
+    let asked = usual.proxy.asked();
+    ensure!(asked.len() >= 2 && asked.iter().all(|a| *a == usual.cluster.address().to_string()), "{asked:?}");
+    // without its password
+    let answer = user.ask(Method::GET, "/connections/locked/k8s/namespaces", &Value::Null).await?;
+    let said = answer.text();
+    ensure!(
+        answer.code() == "target_unreachable" && said.contains("407") && said.contains("through the proxy"),
+        "{said}"
+    );
     Ok(())
 }
 

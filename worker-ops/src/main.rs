@@ -14,6 +14,7 @@ mod operation;
 mod resolve;
 mod socket;
 
+use shared_proto::frame::FrameError;
 use std::process::ExitCode;
 
 /// Ended as it should, whatever the outcome that went over the socket.
@@ -27,23 +28,25 @@ fn main() -> ExitCode {
     // where it cannot be, a fault is only named less well
     let _ = runner_sandbox::process::end_by_signals();
     let mode = std::env::args().nth(1).unwrap_or_default();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return complain(PROTOCOL, &format!("no runtime: {error}")),
-    };
     let ended = match mode.as_str() {
-        "operation" => runtime.block_on(operation::run()),
-        "resolve" => runtime.block_on(resolve::run()),
+        "operation" => operation::inherit().map_err(FrameError::from).and_then(|given| live(operation::run(given))),
+        "resolve" => live(resolve::run()),
         // the second half of a resolution: the same program once more, with the environment that the request gave
-        "resolve-aws" => runtime.block_on(resolve::run_aws()),
+        "resolve-aws" => live(resolve::run_aws()),
         _ => return complain(USAGE, "started by the runner only: runner-worker-ops operation|resolve"),
     };
-    // a look-up of a name may still run on a thread of its own: nobody waits for it
-    runtime.shutdown_background();
     match ended {
         Ok(()) => ExitCode::from(DONE),
         Err(error) => complain(PROTOCOL, &error.to_string()),
     }
+}
+
+fn live(work: impl Future<Output = Result<(), FrameError>>) -> Result<(), FrameError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(work);
+    // a resolver's look-up of a name may still run on a thread of its own: nobody waits for it
+    runtime.shutdown_background();
+    ended
 }
 
 fn complain(code: u8, what: &str) -> ExitCode {

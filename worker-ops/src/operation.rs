@@ -2,38 +2,59 @@
 //!
 //! The end of the inherited socket is the caller's cancel: whatever runs is dropped, and with it every connection to the target.
 
+use shared_proto::dial::DESCRIPTOR;
 use shared_proto::failure::Code;
 use shared_proto::frame::FrameError;
 use shared_proto::v1::operation_request::What;
 use shared_proto::v1::target::Kind as Target;
 use shared_proto::v1::{OperationRequest, Outcome, WorkerRequest};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use crate::fault::Fault;
+use crate::net::Dialer;
 use crate::socket::{self, Input, Output};
 use crate::{aws, kubernetes};
 
-/// Serves the request on descriptor 3.
-pub(crate) async fn run() -> Result<(), FrameError> {
-    let (mut input, mut output, hangup) = socket::open(runner_sandbox::inherited_socket()?)?;
+/// What an operation's worker is born with.
+pub(crate) struct Inherited {
+    socket: UnixStream,
+    dial: OwnedFd,
+}
+
+/// Takes it over, before anything else opens a descriptor of such a number.
+///
+/// # Errors
+/// Something is missing.
+pub(crate) fn inherit() -> io::Result<Inherited> {
+    let socket = runner_sandbox::inherited_socket()?;
+    Ok(Inherited { socket, dial: runner_sandbox::inherited_descriptor(DESCRIPTOR)? })
+}
+
+/// Serves the request that comes over the socket.
+pub(crate) async fn run(inherited: Inherited) -> Result<(), FrameError> {
+    let (mut input, mut output, hangup) = socket::open(inherited.socket)?;
+    let dialer = Dialer::start(inherited.dial)?;
     tokio::select! {
         biased;
         () = hangup.gone() => Ok(()),
         ended = async {
             let request: WorkerRequest = input.request().await?;
-            let outcome = serve(request, &mut input, &mut output).await;
+            let outcome = serve(request, &dialer, &mut input, &mut output).await;
             output.outcome(&outcome).await?;
             Ok(())
         } => ended,
     }
 }
 
-async fn serve(request: WorkerRequest, input: &mut Input, output: &mut Output) -> Outcome {
+async fn serve(request: WorkerRequest, dialer: &Dialer, input: &mut Input, output: &mut Output) -> Outcome {
     let WorkerRequest { request: Some(request), target: Some(target) } = request else {
         return Fault::new(Code::Internal, "the request came without an operation or without a target").outcome();
     };
     let deadline = request.deadline_ms;
-    let work = dispatch(request, target.kind, input, output);
+    let work = dispatch(request, target.kind, dialer, input, output);
     let ended = if deadline == 0 {
         work.await
     } else {
@@ -48,6 +69,7 @@ async fn serve(request: WorkerRequest, input: &mut Input, output: &mut Output) -
 async fn dispatch(
     request: OperationRequest,
     target: Option<Target>,
+    dialer: &Dialer,
     input: &mut Input,
     output: &mut Output,
 ) -> Result<Outcome, Fault> {
@@ -55,8 +77,10 @@ async fn dispatch(
         return Err(Fault::new(Code::UnsupportedVersion, "this runner does not know the operation that was asked for"));
     };
     match target {
-        Some(Target::Kubernetes(target)) if !is_aws(&what) => kubernetes::serve(what, target, input, output).await,
-        Some(Target::Aws(target)) if !is_kubernetes(&what) => aws::serve(what, target, output).await,
+        Some(Target::Kubernetes(target)) if !is_aws(&what) => {
+            kubernetes::serve(what, target, dialer, input, output).await
+        }
+        Some(Target::Aws(target)) if !is_kubernetes(&what) => aws::serve(what, target, dialer, output).await,
         Some(target) => {
             let provider = if matches!(target, Target::Aws(_)) { "aws" } else { "kubernetes" };
             let message = format!("the connection {:?} is of the provider {provider}", request.connection);

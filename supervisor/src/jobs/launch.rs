@@ -108,7 +108,7 @@ impl Launch<'_> {
         let marker = Marker { process: None, plan_sha256: start.plan_sha256.clone() };
         self.folder.mark(step, &marker)?;
         let work = self.folder.open_work().map_err(|e| super::folder::broken(&self.folder.work(), &e))?;
-        let Started { pid, mut socket, exit } =
+        let Started { pid, mut socket, exit, .. } =
             self.surroundings.start_worker(work, reaches(start, &self.folder.work())).await?;
         let identity = ProcessIdentity::of(pid)
             .ok_or_else(|| Code::WorkerCrashed.on("the job's worker ended as soon as it was started"))?;

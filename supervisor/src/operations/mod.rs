@@ -2,11 +2,13 @@
 //!
 //! ```text
 //!   Run ─▶ first message ─▶ ours? known? room? ─▶ credentials ─▶ worker started, request written ─▶ pass ─▶ one Outcome
+//!                                                                                                └─ connect it to its target
 //! ```
 //! It must never decode what a worker sends beyond its frames' headers and its outcome, never hold more of it than was granted, and never
 //! let one operation's end be another's business.
 
 mod body;
+mod dial;
 mod input;
 mod output;
 mod request;
@@ -22,7 +24,8 @@ use shared_proto::bounds::FIRST_MESSAGE_MAX;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::flow::{Budget, Credit, SendShare, Shares};
 use shared_proto::frame::{self, Kind};
-use shared_proto::v1::{self, operation_input};
+use shared_proto::v1::{self, operation_input, target};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -274,14 +277,18 @@ impl SessionOperations {
         items: &mpsc::Sender<Item>,
     ) -> Result<v1::Outcome, Failure> {
         let inner = &self.operations.inner;
-        let target = inner.resolver.resolve(connection).await?;
+        let mut target = (*inner.resolver.resolve(connection).await?).clone();
+        let reach = dial::Reach::of(&target)?;
+        // passing the proxy is ours: its password is none of the worker's business
+        if let Some(target::Kind::Kubernetes(target)) = &mut target.kind {
+            target.proxy_url.clear();
+        }
         let credit = Credit::new(request.output_credit, Some(self.send.clone()));
         // never closed
         let starting = inner.starting.acquire().await.ok();
-        let Started { pid, mut socket, exit } = inner.workers.start(Program::Operation).await?;
+        let Started { pid, mut socket, dial, exit } = inner.workers.start(Program::Operation).await?;
         let mut worker = Worker { workers: inner.workers.clone(), pid, exit, ended: false };
-        let message = v1::WorkerRequest { request: Some(request), target: Some((*target).clone()) };
-        drop(target);
+        let message = v1::WorkerRequest { request: Some(request), target: Some(target) };
         let written = frame::write_message(&mut socket, Kind::Request, &message).await;
         drop(message);
         if let Err(e) = written {
@@ -293,9 +300,16 @@ impl SessionOperations {
         let (reader, writer) = socket.split();
         let output = output::pass(reader, credit.clone(), items, starting);
         let input = input::pass(input, writer, window, &credit, items);
+        let dialling = async {
+            if let Some(end) = dial {
+                dial::serve(end, &reach, || inner.settings.borrow().config.proxy.clone()).await;
+            }
+            std::future::pending::<Infallible>().await
+        };
         let ended = tokio::select! {
             ended = output => ended,
             failure = input => return Err(failure),
+            never = dialling => match never {},
         };
         match ended {
             Ok(outcome) => {

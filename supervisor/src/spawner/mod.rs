@@ -165,7 +165,7 @@ impl Spawner {
         id: u64,
         launch: Launch,
         socket: Option<OwnedFd>,
-        directory: Option<OwnedFd>,
+        second: Option<OwnedFd>,
         domain: Option<Ruleset>,
     ) -> Report {
         let Some(socket) = socket else { return Report::Failed { id, errno: Errno::EBADF as i32 } };
@@ -183,11 +183,13 @@ impl Spawner {
                 return Report::Failed { id, errno: errno as i32 };
             }
         };
+        let (directory, dial) = if launch == Launch::Job { (second, None) } else { (None, second) };
+        let inherit: Vec<_> = [&socket].into_iter().chain(&dial).map(|d| d.as_fd()).collect();
         let started = self.spawn.spawn(&spawn::Plan {
             program: spawn::Program::File(program.as_fd()),
             arguments: &arguments,
             environment: &[],
-            inherit: &[socket.as_fd()],
+            inherit: &inherit,
             directory: directory.as_ref().map(|d| d.as_fd()),
             silent: true,
             own_session: true,

@@ -30,7 +30,8 @@ pub enum Launch {
 /// From the supervisor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// Start a worker; with it comes its socket, a second descriptor if it has one (the working directory of a job), and last its domain.
+    /// Start a worker; with it comes its socket, then an operation's end for asking for connections or a job's working directory, and last its
+    /// domain.
     Start {
         /// Comes back in the reports.
         id: u64,

@@ -1,24 +1,19 @@
 //! The way to the control plane: TCP, directly or through a proxy, then TLS; all of it within one deadline. Used for the tunnel and for the
 //! execution service alike.
 
-use super::{Settings, no_proxy::NoProxy, proxy, tls};
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use super::{Settings, tls};
+use crate::net::proxy::Proxy;
+use crate::net::tcp;
 use nix::sys::socket::{setsockopt, sockopt};
 use shared_proto::bounds::CONNECT_DEADLINE;
 use shared_proto::credentials::Endpoint;
 use shared_proto::failure::{Code, Failure};
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
-use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-/// The most addresses of a name that are tried in one attempt.
-const ADDRESSES_MAX: usize = 8;
-/// Between the starts of two of them.
-const ADDRESS_DELAY: Duration = Duration::from_millis(250);
 /// Unacknowledged data for that long: the connection is dead, milliseconds.
 const USER_TIMEOUT_MS: u32 = 10_000;
 /// An idle connection is probed after so many seconds, this often, until it is dead.
@@ -108,71 +103,30 @@ impl Dialer {
         alpn: &'static [u8],
         step: &AtomicU8,
     ) -> Result<Connected, Failure> {
-        let config = &settings.config.proxy;
-        let through =
-            config.url.as_ref().filter(|_| !NoProxy::parse(&config.no_proxy).matches(&endpoint.host, endpoint.port));
-        let stream = match through {
-            None => tcp(&endpoint.host, endpoint.port, step)
+        let at = |now| {
+            step.store(if now == tcp::Step::Resolving { 0 } else { 1 }, Ordering::Relaxed);
+        };
+        let stream = match Proxy::of_runner(&settings.config.proxy, &endpoint.host, endpoint.port)? {
+            None => tcp::connect(&endpoint.host, endpoint.port, |_| None, at)
                 .await
                 .map_err(|e| Code::DialFailed.on(format!("{}: {e}", endpoint.authority())))?,
             Some(proxy) => {
-                let mut stream = tcp(&proxy.host, proxy.port, step).await.map_err(|e| {
+                let mut stream = tcp::connect(&proxy.host, proxy.port, |_| None, at).await.map_err(|e| {
                     Code::DialFailed
-                        .on(format!("proxy {}: {e}", proxy.authority()))
+                        .on(format!("proxy {}: {e}", proxy.shown()))
                         .next("Check the proxy's address in the runner's configuration or HTTPS_PROXY.")
                 })?;
                 step.store(2, Ordering::Relaxed);
-                let login = proxy::Login::load(config)?;
-                proxy::connect(&mut stream, &endpoint.authority(), login.as_ref()).await.map_err(|mut f| {
-                    f.message = format!("proxy {}: {}", proxy.authority(), f.message);
+                proxy.pass(&mut stream, &endpoint.host, endpoint.port).await.map_err(|mut f| {
+                    f.message = format!("proxy {}: {}", proxy.shown(), f.message);
                     f
                 })?;
                 stream
             }
         };
+        watch_over(&stream).map_err(|e| Code::DialFailed.on(format!("{}: {e}", endpoint.authority())))?;
         step.store(3, Ordering::Relaxed);
         tls::handshake(stream, endpoint, &settings.credentials, alpn, self.clock.clone()).await
-    }
-}
-
-/// Connects to the first address that answers; a later one is tried when the earlier did not answer soon.
-async fn tcp(host: &str, port: u16, step: &AtomicU8) -> io::Result<TcpStream> {
-    step.store(0, Ordering::Relaxed);
-    let addresses = interleave(tokio::net::lookup_host((host, port)).await?.collect());
-    step.store(1, Ordering::Relaxed);
-    let mut attempts: FuturesUnordered<_> = addresses
-        .into_iter()
-        .take(ADDRESSES_MAX)
-        .zip(0..)
-        .map(|(address, n): (SocketAddr, u32)| async move {
-            tokio::time::sleep(ADDRESS_DELAY * n).await;
-            TcpStream::connect(address).await.map_err(|e| io::Error::new(e.kind(), format!("{address}: {e}")))
-        })
-        .collect();
-    let mut failed = io::Error::other("the name has no address");
-    while let Some(result) = attempts.next().await {
-        match result {
-            Ok(stream) => {
-                watch_over(&stream)?;
-                return Ok(stream);
-            }
-            Err(e) => failed = e,
-        }
-    }
-    Err(failed)
-}
-
-/// The resolver's order, families taking turns, so that a family without a route costs one delay and no more.
-fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
-    let (same, other): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|a| a.is_ipv6() == first_is_v6);
-    let (mut same, mut other) = (same.into_iter(), other.into_iter());
-    let mut turns = Vec::new();
-    loop {
-        match (same.next(), other.next()) {
-            (None, None) => return turns,
-            (a, b) => turns.extend(a.into_iter().chain(b)),
-        }
     }
 }
 
@@ -190,16 +144,6 @@ fn watch_over(stream: &TcpStream) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn families_take_turns_in_the_resolvers_order() {
-        let parse = |texts: &[&str]| texts.iter().map(|t| t.parse().expect("an address")).collect::<Vec<SocketAddr>>();
-        assert_eq!(
-            interleave(parse(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1", "2.2.2.2:1"])),
-            parse(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "2.2.2.2:1", "[::3]:1"])
-        );
-        assert_eq!(interleave(Vec::new()), Vec::new());
-    }
 
     #[test]
     fn the_peers_clock_is_unknown_until_it_is_told() {

@@ -11,8 +11,6 @@ pub mod backoff;
 pub mod dial;
 mod keeper;
 pub mod netwatch;
-pub mod no_proxy;
-pub mod proxy;
 mod serve;
 mod session;
 pub mod tls;

@@ -60,6 +60,7 @@ struct Outgoing {
 
 struct Starting {
     socket: UnixStream,
+    dial: Option<OwnedFd>,
     reply: oneshot::Sender<Result<Started, Failure>>,
 }
 
@@ -192,8 +193,9 @@ impl Link {
                 if reply.is_closed() {
                     return;
                 }
-                let (socket, theirs) = match socket_pair() {
-                    Ok(pair) => pair,
+                let made = socket_pair().and_then(|pair| Ok((pair, dial_pair(launch)?)));
+                let ((socket, theirs), (dial, asks)) = match made {
+                    Ok(made) => made,
                     Err(e) => {
                         let _ = reply.send(Err(Code::Busy.on(format!("no socket for a worker: {e}"))));
                         return;
@@ -201,9 +203,9 @@ impl Link {
                 };
                 let id = self.next;
                 self.next += 1;
-                self.starting.insert(id, Starting { socket, reply });
+                self.starting.insert(id, Starting { socket, dial, reply });
                 let request = wire::Request::Start { id, launch, domain: domain.is_some() };
-                let descriptors = [theirs].into_iter().chain(directory).chain(domain).collect();
+                let descriptors = [theirs].into_iter().chain(asks).chain(directory).chain(domain).collect();
                 self.outgoing.push_back(Outgoing { request, descriptors });
             }
         }
@@ -240,10 +242,10 @@ impl Link {
             // a spawner that was started again, on the same machine: what it found is known
             Report::Ready(mechanisms) => tracing::debug!(?mechanisms, "the spawner is ready"),
             Report::Started { id, pid } => {
-                let Some(Starting { socket, reply }) = self.starting.remove(&id) else { return };
+                let Some(Starting { socket, dial, reply }) = self.starting.remove(&id) else { return };
                 let (tell, exit) = oneshot::channel();
                 self.live.insert(id, tell);
-                if reply.send(Ok(Started { pid, socket, exit })).is_err() {
+                if reply.send(Ok(Started { pid, socket, dial, exit })).is_err() {
                     // whoever asked has gone
                     self.outgoing.push_back(Outgoing {
                         request: wire::Request::Kill { pid, signal: nix::libc::SIGKILL },
@@ -287,6 +289,15 @@ fn socket_pair() -> io::Result<(UnixStream, OwnedFd)> {
     let ours = StdUnixStream::from(ours);
     ours.set_nonblocking(true)?;
     Ok((UnixStream::from_std(ours)?, theirs))
+}
+
+/// Our end, and the worker's, of what an operation asks for connections with.
+fn dial_pair(launch: Launch) -> io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+    if launch != Launch::Operation {
+        return Ok((None, None));
+    }
+    let (ours, theirs) = channel::pair()?;
+    Ok((Some(ours), Some(theirs)))
 }
 
 /// Waits until there is something to read from the spawner, or room to write if there is something to write; clears what it found, so that the

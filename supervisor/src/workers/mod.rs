@@ -53,6 +53,8 @@ pub struct Started {
     pub pid: i32,
     /// The supervisor's end of its descriptor 3.
     pub socket: UnixStream,
+    /// For an operation, the supervisor's end of its descriptor 4, over which it asks for connections.
+    pub dial: Option<OwnedFd>,
     /// How it ended, once it has.
     pub exit: oneshot::Receiver<Exit>,
 }

@@ -10,6 +10,8 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 /// Nothing here takes that long on any machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -201,6 +203,67 @@ async fn bad_operations(session: &Session) {
     }
     // and the next one works
     assert_eq!(session.run(unary("k", describe("hello"))).await.0.code, "ok");
+}
+
+/// A worker is connected to its connection's target, by whatever way leads there, and to nothing else; the operation ends as it should.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_is_connected_to_its_target_alone() {
+    let control_plane = ControlPlane::start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            stream.write_all(b"the target").await.expect("writes");
+        }
+    });
+    let proxy = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let proxy_port = proxy.local_addr().expect("an address").port();
+    let passed = tokio::spawn(async move {
+        let (mut stream, _) = proxy.accept().await.expect("accepts");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.expect("reads"));
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nbehind the proxy").await.expect("writes");
+        String::from_utf8(head).expect("text")
+    });
+    let connections: String = [format!("port-{port}"), format!("proxy-{proxy_port}"), "metadata-1".to_owned()]
+        .iter()
+        .map(|name| format!("[connections.{name}]\nprovider = \"kubernetes\"\nin_cluster = true\n"))
+        .collect();
+    let mut runner = Runner::start_with(&control_plane, &connections, Stdio::piped());
+    let log = runner.process.stderr.take().expect("piped");
+    let log = std::thread::spawn(move || std::io::read_to_string(log).expect("reads"));
+    let session = control_plane.connection().await.open().await;
+    let run = async |connection: &str, pod: &str| {
+        let (outcome, data) = session.run(unary(connection, describe(pod))).await;
+        assert_eq!(outcome.code, "ok", "{pod}: {}", outcome.message);
+        String::from_utf8(data).expect("text")
+    };
+    let target = format!("port-{port}");
+    assert_eq!(run(&target, "dial").await, "the target");
+    assert_eq!(run(&format!("proxy-{proxy_port}"), "dial").await, "behind the proxy");
+    let asked = passed.await.expect("ends");
+    assert!(asked.starts_with("CONNECT target.example:6443 ") && asked.contains("Basic dTpzM2NyM3Q="), "{asked}");
+
+    let others = run(&target, "dial-others").await;
+    assert_eq!(others.matches("PolicyDenied").count(), 4, "{others}");
+    let forbidden = run("metadata-1", "dial").await;
+    assert!(forbidden.contains("PolicyDenied") && forbidden.contains("link-local"), "{forbidden}");
+    let many = run(&target, "dial-many").await;
+    assert_eq!(many.matches("PolicyDenied").count(), 256, "{many}");
+    assert!(many.contains("TooLarge") && many.ends_with("ended\n"), "{many}");
+    assert_eq!(run(&target, "dial-rubbish").await, "endedended");
+    // and the next one works
+    assert_eq!(run(&target, "dial").await, "the target");
+
+    runner.signal(nix::sys::signal::Signal::SIGTERM);
+    runner.exit().await;
+    let log = log.join().expect("reads");
+    let warned = |words: &str| log.lines().filter(|l| l.contains("WARN") && l.contains(words)).count();
+    assert_eq!(warned("not its connection's target"), 4 + 256, "{log}");
+    assert_eq!((warned("link-local"), warned("too many connections"), warned("as no worker does")), (1, 1, 1), "{log}");
+    assert!(!log.contains("s3cr3t"), "{log}");
 }
 
 async fn killed_with_all_it_started(session: &Session, runner: &Runner) {

@@ -1,7 +1,11 @@
 //! The small worker: this very test binary, executed by a script. What it does is the pod's name.
 
+use runner_sandbox::channel;
+use shared_proto::address::Address;
+use shared_proto::dial::{DESCRIPTOR, DIALS_MAX, REPLY_MAX, Reply};
 use shared_proto::frame::{self, Kind};
 use shared_proto::v1::{self, operation_request::What, resolve_reply, target};
+use std::os::fd::{AsFd as _, OwnedFd};
 use tokio::net::UnixStream;
 
 /// What `flood` sends, bytes.
@@ -33,8 +37,19 @@ fn as_a_worker() {
 }
 
 async fn resolve(socket: &mut UnixStream) {
-    let _: Option<v1::ResolveRequest> = frame::read_message(socket, Kind::Request).await.expect("a request");
-    let target = v1::Target { kind: Some(target::Kind::Kubernetes(Default::default())) };
+    let request: Option<v1::ResolveRequest> = frame::read_message(socket, Kind::Request).await.expect("a request");
+    let connection = request.expect("a request").connection;
+    let mut cluster = v1::KubernetesTarget::default();
+    match connection.split_once('-') {
+        Some(("port", port)) => cluster.server = format!("http://127.0.0.1:{port}"),
+        Some(("proxy", port)) => {
+            cluster.server = "http://target.example:6443".into();
+            cluster.proxy_url = format!("http://u:s3cr3t@127.0.0.1:{port}");
+        }
+        Some(("metadata", _)) => cluster.server = "http://169.254.169.254".into(),
+        _ => {}
+    }
+    let target = v1::Target { kind: Some(target::Kind::Kubernetes(cluster)) };
     let reply = v1::ResolveReply {
         kind: Some(resolve_reply::Kind::Target(target)),
         valid_until_ms: shared_proto::now_ms() + 60_000,
@@ -45,7 +60,9 @@ async fn resolve(socket: &mut UnixStream) {
 async fn operation(socket: &mut UnixStream) {
     let request: v1::WorkerRequest =
         frame::read_message(socket, Kind::Request).await.expect("reads").expect("a request");
-    assert!(request.target.is_some());
+    let Some(target::Kind::Kubernetes(cluster)) = request.target.and_then(|t| t.kind) else { panic!("no cluster") };
+    // who passes the proxy is the supervisor
+    assert_eq!(cluster.proxy_url, "");
     let pod = match request.request.and_then(|r| r.what) {
         Some(What::K8sExec(e)) => e.pod,
         Some(What::K8sDescribePod(d)) => d.pod,
@@ -53,6 +70,10 @@ async fn operation(socket: &mut UnixStream) {
     };
     let mut exit_code = 0;
     match pod.as_str() {
+        "dial" | "dial-others" | "dial-many" | "dial-rubbish" => {
+            let said = dial(&pod, &cluster.server).await;
+            frame::write(socket, Kind::Data, said.as_bytes()).await.expect("writes");
+        }
         "hello" => frame::write(socket, Kind::Data, b"hello").await.expect("writes"),
         "flood" => {
             let piece = vec![7; shared_proto::bounds::DATA_MAX];
@@ -106,4 +127,46 @@ async fn operation(socket: &mut UnixStream) {
     }
     let outcome = v1::Outcome { code: "ok".into(), exit_code, ..Default::default() };
     frame::write_message(socket, Kind::Outcome, &outcome).await.expect("writes");
+}
+
+/// Asks for connections over descriptor 4; in words, what came of it.
+async fn dial(pod: &str, server: &str) -> String {
+    let end = runner_sandbox::inherited_descriptor(DESCRIPTOR).expect("the spawner's");
+    let address = Address::parse(server).expect("an address");
+    let (host, port) = (address.host.as_str(), address.port);
+    let datagram = |host: &str, port: u16| [&port.to_be_bytes()[..], host.as_bytes()].concat();
+    match pod {
+        "dial" => ask(&end, &datagram(host, port)),
+        "dial-others" => {
+            let others = [("127.0.0.2", port), ("localhost", port), (host, port ^ 1), ("169.254.169.254", 80)];
+            others.map(|(host, port)| ask(&end, &datagram(host, port))).join("\n")
+        }
+        "dial-many" => (0..DIALS_MAX + 2).map(|_| ask(&end, &datagram("a", 1)) + "\n").collect(),
+        // what is good comes too late
+        _ => ask(&end, b"\x01") + &ask(&end, &datagram(host, port)),
+    }
+}
+
+fn ask(end: &OwnedFd, datagram: &[u8]) -> String {
+    if channel::send(end.as_fd(), datagram, &[]).is_err() {
+        return "ended".to_owned();
+    }
+    let mut buffer = [0; REPLY_MAX];
+    loop {
+        match channel::receive(end.as_fd(), &mut buffer) {
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            Ok(got) if got.length > 0 => {
+                let reply = Reply::decode(&buffer[..got.length], got.descriptors.len()).expect("a reply");
+                let Some(socket) = got.descriptors.into_iter().next() else { return format!("{reply:?}") };
+                let mut socket = std::net::TcpStream::from(socket);
+                socket.set_nonblocking(false).expect("a socket");
+                let mut said = String::new();
+                std::io::Read::read_to_string(&mut socket, &mut said).expect("reads");
+                return said;
+            }
+            _ => return "ended".to_owned(),
+        }
+    }
 }

@@ -6,14 +6,14 @@ use aws_sigv4::sign::v4;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
 use http_body_util::Full;
+use shared_proto::address::Address;
 use shared_proto::failure::Code;
 use shared_proto::v1::AwsTarget;
 use std::time::{Duration, SystemTime};
 
 use super::errors;
 use crate::fault::Fault;
-use crate::net::url::Address;
-use crate::net::{Client, Endpoint, Request, read_all, tls};
+use crate::net::{Client, Dialer, Endpoint, Request, read_all, tls};
 
 /// The longest answer that is taken, bytes.
 const ANSWER_MAX: usize = 16 * 1024 * 1024;
@@ -30,6 +30,7 @@ pub(crate) struct Account {
     /// A stand-in or private endpoint, for every service.
     endpoint_url: Option<Address>,
     client: Option<(Service, Client)>,
+    dialer: Dialer,
 }
 
 /// A service, by the name that it is signed with.
@@ -59,7 +60,7 @@ impl Service {
 
 impl Account {
     /// Checks target and region; connects with the first request.
-    pub(crate) fn new(target: AwsTarget, asked: &str) -> Result<Self, Fault> {
+    pub(crate) fn new(target: AwsTarget, asked: &str, dialer: &Dialer) -> Result<Self, Fault> {
         let region = if asked.is_empty() { target.region } else { asked.to_owned() };
         if region.is_empty() {
             return Err(Fault::new(Code::InvalidArgument, "no region is named and the connection has none")
@@ -79,7 +80,7 @@ impl Account {
         }
         let token = Some(target.session_token).filter(|t| !t.is_empty());
         let credentials = Credentials::new(target.access_key_id, target.secret_access_key, token, None, "runner");
-        Ok(Self { credentials, region, endpoint_url, client: None })
+        Ok(Self { credentials, region, endpoint_url, client: None, dialer: dialer.clone() })
     }
 
     pub(crate) fn region(&self) -> &str {
@@ -132,7 +133,7 @@ impl Account {
         let client = match &mut self.client {
             Some((of, client)) if *of == service => client,
             other => {
-                let endpoint = endpoint(service, &self.region, self.endpoint_url.as_ref())?;
+                let endpoint = endpoint(service, &self.region, self.endpoint_url.as_ref(), self.dialer.clone())?;
                 &mut other.insert((service, Client::new(endpoint))).1
             }
         };
@@ -155,7 +156,7 @@ fn is_region(text: &str) -> bool {
         && !text.ends_with('-')
 }
 
-/// The domain of the partition that a region is in.
+/// The domain of the partition that a region is in. The supervisor connects to these only.
 fn domain(region: &str) -> &'static str {
     match region {
         r if r.starts_with("cn-") => "amazonaws.com.cn",
@@ -169,7 +170,7 @@ fn domain(region: &str) -> &'static str {
     }
 }
 
-fn endpoint(service: Service, region: &str, given: Option<&Address>) -> Result<Endpoint, Fault> {
+fn endpoint(service: Service, region: &str, given: Option<&Address>, dialer: Dialer) -> Result<Endpoint, Fault> {
     let address = match given {
         Some(address) => address.clone(),
         None => Address {
@@ -185,7 +186,7 @@ fn endpoint(service: Service, region: &str, given: Option<&Address>) -> Result<E
     } else {
         None
     };
-    Ok(Endpoint { address, tls, proxy: None })
+    Ok(Endpoint { address, tls, dialer })
 }
 
 /// A POST with signature version 4 over its host, its content and the given headers.
@@ -247,9 +248,9 @@ mod tests {
     #[test]
     fn a_region_cannot_lead_to_another_host() {
         for bad in ["", "x.evil.example/", "eu-central-1.evil", "EU", "-a", "a-", "1a", "a b", &"a".repeat(33)] {
-            assert_eq!(Account::new(target(), bad).err().expect(bad).code(), Code::InvalidArgument);
+            assert_eq!(Account::new(target(), bad, &Dialer::none()).err().expect(bad).code(), Code::InvalidArgument);
         }
-        assert_eq!(Account::new(target(), "eu-central-1").expect("a region").region(), "eu-central-1");
+        assert_eq!(Account::new(target(), "eu-central-1", &Dialer::none()).expect("a region").region(), "eu-central-1");
     }
 
     #[test]

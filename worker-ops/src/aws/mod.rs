@@ -12,10 +12,16 @@ use shared_proto::v1::{AwsTarget, Outcome};
 
 use self::connect::Account;
 use crate::fault::Fault;
+use crate::net::Dialer;
 use crate::socket::Output;
 
 /// Does one operation.
-pub(crate) async fn serve(what: What, target: AwsTarget, output: &mut Output) -> Result<Outcome, Fault> {
+pub(crate) async fn serve(
+    what: What,
+    target: AwsTarget,
+    dialer: &Dialer,
+    output: &mut Output,
+) -> Result<Outcome, Fault> {
     let asked = match &what {
         What::AwsCallerIdentity(r) => r.region.as_str(),
         What::AwsListRegions(r) => r.region.as_str(),
@@ -23,7 +29,7 @@ pub(crate) async fn serve(what: What, target: AwsTarget, output: &mut Output) ->
         What::AwsGetResource(r) => r.region.as_str(),
         _ => "",
     };
-    let mut account = Account::new(target, asked)?;
+    let mut account = Account::new(target, asked, dialer)?;
     match what {
         What::ConnectionTest(_) => request::connection_test(&mut account, output).await,
         What::AwsCallerIdentity(_) => request::caller_identity(&mut account, output).await,

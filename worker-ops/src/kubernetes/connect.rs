@@ -7,13 +7,13 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use shared_proto::address::Address;
 use shared_proto::failure::Code;
 use shared_proto::v1::KubernetesTarget;
 
 use super::errors;
 use crate::fault::Fault;
-use crate::net::url::{self, Address};
-use crate::net::{Client, Endpoint, Proxy, Request, read_all, tls};
+use crate::net::{Client, Dialer, Endpoint, Request, read_all, tls, url};
 
 /// The longest answer that is taken as one JSON document, bytes: a page of 500 large pods is a tenth of it.
 const DOCUMENT_MAX: usize = 64 * 1024 * 1024;
@@ -31,7 +31,7 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// Checks the target; connects with the first request.
-    pub(crate) fn new(target: KubernetesTarget) -> Result<Self, Fault> {
+    pub(crate) fn new(target: KubernetesTarget, dialer: &Dialer) -> Result<Self, Fault> {
         let wrong = |what: String| Fault::new(Code::CredentialsUnavailable, what);
         let address = Address::parse(&target.server).map_err(|e| wrong(format!("the API server's URL: {e}")))?;
         let tls = if address.https {
@@ -52,10 +52,6 @@ impl Cluster {
         } else {
             None
         };
-        let proxy = match target.proxy_url.as_str() {
-            "" => None,
-            proxy => Some(Proxy::parse(proxy).map_err(|e| wrong(format!("the URL of the proxy: {e}")))?),
-        };
         let authorization = match target.token.trim() {
             "" => None,
             token => {
@@ -66,7 +62,7 @@ impl Cluster {
             }
         };
         let namespace = if target.namespace.is_empty() { "default".to_owned() } else { target.namespace };
-        Ok(Self { client: Client::new(Endpoint { address, tls, proxy }), authorization, namespace })
+        Ok(Self { client: Client::new(Endpoint { address, tls, dialer: dialer.clone() }), authorization, namespace })
     }
 
     /// To the same API server, over a connection of its own.
@@ -176,7 +172,6 @@ mod tests {
         for bad in [
             KubernetesTarget { server: format!("https://u:{secret}@x"), ..good.clone() },
             KubernetesTarget { token: format!("{secret}\n{secret}"), ..good.clone() },
-            KubernetesTarget { proxy_url: format!("ftp://{secret}@x"), ..good.clone() },
             KubernetesTarget { server: "https://x".into(), certificate_authority_pem: secret.into(), ..good.clone() },
             KubernetesTarget {
                 server: "https://x".into(),
@@ -185,10 +180,10 @@ mod tests {
                 ..good.clone()
             },
         ] {
-            let fault = Cluster::new(bad).err().expect("refused");
+            let fault = Cluster::new(bad, &Dialer::none()).err().expect("refused");
             assert_eq!(fault.code(), Code::CredentialsUnavailable);
             assert!(!fault.failure.to_string().contains(secret), "{}", fault.failure);
         }
-        assert!(Cluster::new(good).is_ok());
+        assert!(Cluster::new(good, &Dialer::none()).is_ok());
     }
 }

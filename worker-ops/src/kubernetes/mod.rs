@@ -16,16 +16,18 @@ use shared_proto::v1::{KubernetesTarget, Outcome};
 
 use self::connect::Cluster;
 use crate::fault::Fault;
+use crate::net::Dialer;
 use crate::socket::{Input, Output};
 
 /// Does one operation.
 pub(crate) async fn serve(
     what: What,
     target: KubernetesTarget,
+    dialer: &Dialer,
     input: &mut Input,
     output: &mut Output,
 ) -> Result<Outcome, Fault> {
-    let mut cluster = Cluster::new(target)?;
+    let mut cluster = Cluster::new(target, dialer)?;
     match what {
         What::ConnectionTest(_) => request::connection_test(&mut cluster, output).await,
         What::K8sListNamespaces(_) => request::list_namespaces(&mut cluster, output).await,

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use prost::Message;
+use runner_tests::dial::Dial;
 use shared_proto::frame::{self, Kind};
 use shared_proto::v1::operation_request::What;
 use shared_proto::v1::target::Kind as TargetKind;
@@ -57,15 +58,25 @@ pub(crate) async fn resolution(request: &ResolveRequest) -> Result<ResolveReply>
 // === impl Worker ===
 
 impl Worker {
-    /// Starts one as the spawner does: nothing in the environment, the socket on descriptor 3 and nothing else.
+    /// Starts one as the spawner does: nothing in the environment, the socket on descriptor 3, for an operation the end that it asks for
+    /// connections with on 4, and nothing else.
     pub(crate) async fn start(mode: &str) -> Result<Self> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         // only a shell puts a descriptor where it belongs without unsafe code
+        let (script, stdout) = match mode {
+            "operation" => {
+                let (dial, asks) = Dial::pair()?;
+                // ends with the worker
+                tokio::spawn(dial.serve());
+                (r#"exec "$0" "$1" 3<&0 4<&1 </dev/null >/dev/null"#, Stdio::from(asks))
+            }
+            _ => (r#"exec "$0" "$1" 3<&0 </dev/null"#, Stdio::null()),
+        };
         let child = Command::new("/bin/sh")
-            .args(["-c", r#"exec "$0" "$1" 3<&0 </dev/null"#, env!("CARGO_BIN_EXE_runner-worker-ops"), mode])
+            .args(["-c", script, env!("CARGO_BIN_EXE_runner-worker-ops"), mode])
             .env_clear()
             .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
+            .stdout(stdout)
             .kill_on_drop(true)
             .spawn()?;
         ours.set_nonblocking(true)?;

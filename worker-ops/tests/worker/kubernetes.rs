@@ -3,7 +3,6 @@
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::stream::{StreamExt as _, TryStreamExt as _};
-use runner_tests::proxy::{HttpProxy, Manner};
 use runner_tests::{Cluster, Component, Cutter, Suite, Wire, cluster, world};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -37,7 +36,6 @@ pub(crate) fn scenarios(suite: Suite) -> Suite {
         .test("a_followed_log_comes_as_it_grows_and_ends_with_the_caller", follow)
         .test("a_connection_that_is_cut_is_lost", cut)
         .test("a_long_log_takes_little_memory", long_log)
-        .test("an_api_server_is_reached_through_a_proxy", proxy)
         .needs(&[])
         .test("a_list_that_grew_too_old_goes_on", old_list)
 }
@@ -489,22 +487,6 @@ async fn long_log() -> Result<()> {
         outcome.code == "ok" && count == bytes && seen.finalize() == expected.finalize(),
         "{count} of {bytes}: {outcome:?}"
     );
-    Ok(())
-}
-
-async fn proxy() -> Result<()> {
-    let cluster = the_cluster().await?;
-    let what = || What::ConnectionTest(ConnectionTest {});
-    let through =
-        |proxy_url: String| Target::Kubernetes(KubernetesTarget { proxy_url, ..kubernetes(cluster, cluster::ADMIN) });
-    let open = HttpProxy::new(Manner::Open).await?;
-    ensure!(operation(what(), through(open.url())).await?.outcome.code == "ok");
-    ensure!(open.asked() == [cluster.address().to_string()], "{:?}", open.asked());
-    let asks = HttpProxy::new(Manner::Password { user: "u".into(), password: "p w".into() }).await?;
-    let given = operation(what(), through(asks.url())).await?;
-    given.failed("target_unreachable", "407")?;
-    let with_login = asks.url().replace("http://", "http://u:p%20w@");
-    ensure!(operation(what(), through(with_login)).await?.outcome.code == "ok");
     Ok(())
 }
 

@@ -70,6 +70,12 @@ async fn no_socket() -> Result<()> {
         ensure!(output.status.code() == Some(code), "{arguments:?}: {:?}", output.status);
         ensure!(output.stderr.starts_with(b"runner-worker-ops: "), "{arguments:?}: {:?}", output.stderr);
     }
+    // with the first of an operation's two
+    let (_ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    let mut command = tokio::process::Command::new("/bin/sh");
+    command.args(["-c", r#"exec "$0" operation 3<&0 4<&-"#, env!("CARGO_BIN_EXE_runner-worker-ops")]);
+    let output = command.stdin(std::process::Stdio::from(std::os::fd::OwnedFd::from(theirs))).output().await?;
+    ensure!(output.status.code() == Some(76), "{output:?}");
     Ok(())
 }
 

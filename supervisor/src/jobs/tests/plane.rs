@@ -388,7 +388,7 @@ impl Surroundings for Around {
             let _ = tell.send(Exit { code: status.code(), signal: status.signal(), ..Exit::default() });
         });
         ours.set_nonblocking(true).expect("sets");
-        Ok(Started { pid, socket: tokio::net::UnixStream::from_std(ours).expect("a stream"), exit })
+        Ok(Started { pid, socket: tokio::net::UnixStream::from_std(ours).expect("a stream"), dial: None, exit })
     }
 }
 

@@ -53,6 +53,15 @@ impl Login {
         Self { user: user.into(), password }
     }
 
+    /// The user.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+    /// The password.
+    pub fn password(&self) -> &Secret {
+        &self.password
+    }
+
     fn header(&self) -> Secret {
         let pair = Secret::new(format!("{}:{}", self.user, self.password.expose()));
         Secret::new(base64::engine::general_purpose::STANDARD.encode(pair.expose()))
