@@ -8,7 +8,7 @@ use crate::client::{file_body, path};
 use crate::output::{progress, table};
 use crate::stop::{Done, Stop};
 use serde_json::{Value, json};
-use shared_proto::failure::Code;
+use shared_proto::failure::{Code, Failure};
 use std::path::{Path, PathBuf};
 
 /// `deploy`
@@ -58,24 +58,12 @@ pub(crate) async fn run(command: Deploy, session: &Session) -> Done {
 /// Makes the stack what was asked for and starts the job.
 async fn start(command: &Deploy, session: &Session) -> Done<Value> {
     let client = &session.client;
-    let (name, source) = match (&command.stack, &command.dir, &command.git.url) {
-        (Some(name), ..) => (name.clone(), None),
-        (None, Some(dir), _) => {
-            let name = command.name.clone().or_else(|| archive::name_of(dir)).ok_or_else(|| {
-                Code::InvalidArgument
-                    .on(format!("{} gives no name for a stack", dir.display()))
-                    .next("Give the stack a name with --name.")
-            })?;
-            (name, Some(upload(session, dir).await?))
-        }
-        (None, None, Some(url)) => {
-            let name = command.name.clone().ok_or_else(|| {
-                Code::InvalidArgument
-                    .on("a deployment from Git needs a name for its stack")
-                    .next("Give the stack a name with --name.")
-            })?;
-            (name, Some(stack::git(url, command.git.reference.as_deref().unwrap_or_default())))
-        }
+    // before anything is sent
+    let name = name(command)?;
+    let source = match (&command.stack, &command.dir, &command.git.url) {
+        (Some(_), ..) => None,
+        (None, Some(dir), _) => Some(upload(session, dir).await?),
+        (None, None, Some(url)) => Some(stack::git(url, command.git.reference.as_deref().unwrap_or_default())),
         (None, None, None) => return Err(Stop::Exit(crate::stop::USAGE)),
     };
     let mut job = json!({ "kind": command.kind, "approve_automatically": command.auto_approve });
@@ -117,6 +105,22 @@ async fn start(command: &Deploy, session: &Session) -> Done<Value> {
     Ok(client.post(&path(&["stacks", &name, "jobs"], &[]), &job).await?)
 }
 
+/// The stack's name: as it was given, else made of the folder's, which is said.
+fn name(command: &Deploy) -> Result<String, Failure> {
+    let wanted = |what: String| Code::InvalidArgument.on(what).next("Give the stack a name with --name.");
+    match (&command.stack, &command.name, &command.dir) {
+        (Some(stack), ..) => Ok(stack.clone()),
+        (None, Some(name), _) => stack::checked_name(name),
+        (None, None, Some(dir)) => {
+            let name = archive::name_of(dir)?
+                .ok_or_else(|| wanted(format!("the name of {} gives none for a stack", dir.display())))?;
+            eprintln!("· stack: {name}, after the folder");
+            Ok(name)
+        }
+        (None, None, None) => Err(wanted("a deployment from Git needs a name for its stack".to_owned())),
+    }
+}
+
 /// Packs the folder and sends it, unless the control plane has that very content.
 async fn upload(session: &Session, dir: &Path) -> Done<Value> {
     let spinner = progress::spinner(format!("packing {}", dir.display()));
@@ -138,4 +142,35 @@ async fn upload(session: &Session, dir: &Path) -> Done<Value> {
         eprintln!("· source: {entries} entries, {size} bytes uploaded");
     }
     Ok(json!({ "archive": { "sha256": sha256, "size": size } }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Arguments, Command};
+    use clap::Parser as _;
+
+    fn parsed(words: &[&str]) -> Deploy {
+        match Arguments::try_parse_from(["runnerctl", "deploy"].iter().chain(words)).expect("parses").command {
+            Command::Deploy(command) => command,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_stacks_name_is_known_and_good_before_anything_is_sent() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (infra, none) = (dir.path().join("My_Infra"), dir.path().join("___"));
+        for folder in [&infra, &none] {
+            std::fs::create_dir(folder).expect("a folder");
+        }
+        let (infra, none) = (infra.display().to_string(), none.display().to_string());
+        assert_eq!(name(&parsed(&[&infra])).as_deref(), Ok("my-infra"));
+        assert_eq!(name(&parsed(&[&infra, "--name", "shop"])).as_deref(), Ok("shop"));
+        for words in [&[&*infra, "--name", "My_Infra"][..], &[&none], &["--git", "https://example.org/x.git"]] {
+            let failure = name(&parsed(words)).expect_err("refused");
+            assert_eq!(failure.code, Code::InvalidArgument, "{words:?}");
+            assert!(format!("{failure}").contains("--name"), "{failure}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! `stack`: named pieces of infrastructure, and the parts of one that `deploy` shares: sources and variables.
 
 use super::Session;
+use crate::archive::NAME_MAX;
 use crate::args::pair;
 use crate::client::path;
 use crate::config;
@@ -133,6 +134,21 @@ impl Options {
         }
         Ok(())
     }
+}
+
+/// A name that the control plane takes for a new stack.
+///
+/// # Errors
+/// `invalid_argument`.
+pub(crate) fn checked_name(name: &str) -> Result<String, Failure> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(plain) && !name.starts_with('-') && !name.ends_with('-')
+    {
+        return Ok(name.to_owned());
+    }
+    Err(Code::InvalidArgument
+        .on(format!("{name:?} is no name for a stack"))
+        .next(format!("Give --name 1 to {NAME_MAX} lower-case letters, digits or dashes, with no dash first or last.")))
 }
 
 /// A Git source as the API has it.
