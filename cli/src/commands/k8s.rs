@@ -42,17 +42,32 @@ pub(crate) enum K8sCommand {
         fields: Option<String>,
     },
     /// A pod in detail, with its events
-    Describe(PodName),
+    Describe(Describe),
     /// A pod's log
     Logs(Logs),
     /// Run a command in a container
     Exec(exec::Exec),
 }
 
+/// `k8s describe`
+#[derive(Debug, clap::Args)]
+#[command(allow_missing_positional = true)]
+pub(crate) struct Describe {
+    /// What it is; only pods are described
+    #[arg(value_parser = PODS)]
+    kind: Option<String>,
+    #[command(flatten)]
+    pod: PodName,
+}
+
+/// How kubectl's users say that they mean a pod.
+const PODS: [&str; 3] = ["pod", "pods", "po"];
+
 /// Which pod.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PodName {
-    /// The pod
+    /// The pod, also as pod/NAME
+    #[arg(value_parser = pod_name)]
     pub(crate) pod: String,
     /// Its namespace
     #[arg(short, long, env = "RUNNERCTL_NAMESPACE", default_value = "default")]
@@ -127,7 +142,7 @@ pub(crate) async fn run(command: K8s, session: impl FnOnce() -> Done<Session>) -
             let wide = session.output.format == Format::Wide;
             session.output.document(&list, |list| pods(list, all_namespaces, wide))
         }
-        K8sCommand::Describe(pod) => {
+        K8sCommand::Describe(Describe { pod, .. }) => {
             let work = async {
                 let at = pod.path(&chosen().await?, None, &session.query([]));
                 session.client.get(&at).await
@@ -151,6 +166,15 @@ impl PodName {
         let mut segments = vec!["connections", connection, "k8s", "namespaces", &self.namespace, "pods", &self.pod];
         segments.extend(under);
         path(&segments, query)
+    }
+}
+
+/// A pod's name, with or without the kind before it.
+fn pod_name(text: &str) -> Result<String, String> {
+    match text.split_once('/') {
+        None => Ok(text.to_owned()),
+        Some((kind, name)) if PODS.contains(&kind) && !name.is_empty() => Ok(name.to_owned()),
+        Some(_) => Err("it is neither a pod's name nor pod/NAME".to_owned()),
     }
 }
 
@@ -339,6 +363,45 @@ fn state(status: &Value) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    fn parsed(line: &str) -> Result<K8sCommand, String> {
+        use clap::Parser as _;
+        let words = ["runnerctl", "k8s"].into_iter().chain(line.split(' '));
+        match crate::args::Arguments::try_parse_from(words).map_err(|e| e.to_string())?.command {
+            crate::args::Command::K8s(K8s { command, .. }) => Ok(command),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_pod_is_named_as_with_kubectl() {
+        for line in [
+            "describe web",
+            "describe pod web",
+            "describe pods web -n shop",
+            "describe po web",
+            "describe pod/web",
+            "logs web",
+            "logs pod/web -f",
+            "logs pods/web",
+            "exec web -- sh",
+            "exec po/web -it -- sh -c x/y",
+        ] {
+            let (K8sCommand::Describe(Describe { pod, .. })
+            | K8sCommand::Logs(Logs { pod, .. })
+            | K8sCommand::Exec(exec::Exec { pod, .. })) = parsed(line).expect(line)
+            else {
+                panic!("{line}")
+            };
+            assert_eq!(pod.pod, "web", "{line}");
+        }
+        // a pod may be called so
+        assert!(matches!(parsed("describe pod"), Ok(K8sCommand::Describe(d)) if d.pod.pod == "pod"));
+        for line in ["describe", "describe deployment web", "describe pod web more", "logs deployment/web", "logs pod/"]
+        {
+            assert!(parsed(line).is_err(), "{line}");
+        }
+    }
 
     #[test]
     fn pods_as_kubectl_shows_them() {
