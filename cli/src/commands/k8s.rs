@@ -92,17 +92,26 @@ pub(crate) struct Logs {
     #[arg(short, long)]
     previous: bool,
     /// Not older than this: 30s, 5m, 1h
-    #[arg(long, value_parser = seconds, value_name = "DURATION")]
+    #[arg(long, value_parser = seconds, allow_hyphen_values = true, value_name = "DURATION")]
     since: Option<u64>,
-    /// Only the last lines
-    #[arg(long, value_name = "LINES")]
-    tail: Option<u32>,
+    /// Only the last lines; -1 for all
+    #[arg(long, value_parser = lines, allow_negative_numbers = true, value_name = "LINES")]
+    tail: Option<Tail>,
     /// At most so many bytes
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, allow_negative_numbers = true, value_name = "BYTES")]
     limit_bytes: Option<u64>,
     /// Each line with its time
     #[arg(long)]
     timestamps: bool,
+}
+
+/// How much of a log's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tail {
+    /// As kubectl has it: -1.
+    All,
+    /// So many lines.
+    Lines(u32),
 }
 
 /// `k8s …`
@@ -178,10 +187,21 @@ fn pod_name(text: &str) -> Result<String, String> {
     }
 }
 
+/// A number of lines, -1 for all of them.
+fn lines(text: &str) -> Result<Tail, String> {
+    match text {
+        "-1" => Ok(Tail::All),
+        _ => text.parse().map(Tail::Lines).map_err(|_| "it is neither a number of lines nor -1 for all".to_owned()),
+    }
+}
+
 async fn logs(command: &Logs, connection: &str, session: &Session) -> Done {
     let number = |n: Option<u64>| n.map(|n| n.to_string());
-    let (tail, since, limit) =
-        (number(command.tail.map(u64::from)), number(command.since), number(command.limit_bytes));
+    let tail = match command.tail {
+        Some(Tail::Lines(lines)) => Some(lines.into()),
+        Some(Tail::All) | None => None,
+    };
+    let (tail, since, limit) = (number(tail), number(command.since), number(command.limit_bytes));
     let flag = |on: bool| on.then_some("true");
     let query = session.query([
         ("container", command.container.as_deref()),
@@ -400,6 +420,27 @@ mod tests {
         for line in ["describe", "describe deployment web", "describe pod web more", "logs deployment/web", "logs pod/"]
         {
             assert!(parsed(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn how_much_of_a_log() {
+        let tail = |text: &str| -> Result<_, String> {
+            match parsed(&format!("logs web --tail {text}"))? {
+                K8sCommand::Logs(logs) => Ok(logs.tail),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(tail("-1"), Ok(Some(Tail::All)));
+        assert_eq!(tail("0"), Ok(Some(Tail::Lines(0))));
+        for (line, said) in [
+            ("logs web --tail -5", "-1 for all"),
+            ("logs web --tail=x", "-1 for all"),
+            ("logs web --since -5m", "such as 30s"),
+            ("logs web --limit-bytes -5", "invalid value '-5'"),
+        ] {
+            let refused = parsed(line).expect_err(line);
+            assert!(refused.contains(said) && !refused.contains("unexpected argument"), "{line}: {refused}");
         }
     }
 
