@@ -121,7 +121,7 @@ failures! {
     // jobs
     SourceRefused "source_refused" FailedPrecondition 422 GENERAL "The source was refused." "Correct what the message names.";
     SourceUnavailable "source_unavailable" Unavailable 502 UNAVAILABLE "The source could not be fetched." "Check its address, reference and the runner's access to it.";
-    EngineMissing "engine_missing" FailedPrecondition 409 CONFIG "The runner has no such engine." "Install it on the runner, or name its path in the runner's configuration.";
+    EngineMissing "engine_missing" FailedPrecondition 409 CONFIG "The runner has no such engine." "Take an engine that the runner has, with `--engine terraform` or `--engine opentofu`; or install it there, or name its path under `[engines]` in the runner's configuration.";
     EngineFailed "engine_failed" FailedPrecondition 422 GENERAL "The engine ended with an error." "Read its diagnostics.";
     PlanStale "plan_stale" FailedPrecondition 409 GENERAL "The approved plan is no longer what would be applied." "Start a new job.";
     StateElsewhere "state_elsewhere" FailedPrecondition 409 CONFIG "The stack's state belongs to another instance." "Run the job there, or give the stack a backend.";
@@ -270,6 +270,12 @@ mod tests {
         let failure = Code::Fenced.on("job 1").next("Look at job 2.");
         assert_eq!(Failure::from_status(&failure.clone().into()), Some(failure));
         assert_eq!(Failure::from_status(&tonic::Status::internal("x")), None);
+    }
+    #[test]
+    fn what_to_do_about_a_missing_engine() {
+        for part in ["--engine terraform", "--engine opentofu", "[engines]"] {
+            assert!(Code::EngineMissing.next_step().contains(part), "{part}");
+        }
     }
     #[test]
     fn an_unknown_code_is_kept_in_words() {

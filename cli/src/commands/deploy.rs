@@ -27,7 +27,7 @@ pub(crate) struct Deploy {
     /// The stack's name; the folder's by default
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// The engine; what the stack has, opentofu for a new one
+    /// The engine; what the stack has, for a new one what the runner has, opentofu before terraform
     #[arg(long, value_parser = ENGINES)]
     engine: Option<String>,
     #[command(flatten)]
@@ -58,8 +58,25 @@ pub(crate) async fn run(command: Deploy, session: &Session) -> Done {
 /// Makes the stack what was asked for and starts the job.
 async fn start(command: &Deploy, session: &Session) -> Done<Value> {
     let client = &session.client;
-    // before anything is sent
+    // all that can be known before anything is sent
     let name = name(command)?;
+    let at = path(&["stacks", &name], &[]);
+    let existing = client.find(&at).await?;
+    if existing.is_none() && command.stack.is_some() {
+        return Err(Code::NotFound
+            .on(format!("there is no stack {name:?}"))
+            .next("Run `runnerctl stack list`.")
+            .into());
+    }
+    let engine = match (&command.engine, &existing) {
+        (Some(engine), _) => Some(engine.as_str()),
+        (None, Some(_)) => None,
+        (None, None) => {
+            let engine = stack::engine_of_runner(client, session.runner.as_deref()).await?;
+            eprintln!("· engine: {engine}");
+            Some(engine)
+        }
+    };
     let source = match (&command.stack, &command.dir, &command.git.url) {
         (Some(_), ..) => None,
         (None, Some(dir), _) => Some(upload(session, dir).await?),
@@ -67,14 +84,7 @@ async fn start(command: &Deploy, session: &Session) -> Done<Value> {
         (None, None, None) => return Err(Stop::Exit(crate::stop::USAGE)),
     };
     let mut job = json!({ "kind": command.kind, "approve_automatically": command.auto_approve });
-    let at = path(&["stacks", &name], &[]);
-    match client.find(&at).await? {
-        None if command.stack.is_some() => {
-            return Err(Code::NotFound
-                .on(format!("there is no stack {name:?}"))
-                .next("Run `runnerctl stack list`.")
-                .into());
-        }
+    match existing {
         // only an update makes the source the stack's own; the others look at it, or undo what is there
         Some(_) if command.kind != "update" => {
             if let Some(source) = source {
@@ -85,15 +95,14 @@ async fn start(command: &Deploy, session: &Session) -> Done<Value> {
             }
         }
         existing => {
-            let mut body = existing.as_ref().map_or_else(
-                || json!({ "name": name, "engine": "opentofu", "variables": {}, "connections": [] }),
-                stack::writable,
-            );
+            let mut body = existing
+                .as_ref()
+                .map_or_else(|| json!({ "name": name, "variables": {}, "connections": [] }), stack::writable);
             if let Some(source) = source {
                 body["source"] = source;
             }
-            if let Some(engine) = &command.engine {
-                body["engine"] = engine.as_str().into();
+            if let Some(engine) = engine {
+                body["engine"] = engine.into();
             }
             command.options.apply(&mut body, session.runner.as_deref())?;
             match existing {
@@ -148,7 +157,63 @@ async fn upload(session: &Session, dir: &Path) -> Done<Value> {
 mod tests {
     use super::*;
     use crate::args::{Arguments, Command};
+    use crate::client::tests::{answer, api};
+    use crate::interrupt::Interrupt;
+    use crate::output::{Format, Output};
     use clap::Parser as _;
+    use std::sync::{Arc, Mutex};
+
+    /// Deploys a new stack at an API whose default runner, or the named one, has these engines; gives what was asked, with the stack's engine.
+    async fn asked_with(engines: Value, words: &[&str]) -> Vec<String> {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&asked);
+        let client = api(move |request| {
+            let (method, path) = (request.method.as_str(), request.path.trim_start_matches("/api/v1"));
+            let body = std::str::from_utf8(&request.body).unwrap_or_default();
+            let engine =
+                serde_json::from_str(body).map_or_else(|_| String::new(), |body: Value| table::text(&body, "/engine"));
+            seen.lock().expect("not poisoned").push(format!("{method} {path} {engine}").trim_end().to_owned());
+            let here = json!([{"engines": engines}]);
+            match (method, path) {
+                ("GET", "/runners") => {
+                    let other = json!({"default": false, "instances": [{"engines": ["opentofu"]}]});
+                    answer(200, &json!({"items": [other, {"default": true, "instances": here}]}).to_string())
+                }
+                ("GET", "/runners/other") => answer(200, &json!({"default": false, "instances": here}).to_string()),
+                ("POST", "/stacks" | "/stacks/shop/jobs") => answer(201, "{}"),
+                _ => answer(404, r#"{"error":{"code":"not_found","message":"no"}}"#),
+            }
+        })
+        .await;
+        let command = parsed(&[&["--git", "https://example.org/x.git", "--name", "shop"], words].concat());
+        let runner = words.iter().position(|w| *w == "--runner").map(|at| words[at + 1].to_owned());
+        let session = Session { client, output: Output::new(Format::Table), runner, interrupt: Interrupt::listen() };
+        start(&command, &session).await.expect("starts");
+        let asked = asked.lock().expect("not poisoned");
+        asked.clone()
+    }
+
+    #[tokio::test]
+    async fn a_new_stacks_engine_is_one_that_its_runner_has() {
+        for (engines, words, asked, engine) in [
+            (json!(["opentofu", "terraform"]), &[][..], "/runners", "opentofu"),
+            (json!(["terraform"]), &[], "/runners", "terraform"),
+            (json!([]), &[], "/runners", "opentofu"),
+            (json!(["terraform"]), &["--runner", "other"], "/runners/other", "terraform"),
+        ] {
+            assert_eq!(
+                asked_with(engines, words).await,
+                [
+                    "GET /stacks/shop".to_owned(),
+                    format!("GET {asked}"),
+                    format!("POST /stacks {engine}"),
+                    "POST /stacks/shop/jobs".to_owned()
+                ]
+            );
+        }
+        let asked = asked_with(json!(["terraform"]), &["--engine", "opentofu"]).await;
+        assert_eq!(asked, ["GET /stacks/shop", "POST /stacks opentofu", "POST /stacks/shop/jobs"]);
+    }
 
     fn parsed(words: &[&str]) -> Deploy {
         match Arguments::try_parse_from(["runnerctl", "deploy"].iter().chain(words)).expect("parses").command {
