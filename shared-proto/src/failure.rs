@@ -65,6 +65,7 @@ failures! {
     Unauthenticated "unauthenticated" Unauthenticated 401 NOPERM "The token is missing, wrong or expired." "Run `runnerctl login`.";
     PermissionDenied "permission_denied" PermissionDenied 403 NOPERM "This user may not do that." "Ask an administrator of the organization.";
     NotFound "not_found" NotFound 404 NO_INPUT "There is no such thing in this organization." "List what there is and check the name.";
+    MethodNotAllowed "method_not_allowed" Unimplemented 405 USAGE "The path does not take this method." "Use a method that the answer's Allow header names.";
     Conflict "conflict" FailedPrecondition 409 GENERAL "It is not in a state in which that can be done." "Look at its present state and try again.";
     Busy "busy" ResourceExhausted 429 TEMPFAIL "A limit on work at once is reached." "Try again in a moment.";
     Internal "internal" Internal 500 SOFTWARE "Something failed that should not." "Look at the log of the program that the message names, and report it.";
