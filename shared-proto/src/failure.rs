@@ -102,7 +102,7 @@ failures! {
     CertificateInvalid "certificate_invalid" Unauthenticated 401 NOPERM "The certificate was refused." "Generate new credentials with `runnerctl runner generate-credentials`.";
     CertificateOrganization "certificate_organization" PermissionDenied 403 NOPERM "The certificate's organization is not that of its issuer." "Generate new credentials with `runnerctl runner generate-credentials`.";
     OrganizationMismatch "organization_mismatch" PermissionDenied 403 NOPERM "The session is for another organization or runner than the certificate's." "Use a credentials file as it was generated; do not mix parts of two.";
-    CertificateRevoked "certificate_revoked" PermissionDenied 403 NOPERM "The runner or its certificate was revoked." "Register the runner again, or generate new credentials.";
+    CertificateRevoked "certificate_revoked" PermissionDenied 403 NOPERM "The runner or its certificate was revoked." "Register a new runner with `runnerctl runner register` and generate credentials for it; what is revoked stays revoked.";
     UnknownRunner "unknown_runner" PermissionDenied 403 NOPERM "The control plane does not know this runner." "Register the runner again.";
     ApiKeyInvalid "api_key_invalid" Unauthenticated 401 NOPERM "The API key is not known." "Generate new credentials with `runnerctl runner generate-credentials`.";
     ApiKeyOtherRunner "api_key_other_runner" PermissionDenied 403 NOPERM "The API key belongs to another runner." "Use a credentials file as it was generated; do not mix parts of two.";
