@@ -11,6 +11,8 @@ use std::io::{self, Read as _, Seek as _, Write};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Component, Path, PathBuf};
 
+/// The longest name of a stack, bytes.
+pub(crate) const NAME_MAX: usize = 63;
 /// The file that names what stays out.
 pub(crate) const IGNORE_FILE: &str = ".runnerignore";
 
@@ -242,17 +244,18 @@ impl Write for Sink {
     }
 }
 
-/// A name for a folder's stack: its own name, made fit.
-pub(crate) fn name_of(root: &Path) -> Option<String> {
-    let root: PathBuf = root.canonicalize().ok()?;
-    let name: String = root
-        .file_name()?
-        .to_string_lossy()
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c.to_ascii_lowercase() } else { '-' })
-        .collect();
-    let name = name.trim_matches('-').to_owned();
-    (!name.is_empty()).then_some(name)
+/// A name for a folder's stack: its own name, made fit; none where nothing of it can stay.
+///
+/// # Errors
+/// There is no such folder.
+pub(crate) fn name_of(root: &Path) -> Result<Option<String>, Failure> {
+    let root: PathBuf = root.canonicalize().map_err(|e| crate::stop::file(root, &e))?;
+    let own = root.file_name().unwrap_or_default().to_string_lossy();
+    let fit: String =
+        own.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+    let fit = fit.trim_start_matches('-');
+    let name = fit[..fit.len().min(NAME_MAX)].trim_end_matches('-');
+    Ok((!name.is_empty()).then(|| name.to_owned()))
 }
 
 #[cfg(test)]
@@ -388,7 +391,21 @@ mod tests {
 
     #[test]
     fn names_for_stacks() {
-        let dir = folder(&[("My Stack.v2/a", "x")]);
-        assert_eq!(name_of(&dir.path().join("My Stack.v2")).as_deref(), Some("my-stack-v2"));
+        let long = "x".repeat(62) + "_y";
+        let dir = folder(&[("a", "x")]);
+        for (own, fit) in [
+            ("My Stack.v2", Some("my-stack-v2")),
+            ("My_Infra", Some("my-infra")),
+            ("_a_", Some("a")),
+            ("ä1", Some("1")),
+            (&long, Some(&long[..62])),
+            ("___", None),
+        ] {
+            let path = dir.path().join(own);
+            fs::create_dir(&path).expect("a folder");
+            assert_eq!(name_of(&path).expect("is there").as_deref(), fit, "{own}");
+        }
+        assert_eq!(name_of(Path::new("/")), Ok(None));
+        assert!(name_of(&dir.path().join("missing")).is_err_and(|f| f.message.contains("missing")));
     }
 }

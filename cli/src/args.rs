@@ -36,8 +36,8 @@ pub(crate) struct Global {
     /// The control plane's API: https://HOST:PORT
     #[arg(long, global = true, env = "RUNNERCTL_ENDPOINT", value_name = "URL")]
     pub(crate) endpoint: Option<String>,
-    /// The control plane's CA, PEM
-    #[arg(long, global = true, env = "RUNNERCTL_CA_FILE", value_name = "FILE")]
+    /// The control plane's CA, PEM (its ca.pem); `login` saves it
+    #[arg(long, visible_alias = "ca", global = true, env = "RUNNERCTL_CA_FILE", value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
     /// A file with the user's token
     #[arg(long, global = true, env = "RUNNERCTL_TOKEN_FILE", value_name = "FILE")]
@@ -196,6 +196,16 @@ mod tests {
         ] {
             let words = std::iter::once("runnerctl").chain(line.split(' ').filter(|w| !w.is_empty()));
             assert!(Arguments::try_parse_from(words).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_ca_has_two_spellings_everywhere() {
+        for line in ["login https://a:1 --ca f", "login https://a:1 --ca-file f", "--ca f whoami", "whoami --ca-file f"]
+        {
+            let words = std::iter::once("runnerctl").chain(line.split(' '));
+            let parsed = Arguments::try_parse_from(words).expect(line);
+            assert_eq!(parsed.global.ca_file, Some(PathBuf::from("f")), "{line}");
         }
     }
 

@@ -108,9 +108,7 @@ pub async fn verify_session(
             Code::CertificateInvalid.on(format!("certificate {} is not in this control plane's registry", facts.serial))
         })?;
     if certificate.revoked_at_ms.is_some() {
-        return Err(
-            Code::CertificateRevoked.on(format!("certificate {} of runner {} was revoked", facts.serial, runner.name))
-        );
+        return Err(certificate_revoked(&facts.serial, &runner.name));
     }
 
     // 5. the API key is this very runner's
@@ -177,6 +175,13 @@ fn signed_by(leaf: &CertificateDer<'_>, signer: &Signer) -> Result<bool, Failure
         .map_err(|e| Code::CertificateInvalid.on(format!("not an X.509 certificate: {e}")))?;
     let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &ca.public_key().subject_public_key.data);
     Ok(key.verify(leaf.tbs_certificate.as_ref(), &leaf.signature_value.data).is_ok())
+}
+
+/// One certificate was revoked, its runner was not: another one helps.
+pub(crate) fn certificate_revoked(serial: &str, runner: &str) -> Failure {
+    Code::CertificateRevoked
+        .on(format!("certificate {serial} of runner {runner} was revoked"))
+        .next(Code::CertificateInvalid.next_step())
 }
 
 fn unknown_runner(id: &str) -> Failure {

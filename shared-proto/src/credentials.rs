@@ -188,7 +188,7 @@ impl Credentials {
             version: u32,
         }
         let shown = path.display();
-        // serde's messages name fields and positions, and an unknown field's name; never a value of ours
+        // of serde's messages only those that name a field: others quote values, which may be secret
         let malformed = |what: String| Code::CredentialsMalformed.on(format!("{shown}: {what}"));
         let Version { version } = serde_json::from_str(text).map_err(|e| {
             malformed(format!("not a whole credentials file (line {}, column {})", e.line(), e.column()))
@@ -198,7 +198,7 @@ impl Credentials {
                 .on(format!("{shown} is of version {version}, this runner knows version {VERSION}")));
         }
         let file: CredentialsFile = serde_json::from_str(text)
-            .map_err(|e| malformed(format!("not a credentials file (line {}, column {})", e.line(), e.column())))?;
+            .map_err(|e| malformed(format!("{} (line {}, column {})", field_in(&e), e.line(), e.column())))?;
         let pem = |what: &str, text: &str| -> Result<Vec<CertificateDer<'static>>, Failure> {
             let certificates: Vec<_> = CertificateDer::pem_slice_iter(text.as_bytes())
                 .collect::<Result<_, _>>()
@@ -241,6 +241,17 @@ impl Credentials {
             path: path.to_owned(),
         })
     }
+}
+
+/// What serde says of a field that should not be there, or should; of all else nothing.
+fn field_in(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let of_a_field = ["unknown field", "missing field", "duplicate field"].iter().any(|what| text.starts_with(what));
+    if !of_a_field {
+        return "not a credentials file".to_owned();
+    }
+    let end = text.find(", expected").or_else(|| text.rfind(" at line")).unwrap_or(text.len());
+    text[..end].chars().filter(|c| !c.is_control()).take(100).collect()
 }
 
 /// Whether the key's public half is the one that the certificate carries. Keys are ECDSA P-256 or Ed25519; others count as not fitting.
@@ -312,6 +323,17 @@ mod tests {
         }
         write(&text.replace("\"version\":1", "\"version\":2"));
         assert_eq!(code(&path), Some(Code::CredentialsVersion));
+        for (from, to, named) in [
+            ("\"version\":1", "\"version\":1,\"comment\":\"secret\"", "unknown field `comment` (line 1"),
+            ("\"runner\":\"r1\",", "", "missing field `runner` (line 1"),
+            ("\"version\":1", "\"version\":1,\"runner\":\"secret\"", "duplicate field `runner` (line 1"),
+            ("\"api_key\":\"", "\"api_key\":[\"secret\"],\"x\":\"", "not a credentials file (line 1"),
+        ] {
+            write(&text.replace(from, to));
+            let failure = Credentials::load(&path).expect_err(named);
+            assert_eq!(failure.code, Code::CredentialsMalformed);
+            assert!(failure.message.contains(named) && !failure.message.contains("secret"), "{}", failure.message);
+        }
         write(
             &serde_json::to_string(&CredentialsFile { private_key: sample("r1").private_key, ..good.clone() })
                 .expect("json"),

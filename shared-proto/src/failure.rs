@@ -65,6 +65,7 @@ failures! {
     Unauthenticated "unauthenticated" Unauthenticated 401 NOPERM "The token is missing, wrong or expired." "Run `runnerctl login`.";
     PermissionDenied "permission_denied" PermissionDenied 403 NOPERM "This user may not do that." "Ask an administrator of the organization.";
     NotFound "not_found" NotFound 404 NO_INPUT "There is no such thing in this organization." "List what there is and check the name.";
+    MethodNotAllowed "method_not_allowed" Unimplemented 405 USAGE "The path does not take this method." "Use a method that the answer's Allow header names.";
     Conflict "conflict" FailedPrecondition 409 GENERAL "It is not in a state in which that can be done." "Look at its present state and try again.";
     Busy "busy" ResourceExhausted 429 TEMPFAIL "A limit on work at once is reached." "Try again in a moment.";
     Internal "internal" Internal 500 SOFTWARE "Something failed that should not." "Look at the log of the program that the message names, and report it.";
@@ -101,7 +102,7 @@ failures! {
     CertificateInvalid "certificate_invalid" Unauthenticated 401 NOPERM "The certificate was refused." "Generate new credentials with `runnerctl runner generate-credentials`.";
     CertificateOrganization "certificate_organization" PermissionDenied 403 NOPERM "The certificate's organization is not that of its issuer." "Generate new credentials with `runnerctl runner generate-credentials`.";
     OrganizationMismatch "organization_mismatch" PermissionDenied 403 NOPERM "The session is for another organization or runner than the certificate's." "Use a credentials file as it was generated; do not mix parts of two.";
-    CertificateRevoked "certificate_revoked" PermissionDenied 403 NOPERM "The runner or its certificate was revoked." "Register the runner again, or generate new credentials.";
+    CertificateRevoked "certificate_revoked" PermissionDenied 403 NOPERM "The runner or its certificate was revoked." "Register a new runner with `runnerctl runner register` and generate credentials for it; what is revoked stays revoked.";
     UnknownRunner "unknown_runner" PermissionDenied 403 NOPERM "The control plane does not know this runner." "Register the runner again.";
     ApiKeyInvalid "api_key_invalid" Unauthenticated 401 NOPERM "The API key is not known." "Generate new credentials with `runnerctl runner generate-credentials`.";
     ApiKeyOtherRunner "api_key_other_runner" PermissionDenied 403 NOPERM "The API key belongs to another runner." "Use a credentials file as it was generated; do not mix parts of two.";
@@ -121,7 +122,7 @@ failures! {
     // jobs
     SourceRefused "source_refused" FailedPrecondition 422 GENERAL "The source was refused." "Correct what the message names.";
     SourceUnavailable "source_unavailable" Unavailable 502 UNAVAILABLE "The source could not be fetched." "Check its address, reference and the runner's access to it.";
-    EngineMissing "engine_missing" FailedPrecondition 409 CONFIG "The runner has no such engine." "Install it on the runner, or name its path in the runner's configuration.";
+    EngineMissing "engine_missing" FailedPrecondition 409 CONFIG "The runner has no such engine." "Take an engine that the runner has, with `--engine terraform` or `--engine opentofu`; or install it there, or name its path under `[engines]` in the runner's configuration.";
     EngineFailed "engine_failed" FailedPrecondition 422 GENERAL "The engine ended with an error." "Read its diagnostics.";
     PlanStale "plan_stale" FailedPrecondition 409 GENERAL "The approved plan is no longer what would be applied." "Start a new job.";
     StateElsewhere "state_elsewhere" FailedPrecondition 409 CONFIG "The stack's state belongs to another instance." "Run the job there, or give the stack a backend.";
@@ -270,6 +271,12 @@ mod tests {
         let failure = Code::Fenced.on("job 1").next("Look at job 2.");
         assert_eq!(Failure::from_status(&failure.clone().into()), Some(failure));
         assert_eq!(Failure::from_status(&tonic::Status::internal("x")), None);
+    }
+    #[test]
+    fn what_to_do_about_a_missing_engine() {
+        for part in ["--engine terraform", "--engine opentofu", "[engines]"] {
+            assert!(Code::EngineMissing.next_step().contains(part), "{part}");
+        }
     }
     #[test]
     fn an_unknown_code_is_kept_in_words() {

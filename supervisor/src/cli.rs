@@ -71,6 +71,8 @@ fn command() -> Command {
             .help("How it is printed")
     };
     Command::new("runner")
+        // without the binary's name among the arguments, usage lines would begin with the subcommand
+        .bin_name("runner")
         .about("Connects this network to its control plane: cloud operations and deployments, with credentials that never leave it")
         .version(shared_proto::VERSION)
         .subcommand_required(true)
@@ -171,4 +173,23 @@ fn show(config: &Config, json: bool) -> i32 {
 pub(crate) fn out(text: &str) -> i32 {
     let _ = writeln!(std::io::stdout(), "{text}");
     0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usage_lines_begin_with_the_program() {
+        for (line, usage) in [
+            ("run --help", "Usage: runner run"),
+            ("status --help", "Usage: runner status"),
+            ("config show --help", "Usage: runner config show"),
+            ("--help", "Usage: runner "),
+        ] {
+            let help =
+                command().no_binary_name(true).try_get_matches_from(line.split(' ')).expect_err(line).to_string();
+            assert!(help.contains(usage), "{line}: {help}");
+        }
+    }
 }

@@ -151,7 +151,7 @@ async fn api_requests() -> Result<()> {
         get("/operations/none".into(), 404, "not_found"),
         get("/connections/none/k8s/pods".into(), 404, "not_found"),
         get("/no/such/path".into(), 404, "not_found"),
-        (Method::PATCH, "/runners".into(), "{}".into(), 400, bad),
+        (Method::PATCH, "/runners".into(), "{}".into(), 405, "method_not_allowed"),
         (Method::PUT, format!("/archives/{}", "0".repeat(64)), "not what the digest says".into(), 400, bad),
         (Method::PUT, "/archives/no-digest".into(), "x".into(), 400, bad),
         (Method::PUT, "/archives/..%2f..%2fadmin-token".into(), "x".into(), 400, bad),

@@ -6,7 +6,7 @@ mod connect;
 pub(crate) mod job_events;
 pub(crate) mod sse;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod websocket;
 
 pub(crate) use connect::Endpoint;

@@ -10,16 +10,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::net::TcpListener;
 
 /// What a handler sees of a request.
-struct Asked {
+pub(crate) struct Asked {
     number: usize,
-    method: Method,
-    path: String,
+    pub(crate) method: Method,
+    pub(crate) path: String,
     headers: http::HeaderMap,
-    body: Bytes,
+    pub(crate) body: Bytes,
 }
 
 /// An API on loopback whose answers are the handler's; it ends with the test's runtime.
-async fn api(answer: impl Fn(Asked) -> Response<Body> + Send + Sync + 'static) -> Client {
+pub(crate) async fn api(answer: impl Fn(Asked) -> Response<Body> + Send + Sync + 'static) -> Client {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("listens");
     let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
     let (answer, count) = (Arc::new(answer), Arc::new(AtomicUsize::new(0)));
@@ -42,7 +42,7 @@ async fn api(answer: impl Fn(Asked) -> Response<Body> + Send + Sync + 'static) -
     Client::new(&Context { endpoint, ca: None, token }).expect("a loopback endpoint")
 }
 
-fn answer(status: u16, text: &str) -> Response<Body> {
+pub(crate) fn answer(status: u16, text: &str) -> Response<Body> {
     let mut response = Response::new(full(text.as_bytes().to_vec()));
     *response.status_mut() = StatusCode::from_u16(status).expect("a status");
     response

@@ -8,7 +8,7 @@ use crate::client::{file_body, path};
 use crate::output::{progress, table};
 use crate::stop::{Done, Stop};
 use serde_json::{Value, json};
-use shared_proto::failure::Code;
+use shared_proto::failure::{Code, Failure};
 use std::path::{Path, PathBuf};
 
 /// `deploy`
@@ -27,7 +27,7 @@ pub(crate) struct Deploy {
     /// The stack's name; the folder's by default
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// The engine; what the stack has, opentofu for a new one
+    /// The engine; what the stack has, for a new one what the runner has, opentofu before terraform
     #[arg(long, value_parser = ENGINES)]
     engine: Option<String>,
     #[command(flatten)]
@@ -58,35 +58,33 @@ pub(crate) async fn run(command: Deploy, session: &Session) -> Done {
 /// Makes the stack what was asked for and starts the job.
 async fn start(command: &Deploy, session: &Session) -> Done<Value> {
     let client = &session.client;
-    let (name, source) = match (&command.stack, &command.dir, &command.git.url) {
-        (Some(name), ..) => (name.clone(), None),
-        (None, Some(dir), _) => {
-            let name = command.name.clone().or_else(|| archive::name_of(dir)).ok_or_else(|| {
-                Code::InvalidArgument
-                    .on(format!("{} gives no name for a stack", dir.display()))
-                    .next("Give the stack a name with --name.")
-            })?;
-            (name, Some(upload(session, dir).await?))
+    // all that can be known before anything is sent
+    let name = name(command)?;
+    let at = path(&["stacks", &name], &[]);
+    let existing = client.find(&at).await?;
+    if existing.is_none() && command.stack.is_some() {
+        return Err(Code::NotFound
+            .on(format!("there is no stack {name:?}"))
+            .next("Run `runnerctl stack list`.")
+            .into());
+    }
+    let engine = match (&command.engine, &existing) {
+        (Some(engine), _) => Some(engine.as_str()),
+        (None, Some(_)) => None,
+        (None, None) => {
+            let engine = stack::engine_of_runner(client, session.runner.as_deref()).await?;
+            eprintln!("· engine: {engine}");
+            Some(engine)
         }
-        (None, None, Some(url)) => {
-            let name = command.name.clone().ok_or_else(|| {
-                Code::InvalidArgument
-                    .on("a deployment from Git needs a name for its stack")
-                    .next("Give the stack a name with --name.")
-            })?;
-            (name, Some(stack::git(url, command.git.reference.as_deref().unwrap_or_default())))
-        }
+    };
+    let source = match (&command.stack, &command.dir, &command.git.url) {
+        (Some(_), ..) => None,
+        (None, Some(dir), _) => Some(upload(session, dir).await?),
+        (None, None, Some(url)) => Some(stack::git(url, command.git.reference.as_deref().unwrap_or_default())),
         (None, None, None) => return Err(Stop::Exit(crate::stop::USAGE)),
     };
     let mut job = json!({ "kind": command.kind, "approve_automatically": command.auto_approve });
-    let at = path(&["stacks", &name], &[]);
-    match client.find(&at).await? {
-        None if command.stack.is_some() => {
-            return Err(Code::NotFound
-                .on(format!("there is no stack {name:?}"))
-                .next("Run `runnerctl stack list`.")
-                .into());
-        }
+    match existing {
         // only an update makes the source the stack's own; the others look at it, or undo what is there
         Some(_) if command.kind != "update" => {
             if let Some(source) = source {
@@ -97,15 +95,14 @@ async fn start(command: &Deploy, session: &Session) -> Done<Value> {
             }
         }
         existing => {
-            let mut body = existing.as_ref().map_or_else(
-                || json!({ "name": name, "engine": "opentofu", "variables": {}, "connections": [] }),
-                stack::writable,
-            );
+            let mut body = existing
+                .as_ref()
+                .map_or_else(|| json!({ "name": name, "variables": {}, "connections": [] }), stack::writable);
             if let Some(source) = source {
                 body["source"] = source;
             }
-            if let Some(engine) = &command.engine {
-                body["engine"] = engine.as_str().into();
+            if let Some(engine) = engine {
+                body["engine"] = engine.into();
             }
             command.options.apply(&mut body, session.runner.as_deref())?;
             match existing {
@@ -115,6 +112,22 @@ async fn start(command: &Deploy, session: &Session) -> Done<Value> {
         }
     }
     Ok(client.post(&path(&["stacks", &name, "jobs"], &[]), &job).await?)
+}
+
+/// The stack's name: as it was given, else made of the folder's, which is said.
+fn name(command: &Deploy) -> Result<String, Failure> {
+    let wanted = |what: String| Code::InvalidArgument.on(what).next("Give the stack a name with --name.");
+    match (&command.stack, &command.name, &command.dir) {
+        (Some(stack), ..) => Ok(stack.clone()),
+        (None, Some(name), _) => stack::checked_name(name),
+        (None, None, Some(dir)) => {
+            let name = archive::name_of(dir)?
+                .ok_or_else(|| wanted(format!("the name of {} gives none for a stack", dir.display())))?;
+            eprintln!("· stack: {name}, after the folder");
+            Ok(name)
+        }
+        (None, None, None) => Err(wanted("a deployment from Git needs a name for its stack".to_owned())),
+    }
 }
 
 /// Packs the folder and sends it, unless the control plane has that very content.
@@ -138,4 +151,91 @@ async fn upload(session: &Session, dir: &Path) -> Done<Value> {
         eprintln!("· source: {entries} entries, {size} bytes uploaded");
     }
     Ok(json!({ "archive": { "sha256": sha256, "size": size } }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Arguments, Command};
+    use crate::client::tests::{answer, api};
+    use crate::interrupt::Interrupt;
+    use crate::output::{Format, Output};
+    use clap::Parser as _;
+    use std::sync::{Arc, Mutex};
+
+    /// Deploys a new stack at an API whose default runner, or the named one, has these engines; gives what was asked, with the stack's engine.
+    async fn asked_with(engines: Value, words: &[&str]) -> Vec<String> {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&asked);
+        let client = api(move |request| {
+            let (method, path) = (request.method.as_str(), request.path.trim_start_matches("/api/v1"));
+            let body = std::str::from_utf8(&request.body).unwrap_or_default();
+            let engine =
+                serde_json::from_str(body).map_or_else(|_| String::new(), |body: Value| table::text(&body, "/engine"));
+            seen.lock().expect("not poisoned").push(format!("{method} {path} {engine}").trim_end().to_owned());
+            let here = json!([{"engines": engines}]);
+            match (method, path) {
+                ("GET", "/runners") => {
+                    let other = json!({"default": false, "instances": [{"engines": ["opentofu"]}]});
+                    answer(200, &json!({"items": [other, {"default": true, "instances": here}]}).to_string())
+                }
+                ("GET", "/runners/other") => answer(200, &json!({"default": false, "instances": here}).to_string()),
+                ("POST", "/stacks" | "/stacks/shop/jobs") => answer(201, "{}"),
+                _ => answer(404, r#"{"error":{"code":"not_found","message":"no"}}"#),
+            }
+        })
+        .await;
+        let command = parsed(&[&["--git", "https://example.org/x.git", "--name", "shop"], words].concat());
+        let runner = words.iter().position(|w| *w == "--runner").map(|at| words[at + 1].to_owned());
+        let session = Session { client, output: Output::new(Format::Table), runner, interrupt: Interrupt::listen() };
+        start(&command, &session).await.expect("starts");
+        let asked = asked.lock().expect("not poisoned");
+        asked.clone()
+    }
+
+    #[tokio::test]
+    async fn a_new_stacks_engine_is_one_that_its_runner_has() {
+        for (engines, words, asked, engine) in [
+            (json!(["opentofu", "terraform"]), &[][..], "/runners", "opentofu"),
+            (json!(["terraform"]), &[], "/runners", "terraform"),
+            (json!([]), &[], "/runners", "opentofu"),
+            (json!(["terraform"]), &["--runner", "other"], "/runners/other", "terraform"),
+        ] {
+            assert_eq!(
+                asked_with(engines, words).await,
+                [
+                    "GET /stacks/shop".to_owned(),
+                    format!("GET {asked}"),
+                    format!("POST /stacks {engine}"),
+                    "POST /stacks/shop/jobs".to_owned()
+                ]
+            );
+        }
+        let asked = asked_with(json!(["terraform"]), &["--engine", "opentofu"]).await;
+        assert_eq!(asked, ["GET /stacks/shop", "POST /stacks opentofu", "POST /stacks/shop/jobs"]);
+    }
+
+    fn parsed(words: &[&str]) -> Deploy {
+        match Arguments::try_parse_from(["runnerctl", "deploy"].iter().chain(words)).expect("parses").command {
+            Command::Deploy(command) => command,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_stacks_name_is_known_and_good_before_anything_is_sent() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (infra, none) = (dir.path().join("My_Infra"), dir.path().join("___"));
+        for folder in [&infra, &none] {
+            std::fs::create_dir(folder).expect("a folder");
+        }
+        let (infra, none) = (infra.display().to_string(), none.display().to_string());
+        assert_eq!(name(&parsed(&[&infra])).as_deref(), Ok("my-infra"));
+        assert_eq!(name(&parsed(&[&infra, "--name", "shop"])).as_deref(), Ok("shop"));
+        for words in [&[&*infra, "--name", "My_Infra"][..], &[&none], &["--git", "https://example.org/x.git"]] {
+            let failure = name(&parsed(words)).expect_err("refused");
+            assert_eq!(failure.code, Code::InvalidArgument, "{words:?}");
+            assert!(format!("{failure}").contains("--name"), "{failure}");
+        }
+    }
 }

@@ -34,7 +34,7 @@ const PIECE: usize = 32 * 1024;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Exec {
     #[command(flatten)]
-    pod: PodName,
+    pub(super) pod: PodName,
     /// The container; may be left out where there is one only
     #[arg(short, long)]
     container: Option<String>,

@@ -42,17 +42,32 @@ pub(crate) enum K8sCommand {
         fields: Option<String>,
     },
     /// A pod in detail, with its events
-    Describe(PodName),
+    Describe(Describe),
     /// A pod's log
     Logs(Logs),
     /// Run a command in a container
     Exec(exec::Exec),
 }
 
+/// `k8s describe`
+#[derive(Debug, clap::Args)]
+#[command(allow_missing_positional = true)]
+pub(crate) struct Describe {
+    /// What it is; only pods are described
+    #[arg(value_parser = PODS)]
+    kind: Option<String>,
+    #[command(flatten)]
+    pod: PodName,
+}
+
+/// How kubectl's users say that they mean a pod.
+const PODS: [&str; 3] = ["pod", "pods", "po"];
+
 /// Which pod.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PodName {
-    /// The pod
+    /// The pod, also as pod/NAME
+    #[arg(value_parser = pod_name)]
     pub(crate) pod: String,
     /// Its namespace
     #[arg(short, long, env = "RUNNERCTL_NAMESPACE", default_value = "default")]
@@ -77,17 +92,26 @@ pub(crate) struct Logs {
     #[arg(short, long)]
     previous: bool,
     /// Not older than this: 30s, 5m, 1h
-    #[arg(long, value_parser = seconds, value_name = "DURATION")]
+    #[arg(long, value_parser = seconds, allow_hyphen_values = true, value_name = "DURATION")]
     since: Option<u64>,
-    /// Only the last lines
-    #[arg(long, value_name = "LINES")]
-    tail: Option<u32>,
+    /// Only the last lines; -1 for all
+    #[arg(long, value_parser = lines, allow_negative_numbers = true, value_name = "LINES")]
+    tail: Option<Tail>,
     /// At most so many bytes
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, allow_negative_numbers = true, value_name = "BYTES")]
     limit_bytes: Option<u64>,
     /// Each line with its time
     #[arg(long)]
     timestamps: bool,
+}
+
+/// How much of a log's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tail {
+    /// As kubectl has it: -1.
+    All,
+    /// So many lines.
+    Lines(u32),
 }
 
 /// `k8s …`
@@ -127,7 +151,7 @@ pub(crate) async fn run(command: K8s, session: impl FnOnce() -> Done<Session>) -
             let wide = session.output.format == Format::Wide;
             session.output.document(&list, |list| pods(list, all_namespaces, wide))
         }
-        K8sCommand::Describe(pod) => {
+        K8sCommand::Describe(Describe { pod, .. }) => {
             let work = async {
                 let at = pod.path(&chosen().await?, None, &session.query([]));
                 session.client.get(&at).await
@@ -154,10 +178,30 @@ impl PodName {
     }
 }
 
+/// A pod's name, with or without the kind before it.
+fn pod_name(text: &str) -> Result<String, String> {
+    match text.split_once('/') {
+        None => Ok(text.to_owned()),
+        Some((kind, name)) if PODS.contains(&kind) && !name.is_empty() => Ok(name.to_owned()),
+        Some(_) => Err("it is neither a pod's name nor pod/NAME".to_owned()),
+    }
+}
+
+/// A number of lines, -1 for all of them.
+fn lines(text: &str) -> Result<Tail, String> {
+    match text {
+        "-1" => Ok(Tail::All),
+        _ => text.parse().map(Tail::Lines).map_err(|_| "it is neither a number of lines nor -1 for all".to_owned()),
+    }
+}
+
 async fn logs(command: &Logs, connection: &str, session: &Session) -> Done {
     let number = |n: Option<u64>| n.map(|n| n.to_string());
-    let (tail, since, limit) =
-        (number(command.tail.map(u64::from)), number(command.since), number(command.limit_bytes));
+    let tail = match command.tail {
+        Some(Tail::Lines(lines)) => Some(lines.into()),
+        Some(Tail::All) | None => None,
+    };
+    let (tail, since, limit) = (number(tail), number(command.since), number(command.limit_bytes));
     let flag = |on: bool| on.then_some("true");
     let query = session.query([
         ("container", command.container.as_deref()),
@@ -339,6 +383,66 @@ fn state(status: &Value) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    fn parsed(line: &str) -> Result<K8sCommand, String> {
+        use clap::Parser as _;
+        let words = ["runnerctl", "k8s"].into_iter().chain(line.split(' '));
+        match crate::args::Arguments::try_parse_from(words).map_err(|e| e.to_string())?.command {
+            crate::args::Command::K8s(K8s { command, .. }) => Ok(command),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_pod_is_named_as_with_kubectl() {
+        for line in [
+            "describe web",
+            "describe pod web",
+            "describe pods web -n shop",
+            "describe po web",
+            "describe pod/web",
+            "logs web",
+            "logs pod/web -f",
+            "logs pods/web",
+            "exec web -- sh",
+            "exec po/web -it -- sh -c x/y",
+        ] {
+            let (K8sCommand::Describe(Describe { pod, .. })
+            | K8sCommand::Logs(Logs { pod, .. })
+            | K8sCommand::Exec(exec::Exec { pod, .. })) = parsed(line).expect(line)
+            else {
+                panic!("{line}")
+            };
+            assert_eq!(pod.pod, "web", "{line}");
+        }
+        // a pod may be called so
+        assert!(matches!(parsed("describe pod"), Ok(K8sCommand::Describe(d)) if d.pod.pod == "pod"));
+        for line in ["describe", "describe deployment web", "describe pod web more", "logs deployment/web", "logs pod/"]
+        {
+            assert!(parsed(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn how_much_of_a_log() {
+        let tail = |text: &str| -> Result<_, String> {
+            match parsed(&format!("logs web --tail {text}"))? {
+                K8sCommand::Logs(logs) => Ok(logs.tail),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(tail("-1"), Ok(Some(Tail::All)));
+        assert_eq!(tail("0"), Ok(Some(Tail::Lines(0))));
+        for (line, said) in [
+            ("logs web --tail -5", "-1 for all"),
+            ("logs web --tail=x", "-1 for all"),
+            ("logs web --since -5m", "such as 30s"),
+            ("logs web --limit-bytes -5", "invalid value '-5'"),
+        ] {
+            let refused = parsed(line).expect_err(line);
+            assert!(refused.contains(said) && !refused.contains("unexpected argument"), "{line}: {refused}");
+        }
+    }
 
     #[test]
     fn pods_as_kubectl_shows_them() {

@@ -10,16 +10,13 @@ use crate::stop::Done;
 use crate::terminal;
 use serde_json::{Value, json};
 use shared_proto::failure::{Code, Failure};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// `login`
 #[derive(Debug, clap::Args)]
 pub(crate) struct Login {
     /// The control plane's API: https://HOST:PORT
     url: String,
-    /// The control plane's CA, PEM (its ca.pem); needed for https
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
     /// The name to save it under
     #[arg(long, default_value = "default", value_name = "NAME")]
     name: String,
@@ -44,7 +41,7 @@ pub(crate) enum ContextCommand {
 
 /// Tries the token, then saves it: from `--token-file`, else from the terminal or standard input.
 pub(crate) async fn login(command: Login, global: &Global, interrupt: &Interrupt) -> Done {
-    let ca = command.ca.as_ref().or(global.ca_file.as_ref()).map(|path| config::read_text(path)).transpose()?;
+    let ca = global.ca_file.as_ref().map(|path| config::read_text(path)).transpose()?;
     let token = match &global.token_file {
         Some(path) => config::read_token(path)?,
         None => {

@@ -4,7 +4,7 @@ use super::Session;
 use crate::client::path;
 use crate::output::table;
 use crate::stop::Done;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// `operation`
 #[derive(Debug, clap::Subcommand)]
@@ -69,7 +69,33 @@ pub(crate) async fn run(command: OperationCommand, session: &Session) -> Done {
         OperationCommand::Cancel { id } => {
             let at = path(&["operations", &id, "cancel"], &[]);
             let done = session.wait("cancelling", client.post(&at, &json!({}))).await?;
-            session.output.document(&done, |_| format!("Operation {id}: cancel asked.\n"))
+            session.output.document(&done, cancelled)
+        }
+    }
+}
+
+/// What came of a cancel: an operation that had ended stays as it was.
+fn cancelled(operation: &Value) -> String {
+    let id = table::text(operation, "/id");
+    match table::text(operation, "/code").as_str() {
+        "" => format!("Operation {id}: cancel asked.\n"),
+        "cancelled" => format!("Operation {id} is cancelled.\n"),
+        code => format!("Operation {id} had ended already: {code}. Nothing was cancelled.\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cancel_says_what_came_of_it() {
+        let said = |code: Value| cancelled(&json!({"id": "op_1", "code": code}));
+        assert_eq!(said(Value::Null), "Operation op_1: cancel asked.\n");
+        assert_eq!(said("cancelled".into()), "Operation op_1 is cancelled.\n");
+        for code in ["ok", "connection_lost"] {
+            let text = said(code.into());
+            assert!(text.contains("had ended already") && text.contains(code) && !text.contains("asked"), "{text}");
         }
     }
 }

@@ -88,22 +88,7 @@ pub(crate) async fn run(command: RunnerCommand, session: &Session) -> Done {
         }
         RunnerCommand::List => {
             let list = session.wait("listing runners", client.get("/runners")).await?;
-            session.output.document(&list, |list| {
-                let rows = table::items(list).iter().map(|r| {
-                    let instances = r["instances"].as_array().map_or(0, Vec::len);
-                    vec![
-                        table::text(r, "/name"),
-                        table::text(r, "/state"),
-                        if r["default"] == true { "yes".into() } else { String::new() },
-                        instances.to_string(),
-                        table::text(r, "/instances/0/version"),
-                        ago(r),
-                        table::text(r, "/id"),
-                    ]
-                });
-                let header = ["NAME", "STATE", "DEFAULT", "INSTANCES", "VERSION", "LAST SEEN", "ID"];
-                table::rows(&header, rows, "No runners. Run `runnerctl runner register NAME`.")
-            })
+            session.output.document(&list, runners)
         }
         RunnerCommand::Show { name } => {
             let runner = session.wait("asking", client.get(&path(&["runners", &name], &[]))).await?;
@@ -197,6 +182,23 @@ fn ago(runner: &Value) -> String {
     }
 }
 
+fn runners(list: &Value) -> String {
+    let rows = table::items(list).iter().map(|r| {
+        let instances = r["instances"].as_array().map_or(0, Vec::len);
+        vec![
+            table::text(r, "/name"),
+            table::text(r, "/state"),
+            if r["default"] == true { "yes".into() } else { String::new() },
+            instances.to_string(),
+            table::text(r, "/instances/0/version"),
+            ago(r),
+            table::text(r, "/id"),
+        ]
+    });
+    let header = ["NAME", "STATE", "DEFAULT", "INSTANCES", "VERSION", "LAST SEEN", "ID"];
+    table::rows(&header, rows, "No runners. Run `runnerctl runner register NAME`.")
+}
+
 fn show(runner: &Value) -> String {
     let mut text = table::fields([
         ("name", table::text(runner, "/name")),
@@ -221,6 +223,7 @@ fn show(runner: &Value) -> String {
             ("  operations", table::text(instance, "/operations")),
             ("  isolation", table::text(instance, "/isolation_level")),
             ("  missing", names("isolation_missing", "")),
+            ("  engines", names("engines", "")),
             ("  connections", names("connections", "/name")),
         ]));
     }
@@ -240,6 +243,25 @@ mod tests {
         assert_eq!(check_target(&out, false).expect_err("exists").code, Code::InvalidArgument);
         assert!(check_target(&out, true).is_ok());
         assert!(check_target(&dir.path().join("missing/c.json"), true).is_err());
+    }
+
+    #[test]
+    fn a_runner_is_shown_with_what_it_can_do() {
+        let runner = json!({"name": "office", "state": "leaving", "instances": [{"instance_id": "i-1", "engines":
+            ["opentofu", "terraform"], "isolation_level": "confined", "isolation_missing": ["netns", "cgroup"],
+            "connections": [{"name": "prod", "provider": "kubernetes"}, {"name": "account", "provider": "aws"}]}]});
+        let shown = show(&runner);
+        let value = |name: &str| {
+            let mut values = shown.lines().filter_map(|l| l.trim_start().strip_prefix(name)?.strip_prefix(':'));
+            values.next().unwrap_or_default().trim().to_owned()
+        };
+        assert_eq!(
+            ["state", "engines", "connections", "isolation", "missing"].map(value),
+            ["leaving", "opentofu, terraform", "prod, account", "confined", "netns, cgroup"],
+            "{shown}"
+        );
+        let listed = runners(&json!({"items": [runner]}));
+        assert!(listed.lines().any(|l| l.starts_with("office") && l.contains("leaving")), "{listed}");
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! `stack`: named pieces of infrastructure, and the parts of one that `deploy` shares: sources and variables.
 
 use super::Session;
+use crate::archive::NAME_MAX;
 use crate::args::pair;
-use crate::client::path;
+use crate::client::{Client, path};
 use crate::config;
 use crate::output::table;
 use crate::stop::Done;
@@ -10,7 +11,7 @@ use serde_json::{Map, Value, json};
 use shared_proto::failure::{Code, Failure};
 use std::path::PathBuf;
 
-/// The engines that a runner can have.
+/// The engines that a runner can have; where nothing else decides, the first is taken.
 pub(crate) const ENGINES: [&str; 2] = ["opentofu", "terraform"];
 
 /// `stack`
@@ -20,9 +21,9 @@ pub(crate) enum StackCommand {
     Create {
         /// Its name
         name: String,
-        /// The engine
-        #[arg(long, value_parser = ENGINES, default_value = "opentofu")]
-        engine: String,
+        /// The engine; what the runner has, opentofu before terraform
+        #[arg(long, value_parser = ENGINES)]
+        engine: Option<String>,
         #[command(flatten)]
         git: Git,
         #[command(flatten)]
@@ -135,6 +136,37 @@ impl Options {
     }
 }
 
+/// The engine of a new stack for which none was named: one that its runner has now.
+///
+/// # Errors
+/// The named runner is not there.
+pub(crate) async fn engine_of_runner(client: &Client, runner: Option<&str>) -> Result<&'static str, Failure> {
+    let runner = match runner {
+        Some(runner) => Some(client.get(&path(&["runners", runner], &[])).await?),
+        None => table::items(&client.get("/runners").await?).iter().find(|r| r["default"] == true).cloned(),
+    };
+    let instances = runner.as_ref().and_then(|r| r["instances"].as_array()).map_or(&[][..], Vec::as_slice);
+    let has = |engine: &&str| {
+        instances.iter().filter_map(|i| i["engines"].as_array()).flatten().any(|e| e.as_str() == Some(*engine))
+    };
+    Ok(ENGINES.into_iter().find(has).unwrap_or(ENGINES[0]))
+}
+
+/// A name that the control plane takes for a new stack.
+///
+/// # Errors
+/// `invalid_argument`.
+pub(crate) fn checked_name(name: &str) -> Result<String, Failure> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(plain) && !name.starts_with('-') && !name.ends_with('-')
+    {
+        return Ok(name.to_owned());
+    }
+    Err(Code::InvalidArgument
+        .on(format!("{name:?} is no name for a stack"))
+        .next(format!("Give --name 1 to {NAME_MAX} lower-case letters, digits or dashes, with no dash first or last.")))
+}
+
 /// A Git source as the API has it.
 pub(crate) fn git(url: &str, reference: &str) -> Value {
     json!({ "git": { "url": url, "reference": reference } })
@@ -158,9 +190,16 @@ pub(crate) async fn run(command: StackCommand, session: &Session) -> Done {
     let runner = session.runner.as_deref();
     match command {
         StackCommand::Create { name, engine, git: from, options } => {
-            let mut body = json!({ "name": name, "engine": engine, "source": git(&from.url, &from.reference) });
-            options.apply(&mut body, runner)?;
-            let made = session.wait("creating", client.post("/stacks", &body)).await?;
+            let work = async {
+                let engine = match &engine {
+                    Some(engine) => engine,
+                    None => engine_of_runner(client, runner).await?,
+                };
+                let mut body = json!({ "name": name, "engine": engine, "source": git(&from.url, &from.reference) });
+                options.apply(&mut body, runner)?;
+                client.post("/stacks", &body).await
+            };
+            let made = session.wait("creating", work).await?;
             session.output.document(&made, |made| {
                 format!("Stack {name} created ({}).\nNow: runnerctl deploy --stack {name}\n", table::text(made, "/id"))
             })

@@ -5,6 +5,7 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use bytes::{Bytes, BytesMut};
 use http::request::Parts;
+use http::{HeaderValue, header};
 use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
 use shared_proto::failure::{Code, Failure};
@@ -20,6 +21,10 @@ const DISCARDED_MAX: usize = 64 * 1024 * 1024;
 #[derive(Debug)]
 pub(crate) struct Body<T>(pub(crate) T);
 
+/// A JSON body that may be left out, with its content type; nothing counts as `{}`.
+#[derive(Debug)]
+pub(crate) struct OptionalBody<T>(pub(crate) T);
+
 /// The path's segments.
 #[derive(Debug)]
 pub(crate) struct Named<T>(pub(crate) T);
@@ -34,11 +39,30 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
-        let whole = Request::from_parts(parts, axum::body::Body::from(read(body).await?));
-        match axum::Json::<T>::from_request(whole, state).await {
-            Ok(axum::Json(body)) => Ok(Self(body)),
-            Err(rejection) => Err(body_refused(&rejection).into()),
+        json(parts, read(body).await?, state).await.map(Self)
+    }
+}
+
+// === impl OptionalBody ===
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for OptionalBody<T> {
+    type Rejection = ApiError;
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let (mut parts, body) = request.into_parts();
+        let mut body = read(body).await?;
+        if body.is_empty() {
+            body = Bytes::from_static(b"{}");
+            parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
+        json(parts, body, state).await.map(Self)
+    }
+}
+
+async fn json<T: DeserializeOwned, S: Send + Sync>(parts: Parts, body: Bytes, state: &S) -> Result<T, ApiError> {
+    let whole = Request::from_parts(parts, axum::body::Body::from(body));
+    match axum::Json::<T>::from_request(whole, state).await {
+        Ok(axum::Json(body)) => Ok(body),
+        Err(rejection) => Err(body_refused(&rejection).into()),
     }
 }
 

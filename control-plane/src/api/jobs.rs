@@ -1,6 +1,6 @@
 //! Jobs: looked at, followed, decided on.
 
-use super::{ApiError, ApiState, Body, Caller, Named, Params, Routes, StreamPlace};
+use super::{ApiError, ApiState, Caller, Named, OptionalBody, Params, Routes, StreamPlace};
 use crate::execution::Change;
 use crate::store::{Job, JobEnd, JobKind, Plan, Store};
 use axum::Json;
@@ -168,37 +168,37 @@ async fn show(
     Ok(Json(JobViews::of(&state, &caller).await?.view(job)))
 }
 
-#[utoipa::path(post, path = "/api/v1/jobs/{job}/approve", tag = "jobs", request_body = ApproveBody,
+#[utoipa::path(post, path = "/api/v1/jobs/{job}/approve", tag = "jobs", request_body = Option<ApproveBody>,
     params(("job" = String, Path)), responses((status = 200, body = JobView)))]
 async fn approve(
     State(state): State<ApiState>,
     caller: Caller,
     Named(job): Named<String>,
-    Body(body): Body<ApproveBody>,
+    OptionalBody(body): OptionalBody<ApproveBody>,
 ) -> Result<Json<JobView>, ApiError> {
     let job = state.jobs.approve(caller.org(), &job, &caller.user().name, body.plan_sha256.as_deref()).await?;
     Ok(Json(JobViews::of(&state, &caller).await?.view(job)))
 }
 
-#[utoipa::path(post, path = "/api/v1/jobs/{job}/discard", tag = "jobs", request_body = DiscardBody,
+#[utoipa::path(post, path = "/api/v1/jobs/{job}/discard", tag = "jobs", request_body = Option<DiscardBody>,
     params(("job" = String, Path)), responses((status = 200, body = JobView)))]
 async fn discard(
     State(state): State<ApiState>,
     caller: Caller,
     Named(job): Named<String>,
-    Body(DiscardBody {}): Body<DiscardBody>,
+    OptionalBody(DiscardBody {}): OptionalBody<DiscardBody>,
 ) -> Result<Json<JobView>, ApiError> {
     let job = state.jobs.discard(caller.org(), &job, &caller.user().name).await?;
     Ok(Json(JobViews::of(&state, &caller).await?.view(job)))
 }
 
-#[utoipa::path(post, path = "/api/v1/jobs/{job}/cancel", tag = "jobs", request_body = CancelBody,
+#[utoipa::path(post, path = "/api/v1/jobs/{job}/cancel", tag = "jobs", request_body = Option<CancelBody>,
     params(("job" = String, Path)), responses((status = 200, body = JobView)))]
 async fn cancel(
     State(state): State<ApiState>,
     caller: Caller,
     Named(job): Named<String>,
-    Body(body): Body<CancelBody>,
+    OptionalBody(body): OptionalBody<CancelBody>,
 ) -> Result<Json<JobView>, ApiError> {
     let job = state.jobs.cancel(caller.org(), &job, &caller.user().name, body.force).await?;
     Ok(Json(JobViews::of(&state, &caller).await?.view(job)))

@@ -354,3 +354,39 @@ async fn another_organizations_user_finds_nothing() {
     assert_eq!(world.ask(&world.eve, Method::GET, "/stacks", None).await.1["items"], json!([]));
     assert_eq!(world.ask(&world.eve, Method::GET, "/jobs", None).await.1["items"], json!([]));
 }
+
+#[tokio::test]
+async fn a_decision_needs_no_body() {
+    let world = World::new().await;
+    let post = async |path: String, kind: Option<&str>, body: &'static str| {
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("/api/v1{path}"))
+            .header("authorization", format!("Bearer {}", world.ann.expose()));
+        if let Some(kind) = kind {
+            request = request.header("content-type", kind);
+        }
+        let response =
+            world.router.clone().oneshot(request.body(Body::from(body)).expect("a request")).await.expect("answered");
+        let status = response.status().as_u16();
+        let bytes = response.into_body().collect().await.expect("a body").to_bytes();
+        (status, serde_json::from_slice::<Value>(&bytes).expect("JSON"))
+    };
+    for (number, (decision, phase)) in
+        [("approve", "applying"), ("discard", "discarded"), ("cancel", "canceled")].into_iter().enumerate()
+    {
+        let stack = format!("s{number}");
+        world.stack(&stack).await;
+        let (id, given) = world.accepted(&stack).await;
+        let saved = v1::PlanSaved { sha256: "p1".into(), has_changes: true, text: String::new() };
+        world.report(&given, 1, vec![event::Body::PlanSaved(saved), self::phase("awaiting_approval")]).await;
+        let path = format!("/jobs/{id}/{decision}");
+        // what is there is still held against its form
+        assert_eq!(post(path.clone(), Some("application/json"), r#"{"x":1}"#).await.0, 400, "{decision}");
+        assert_eq!(post(path.clone(), None, "{}").await.0, 400, "{decision}");
+        // `curl -X POST`, and `curl -d ''`
+        let form = (number == 1).then_some("application/x-www-form-urlencoded");
+        let (status, job) = post(path, form, "").await;
+        assert_eq!((status, job["phase"].as_str()), (200, Some(phase)), "{decision}: {job}");
+    }
+}

@@ -33,7 +33,7 @@ mod tests;
 pub(crate) use account::{add_organization, new_token};
 pub use caller::Caller;
 pub use error::ApiError;
-pub(crate) use extract::{Body, Named, Params};
+pub(crate) use extract::{Body, Named, OptionalBody, Params};
 pub use ledger::Ledger;
 pub use listener::ApiListener;
 pub(crate) use routes::Routes;
@@ -142,7 +142,7 @@ pub fn router(state: ApiState) -> Router {
         .merge(api)
         .fallback(|| async { ApiError::from(Code::NotFound.on("there is no such path")) })
         .method_not_allowed_fallback(|| async {
-            ApiError::from(Code::InvalidArgument.on("this path does not take this method"))
+            ApiError::from(Code::MethodNotAllowed.on("this path does not take this method"))
         })
         .with_state(state)
 }

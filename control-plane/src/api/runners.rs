@@ -190,7 +190,10 @@ async fn credentials(
     caller.require(Role::Owner)?;
     let runner = state.store.runner(caller.org(), &runner).await?;
     if runner.revoked_at_ms.is_some() {
-        return Err(Code::Conflict.on(format!("runner {} was revoked", runner.name)).next("Register it again.").into());
+        return Err(Code::Conflict
+            .on(format!("runner {} was revoked", runner.name))
+            .next(Code::CertificateRevoked.next_step())
+            .into());
     }
     let issuer = state.store.issuer(caller.org()).await?;
     let days = request.days.unwrap_or(DAYS_DEFAULT);

@@ -570,7 +570,7 @@ async fn bad_input_gets_a_clear_error_and_changes_nothing() {
         ("GET", "/connections/account/aws/resource?type=AWS::S3::Bucket", None, "invalid_argument"),
         ("GET", "/connections/account/aws/resource?identifier=x", None, "invalid_argument"),
         ("GET", "/nothing", None, "not_found"),
-        ("DELETE", "/whoami", None, "invalid_argument"),
+        ("DELETE", "/whoami", None, "method_not_allowed"),
     ] {
         let answer = world.call(&world.a.owner, method.parse().expect("a method"), path, body).await;
         let shown: String = path.chars().take(100).collect();
@@ -585,6 +585,29 @@ async fn bad_input_gets_a_clear_error_and_changes_nothing() {
     );
     assert_eq!(world.get(&world.a.owner, "/connections/says/k8s/namespaces").await.status, StatusCode::OK);
     assert_eq!(world.get(&world.a.owner, "/runners").await.json()["items"].as_array().expect("a list").len(), 1);
+}
+
+#[tokio::test]
+async fn a_method_that_a_path_does_not_take_is_405_with_those_that_it_takes() {
+    let world = World::new().await;
+    for (method, path, allow) in [
+        (Method::DELETE, "/whoami", "GET,HEAD"),
+        (Method::GET, "/jobs/job_1/cancel", "POST"),
+        (Method::PUT, "/runners", "POST,GET,HEAD"),
+        (Method::POST, "/stacks/s", "GET,HEAD,PUT,DELETE"),
+        (Method::PATCH, "/openapi.json", "GET,HEAD"),
+    ] {
+        let answer = world.call(&world.a.owner, method.clone(), path, None).await;
+        assert_eq!(answer.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+        assert_eq!(answer.code(), "method_not_allowed");
+        let sorted = |list: &str| {
+            let mut methods: Vec<_> = list.split(',').map(|m| m.trim().to_owned()).collect();
+            methods.sort();
+            methods
+        };
+        let allowed = answer.headers.get(header::ALLOW).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        assert_eq!(sorted(allowed), sorted(allow), "{method} {path}");
+    }
 }
 
 #[tokio::test]

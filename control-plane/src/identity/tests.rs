@@ -259,10 +259,19 @@ async fn revoked() {
     let serial = CertificateFacts::read(&chain[0]).expect("a certificate").serial;
     let mut told = world.store.revocations();
     world.store.revoke_certificate("org_a", "run_of_org_a", &serial).await.expect("revokes");
-    assert_eq!(world.refused(&chain).await, Some(Code::CertificateRevoked));
+    let next_step = async |chain: &[CertificateDer<'_>]| {
+        let (claimed, key) = (Some(("org_a", "run_of_org_a")), Some(world.a.key.expose()));
+        let refused = verify_session(chain, claimed, key, &world.store, &world.authority).await.expect_err("refused");
+        assert_eq!(refused.code, Code::CertificateRevoked);
+        refused.next_step
+    };
+    assert!(next_step(&chain).await.contains("runner generate-credentials"));
     assert_eq!(world.refused(&other).await, None);
     world.store.revoke_runner("org_a", "run_of_org_a").await.expect("revokes");
-    assert_eq!(world.refused(&other).await, Some(Code::CertificateRevoked));
+    // new credentials are refused for it: only a new runner helps
+    for chain in [&chain, &other] {
+        assert!(next_step(chain).await.starts_with("Register a new runner with `runnerctl runner register`"));
+    }
     assert_eq!(told.recv().await.expect("told"), "run_of_org_a");
     assert_eq!(told.recv().await.expect("told"), "run_of_org_a");
 }

@@ -1,7 +1,7 @@
 //! What sessions need to know and to have remembered, as one small interface: the store and the five steps behind it in the
 //! running program, a list in tests.
 
-use crate::identity::verify_session;
+use crate::identity::{certificate_revoked, verify_session};
 use crate::pki::Authority;
 use crate::store::{Ended, Store};
 use futures_util::future::BoxFuture;
@@ -89,8 +89,7 @@ impl Registry for StoredRegistry {
             }
             match self.store.certificate(&who.organization, &who.serial).await? {
                 Some(certificate) if certificate.revoked_at_ms.is_none() => Ok(()),
-                _ => Err(Code::CertificateRevoked
-                    .on(format!("certificate {} of runner {} was revoked", who.serial, runner.name))),
+                _ => Err(certificate_revoked(&who.serial, &runner.name)),
             }
         })
     }

@@ -2,8 +2,8 @@
 
 use super::{SOCKET, Status};
 use crate::cli::out;
-use crate::config::Config;
-use std::io::{Read as _, Write as _};
+use crate::config::{Config, DEFAULT_FILE};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub fn status(config: &Config, json: bool) -> i32 {
     let text = match answer {
         Ok(text) => text,
         Err(e) => {
-            eprintln!("runner: no runner answers at {}: {e}", path.display());
+            eprintln!("runner: no runner answers at {}: {e}\nnext: {}", path.display(), next_step(config, e.kind()));
             return crate::exit::UNAVAILABLE;
         }
     };
@@ -36,6 +36,22 @@ pub fn status(config: &Config, json: bool) -> i32 {
         out(&table(&status));
     }
     if status.ready { 0 } else { crate::exit::TEMPFAIL }
+}
+
+/// What to do where nobody answers: mostly the wrong place was asked.
+fn next_step(config: &Config, kind: ErrorKind) -> String {
+    if kind == ErrorKind::PermissionDenied {
+        return "Ask as the user that the runner runs as, or as root.".to_owned();
+    }
+    let file = match &config.file {
+        Some(file) => format!("The configuration is {}", file.display()),
+        None => format!("No configuration was named, and {DEFAULT_FILE} is not there"),
+    };
+    format!(
+        "{file}; its state_dir is {}. Start the runner with `runner run`; where it runs with another configuration, name that \
+         with --config or RUNNERD_CONFIG, or its folder with --state-dir.",
+        config.state_dir.display()
+    )
 }
 
 fn ask(path: &std::path::Path) -> std::io::Result<String> {
@@ -90,4 +106,25 @@ fn table(s: &Status) -> String {
     }
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     rows.iter().map(|(name, value)| format!("{name:width$}  {value}")).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_finds_no_runner_is_told_where_it_looked_and_what_to_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("runner.toml");
+        std::fs::write(&file, "state_dir = \"/var/lib/elsewhere\"\n").expect("writes");
+        let mut config = Config::load(Some(&file), &Default::default(), &Default::default()).expect("loads");
+        let named = next_step(&config, ErrorKind::NotFound);
+        config.file = None;
+        let unnamed = next_step(&config, ErrorKind::ConnectionRefused);
+        assert!(named.contains(&file.display().to_string()) && unnamed.contains(DEFAULT_FILE), "{named}\n{unnamed}");
+        for part in ["/var/lib/elsewhere", "--config", "RUNNERD_CONFIG", "--state-dir", "`runner run`"] {
+            assert!(named.contains(part) && unnamed.contains(part), "{part}: {named}\n{unnamed}");
+        }
+        assert!(next_step(&config, ErrorKind::PermissionDenied).contains("user"));
+    }
 }

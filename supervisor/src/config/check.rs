@@ -155,7 +155,7 @@ impl Config {
         let (table, mut sources) = settings::merge(table, flags, variables).map_err(|e| at(e.0))?;
         let mut parsed: File =
             toml::Value::Table(table).try_into().map_err(|e: toml::de::Error| at(one_line(e.message())))?;
-        from_environment(&mut parsed.proxy, &mut sources, variables);
+        from_environment(&mut parsed.proxy, &mut sources, variables)?;
         parsed.check(file.clone(), &sources, variables).map_err(|e| at(e.0))
     }
 }
@@ -178,29 +178,42 @@ fn one_line(message: &str) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// What other programs call the proxy, where our own settings say nothing.
+/// What other programs call the proxy, where our own settings say nothing. What is wrong with it is the variable's fault, not the file's.
 fn from_environment(
     proxy: &mut FileProxy,
     sources: &mut BTreeMap<&'static str, Source>,
     variables: &BTreeMap<OsString, OsString>,
-) {
-    let find = |names: [&str; 2]| {
-        names
-            .iter()
-            .find_map(|n| variables.get(&OsString::from(n))?.to_str().filter(|v| !v.is_empty()).map(str::to_owned))
+) -> Result<(), ConfigError> {
+    let find = |names: [&'static str; 2]| {
+        names.into_iter().find_map(|name| {
+            let value = variables.get(&OsString::from(name))?.to_str().filter(|v| !v.is_empty())?;
+            Some((name, value.to_owned()))
+        })
     };
     if sources.get("proxy.url") == Some(&Source::Default)
-        && let Some(url) = find(["HTTPS_PROXY", "https_proxy"])
+        && let Some((name, url)) = find(["HTTPS_PROXY", "https_proxy"])
     {
+        let (_, user) = ProxyUrl::parse(&url).map_err(|e| ConfigError(format!("{name}: {}", e.0)))?;
+        if carries_password(user.as_deref()) {
+            return Err(ConfigError(format!(
+                "{name} carries a password: set proxy.url without it, and proxy.user and proxy.password_file"
+            )));
+        }
         proxy.url = url;
         sources.insert("proxy.url", Source::Environment);
     }
     if sources.get("proxy.no_proxy") == Some(&Source::Default)
-        && let Some(list) = find(["NO_PROXY", "no_proxy"])
+        && let Some((_, list)) = find(["NO_PROXY", "no_proxy"])
     {
         proxy.no_proxy = list;
         sources.insert("proxy.no_proxy", Source::Environment);
     }
+    Ok(())
+}
+
+/// Whether the user part of a URL is `user:password`.
+fn carries_password(user: Option<&str>) -> bool {
+    user.is_some_and(|user| user.contains(':'))
 }
 
 impl File {
@@ -345,8 +358,11 @@ fn proxy(file: &FileProxy) -> Result<Proxy, ConfigError> {
             (Some(url), user)
         }
     };
-    if in_url.as_ref().is_some_and(|user| user.contains(':')) {
-        return Err(ConfigError("proxy.url carries a password: put it into proxy.password_file".into()));
+    if carries_password(in_url.as_deref()) {
+        return Err(ConfigError(
+            "proxy.url carries a password: put its user into proxy.user and the password into proxy.password_file"
+                .into(),
+        ));
     }
     let user = Some(file.user.clone()).filter(|u| !u.is_empty()).or(in_url);
     if user.as_ref().is_some_and(|u| u.contains(':') || u.chars().any(char::is_control)) {

@@ -111,6 +111,16 @@ fn what_is_wrong_is_named() {
             "{file:?}: {message}"
         );
     }
+    for (variable, url, named) in [
+        ("HTTPS_PROXY", "http://u:secret@p.example:1", "proxy.user and proxy.password_file"),
+        ("https_proxy", "u:secret@p.example:1", "proxy.user and proxy.password_file"),
+        ("HTTPS_PROXY", "https://u:secret@p.example:1", "http://host:port"),
+    ] {
+        let message = load("", &[], &[(variable, url)]).expect_err(url);
+        // first the source, which is not the file
+        assert!(message.starts_with(variable) && message.contains(named) && !message.contains("secret"), "{message}");
+        assert!(load("[proxy]\nurl = \"http://p:1\"", &[], &[(variable, url)]).is_ok());
+    }
     assert!(load("", &[], &[("RUNNERD_NONSENSE", "1")]).expect_err("refused").contains("RUNNERD_NONSENSE"));
     assert!(load("", &[("max_operations", "many")], &[]).expect_err("refused").contains("--max-operations"));
     assert!(Config::load(Some("/nonexistent".as_ref()), &Default::default(), &Default::default()).is_err());
