@@ -171,6 +171,12 @@ impl Ruleset {
     }
 }
 
+impl From<Ruleset> for OwnedFd {
+    fn from(ruleset: Ruleset) -> Self {
+        ruleset.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -28,9 +28,19 @@ pub struct Domains {
 
 #[derive(Debug)]
 struct Inner {
+    /// The same for all: entering it is all that an operation costs.
     operation: Ruleset,
-    resolver: Ruleset,
-    job_reads: Vec<PathBuf>,
+    resolver: Reach,
+    job: Reach,
+}
+
+/// Looked at anew for each worker: files come and go.
+#[derive(Debug)]
+struct Reach {
+    excluded: Vec<PathBuf>,
+    /// Also where a folder on the way cannot be listed.
+    named: Vec<PathBuf>,
+    writes: Vec<PathBuf>,
 }
 
 // === impl Domains ===
@@ -50,40 +60,34 @@ impl Domains {
         }
         // what is executed must be in the domain in which it is
         operation.allow_path(&config.workers.ops, Access::Read)?;
+
+        let home = config.environment.get("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+        let in_home = |names: &[&str]| -> Vec<PathBuf> {
+            home.iter().flat_map(|home| names.iter().map(|name| home.join(name))).collect()
+        };
         let mut excluded: Vec<PathBuf> = NEVER.iter().map(PathBuf::from).collect();
         excluded.extend([config.state_dir.clone(), config.credentials.clone()]);
         excluded.extend(config.proxy.password_file.clone());
-
-        let resolver = Ruleset::new(Scope { no_tcp: false, own_signals_and_sockets: true })?;
-        for path in all_but(&excluded) {
-            resolver.allow_path(&path, Access::Read)?;
-        }
-        devices(&resolver)?;
-        // what the configuration names, also where a folder on the way cannot be listed
-        resolver.allow_path(&config.workers.ops, Access::Read)?;
+        let mut named = vec![config.workers.ops.clone()];
+        let mut of_connections = in_home(&[".aws", ".kube"]);
+        of_connections.push(PathBuf::from("/var/run/secrets"));
         for connection in config.connections.values() {
             if let Connection::Kubeconfig { path, exec_plugins, .. } = connection {
-                for named in [path].into_iter().cloned().chain(exec_plugins.iter().map(PathBuf::from)) {
-                    resolver.allow_path(&named, Access::Read)?;
-                }
+                of_connections.push(path.clone());
+                named.extend([path.clone()].into_iter().chain(exec_plugins.iter().map(PathBuf::from)));
             }
         }
-        if let Some(home) = config.environment.get("HOME").map(PathBuf::from).filter(|home| home.is_absolute()) {
-            for cache in [".aws/sso/cache", ".aws/cli/cache", ".kube/cache"] {
-                resolver.allow_path(&home.join(cache), Access::Write)?;
-            }
-        }
-
-        excluded.extend(config.connections.values().filter_map(|connection| match connection {
-            Connection::Kubeconfig { path, .. } => Some(path.clone()),
-            Connection::InCluster => Some(PathBuf::from("/var/run/secrets/kubernetes.io")),
-            Connection::Aws { .. } => config.environment.get("HOME").map(|home| Path::new(home).join(".aws")),
-        }));
-        let mut job_reads = all_but(&excluded);
-        job_reads.push(config.workers.iac.clone());
+        let resolver = Reach {
+            excluded: excluded.clone(),
+            named,
+            writes: in_home(&[".aws/sso/cache", ".aws/cli/cache", ".kube/cache"]),
+        };
+        excluded.extend(of_connections);
         let engines = &config.engines;
-        job_reads.extend([&engines.opentofu, &engines.terraform, &engines.cli_config].into_iter().flatten().cloned());
-        Ok(Self { inner: Some(Arc::new(Inner { operation, resolver, job_reads })) })
+        let mut named = vec![config.workers.iac.clone()];
+        named.extend([&engines.opentofu, &engines.terraform, &engines.cli_config].into_iter().flatten().cloned());
+        let job = Reach { excluded, named, writes: Vec::new() };
+        Ok(Self { inner: Some(Arc::new(Inner { operation, resolver, job })) })
     }
 
     /// Whether there are any.
@@ -95,27 +99,34 @@ impl Domains {
         self.inner.as_ref().map(|i| &i.operation)
     }
     /// For a resolver.
-    pub fn resolver(&self) -> Option<&Ruleset> {
-        self.inner.as_ref().map(|i| &i.resolver)
-    }
-    /// For one job, which writes below `writes` and reads `reads` besides.
     ///
     /// # Errors
     /// The system's.
-    pub fn job(&self, writes: &[&Path], reads: &[&Path]) -> io::Result<Option<Ruleset>> {
-        let Some(inner) = &self.inner else { return Ok(None) };
+    pub fn resolver(&self) -> io::Result<Option<Ruleset>> {
+        self.inner.as_ref().map(|i| i.resolver.domain(&[], &[])).transpose()
+    }
+    /// For one job, which does as it likes below `writes` and reads `reads` besides.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn job(&self, writes: &[PathBuf], reads: &[PathBuf]) -> io::Result<Option<Ruleset>> {
+        self.inner.as_ref().map(|i| i.job.domain(writes, reads)).transpose()
+    }
+}
+
+// === impl Reach ===
+
+impl Reach {
+    fn domain(&self, writes: &[PathBuf], reads: &[PathBuf]) -> io::Result<Ruleset> {
         let domain = Ruleset::new(Scope { no_tcp: false, own_signals_and_sockets: true })?;
-        for path in &inner.job_reads {
+        for path in all_but(&self.excluded).iter().chain(&self.named).chain(reads) {
             domain.allow_path(path, Access::Read)?;
         }
-        for path in reads {
-            domain.allow_path(path, Access::Read)?;
-        }
-        for path in writes {
+        for path in self.writes.iter().chain(writes) {
             domain.allow_path(path, Access::Write)?;
         }
         devices(&domain)?;
-        Ok(Some(domain))
+        Ok(domain)
     }
 }
 

@@ -85,7 +85,10 @@ async fn operation_worker_killed() -> Result<()> {
         (Signal::SIGBUS, "SIGBUS"),
         (Signal::SIGTERM, "SIGTERM"),
     ] {
-        let mut socket = user.exec("cluster", "seen", "web-1", &["sleep", "1000"], "container=app").await?;
+        let command = ["sh", "-c", "echo up; sleep 1000"];
+        let mut socket = user.exec("cluster", "seen", "web-1", &command, "container=app").await?;
+        // in mid-work: the first process of a pid namespace takes no signal before it has handlers for them
+        runner_tests::wait::within(SECONDS, "the command to be up", socket.next()).await??;
         let workers = set.runner.operation_workers(2, SECONDS).await?;
         let worker = workers.iter().find(|w| w.pid != bystanders[0].pid).context("the new worker")?;
         signal(worker.pid, signal_sent)?;

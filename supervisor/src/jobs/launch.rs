@@ -10,6 +10,7 @@ use crate::workers::{Exit, Reaches, Started};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::frame::{self, Kind};
 use shared_proto::v1::{EngineProgram, JobKind, JobRequest, JobStart, JobTarget, source as source_kind};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,6 +109,13 @@ impl Launch<'_> {
         let marker = Marker { process: None, plan_sha256: start.plan_sha256.clone() };
         self.folder.mark(step, &marker)?;
         let work = self.folder.open_work().map_err(|e| super::folder::broken(&self.folder.work(), &e))?;
+        // a domain can only name what is there
+        let state = Path::new(&start.state_directory);
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(state)
+            .map_err(|e| super::folder::broken(state, &e))?;
         let Started { pid, mut socket, exit, .. } =
             self.surroundings.start_worker(work, reaches(start, &self.folder.work())).await?;
         let identity = ProcessIdentity::of(pid)

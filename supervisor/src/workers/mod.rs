@@ -8,7 +8,6 @@ mod link;
 
 use crate::domains::Domains;
 use crate::spawner::wire::{Launch, Mechanisms};
-use runner_sandbox::landlock::Ruleset;
 use shared_proto::failure::{Code, Failure};
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -134,20 +133,17 @@ impl Workers {
     pub async fn start(&self, program: Program) -> Result<Started, Failure> {
         let (reply, answer) = oneshot::channel();
         let domains = self.domains.borrow().clone();
-        let copied = |domain: Option<&Ruleset>| -> Result<Option<OwnedFd>, Failure> {
-            let copy = domain.map(|d| d.as_fd().try_clone_to_owned()).transpose();
-            copy.map_err(|e| Code::Busy.on(format!("no descriptor for a worker's domain: {e}")))
-        };
+        let broken =
+            |e: std::io::Error| Code::Internal.on(format!("a domain for a worker's files cannot be made: {e}"));
         let (launch, directory, domain) = match program {
-            Program::Operation => (Launch::Operation, None, copied(domains.operation())?),
-            Program::Resolver => (Launch::Resolver, None, copied(domains.resolver())?),
+            Program::Operation => {
+                let copy = domains.operation().map(|d| d.as_fd().try_clone_to_owned()).transpose();
+                (Launch::Operation, None, copy.map_err(broken)?)
+            }
+            Program::Resolver => (Launch::Resolver, None, domains.resolver().map_err(broken)?.map(OwnedFd::from)),
             Program::Job { directory, reaches } => {
-                let [reads, writes] =
-                    [&reaches.reads, &reaches.writes].map(|all| all.iter().map(PathBuf::as_path).collect::<Vec<_>>());
-                let domain = domains
-                    .job(&writes, &reads)
-                    .map_err(|e| Code::Internal.on(format!("a domain for the job's files cannot be made: {e}")))?;
-                (Launch::Job, Some(directory), copied(domain.as_ref())?)
+                let domain = domains.job(&reaches.writes, &reaches.reads).map_err(broken)?;
+                (Launch::Job, Some(directory), domain.map(OwnedFd::from))
             }
         };
         let gone = || Code::Internal.on("the task that starts workers has ended");
