@@ -12,6 +12,7 @@ use crate::tunnel::dial::{Dialer, PeerClock};
 use crate::tunnel::{self, Settings, TunnelStatus};
 use crate::workers::{Ends, Order, Program, Reaches, Started, Workers};
 use crate::{admin, logging};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use shared_proto::EXECUTION_ALPN;
 use shared_proto::failure::Failure;
 use shared_proto::secret::Secret;
@@ -73,6 +74,10 @@ fn prepare(flags: &Flags) -> Result<Prepared, Fatal> {
     runner_sandbox::process::forbid_dumps().map_err(system("not dumpable"))?;
     // 2. what we create is ours alone
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    // an operation holds two descriptors, and a third while it is connected: as many as the system allows. Workers' limits are their own
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
     // 3. what the launcher left us, before anything else takes these numbers
     let by_hand = system("the launcher (`runner run`) starts the supervisor");
     let spawner = runner_sandbox::inherited_descriptor(3).map_err(&by_hand)?;

@@ -126,6 +126,10 @@ async fn a_life() {
     assert_eq!((session.hello.organization_id.as_str(), session.hello.isolation_level.as_str()), ("acme", "minimal"));
     assert_eq!(session.hello.connections.len(), 2);
     until("ready", || runner.status().0 == 0).await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", runner.role("supervisor"))).expect("reads");
+    let files = limits.lines().find(|l| l.starts_with("Max open files")).expect("a limit");
+    let files: Vec<_> = files["Max open files".len()..].split_whitespace().take(2).collect();
+    assert_eq!(files[0], files[1], "as many descriptors as the system allows");
     let (_, status) = runner.status();
     assert_eq!(status["tunnel"]["session"], "s1");
     assert!(!status.to_string().contains(session.hello.api_key.as_str()));

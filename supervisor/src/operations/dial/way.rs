@@ -21,6 +21,9 @@ const KEEPALIVE_IDLE_S: u32 = 30;
 const KEEPALIVE_INTERVAL_S: u32 = 10;
 const KEEPALIVE_COUNT: u32 = 3;
 
+/// Gives a reason where an address must not be connected to.
+type Check = fn(IpAddr) -> Option<&'static str>;
+
 /// What the attempt is at, for the message when time is up.
 const STEPS: [&str; 3] = ["resolving the name", "connecting", "the proxy's answer"];
 
@@ -48,12 +51,14 @@ async fn attempt(request: &Request, reach: &Reach, own: &config::Proxy, step: &A
     }
     let at = |now| step.store(if now == tcp::Step::Resolving { 0 } else { 1 }, Ordering::Relaxed);
     let runners;
-    let (proxy, entry) = match &reach.through {
-        Through::Nothing => (None, ""),
-        Through::Its(proxy) => (Some(proxy), "the connection's kubeconfig"),
+    let own_proxy_anywhere: Check = |_| None;
+    let (proxy, entry, check) = match &reach.through {
+        Through::Nothing => (None, "", forbidden as Check),
+        Through::Its(proxy) => (Some(proxy), "the connection's kubeconfig", forbidden as Check),
         Through::Ours => {
             runners = Proxy::of_runner(own, request.host(), request.port())?;
-            (runners.as_ref(), "the runner's configuration")
+            // wherever it is: the tunnel goes through it as well
+            (runners.as_ref(), "the runner's configuration", own_proxy_anywhere)
         }
     };
     let stream = match proxy {
@@ -62,7 +67,7 @@ async fn attempt(request: &Request, reach: &Reach, own: &config::Proxy, step: &A
         }
         Some(proxy) => {
             let through = format!("through the proxy {}", proxy.shown());
-            let mut stream = tcp::connect(&proxy.host, proxy.port, forbidden, at).await.map_err(|e| {
+            let mut stream = tcp::connect(&proxy.host, proxy.port, check, at).await.map_err(|e| {
                 refused(request, &format!("{through}, which is not reachable: "), &e)
                     .next(format!("Check the proxy's address in {entry}."))
             })?;
