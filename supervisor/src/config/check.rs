@@ -122,7 +122,7 @@ impl Default for FileTunnel {
 }
 impl Default for FileIsolation {
     fn default() -> Self {
-        Self { require: Isolation::Minimal }
+        Self { require: Isolation::Confined }
     }
 }
 

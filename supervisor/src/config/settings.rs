@@ -88,7 +88,11 @@ pub const SETTINGS: &[Setting] = &[
     text("proxy.no_proxy", "", "Hosts, suffixes and networks that are reached directly; else NO_PROXY"),
     text("proxy.user", "", "The user that the proxy is told"),
     text("proxy.password_file", "", "The file with that user's password"),
-    text("isolation.require", "minimal", "The weakest isolation with which it starts: minimal, confined or namespaces"),
+    text(
+        "isolation.require",
+        "confined",
+        "The weakest isolation with which it starts: minimal, confined or namespaces. At minimal a worker of an unprivileged runner can read its credentials",
+    ),
     text("workers.ops", "", "The program for operations; else runner-worker-ops beside the runner"),
     text("workers.iac", "", "The program for jobs; else runner-worker-iac beside the runner"),
     text("engines.opentofu", "", "OpenTofu; else `tofu` on PATH"),

@@ -1,4 +1,4 @@
-//! The small worker: this very test binary, executed by a script. What it does is the pod's name.
+//! The small worker, an example of this crate for being a program of its own. What it does is the pod's name.
 
 use runner_sandbox::channel;
 use shared_proto::address::Address;
@@ -11,18 +11,15 @@ use tokio::net::UnixStream;
 /// What `flood` sends, bytes.
 pub(crate) const FLOOD: usize = 16 << 20;
 
-/// The script in the place of the program: its environment is empty, so it says by a variable that this is no test run.
-pub(crate) fn script() -> String {
+/// Where it is.
+pub(crate) fn program() -> std::path::PathBuf {
     let me = std::env::current_exe().expect("a path");
-    format!(
-        "#!/bin/sh\nRUNNER_TEST_WORKER=$1 exec '{}' --exact worker::as_a_worker --nocapture --test-threads=1\n",
-        me.display()
-    )
+    me.parent().and_then(std::path::Path::parent).expect("target/debug").join("examples/stand_in_worker")
 }
 
-#[test]
-fn as_a_worker() {
-    let Ok(mode) = std::env::var("RUNNER_TEST_WORKER") else { return };
+/// What it does, by its mode.
+pub(crate) fn run() {
+    let mode = std::env::args().nth(1).unwrap_or_default();
     let socket = runner_sandbox::inherited_socket().expect("the spawner's");
     socket.set_nonblocking(true).expect("a socket");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -33,7 +30,6 @@ fn as_a_worker() {
             _ => operation(&mut socket).await,
         }
     });
-    std::process::exit(0);
 }
 
 async fn resolve(socket: &mut UnixStream) {
@@ -100,10 +96,8 @@ async fn operation(socket: &mut UnixStream) {
             exit_code = 7;
         }
         "family" => {
-            let children: Vec<_> = (0..2)
-                .map(|_| std::process::Command::new("/bin/sleep").arg("1000").spawn().expect("starts").id())
-                .collect();
-            let text = format!("{} {} {}", std::process::id(), children[0], children[1]);
+            let child = std::process::Command::new("/bin/sleep").arg("1000").spawn();
+            let text = if child.is_err() { "alone" } else { "with a child" };
             frame::write(socket, Kind::Data, text.as_bytes()).await.expect("writes");
             std::future::pending::<()>().await;
         }
@@ -111,12 +105,8 @@ async fn operation(socket: &mut UnixStream) {
             frame::write(socket, Kind::Stderr, b"up").await.expect("writes");
             std::future::pending::<()>().await;
         }
-        "abort" => {
-            nix::sys::signal::raise(nix::sys::signal::Signal::SIGABRT).expect("dies");
-        }
-        "kill" => {
-            nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL).expect("dies");
-        }
+        #[allow(clippy::disallowed_methods)] // a crash is what is wanted
+        "abort" => std::process::abort(),
         "exit" => std::process::exit(3),
         "garbage" => {
             use tokio::io::AsyncWriteExt as _;
