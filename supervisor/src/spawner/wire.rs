@@ -285,8 +285,9 @@ mod tests {
                 assert_eq!(Request::decode(&bytes[..cut]).filter(|_| cut != REQUEST_SIZE), None);
             }
         }
-        let refused = Some(Refused::new("root file system that is long", 1));
-        assert!(refused.expect("some").to_string().starts_with("root file system that is: EPERM"));
+        let refused = Refused::new("root file system that is long", 1);
+        assert!(refused.to_string().starts_with("root file system that is: EPERM"));
+        let refused = Some(refused);
         for report in [
             Report::Ready(Mechanisms { landlock: 7, seccomp: true, refused, ..Mechanisms::default() }),
             Report::Ready(Mechanisms { namespaces: true, own_user: true, ..Mechanisms::default() }),
