@@ -130,9 +130,14 @@ impl Journal {
             let _ = flushed.await;
         }
     }
-    /// Takes the job's secrets out of a line before it is parsed.
-    pub(crate) fn redact_line(&self, line: &mut String) {
-        self.redaction.borrow().apply(line);
+    /// Takes the job's secrets out of a line before it is parsed. `cut`: something was left out at its end.
+    pub(crate) fn redact_line(&self, line: &mut String, cut: bool) {
+        let redaction = self.redaction.borrow();
+        if cut { redaction.apply_to_cut(line) } else { redaction.apply(line) }
+    }
+    /// How often a secret was taken out so far.
+    pub(crate) fn redacted(&self) -> u64 {
+        self.redaction.borrow().found()
     }
     fn redact(&self, body: &mut Body) {
         let redaction = self.redaction.borrow();

@@ -1,77 +1,227 @@
-//! Takes the job's secrets out of what is recorded, by value. Thin: as they are and as JSON strings write them; values that the
-//! engine knows to be sensitive it masks itself.
+//! Takes the job's secrets out of what is recorded, by value and in the forms in which programs write values: as they are, as JSON strings,
+//! shell words and URLs write them, in hexadecimal, and in base64 wherever in a longer text it began. Values that the engine knows to be
+//! sensitive it masks itself.
+//!
+//! It is applied to whole lines, before they are parsed, so no secret is cut in two by how they arrived; each line of a secret of several
+//! counts as one. It tells how often it found something, never what.
+
+use aho_corasick::{AhoCorasick, MatchKind};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What stands in a secret's place.
 const MASK: &str = "[redacted]";
 /// Shorter values are left: taking "dev" or "true" out of every line would hide everything and protect nothing.
 const SHORTEST: usize = 8;
 
-/// The values to take out.
+/// The values to take out. Cloning is cheap, and the clones count together.
 #[derive(Clone, Default)]
-pub(crate) struct Redaction(Vec<String>);
+pub(crate) struct Redaction {
+    /// None: there is nothing to take out.
+    search: Option<AhoCorasick>,
+    longest: usize,
+    found: Arc<AtomicU64>,
+}
 
 // === impl Redaction ===
 
 impl Redaction {
     /// Takes these values out; the short ones are ignored.
     pub(crate) fn new<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut values = Vec::new();
+        let mut forms = BTreeSet::new();
         for secret in secrets {
-            // a certificate or a key is shown line by line, if at all
-            for value in secret.lines().map(str::trim).chain([secret]) {
-                if value.len() < SHORTEST || value.starts_with("-----") {
-                    continue;
-                }
-                values.push(value.to_owned());
-                let json = serde_json::Value::from(value).to_string();
-                let json = &json[1..json.len() - 1];
-                if json != value {
-                    values.push(json.to_owned());
+            // a certificate or a key is shown line by line, if at all, behind whatever an engine puts before a line
+            for value in secret.lines().map(str::trim).chain([secret.trim_end()]) {
+                if value.len() >= SHORTEST && !value.starts_with("-----") {
+                    forms_of(value, &mut forms);
                 }
             }
         }
-        // the longest first: one that contains another must not leave its rest behind
-        values.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
-        values.dedup();
-        Self(values)
+        let longest = forms.iter().map(String::len).max().unwrap_or(0);
+        // of two that begin at the same place the longer one: what contains another must not leave its rest behind
+        let search = if forms.is_empty() {
+            None
+        } else {
+            AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&forms).ok()
+        };
+        Self { search, longest, found: Arc::default() }
+    }
+
+    /// The same values as another, and counting on where that one is.
+    pub(crate) fn counting_on(mut self, earlier: &Self) -> Self {
+        self.found = Arc::clone(&earlier.found);
+        self
     }
 
     /// The text without the secrets.
     pub(crate) fn apply(&self, text: &mut String) {
-        for value in &self.0 {
-            if text.contains(value.as_str()) {
-                *text = text.replace(value.as_str(), MASK);
-            }
+        let Some(search) = &self.search else { return };
+        let mut clean = String::new();
+        let (mut kept, mut count) = (0, 0);
+        for found in search.find_iter(text.as_str()) {
+            clean.push_str(&text[kept..found.start()]);
+            clean.push_str(MASK);
+            kept = found.end();
+            count += 1;
         }
+        if count > 0 {
+            clean.push_str(&text[kept..]);
+            *text = clean;
+            self.found.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
+    /// The same for a text whose rest was left out: what may be the beginning of a secret goes as well.
+    pub(crate) fn apply_to_cut(&self, text: &mut String) {
+        self.apply(text);
+        if self.search.is_some() {
+            let mut end = text.len().saturating_sub(self.longest);
+            while !text.is_char_boundary(end) {
+                end -= 1;
+            }
+            text.truncate(end);
+        }
+    }
+
+    /// How often something was taken out.
+    pub(crate) fn found(&self) -> u64 {
+        self.found.load(Ordering::Relaxed)
     }
 }
 
 impl std::fmt::Debug for Redaction {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Redaction({} values)", self.0.len())
+        write!(f, "Redaction(of {})", self.search.as_ref().map_or(0, AhoCorasick::patterns_len))
     }
+}
+
+/// Every way in which a program may write a value.
+fn forms_of(value: &str, forms: &mut BTreeSet<String>) {
+    let json = serde_json::Value::from(value).to_string();
+    let json = &json[1..json.len() - 1];
+    // what was a JSON string is often put into another one
+    let twice = serde_json::Value::from(json).to_string();
+    let html_safe = json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026");
+    let shell = value.replace('\'', "'\\''");
+    let double_quoted = value.replace('\\', "\\\\").replace('"', "\\\"").replace('$', "\\$").replace('`', "\\`");
+    let written = [value, json, &twice[1..twice.len() - 1], &html_safe, &shell, &double_quoted];
+    forms.extend(written.map(str::to_owned));
+    let mut plus = escaped(value, true, |b| format!("%{b:02X}"));
+    forms.insert(plus.replace("%20", "+"));
+    forms.insert(std::mem::take(&mut plus));
+    forms.insert(escaped(value, true, |b| format!("%{b:02x}")));
+    // as paths and queries are written by those who escape less
+    forms.insert(escaped(value, false, |b| format!("%{b:02X}")));
+    let hex = |upper: bool| {
+        value.bytes().fold(String::new(), |mut text, b| {
+            let _ = if upper { write!(text, "{b:02X}") } else { write!(text, "{b:02x}") };
+            text
+        })
+    };
+    forms.extend([hex(false), hex(true)]);
+    for offset in 0..3 {
+        // what depends on the bytes before and after is not ours: those characters are left out
+        let padded = [&[0; 2][..offset], value.as_bytes()].concat();
+        let whole = padded.len() / 3 * 4;
+        for engine in [STANDARD_NO_PAD, URL_SAFE_NO_PAD] {
+            let text = engine.encode(&padded);
+            let text = &text[[0, 2, 3][offset]..whole.max([0, 2, 3][offset])];
+            if text.len() >= SHORTEST {
+                forms.insert(text.to_owned());
+            }
+        }
+    }
+    forms.retain(|form| form.len() >= SHORTEST);
+}
+
+/// With everything escaped but letters, digits and `-._~`; `all`: else the marks that are often left as they are stay, too.
+fn escaped(value: &str, all: bool, escape: impl Fn(u8) -> String) -> String {
+    value.bytes().fold(String::new(), |mut text, b| {
+        let stays = b.is_ascii_alphanumeric() || b"-._~".contains(&b) || (!all && b"!$&'()*+,;=:@/".contains(&b));
+        if stays {
+            text.push(char::from(b));
+        } else {
+            text.push_str(&escape(b));
+        }
+        text
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    fn applied(redaction: &Redaction, text: &str) -> String {
+        let mut text = text.to_owned();
+        redaction.apply(&mut text);
+        text
+    }
 
     #[test]
     fn values_go_in_every_form_and_short_ones_stay() {
-        let redaction =
-            Redaction::new(["short", "hunter2-hunter2", "with \"quotes\" inside", "line-one-1\nline-two-2"]);
+        let redaction = Redaction::new([
+            "short",
+            "hunter2-hunter2",
+            "with \"quotes\" inside",
+            "line-one-1\nline-two-2\n",
+            "a b&c=d/e+f?g",
+        ]);
         for (given, expected) in [
             ("a short text", "a short text"),
             ("x=hunter2-hunter2!", "x=[redacted]!"),
             (r#"{"v":"with \"quotes\" inside"}"#, r#"{"v":"[redacted]"}"#),
+            (r#"{"v":"{\"v\":\"with \\\"quotes\\\" inside\"}"}"#, r#"{"v":"{\"v\":\"[redacted]\"}"}"#),
             ("with \"quotes\" inside", "[redacted]"),
             (r"line-one-1\nline-two-2", "[redacted]"),
-            ("only line-two-2 here", "only [redacted] here"),
+            ("│   only line-two-2 here", "│   only [redacted] here"),
+            ("?q=a%20b%26c%3Dd%2Fe%2Bf%3Fg", "?q=[redacted]"),
+            ("?q=a+b%26c%3Dd%2Fe%2Bf%3Fg", "?q=[redacted]"),
+            ("68756e746572322d68756e74657232", "[redacted]"),
+            ("68756E746572322D68756E74657232", "[redacted]"),
         ] {
-            let mut text = given.to_owned();
-            redaction.apply(&mut text);
-            assert_eq!(text, expected, "{given}");
+            assert_eq!(applied(&redaction, given), expected, "{given}");
         }
+        assert_eq!(redaction.found(), 10);
         assert!(!format!("{redaction:?}").contains("hunter2"));
+        assert_eq!(applied(&Redaction::default(), "anything"), "anything");
+    }
+
+    #[test]
+    fn the_beginning_of_a_secret_at_a_cut_goes_with_it() {
+        let redaction = Redaction::new(["hunter2-hunter2"]);
+        let mut text = format!("{}hunter2-hun", "ä".repeat(100));
+        redaction.apply_to_cut(&mut text);
+        assert!(!text.contains("hunter2") && text.starts_with("ää"), "{text}");
+    }
+
+    proptest! {
+        /// Wherever in a text, however encoded: nothing is left from which the value could be read.
+        #[test]
+        fn no_form_of_a_value_survives(
+            value in "[ -~äß]{12,48}", before in "[a-z \"\\\\]{0,20}", after in "[a-z \"]{0,20}", offset in 0_usize..3
+        ) {
+            let value = value.trim().to_owned();
+            prop_assume!(value.len() >= 12 && !value.starts_with("-----"));
+            let redaction = Redaction::new([value.as_str()]);
+            let mut forms = BTreeSet::new();
+            forms_of(&value, &mut forms);
+            for form in &forms {
+                let clean = applied(&redaction, &format!("{before}{form}{after}"));
+                prop_assert!(clean.contains(MASK), "{form:?}");
+                prop_assert!(!clean.contains(form.as_str()), "{clean:?} of {form:?}");
+            }
+            // in base64 of something longer: at most the bytes that share a character with a neighbour are left
+            let longer = [&vec![b'x'; offset][..], value.as_bytes(), b"yyy"].concat();
+            for engine in [STANDARD_NO_PAD, URL_SAFE_NO_PAD] {
+                let clean = applied(&redaction, &engine.encode(&longer));
+                prop_assert!(clean.contains(MASK), "{clean}");
+                prop_assert!(clean.replace(MASK, "").len() <= 12, "{clean}");
+            }
+        }
     }
 }

@@ -256,7 +256,8 @@ impl Step {
         let kind = Kind::from_name(&self.request.engine)?;
         let passed = Variables::new(&self.request.variables, &Declarations::read(&root, kind.extensions()))?;
         let secrets = passed.secrets.iter().map(String::as_str).chain(environment::secrets(&self.start.targets));
-        self.redaction.send_replace(Redaction::new(secrets));
+        let redaction = Redaction::new(secrets).counting_on(&self.redaction.borrow());
+        self.redaction.send_replace(redaction);
         if let Some(note) = passed.note().filter(|_| self.start.step != "apply") {
             self.journal.note(note).await;
         }
@@ -291,6 +292,11 @@ impl Step {
                 ..with_exit(exit)
             },
         };
+        match self.journal.redacted() {
+            0 => {}
+            1 => self.journal.note("One secret value was taken out of what this step recorded.").await,
+            n => self.journal.note(format!("{n} secret values were taken out of what this step recorded.")).await,
+        }
         self.journal.record(Body::Result(result)).await;
     }
 }

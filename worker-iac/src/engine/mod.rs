@@ -214,7 +214,7 @@ impl Engine {
         if left_out > 0 {
             text.push_str(&format!("… [cut: {left_out} more bytes left out]\n"));
         }
-        self.journal.redact_line(&mut text);
+        self.journal.redact_line(&mut text, false);
         Ok(text.trim_matches('\n').to_owned())
     }
 
@@ -249,7 +249,7 @@ impl Engine {
         let exit = self
             .run(name, arguments, (&out, &err), async |heard| match heard {
                 Heard::Out(mut line) => {
-                    journal.redact_line(&mut line.text);
+                    journal.redact_line(&mut line.text, line.left_out > 0);
                     let body = if line.left_out > 0 {
                         let text = format!("{}… [cut: {} bytes left out]", line.text, line.left_out);
                         Some(events::output("stdout", &text))
@@ -310,7 +310,9 @@ async fn stderr(journal: &Journal, complaint: &mut Complaint, line: Line) {
     if line.text.trim().is_empty() {
         return;
     }
-    let body = events::output("stderr", &line.text);
+    let Line { mut text, left_out } = line;
+    journal.redact_line(&mut text, left_out > 0);
+    let body = events::output("stderr", &text);
     complaint.hear(&body);
     journal.record(body).await;
 }
