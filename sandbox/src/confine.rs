@@ -5,6 +5,7 @@ use crate::landlock::Ruleset;
 use crate::seccomp::Filter;
 use std::ffi::{CStr, CString};
 use std::fmt;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -35,11 +36,14 @@ pub struct Own {
     pub gid: u32,
 }
 
-/// Namespaces of its own: mount, pid, ipc, uts, cgroup and network, the last of them empty.
+/// Namespaces of its own: mount, pid, ipc, uts and cgroup.
 #[derive(Debug, Clone)]
 pub struct Namespaces {
     /// Whether a user namespace comes first, in which it is the same user as before: what makes the others possible without privileges.
     pub user: bool,
+    /// Whether it has a network namespace of its own, which is empty, too; else it is in this process's. Making one takes longer than all the
+    /// rest, so whoever can be in an empty one itself has its children share that.
+    pub network: bool,
     /// What its root consists of.
     pub root: Root,
 }
@@ -73,6 +77,8 @@ pub struct Confinement<'a> {
     pub limits: Limits,
     /// Namespaces.
     pub namespaces: Option<&'a Namespaces>,
+    /// The network namespace that it is to be in; else this process's. Only where this process may enter it.
+    pub network: Option<BorrowedFd<'a>>,
     /// A user of its own; only where this process is root.
     pub own: Option<Own>,
     /// A Landlock domain.

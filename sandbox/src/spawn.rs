@@ -22,13 +22,9 @@ pub const INHERIT_MAX: usize = 4;
 pub const FIRST: RawFd = 3;
 /// The kernel's signals.
 const SIGNALS: c_int = 64;
-/// Everything but the user namespace, which is made or not.
-const NAMESPACES: c_int = libc::CLONE_NEWNS
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWCGROUP
-    | libc::CLONE_NEWNET;
+/// Everything but user and network namespace, which are made or not.
+const NAMESPACES: c_int =
+    libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
 const SECCOMP_SET_MODE_FILTER: libc::c_ulong = 1;
 const KEYCTL_JOIN_SESSION_KEYRING: libc::c_ulong = 1;
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
@@ -118,6 +114,7 @@ struct Prepared {
     user_namespace: bool,
     uid_map: *const c_char,
     gid_map: *const c_char,
+    network: RawFd,
     own: Option<(libc::uid_t, libc::gid_t)>,
     domain: RawFd,
     filter: *const libc::sock_fprog,
@@ -172,7 +169,9 @@ impl Spawner {
         let filter = confine.and_then(|c| c.filter).map(|f| f.as_program());
         let mut flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
         if let Some(namespaces) = namespaces {
-            flags |= NAMESPACES | if namespaces.user { libc::CLONE_NEWUSER } else { 0 };
+            flags |= NAMESPACES;
+            flags |= if namespaces.user { libc::CLONE_NEWUSER } else { 0 };
+            flags |= if namespaces.network { libc::CLONE_NEWNET } else { 0 };
         }
         let mut prepared = Prepared {
             program: match plan.program {
@@ -199,6 +198,7 @@ impl Spawner {
             user_namespace: namespaces.is_some_and(|n| n.user),
             uid_map: uid_map.as_ptr(),
             gid_map: gid_map.as_ptr(),
+            network: confine.and_then(|c| c.network).map_or(-1, |n| n.as_raw_fd()),
             own: confine.and_then(|c| c.own).map(|o| (o.uid, o.gid)),
             domain: confine.and_then(|c| c.domain).map_or(-1, |d| d.as_fd().as_raw_fd()),
             filter: filter.as_ref().map_or(std::ptr::null(), std::ptr::from_ref),
@@ -272,6 +272,9 @@ unsafe fn steps(p: &Prepared) -> Result<(), &'static &'static str> {
             tell(c"/proc/self/setgroups", c"deny".as_ptr(), &"setgroups")?;
             tell(c"/proc/self/uid_map", p.uid_map, &"uid_map")?;
             tell(c"/proc/self/gid_map", p.gid_map, &"gid_map")?;
+        }
+        if p.network >= 0 {
+            done(libc::setns(p.network, libc::CLONE_NEWNET), &"network namespace")?;
         }
         // 2. a session of its own: no terminal's signals, and one name for all that it starts
         if p.own_session {

@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 
 const LIMITS: Limits = Limits { descriptors: 256, file_size: 1 << 20, memory: 1 << 30, niceness: 1 };
 const CONFINED: Confinement<'_> =
-    Confinement { limits: LIMITS, namespaces: None, own: None, domain: None, filter: None };
+    Confinement { limits: LIMITS, namespaces: None, network: None, own: None, domain: None, filter: None };
 
 /// Runs a shell script as a worker; what it wrote to descriptor 3, and how it ended.
 fn run(script: &str, directory: Option<&File>) -> (String, WaitStatus) {
@@ -77,7 +77,7 @@ fn in_namespaces_it_sees_the_root_that_it_is_given_and_nobody_else() {
         if !user && !is_root() {
             continue;
         }
-        let namespaces = Namespaces { user, root: usual_root() };
+        let namespaces = Namespaces { user, network: true, root: usual_root() };
         tried += 1;
         match confined(script, &Confinement { namespaces: Some(&namespaces), ..CONFINED }) {
             // what this machine forbids is no failure of ours, if the step is named

@@ -57,6 +57,8 @@ pub mod trial {
 pub(super) struct Sandboxes {
     mechanisms: Mechanisms,
     namespaces: Option<Namespaces>,
+    /// Where this process is in an empty network namespace, for operations to share: that of the machine, for the others.
+    machines_network: Option<File>,
     operation: Option<Filter>,
     resolver: Option<Filter>,
     job: Option<Filter>,
@@ -78,6 +80,7 @@ impl Sandboxes {
                 ..Mechanisms::default()
             },
             namespaces: None,
+            machines_network: None,
             operation: profiles::OPERATION.compile().ok(),
             resolver: profiles::RESOLVER.compile().ok(),
             job: profiles::JOB.compile().ok(),
@@ -100,7 +103,8 @@ impl Sandboxes {
                 _ => -1,
             })
         };
-        let bare = Confinement { limits: OPERATION, namespaces: None, own: None, domain: None, filter: None };
+        let bare =
+            Confinement { limits: OPERATION, namespaces: None, network: None, own: None, domain: None, filter: None };
 
         let filter = found.operation.take();
         found.mechanisms.seccomp =
@@ -131,7 +135,7 @@ impl Sandboxes {
             if !user && !root {
                 continue;
             }
-            let namespaces = Namespaces { user, root: shown.clone() };
+            let namespaces = Namespaces { user, network: true, root: shown.clone() };
             // in another user namespace there is only the one user
             let own = (found.mechanisms.own_user && !user).then_some(Own { uid: OWN_USERS, gid: OWN_USERS });
             let confined = Confinement { namespaces: Some(&namespaces), own, filter: found.operation.as_ref(), ..bare };
@@ -148,7 +152,18 @@ impl Sandboxes {
                 Err(e) => found.mechanisms.refused = Some(super::wire::Refused::new(e.step, e.errno as i32)),
             }
         }
+        found.share_an_empty_network();
         found
+    }
+
+    /// Enters one, where nobody but this process has to be asked: without a user namespace in between.
+    fn share_an_empty_network(&mut self) {
+        let Some(namespaces) = self.namespaces.as_mut().filter(|n| !n.user) else { return };
+        let Ok(machines) = File::open("/proc/self/ns/net") else { return };
+        if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_ok() {
+            namespaces.network = false;
+            self.machines_network = Some(machines);
+        }
     }
 
     pub(super) fn mechanisms(&self) -> Mechanisms {
@@ -162,22 +177,31 @@ impl Sandboxes {
 
     /// What a worker is confined with. `slot`: its number among those that live, for a user of its own.
     pub(super) fn of<'a>(&'a self, launch: Launch, slot: u32, domain: Option<&'a Ruleset>) -> Confinement<'a> {
+        let network = self.machines_network.as_ref().map(|n| n.as_fd());
         match launch {
             Launch::Operation => {
                 let id = OWN_USERS + 1 + slot;
                 Confinement {
                     limits: OPERATION,
                     namespaces: self.namespaces.as_ref(),
+                    network: None,
                     own: self.mechanisms.own_user.then_some(Own { uid: id, gid: id }),
                     domain,
                     filter: self.operation.as_ref(),
                 }
             }
             // both have work to do as the user that the runner is: files of the connection's credentials, the state directory
-            Launch::Resolver => {
-                Confinement { limits: RESOLVER, namespaces: None, own: None, domain, filter: self.resolver.as_ref() }
+            Launch::Resolver => Confinement {
+                limits: RESOLVER,
+                namespaces: None,
+                network,
+                own: None,
+                domain,
+                filter: self.resolver.as_ref(),
+            },
+            Launch::Job => {
+                Confinement { limits: JOB, namespaces: None, network, own: None, domain, filter: self.job.as_ref() }
             }
-            Launch::Job => Confinement { limits: JOB, namespaces: None, own: None, domain, filter: self.job.as_ref() },
         }
     }
 }
