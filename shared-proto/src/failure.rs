@@ -131,7 +131,8 @@ failures! {
     SpoolDamaged "spool_damaged" DataLoss 500 SOFTWARE "The job's spool cannot be read as a whole." "Look at the job's last events; keep the spool for a report.";
     DiskFull "disk_full" ResourceExhausted 507 TEMPFAIL "The runner's disk is full." "Free space in the runner's state directory.";
     // isolation and policy
-    IsolationTooWeak "isolation_too_weak" FailedPrecondition 409 CONFIG "This machine does not allow the isolation that the configuration requires." "Lower isolation.require, or change the machine; `runner status` says what is missing.";
+    IsolationTooWeak "isolation_too_weak" FailedPrecondition 409 CONFIG "This machine does not allow the isolation that the configuration requires." "Run on a kernel with Landlock and seccomp, which containers usually allow; or write a lower isolation.require down.";
+    StateUnusable "state_unusable" FailedPrecondition 409 CONFIG "The runner's state directory cannot be used." "Name one with --state-dir or state_dir that the runner's user may write.";
     PolicyDenied "policy_denied" PermissionDenied 403 NOPERM "The runner's own policy refuses it." "Ask whoever owns the runner's policy; the message names the rule.";
     TlsInspected "tls_inspected" Unauthenticated 502 CONFIG "Something between re-signs TLS." "Exempt the control plane's host from inspection; the message names the issuer.";
 }

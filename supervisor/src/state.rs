@@ -25,11 +25,7 @@ impl State {
     /// It cannot be used, or another supervisor uses it.
     pub fn take(path: &Path) -> Result<Self, Failure> {
         let shown = path.display();
-        let unusable = |e: io::Error| {
-            Code::Conflict
-                .on(format!("state directory {shown}: {e}"))
-                .next("Check state_dir in the runner's configuration.")
-        };
+        let unusable = |e: io::Error| Code::StateUnusable.on(format!("state directory {shown}: {e}"));
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
         let file = private().create(true).open(path.join("lock")).map_err(unusable)?;
         let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {

@@ -167,6 +167,7 @@ async fn join(prepared: Prepared) -> Result<(), Fatal> {
         jobs: jobs.clone(),
         guarantees,
         instance: state.instance.clone(),
+        drain: drain.clone(),
     };
     // without the socket operations and jobs go on all the same
     let _admin = admin::serve(&settings.config.state_dir, facts).inspect_err(

@@ -163,6 +163,30 @@ impl Setup {
             ),
         )
     }
+    /// An AWS entry that goes to moto with keys of a profile, in files that the AWS variables name.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn aws_profile(mut self, name: &str, moto: &Moto) -> Result<Self> {
+        let keys = aws_environment();
+        let text = format!(
+            "[of-the-tests]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
+            keys["AWS_ACCESS_KEY_ID"], keys["AWS_SECRET_ACCESS_KEY"]
+        );
+        let credentials = self.folder.write("aws-credentials", text)?;
+        let config = self.folder.write("aws-config", "[profile of-the-tests]\nregion = eu-central-1\n")?;
+        for (name, path) in [("AWS_SHARED_CREDENTIALS_FILE", credentials), ("AWS_CONFIG_FILE", config)] {
+            self.environment.insert(name.to_owned(), shown(&path));
+        }
+        self.environment.insert("AWS_EC2_METADATA_DISABLED".to_owned(), "true".to_owned());
+        Ok(self.table(
+            &format!("connections.{name}"),
+            &format!(
+                "provider = \"aws\"\nsource = \"profile\"\nprofile = \"of-the-tests\"\nendpoint_url = {:?}",
+                moto.url()
+            ),
+        ))
+    }
     /// Engines, all with the mirror.
     #[must_use]
     pub fn engines(self, engines: &[&Engine]) -> Self {

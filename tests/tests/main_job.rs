@@ -50,6 +50,7 @@ async fn usual() -> Result<&'static Usual> {
             let world = World::beside(&cluster, |mut setup| {
                 if let Some(moto) = &moto {
                     setup = setup.aws("account", moto);
+                    setup = setup.aws_profile("by-profile", moto).expect("its folder is there");
                 }
                 for (name, kubeconfig) in [("behind", &behind), ("locked", &locked)] {
                     setup = setup.kubernetes(name, kubeconfig).expect("its folder is there");
@@ -60,7 +61,9 @@ async fn usual() -> Result<&'static Usual> {
             if let Some(moto) = &moto {
                 moto.bucket("reports", ("team", "blue")).await?;
                 moto.bucket("archive", ("team", "red")).await?;
-                world.user().connection("account", "aws", None).await?;
+                for name in ["account", "by-profile"] {
+                    world.user().connection(name, "aws", None).await?;
+                }
             }
             // its configuration stays on disk as long as the runner
             std::mem::forget(engines);
@@ -438,6 +441,8 @@ async fn aws_agrees() -> Result<()> {
     let (account, arn) = moto.caller_identity().await?;
     let ours = user.get("/connections/account/aws/identity").await?;
     ensure!(ours["account"] == json!(account) && ours["arn"] == json!(arn), "{ours} and {account} {arn}");
+    let by_profile = user.get("/connections/by-profile/aws/identity").await?;
+    ensure!(by_profile["account"] == json!(account), "{by_profile}");
     let regions = user.get("/connections/account/aws/regions").await?;
     ensure!(names(&regions).contains(&"eu-central-1".to_owned()), "{regions}");
 

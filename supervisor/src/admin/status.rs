@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use shared_proto::bounds::{PING_INTERVAL, PING_MISSED};
 use std::sync::Arc;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// Where it is gathered from.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub struct Facts {
     pub guarantees: Guarantees,
     /// This instance's id.
     pub instance: Arc<str>,
+    /// Cancelled when the runner leaves.
+    pub drain: CancellationToken,
 }
 
 /// How the runner is.
@@ -114,7 +117,11 @@ impl Facts {
     /// Gathers.
     pub async fn status(&self) -> Status {
         let settings = self.settings.borrow().clone();
-        let tunnel = self.tunnel.borrow().clone();
+        let mut tunnel = self.tunnel.borrow().clone();
+        // what is in flight goes on over a tunnel that takes nothing new
+        if self.drain.is_cancelled() {
+            tunnel.state = "leaving".to_owned();
+        }
         let (config, credentials) = (&settings.config, &settings.credentials);
         let now = shared_proto::now_ms();
         let lately = (2 * PING_INTERVAL + PING_MISSED).as_millis() as i64;
