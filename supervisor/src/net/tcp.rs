@@ -55,7 +55,10 @@ pub(crate) async fn connect(
         .take(ADDRESSES_MAX)
         .zip(0..)
         .map(|(address, n): (SocketAddr, u32)| async move {
-            tokio::time::sleep(ADDRESS_DELAY * n).await;
+            if n > 0 {
+                // a timer of no time still takes its tick, a millisecond
+                tokio::time::sleep(ADDRESS_DELAY * n).await;
+            }
             let connected = TcpStream::connect(address).await;
             connected.map_err(|e| if named { e } else { io::Error::new(e.kind(), format!("{address}: {e}")) })
         })

@@ -247,7 +247,9 @@ impl Spawner {
                 let _ = killpg(pid, Signal::SIGKILL);
             }
             let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
-            if mortal && self.has_orphans() {
+            // what a pid namespace had in it has gone with its first process
+            let contained = worker.as_ref().is_some_and(|w| self.sandboxes.is_first(w.launch));
+            if mortal && !contained && self.has_orphans() {
                 sessions::kill(pid.as_raw());
             }
             if let Some(Worker { id, launch, slot }) = worker {
