@@ -20,6 +20,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, mpsc};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
+/// For what a program that has ended said last.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// The most lines that are kept of one stream; older ones go.
 const LINES_MAX: usize = 100_000;
 /// The variable that marks a program and what inherits its environment.
@@ -380,10 +382,15 @@ impl Process {
             biased;
             line = self.inner.stdout.line(Mark::default(), deadline, what, &is_it) => line,
             line = self.inner.stderr.line(Mark::default(), deadline, what, &is_it) => line,
-            status = exit.wait_for(Option::is_some) => bail!(
-                "{} ended ({:?}) before {what}:\n{}{}",
-                self.inner.name, status.ok().and_then(|s| *s), self.inner.stdout.text(), self.inner.stderr.text()
-            ),
+            status = exit.wait_for(Option::is_some) => {
+                let status = status.ok().and_then(|s| *s);
+                // what it said last may still be on its way through the pipes; a child of its own may hold them open
+                let _ = tokio::join!(self.inner.stdout.end(LAST_WORDS), self.inner.stderr.end(LAST_WORDS));
+                bail!(
+                    "{} ended ({status:?}) before {what}:\n{}{}",
+                    self.inner.name, self.inner.stdout.text(), self.inner.stderr.text()
+                )
+            }
         }
     }
     /// Awaits something that only comes while the program runs, and fails at once where that ends.
