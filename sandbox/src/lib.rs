@@ -15,5 +15,7 @@ pub mod process;
 pub mod profiles;
 pub mod sessions;
 pub mod spawn;
+mod stat;
 
 pub use inherited::{inherited_descriptor, inherited_socket};
+pub use stat::{Stat, stat};

@@ -2,6 +2,7 @@
 //!
 //! What it cannot find: a process that made a session of its own (`setsid`). Only a pid namespace or a cgroup catches that.
 
+use crate::stat;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -15,9 +16,7 @@ pub fn members(leader: i32) -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries
         .filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok())
-        .filter(
-            |pid| matches!(stat(*pid), Some((state, session)) if session == leader && !matches!(state, b'Z' | b'X')),
-        )
+        .filter(|pid| stat(*pid).is_some_and(|s| s.session == leader && !s.dead()))
         .collect()
 }
 
@@ -60,15 +59,4 @@ pub fn signal(leader: i32, signal: i32) -> Result<usize, Errno> {
         let _ = nix::sys::signal::kill(Pid::from_raw(*pid), signal);
     }
     if members.is_empty() { Err(Errno::ESRCH) } else { Ok(members.len()) }
-}
-
-/// State and session of a process.
-fn stat(pid: i32) -> Option<(u8, i32)> {
-    let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    // the name stands in parentheses and may contain both spaces and parentheses
-    let rest = &text[text.iter().rposition(|b| *b == b')')? + 1..];
-    let mut fields = rest.split(|b| *b == b' ').filter(|f| !f.is_empty());
-    let state = *fields.next()?.first()?;
-    let session = std::str::from_utf8(fields.nth(2)?).ok()?.parse().ok()?;
-    Some((state, session))
 }

@@ -72,7 +72,7 @@ fn asks_from_below(connection: &UnixStream) -> Option<i32> {
     let mut pid = asking;
     // a chain of parents is not longer than there are processes
     for _ in 0..65_536 {
-        pid = parent(pid)?;
+        pid = runner_sandbox::stat(pid)?.parent;
         match pid {
             // the first process of a container has the launcher's place, and also whoever looks into that container from outside has none above
             0 => return None,
@@ -82,14 +82,6 @@ fn asks_from_below(connection: &UnixStream) -> Option<i32> {
         }
     }
     Some(asking)
-}
-
-fn parent(pid: i32) -> Option<i32> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    // the name stands in parentheses and may contain both spaces and parentheses
-    let rest = &stat[stat.iter().rposition(|b| *b == b')')? + 1..];
-    let text = std::str::from_utf8(rest).ok()?;
-    text.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 async fn answer(mut connection: UnixStream, facts: &status::Facts) -> std::io::Result<()> {

@@ -1,5 +1,6 @@
 //! Which process a number means: a process id is used again, so a start time and the boot go with it.
 
+use runner_sandbox::stat;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -12,15 +13,6 @@ pub(super) struct ProcessIdentity {
     pub(super) boot_id: String,
 }
 
-/// A line of /proc/PID/stat, as far as it matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stat {
-    state: u8,
-    group: i32,
-    session: i32,
-    start_time: u64,
-}
-
 // === impl ProcessIdentity ===
 
 impl ProcessIdentity {
@@ -31,8 +23,7 @@ impl ProcessIdentity {
     }
     /// Whether that very process lives; a zombie does not.
     pub(super) fn alive(&self) -> bool {
-        self.boot_id == boot_id()
-            && stat(self.pid).is_some_and(|s| s.start_time == self.start_time && !matches!(s.state, b'Z' | b'X'))
+        self.boot_id == boot_id() && stat(self.pid).is_some_and(|s| s.start_time == self.start_time && !s.dead())
     }
     /// Whether it is stopped (SIGSTOP, a debugger).
     pub(super) fn stopped(&self) -> bool {
@@ -63,7 +54,7 @@ pub(super) fn find_in(folder: &Path) -> Option<ProcessIdentity> {
     let entries = std::fs::read_dir("/proc").ok()?;
     let mut pids = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok());
     let pid = pids.find(|pid| {
-        stat(*pid).is_some_and(|s| s.session == *pid && !matches!(s.state, b'Z' | b'X'))
+        stat(*pid).is_some_and(|s| s.session == *pid && !s.dead())
             && std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == folder)
     })?;
     ProcessIdentity::of(pid)
@@ -77,34 +68,9 @@ fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
 }
 
-fn stat(pid: i32) -> Option<Stat> {
-    parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
-}
-
-fn parse(line: &str) -> Option<Stat> {
-    // the name stands in parentheses and may hold anything
-    let rest = &line[line.rfind(')')? + 1..];
-    let fields: Vec<_> = rest.split_whitespace().collect();
-    Some(Stat {
-        state: *fields.first()?.as_bytes().first()?,
-        group: fields.get(2)?.parse().ok()?,
-        session: fields.get(3)?.parse().ok()?,
-        start_time: fields.get(19)?.parse().ok()?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_strange_name_does_not_confuse() {
-        let line = "7 (a) b) (c) S 1 2 3 0 -1 4 5 6 7 8 9 10 11 12 20 0 1 0 4242 99";
-        let expected = Stat { state: b'S', group: 2, session: 3, start_time: 4242 };
-        assert_eq!(parse(line), Some(expected));
-        assert_eq!(parse("7 (a"), None);
-        assert_eq!(parse(""), None);
-    }
 
     #[test]
     fn this_process_lives_and_another_start_time_or_boot_does_not() {
