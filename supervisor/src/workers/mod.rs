@@ -8,8 +8,10 @@ mod link;
 
 use crate::domains::Domains;
 use crate::spawner::wire::{Launch, Mechanisms};
+use runner_sandbox::landlock::Ruleset;
 use shared_proto::failure::{Code, Failure};
 use std::fmt;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use tokio::net::UnixStream;
@@ -133,17 +135,19 @@ impl Workers {
     pub async fn start(&self, program: Program) -> Result<Started, Failure> {
         let (reply, answer) = oneshot::channel();
         let domains = self.domains.borrow().clone();
-        let broken =
-            |e: std::io::Error| Code::Internal.on(format!("a domain for a worker's files cannot be made: {e}"));
+        let broken = |e: io::Error| Code::Internal.on(format!("a domain for a worker's files cannot be made: {e}"));
         let (launch, directory, domain) = match program {
             Program::Operation => {
                 let copy = domains.operation().map(|d| d.as_fd().try_clone_to_owned()).transpose();
                 (Launch::Operation, None, copy.map_err(broken)?)
             }
-            Program::Resolver => (Launch::Resolver, None, domains.resolver().map_err(broken)?.map(OwnedFd::from)),
+            Program::Resolver => {
+                let domain = blocking(move || domains.resolver()).await.map_err(broken)?;
+                (Launch::Resolver, None, domain)
+            }
             Program::Job { directory, reaches } => {
-                let domain = domains.job(&reaches.writes, &reaches.reads).map_err(broken)?;
-                (Launch::Job, Some(directory), domain.map(OwnedFd::from))
+                let domain = blocking(move || domains.job(&reaches.writes, &reaches.reads)).await.map_err(broken)?;
+                (Launch::Job, Some(directory), domain)
             }
         };
         let gone = || Code::Internal.on("the task that starts workers has ended");
@@ -170,6 +174,12 @@ impl Workers {
     pub async fn use_programs(&self, paths: crate::config::WorkerPaths) {
         let _ = self.requests.send(Request::Programs(paths)).await;
     }
+}
+
+/// Makes a domain on a thread for that: it looks at folders, and one of them may be on a file system that does not answer.
+async fn blocking(make: impl FnOnce() -> io::Result<Option<Ruleset>> + Send + 'static) -> io::Result<Option<OwnedFd>> {
+    let made = tokio::task::spawn_blocking(make).await.unwrap_or_else(|e| Err(io::Error::other(e)));
+    Ok(made?.map(OwnedFd::from))
 }
 
 // === impl Exit ===
