@@ -67,8 +67,10 @@ pub struct Allow {
 pub struct Profile {
     /// Its name.
     pub name: &'static str,
-    /// What it allows, in parts that profiles share.
-    pub parts: &'static [&'static [Allow]],
+    /// What it allows with other profiles.
+    pub shared: &'static [&'static [Allow]],
+    /// What it allows besides.
+    pub own: &'static [&'static [Allow]],
 }
 
 /// A compiled profile.
@@ -139,7 +141,7 @@ pub mod numbers {
 impl Profile {
     /// Every call that it allows.
     pub fn calls(&self) -> impl Iterator<Item = &'static Allow> {
-        self.parts.iter().flat_map(|part| part.iter())
+        self.shared.iter().chain(self.own).flat_map(|part| part.iter())
     }
 
     /// Compiles it.

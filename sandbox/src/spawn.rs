@@ -80,6 +80,8 @@ pub struct SpawnError {
 #[derive(Debug)]
 pub struct Spawner {
     null: File,
+    /// This process's user and group, each as itself.
+    maps: [CString; 2],
     stack: *mut c_void,
 }
 
@@ -93,7 +95,7 @@ struct MountAttr {
 }
 
 /// All that the child looks at. Lives in the parent's memory, which the child shares until it executes.
-struct Prepared {
+struct Prepared<'a> {
     program: *const c_char,
     /// Instead of a path; -1: none.
     file: RawFd,
@@ -107,13 +109,10 @@ struct Prepared {
     own_session: bool,
     dies_with_parent: bool,
     limits: Option<Limits>,
-    /// Null: no namespaces.
-    root: *const RootStep,
-    root_steps: usize,
-    in_namespaces: bool,
-    user_namespace: bool,
-    uid_map: *const c_char,
-    gid_map: *const c_char,
+    /// Where it has namespaces of its own.
+    root: Option<&'a [RootStep]>,
+    /// Where it has a user namespace of its own: the maps of its user and its group.
+    maps: Option<&'a [CString; 2]>,
     network: RawFd,
     own: Option<(libc::uid_t, libc::gid_t)>,
     domain: RawFd,
@@ -143,7 +142,9 @@ impl Spawner {
         }
         // SAFETY: the lowest page of the mapping that was just made; nothing uses it.
         unsafe { libc::mprotect(stack, GUARD, libc::PROT_NONE) };
-        Ok(Self { null, stack })
+        let map = |id: u32| CString::new(format!("{id} {id} 1")).unwrap_or_default();
+        let maps = [map(nix::unistd::geteuid().as_raw()), map(nix::unistd::getegid().as_raw())];
+        Ok(Self { null, maps, stack })
     }
 
     /// Executes the plan and returns the child's process id. It is a child of this process: to be reaped here.
@@ -164,8 +165,6 @@ impl Spawner {
         }
         let confine = plan.confine;
         let namespaces = confine.and_then(|c| c.namespaces);
-        let map = |id: u32| CString::new(format!("{id} {id} 1")).unwrap_or_default();
-        let (uid_map, gid_map) = (map(nix::unistd::geteuid().as_raw()), map(nix::unistd::getegid().as_raw()));
         let filter = confine.and_then(|c| c.filter).map(|f| f.as_program());
         let mut flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
         if let Some(namespaces) = namespaces {
@@ -192,12 +191,8 @@ impl Spawner {
             own_session: plan.own_session,
             dies_with_parent: plan.dies_with_parent,
             limits: confine.map(|c| c.limits),
-            root: namespaces.map_or(std::ptr::null(), |n| n.root.steps.as_ptr()),
-            root_steps: namespaces.map_or(0, |n| n.root.steps.len()),
-            in_namespaces: namespaces.is_some(),
-            user_namespace: namespaces.is_some_and(|n| n.user),
-            uid_map: uid_map.as_ptr(),
-            gid_map: gid_map.as_ptr(),
+            root: namespaces.map(|n| n.root.steps.as_slice()),
+            maps: namespaces.filter(|n| n.user).map(|_| &self.maps),
             network: confine.and_then(|c| c.network).map_or(-1, |n| n.as_raw_fd()),
             own: confine.and_then(|c| c.own).map(|o| (o.uid, o.gid)),
             domain: confine.and_then(|c| c.domain).map_or(-1, |d| d.as_fd().as_raw_fd()),
@@ -245,7 +240,7 @@ impl Drop for Spawner {
 /// What the child does between clone and execve. Only system calls.
 extern "C" fn child(prepared: *mut c_void) -> c_int {
     // SAFETY: `spawn` passes its `Prepared` and stands still meanwhile; nobody else touches it.
-    let prepared = unsafe { &mut *prepared.cast::<Prepared>() };
+    let prepared = unsafe { &mut *prepared.cast::<Prepared<'_>>() };
     // SAFETY: as `steps` demands, this is the child of that `Prepared`.
     if let Err(step) = unsafe { steps(prepared) } {
         prepared.failed_errno = Errno::last_raw();
@@ -264,14 +259,14 @@ fn done(result: impl Into<i64>, step: &'static &'static str) -> Result<(), &'sta
 ///
 /// # Safety
 /// In the child only, with pointers in `p` that are still good: it changes this process for good.
-unsafe fn steps(p: &Prepared) -> Result<(), &'static &'static str> {
+unsafe fn steps(p: &Prepared<'_>) -> Result<(), &'static &'static str> {
     // SAFETY: plain system calls on integers and on the prepared, null-terminated arrays; none allocates or takes a lock.
     unsafe {
         // 1. who it is in its own user namespace: itself, and nobody else
-        if p.user_namespace {
-            tell(c"/proc/self/setgroups", c"deny".as_ptr(), &"setgroups")?;
-            tell(c"/proc/self/uid_map", p.uid_map, &"uid_map")?;
-            tell(c"/proc/self/gid_map", p.gid_map, &"gid_map")?;
+        if let Some([uid_map, gid_map]) = p.maps {
+            tell(c"/proc/self/setgroups", c"deny", &"setgroups")?;
+            tell(c"/proc/self/uid_map", uid_map, &"uid_map")?;
+            tell(c"/proc/self/gid_map", gid_map, &"gid_map")?;
         }
         if p.network >= 0 {
             done(libc::setns(p.network, libc::CLONE_NEWNET), &"network namespace")?;
@@ -285,8 +280,8 @@ unsafe fn steps(p: &Prepared) -> Result<(), &'static &'static str> {
             done(libc::fchdir(p.directory), &"fchdir")?;
         }
         // 4. a root of its own
-        if p.in_namespaces {
-            enter_root(p)?;
+        if let Some(root) = p.root {
+            enter_root(root)?;
         }
         // 5. limits
         if let Some(limits) = &p.limits {
@@ -318,7 +313,7 @@ unsafe fn steps(p: &Prepared) -> Result<(), &'static &'static str> {
         // pid namespace of its own it cannot see us: its socket's end tells it
         if p.dies_with_parent {
             done(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong, 0, 0, 0), &"PR_SET_PDEATHSIG")?;
-            if !p.in_namespaces && libc::getppid() != p.parent {
+            if p.root.is_none() && libc::getppid() != p.parent {
                 libc::_exit(GAVE_UP);
             }
         }
@@ -389,21 +384,13 @@ unsafe fn steps(p: &Prepared) -> Result<(), &'static &'static str> {
 /// Writes a text to a file of /proc.
 ///
 /// # Safety
-/// As [`steps`]; `text` ends with a zero.
-unsafe fn tell(
-    path: &'static CStr,
-    text: *const c_char,
-    step: &'static &'static str,
-) -> Result<(), &'static &'static str> {
-    // SAFETY: system calls on a static path, and on a text of the length that it has.
+/// As [`steps`].
+unsafe fn tell(path: &'static CStr, text: &CStr, step: &'static &'static str) -> Result<(), &'static &'static str> {
+    // SAFETY: system calls on a static path, and on a text with the length that it has.
     unsafe {
         let file = libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
         done(file, step)?;
-        let mut length = 0;
-        while *text.add(length) != 0 {
-            length += 1;
-        }
-        let written = libc::write(file, text.cast(), length);
+        let written = libc::write(file, text.as_ptr().cast(), text.count_bytes());
         done(written as i64, step)?;
         done(libc::close(file), step)
     }
@@ -413,7 +400,7 @@ unsafe fn tell(
 ///
 /// # Safety
 /// As [`steps`], in a mount namespace of its own.
-unsafe fn enter_root(p: &Prepared) -> Result<(), &'static &'static str> {
+unsafe fn enter_root(root: &[RootStep]) -> Result<(), &'static &'static str> {
     let none = std::ptr::null::<c_char>();
     // SAFETY: system calls on static and prepared paths; the mounts are this namespace's own.
     unsafe {
@@ -422,8 +409,8 @@ unsafe fn enter_root(p: &Prepared) -> Result<(), &'static &'static str> {
         let flags = libc::MS_NOSUID | libc::MS_NODEV;
         let tmpfs = c"tmpfs".as_ptr();
         done(libc::mount(tmpfs, SCAFFOLD.as_ptr(), tmpfs, flags, ROOT_OPTIONS.as_ptr().cast()), &"root file system")?;
-        for n in 0..p.root_steps {
-            match &*p.root.add(n) {
+        for step in root {
+            match step {
                 RootStep::Folder(at) => {
                     if libc::mkdir(at.as_ptr(), 0o755) < 0 && Errno::last_raw() != libc::EEXIST {
                         return Err(&"folder of the root");

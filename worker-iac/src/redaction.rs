@@ -110,9 +110,8 @@ fn forms_of(value: &str, forms: &mut BTreeSet<String>) {
     let double_quoted = value.replace('\\', "\\\\").replace('"', "\\\"").replace('$', "\\$").replace('`', "\\`");
     let written = [value, json, &twice[1..twice.len() - 1], &html_safe, &shell, &double_quoted];
     forms.extend(written.map(str::to_owned));
-    let mut plus = escaped(value, true, |b| format!("%{b:02X}"));
-    forms.insert(plus.replace("%20", "+"));
-    forms.insert(std::mem::take(&mut plus));
+    let whole = escaped(value, true, |b| format!("%{b:02X}"));
+    forms.extend([whole.replace("%20", "+"), whole]);
     forms.insert(escaped(value, true, |b| format!("%{b:02x}")));
     // as paths and queries are written by those who escape less
     forms.insert(escaped(value, false, |b| format!("%{b:02X}")));
@@ -123,17 +122,11 @@ fn forms_of(value: &str, forms: &mut BTreeSet<String>) {
         })
     };
     forms.extend([hex(false), hex(true)]);
-    for offset in 0..3 {
-        // what depends on the bytes before and after is not ours: those characters are left out
+    // what depends on the bytes before and after is not ours: those characters are left out, at the beginning so many
+    for (offset, shared) in [(0, 0), (1, 2), (2, 3)] {
         let padded = [&[0; 2][..offset], value.as_bytes()].concat();
-        let whole = padded.len() / 3 * 4;
-        for engine in [STANDARD_NO_PAD, URL_SAFE_NO_PAD] {
-            let text = engine.encode(&padded);
-            let text = &text[[0, 2, 3][offset]..whole.max([0, 2, 3][offset])];
-            if text.len() >= SHORTEST {
-                forms.insert(text.to_owned());
-            }
-        }
+        let end = padded.len() / 3 * 4;
+        forms.extend([STANDARD_NO_PAD, URL_SAFE_NO_PAD].map(|e| e.encode(&padded)[shared..end].to_owned()));
     }
     forms.retain(|form| form.len() >= SHORTEST);
 }

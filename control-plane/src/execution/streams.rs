@@ -62,11 +62,7 @@ impl Streams {
         let key = (runner.to_owned(), instance.to_owned());
         let (id, replaced) = (uuid::Uuid::now_v7(), CancellationToken::new());
         let open = Open { id, incarnation: incarnation.to_owned(), items, replaced };
-        if let Some(session) = session
-            && is_another(session, incarnation)
-        {
-            return Err(another_has_it(instance));
-        }
+        has_the_session(instance, incarnation, session)?;
         let mut streams = self.lock();
         if session.is_none()
             && let Some(older) = streams.get(&key)
@@ -109,8 +105,14 @@ fn is_another(one: &str, other: &str) -> bool {
     !one.is_empty() && !other.is_empty() && one != other
 }
 
-fn another_has_it(instance: &str) -> Failure {
-    Code::InstanceConflict.on(format!("another process is connected as instance {instance}"))
+/// Refuses a process where another one has the instance's session; where none has it, nothing speaks against it.
+fn has_the_session(instance: &str, incarnation: &str, session: Option<&str>) -> Result<(), Failure> {
+    match session {
+        Some(session) if is_another(session, incarnation) => {
+            Err(Code::InstanceConflict.on(format!("another process is connected as instance {instance}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 // === impl Place ===
@@ -121,10 +123,7 @@ impl Place {
     /// # Errors
     /// `instance_conflict`.
     pub(super) fn stands(&self, session: Option<&str>) -> Result<(), Failure> {
-        match session {
-            Some(session) if is_another(session, &self.incarnation) => Err(another_has_it(&self.key.1)),
-            _ => Ok(()),
-        }
+        has_the_session(&self.key.1, &self.incarnation, session)
     }
     /// Gives the place up; whether it was still this stream's.
     pub(super) fn leave(&self) -> bool {

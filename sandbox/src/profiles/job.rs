@@ -2,29 +2,11 @@
 //! build tool needs and attackers do: namespaces and mounts, tracing, keys, BPF, performance counters, userfaultfd, io_uring, modules,
 //! System V and POSIX queues, raw and exotic sockets, handles, clocks, other processes' priorities, and the change of users.
 
-use super::{
-    CONNECTING, EVERYONE, EVERYONE_LEGACY, PROCESSES, PROCESSES_LEGACY, READING, READING_LEGACY, SOCKETS,
-    SOCKETS_LEGACY,
-};
+use super::PROGRAM;
 use crate::seccomp::{Allow, Profile, is_int};
 
 /// The profile.
-pub const JOB: Profile = Profile {
-    name: "job",
-    parts: &[
-        EVERYONE,
-        EVERYONE_LEGACY,
-        SOCKETS,
-        SOCKETS_LEGACY,
-        READING,
-        READING_LEGACY,
-        PROCESSES,
-        PROCESSES_LEGACY,
-        CONNECTING,
-        OWN,
-        OWN_LEGACY,
-    ],
-};
+pub const JOB: Profile = Profile { name: "job", shared: PROGRAM, own: &[OWN, OWN_LEGACY] };
 
 const OWN: &[Allow] = calls![
     preadv, pwritev, preadv2, pwritev2, msync, mlock, munlock,

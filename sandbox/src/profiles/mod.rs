@@ -114,5 +114,18 @@ const CONNECTING: &[Allow] = calls![
     ],
 ];
 
+/// What every program that starts others may do.
+const PROGRAM: &[&[Allow]] = &[
+    EVERYONE,
+    EVERYONE_LEGACY,
+    SOCKETS,
+    SOCKETS_LEGACY,
+    READING,
+    READING_LEGACY,
+    PROCESSES,
+    PROCESSES_LEGACY,
+    CONNECTING,
+];
+
 /// Threads, and no process.
 const THREADS: &[Allow] = calls![clone: &[&[has(0, CLONE_THREAD), lacks(0, CLONE_NAMESPACES)]]];

@@ -7,7 +7,8 @@ use crate::seccomp::{Allow, Profile, is_int};
 /// The profile.
 pub const OPERATION: Profile = Profile {
     name: "operation",
-    parts: &[EVERYONE, EVERYONE_LEGACY, SOCKETS, SOCKETS_LEGACY, READING, READING_LEGACY, THREADS, OWN],
+    shared: &[EVERYONE, EVERYONE_LEGACY, SOCKETS, SOCKETS_LEGACY, READING, READING_LEGACY, THREADS],
+    own: &[OWN],
 };
 
 const OWN: &[Allow] = calls![

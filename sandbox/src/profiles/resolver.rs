@@ -1,29 +1,11 @@
 //! A resolver of credentials: reads the files that the runner's configuration names, asks the cloud's own services, and runs the plug-ins
 //! that the configuration allows.
 
-use super::{
-    CONNECTING, EVERYONE, EVERYONE_LEGACY, PROCESSES, PROCESSES_LEGACY, READING, READING_LEGACY, SOCKETS,
-    SOCKETS_LEGACY,
-};
+use super::PROGRAM;
 use crate::seccomp::{Allow, Profile};
 
 /// The profile.
-pub const RESOLVER: Profile = Profile {
-    name: "resolver",
-    parts: &[
-        EVERYONE,
-        EVERYONE_LEGACY,
-        SOCKETS,
-        SOCKETS_LEGACY,
-        READING,
-        READING_LEGACY,
-        PROCESSES,
-        PROCESSES_LEGACY,
-        CONNECTING,
-        OWN,
-        OWN_LEGACY,
-    ],
-};
+pub const RESOLVER: Profile = Profile { name: "resolver", shared: PROGRAM, own: &[OWN, OWN_LEGACY] };
 
 /// A plug-in keeps its cache, where the domain lets it; the resolver hands its request to itself in a file of memory, when it executes itself
 /// once more with the environment that a cloud's own chain of credentials reads.

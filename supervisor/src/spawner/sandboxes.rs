@@ -114,11 +114,12 @@ impl Sandboxes {
         } else {
             (found.resolver, found.job) = (None, None);
         }
+        // what a trial that sees nothing else says
+        let good = if found.mechanisms.seccomp { trial::GOOD } else { trial::MAKES_SOCKETS };
 
         if found.mechanisms.landlock > 0 {
             let domain = domain(&program);
             let confined = Confinement { domain: domain.as_ref(), filter: found.operation.as_ref(), ..bare };
-            let good = if found.mechanisms.seccomp { trial::GOOD } else { trial::MAKES_SOCKETS };
             if domain.is_none() || trial(&confined) != Ok(good) {
                 found.mechanisms.landlock = 0;
             }
@@ -139,7 +140,6 @@ impl Sandboxes {
             // in another user namespace there is only the one user
             let own = (found.mechanisms.own_user && !user).then_some(Own { uid: OWN_USERS, gid: OWN_USERS });
             let confined = Confinement { namespaces: Some(&namespaces), own, filter: found.operation.as_ref(), ..bare };
-            let good = if found.mechanisms.seccomp { trial::GOOD } else { trial::MAKES_SOCKETS };
             match trial(&confined) {
                 Ok(code) if code == good => {
                     found.mechanisms.namespaces = true;
@@ -177,32 +177,20 @@ impl Sandboxes {
 
     /// What a worker is confined with. `slot`: its number among those that live, for a user of its own.
     pub(super) fn of<'a>(&'a self, launch: Launch, slot: u32, domain: Option<&'a Ruleset>) -> Confinement<'a> {
-        let network = self.machines_network.as_ref().map(|n| n.as_fd());
-        match launch {
-            Launch::Operation => {
-                let id = OWN_USERS + 1 + slot;
-                Confinement {
-                    limits: OPERATION,
-                    namespaces: self.namespaces.as_ref(),
-                    network: None,
-                    own: self.mechanisms.own_user.then_some(Own { uid: id, gid: id }),
-                    domain,
-                    filter: self.operation.as_ref(),
-                }
-            }
-            // both have work to do as the user that the runner is: files of the connection's credentials, the state directory
-            Launch::Resolver => Confinement {
-                limits: RESOLVER,
-                namespaces: None,
-                network,
-                own: None,
-                domain,
-                filter: self.resolver.as_ref(),
-            },
-            Launch::Job => {
-                Confinement { limits: JOB, namespaces: None, network, own: None, domain, filter: self.job.as_ref() }
-            }
+        let (limits, filter) = match launch {
+            Launch::Operation => (OPERATION, &self.operation),
+            Launch::Resolver => (RESOLVER, &self.resolver),
+            Launch::Job => (JOB, &self.job),
+        };
+        let filter = filter.as_ref();
+        if launch == Launch::Operation {
+            let id = OWN_USERS + 1 + slot;
+            let own = self.mechanisms.own_user.then_some(Own { uid: id, gid: id });
+            return Confinement { limits, namespaces: self.namespaces.as_ref(), network: None, own, domain, filter };
         }
+        // both have work to do as the user that the runner is: files of the connection's credentials, the state directory
+        let network = self.machines_network.as_ref().map(|n| n.as_fd());
+        Confinement { limits, namespaces: None, network, own: None, domain, filter }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The small worker, an example of this crate for being a program of its own. What it does is the pod's name.
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use runner_sandbox::channel;
 use shared_proto::address::Address;
 use shared_proto::dial::{DESCRIPTOR, DIALS_MAX, REPLY_MAX, Reply};
@@ -145,7 +146,8 @@ fn ask(end: &OwnedFd, datagram: &[u8]) -> String {
     loop {
         match channel::receive(end.as_fd(), &mut buffer) {
             Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
-                std::thread::sleep(std::time::Duration::from_millis(1));
+                let mut end = [PollFd::new(end.as_fd(), PollFlags::POLLIN)];
+                poll(&mut end, PollTimeout::NONE).expect("waits");
             }
             Ok(got) if got.length > 0 => {
                 let reply = Reply::decode(&buffer[..got.length], got.descriptors.len()).expect("a reply");

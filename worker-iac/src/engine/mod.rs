@@ -311,7 +311,10 @@ async fn stderr(journal: &Journal, complaint: &mut Complaint, line: Line) {
         return;
     }
     let Line { mut text, left_out } = line;
-    journal.redact_line(&mut text, left_out > 0);
+    // what is whole is looked through when it is recorded
+    if left_out > 0 {
+        journal.redact_line(&mut text, true);
+    }
     let body = events::output("stderr", &text);
     complaint.hear(&body);
     journal.record(body).await;
