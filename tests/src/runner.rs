@@ -5,7 +5,7 @@ use crate::process::{Mark, Process, Program};
 use crate::procfs::{self, Counts, Stat};
 use crate::scratch::Scratch;
 use crate::wait::eventually;
-use crate::{Cutter, Engine, EngineKind, Moto};
+use crate::{Cutter, Engine, EngineKind, Moto, tools};
 use anyhow::{Context as _, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -30,6 +30,7 @@ pub struct Setup {
     tables: String,
     environment: BTreeMap<String, String>,
     under: Vec<String>,
+    program: Option<PathBuf>,
 }
 
 /// A running runner.
@@ -76,6 +77,7 @@ impl Setup {
             tables: String::new(),
             environment: BTreeMap::new(),
             under: Vec::new(),
+            program: None,
         })
     }
     /// Its folder.
@@ -136,6 +138,12 @@ impl Setup {
     #[must_use]
     pub fn under<S: Into<String>>(mut self, prefix: impl IntoIterator<Item = S>) -> Self {
         self.under = prefix.into_iter().map(Into::into).collect();
+        self
+    }
+    /// A copy of the product's program, somewhere else.
+    #[must_use]
+    pub fn program(mut self, program: impl Into<PathBuf>) -> Self {
+        self.program = Some(program.into());
         self
     }
     /// A Kubernetes entry with that kubeconfig.
@@ -216,7 +224,8 @@ impl Setup {
             self.tables
         );
         let config = self.folder.write("runner.toml", config)?;
-        let mut program = Program::own("runner")?
+        let program = self.program.map_or_else(|| tools::binary("runner"), Ok)?;
+        let mut program = Program::new(program)
             .named(format!("runner {runner}"))
             .arg("run")
             .env("RUNNERD_CONFIG", shown(&config))

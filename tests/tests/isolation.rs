@@ -92,10 +92,10 @@ fn without(what: &str) -> Result<Machine> {
     })
 }
 
-/// The runner as a user without any privilege, from copies that it may execute.
+/// The runner as a user without any privilege.
 fn unprivileged() -> Result<Machine> {
-    let script = "chmod 755 .. . && cp \"$1\" own-runner && chown -R 65534:65534 . && shift && \
-                  exec setpriv --reuid=65534 --regid=65534 --clear-groups ./own-runner \"$@\"";
+    let script = "chmod 755 .. . && chown -R 65534:65534 . && \
+                  exec setpriv --reuid=65534 --regid=65534 --clear-groups -- \"$@\"";
     let under = ["sh", "-c", script, "sh"].map(str::to_owned).to_vec();
     Ok(Machine { under, level: "confined", minimal: false, operation: &[], job: JOB_RESIDUES })
 }
@@ -105,9 +105,10 @@ async fn tried(machine: Result<Machine>, name: &str) -> Result<()> {
     let control_plane = ControlPlane::start().await?;
     let user = control_plane.admin();
     let setup = Setup::new()?;
-    // where an unprivileged user reaches it
+    // where an unprivileged user reaches them, wherever they were built
     let hostile = setup.folder().join("hostile");
-    for (program, name) in [("examples/hostile", "hostile"), ("runner-worker-ops", "real-worker-ops")] {
+    let programs = [("runner", "runner"), ("examples/hostile", "hostile"), ("runner-worker-ops", "real-worker-ops")];
+    for (program, name) in programs {
         let copy = setup.folder().join(name);
         std::fs::copy(tools::binary(program)?, &copy)?;
         std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755))?;
@@ -122,7 +123,9 @@ async fn tried(machine: Result<Machine>, name: &str) -> Result<()> {
         )
     };
     let floor = if machine.minimal { "minimal" } else { machine.level };
+    let program = setup.folder().join("runner");
     let setup = setup
+        .program(program)
         .kubernetes("target", &kubeconfig("nothing"))?
         .kubernetes("other", &kubeconfig("a secret of another connection"))?
         .table("isolation", &format!("require = {floor:?}"))
