@@ -8,10 +8,12 @@
 
 use crate::config::{Config, Connection};
 use crate::spawner::sandboxes::operation_paths;
+use crate::workers::Version;
 use runner_sandbox::landlock::{Access, Ruleset, Scope};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Entries of one folder beside something excluded: what lies beyond is not reached.
 const ENTRIES_MAX: usize = 4096;
@@ -28,10 +30,17 @@ pub struct Domains {
 
 #[derive(Debug)]
 struct Inner {
-    /// The same for all: entering it is all that an operation costs.
-    operation: Ruleset,
+    operation: Fixed,
     resolver: Reach,
     job: Reach,
+}
+
+/// The same for all: entering it is all that an operation costs. A program is known to the kernel by its file, so one that was put in its
+/// place has another.
+#[derive(Debug)]
+struct Fixed {
+    program: PathBuf,
+    made: Mutex<(Option<Version>, Arc<OwnedFd>)>,
 }
 
 /// Looked at anew for each worker: files come and go.
@@ -54,13 +63,7 @@ impl Domains {
         if !landlock {
             return Ok(Self { inner: None });
         }
-        let operation = Ruleset::new(Scope { no_tcp: true, own_signals_and_sockets: true })?;
-        for path in operation_paths() {
-            operation.allow_path(path, Access::Read)?;
-        }
-        // what is executed must be in the domain in which it is
-        operation.allow_path(&config.workers.ops, Access::Read)?;
-
+        let operation = Fixed::new(&config.workers.ops)?;
         let home = config.environment.get("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
         let in_home = |names: &[&str]| -> Vec<PathBuf> {
             home.iter().flat_map(|home| names.iter().map(|name| home.join(name))).collect()
@@ -95,8 +98,11 @@ impl Domains {
         self.inner.is_some()
     }
     /// For an operation's worker.
-    pub fn operation(&self) -> Option<&Ruleset> {
-        self.inner.as_ref().map(|i| &i.operation)
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn operation(&self) -> io::Result<Option<OwnedFd>> {
+        self.inner.as_ref().map(|i| i.operation.current()?.try_clone()).transpose()
     }
     /// For a resolver.
     ///
@@ -111,6 +117,32 @@ impl Domains {
     /// The system's.
     pub fn job(&self, writes: &[PathBuf], reads: &[PathBuf]) -> io::Result<Option<Ruleset>> {
         self.inner.as_ref().map(|i| i.job.domain(writes, reads)).transpose()
+    }
+}
+
+// === impl Fixed ===
+
+impl Fixed {
+    fn new(program: &Path) -> io::Result<Self> {
+        let version = Version::of(program);
+        Ok(Self { made: Mutex::new((version, Arc::new(Self::make(program)?))), program: program.to_owned() })
+    }
+    fn make(program: &Path) -> io::Result<OwnedFd> {
+        let domain = Ruleset::new(Scope { no_tcp: true, own_signals_and_sockets: true })?;
+        for path in operation_paths() {
+            domain.allow_path(path, Access::Read)?;
+        }
+        // what is executed must be in the domain in which it is
+        domain.allow_path(program, Access::Read)?;
+        Ok(domain.into())
+    }
+    fn current(&self) -> io::Result<Arc<OwnedFd>> {
+        let version = Version::of(&self.program);
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if made.0 != version {
+            *made = (version, Arc::new(Self::make(&self.program)?));
+        }
+        Ok(made.1.clone())
     }
 }
 

@@ -140,6 +140,11 @@ impl Setup {
         self.under = prefix.into_iter().map(Into::into).collect();
         self
     }
+    /// No workers wait for operations: each process of a worker is one's, for who counts them.
+    #[must_use]
+    pub fn cold(self) -> Self {
+        self.env("RUNNERD_WORKERS_WARM", "0")
+    }
     /// A copy of the product's program, somewhere else.
     #[must_use]
     pub fn program(mut self, program: impl Into<PathBuf>) -> Self {

@@ -74,6 +74,7 @@ impl World {
         more: impl FnOnce(Setup) -> Setup,
     ) -> Result<Runner> {
         let setup = Setup::new()?
+            .cold()
             .kubernetes("cluster", &cluster.kubeconfig(cluster.address(), cluster::ADMIN))?
             .kubernetes("limited", &cluster.kubeconfig(cluster.address(), cluster::RESTRICTED))?;
         let runner = more(setup).start(user, name).await?;

@@ -44,6 +44,7 @@ async fn start() -> Result<Usual> {
     let engine = Engine::new(EngineKind::OpenTofu).ok();
     let user = control_plane.admin();
     let runner = Setup::new()?
+        .cold()
         .kubernetes("cluster", &cluster.kubeconfig(cluster.address(), ADMIN))?
         .engines(&engine.iter().collect::<Vec<_>>())
         .tunnel_through(&wire)

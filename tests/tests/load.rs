@@ -61,6 +61,7 @@ async fn set() -> Result<Set> {
     let control_plane = ControlPlane::with_arguments(&["--user-streams", "4096"]).await?;
     let user = control_plane.admin();
     let runner = Setup::new()?
+        .cold()
         .kubernetes("cluster", &cluster.kubeconfig(cluster.address(), ADMIN))?
         .start(user, "runner-1")
         .await?;

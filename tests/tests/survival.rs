@@ -34,6 +34,7 @@ async fn set() -> Result<Set> {
     let engine = Engine::new(EngineKind::OpenTofu).ok();
     let user = control_plane.admin();
     let runner = Setup::new()?
+        .cold()
         .kubernetes("cluster", &cluster.kubeconfig(to_cluster.address(), ADMIN))?
         .engines(&engine.iter().collect::<Vec<_>>())
         .start(user, "runner-1")

@@ -70,6 +70,7 @@ async fn line_with(more: impl FnOnce(Setup) -> Setup) -> Result<Line> {
     let control_plane = ControlPlane::start().await?;
     let wire = Cutter::new(control_plane.runner_address()).await?;
     let setup = Setup::new()?
+        .cold()
         .kubernetes("cluster", &cluster.kubeconfig(cluster.address(), ADMIN))?
         .tunnel_through(&wire)
         .execution_through(&wire);
@@ -268,6 +269,7 @@ async fn several_instances() -> Result<()> {
     let cluster = cluster().await?;
     let user = line.control_plane.admin();
     let second = Setup::new()?
+        .cold()
         .kubernetes("cluster", &cluster.kubeconfig(cluster.address(), ADMIN))?
         .start_as(user, &line.runner.id)
         .await?;

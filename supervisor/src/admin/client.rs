@@ -92,7 +92,10 @@ fn table(s: &Status) -> String {
     rows.push(("  not enforced", s.isolation.missing.join(", ")));
     rows.push((
         "operations",
-        format!("{} of {}, {} served", s.operations.running, s.operations.max, s.operations.served),
+        format!(
+            "{} of {}, {} served, {} workers waiting",
+            s.operations.running, s.operations.max, s.operations.served, s.operations.waiting
+        ),
     ));
     let text = |job: &serde_json::Value, key: &str| job.get(key).and_then(|v| v.as_str()).unwrap_or("?").to_owned();
     for job in &s.jobs {

@@ -101,6 +101,10 @@ pub struct Counts {
     pub max: u32,
     /// Ended since the start.
     pub served: u64,
+    /// Those of them, and of the running ones, whose worker was there before them.
+    pub started_warm: u64,
+    /// Workers that wait for one.
+    pub waiting: usize,
 }
 
 /// A connection.
@@ -151,7 +155,13 @@ impl Facts {
                 require: config.isolation_require.as_str().to_owned(),
                 missing: self.guarantees.missing.clone(),
             },
-            operations: Counts { running: counts.running, max: config.max_operations, served: counts.served },
+            operations: Counts {
+                running: counts.running,
+                max: config.max_operations,
+                served: counts.served,
+                started_warm: counts.started_warm,
+                waiting: counts.waiting,
+            },
             jobs: jobs.iter().filter_map(|j| serde_json::to_value(j).ok()).collect(),
             connections: config
                 .connections

@@ -5,6 +5,7 @@ use super::{
     AwsSource, CONNECTIONS_MAX, Config, ConfigError, Connection, Engines, FILE_MAX, Isolation, LogFormat, Proxy,
     ProxyUrl, SETTINGS, Tunnel, WorkerPaths,
 };
+use crate::workers::WARM_MAX;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -55,11 +56,12 @@ struct FileProxy {
 struct FileIsolation {
     require: Isolation,
 }
-#[derive(Deserialize, Default)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct FileWorkers {
     ops: PathBuf,
     iac: PathBuf,
+    warm: u32,
 }
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
@@ -118,6 +120,11 @@ impl Default for FileTunnel {
             lasted_ms: 10_000,
             drain_grace_s: shared_proto::bounds::DRAIN_GRACE.as_secs(),
         }
+    }
+}
+impl Default for FileWorkers {
+    fn default() -> Self {
+        Self { ops: PathBuf::new(), iac: PathBuf::new(), warm: 16 }
     }
 }
 impl Default for FileIsolation {
@@ -248,6 +255,7 @@ impl File {
             ops: absolute("workers.ops", self.workers.ops)?.unwrap_or_else(|| beside.join("runner-worker-ops")),
             iac: absolute("workers.iac", self.workers.iac)?.unwrap_or_else(|| beside.join("runner-worker-iac")),
         };
+        let workers_warm = within("workers.warm", self.workers.warm.into(), 0, WARM_MAX.into())? as u32;
         let engines = Engines {
             opentofu: absolute("engines.opentofu", self.engines.opentofu)?,
             terraform: absolute("engines.terraform", self.engines.terraform)?,
@@ -277,6 +285,7 @@ impl File {
             proxy,
             isolation_require: self.isolation.require,
             workers,
+            workers_warm,
             engines,
             allow_file_sources: self.sources.allow_file,
             connections,
@@ -311,6 +320,7 @@ impl Config {
                 "proxy.password_file" => path(&self.proxy.password_file),
                 "isolation.require" => self.isolation_require.as_str().to_owned(),
                 "workers.ops" => self.workers.ops.display().to_string(),
+                "workers.warm" => self.workers_warm.to_string(),
                 "workers.iac" => self.workers.iac.display().to_string(),
                 "engines.opentofu" => path(&self.engines.opentofu),
                 "engines.terraform" => path(&self.engines.terraform),

@@ -44,6 +44,8 @@ pub struct Config {
     pub isolation_require: Isolation,
     /// The workers' programs.
     pub workers: WorkerPaths,
+    /// Workers of operations that wait for one, at most.
+    pub workers_warm: u32,
     /// The engines.
     pub engines: Engines,
     /// Whether a job's Git source may be a folder of this machine.

@@ -95,6 +95,11 @@ pub const SETTINGS: &[Setting] = &[
     ),
     text("workers.ops", "", "The program for operations; else runner-worker-ops beside the runner"),
     text("workers.iac", "", "The program for jobs; else runner-worker-iac beside the runner"),
+    number(
+        "workers.warm",
+        "16",
+        "Workers of operations that wait for one at most, 0 to 64; as many do as were needed at once lately",
+    ),
     text("engines.opentofu", "", "OpenTofu; else `tofu` on PATH"),
     text("engines.terraform", "", "Terraform; else `terraform` on PATH"),
     text("engines.cli_config", "", "TF_CLI_CONFIG_FILE of the engines"),

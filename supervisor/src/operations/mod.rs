@@ -1,7 +1,7 @@
 //! Cloud operations: the first message is decoded and decided on, everything after it passes through.
 //!
 //! ```text
-//!   Run ─▶ first message ─▶ ours? known? room? ─▶ credentials ─▶ worker started, request written ─▶ pass ─▶ one Outcome
+//!   Run ─▶ first message ─▶ ours? known? room? ─▶ credentials ─▶ a worker has its request ─▶ pass ─▶ one Outcome
 //!                                                                                                └─ connect it to its target
 //! ```
 //! It must never decode what a worker sends beyond its frames' headers and its outcome, never hold more of it than was granted, and never
@@ -15,7 +15,7 @@ mod request;
 
 use crate::credentials::Resolver;
 use crate::tunnel::Settings;
-use crate::workers::{Exit, Program, Started, Workers};
+use crate::workers::{Operation, Warm, Workers};
 use body::{Item, RunBody};
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -29,7 +29,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc, watch};
 use tonic::Streaming;
 use tonic::codec::Codec as _;
 use tracing::Instrument as _;
@@ -40,8 +40,6 @@ pub const RUN_PATH: &str = "/runner.v1.Operations/Run";
 const WELCOME_GRACE: Duration = Duration::from_secs(1);
 /// How long the first message may take once the stream is open.
 const FIRST_MESSAGE_DEADLINE: Duration = Duration::from_secs(10);
-/// What a worker whose socket has ended gets until its end is reported.
-const EXIT_GRACE: Duration = Duration::from_secs(2);
 /// Workers that start at once, for each processor: starting one is the costly part, and hundreds at once would leave the supervisor no time to
 /// answer a ping. The others wait their turn, within their deadlines.
 const STARTING_PER_PROCESSOR: usize = 4;
@@ -58,10 +56,12 @@ pub struct Operations {
 struct Inner {
     settings: watch::Receiver<Arc<Settings>>,
     workers: Workers,
+    warm: Warm,
     resolver: Resolver,
-    starting: Semaphore,
+    starting: Arc<Semaphore>,
     running: AtomicU32,
     served: AtomicU64,
+    started_warm: AtomicU64,
     fewer: Notify,
 }
 
@@ -81,6 +81,10 @@ pub struct Counts {
     pub running: u32,
     /// Ended since the start.
     pub served: u64,
+    /// Those of them, and of the running ones, whose worker was there before them.
+    pub started_warm: u64,
+    /// Workers that wait for one.
+    pub waiting: usize,
 }
 
 /// Whether a session takes operations.
@@ -94,28 +98,23 @@ enum Gate {
 /// One place among those that may run at once.
 struct Place(Arc<Inner>);
 
-/// A worker that is killed with all it started when its operation is over, unless its end was reported.
-struct Worker {
-    workers: Workers,
-    pid: i32,
-    exit: oneshot::Receiver<Exit>,
-    ended: bool,
-}
-
 // === impl Operations ===
 
 impl Operations {
     /// Serves with these.
     pub fn new(settings: watch::Receiver<Arc<Settings>>, workers: Workers, resolver: Resolver) -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let starting = Arc::new(Semaphore::new(STARTING_PER_PROCESSOR * processors));
+        let warm = Warm::start_task(workers.clone(), settings.clone(), starting.clone());
         let inner = Inner {
             settings,
             workers,
+            warm,
             resolver,
-            starting: Semaphore::new(
-                STARTING_PER_PROCESSOR * std::thread::available_parallelism().map_or(1, |n| n.get()),
-            ),
+            starting,
             running: AtomicU32::new(0),
             served: AtomicU64::new(0),
+            started_warm: AtomicU64::new(0),
             fewer: Notify::new(),
         };
         Self { inner: Arc::new(inner) }
@@ -137,6 +136,8 @@ impl Operations {
         Counts {
             running: self.inner.running.load(Ordering::Relaxed),
             served: self.inner.served.load(Ordering::Relaxed),
+            started_warm: self.inner.started_warm.load(Ordering::Relaxed),
+            waiting: self.inner.warm.waiting(),
         }
     }
 
@@ -147,6 +148,29 @@ impl Operations {
         match taken {
             Ok(_) => Ok(Place(self.inner.clone())),
             Err(_) => Err(Code::Busy.on(format!("{most} operations are running on this runner, as many as it takes"))),
+        }
+    }
+}
+
+impl Inner {
+    /// A worker that has its request: a warm one, or one that starts now, in its turn.
+    async fn given(&self, message: v1::WorkerRequest) -> Result<(Operation, Option<SemaphorePermit<'_>>), Failure> {
+        if let Some(mut operation) = self.warm.take()
+            // it may have ended while it waited; whoever ended it had nothing of this request
+            && frame::write_message(&mut operation.socket, Kind::Request, &message).await.is_ok()
+        {
+            self.started_warm.fetch_add(1, Ordering::Relaxed);
+            return Ok((operation, None));
+        }
+        // never closed
+        let place = self.starting.acquire().await.ok();
+        let mut operation = self.workers.operation().await?;
+        match frame::write_message(&mut operation.socket, Kind::Request, &message).await {
+            Ok(()) => Ok((operation, place)),
+            Err(e) => {
+                let what = format!("its socket ended before it had its request: {e}");
+                Err(operation.worker.crashed(what).await)
+            }
         }
     }
 }
@@ -284,16 +308,8 @@ impl SessionOperations {
             target.proxy_url.clear();
         }
         let credit = Credit::new(request.output_credit, Some(self.send.clone()));
-        // never closed
-        let starting = inner.starting.acquire().await.ok();
-        let Started { pid, mut socket, dial, exit } = inner.workers.start(Program::Operation).await?;
-        let mut worker = Worker { workers: inner.workers.clone(), pid, exit, ended: false };
         let message = v1::WorkerRequest { request: Some(request), target: Some(target) };
-        let written = frame::write_message(&mut socket, Kind::Request, &message).await;
-        drop(message);
-        if let Err(e) = written {
-            return Err(worker.crashed(format!("its socket ended before it had its request: {e}")).await);
-        }
+        let (Operation { mut worker, mut socket, dial }, starting) = inner.given(message).await?;
         let (window, first) = self.receive.window();
         // dropped where the stream is gone already, which the caller notices
         let _ = items.send(Item::Data(body::flow(first))).await;
@@ -346,29 +362,5 @@ fn refused_message(status: &tonic::Status) -> Failure {
         }
         tonic::Code::Cancelled => Code::Cancelled.on("the caller cancelled it"),
         _ => Code::InvalidArgument.on(format!("a message is malformed: {first}")),
-    }
-}
-
-// === impl Worker ===
-
-impl Worker {
-    /// Its socket ended without an outcome: how did it end?
-    async fn crashed(&mut self, what: String) -> Failure {
-        match tokio::time::timeout(EXIT_GRACE, &mut self.exit).await {
-            Ok(Ok(exit)) => {
-                self.ended = true;
-                exit.failure()
-            }
-            _ => Code::WorkerCrashed.on(what),
-        }
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        // once its end was reported its number may be somebody else's
-        if !self.ended && self.exit.try_recv().is_err() {
-            self.workers.kill_soon(self.pid, nix::libc::SIGKILL);
-        }
     }
 }

@@ -5,6 +5,7 @@
 //! It must never execute anything itself: the supervisor is multi-threaded and holds the keys.
 
 mod link;
+mod warm;
 
 use crate::domains::Domains;
 use crate::spawner::wire::{Launch, Mechanisms};
@@ -14,11 +15,16 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use link::{Ends, Order};
+pub(crate) use warm::Version;
+pub use warm::{WARM_MAX, Warm};
 
+/// What a worker whose socket has ended gets until its end is reported.
+const EXIT_GRACE: Duration = Duration::from_secs(2);
 /// Requests that wait for the socket's task at once; whoever comes later waits for a place.
 const REQUESTS: usize = 256;
 
@@ -58,6 +64,26 @@ pub struct Started {
     pub dial: Option<OwnedFd>,
     /// How it ended, once it has.
     pub exit: oneshot::Receiver<Exit>,
+}
+
+/// An operation's worker, which waits for its request.
+#[derive(Debug)]
+pub struct Operation {
+    /// Itself.
+    pub worker: Mortal,
+    /// The supervisor's end of its descriptor 3.
+    pub socket: UnixStream,
+    /// The supervisor's end of its descriptor 4, over which it asks for connections.
+    pub dial: Option<OwnedFd>,
+}
+
+/// A worker that is killed with all it started when this is dropped, unless its end was reported.
+#[derive(Debug)]
+pub struct Mortal {
+    workers: Workers,
+    pid: i32,
+    exit: oneshot::Receiver<Exit>,
+    ended: bool,
 }
 
 /// How a worker ended.
@@ -137,10 +163,7 @@ impl Workers {
         let domains = self.domains.borrow().clone();
         let broken = |e: io::Error| Code::Internal.on(format!("a domain for a worker's files cannot be made: {e}"));
         let (launch, directory, domain) = match program {
-            Program::Operation => {
-                let copy = domains.operation().map(|d| d.as_fd().try_clone_to_owned()).transpose();
-                (Launch::Operation, None, copy.map_err(broken)?)
-            }
+            Program::Operation => (Launch::Operation, None, domains.operation().map_err(broken)?),
             Program::Resolver => {
                 let domain = blocking(move || domains.resolver()).await.map_err(broken)?;
                 (Launch::Resolver, None, domain)
@@ -153,6 +176,16 @@ impl Workers {
         let gone = || Code::Internal.on("the task that starts workers has ended");
         self.requests.send(Request::Start { launch, directory, domain, reply }).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
+    }
+
+    /// Starts one for an operation.
+    ///
+    /// # Errors
+    /// Those of [`Self::start`].
+    pub async fn operation(&self) -> Result<Operation, Failure> {
+        let Started { pid, socket, dial, exit } = self.start(Program::Operation).await?;
+        let worker = Mortal { workers: self.clone(), pid, exit, ended: false };
+        Ok(Operation { worker, socket, dial })
     }
 
     /// Sends a signal to the whole session that the worker leads.
@@ -180,6 +213,44 @@ impl Workers {
 async fn blocking(make: impl FnOnce() -> io::Result<Option<Ruleset>> + Send + 'static) -> io::Result<Option<OwnedFd>> {
     let made = tokio::task::spawn_blocking(make).await.unwrap_or_else(|e| Err(io::Error::other(e)));
     Ok(made?.map(OwnedFd::from))
+}
+
+// === impl Operation ===
+
+impl Operation {
+    /// Whether its end was reported.
+    fn has_ended(&mut self) -> bool {
+        self.worker.has_ended()
+    }
+}
+
+// === impl Mortal ===
+
+impl Mortal {
+    /// Its socket ended without an outcome: how did it end? `what` is said where nobody tells in time.
+    pub async fn crashed(&mut self, what: String) -> Failure {
+        match tokio::time::timeout(EXIT_GRACE, &mut self.exit).await {
+            Ok(Ok(exit)) => {
+                self.ended = true;
+                exit.failure()
+            }
+            _ => Code::WorkerCrashed.on(what),
+        }
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.ended = self.ended || self.exit.try_recv().is_ok();
+        self.ended
+    }
+}
+
+impl Drop for Mortal {
+    fn drop(&mut self) {
+        // once its end was reported its number may be somebody else's
+        if !self.has_ended() {
+            self.workers.kill_soon(self.pid, nix::libc::SIGKILL);
+        }
+    }
 }
 
 // === impl Exit ===

@@ -27,13 +27,18 @@ impl Runner {
         Self::start_with(control_plane, more, Stdio::inherit())
     }
     fn start_with(control_plane: &ControlPlane, more: &str, log: Stdio) -> Self {
+        Self::start_warm(control_plane, more, log, 0)
+    }
+    fn start_warm(control_plane: &ControlPlane, more: &str, log: Stdio, warm: u32) -> Self {
+        Self::start_of(control_plane, more, log, warm, &worker::program())
+    }
+    fn start_of(control_plane: &ControlPlane, more: &str, log: Stdio, warm: u32, worker: &Path) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         control_plane.credentials().write(&folder.path().join("credentials.json")).expect("writes");
-        let worker = worker::program();
         let p = folder.path().display();
         let text = format!(
             "credentials = \"{p}/credentials.json\"\nstate_dir = \"{p}/state\"\nlog_format = \"json\"\n{more}\n\
-             [workers]\nops = {worker:?}\niac = \"/bin/false\"\n\
+             [workers]\nops = {worker:?}\niac = \"/bin/false\"\nwarm = {warm}\n\
              [connections.k]\nprovider = \"kubernetes\"\nin_cluster = true\n\
              [connections.a]\nprovider = \"aws\"\nsource = \"environment\"\n"
         );
@@ -341,6 +346,93 @@ async fn stopped_readers_hold_nobody_up() {
     let (outcome, data) = session.run(unary("k", describe("flood"))).await;
     assert_eq!((outcome.code.as_str(), data.len()), ("ok", worker::FLOOD));
     eprintln!("supervisor beside 50 stopped readers: {} KiB RSS", field(runner.role("supervisor"), "status", "VmRSS:"));
+}
+
+/// Workers wait for operations, each for one; they go with what they were started as, and whoever ends them disturbs nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn warm_workers_serve_one_operation_each() {
+    use nix::sys::signal::{Signal, kill};
+    let control_plane = ControlPlane::start().await;
+    let runner = Runner::start_warm(&control_plane, "", Stdio::inherit(), 4);
+    let session = control_plane.connection().await.open().await;
+    let spawner = runner.role("spawner");
+    let operations = || runner.status().1["operations"].clone();
+    let waiting = async |count: u64| until("so many wait", || operations()["waiting"] == count).await;
+    let alive = || -> std::collections::BTreeSet<i32> { children(spawner).into_iter().collect() };
+
+    waiting(2).await;
+    let before = alive();
+    assert_eq!(before.len(), 2);
+    let mut hanging = session.begin(exec("family")).await;
+    hanging.next().await;
+    assert_eq!(operations()["started_warm"], 1);
+    // another has its place, and the one that serves is one that waited
+    waiting(2).await;
+    assert!(before.is_subset(&alive()) && alive().len() == 3, "{before:?} {:?}", alive());
+    drop(hanging);
+    until("it is gone with its operation", || alive().len() == 2).await;
+    assert!(!before.is_subset(&alive()), "one of {before:?} served, and serves no other");
+
+    // more wait where more were needed at once, and no more than they may
+    let many = (0..32).map(|_| async { session.run(unary("k", describe("hello"))).await });
+    for (outcome, data) in futures_util::future::join_all(many).await {
+        assert_eq!((outcome.code.as_str(), &data[..]), ("ok", &b"hello"[..]), "{}", outcome.message);
+    }
+    waiting(4).await;
+
+    // whoever ends them all: the next operation has a new one, and the pool fills again
+    for pid in alive() {
+        kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).expect("lives");
+    }
+    let (outcome, _) = session.run(unary("k", describe("hello"))).await;
+    assert!(["ok", "worker_crashed"].contains(&outcome.code.as_str()), "{outcome:?}");
+    waiting(4).await;
+    assert_eq!(session.run(unary("k", describe("hello"))).await.0.code, "ok");
+
+    // a configuration that was read again has workers of its own
+    waiting(4).await;
+    let before = alive();
+    runner.signal(Signal::SIGHUP);
+    until("others wait", || operations()["waiting"] == 4 && alive().is_disjoint(&before)).await;
+
+    // and they go with their supervisor
+    let before = alive();
+    kill(nix::unistd::Pid::from_raw(runner.role("supervisor")), Signal::SIGKILL).expect("lives");
+    until("they are gone", || before.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists())).await;
+}
+
+/// A program that was put in the place of another is what runs from then on, cold and warm.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_was_replaced_is_not_used_any_more() {
+    for warm in [0, 2] {
+        let control_plane = ControlPlane::start().await;
+        let folder = tempfile::tempdir().expect("a folder");
+        let program = folder.path().join("worker");
+        let put = || {
+            std::fs::copy(worker::program(), folder.path().join("new")).expect("copies");
+            std::fs::rename(folder.path().join("new"), &program).expect("renames");
+        };
+        put();
+        let first = std::fs::metadata(&program).expect("is there");
+        let runner = Runner::start_of(&control_plane, "", Stdio::inherit(), warm, &program);
+        let session = control_plane.connection().await.open().await;
+        assert_eq!(session.run(unary("k", describe("hello"))).await.0.code, "ok");
+        put();
+        let is_new = |pid: &i32| {
+            use std::os::unix::fs::MetadataExt as _;
+            std::fs::metadata(format!("/proc/{pid}/exe")).is_ok_and(|now| now.ino() != first.ino())
+        };
+        let spawner = runner.role("spawner");
+        until("new ones wait", || {
+            let workers = children(spawner);
+            workers.len() == warm as usize && workers.iter().all(is_new)
+        })
+        .await;
+        let mut operation = session.begin(exec("family")).await;
+        operation.next().await;
+        assert!(children(spawner).iter().all(is_new));
+        assert_eq!(session.run(unary("k", describe("hello"))).await.0.code, "ok");
+    }
 }
 
 /// Welcome and the first operation travel on streams of their own.
