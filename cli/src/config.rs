@@ -161,6 +161,11 @@ pub(crate) fn read_token(path: &Path) -> Result<Secret, Failure> {
 /// Checks a token's form, so that a cut one is told apart from a wrong one.
 pub(crate) fn token(text: &str) -> Result<Secret, Failure> {
     use shared_proto::api_key::{Purpose, parse};
+    if text.trim().is_empty() {
+        return Err(Code::InvalidArgument
+            .on("no token was given")
+            .next("Type it at the terminal, send it on standard input, or name its file with --token-file."));
+    }
     parse(Purpose::User, text)
         .map(|_| Secret::new(text))
         .map_err(|e| Code::InvalidArgument.on(format!("this is not a token: {e}")).next("Copy the token again, whole."))
@@ -221,6 +226,14 @@ mod tests {
         f.write_all(br#"{"contexts":{"a":{"endpoint":"x","token":["rnt_hidden"],"rnt_hidden":1}}}"#).expect("writes");
         let failure = ConfigFile::load(&path).expect_err("refused");
         assert!(!failure.message.contains("rnt_hidden"), "{}", failure.message);
+    }
+
+    #[test]
+    fn what_is_no_token_is_named() {
+        for (text, said) in [("", "no token was given"), (" \n", "no token was given"), ("rnt_x", "not a token")] {
+            let failure = token(text).expect_err("refused");
+            assert!(failure.message.contains(said) && !failure.message.contains("rnt_x"), "{failure}");
+        }
     }
 
     #[test]

@@ -26,8 +26,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-/// The runtime's threads at most: one encrypts while another reads from workers.
-const THREADS_MAX: usize = 4;
 /// What the tunnel gets beyond the operations' grace to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(4);
 
@@ -100,10 +98,9 @@ fn prepare(flags: &Flags) -> Result<Prepared, Fatal> {
 }
 
 fn live(prepared: Prepared) -> Result<(), Fatal> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, THREADS_MAX);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
-        .thread_name("supervisor")
+    // one thread: it moves bytes faster than several that wake each other for every piece of them, a byte there and back in four fifths of
+    // the time (docs/results/bench.txt). What may block is done on threads for that
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| Fatal::System(format!("the runtime: {e}")))?;

@@ -50,12 +50,25 @@ pub struct LogSource {
     pub containers: Vec<String>,
 }
 
-/// A port that is free at this moment.
+/// Ports that no system gives to whoever asks for any: what is free there stays free until somebody asks for that very one.
+const OWN_PORTS: std::ops::Range<u16> = 12_000..32_000;
+/// Ports that may be taken before one is free.
+const PORTS_TRIED: usize = 1000;
+
+/// A port that is free at this moment, and that no outgoing connection takes meanwhile.
 ///
 /// # Errors
-/// The system's.
+/// None is free; the system's.
 pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    for _ in 0..PORTS_TRIED {
+        let mut random = [0; 2];
+        getrandom::fill(&mut random)?;
+        let port = OWN_PORTS.start + u16::from_le_bytes(random) % (OWN_PORTS.end - OWN_PORTS.start);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    anyhow::bail!("{PORTS_TRIED} ports of {OWN_PORTS:?} are taken")
 }
 
 impl LogSource {

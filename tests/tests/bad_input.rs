@@ -137,6 +137,14 @@ async fn api_requests() -> Result<()> {
         post("/connections", json!({ "name": "x", "provider": "kubernetes", "entry": "/etc/passwd" }), 400, bad),
         post("/stacks", stack("x", "make", source.clone()), 400, bad),
         post("/stacks", stack("x", "opentofu", json!({})), 400, bad),
+        // what its runner does not have would only end its jobs
+        post(
+            "/stacks",
+            json!({ "name": "x", "engine": "opentofu", "source": { "git": { "url": "https://example.com/x.git" } },
+                    "connections": ["cluster", "clutser"] }),
+            409,
+            "unknown_connection",
+        ),
         post("/stacks", stack("x", "opentofu", json!({ "archive": { "sha256": "xyz", "size": 1 } })), 400, bad),
         post("/stacks/bad-input/jobs", json!({ "kind": "explode" }), 400, bad),
         post("/stacks/bad-input/jobs", json!({ "kind": "preview", "variables": [1] }), 400, bad),

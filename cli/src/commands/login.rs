@@ -75,7 +75,13 @@ pub(crate) async fn login(command: Login, global: &Global, interrupt: &Interrupt
 
 /// Tries the token, saves the context and makes it the current one; gives who we are.
 pub(crate) async fn enter(context: Context, name: &str, path: &Path) -> Result<Value, Failure> {
-    let who = Client::new(&context)?.get("/whoami").await?;
+    let who = Client::new(&context)?.get("/whoami").await.map_err(|failure| match failure.code {
+        // it is what was just done
+        Code::Unauthenticated => {
+            failure.next("Check that the token is this control plane's and has not expired, or have a new one made.")
+        }
+        _ => failure,
+    })?;
     let mut file = ConfigFile::load(path)?;
     file.contexts.insert(name.to_owned(), context);
     file.current = Some(name.to_owned());

@@ -3,14 +3,18 @@
 use super::jobs::{JobView, JobViews};
 use super::source::{Source, Variables, checked_connections, checked_path};
 use super::{ApiError, ApiState, Body, Caller, Named, Params, Routes, checked};
+use crate::sessions::LIST_MAX;
 use crate::store::{JobKind, NewJob, NewStack, Runner, Stack};
 use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use shared_proto::failure::{Code, Failure};
+use std::collections::BTreeSet;
 use utoipa::{OpenApi, ToSchema};
 
+/// Entries of a runner that a refusal names.
+const SHOWN_MAX: usize = 20;
 /// Stacks of one organization.
 const STACKS_MAX: usize = 1000;
 
@@ -197,6 +201,10 @@ async fn checked_stack(state: &ApiState, caller: &Caller, body: StackBody) -> Re
         Some(runner) => Some(usable(state.store.runner(caller.org(), runner).await?)?.id),
         None => None,
     };
+    let connections = checked_connections(body.connections)?;
+    if let Some(runner) = runner.as_deref().or(caller.organization().default_runner.as_deref()) {
+        known_to_runner(state, caller, runner, &connections)?;
+    }
     let kept = KeptSource {
         path: checked_path(body.path.unwrap_or_default())?,
         source: body.source.checked(state, caller).await?,
@@ -210,8 +218,27 @@ async fn checked_stack(state: &ApiState, caller: &Caller, body: StackBody) -> Re
         runner,
         source: json(&kept)?,
         variables: json(&body.variables.checked()?)?,
-        connections: json(&checked_connections(body.connections)?)?,
+        connections: json(&connections)?,
     })
+}
+
+/// Refuses an entry that no instance of the runner has: a job would only fail of it later. Where none is connected, or one has more
+/// entries than it could tell, nobody knows.
+fn known_to_runner(state: &ApiState, caller: &Caller, runner: &str, names: &[String]) -> Result<(), Failure> {
+    let instances = state.sessions.instances(caller.org(), runner);
+    if instances.is_empty() || instances.iter().any(|i| i.connections.len() >= LIST_MAX) {
+        return Ok(());
+    }
+    let entries: BTreeSet<&str> = instances.iter().flat_map(|i| &i.connections).map(|e| e.name.as_str()).collect();
+    match names.iter().find(|name| !entries.contains(name.as_str())) {
+        None => Ok(()),
+        Some(name) => {
+            let has = entries.into_iter().take(SHOWN_MAX).collect::<Vec<_>>().join(", ");
+            let has = if has.is_empty() { "no connections".to_owned() } else { format!("these: {has}") };
+            Err(Code::UnknownConnection
+                .on(format!("the runner's configuration has no connection {name:?}; it has {has}")))
+        }
+    }
 }
 
 /// The stack's runner, else the organization's default.

@@ -20,7 +20,7 @@ const RIVALS_MAX: usize = 3;
 /// Minor versions that the two ends may be apart.
 const MINORS_APART: u64 = 2;
 /// Lists that a Hello carries, items.
-const LIST_MAX: usize = 1000;
+pub(crate) const LIST_MAX: usize = 1000;
 /// Texts that a Hello carries, characters.
 const TEXT_MAX: usize = 255;
 

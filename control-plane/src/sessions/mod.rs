@@ -19,7 +19,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use admission::is_instance_id;
+pub(crate) use admission::{LIST_MAX, is_instance_id};
 pub(crate) use channel::{Channel, origin};
 #[cfg(test)]
 pub(crate) use channel::{Driver, handshake};

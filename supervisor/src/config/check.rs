@@ -159,11 +159,14 @@ impl Config {
             Some(path) => ConfigError(format!("{}: {message}", path.display())),
             None => ConfigError(message),
         };
-        let (table, mut sources) = settings::merge(table, flags, variables).map_err(|e| at(e.0))?;
+        let (table, mut sources) = settings::merge(table, flags, variables)?;
         let mut parsed: File =
             toml::Value::Table(table).try_into().map_err(|e: toml::de::Error| at(one_line(e.message())))?;
         from_environment(&mut parsed.proxy, &mut sources, variables)?;
-        parsed.check(file.clone(), &sources, variables).map_err(|e| at(e.0))
+        parsed.check(file.clone(), &sources, variables).map_err(|e| match settings::named_otherwise(&e.0, &sources) {
+            Some(name) => ConfigError(format!("{name}: {}", e.0)),
+            None => at(e.0),
+        })
     }
 }
 
@@ -269,13 +272,20 @@ impl File {
             let connection = entry.check(&name)?;
             connections.insert(name, connection);
         }
-        if self.state_dir.as_os_str().is_empty() || self.credentials.as_os_str().is_empty() {
-            return Err(ConfigError("credentials and state_dir must not be empty".into()));
-        }
+        // what a file says does not depend on where somebody was when he started the runner
+        let folder = file.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
+        let whole = |key: &str, path: &Path| match path {
+            path if path.as_os_str().is_empty() => Err(ConfigError(format!("{key} must not be empty"))),
+            path => {
+                let path = if sources.get(key) == Some(&Source::File) { folder.join(path) } else { path.to_owned() };
+                std::path::absolute(path).map_err(|e| ConfigError(format!("{key}: {e}")))
+            }
+        };
+        let (credentials, state_dir) = (whole("credentials", &self.credentials)?, whole("state_dir", &self.state_dir)?);
         let mut config = Config {
             file,
-            credentials: self.credentials,
-            state_dir: std::path::absolute(&self.state_dir).map_err(|e| ConfigError(format!("state_dir: {e}")))?,
+            credentials,
+            state_dir,
             log_format: self.log_format,
             log_level: self.log_level,
             max_operations,

@@ -134,6 +134,17 @@ impl Source {
     }
 }
 
+/// The flag or the variable that a message is about which opens with a setting's key, where the value came from there and not from the file.
+pub(super) fn named_otherwise(message: &str, sources: &BTreeMap<&'static str, Source>) -> Option<String> {
+    let is_about = |key: &str| message.strip_prefix(key).is_some_and(|rest| rest.starts_with([' ', ':']));
+    let setting = SETTINGS.iter().find(|s| is_about(s.key))?;
+    match sources.get(setting.key)? {
+        Source::Flag => Some(format!("--{}", setting.flag())),
+        Source::Variable => Some(setting.variable()),
+        _ => None,
+    }
+}
+
 /// Puts flags and variables over what the file says. The second value tells where each setting came from.
 pub(super) fn merge(
     mut file: Table,
@@ -164,7 +175,7 @@ pub(super) fn merge(
                 text.parse().map_err(|_| ConfigError(format!("{name}: {text:?} is not a whole number")))?,
             ),
         };
-        put(&mut file, setting.key, value)?;
+        put(&mut file, setting.key, value).map_err(|e| ConfigError(format!("{name}: in the file {}", e.0)))?;
         sources.insert(setting.key, source);
     }
     // a mistyped variable must not be passed over in silence

@@ -2,6 +2,7 @@
 
 use super::*;
 use std::ffi::OsString;
+use std::path::Path;
 
 fn load(text: &str, flags: &[(&str, &str)], variables: &[(&str, &str)]) -> Result<Config, String> {
     let folder = tempfile::tempdir().expect("a folder");
@@ -31,6 +32,30 @@ fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
     assert_eq!(source(&config, "budget_mib"), Source::Variable);
     assert_eq!(source(&config, "tunnel.lasted_ms"), Source::File);
     assert_eq!(source(&config, "jobs_at_once"), Source::Default);
+}
+
+#[test]
+fn what_is_wrong_is_blamed_where_it_was_said() {
+    let said = |file: &str, flags: &[(&str, &str)], variables: &[(&str, &str)]| {
+        load(file, flags, variables).expect_err("refused")
+    };
+    let wrong = "max_operations is 0";
+    assert!(said("max_operations = 0", &[], &[]).contains("runner.toml: max_operations is 0"));
+    assert!(said("", &[("max_operations", "0")], &[]).starts_with(&format!("--max-operations: {wrong}")));
+    assert!(said("", &[], &[("RUNNERD_MAX_OPERATIONS", "0")]).starts_with(&format!("RUNNERD_MAX_OPERATIONS: {wrong}")));
+    assert!(said("", &[("workers.warm", "65")], &[]).starts_with("--workers-warm: workers.warm is 65"));
+    assert!(said("", &[("max_operations", "many")], &[]).starts_with("--max-operations: \"many\""));
+    assert!(said("workers = 1", &[("workers.warm", "1")], &[]).starts_with("--workers-warm: in the file workers"));
+}
+
+#[test]
+fn a_files_relative_paths_are_the_files_own() {
+    let config = load("state_dir = \"s\"\ncredentials = \"../c\"", &[], &[]).expect("loads");
+    let folder = config.file.as_deref().and_then(Path::parent).expect("a folder");
+    assert_eq!((config.state_dir.as_path(), config.credentials.as_path()), (&*folder.join("s"), &*folder.join("../c")));
+    let here = std::env::current_dir().expect("somewhere");
+    let config = load("state_dir = \"s\"", &[("state_dir", "t")], &[]).expect("loads");
+    assert_eq!(config.state_dir, here.join("t"));
 }
 
 #[test]
