@@ -22,6 +22,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -98,20 +99,26 @@ fn prepare(flags: &Flags) -> Result<Prepared, Fatal> {
 }
 
 fn live(prepared: Prepared) -> Result<(), Fatal> {
-    // one thread: it moves bytes faster than several that wake each other for every piece of them, a byte there and back in four fifths of
-    // the time (docs/results/bench.txt). What may block is done on threads for that
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let failed = |e: std::io::Error| Fatal::System(format!("the runtime: {e}"));
+    // one thread: several wake each other for every piece that comes, which on two processors made a byte's way longer and moved no more of
+    // them. What may block is done on threads for that
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    // and so are jobs: they wait for their disk, and no ping waits for it with them
+    let disk = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("jobs")
         .enable_all()
         .build()
-        .map_err(|e| Fatal::System(format!("the runtime: {e}")))?;
-    let result = runtime.block_on(join(prepared));
+        .map_err(failed)?;
+    let result = runtime.block_on(join(prepared, disk.handle()));
     // what still runs is in nobody's way: the process ends
+    disk.shutdown_background();
     runtime.shutdown_background();
     result
 }
 
-/// Joins the rooms, and waits for the end.
-async fn join(prepared: Prepared) -> Result<(), Fatal> {
+/// Joins the rooms, and waits for the end. `disk`: where jobs run.
+async fn join(prepared: Prepared, disk: &Handle) -> Result<(), Fatal> {
     let Prepared { flags, settings, guarantees, domains, state, ends } = prepared;
     let confines = domains.is_there();
     let (reach, domains) = watch::channel(domains);
@@ -126,8 +133,11 @@ async fn join(prepared: Prepared) -> Result<(), Fatal> {
     let engines = engines(&settings.config);
 
     let around = Around { settings: current.clone(), dialer: dialer.clone(), resolver, workers: workers.clone() };
-    let jobs = jobs::start(job_settings(&settings.config, &state, &hostname, &engines), Arc::new(around))
-        .map_err(Fatal::Failure)?;
+    let jobs = {
+        let _on_its_own = disk.enter();
+        jobs::start(job_settings(&settings.config, &state, &hostname, &engines), Arc::new(around))
+    };
+    let jobs = jobs.map_err(Fatal::Failure)?;
 
     let floor = guarantees.clone();
     let (status, tunnel_status) = watch::channel(TunnelStatus::default());
