@@ -567,6 +567,16 @@ async fn discard_and_cancel() -> Result<()> {
     let cancelled = user.job_in(&id, &["canceled"], JOB).await?;
     ensure!(cancelled.code() == "cancelled" || cancelled.code() == "ok", "{}", cancelled.0);
     ensure!(user.events_of(&id, "cancel_progress").await?.iter().any(|c| c["step"] == "asked"));
+    // one that waits for its approval ends with the same word in its events
+    let (id, _) = job(user, "discards", &json!({ "kind": "update" }), &["awaiting_approval"]).await?;
+    user.post(&format!("/jobs/{id}/cancel"), &json!({})).await?;
+    user.job_in(&id, &["canceled"], SECONDS).await?;
+    let ends = eventually(SECONDS, "its last event", || async {
+        let ends = user.events_of(&id, "result").await?;
+        Ok((!ends.is_empty()).then_some(ends))
+    })
+    .await?;
+    ensure!(ends.len() == 1 && ends[0]["phase"] == "canceled" && ends[0]["code"] == "cancelled", "{ends:?}");
     // the engine kept its state: the stack can be worked on
     let (_, gone) = job(user, "discards", &json!({ "kind": "destroy", "approve_automatically": true }), ENDS).await?;
     ensure!(gone["result"]["code"] == "ok", "{gone}");

@@ -399,6 +399,13 @@ async fn cancel_and_discard_reach_the_instance() {
     runner.report(&given, 1, vec![plan(true), phase("awaiting_approval")]).await;
     world.jobs.discard(ORG, &waiting, "bob").await.expect("discarded");
     assert!(matches!(next(&mut work).await, Kind::Discard(d) if d.job_id == waiting && d.by == "bob"));
+    // and one that is cancelled there ends as cancelled on the runner too
+    let waiting = world.job("three", JobKind::Update).await;
+    let given = assignment(&mut work).await;
+    assert!(runner.accept(&given).await.accepted);
+    runner.report(&given, 1, vec![plan(true), phase("awaiting_approval")]).await;
+    world.jobs.cancel(ORG, &waiting, "bob", false).await.expect("cancelled");
+    assert!(matches!(next(&mut work).await, Kind::Cancel(c) if c.job_id == waiting && !c.force && c.by == "bob"));
 }
 
 #[tokio::test]
