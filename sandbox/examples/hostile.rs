@@ -27,14 +27,19 @@ type Tried = Result<String, String>;
 
 fn main() {
     let mode = std::env::args().nth(1).unwrap_or_default();
-    if mode.starts_with("resolve") {
-        // this part is played by the real one, which lies beside
-        let beside = std::env::current_exe().unwrap_or_default().with_file_name("real-worker-ops");
-        let error = std::process::Command::new(&beside).arg0("runner-worker-ops").args(std::env::args().skip(1)).exec();
+    // these parts are played by the real ones, which lie beside. The first process of a job starts this program as the job's worker
+    let real = match mode.as_str() {
+        "job" => Some("real-worker-iac"),
+        mode if mode.starts_with("resolve") => Some("real-worker-ops"),
+        _ => None,
+    };
+    if let Some(real) = real {
+        let beside = std::env::current_exe().unwrap_or_default().with_file_name(real);
+        let error = std::process::Command::new(&beside).args(std::env::args().skip(1)).exec();
         eprintln!("{}: {error}", beside.display());
         return;
     }
-    let job = mode == "job";
+    let job = mode == "step";
     let Ok(mut socket) = runner_sandbox::inherited_socket() else { return };
     let mut header = [0; Header::SIZE];
     if socket.read_exact(&mut header).is_err() {
@@ -124,6 +129,14 @@ fn read_file(path: impl AsRef<Path>) -> Tried {
     if read == 0 { Err("empty".to_owned()) } else { Ok(format!("read {read} bytes")) }
 }
 
+/// Anything in the folder of a job but its own.
+fn neighbours_spool(jobs: &Path) -> Tried {
+    let own = std::env::current_dir().unwrap_or_default();
+    let entries = std::fs::read_dir(jobs).map_err(|e| e.to_string())?;
+    let others = entries.flatten().map(|e| e.path()).filter(|path| !own.starts_with(path));
+    any(others.map(|path| list(path.join("work"))))
+}
+
 fn list(path: impl AsRef<Path>) -> Tried {
     let entries = std::fs::read_dir(path.as_ref()).map_err(|e| e.to_string())?;
     Ok(format!("{} entries", entries.count()))
@@ -165,7 +178,7 @@ fn write_new(path: impl AsRef<Path>) -> Tried {
 
 /// Succeeds if one of them does.
 fn any(attempts: impl IntoIterator<Item = Tried>) -> Tried {
-    let mut why = String::new();
+    let mut why = "there is none".to_owned();
     for tried in attempts {
         match tried {
             Ok(how) => return Ok(how),
@@ -238,7 +251,7 @@ const ATTEMPTS: &[(&str, Attempt)] = &[
             .map(|_| "watches".to_owned())
     }),
     ("state_directory", |t| list(path(t, "state")?)),
-    ("neighbours_spool", |t| list(path(t, "state")?.join("jobs"))),
+    ("neighbours_spool", |t| neighbours_spool(&path(t, "state")?.join("jobs"))),
     ("other_connections_file", |t| read_file(path(t, "other_connection")?)),
     ("configuration", |t| write_new(path(t, "state")?.join("x"))),
     // the supervisor's memory
@@ -351,7 +364,8 @@ const ATTEMPTS: &[(&str, Attempt)] = &[
     ("read_passwd", |_| read_file("/etc/passwd")),
     ("read_home", |_| any(["/root", "/home"].map(list))),
     ("list_var", |_| list("/var")),
-    ("write_outside", |_| any(["/tmp/h", "/var/tmp/h", "/dev/shm/h", "/run/h", "/usr/lib/h", "/h"].map(write_new))),
+    ("write_tmp", |_| write_new("/tmp/h")),
+    ("write_outside", |_| any(["/var/tmp/h", "/dev/shm/h", "/run/h", "/usr/lib/h", "/h"].map(write_new))),
     ("devices", |_| any(["/dev/mem", "/dev/kmsg", "/dev/vda", "/dev/sda", "/dev/kvm", "/dev/fuse"].map(read_file))),
     ("overwrite_own_program", |_| {
         OpenOptions::new().write(true).open("/proc/self/exe").map(|_| "opened".to_owned()).map_err(|e| e.to_string())

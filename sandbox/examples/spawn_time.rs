@@ -2,7 +2,7 @@
 //!
 //! The process is this program itself in another mode, so that what is added can be told from what its own start takes.
 
-use runner_sandbox::confine::{Confinement, Limits, Namespaces, Own, Root};
+use runner_sandbox::confine::{Confinement, Limits, Namespaces, Own, Root, User};
 use runner_sandbox::landlock::{Access, Ruleset, Scope};
 use runner_sandbox::{profiles, spawn};
 use std::fs::File;
@@ -34,8 +34,9 @@ fn main() {
     let filter = profiles::OPERATION.compile().expect("compiles");
     let shown = ROOT.iter().fold(Root::default(), |root, path| root.show(Path::new(path)));
     let is_root = nix::unistd::geteuid().is_root();
-    let namespaces = Namespaces { user: !is_root, network: false, root: shown.clone() };
-    let with_network = Namespaces { user: !is_root, network: true, root: shown };
+    let user = if is_root { User::Shared } else { User::Same };
+    let namespaces = Namespaces { user, network: false, root: Some(shown.clone()) };
+    let with_network = Namespaces { user, network: true, root: Some(shown) };
     let bare = Confinement { limits: LIMITS, namespaces: None, network: None, own: None, domain: None, filter: None };
     let own = is_root.then_some(Own { uid: 1_900_000_000, gid: 1_900_000_000 });
     let kinds = [
@@ -72,6 +73,7 @@ fn main() {
                 own_session: true,
                 dies_with_parent: true,
                 confine: confine.as_ref(),
+                handover: None,
             };
             let pid = match spawner.spawn(&plan) {
                 Ok(pid) => pid,

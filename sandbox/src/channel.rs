@@ -11,7 +11,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
 /// The most descriptors that one message carries.
-pub const DESCRIPTORS_MAX: usize = 3;
+pub const DESCRIPTORS_MAX: usize = 5;
 /// The kernel's own limit.
 const SCM_MAX_FD: usize = 253;
 
@@ -104,7 +104,7 @@ mod tests {
         send(a.as_fd(), &[7; 65], &[]).expect("sends");
         assert_eq!(receive(b.as_fd(), &mut [0; 64]).expect_err("too long").kind(), io::ErrorKind::InvalidData);
         let (mut kept, given) = UnixStream::pair().expect("a pair");
-        send(a.as_fd(), b"x", &[given.as_fd(), given.as_fd(), given.as_fd(), given.as_fd()]).expect("sends");
+        send(a.as_fd(), b"x", &[given.as_fd(); DESCRIPTORS_MAX + 1]).expect("sends");
         drop(given);
         assert!(receive(b.as_fd(), &mut [0; 64]).is_err());
         // every copy that was received is closed again

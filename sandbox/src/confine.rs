@@ -1,18 +1,20 @@
 //! What a child is confined with: a value that one can print, made once for many children. The steps themselves are the child's
 //! (`spawn`), in an order in which none of them takes away what a later one needs.
 
-use crate::landlock::Ruleset;
+use crate::landlock::{Access, Ruleset};
 use crate::seccomp::Filter;
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// Where the new root is put together: a folder that exists everywhere. The mount is the child's own and covers nothing for anybody else.
 pub(crate) const SCAFFOLD: &CStr = c"/proc";
 /// The options of the new root's own file system. What it holds is a few folders and empty files to mount upon.
 pub(crate) const ROOT_OPTIONS: &CStr = c"size=256k,nr_inodes=1k,mode=755";
+/// The longest text of a file in a root, bytes.
+const TEXT_MAX: usize = 4096;
 
 /// Limits of a confined process. It can never gain privileges by executing a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,22 +38,38 @@ pub struct Own {
     pub gid: u32,
 }
 
-/// Namespaces of its own: mount, pid, ipc, uts and cgroup.
+/// Namespaces of its own.
 #[derive(Debug, Clone)]
 pub struct Namespaces {
-    /// Whether a user namespace comes first, in which it is the same user as before: what makes the others possible without privileges.
-    pub user: bool,
-    /// Whether it has a network namespace of its own, which is empty, too; else it is in this process's. Making one takes longer than all the
-    /// rest, so whoever can be in an empty one itself has its children share that.
+    /// Whether a user namespace comes first: what makes the others possible without privileges.
+    pub user: User,
+    /// Whether it has a network namespace of its own, which is empty but for a loopback that is down (up, where its filter's listener is handed
+    /// over: see [`crate::spawn::Plan::handover`]). Else it is in this process's. Making one takes longer than all the rest, so whoever can be
+    /// in an empty one itself has its children share that.
     pub network: bool,
-    /// What its root consists of.
-    pub root: Root,
+    /// Mount, pid, ipc, uts and cgroup namespaces, with what its root consists of; else it is in this process's.
+    pub root: Option<Root>,
 }
 
-/// A root of named parts of this machine, read-only, on a small file system of its own.
+/// Who a child is in a user namespace of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum User {
+    /// There is none: it is in this process's.
+    Shared,
+    /// The same user as before.
+    Same,
+    /// A user without a name there. Its files are its own as before, and nothing can give it another user. Needs no /proc.
+    Nameless,
+}
+
+/// A root of named parts of this machine, on a small file system of its own; read-only but for the parts that are said to be written.
 #[derive(Debug, Clone, Default)]
 pub struct Root {
     pub(crate) steps: Vec<RootStep>,
+    /// What this root makes itself, so that no domain made elsewhere can name it: the child adds these to its domain.
+    pub(crate) made: Vec<(CString, Access)>,
+    /// Where it starts; else in the root.
+    pub(crate) directory: Option<CString>,
 }
 
 /// One part of a root. Paths in the new root lie below [`SCAFFOLD`] until it is entered.
@@ -66,6 +84,24 @@ pub(crate) enum RootStep {
     },
     Link {
         to: CString,
+        at: CString,
+    },
+    /// A file system in memory.
+    Memory {
+        at: CString,
+        options: CString,
+    },
+    /// The processes of its pid namespace; left out where the kernel refuses it (parts of this machine's own are hidden).
+    Processes {
+        at: CString,
+    },
+    /// A file with that text.
+    Text {
+        at: CString,
+        text: Vec<u8>,
+    },
+    /// A mount that is written, as far as its files allow it.
+    Writable {
         at: CString,
     },
 }
@@ -98,7 +134,79 @@ impl Root {
         self
     }
 
+    /// The same, to be written as well, as far as its files allow it: a folder, not by way of a link.
+    #[must_use]
+    pub fn write(mut self, path: &Path) -> Self {
+        if let (Ok(from), Some(at)) = (CString::new(path.as_os_str().as_bytes()), scaffold(path)) {
+            self.folders(path);
+            self.push(RootStep::Mount { from, to: at.clone() });
+            self.push(RootStep::Writable { at });
+        }
+        self
+    }
+
+    /// Puts a folder there that is in memory, for this root alone, of so many bytes and files at most.
+    #[must_use]
+    pub fn memory(mut self, path: &Path, bytes: u64, files: u64) -> Self {
+        let options = CString::new(format!("size={bytes},nr_inodes={files},mode=1777"));
+        if let (Ok(options), Some(at), Ok(inside)) =
+            (options, scaffold(path), CString::new(path.as_os_str().as_bytes()))
+        {
+            self.folders(path);
+            self.push(RootStep::Memory { at: at.clone(), options });
+            self.push(RootStep::Writable { at });
+            self.made.push((inside, Access::Write));
+        }
+        self
+    }
+
+    /// Shows the processes of its own pid namespace at /proc, read-only, where the kernel allows it.
+    #[must_use]
+    pub fn processes(mut self) -> Self {
+        let path = Path::new("/proc");
+        if let Some(at) = scaffold(path) {
+            self.folders(path);
+            self.push(RootStep::Processes { at });
+            self.made.push((c"/proc".to_owned(), Access::Read));
+        }
+        self
+    }
+
+    /// Puts a file with that text there, at most 4 KiB, in place of what this machine has under that name.
+    #[must_use]
+    pub fn text(mut self, path: &Path, text: &[u8]) -> Self {
+        if let (Some(at), Ok(inside), Some(parent)) =
+            (scaffold(path), CString::new(path.as_os_str().as_bytes()), path.parent())
+            && text.len() <= TEXT_MAX
+        {
+            self.folders(parent);
+            self.push(RootStep::Text { at, text: text.to_vec() });
+            self.made.push((inside, Access::Read));
+        }
+        self
+    }
+
+    /// Makes a symbolic link.
+    #[must_use]
+    pub fn link(mut self, path: &Path, to: &CStr) -> Self {
+        if let (Some(at), Some(parent)) = (scaffold(path), path.parent()) {
+            self.folders(parent);
+            self.push(RootStep::Link { to: to.to_owned(), at });
+        }
+        self
+    }
+
+    /// Where its process starts.
+    #[must_use]
+    pub fn start_in(mut self, path: &Path) -> Self {
+        self.directory = CString::new(path.as_os_str().as_bytes()).ok();
+        self
+    }
+
     fn add(&mut self, path: &Path, depth: u32) {
+        if self.shows(path) {
+            return;
+        }
         let Ok(found) = std::fs::symlink_metadata(path) else { return };
         // a chain of links that has no end is nobody's root
         if depth > 8 || !path.is_absolute() {
@@ -112,12 +220,7 @@ impl Root {
             let Ok(target) = std::fs::read_link(path) else { return };
             let Ok(to) = CString::new(target.as_os_str().as_bytes()) else { return };
             self.push(RootStep::Link { to, at });
-            let target = path.parent().unwrap_or(Path::new("/")).join(target);
-            if let Ok(target) = std::path::absolute(&target)
-                && !self.shows(&target)
-            {
-                self.add(&target, depth + 1);
-            }
+            self.add(&plain(&path.parent().unwrap_or(Path::new("/")).join(target)), depth + 1);
             return;
         }
         let Ok(from) = CString::new(path.as_os_str().as_bytes()) else { return };
@@ -158,6 +261,19 @@ impl Root {
     }
 }
 
+/// Without `.` and `..`, by the letter.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::from("/");
+    for part in path.components() {
+        match part {
+            Component::ParentDir => drop(plain.pop()),
+            Component::Normal(name) => plain.push(name),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    plain
+}
+
 fn scaffold(path: &Path) -> Option<CString> {
     let below = path.strip_prefix("/").ok()?;
     let mut text = SCAFFOLD.to_bytes().to_vec();
@@ -190,7 +306,7 @@ mod tests {
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(folder.join("real/deep")).expect("makes");
         std::fs::write(folder.join("real/file"), "x").expect("writes");
-        std::os::unix::fs::symlink("real/file", folder.join("link")).expect("links");
+        std::os::unix::fs::symlink("real/deep/../file", folder.join("link")).expect("links");
         std::os::unix::fs::symlink("loop", folder.join("loop")).expect("links");
         let root = Root::default()
             .show(&folder.join("link"))

@@ -28,7 +28,7 @@ const CONNECT_TCP: u64 = 1 << 1; // ABI 4
 const SCOPE_ABSTRACT_UNIX: u64 = 1 << 0; // ABI 6
 const SCOPE_SIGNAL: u64 = 1 << 1; // ABI 6
 
-const RULE_PATH: libc::c_int = 1;
+pub(crate) const RULE_PATH: libc::c_int = 1;
 const CREATE_RULESET_VERSION: u32 = 1;
 
 /// The kernel's `struct landlock_ruleset_attr`.
@@ -41,9 +41,9 @@ struct RulesetAttr {
 
 /// The kernel's `struct landlock_path_beneath_attr`.
 #[repr(C, packed)]
-struct PathAttr {
-    access: u64,
-    parent: libc::c_int,
+pub(crate) struct PathAttr {
+    pub(crate) access: u64,
+    pub(crate) parent: libc::c_int,
 }
 
 /// What may be done to a file, or below a folder.
@@ -93,6 +93,16 @@ const fn handled_files(abi: u32) -> u64 {
     all
 }
 
+/// The rights that a rule has for it, as far as this kernel knows them: to a folder, or to a file.
+pub(crate) fn rights(access: Access, folder: bool) -> u64 {
+    let all = match access {
+        Access::Read => EXECUTE | READ_FILE | READ_DIR,
+        Access::Write => u64::MAX,
+        Access::Use => READ_FILE | WRITE_FILE | READ_DIR | IOCTL_DEV | TRUNCATE,
+    };
+    all & handled_files(abi()) & if folder { u64::MAX } else { OF_FILES }
+}
+
 const fn scoped(abi: u32, scope: Scope) -> (u64, u64) {
     let network = if scope.no_tcp && abi >= 4 { BIND_TCP | CONNECT_TCP } else { 0 };
     let own = if scope.own_signals_and_sockets && abi >= 6 { SCOPE_ABSTRACT_UNIX | SCOPE_SIGNAL } else { 0 };
@@ -130,16 +140,8 @@ impl Ruleset {
     pub fn allow(&self, what: impl AsFd, access: Access) -> io::Result<()> {
         use nix::sys::stat::SFlag;
         let what = what.as_fd();
-        let mut rights = match access {
-            Access::Read => EXECUTE | READ_FILE | READ_DIR,
-            Access::Write => u64::MAX,
-            Access::Use => READ_FILE | WRITE_FILE | READ_DIR | IOCTL_DEV | TRUNCATE,
-        } & handled_files(abi());
         let mode = SFlag::from_bits_truncate(nix::sys::stat::fstat(what)?.st_mode) & SFlag::S_IFMT;
-        if mode != SFlag::S_IFDIR {
-            rights &= OF_FILES;
-        }
-        let attr = PathAttr { access: rights, parent: what.as_raw_fd() };
+        let attr = PathAttr { access: rights(access, mode == SFlag::S_IFDIR), parent: what.as_raw_fd() };
         // SAFETY: reads `attr`, which lives, in the layout that this kind of rule has.
         let added = unsafe {
             libc::syscall(libc::SYS_landlock_add_rule, self.0.as_raw_fd(), RULE_PATH, &raw const attr, 0_u32)

@@ -7,10 +7,13 @@
 
 #[macro_use]
 pub mod seccomp;
+pub mod addresses;
 pub mod channel;
 pub mod confine;
 mod inherited;
+pub mod inside;
 pub mod landlock;
+pub mod notify;
 pub mod process;
 pub mod profiles;
 pub mod sessions;

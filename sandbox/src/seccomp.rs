@@ -37,6 +37,8 @@ const ALLOW: u32 = 0x7fff_0000;
 const FAIL: u32 = 0x0005_0000;
 /// The process ends.
 const KILL: u32 = 0x8000_0000;
+/// Whoever holds the filter's listener answers the call.
+const ASK: u32 = 0x7fc0_0000;
 
 /// One comparison of an argument: whether `argument & mask == value`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +73,8 @@ pub struct Profile {
     pub shared: &'static [&'static [Allow]],
     /// What it allows besides.
     pub own: &'static [&'static [Allow]],
+    /// Of these, what whoever holds the filter's listener answers ([`crate::notify`]) instead of the kernel.
+    pub asks: &'static [libc::c_long],
 }
 
 /// A compiled profile.
@@ -149,7 +153,9 @@ impl Profile {
     /// # Errors
     /// `InvalidInput` for one that is larger than the kernel takes; a test compiles them all.
     pub fn compile(&self) -> io::Result<Filter> {
-        let mut plain: Vec<u32> = self.calls().filter(|c| c.only.is_empty()).map(|c| c.number as u32).collect();
+        let asked = |number: libc::c_long| self.asks.contains(&number);
+        let plain = self.calls().filter(|c| c.only.is_empty() && !asked(c.number));
+        let mut plain: Vec<u32> = plain.map(|c| c.number as u32).collect();
         plain.sort_unstable();
         plain.dedup();
         let mut program = vec![
@@ -162,6 +168,10 @@ impl Profile {
             jump(IF_EQUAL, numbers::clone3 as u32, 0, 1),
             statement(RETURN, fail(Errno::ENOSYS)),
         ];
+        for number in self.asks {
+            program.push(jump(IF_EQUAL, *number as u32, 0, 1));
+            program.push(statement(RETURN, ASK));
+        }
         for call in self.calls().filter(|c| !c.only.is_empty()) {
             let block = conditions(call.only);
             program.push(jump(IF_EQUAL, call.number as u32, 0, short(block.len())?));
@@ -330,6 +340,7 @@ mod tests {
                 {
                     let wanted = match &rows[..] {
                         _ if number == numbers::clone3 as u32 => fail(Errno::ENOSYS),
+                        _ if profile.asks.contains(&libc::c_long::from(number)) => ASK,
                         [] => fail(Errno::EPERM),
                         [call] if call.only.is_empty() => ALLOW,
                         [call] if call.only.iter().any(|all| all.iter().all(|c| holds(c, arguments))) => ALLOW,

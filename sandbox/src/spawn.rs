@@ -5,7 +5,8 @@
 //! allocation, no lock, no Rust code that could unwind. Call it from single-threaded processes only: with other threads running,
 //! descriptors and signal dispositions could change under the child, and PR_SET_PDEATHSIG would follow a thread.
 
-use crate::confine::{Confinement, Limits, ROOT_OPTIONS, RootStep, SCAFFOLD};
+use crate::confine::{Confinement, Limits, ROOT_OPTIONS, Root, RootStep, SCAFFOLD, User};
+use crate::landlock;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -26,10 +27,13 @@ const SIGNALS: c_int = 64;
 const NAMESPACES: c_int =
     libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
 const SECCOMP_SET_MODE_FILTER: libc::c_ulong = 1;
+const SECCOMP_FILTER_FLAG_NEW_LISTENER: libc::c_ulong = 1 << 3;
+const SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
 const KEYCTL_JOIN_SESSION_KEYRING: libc::c_ulong = 1;
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 const MOUNT_ATTR_RDONLY: u64 = 1;
 const MOUNT_ATTR_NOSUID: u64 = 2;
+const MOUNT_ATTR_NODEV: u64 = 4;
 const AT_RECURSIVE: libc::c_ulong = 0x8000;
 /// What is made of the child's exit before it has executed anything; never seen, because the failure is reported.
 const GAVE_UP: c_int = 127;
@@ -54,7 +58,7 @@ pub struct Plan<'a> {
     pub environment: &'a [&'a CStr],
     /// The descriptors that it is given, from 3 on, in this order. Everything else but standard error is closed.
     pub inherit: &'a [BorrowedFd<'a>],
-    /// Its working directory; else this process's.
+    /// Its working directory; else this process's. A root of its own says itself where its process starts.
     pub directory: Option<BorrowedFd<'a>>,
     /// Whether standard input and output are /dev/null; else they are this process's.
     pub silent: bool,
@@ -64,6 +68,19 @@ pub struct Plan<'a> {
     pub dies_with_parent: bool,
     /// What it is confined with; else it may what this process may.
     pub confine: Option<&'a Confinement<'a>>,
+    /// A connected socket to this process, over which the child hands over what only it can make: see [`Handed`].
+    pub handover: Option<BorrowedFd<'a>>,
+}
+
+/// Descriptors that a child hands over before it executes, in one message of one byte, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Handed;
+
+impl Handed {
+    /// The byte, where all is there: a UDP socket on port 53 of the loopback of its own network namespace, then the listener of its filter.
+    pub const STUB_AND_LISTENER: u8 = b'D';
+    /// The byte, where it has no network namespace of its own: the listener of its filter alone.
+    pub const LISTENER: u8 = b'L';
 }
 
 /// Why there is no child.
@@ -109,11 +126,16 @@ struct Prepared<'a> {
     own_session: bool,
     dies_with_parent: bool,
     limits: Option<Limits>,
-    /// Where it has namespaces of its own.
-    root: Option<&'a [RootStep]>,
-    /// Where it has a user namespace of its own: the maps of its user and its group.
+    /// Where it has a root of its own.
+    root: Option<&'a Root>,
+    /// What that root made itself and the domain is to have: paths, rights to folders, rights to files.
+    made: &'a [(*const c_char, u64, u64)],
+    /// Where it is a user with a name in a user namespace of its own: the maps of its user and its group.
     maps: Option<&'a [CString; 2]>,
     network: RawFd,
+    /// Whether it has a loopback to bring up.
+    loopback: bool,
+    handover: RawFd,
     own: Option<(libc::uid_t, libc::gid_t)>,
     domain: RawFd,
     filter: *const libc::sock_fprog,
@@ -167,11 +189,17 @@ impl Spawner {
         let namespaces = confine.and_then(|c| c.namespaces);
         let filter = confine.and_then(|c| c.filter).map(|f| f.as_program());
         let mut flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        let root = namespaces.and_then(|n| n.root.as_ref());
         if let Some(namespaces) = namespaces {
-            flags |= NAMESPACES;
-            flags |= if namespaces.user { libc::CLONE_NEWUSER } else { 0 };
+            flags |= if root.is_some() { NAMESPACES } else { 0 };
+            flags |= if namespaces.user == User::Shared { 0 } else { libc::CLONE_NEWUSER };
             flags |= if namespaces.network { libc::CLONE_NEWNET } else { 0 };
         }
+        let made: Vec<_> = root
+            .map_or(&[][..], |r| &r.made)
+            .iter()
+            .map(|(path, access)| (path.as_ptr(), landlock::rights(*access, true), landlock::rights(*access, false)))
+            .collect();
         let mut prepared = Prepared {
             program: match plan.program {
                 Program::Path(path) => path.as_ptr(),
@@ -191,9 +219,12 @@ impl Spawner {
             own_session: plan.own_session,
             dies_with_parent: plan.dies_with_parent,
             limits: confine.map(|c| c.limits),
-            root: namespaces.map(|n| n.root.steps.as_slice()),
-            maps: namespaces.filter(|n| n.user).map(|_| &self.maps),
+            root,
+            made: &made,
+            maps: namespaces.filter(|n| n.user == User::Same).map(|_| &self.maps),
             network: confine.and_then(|c| c.network).map_or(-1, |n| n.as_raw_fd()),
+            loopback: plan.handover.is_some() && namespaces.is_some_and(|n| n.network),
+            handover: plan.handover.map_or(-1, |h| h.as_raw_fd()),
             own: confine.and_then(|c| c.own).map(|o| (o.uid, o.gid)),
             domain: confine.and_then(|c| c.domain).map_or(-1, |d| d.as_fd().as_raw_fd()),
             filter: filter.as_ref().map_or(std::ptr::null(), std::ptr::from_ref),
@@ -271,12 +302,16 @@ unsafe fn steps(p: &Prepared<'_>) -> Result<(), &'static &'static str> {
         if p.network >= 0 {
             done(libc::setns(p.network, libc::CLONE_NEWNET), &"network namespace")?;
         }
+        let mut stub = -1;
+        if p.loopback {
+            stub = loopback()?;
+        }
         // 2. a session of its own: no terminal's signals, and one name for all that it starts
         if p.own_session {
             done(libc::setsid(), &"setsid")?;
         }
-        // 3. the working directory, while its descriptor is open. A root of its own has no place for it
-        if p.directory >= 0 {
+        // 3. the working directory, while its descriptor is open. In a root of its own it would be a way out
+        if p.directory >= 0 && p.root.is_none() {
             done(libc::fchdir(p.directory), &"fchdir")?;
         }
         // 4. a root of its own
@@ -322,6 +357,9 @@ unsafe fn steps(p: &Prepared<'_>) -> Result<(), &'static &'static str> {
             done(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), &"PR_SET_NO_NEW_PRIVS")?;
         }
         if p.domain >= 0 {
+            for (path, of_folders, of_files) in p.made {
+                allow_made(p.domain, *path, *of_folders, *of_files)?;
+            }
             done(libc::syscall(libc::SYS_landlock_restrict_self, p.domain, 0), &"landlock_restrict_self")?;
         }
         // 9. descriptors: first out of the way of the places that they are to have, then into them
@@ -330,10 +368,18 @@ unsafe fn steps(p: &Prepared<'_>) -> Result<(), &'static &'static str> {
             done(libc::dup2(p.null, 1), &"standard output")?;
         }
         let mut moved = [-1; INHERIT_MAX];
-        let above = FIRST + INHERIT_MAX as RawFd + 1;
+        // beyond them, the program's file and the two of the handover
+        let above = FIRST + INHERIT_MAX as RawFd + 3;
         for (place, descriptor) in moved.iter_mut().zip(&p.inherit[..p.inherited]) {
             *place = libc::fcntl(*descriptor, libc::F_DUPFD_CLOEXEC, above);
             done(*place, &"fcntl")?;
+        }
+        let (mut handover, mut listener) = (p.handover, -1);
+        for kept in [&mut handover, &mut stub] {
+            if *kept >= 0 {
+                *kept = libc::fcntl(*kept, libc::F_DUPFD_CLOEXEC, above);
+                done(*kept, &"fcntl")?;
+            }
         }
         let mut file = p.file;
         if file >= 0 {
@@ -350,6 +396,13 @@ unsafe fn steps(p: &Prepared<'_>) -> Result<(), &'static &'static str> {
             done(libc::dup3(file, next, libc::O_CLOEXEC), &"dup3")?;
             file = next;
             next += 1;
+        }
+        for kept in [&mut handover, &mut stub] {
+            if *kept >= 0 {
+                done(libc::dup3(*kept, next, libc::O_CLOEXEC), &"dup3")?;
+                *kept = next;
+                next += 1;
+            }
         }
         done(libc::syscall(libc::SYS_close_range, next as libc::c_uint, libc::c_uint::MAX, 0), &"close_range")?;
         // 10. signals as a new program expects them; the mask last, so that a handler of ours never runs here
@@ -369,7 +422,18 @@ unsafe fn steps(p: &Prepared<'_>) -> Result<(), &'static &'static str> {
         done(libc::sigprocmask(libc::SIG_SETMASK, &raw const p.empty_mask, std::ptr::null_mut()), &"sigprocmask")?;
         // 11. no other system calls than these from here on
         if !p.filter.is_null() {
-            done(libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, p.filter), &"seccomp")?;
+            // once an asked call was taken, only what kills its caller interrupts it: it would be made twice. Before Linux 5.19 it is
+            let with = SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+            for flags in if handover >= 0 { [with, SECCOMP_FILTER_FLAG_NEW_LISTENER] } else { [0, 0] } {
+                listener = libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, p.filter) as c_int;
+                if listener >= 0 || Errno::last_raw() != libc::EINVAL {
+                    break;
+                }
+            }
+            done(listener, &"seccomp")?;
+        }
+        if handover >= 0 {
+            hand_over(handover, stub, listener)?;
         }
         // 12. the program
         if file >= 0 {
@@ -396,11 +460,95 @@ unsafe fn tell(path: &'static CStr, text: &CStr, step: &'static &'static str) ->
     }
 }
 
+/// Brings up the loopback of this network namespace, and opens the socket of a name server on it.
+///
+/// # Safety
+/// As [`steps`], in a network namespace of its own.
+unsafe fn loopback() -> Result<RawFd, &'static &'static str> {
+    // SAFETY: system calls on locals in the kernel's layouts, all of whose bytes are set.
+    unsafe {
+        let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
+        done(socket, &"socket")?;
+        let mut request: libc::ifreq = std::mem::zeroed();
+        request.ifr_name[0] = b'l' as c_char;
+        request.ifr_name[1] = b'o' as c_char;
+        request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+        done(libc::ioctl(socket, libc::SIOCSIFFLAGS as _, &raw mut request), &"loopback")?;
+        let mut address: libc::sockaddr_in = std::mem::zeroed();
+        address.sin_family = libc::AF_INET as libc::sa_family_t;
+        address.sin_port = 53_u16.to_be();
+        address.sin_addr.s_addr = 0x7f00_0001_u32.to_be();
+        let length = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+        done(libc::bind(socket, (&raw const address).cast(), length), &"name server's socket")?;
+        Ok(socket)
+    }
+}
+
+/// Room for the header of a control message and two descriptors, aligned as the kernel wants it.
+#[repr(C, align(8))]
+struct Rights([u8; 32]);
+
+/// Sends the descriptors that only this process could make.
+///
+/// # Safety
+/// As [`steps`].
+unsafe fn hand_over(socket: RawFd, stub: RawFd, listener: RawFd) -> Result<(), &'static &'static str> {
+    let byte = if stub >= 0 { Handed::STUB_AND_LISTENER } else { Handed::LISTENER };
+    let descriptors = [if stub >= 0 { stub } else { listener }, listener];
+    let count = if stub >= 0 { 2 } else { 1 };
+    let mut rights = Rights([0; 32]);
+    // SAFETY: `rights` has room for a header and two descriptors; everything that the message points at is a local that outlives the call.
+    unsafe {
+        let bytes = (count * size_of::<RawFd>()) as libc::c_uint;
+        let mut part = libc::iovec { iov_base: (&raw const byte).cast_mut().cast(), iov_len: 1 };
+        let mut message: libc::msghdr = std::mem::zeroed();
+        message.msg_iov = &raw mut part;
+        message.msg_iovlen = 1;
+        message.msg_control = (&raw mut rights).cast();
+        message.msg_controllen = libc::CMSG_SPACE(bytes) as _;
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        (*header).cmsg_level = libc::SOL_SOCKET;
+        (*header).cmsg_type = libc::SCM_RIGHTS;
+        (*header).cmsg_len = libc::CMSG_LEN(bytes) as _;
+        for (n, descriptor) in descriptors.iter().take(count).enumerate() {
+            libc::CMSG_DATA(header).cast::<RawFd>().add(n).write_unaligned(*descriptor);
+        }
+        let sent = libc::sendmsg(socket, &raw const message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT);
+        done(sent as i64, &"handover")
+    }
+}
+
+/// Adds to the domain what this root made itself. What could not be made is left out.
+///
+/// # Safety
+/// As [`steps`].
+unsafe fn allow_made(
+    domain: RawFd,
+    path: *const c_char,
+    of_folders: u64,
+    of_files: u64,
+) -> Result<(), &'static &'static str> {
+    // SAFETY: system calls on a prepared path and on locals in the kernel's layout.
+    unsafe {
+        let (file, rights) = match libc::open(path, libc::O_PATH | libc::O_CLOEXEC | libc::O_DIRECTORY) {
+            folder if folder >= 0 => (folder, of_folders),
+            _ => (libc::open(path, libc::O_PATH | libc::O_CLOEXEC), of_files),
+        };
+        if file < 0 {
+            return Ok(());
+        }
+        let attr = landlock::PathAttr { access: rights, parent: file };
+        let added = libc::syscall(libc::SYS_landlock_add_rule, domain, landlock::RULE_PATH, &raw const attr, 0);
+        done(added, &"rule of the domain")?;
+        done(libc::close(file), &"close")
+    }
+}
+
 /// Puts the root together on a file system of its own, makes it read-only and the only one.
 ///
 /// # Safety
 /// As [`steps`], in a mount namespace of its own.
-unsafe fn enter_root(root: &[RootStep]) -> Result<(), &'static &'static str> {
+unsafe fn enter_root(root: &Root) -> Result<(), &'static &'static str> {
     let none = std::ptr::null::<c_char>();
     // SAFETY: system calls on static and prepared paths; the mounts are this namespace's own.
     unsafe {
@@ -409,8 +557,27 @@ unsafe fn enter_root(root: &[RootStep]) -> Result<(), &'static &'static str> {
         let flags = libc::MS_NOSUID | libc::MS_NODEV;
         let tmpfs = c"tmpfs".as_ptr();
         done(libc::mount(tmpfs, SCAFFOLD.as_ptr(), tmpfs, flags, ROOT_OPTIONS.as_ptr().cast()), &"root file system")?;
-        for step in root {
+        for step in &root.steps {
             match step {
+                RootStep::Writable { .. } => {}
+                RootStep::Memory { at, options } => {
+                    let options = options.as_ptr().cast();
+                    done(libc::mount(tmpfs, at.as_ptr(), tmpfs, flags, options), &"memory of the root")?;
+                }
+                RootStep::Processes { at } => {
+                    let (proc, flags) = (c"proc".as_ptr(), flags | libc::MS_NOEXEC);
+                    let mounted = libc::mount(proc, at.as_ptr(), proc, flags, none.cast());
+                    if mounted < 0 && !matches!(Errno::last_raw(), libc::EPERM | libc::EACCES) {
+                        return Err(&"processes of the root");
+                    }
+                }
+                RootStep::Text { at, text } => {
+                    let flags = libc::O_CREAT | libc::O_TRUNC | libc::O_WRONLY | libc::O_CLOEXEC;
+                    let file = libc::open(at.as_ptr(), flags, 0o644);
+                    done(file, &"text of the root")?;
+                    done(libc::write(file, text.as_ptr().cast(), text.len()) as i64, &"text of the root")?;
+                    libc::close(file);
+                }
                 RootStep::Folder(at) => {
                     if libc::mkdir(at.as_ptr(), 0o755) < 0 && Errno::last_raw() != libc::EEXIST {
                         return Err(&"folder of the root");
@@ -444,9 +611,17 @@ unsafe fn enter_root(root: &[RootStep]) -> Result<(), &'static &'static str> {
             size_of::<MountAttr>(),
         );
         done(sealed, &"read-only root")?;
+        let attr = MountAttr { set: MOUNT_ATTR_NODEV, clear: MOUNT_ATTR_RDONLY, propagation: 0, userns: 0 };
+        for step in &root.steps {
+            if let RootStep::Writable { at } = step {
+                let (at, size) = (at.as_ptr(), size_of::<MountAttr>());
+                let opened = libc::syscall(libc::SYS_mount_setattr, libc::AT_FDCWD, at, 0, &raw const attr, size);
+                done(opened, &"writable part of root")?;
+            }
+        }
         done(libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()), &"pivot_root")?;
         done(libc::umount2(c".".as_ptr(), libc::MNT_DETACH), &"the old root")?;
-        done(libc::chdir(c"/".as_ptr()), &"chdir")
+        done(libc::chdir(root.directory.as_deref().unwrap_or(c"/").as_ptr()), &"chdir")
     }
 }
 

@@ -2,6 +2,7 @@
 //! supervisor judges what is asked.
 
 use http::uri::Authority;
+use std::net::IpAddr;
 
 /// Where a target is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +15,77 @@ pub struct Address {
     pub port: u16,
     /// What stands before every path; no slash at its end.
     pub prefix: String,
+}
+
+/// Hosts that a list allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostPattern {
+    /// That name.
+    Name(String),
+    /// Every name below it.
+    Below(String),
+    /// A network, or an address as one of a single address.
+    Network {
+        /// Any address in it.
+        address: IpAddr,
+        /// How many leading bits its addresses share.
+        bits: u8,
+    },
+}
+
+// === impl HostPattern ===
+
+impl HostPattern {
+    /// From `name`, `*.name`, an address, or `address/bits`; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let most = |address: &IpAddr| if address.is_ipv4() { 32 } else { 128 };
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Some(Self::Network { bits: most(&address), address });
+        }
+        if let Some((address, bits)) = text.split_once('/') {
+            let (address, bits) = (address.parse::<IpAddr>().ok()?, bits.parse::<u8>().ok()?);
+            return (bits <= most(&address)).then_some(Self::Network { address, bits });
+        }
+        let (name, below) = text.strip_prefix("*.").map_or((text, false), |name| (name, true));
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+        let name = name.trim_end_matches('.');
+        if name.is_empty() || name.starts_with('.') || !name.bytes().all(plain) {
+            return None;
+        }
+        Some(if below { Self::Below(name.to_owned()) } else { Self::Name(name.to_owned()) })
+    }
+
+    /// Whether it allows that name, which has no final dot.
+    pub fn names(&self, asked: &str) -> bool {
+        match self {
+            Self::Name(name) => asked.eq_ignore_ascii_case(name),
+            Self::Below(name) => {
+                let (asked, name) = (asked.as_bytes(), name.as_bytes());
+                asked.len() > name.len() + 1
+                    && asked[asked.len() - name.len() - 1] == b'.'
+                    && asked[asked.len() - name.len()..].eq_ignore_ascii_case(name)
+            }
+            Self::Network { .. } => false,
+        }
+    }
+
+    /// Whether it allows that address itself.
+    pub fn holds(&self, ip: IpAddr) -> bool {
+        match self {
+            Self::Network { address, bits } => match (ip, address) {
+                (IpAddr::V4(ip), IpAddr::V4(network)) => {
+                    let mask = u32::MAX.checked_shl(32 - u32::from(*bits)).unwrap_or(0);
+                    ip.to_bits() & mask == network.to_bits() & mask
+                }
+                (IpAddr::V6(ip), IpAddr::V6(network)) => {
+                    let mask = u128::MAX.checked_shl(128 - u32::from(*bits)).unwrap_or(0);
+                    ip.to_bits() & mask == network.to_bits() & mask
+                }
+                _ => false,
+            },
+            Self::Name(_) | Self::Below(_) => false,
+        }
+    }
 }
 
 // === impl Address ===

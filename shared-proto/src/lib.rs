@@ -10,6 +10,7 @@ pub mod bounds;
 pub mod credentials;
 pub mod dial;
 pub mod documents;
+pub mod ended;
 pub mod failure;
 pub mod flow;
 pub mod frame;

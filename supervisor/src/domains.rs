@@ -2,12 +2,14 @@
 //!
 //! - an operation reads what its program is linked with and the certificates that TLS trusts, and nothing else;
 //! - a resolver reads this machine as the runner's user may, without what is the runner's own, and writes the clouds' caches;
-//! - a job reads the same, without the files of connections, and writes its own folder and its stack's state.
+//! - a job reads its own root's parts, or, where it has none, the same as a resolver without the files of connections; it writes its own
+//!   folder and its stack's state.
 //!
 //! It must never name the runner's credentials or state directory, nor a folder that either lies in.
 
 use crate::config::{Config, Connection};
-use crate::spawner::sandboxes::operation_paths;
+use crate::spawner::sandboxes::{job_paths, operation_paths};
+use crate::spawner::wire::Mechanisms;
 use crate::workers::Version;
 use runner_sandbox::landlock::{Access, Ruleset, Scope};
 use std::io;
@@ -46,7 +48,8 @@ struct Fixed {
 /// Looked at anew for each worker: files come and go.
 #[derive(Debug)]
 struct Reach {
-    excluded: Vec<PathBuf>,
+    /// Everything but these; `None`: only what is named.
+    all_but: Option<Vec<PathBuf>>,
     /// Also where a folder on the way cannot be listed.
     named: Vec<PathBuf>,
     writes: Vec<PathBuf>,
@@ -59,8 +62,8 @@ impl Domains {
     ///
     /// # Errors
     /// The system's.
-    pub fn new(config: &Config, landlock: bool) -> io::Result<Self> {
-        if !landlock {
+    pub fn new(config: &Config, mechanisms: &Mechanisms) -> io::Result<Self> {
+        if mechanisms.landlock == 0 {
             return Ok(Self { inner: None });
         }
         let operation = Fixed::new(&config.workers.ops)?;
@@ -81,22 +84,18 @@ impl Domains {
             }
         }
         let resolver = Reach {
-            excluded: excluded.clone(),
+            all_but: Some(excluded.clone()),
             named,
             writes: in_home(&[".aws/sso/cache", ".aws/cli/cache", ".kube/cache"]),
         };
         excluded.extend(of_connections);
-        let engines = &config.engines;
-        let mut named = vec![config.workers.iac.clone()];
-        named.extend([&engines.opentofu, &engines.terraform, &engines.cli_config].into_iter().flatten().cloned());
-        let job = Reach { excluded, named, writes: Vec::new() };
+        let named = [&config.workers.iac].into_iter().chain(&config.workers.reads).cloned();
+        let named = named.chain(job_paths().map(Path::to_owned)).collect();
+        // what its own root has, or else most of this machine
+        let job = Reach { all_but: (!mechanisms.job_root).then_some(excluded), named, writes: Vec::new() };
         Ok(Self { inner: Some(Arc::new(Inner { operation, resolver, job })) })
     }
 
-    /// Whether there are any.
-    pub fn is_there(&self) -> bool {
-        self.inner.is_some()
-    }
     /// For an operation's worker.
     ///
     /// # Errors
@@ -151,7 +150,8 @@ impl Fixed {
 impl Reach {
     fn domain(&self, writes: &[PathBuf], reads: &[PathBuf]) -> io::Result<Ruleset> {
         let domain = Ruleset::new(Scope { no_tcp: false, own_signals_and_sockets: true })?;
-        for path in all_but(&self.excluded).iter().chain(&self.named).chain(reads) {
+        let parts = self.all_but.as_deref().map(all_but).unwrap_or_default();
+        for path in parts.iter().chain(&self.named).chain(reads) {
             domain.allow_path(path, Access::Read)?;
         }
         for path in self.writes.iter().chain(writes) {

@@ -89,6 +89,7 @@ impl Guarantee {
         let domain = m.landlock > 0;
         match (self, kind) {
             (Self::CredentialsUnreadable, Kind::Operation) if m.namespaces => Held::Enforced("own root"),
+            (Self::CredentialsUnreadable, Kind::Job) if m.job_root => Held::Enforced("own root"),
             (Self::CredentialsUnreadable | Self::NeighboursUnreadable, _) if domain => Held::Enforced("Landlock"),
             (Self::NeighboursUnreadable | Self::NeighboursUnsignalable, Kind::Operation) if m.namespaces => {
                 Held::Enforced("own pid namespace")
@@ -97,14 +98,24 @@ impl Guarantee {
                 Self::CredentialsUnreadable | Self::NeighboursUnreadable | Self::NeighboursUnsignalable,
                 Kind::Operation,
             ) if m.own_user => Held::Enforced("own user"),
+            (Self::NeighboursUnreadable | Self::NeighboursUnsignalable, Kind::Job) if m.job_root => {
+                Held::Enforced("own pid namespace")
+            }
             (Self::NeighboursUnsignalable, _) if m.landlock >= 6 => Held::Enforced("Landlock"),
             (Self::NeighboursUnsignalable, Kind::Operation) if m.seccomp => Held::Enforced("seccomp"),
             (Self::FilesUnreachable, Kind::Operation) if m.namespaces => Held::Enforced("own root"),
             (Self::FilesUnreachable, Kind::Operation) if domain => Held::Enforced("Landlock"),
+            (Self::FilesUnreachable, Kind::Job) if m.job_root => Held::Enforced("own root"),
             (Self::FilesUnreachable, Kind::Job) if domain => {
                 Held::Partial("a job reads what is public on this machine, and connects to sockets with a path")
             }
             (Self::AddressesEnforced, Kind::Operation) if m.seccomp => Held::Enforced("seccomp"),
+            (Self::AddressesEnforced, Kind::Job) if m.job_asks && m.job_network => {
+                Held::Enforced("own network namespace, connections granted")
+            }
+            (Self::AddressesEnforced, Kind::Job) if m.job_asks => {
+                Held::Partial("datagrams are not held back, and hosts are known by their addresses only")
+            }
             (Self::AddressesEnforced, Kind::Operation) if m.namespaces => Held::Enforced("own network namespace"),
             (Self::MemoryBounded, Kind::Operation) if m.seccomp => Held::Enforced("rlimit"),
             (Self::MemoryBounded, Kind::Operation) => Held::Partial("each of its processes has a limit of its own"),
@@ -112,6 +123,10 @@ impl Guarantee {
                 Held::Enforced("seccomp")
             }
             (Self::NothingLeftBehind, Kind::Operation) if m.namespaces => Held::Enforced("own pid namespace"),
+            (Self::NothingLeftBehind, Kind::Job) if m.job_root => Held::Enforced("own pid namespace"),
+            (Self::NothingLeftBehind, Kind::Job) => Held::Partial(
+                "where a job ends its own first process, a process that made a session of its own is not found",
+            ),
             (Self::NothingLeftBehind, _) => Held::Partial("a process that makes a session of its own is not found"),
             _ => Held::Absent,
         }
@@ -128,6 +143,7 @@ impl Kind {
     const fn level(self, m: &Mechanisms) -> Isolation {
         match self {
             Self::Operation if m.namespaces && m.seccomp => Isolation::Namespaces,
+            Self::Job if m.job_root && m.job_network && m.seccomp => Isolation::Namespaces,
             _ if m.landlock > 0 && m.seccomp => Isolation::Confined,
             _ => Isolation::Minimal,
         }
@@ -151,6 +167,12 @@ impl Guarantees {
         }
         if let Some(refused) = m.refused {
             missing.push(format!("operations: namespaces ({refused})"));
+        }
+        if let Some(refused) = m.job_refused {
+            missing.push(format!("jobs: namespaces ({refused})"));
+        }
+        if m.job_root && !m.job_processes {
+            missing.push("jobs: /proc (this machine hides parts of its own)".to_owned());
         }
         let (operations, jobs) = (Kind::Operation.level(m), Kind::Job.level(m));
         Self { level: operations.min(jobs), operations, jobs, missing }
@@ -190,11 +212,25 @@ mod tests {
 
     #[test]
     fn what_does_not_hold_is_said() {
-        let all = Mechanisms { namespaces: true, landlock: 7, seccomp: true, own_user: true, refused: None };
+        let all = Mechanisms {
+            namespaces: true,
+            landlock: 7,
+            seccomp: true,
+            own_user: true,
+            job_root: true,
+            job_processes: true,
+            job_asks: true,
+            job_network: true,
+            ..Mechanisms::default()
+        };
         let best = Guarantees::with(&all);
-        assert_eq!((best.level, best.operations), (Isolation::Confined, Isolation::Namespaces));
+        assert_eq!((best.level, best.operations), (Isolation::Namespaces, Isolation::Namespaces));
         assert!(!best.missing.iter().any(|m| m.starts_with("operations")), "{:?}", best.missing);
-        assert!(best.missing.contains(&"jobs: addresses_enforced".to_owned()), "{:?}", best.missing);
+        assert_eq!(best.missing, ["jobs: memory_bounded", "jobs: processes_bounded"]);
+        // a job whose connections nobody can judge by their address is confined at best
+        for less in [Mechanisms { job_network: false, ..all }, Mechanisms { job_root: false, ..all }] {
+            assert_eq!(Guarantees::with(&less).jobs, Isolation::Confined);
+        }
 
         let old = Guarantees::with(&Mechanisms { landlock: 2, seccomp: true, ..Mechanisms::default() });
         assert_eq!(old.level, Isolation::Confined);

@@ -16,7 +16,6 @@ macro_rules! say {
 }
 pub(crate) use say;
 
-pub mod addresses;
 pub mod admin;
 pub mod cli;
 pub mod config;
@@ -25,6 +24,7 @@ mod descriptor;
 pub mod domains;
 pub mod exit;
 pub mod isolation;
+mod job_network;
 pub mod jobs;
 pub mod launcher;
 pub mod logging;

@@ -23,6 +23,8 @@ fn life(mut arguments: Vec<OsString>) -> i32 {
             }
         },
         "trial" => spawner::sandboxes::try_it(),
+        "trial-job" => spawner::sandboxes::try_job(),
+        "trial-inside" => spawner::sandboxes::try_to_connect(),
         "supervisor" => match cli::settings(arguments.split_off(1)) {
             Ok(flags) => supervisor::run(&flags),
             Err(code) => code,

@@ -7,19 +7,20 @@ use crate::domains::Domains;
 use crate::isolation::Guarantees;
 use crate::jobs::{self, SILENCE_MAX, Surroundings};
 use crate::operations::Operations;
+use crate::spawner::wire::Mechanisms;
 use crate::state::State;
 use crate::tunnel::dial::{Dialer, PeerClock};
 use crate::tunnel::{self, Settings, TunnelStatus};
 use crate::workers::{Ends, Order, Program, Reaches, Started, Workers};
-use crate::{admin, logging};
+use crate::{admin, job_network, logging};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use shared_proto::EXECUTION_ALPN;
 use shared_proto::failure::Failure;
 use shared_proto::secret::Secret;
-use shared_proto::v1::Target;
+use shared_proto::v1::{JobFirst, JobTarget, Target};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -60,6 +61,7 @@ pub fn run(flags: &Flags) -> i32 {
 struct Prepared {
     flags: Flags,
     settings: Arc<Settings>,
+    mechanisms: Mechanisms,
     guarantees: Guarantees,
     domains: Domains,
     state: State,
@@ -94,8 +96,16 @@ fn prepare(flags: &Flags) -> Result<Prepared, Fatal> {
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .map_err(|_| Fatal::System("another TLS provider is installed".to_owned()))?;
-    let domains = Domains::new(&settings.config, mechanisms.landlock > 0).map_err(system("domains for workers"))?;
-    Ok(Prepared { flags: flags.clone(), settings, guarantees, domains, state, ends: Ends { spawner, launcher } })
+    let domains = Domains::new(&settings.config, &mechanisms).map_err(system("domains for workers"))?;
+    Ok(Prepared {
+        flags: flags.clone(),
+        settings,
+        mechanisms,
+        guarantees,
+        domains,
+        state,
+        ends: Ends { spawner, launcher },
+    })
 }
 
 fn live(prepared: Prepared) -> Result<(), Fatal> {
@@ -119,8 +129,7 @@ fn live(prepared: Prepared) -> Result<(), Fatal> {
 
 /// Joins the rooms, and waits for the end. `disk`: where jobs run.
 async fn join(prepared: Prepared, disk: &Handle) -> Result<(), Fatal> {
-    let Prepared { flags, settings, guarantees, domains, state, ends } = prepared;
-    let confines = domains.is_there();
+    let Prepared { flags, settings, mechanisms, guarantees, domains, state, ends } = prepared;
     let (reach, domains) = watch::channel(domains);
     let (replace, current) = watch::channel(settings.clone());
     let (workers, mut orders) = Workers::start_task(ends, settings.config.workers.clone(), domains)
@@ -130,7 +139,7 @@ async fn join(prepared: Prepared, disk: &Handle) -> Result<(), Fatal> {
     let clock = PeerClock::default();
     let dialer = Dialer::new(current.clone(), clock.clone());
     let hostname = nix::unistd::gethostname().ok().and_then(|h| h.into_string().ok()).unwrap_or_default();
-    let engines = engines(&settings.config);
+    let engines = settings.config.engine_programs();
 
     let around = Around { settings: current.clone(), dialer: dialer.clone(), resolver, workers: workers.clone() };
     let jobs = {
@@ -181,7 +190,7 @@ async fn join(prepared: Prepared, disk: &Handle) -> Result<(), Fatal> {
         |f| tracing::error!(code = %f.code, detail = f.message, next_step = f.next_step, "no admin socket"),
     );
 
-    let reloading = Reloading { flags, replace: &replace, workers: &workers, reach, confines, guarantees: &floor };
+    let reloading = Reloading { flags, replace: &replace, workers: &workers, reach, mechanisms, guarantees: &floor };
     let drained = tokio::select! {
         now = orders_until_drain(&mut orders, &reloading) => !now,
         ended = &mut tunnel => {
@@ -244,7 +253,7 @@ struct Reloading<'a> {
     replace: &'a watch::Sender<Arc<Settings>>,
     workers: &'a Workers,
     reach: watch::Sender<Domains>,
-    confines: bool,
+    mechanisms: Mechanisms,
     guarantees: &'a Guarantees,
 }
 
@@ -256,7 +265,7 @@ impl Reloading<'_> {
                 return Err("state_dir cannot be changed while it runs".to_owned());
             }
             self.guarantees.suffice(config.isolation_require).map_err(|f| f.to_string())?;
-            let domains = Domains::new(&config, self.confines).map_err(|e| format!("domains for workers: {e}"))?;
+            let domains = Domains::new(&config, &self.mechanisms).map_err(|e| format!("domains for workers: {e}"))?;
             Ok((Settings::load(config).map_err(|f| f.to_string())?, domains))
         });
         match loaded {
@@ -293,6 +302,11 @@ impl Surroundings for Around {
     async fn resolve(&self, connection: &str) -> Result<Target, Failure> {
         self.resolver.resolve(connection).await.map(|target| (*target).clone())
     }
+    async fn first_word(&self, targets: &[JobTarget]) -> JobFirst {
+        let settings = self.settings.borrow().clone();
+        let credentials = &settings.credentials;
+        job_network::first_word(&settings.config, &[&credentials.tunnel, &credentials.execution], targets).await
+    }
     async fn start_worker(&self, directory: OwnedFd, reaches: Reaches) -> Result<Started, Failure> {
         self.workers.start(Program::Job { directory, reaches }).await
     }
@@ -322,28 +336,9 @@ fn job_settings(config: &Config, state: &State, hostname: &str, engines: &BTreeM
         at_once: config.jobs_at_once,
         hostname: hostname.to_owned(),
         engines: engines.clone(),
-        git: on_path(config, "git").unwrap_or_else(|| PathBuf::from("/usr/bin/git")),
+        git: config.git_program(),
         environment,
         backoff: (config.tunnel.backoff_first, config.tunnel.backoff_max),
         silence_max: SILENCE_MAX,
     }
-}
-
-/// The engines that there are, by the names that jobs use.
-fn engines(config: &Config) -> BTreeMap<String, PathBuf> {
-    [("opentofu", &config.engines.opentofu, "tofu"), ("terraform", &config.engines.terraform, "terraform")]
-        .into_iter()
-        .filter_map(|(name, named, program)| {
-            Some((name.to_owned(), named.clone().or_else(|| on_path(config, program))?))
-        })
-        .collect()
-}
-
-fn on_path(config: &Config, program: &str) -> Option<PathBuf> {
-    let path = config.environment.get("PATH")?;
-    std::env::split_paths(path).filter(|p| p.is_absolute()).map(|p| p.join(program)).find(|p| is_executable(p))
-}
-
-fn is_executable(path: &Path) -> bool {
-    path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
 }

@@ -13,6 +13,7 @@ use serde_json::Value;
 use shared_proto::credentials::CredentialsFile;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ pub struct Setup {
     execution: Option<String>,
     settings: String,
     tables: String,
+    reads: Vec<String>,
     environment: BTreeMap<String, String>,
     under: Vec<String>,
     program: Option<PathBuf>,
@@ -55,6 +57,8 @@ pub struct Processes {
     pub operations: Vec<Stat>,
     /// Resolvers of credentials.
     pub resolvers: Vec<Stat>,
+    /// The first processes of jobs' steps.
+    pub first: Vec<Stat>,
     /// Jobs' workers.
     pub jobs: Vec<Stat>,
     /// Everything else, engines among it.
@@ -67,14 +71,22 @@ impl Setup {
     /// # Errors
     /// The file system's.
     pub fn new() -> Result<Self> {
+        Self::in_folder(Scratch::new("runner")?)
+    }
+    /// The same in that folder.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn in_folder(folder: Scratch) -> Result<Self> {
         Ok(Self {
-            folder: Scratch::new("runner")?,
+            folder,
             credentials: None,
             credentials_mode: 0o600,
             tunnel: None,
             execution: None,
             settings: String::new(),
             tables: String::new(),
+            reads: Vec::new(),
             environment: BTreeMap::new(),
             under: Vec::new(),
             program: None,
@@ -200,6 +212,12 @@ impl Setup {
             ),
         ))
     }
+    /// Jobs read that.
+    #[must_use]
+    pub fn reads(mut self, path: &Path) -> Self {
+        self.reads.push(shown(path));
+        self
+    }
     /// Engines, all with the mirror.
     #[must_use]
     pub fn engines(self, engines: &[&Engine]) -> Self {
@@ -214,7 +232,7 @@ impl Setup {
         if let Some(engine) = engines.first() {
             lines.push_str(&format!("cli_config = {:?}\n", shown(engine.config())));
         }
-        self.table("engines", &lines)
+        self.table("engines", &lines).reads(&tools::folder().join("mirror"))
     }
 
     /// Starts it as its variables and settings say, credentials included: none are made for it.
@@ -223,10 +241,11 @@ impl Setup {
     /// It does not start.
     pub fn launch_as_it_is(self, runner: &str) -> Result<Runner> {
         let config = format!(
-            "state_dir = {:?}\nlog_format = \"json\"\n{}\n{}",
+            "state_dir = {:?}\nlog_format = \"json\"\n{}\n{}\n[jobs]\nreads = {:?}\n",
             shown(&self.folder.join("state")),
             self.settings,
-            self.tables
+            self.tables,
+            self.reads.join(":")
         );
         let config = self.folder.write("runner.toml", config)?;
         let program = self.program.map_or_else(|| tools::binary("runner"), Ok)?;
@@ -381,7 +400,8 @@ impl Runner {
                 ("runner-worker-ops", Some("operation")) => found.operations.push(process),
                 // it comes and goes by itself
                 ("runner-worker-ops", _) => found.resolvers.push(process),
-                ("runner-worker-iac", _) => found.jobs.push(process),
+                ("runner-worker-iac", Some("step")) => found.jobs.push(process),
+                ("runner-worker-iac", _) => found.first.push(process),
                 _ => found.others.push(process),
             }
         }
@@ -441,8 +461,8 @@ impl Runner {
         let left = std::cell::RefCell::new(String::new());
         eventually(deadline, "all workers to be gone", || async {
             let now = self.processes();
-            let none =
-                now.operations.is_empty() && now.resolvers.is_empty() && now.jobs.is_empty() && now.others.is_empty();
+            let all = [&now.operations, &now.resolvers, &now.first, &now.jobs, &now.others];
+            let none = all.iter().all(|some| some.is_empty());
             *left.borrow_mut() = format!("{now:?}");
             Ok(none.then_some(()))
         })

@@ -56,9 +56,16 @@ impl Scratch {
     /// # Errors
     /// The file system's.
     pub fn new(name: &str) -> Result<Self> {
+        Self::below(root(), name)
+    }
+    /// The same below another folder, for what must not lie where temporary files do.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn below(folder: &Path, name: &str) -> Result<Self> {
         use std::os::unix::fs::DirBuilderExt as _;
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let path = root().join(format!("{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+        let path = folder.join(format!("{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
         std::fs::DirBuilder::new()
             .mode(0o700)
             .recursive(true)

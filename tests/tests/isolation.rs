@@ -6,12 +6,14 @@ use nix::sys::signal::Signal;
 use runner_tests::control_plane::ControlPlane;
 use runner_tests::process::Mark;
 use runner_tests::runner::{Setup, signal};
+use runner_tests::scratch::Scratch;
 use runner_tests::{Runner, Suite, eventually, procfs, tools};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -27,40 +29,63 @@ struct Machine {
     under: Vec<String>,
     /// The level that it must find, for operations and jobs alike, and for operations.
     level: &'static str,
-    /// Whether that floor has to be written down.
-    minimal: bool,
     /// What succeeds for an operation's worker.
     operation: &'static [&'static str],
     /// What succeeds for a job's.
     job: &'static [&'static str],
 }
 
-/// What a job may do at every level so far: it starts programs, makes sockets and reads what is public, without bounds of its own; and as
-/// the runner's own user it changes modes and times of files that it cannot read.
-const JOB_RESIDUES: &[&str] = &[
+/// What a job may do in namespaces: it starts programs, keeps data in its own memory, and reads what is public of this machine's programs.
+const JOB_IN_NAMESPACES: &[&str] = &[
+    "another_program",
+    "child_process",
+    // killed with the namespace: looked for when the job has ended
+    "process_left_behind",
+    // no cgroup
+    "memory_without_end",
+    "memory_file",
+    "read_passwd",
+    // sockets reach nothing but its own loopback, and what is connected for it
+    "socket_tcp",
+    "socket_unix",
+    // its own, in memory
+    "write_tmp",
+];
+
+/// What a job may do in namespaces without Landlock.
+const JOB_WITHOUT_LANDLOCK: &[&str] = &[
+    "another_program",
+    "child_process",
+    "process_left_behind",
+    "memory_without_end",
+    "memory_file",
+    "read_passwd",
+    "socket_tcp",
+    "socket_unix",
+    "write_tmp",
+    // the names of the folders on the way to its own: nothing else is there
+    "list_var",
+    "state_directory",
+];
+
+/// What a job may do without them: as the runner's own user it changes modes and times of files that it cannot read, and it sees what is
+/// public of this machine, other processes included.
+const JOB_CONFINED: &[&str] = &[
+    "another_program",
+    "child_process",
+    "process_left_behind",
+    "memory_without_end",
+    "memory_file",
+    "read_passwd",
+    "read_home",
+    "list_var",
+    "socket_tcp",
+    "socket_unix",
     "credentials_chmod",
     "credentials_utimes",
     // only their number: what they are is not to be had
     "supervisor_descriptors",
     "processes_are_seen",
-    "loopback_port",
-    "control_plane",
-    "metadata_aws",
-    "metadata_ecs",
-    "metadata_eks",
-    "metadata_azure",
-    "metadata_v6",
-    "socket_tcp",
-    "socket_unix",
-    "read_passwd",
-    "read_home",
-    "list_var",
-    "child_process",
-    "another_program",
-    "memory_without_end",
-    "descriptors_without_end",
-    "memory_file",
-    "process_left_behind",
 ];
 
 fn main() -> ExitCode {
@@ -70,26 +95,24 @@ fn main() -> ExitCode {
         .test("no_namespaces_as_in_a_container", || tried(without("namespaces"), "no namespaces"))
         .test("namespaces_without_mounts", || tried(without("mount"), "no mounts"))
         .test("no_landlock", || tried(without("landlock"), "no Landlock"))
+        .test("a_floor_that_this_machine_does_not_reach", a_floor_that_this_machine_does_not_reach)
         .test("an_unprivileged_user", || tried(unprivileged(), "unprivileged"))
         .run()
 }
 
 /// This machine as it is.
 fn here() -> Result<Machine> {
-    Ok(Machine { under: Vec::new(), level: "confined", minimal: false, operation: &[], job: JOB_RESIDUES })
+    Ok(Machine { under: Vec::new(), level: "namespaces", operation: &[], job: JOB_IN_NAMESPACES })
 }
 
 fn without(what: &str) -> Result<Machine> {
     let refuse = tools::binary("examples/refuse")?.display().to_string();
     let under = vec![refuse, what.to_owned(), "--".to_owned()];
-    let landlock = what != "landlock";
-    Ok(Machine {
-        under,
-        level: if landlock { "confined" } else { "minimal" },
-        minimal: !landlock,
-        operation: &[],
-        job: if landlock { JOB_RESIDUES } else { &[] },
-    })
+    let (level, job) = match what {
+        "landlock" => ("namespaces", JOB_WITHOUT_LANDLOCK),
+        _ => ("confined", JOB_CONFINED),
+    };
+    Ok(Machine { under, level, operation: &[], job })
 }
 
 /// The runner as a user without any privilege.
@@ -97,23 +120,31 @@ fn unprivileged() -> Result<Machine> {
     let script = "chmod 755 .. . && chown -R 65534:65534 . && \
                   exec setpriv --reuid=65534 --regid=65534 --clear-groups -- \"$@\"";
     let under = ["sh", "-c", script, "sh"].map(str::to_owned).to_vec();
-    Ok(Machine { under, level: "confined", minimal: false, operation: &[], job: JOB_RESIDUES })
+    Ok(Machine { under, level: "namespaces", operation: &[], job: JOB_IN_NAMESPACES })
 }
 
 async fn tried(machine: Result<Machine>, name: &str) -> Result<()> {
     let machine = machine?;
     let control_plane = ControlPlane::start().await?;
     let user = control_plane.admin();
-    let setup = Setup::new()?;
+    // not where temporary files are: a job has its own of those
+    let setup =
+        Setup::in_folder(Scratch::below(Path::new("/var/tmp"), &format!("runner-tests-{}", std::process::id()))?)?;
     // where an unprivileged user reaches them, wherever they were built
     let hostile = setup.folder().join("hostile");
-    let programs = [("runner", "runner"), ("examples/hostile", "hostile"), ("runner-worker-ops", "real-worker-ops")];
+    let programs = [
+        ("runner", "runner"),
+        ("examples/hostile", "hostile"),
+        ("runner-worker-ops", "real-worker-ops"),
+        ("runner-worker-iac", "real-worker-iac"),
+    ];
     for (program, name) in programs {
         let copy = setup.folder().join(name);
         std::fs::copy(tools::binary(program)?, &copy)?;
         std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755))?;
     }
     let hostile = hostile.display().to_string();
+    let real = setup.folder().join("real-worker-iac").display().to_string();
     let kubeconfig = |targets: &str| {
         format!(
             "{{\"apiVersion\":\"v1\",\"kind\":\"Config\",\"current-context\":\"c\",\"clusters\":[{{\"name\":\"c\",\"cluster\":{{\"server\":\
@@ -122,15 +153,15 @@ async fn tried(machine: Result<Machine>, name: &str) -> Result<()> {
             json!(targets)
         )
     };
-    let floor = if machine.minimal { "minimal" } else { machine.level };
     let program = setup.folder().join("runner");
     let setup = setup
         .program(program)
         .kubernetes("target", &kubeconfig("nothing"))?
         .kubernetes("other", &kubeconfig("a secret of another connection"))?
-        .table("isolation", &format!("require = {floor:?}"))
+        .table("isolation", &format!("require = {:?}", machine.level))
         .table("workers", &format!("ops = {hostile:?}\niac = {hostile:?}"))
         .table("engines", &format!("opentofu = {hostile:?}"))
+        .reads(Path::new(&real))
         .under(machine.under.clone());
     let runner = setup.start(user, "runner-1").await?;
     user.post(&format!("/runners/{}/default", runner.id), &json!({})).await?;
@@ -165,27 +196,47 @@ async fn tried(machine: Result<Machine>, name: &str) -> Result<()> {
         let report =
             eventually(SECONDS, "the job's report", || async { Ok(std::fs::read_to_string(&file).ok()) }).await?;
         reports.push(report);
-        let worker = runner.processes().others.into_iter().chain(runner.processes().jobs).find(|p| !known.contains(p));
+        let worker = runner.processes().jobs.into_iter().find(|p| !known.contains(p));
         targets.push(format!("neighbour={}", worker.context("the job's worker")?.pid));
     }
     std::fs::write(runner.folder().join("target.kubeconfig"), kubeconfig(&targets.join(";")))?;
     user.connection("target", "kubernetes", Some(&runner.id)).await?;
     let job = reports.pop().context("a report")?;
-    judge(name, "job", &job, machine.job, machine.minimal)?;
+    judge(name, "job", &job, machine.job)?;
     let mut stream = user.follow("target", "default", "any", "").await?;
     let operation = String::from_utf8(stream.rest().await?)?;
-    judge(name, "operation", &operation, machine.operation, false)?;
+    judge(name, "operation", &operation, machine.operation)?;
 
     // the tunnel, the session and the processes are as they were
     let now = runner.processes();
     ensure!(now.supervisor.is_some() && now.spawner.is_some(), "{now:?}");
     let ended = runner.process().stderr().since(Mark::default());
     ensure!(!ended.iter().any(|l| l.contains("session ended")), "{ended:?}");
-    for process in procfs::all() {
-        if procfs::command_line(process.pid).first().is_some_and(|a| a == LEFT) {
-            signal(process.pid, Signal::SIGKILL)?;
-        }
+
+    // whatever a job's worker left ends with it, wherever it has hidden
+    ensure!(!running(LEFT, 0).is_empty(), "the workers left nothing behind, so that nothing can be seen");
+    for worker in running("step", 1) {
+        signal(worker, Signal::SIGKILL)?;
     }
+    eventually(SECONDS, "the end of what the jobs left", || async { Ok(running(LEFT, 0).is_empty().then_some(())) })
+        .await
+}
+
+/// The processes whose argument of that place is that.
+fn running(argument: &str, place: usize) -> Vec<i32> {
+    let is = |pid: i32| procfs::command_line(pid).get(place).is_some_and(|a| a == argument);
+    procfs::all().into_iter().map(|p| p.pid).filter(|pid| is(*pid)).collect()
+}
+
+/// What is required is there, or it does not start and says what is missing.
+async fn a_floor_that_this_machine_does_not_reach() -> Result<()> {
+    let machine = without("namespaces")?;
+    let setup = Setup::new()?.table("isolation", "require = \"namespaces\"").under(machine.under);
+    let runner = setup.setting("credentials = \"/nonexistent\"").launch_as_it_is("nobody")?;
+    let status = runner.process().ended(SECONDS).await?;
+    let said = runner.process().stderr().text();
+    ensure!(status.code() == Some(78) && said.contains("isolation_too_weak"), "{status:?} {said}");
+    ensure!(said.contains("jobs: namespaces (clone: EPERM"), "{said}");
     Ok(())
 }
 
@@ -195,8 +246,8 @@ async fn level(runner: &Runner) -> Result<String> {
     Ok(said["isolation"].as_str().context("its isolation")?.to_owned())
 }
 
-/// Exactly what is named may have succeeded. `anything`: the level promises nothing for this kind.
-fn judge(machine: &str, kind: &str, report: &str, allowed: &[&str], anything: bool) -> Result<()> {
+/// Exactly what is named may have succeeded.
+fn judge(machine: &str, kind: &str, report: &str, allowed: &[&str]) -> Result<()> {
     let rows: Vec<Vec<&str>> = report.lines().map(|l| l.splitn(3, '\t').collect()).collect();
     ensure!(rows.len() >= ATTEMPTS_MIN, "only {} attempts: {report}", rows.len());
     let untold: Vec<_> = rows.iter().filter(|r| r.get(2).is_some_and(|why| why.starts_with("not told"))).collect();
@@ -206,6 +257,6 @@ fn judge(machine: &str, kind: &str, report: &str, allowed: &[&str], anything: bo
     eprintln!("{machine}, {kind}: {} attempts, {} succeeded: {succeeded:?}", rows.len(), succeeded.len());
     let allowed: BTreeSet<&str> = allowed.iter().copied().collect();
     let surprising: Vec<_> = succeeded.difference(&allowed).collect();
-    ensure!(anything || surprising.is_empty(), "succeeded: {surprising:?}\n{report}");
+    ensure!(surprising.is_empty(), "succeeded: {surprising:?}\n{report}");
     Ok(())
 }

@@ -9,8 +9,9 @@ use runner_tests::engine::{EngineKind, quick_module, slow_module};
 use runner_tests::process::Program;
 use runner_tests::proxy::{HttpProxy, Manner};
 use runner_tests::world::{self, Shared, World, usual_cluster};
-use runner_tests::{Cluster, Component, Engine, Moto, Scratch, Suite, archive, cluster, eventually};
+use runner_tests::{Cluster, Component, Engine, Moto, Scratch, Suite, archive, cluster, eventually, scratch};
 use serde_json::{Value, json};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -55,7 +56,10 @@ async fn usual() -> Result<&'static Usual> {
                 for (name, kubeconfig) in [("behind", &behind), ("locked", &locked)] {
                     setup = setup.kubernetes(name, kubeconfig).expect("its folder is there");
                 }
-                setup.engines(&engines.iter().collect::<Vec<_>>()).table("sources", "allow_file = true")
+                setup
+                    .engines(&engines.iter().collect::<Vec<_>>())
+                    .table("sources", "allow_file = true")
+                    .reads(&repositories())
             })
             .await?;
             if let Some(moto) = &moto {
@@ -600,6 +604,11 @@ async fn failing_module() -> Result<()> {
     Ok(())
 }
 
+/// Where the repositories are, which jobs read.
+fn repositories() -> PathBuf {
+    scratch::root().join("repositories")
+}
+
 async fn git(folder: &std::path::Path, arguments: &[&str]) -> Result<String> {
     let mut all = vec!["-c", "user.name=tests", "-c", "user.email=tests@localhost", "-c", "init.defaultBranch=main"];
     all.extend_from_slice(arguments);
@@ -609,7 +618,7 @@ async fn git(folder: &std::path::Path, arguments: &[&str]) -> Result<String> {
 async fn git_source() -> Result<()> {
     let usual = usual().await?;
     let user = usual.world.user();
-    let work = Scratch::new("repository")?;
+    let work = Scratch::below(&repositories(), "repository")?;
     git(work.path(), &["init", "-q"]).await?;
     work.write("infra/main.tf", quick_module())?;
     git(work.path(), &["add", "-A"]).await?;

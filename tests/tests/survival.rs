@@ -55,6 +55,7 @@ fn main() -> ExitCode {
         .needs(&[Component::Cluster, Component::Tofu])
         .test("a_jobs_worker_killed", job_worker_killed)
         .test("a_jobs_worker_stopped_can_be_cancelled", job_worker_stopped)
+        .test("a_jobs_first_process_killed_or_stopped", first_process_killed_or_stopped)
         .test("supervisor_killed_in_mid_apply", || survives(Death::Supervisor))
         .test("spawner_killed_in_mid_apply", || survives(Death::Spawner))
         .test("everything_above_the_job_killed_in_mid_apply", || survives(Death::All))
@@ -244,6 +245,33 @@ async fn job_worker_stopped() -> Result<()> {
         Ok(Some(()))
     })
     .await?;
+    ensure!(session_of(user, &set.runner).await? == session, "the session was another one");
+    Ok(())
+}
+
+async fn first_process_killed_or_stopped() -> Result<()> {
+    let set = set().await?;
+    let user = set.control_plane.admin();
+    let session = session_of(user, &set.runner).await?;
+    for signal_sent in [Signal::SIGKILL, Signal::SIGSTOP] {
+        let (id, worker) = applying(&set, &format!("first-{}", signal_sent.as_str().to_lowercase()), 60).await?;
+        let first = set.runner.processes().first.into_iter().find(|p| p.pid == worker.parent);
+        signal(first.context("the first process")?.pid, signal_sent)?;
+        if signal_sent == Signal::SIGSTOP {
+            user.post(&format!("/jobs/{id}/cancel"), &json!({ "force": true })).await?;
+        }
+        let job = user.job_in(&id, &["canceled", "failed", "lost"], JOB).await?;
+        ensure!(!job.code().is_empty() && job.code() != "ok", "{}", job.0);
+        if signal_sent == Signal::SIGKILL {
+            ensure!(job.0["result"]["message"].as_str().is_some_and(|m| m.contains("SIGKILL")), "{}", job.0);
+        }
+        eventually(SECONDS, "no process of the job to be left", || async {
+            let left = set.runner.job_processes();
+            ensure!(left.is_empty(), "{left:?}");
+            Ok(Some(()))
+        })
+        .await?;
+    }
     ensure!(session_of(user, &set.runner).await? == session, "the session was another one");
     Ok(())
 }

@@ -1,6 +1,7 @@
-//! `runner-worker-iac job`: one step (plan, apply, outputs) of one infrastructure job, in a process of its own.
+//! `runner-worker-iac job`: one step (plan, apply, outputs) of one infrastructure job, in processes of its own: the first (`first`), and the
+//! worker that it starts as `runner-worker-iac step`.
 //!
-//! It reads what to do from descriptor 3, runs the engine, and appends what happens to the spool in its working directory. It goes
+//! The worker reads what to do from descriptor 3, runs the engine, and appends what happens to the spool in its working directory. It goes
 //! on whoever else dies: it must never write to a supervisor's socket in a way that can block or fail the job, never put a secret
 //! into argv, an event or a file that others can read, and never send an engine a second SIGINT.
 #![forbid(unsafe_code)]
@@ -9,6 +10,7 @@ mod cancel;
 mod control;
 mod engine;
 mod events;
+mod first;
 mod journal;
 mod process;
 mod redaction;
@@ -31,13 +33,26 @@ mod exit {
 }
 
 fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    match (arguments.next().as_deref(), arguments.next()) {
+        (Some("job"), None) => match first::run() {
+            Ok(code) => ExitCode::from(code),
+            Err(e) => {
+                eprintln!("runner-worker-iac: {e}");
+                ExitCode::from(exit::DATA)
+            }
+        },
+        (Some("step"), None) => step(),
+        _ => {
+            eprintln!("usage: runner-worker-iac job (started by the runner, with its request on descriptor 3)");
+            ExitCode::from(exit::USAGE)
+        }
+    }
+}
+
+fn step() -> ExitCode {
     // where it cannot be, a fault is only named less well
     let _ = runner_sandbox::process::end_by_signals();
-    let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_none_or(|mode| mode != "job") || arguments.next().is_some() {
-        eprintln!("usage: runner-worker-iac job (started by the runner, with its request on descriptor 3)");
-        return ExitCode::from(exit::USAGE);
-    }
     let start = match start::read_inherited() {
         Ok(start) => start,
         Err(e) => {

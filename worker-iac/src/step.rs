@@ -4,6 +4,7 @@
 use crate::cancel::{self, Cancel, Watcher};
 use crate::control;
 use crate::engine::{Engine, Kind, Parts, environment, private_folder, state};
+use crate::first;
 use crate::journal::{self, Journal, cut};
 use crate::process::Environment;
 use crate::redaction::Redaction;
@@ -18,6 +19,7 @@ use shared_proto::v1::event::Body;
 use shared_proto::v1::{Event, JobKind, JobRequest, JobResult, JobStart, PhaseChanged, PlanSaved};
 use std::fs::File;
 use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,6 +31,8 @@ const GRACE_DEFAULT: Duration = Duration::from_secs(300);
 const PLAN_TEXT_IN_EVENT: usize = 56 * 1024;
 /// A piece of a longer rendering, bytes.
 const PLAN_TEXT_PIECE: usize = 32 * 1024;
+/// What is read of the refused connections, bytes.
+const REFUSALS_MAX: u64 = 8192;
 /// How long the last notices may take to reach who is connected.
 const GOODBYE: Duration = Duration::from_millis(200);
 
@@ -292,6 +296,9 @@ impl Step {
                 ..with_exit(exit)
             },
         };
+        for refusal in refusals() {
+            self.journal.note(format!("The job's policy refused a connection to {refusal}.")).await;
+        }
         match self.journal.redacted() {
             0 => {}
             1 => self.journal.note("One secret value was taken out of what this step recorded.").await,
@@ -299,6 +306,20 @@ impl Step {
         }
         self.journal.record(Body::Result(result)).await;
     }
+}
+
+/// Connections that the first process of this job refused. What runs in the job may write there too: it is read as what it should be.
+fn refusals() -> Vec<String> {
+    let open =
+        File::options().read(true).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK).open(first::REFUSALS);
+    let mut text = String::new();
+    let Ok(file) =
+        open.and_then(|f| if f.metadata()?.is_file() { Ok(f) } else { Err(std::io::ErrorKind::InvalidData.into()) })
+    else {
+        return Vec::new();
+    };
+    let _ = file.take(REFUSALS_MAX).read_to_string(&mut text);
+    text.lines().map(str::to_owned).collect()
 }
 
 fn canceled(forced: bool, exit: Option<Exit>, step: &str) -> JobResult {

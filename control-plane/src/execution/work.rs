@@ -259,7 +259,12 @@ fn due(job: &Job, told: &mut Told, now: Instant) -> Option<Kind> {
         // its folder ends with the word that the user was told
         if job.phase == Phase::Canceled {
             let by = job.canceled_by.clone().unwrap_or_default();
-            return again(&mut told.asked).then_some(Kind::Cancel(v1::Cancel { job_id, fencing_token, by, force: false }));
+            return again(&mut told.asked).then_some(Kind::Cancel(v1::Cancel {
+                job_id,
+                fencing_token,
+                by,
+                force: false,
+            }));
         }
         let by = job.discarded_by.clone().or_else(|| job.canceled_by.clone()).unwrap_or_default();
         return again(&mut told.discarded).then_some(Kind::Discard(v1::Discard { job_id, fencing_token, by }));

@@ -2,13 +2,15 @@
 //! build tool needs and attackers do: namespaces and mounts, tracing, keys, BPF, performance counters, userfaultfd, io_uring, modules,
 //! System V and POSIX queues, raw and exotic sockets, handles, clocks, other processes' priorities, and the change of users.
 
-use super::PROGRAM;
-use crate::seccomp::{Allow, Profile, is_int};
+use super::{FORKING, PROGRAM};
+use crate::seccomp::{Allow, Profile, is_int, numbers};
 
 /// The profile.
-pub const JOB: Profile = Profile { name: "job", shared: PROGRAM, own: &[OWN, OWN_LEGACY] };
+pub const JOB: Profile = Profile { name: "job", shared: PROGRAM, own: &[FORKING, OWN, OWN_LEGACY], asks: &[] };
+/// The same, where somebody connects for it: whoever holds the listener of its filter.
+pub const JOB_ASKING: Profile = Profile { name: "job that is connected", asks: &[numbers::connect], ..JOB };
 
-const OWN: &[Allow] = calls![
+pub(super) const OWN: &[Allow] = calls![
     preadv, pwritev, preadv2, pwritev2, msync, mlock, munlock,
     openat2, mkdirat, unlinkat, renameat, renameat2, linkat, symlinkat, fchmod, fchmodat, fchmodat2, fchown, fchownat, utimensat,
     fsync, fdatasync, sync_file_range, fallocate, ftruncate, truncate, copy_file_range, sendfile, splice, tee, readahead,
@@ -22,7 +24,7 @@ const OWN: &[Allow] = calls![
     ioprio_set: &[&[is_int(0, 1), is_int(1, 0)]],
 ];
 #[cfg(target_arch = "x86_64")]
-const OWN_LEGACY: &[Allow] = calls![
+pub(super) const OWN_LEGACY: &[Allow] = calls![
     mkdir,
     rmdir,
     unlink,
@@ -40,4 +42,4 @@ const OWN_LEGACY: &[Allow] = calls![
     mknod,
 ];
 #[cfg(not(target_arch = "x86_64"))]
-const OWN_LEGACY: &[Allow] = &[];
+pub(super) const OWN_LEGACY: &[Allow] = &[];

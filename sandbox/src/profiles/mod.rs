@@ -1,17 +1,19 @@
 //! What each kind of worker may ask of the kernel: one file a profile, of parts that they share. A call that is not named is refused.
 
+mod first;
 mod job;
 mod operation;
 mod resolver;
 
-pub use job::JOB;
+pub use first::FIRST;
+pub use job::{JOB, JOB_ASKING};
 pub use operation::OPERATION;
 pub use resolver::RESOLVER;
 
 use crate::seccomp::{Allow, Check, Profile, has, is_int, is_not_int, lacks, masked};
 
 /// Every profile.
-pub const ALL: &[Profile] = &[OPERATION, RESOLVER, JOB];
+pub const ALL: &[Profile] = &[OPERATION, RESOLVER, FIRST, JOB, JOB_ASKING];
 
 const CLONE_THREAD: u64 = libc::CLONE_THREAD as u64;
 /// Every flag of clone that makes a namespace.
@@ -84,8 +86,6 @@ const PROCESSES: &[Allow] = calls![
     rt_sigsuspend, signalfd4, timerfd_create, timerfd_settime, timerfd_gettime, sysinfo, times, getitimer, setitimer,
     timer_create, timer_settime, timer_gettime, timer_getoverrun, timer_delete, sched_getscheduler, sched_getparam,
     sched_get_priority_max, sched_get_priority_min, getpriority, capget, flock, mincore, get_robust_list,
-    // processes and threads, but no namespaces: capabilities in one of its own would be where a sandbox is left from
-    clone: &[&[lacks(0, CLONE_NAMESPACES)]],
     // its own priority, and only that
     setpriority: &[&[is_int(0, 0), is_int(1, 0)]],
     sched_setaffinity: OWN,
@@ -95,6 +95,8 @@ const PROCESSES: &[Allow] = calls![
     // everything but to be spared the death of its parent, to be traced, and what changes what the filter relies on
     prctl: &[&[is_not_int(0, 1), is_not_int(0, 0x5961_6d61), is_not_int(0, 22), is_not_int(0, 35)]],
 ];
+/// Processes and threads, but no namespaces: capabilities in one of its own would be where a sandbox is left from.
+const FORKING: &[Allow] = calls![clone: &[&[lacks(0, CLONE_NAMESPACES)]]];
 #[cfg(target_arch = "x86_64")]
 const PROCESSES_LEGACY: &[Allow] = calls![fork, vfork, pipe, dup2, getpgrp, alarm, pause, signalfd, setrlimit];
 #[cfg(not(target_arch = "x86_64"))]

@@ -20,7 +20,7 @@ numbers! {
     sched_getattr = SYS_sched_getattr, sched_setattr = SYS_sched_setattr, sched_get_priority_max = SYS_sched_get_priority_max,
     sched_get_priority_min = SYS_sched_get_priority_min, uname = SYS_uname, restart_syscall = SYS_restart_syscall,
     membarrier = SYS_membarrier, prlimit64 = SYS_prlimit64, getrusage = SYS_getrusage, getcpu = SYS_getcpu, prctl = SYS_prctl,
-    capget = SYS_capget, capset = SYS_capset, epoll_create1 = SYS_epoll_create1, epoll_ctl = SYS_epoll_ctl, epoll_pwait = SYS_epoll_pwait,
+    capget = SYS_capget, capset = SYS_capset, process_vm_readv = SYS_process_vm_readv, pidfd_getfd = SYS_pidfd_getfd, epoll_create1 = SYS_epoll_create1, epoll_ctl = SYS_epoll_ctl, epoll_pwait = SYS_epoll_pwait,
     epoll_pwait2 = SYS_epoll_pwait2, eventfd2 = SYS_eventfd2, ppoll = SYS_ppoll, pselect6 = SYS_pselect6,
     timerfd_create = SYS_timerfd_create, timerfd_settime = SYS_timerfd_settime, timerfd_gettime = SYS_timerfd_gettime,
     signalfd4 = SYS_signalfd4, inotify_init1 = SYS_inotify_init1, inotify_add_watch = SYS_inotify_add_watch,

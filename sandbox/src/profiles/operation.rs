@@ -9,6 +9,7 @@ pub const OPERATION: Profile = Profile {
     name: "operation",
     shared: &[EVERYONE, EVERYONE_LEGACY, SOCKETS, SOCKETS_LEGACY, READING, READING_LEGACY, THREADS],
     own: &[OWN],
+    asks: &[],
 };
 
 const OWN: &[Allow] = calls![

@@ -1,7 +1,7 @@
 //! What a child is and is not given, asked of real children (`/bin/sh`).
 
 use super::*;
-use crate::confine::{Namespaces, Own, Root};
+use crate::confine::{Namespaces, Own, Root, User};
 use crate::landlock::{Access, Ruleset, Scope};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -29,6 +29,7 @@ fn run(script: &str, directory: Option<&File>) -> (String, WaitStatus) {
         own_session: true,
         dies_with_parent: true,
         confine: Some(&CONFINED),
+        handover: None,
     };
     let pid = Spawner::new().expect("a stack").spawn(&plan).expect("starts");
     drop(theirs);
@@ -52,6 +53,7 @@ fn confined(script: &str, confine: &Confinement<'_>) -> Result<(String, WaitStat
         own_session: true,
         dies_with_parent: true,
         confine: Some(confine),
+        handover: None,
     };
     let pid = Spawner::new().expect("a stack").spawn(&plan)?;
     drop(theirs);
@@ -73,16 +75,16 @@ fn in_namespaces_it_sees_the_root_that_it_is_given_and_nobody_else() {
     let script = "exec 2>&3; echo pid $$ >&3; echo root /* >&3; echo x >/usr/x; echo x >/x; mkdir /y; ls /etc /proc; \
                   echo host $(uname -n) >&3; kill -0 2 || echo alone >&3; id -u >&3";
     let (mut tried, mut made) = (0, 0);
-    for user in [false, true] {
-        if !user && !is_root() {
+    for user in [User::Shared, User::Same] {
+        if user == User::Shared && !is_root() {
             continue;
         }
-        let namespaces = Namespaces { user, network: true, root: usual_root() };
+        let namespaces = Namespaces { user, network: true, root: Some(usual_root()) };
         tried += 1;
         match confined(script, &Confinement { namespaces: Some(&namespaces), ..CONFINED }) {
             // what this machine forbids is no failure of ours, if the step is named
             Err(e) => {
-                eprintln!("user namespace {user}: {e}");
+                eprintln!("user namespace {user:?}: {e}");
                 assert!(matches!(e.errno, Errno::EPERM | Errno::ENOSPC | Errno::ENOSYS | Errno::EACCES), "{e}");
             }
             Ok((text, ended)) => {
@@ -204,6 +206,7 @@ fn it_leads_a_session_and_the_whole_session_is_killed() {
         own_session: true,
         dies_with_parent: true,
         confine: Some(&CONFINED),
+        handover: None,
     };
     let pid = Spawner::new().expect("a stack").spawn(&plan).expect("starts");
     drop(theirs);
@@ -239,6 +242,7 @@ fn a_descriptor_that_stands_in_the_place_of_another_is_not_lost() {
         own_session: true,
         dies_with_parent: true,
         confine: None,
+        handover: None,
     };
     let pid = Pid::from_raw(Spawner::new().expect("a stack").spawn(&plan).expect("starts"));
     assert_eq!(waitpid(pid, None), Ok(WaitStatus::Exited(pid, 0)));
@@ -262,6 +266,7 @@ fn what_cannot_be_executed_is_named_and_leaves_no_child() {
         own_session: true,
         dies_with_parent: false,
         confine: None,
+        handover: None,
     };
     for _ in 0..100 {
         assert_eq!(spawner.spawn(&plan), Err(SpawnError { step: "execve", errno: Errno::ENOENT }));
@@ -287,6 +292,7 @@ fn it_dies_with_its_parent() {
             own_session: true,
             dies_with_parent: true,
             confine: None,
+            handover: None,
         };
         // the signal follows the thread that forked, so this one must stay
         Spawner::new().expect("a stack").spawn(&plan).expect("starts");

@@ -2,11 +2,12 @@
 
 use super::settings::{self, Shown, Source};
 use super::{
-    AwsSource, CONNECTIONS_MAX, Config, ConfigError, Connection, Engines, FILE_MAX, Isolation, LogFormat, Proxy,
-    ProxyUrl, SETTINGS, Tunnel, WorkerPaths,
+    AwsSource, CONNECTIONS_MAX, Config, ConfigError, Connection, Engines, FILE_MAX, Isolation, Jobs, LIST_MAX,
+    LogFormat, Proxy, ProxyUrl, SETTINGS, Tunnel, WorkerPaths,
 };
 use crate::workers::WARM_MAX;
 use serde::Deserialize;
+use shared_proto::address::HostPattern;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Read as _;
@@ -31,6 +32,7 @@ struct File {
     isolation: FileIsolation,
     workers: FileWorkers,
     engines: FileEngines,
+    jobs: FileJobs,
     sources: FileSources,
     connections: BTreeMap<String, FileConnection>,
 }
@@ -72,6 +74,12 @@ struct FileEngines {
 }
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
+struct FileJobs {
+    reads: String,
+    hosts: String,
+}
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
 struct FileSources {
     allow_file: bool,
 }
@@ -106,6 +114,7 @@ impl Default for File {
             isolation: FileIsolation::default(),
             workers: FileWorkers::default(),
             engines: FileEngines::default(),
+            jobs: FileJobs::default(),
             sources: FileSources::default(),
             connections: BTreeMap::new(),
         }
@@ -257,6 +266,7 @@ impl File {
         let workers = WorkerPaths {
             ops: absolute("workers.ops", self.workers.ops)?.unwrap_or_else(|| beside.join("runner-worker-ops")),
             iac: absolute("workers.iac", self.workers.iac)?.unwrap_or_else(|| beside.join("runner-worker-iac")),
+            reads: Vec::new(),
         };
         let workers_warm = within("workers.warm", self.workers.warm.into(), 0, WARM_MAX.into())? as u32;
         let engines = Engines {
@@ -264,6 +274,7 @@ impl File {
             terraform: absolute("engines.terraform", self.engines.terraform)?,
             cli_config: absolute("engines.cli_config", self.engines.cli_config)?,
         };
+        let jobs = Jobs { reads: reads(&self.jobs.reads)?, hosts: hosts(&self.jobs.hosts)? };
         if self.connections.len() > CONNECTIONS_MAX {
             return Err(ConfigError(format!("more than {CONNECTIONS_MAX} connections")));
         }
@@ -297,17 +308,67 @@ impl File {
             workers,
             workers_warm,
             engines,
+            jobs,
             allow_file_sources: self.sources.allow_file,
             connections,
             environment: environment(variables),
             shown: Vec::new(),
         };
+        config.keep_from_jobs()?;
+        config.workers.reads = config.job_reads();
         config.shown = config.show(sources);
         Ok(config)
     }
 }
 
+/// Paths between colons, as in PATH.
+fn reads(text: &str) -> Result<Vec<PathBuf>, ConfigError> {
+    let paths: Vec<_> = text.split(':').filter(|p| !p.is_empty()).map(PathBuf::from).collect();
+    match paths.iter().find(|p| !p.is_absolute()) {
+        Some(path) => Err(ConfigError(format!("jobs.reads: {:?} is no absolute path", path.display().to_string()))),
+        None if paths.len() > LIST_MAX => Err(ConfigError(format!("jobs.reads has more than {LIST_MAX} paths"))),
+        None => Ok(paths),
+    }
+}
+
+/// Hosts between commas.
+fn hosts(text: &str) -> Result<Vec<String>, ConfigError> {
+    let hosts: Vec<_> = text.split(',').map(str::trim).filter(|h| !h.is_empty()).map(str::to_owned).collect();
+    match hosts.iter().find(|h| HostPattern::parse(h).is_none()) {
+        Some(host) => Err(ConfigError(format!(
+            "jobs.hosts: {host:?} is none of a name, *.NAME, an address, or a network as in 10.0.0.0/8"
+        ))),
+        None if hosts.len() > LIST_MAX => Err(ConfigError(format!("jobs.hosts has more than {LIST_MAX} hosts"))),
+        None => Ok(hosts),
+    }
+}
+
 impl Config {
+    /// What jobs read must not have the runner's own files in it, nor those of connections.
+    fn keep_from_jobs(&self) -> Result<(), ConfigError> {
+        // links are what they lead to; what is not there yet is taken by its name
+        let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let kubeconfigs = self.connections.values().filter_map(|c| match c {
+            Connection::Kubeconfig { path, .. } => Some(path),
+            _ => None,
+        });
+        let own = [&self.credentials, &self.state_dir].into_iter().chain(&self.proxy.password_file).chain(kubeconfigs);
+        for path in own {
+            let kept = real(path);
+            for read in &self.jobs.reads {
+                let shown = real(read);
+                if kept.starts_with(&shown) || shown.starts_with(&kept) {
+                    return Err(ConfigError(format!(
+                        "jobs.reads: {} would show jobs {}: name a folder that does not have it",
+                        read.display(),
+                        path.display()
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn show(&self, sources: &BTreeMap<&'static str, Source>) -> Vec<Shown> {
         let path = |p: &Option<PathBuf>| p.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
         let value = |key: &str| -> String {
@@ -335,6 +396,11 @@ impl Config {
                 "engines.opentofu" => path(&self.engines.opentofu),
                 "engines.terraform" => path(&self.engines.terraform),
                 "engines.cli_config" => path(&self.engines.cli_config),
+                "jobs.reads" => {
+                    let shown: Vec<_> = self.jobs.reads.iter().map(|p| p.display().to_string()).collect();
+                    shown.join(":")
+                }
+                "jobs.hosts" => self.jobs.hosts.join(","),
                 "sources.allow_file" => self.allow_file_sources.to_string(),
                 _ => String::new(),
             }

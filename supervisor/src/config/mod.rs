@@ -3,6 +3,7 @@
 
 mod check;
 pub use check::DEFAULT_FILE;
+mod programs;
 mod settings;
 
 pub use settings::{SETTINGS, Setting, Shown, Source};
@@ -16,6 +17,8 @@ use std::time::Duration;
 pub const FILE_MAX: u64 = 1024 * 1024;
 /// The most connections in it.
 pub const CONNECTIONS_MAX: usize = 1024;
+/// The most entries of a list in it.
+pub const LIST_MAX: usize = 64;
 
 /// All of it.
 #[derive(Debug, Clone)]
@@ -48,6 +51,8 @@ pub struct Config {
     pub workers_warm: u32,
     /// The engines.
     pub engines: Engines,
+    /// What jobs reach.
+    pub jobs: Jobs,
     /// Whether a job's Git source may be a folder of this machine.
     pub allow_file_sources: bool,
     /// Named targets and how to authenticate to them.
@@ -124,6 +129,8 @@ pub struct WorkerPaths {
     pub ops: PathBuf,
     /// Jobs.
     pub iac: PathBuf,
+    /// What every job reads besides: engines, git, and what the configuration names.
+    pub reads: Vec<PathBuf>,
 }
 
 /// The engines; `None`: found on PATH.
@@ -135,6 +142,15 @@ pub struct Engines {
     pub terraform: Option<PathBuf>,
     /// TF_CLI_CONFIG_FILE.
     pub cli_config: Option<PathBuf>,
+}
+
+/// What jobs reach besides what every job does.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Jobs {
+    /// Files and folders that they read, such as a mirror of providers; absolute.
+    pub reads: Vec<PathBuf>,
+    /// The only hosts that they connect to: name, `*.NAME`, address or network; empty: every one but those that none may.
+    pub hosts: Vec<String>,
 }
 
 /// A named target.

@@ -103,6 +103,12 @@ pub const SETTINGS: &[Setting] = &[
     text("engines.opentofu", "", "OpenTofu; else `tofu` on PATH"),
     text("engines.terraform", "", "Terraform; else `terraform` on PATH"),
     text("engines.cli_config", "", "TF_CLI_CONFIG_FILE of the engines"),
+    text("jobs.reads", "", "Files and folders that jobs read besides, such as a mirror of providers, between colons"),
+    text(
+        "jobs.hosts",
+        "",
+        "The only hosts that jobs connect to, between commas: NAME, *.NAME, an address or a network; else all but metadata services, link-local addresses and the control plane",
+    ),
     switch("sources.allow_file", "false", "Whether a job's Git source may be a folder of this machine (file://)"),
 ];
 

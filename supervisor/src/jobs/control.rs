@@ -2,6 +2,7 @@
 //! so whoever answers there must be the worker itself, by the kernel's word.
 
 use super::folder::Folder;
+use super::identity::ProcessIdentity;
 use shared_proto::frame::{self, FrameError, Kind};
 use shared_proto::v1::{JobCancel, JobControl, JobNotice, JobPing, job_control, job_notice};
 use std::io;
@@ -26,16 +27,17 @@ pub(super) struct Control {
 // === impl Control ===
 
 impl Control {
-    /// Connects to the worker of that number.
+    /// Connects to the worker of that step.
     ///
     /// # Errors
     /// It does not listen (yet), or somebody else does.
-    pub(super) async fn connect(folder: &Folder, pid: i32) -> io::Result<Self> {
+    pub(super) async fn connect(folder: &Folder, first: &ProcessIdentity) -> io::Result<Self> {
         let work = folder.open_work()?;
         // by way of the open folder: a socket's address holds 108 bytes
         let path = format!("/proc/self/fd/{}/control.sock", work.as_raw_fd());
         let stream = UnixStream::connect(path).await?;
-        if stream.peer_cred()?.pid() != Some(pid) {
+        let peer = stream.peer_cred()?.pid();
+        if peer.is_none() || peer != first.worker() {
             return Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
                 "another process answers on the control socket",

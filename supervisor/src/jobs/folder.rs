@@ -6,6 +6,7 @@ use prost::Message as _;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use shared_proto::bounds::JOB_REQUEST_MAX;
+use shared_proto::ended::{self, WorkerEnded};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::{Assignment, JobRequest, JobResult};
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -200,6 +201,12 @@ impl Folder {
         Ok(OpenOptions::new().read(true).custom_flags(flags).open(self.work())?.into())
     }
 
+    /// How the worker of the newest step died, if it did: what the job itself says, and may be anything.
+    pub(super) fn worker_ended(&self) -> Option<WorkerEnded> {
+        let content = read(&self.work().join(ended::FILE), ended::SIZE_MAX).ok()??;
+        serde_json::from_slice(&content).ok()
+    }
+
     /// What was assigned.
     pub(super) fn assigned(&self) -> Result<Assigned, Failure> {
         let assigned: Assigned = self
@@ -328,11 +335,16 @@ fn write(path: &Path, content: &[u8]) -> io::Result<()> {
 
 /// Reads a file that may be missing, at most so many bytes of it.
 fn read(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
-    let file = match OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(path) {
+    // neither a link nor a pipe that nobody writes
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(e),
     };
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no file"));
+    }
     let mut content = Vec::new();
     file.take(most + 1).read_to_end(&mut content)?;
     if content.len() as u64 > most {

@@ -1,6 +1,7 @@
-//! Which process a number means: a process id is used again, so a start time and the boot go with it.
+//! Which process a number means: a process id is used again, so a start time and the boot go with it. What is known of a step is its first
+//! process; the worker is the oldest of that one's children.
 
-use runner_sandbox::stat;
+use runner_sandbox::{Stat, stat};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -27,7 +28,20 @@ impl ProcessIdentity {
     }
     /// Whether it is stopped (SIGSTOP, a debugger).
     pub(super) fn stopped(&self) -> bool {
-        stat(self.pid).is_some_and(|s| s.start_time == self.start_time && matches!(s.state, b'T' | b't'))
+        stat(self.pid).is_some_and(|s| s.start_time == self.start_time && is_stopped(&s))
+    }
+    /// Whether its worker is, or it itself.
+    pub(super) fn works_not(&self) -> bool {
+        self.stopped() || self.worker().and_then(stat).is_some_and(|s| is_stopped(&s))
+    }
+    /// The worker: what it started first, while that lives. What an engine leaves becomes its child too, but later, and an engine leads a group.
+    pub(super) fn worker(&self) -> Option<i32> {
+        if !self.alive() {
+            return None;
+        }
+        let members = runner_sandbox::sessions::members(self.pid).into_iter().filter_map(|pid| Some((pid, stat(pid)?)));
+        let children = members.filter(|(_, s)| s.parent == self.pid && s.group == self.pid && !s.dead());
+        children.min_by_key(|(pid, s)| (s.start_time, *pid)).map(|(pid, _)| pid)
     }
     /// Whether its number may still name its session: it was of this boot, and nobody else has the number.
     fn number_is_its_own(&self) -> bool {
@@ -42,7 +56,7 @@ impl ProcessIdentity {
         let ours = members.contains(&self.pid) || members.iter().any(|pid| works_in(*pid, folder));
         if ours { members } else { Vec::new() }
     }
-    /// Those of its session that lead a process group of their own: the engines. What they started is theirs to tell.
+    /// Those of its session that lead a process group of their own: the engines. What they started is theirs to tell. For where it is dead.
     pub(super) fn engines(&self, folder: &Path) -> Vec<i32> {
         let members = self.session(folder).into_iter().filter(|pid| *pid != self.pid);
         members.filter(|pid| stat(*pid).is_some_and(|s| s.group == *pid && s.session == self.pid)).collect()
@@ -58,6 +72,10 @@ pub(super) fn find_in(folder: &Path) -> Option<ProcessIdentity> {
             && std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == folder)
     })?;
     ProcessIdentity::of(pid)
+}
+
+const fn is_stopped(stat: &Stat) -> bool {
+    matches!(stat.state, b'T' | b't')
 }
 
 fn works_in(pid: i32, folder: &Path) -> bool {

@@ -6,7 +6,7 @@
 //! ```
 
 use super::control::Control;
-use super::ending::{self, Left};
+use super::ending;
 use super::folder::{Assigned, Ending, Folder, Marker, Step, Store};
 use super::identity;
 use super::launch::{Launch, Worker};
@@ -16,6 +16,7 @@ use super::surroundings::{Settings, Surroundings};
 use super::upload::{Progress, Upload};
 use crate::workers::Exit;
 use nix::sys::signal::Signal;
+use shared_proto::ended::Left;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::{JobRequest, job_notice};
 use std::sync::Arc;
@@ -27,6 +28,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Between two pings.
 const PING_EVERY: Duration = Duration::from_secs(5);
+/// How long the first process of a job may take to end after its worker's last word.
+const END_WITHIN: Duration = Duration::from_secs(5);
 /// How long a cancel waits for the control socket before it goes as a signal.
 const CANCEL_BY_SOCKET: Duration = Duration::from_secs(5);
 /// Between asking and forcing, where the job does not say, seconds.
@@ -217,6 +220,7 @@ impl Job {
             held,
             request: &request,
             state_instance: &state_instance,
+            grace_seconds: u32::try_from(self.grace().as_secs()).unwrap_or(GRACE_DEFAULT),
         };
         let start = match self.unless_cancelled(launch.prepare(step, plan, next)).await? {
             Ok(start) => start,
@@ -312,6 +316,7 @@ impl Job {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut heard, mut pinged, mut nonce) = (Instant::now(), Instant::now(), 0);
         let (mut delivered, mut signalled) = (None::<bool>, false);
+        let mut over = None::<Instant>;
         let mut progress = self.progress.subscribe();
         loop {
             tokio::select! {
@@ -329,7 +334,7 @@ impl Job {
                 notice = hear(&mut control), if control.is_some() => match notice {
                     Some(job_notice::Kind::Appended(number)) => drop(news.send_replace(number)),
                     Some(job_notice::Kind::Pong(_)) => heard = Instant::now(),
-                    Some(job_notice::Kind::StepEnded(_)) => {}
+                    Some(job_notice::Kind::StepEnded(_)) => over = Some(Instant::now()),
                     None => control = None,
                 },
                 Ok(()) = progress.changed() => {
@@ -349,7 +354,7 @@ impl Job {
                     if worker.exit.is_none() && !worker.identity.alive() {
                         return Gone::Unknown;
                     }
-                    if control.is_none() && let Ok(connected) = Control::connect(&self.folder, worker.identity.pid).await {
+                    if control.is_none() && let Ok(connected) = Control::connect(&self.folder, &worker.identity).await {
                         control = Some(connected);
                         delivered = None;
                         heard = Instant::now();
@@ -361,8 +366,12 @@ impl Job {
                             control = None;
                         }
                     }
+                    // the worker has said its last word, and the first process of the job does not end
+                    if over.is_some_and(|over| over.elapsed() >= END_WITHIN) && worker.identity.stopped() {
+                        return Gone::Silent;
+                    }
                     // one without a socket is only given up where it surely stands still
-                    if heard.elapsed() >= self.settings.silence_max && (control.is_some() || worker.identity.stopped()) {
+                    if heard.elapsed() >= self.settings.silence_max && (control.is_some() || worker.identity.works_not()) {
                         return Gone::Silent;
                     }
                 }

@@ -32,6 +32,8 @@ pub(super) struct Launch<'a> {
     pub(super) request: &'a JobRequest,
     /// The instance that has the stack's state, if it has no backend; empty: none, or not known.
     pub(super) state_instance: &'a str,
+    /// What an engine gets to end by itself.
+    pub(super) grace_seconds: u32,
 }
 
 /// A worker that runs, or ran.
@@ -116,12 +118,15 @@ impl Launch<'_> {
             .mode(0o700)
             .create(state)
             .map_err(|e| super::folder::broken(state, &e))?;
+        let mut first = self.surroundings.first_word(&start.targets).await;
+        first.grace_seconds = self.grace_seconds;
         let Started { pid, mut socket, exit, .. } =
-            self.surroundings.start_worker(work, reaches(start, &self.folder.work())).await?;
+            self.surroundings.start_worker(work, reaches(start, self.folder.work())).await?;
         let identity = ProcessIdentity::of(pid)
             .ok_or_else(|| Code::WorkerCrashed.on("the job's worker ended as soon as it was started"))?;
         self.folder.mark(step, &Marker { process: Some(identity.clone()), ..marker })?;
         let taking = async {
+            frame::write_message(&mut socket, Kind::Request, &first).await?;
             frame::write_message(&mut socket, Kind::Request, start).await?;
             tokio::io::AsyncWriteExt::flush(&mut socket).await.map_err(frame::FrameError::from)
         };
@@ -135,12 +140,8 @@ impl Launch<'_> {
     }
 }
 
-/// The files of one step: what it was told to use, and its folder.
-fn reaches(start: &JobStart, work: &Path) -> Reaches {
-    let named = |paths: &[&str]| paths.iter().filter(|p| !p.is_empty()).map(PathBuf::from).collect::<Vec<_>>();
-    let engine = start.engine.as_ref().map_or("", |e| e.path.as_str());
-    Reaches {
-        reads: named(&[engine, &start.archive_path, &start.git_path]),
-        writes: [work.to_owned()].into_iter().chain(named(&[&start.state_directory])).collect(),
-    }
+/// The files of one step: what it was told to use, and its folder. Its programs are every job's.
+fn reaches(start: &JobStart, work: PathBuf) -> Reaches {
+    let named = |path: &str| Some(PathBuf::from(path)).filter(|p| !p.as_os_str().is_empty()).into_iter().collect();
+    Reaches { work, reads: named(&start.archive_path), writes: named(&start.state_directory) }
 }

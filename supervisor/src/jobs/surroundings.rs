@@ -4,7 +4,7 @@
 use crate::workers::{Reaches, Started};
 use shared_proto::failure::Failure;
 use shared_proto::secret::Secret;
-use shared_proto::v1::Target;
+use shared_proto::v1::{JobFirst, JobTarget, Target};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -42,7 +42,9 @@ pub trait Surroundings: Send + Sync + 'static {
     /// # Errors
     /// `unknown_connection`, `credentials_unavailable` and the like.
     async fn resolve(&self, connection: &str) -> Result<Target, Failure>;
-    /// Starts a job's worker in its folder; it reaches these files besides what every job does.
+    /// What the first process of a job is told before its worker is: how it connects for a job with these connections.
+    async fn first_word(&self, targets: &[JobTarget]) -> JobFirst;
+    /// Starts a job's first process in its folder; it reaches these files besides what every job does.
     ///
     /// # Errors
     /// It cannot be executed.

@@ -281,6 +281,7 @@ impl Launcher {
                 own_session: true,
                 dies_with_parent: true,
                 confine: None,
+                handover: None,
             })
             .map_err(|e| io::Error::new(io::Error::from(e.errno).kind(), e))?;
         Ok(Child { pid: Pid::from_raw(pid), since: Instant::now() })

@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn forbidden_addresses_are_left_out_and_a_name_with_no_other_is_refused() {
-        let forbidden = crate::addresses::forbidden;
+        let forbidden = runner_sandbox::addresses::forbidden;
         let left = permitted(parse(&["169.254.169.254:80", "10.0.0.1:80", "[fe80::1]:80"]), forbidden);
         assert_eq!(left.expect("one is left"), parse(&["10.0.0.1:80"]));
         assert_eq!(permitted(Vec::new(), forbidden).expect("none was forbidden"), Vec::new());

@@ -147,13 +147,17 @@ impl Spawner {
             };
             let mut descriptors = received.descriptors.into_iter();
             match Request::decode(&buffer[..received.length]) {
-                Some(Request::Start { id, launch, domain }) => {
+                Some(Request::Start { id, launch, domain, writes }) => {
                     let domain = if domain { descriptors.next_back().map(Ruleset::from_descriptor) } else { None };
-                    let report = self.start(id, launch, descriptors.next(), descriptors.next(), domain);
+                    let report = self.start(id, launch, writes.into(), descriptors.collect(), domain);
                     self.reports.push_back(report);
                 }
                 Some(Request::Kill { pid, signal }) => self.kill(pid, signal),
-                Some(Request::Program { launch: Launch::Job, path }) => self.iac = path,
+                Some(Request::Program { launch: Launch::Job, path }) => {
+                    self.iac = path;
+                    self.sandboxes.forget_reads();
+                }
+                Some(Request::Reads { path }) => self.sandboxes.reads(&path),
                 Some(Request::Program { path, .. }) => self.ops = path,
                 None => return Err(io::ErrorKind::InvalidData.into()),
             }
@@ -164,11 +168,13 @@ impl Spawner {
         &mut self,
         id: u64,
         launch: Launch,
-        socket: Option<OwnedFd>,
-        second: Option<OwnedFd>,
+        writes: usize,
+        descriptors: Vec<OwnedFd>,
         domain: Option<Ruleset>,
     ) -> Report {
-        let Some(socket) = socket else { return Report::Failed { id, errno: Errno::EBADF as i32 } };
+        let Some((socket, others)) = descriptors.split_first() else {
+            return Report::Failed { id, errno: Errno::EBADF as i32 };
+        };
         let Some(slot) = self.slots.take() else { return Report::Failed { id, errno: 0 } };
         let (path, arguments) = match launch {
             Launch::Operation => (&self.ops, [c"runner-worker-ops", c"operation"]),
@@ -183,18 +189,22 @@ impl Spawner {
                 return Report::Failed { id, errno: errno as i32 };
             }
         };
-        let (directory, dial) = if launch == Launch::Job { (second, None) } else { (None, second) };
-        let inherit: Vec<_> = [&socket].into_iter().chain(&dial).map(|d| d.as_fd()).collect();
+        let job = launch == Launch::Job;
+        let namespaces = self.sandboxes.namespaces(launch, others, writes);
+        // a job's first process starts its own program once more; an operation asks for connections
+        let second = if job { Some(&program) } else { others.first() };
+        let inherit: Vec<_> = [socket].into_iter().chain(second).map(|d| d.as_fd()).collect();
         let started = self.spawn.spawn(&spawn::Plan {
             program: spawn::Program::File(program.as_fd()),
             arguments: &arguments,
             environment: &[],
             inherit: &inherit,
-            directory: directory.as_ref().map(|d| d.as_fd()),
+            directory: others.first().filter(|_| job).map(|d| d.as_fd()),
             silent: true,
             own_session: true,
-            dies_with_parent: launch != Launch::Job,
-            confine: Some(&self.sandboxes.of(launch, slot, domain.as_ref())),
+            dies_with_parent: !job,
+            confine: Some(&self.sandboxes.of(launch, slot, namespaces.as_deref(), domain.as_ref())),
+            handover: None,
         });
         match started {
             Ok(pid) => {
@@ -255,7 +265,8 @@ impl Spawner {
             if let Some(Worker { id, launch, slot }) = worker {
                 self.slots.give_back(slot);
                 self.reports.push_back(match (code, signal) {
-                    // the first process of a pid namespace is ended by no signal but SIGKILL: its handlers exit so instead
+                    // the first process of a pid namespace is ended by no signal but SIGKILL: its handlers exit so instead. And the first
+                    // one of a job says so how its worker ended
                     (Some(code @ 129..=192), _) if self.sandboxes.is_first(launch) => {
                         Report::Signalled { id, signal: code - 128 }
                     }

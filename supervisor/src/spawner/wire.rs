@@ -13,7 +13,7 @@ pub const REQUEST_SIZE: usize = 16;
 /// The length of the message that names a program.
 pub const PROGRAM_SIZE: usize = REQUEST_SIZE + PATH_SIZE;
 /// The length of a report.
-pub const REPORT_SIZE: usize = 56;
+pub const REPORT_SIZE: usize = 88;
 
 /// How a worker is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +30,8 @@ pub enum Launch {
 /// From the supervisor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// Start a worker; with it comes its socket, then an operation's end for asking for connections or a job's working directory, and last its
-    /// domain.
+    /// Start a worker; with it comes its socket, then an operation's end for asking for connections, or a job's working directory and what
+    /// else it writes and reads, and last its domain.
     Start {
         /// Comes back in the reports.
         id: u64,
@@ -39,6 +39,8 @@ pub enum Request {
         launch: Launch,
         /// Whether the last descriptor is a Landlock ruleset.
         domain: bool,
+        /// How many of a job's are written, after the working directory, before those that are read.
+        writes: u8,
     },
     /// Send a signal to a session.
     Kill {
@@ -54,7 +56,15 @@ pub enum Request {
         /// Its absolute path.
         path: CString,
     },
+    /// What every job reads, besides what is the same for all machines; forgotten with the next [`Request::Program`] for jobs.
+    Reads {
+        /// Its absolute path.
+        path: CString,
+    },
 }
+
+/// The most paths that every job reads.
+pub const READS_MAX: usize = 128;
 
 /// What workers are confined with on this machine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -69,6 +79,16 @@ pub struct Mechanisms {
     pub own_user: bool,
     /// Why there are no namespaces.
     pub refused: Option<Refused>,
+    /// Jobs: a root, a pid namespace and others of their own.
+    pub job_root: bool,
+    /// Jobs: their own processes are shown in that root.
+    pub job_processes: bool,
+    /// Jobs: somebody connects for them.
+    pub job_asks: bool,
+    /// Jobs: a network namespace of their own.
+    pub job_network: bool,
+    /// Why jobs have no root of their own.
+    pub job_refused: Option<Refused>,
 }
 
 /// A step that could not be done.
@@ -81,6 +101,9 @@ pub struct Refused {
 
 /// The longest name of a step, bytes.
 const STEP_SIZE: usize = 24;
+
+/// Where the two stand in a report.
+const REFUSED_AT: [usize; 2] = [16, 52];
 
 /// From the spawner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,25 +153,34 @@ impl Launch {
     }
 }
 
+fn sent(path: &Path) -> Option<CString> {
+    let bytes = path.as_os_str().as_bytes();
+    if !path.is_absolute() || bytes.len() >= PATH_SIZE {
+        return None;
+    }
+    CString::new(bytes).ok()
+}
+
 // === impl Request ===
 
 impl Request {
     /// The message that names a program; `None` for a path that is not absolute, too long, or has a zero byte.
     pub fn program(launch: Launch, path: &Path) -> Option<Self> {
-        let bytes = path.as_os_str().as_bytes();
-        if !path.is_absolute() || bytes.len() >= PATH_SIZE {
-            return None;
-        }
-        Some(Self::Program { launch, path: CString::new(bytes).ok()? })
+        Some(Self::Program { launch, path: sent(path)? })
+    }
+    /// The message that names what every job reads; `None` for the same.
+    pub fn reads(path: &Path) -> Option<Self> {
+        Some(Self::Reads { path: sent(path)? })
     }
     /// As it is sent.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![0; REQUEST_SIZE];
         match self {
-            Self::Start { id, launch, domain } => {
+            Self::Start { id, launch, domain, writes } => {
                 out[0] = b'S';
                 out[1] = *launch as u8;
                 out[2] = u8::from(*domain);
+                out[3] = *writes;
                 out[8..16].copy_from_slice(&id.to_le_bytes());
             }
             Self::Kill { pid, signal } => {
@@ -157,11 +189,12 @@ impl Request {
                 out[8..12].copy_from_slice(&pid.to_le_bytes());
             }
             Self::Program { launch, path } => {
-                out[0] = b'P';
-                out[1] = *launch as u8;
-                out.resize(PROGRAM_SIZE, 0);
-                let bytes = path.to_bytes();
-                out[REQUEST_SIZE..REQUEST_SIZE + bytes.len()].copy_from_slice(bytes);
+                (out[0], out[1]) = (b'P', *launch as u8);
+                with_path(&mut out, path);
+            }
+            Self::Reads { path } => {
+                out[0] = b'D';
+                with_path(&mut out, path);
             }
         }
         out
@@ -174,15 +207,23 @@ impl Request {
                 id: u64::from_le_bytes(head[8..16].try_into().ok()?),
                 launch: Launch::from_byte(head[1])?,
                 domain: head[2] != 0,
+                writes: head[3],
             }),
             (b'K', 0) => Some(Self::Kill { pid: int(head, 8)?, signal: int(head, 4)? }),
             (b'P', PATH_SIZE) => Some(Self::Program {
                 launch: Launch::from_byte(head[1])?,
                 path: CStr::from_bytes_until_nul(rest).ok()?.to_owned(),
             }),
+            (b'D', PATH_SIZE) => Some(Self::Reads { path: CStr::from_bytes_until_nul(rest).ok()?.to_owned() }),
             _ => None,
         }
     }
+}
+
+fn with_path(message: &mut Vec<u8>, path: &CStr) {
+    message.resize(PROGRAM_SIZE, 0);
+    let bytes = path.to_bytes();
+    message[REQUEST_SIZE..REQUEST_SIZE + bytes.len()].copy_from_slice(bytes);
 }
 
 // === impl Refused ===
@@ -217,12 +258,16 @@ impl Report {
         let (tag, id, value) = match self {
             Self::Ready(m) => {
                 out[0] = b'R';
-                out[1] = u8::from(m.namespaces) | u8::from(m.seccomp) << 1 | u8::from(m.own_user) << 2;
+                let flags =
+                    [m.namespaces, m.seccomp, m.own_user, m.job_root, m.job_processes, m.job_asks, m.job_network];
+                out[1] = flags.iter().rev().fold(0, |byte, flag| byte << 1 | u8::from(*flag));
                 out[2] = m.landlock;
-                if let Some(refused) = m.refused {
-                    out[3] = 1;
-                    out[16..20].copy_from_slice(&refused.errno.to_le_bytes());
-                    out[24..24 + STEP_SIZE].copy_from_slice(&refused.step);
+                for (n, refused) in [m.refused, m.job_refused].into_iter().enumerate() {
+                    let Some(refused) = refused else { continue };
+                    let at = REFUSED_AT[n];
+                    out[3] |= 1 << n;
+                    out[at..at + 4].copy_from_slice(&refused.errno.to_le_bytes());
+                    out[at + 8..at + 8 + STEP_SIZE].copy_from_slice(&refused.step);
                 }
                 return out;
             }
@@ -244,16 +289,26 @@ impl Report {
         let id = u64::from_le_bytes(message[8..16].try_into().ok()?);
         let value = int(message, 16)?;
         Some(match message[0] {
-            b'R' => Self::Ready(Mechanisms {
-                namespaces: message[1] & 1 != 0,
-                seccomp: message[1] & 2 != 0,
-                own_user: message[1] & 4 != 0,
-                landlock: message[2],
-                refused: match message[3] {
-                    0 => None,
-                    _ => Some(Refused { step: message[24..24 + STEP_SIZE].try_into().ok()?, errno: value }),
-                },
-            }),
+            b'R' => {
+                let flag = |n: u8| message[1] & 1 << n != 0;
+                let refused = |n: usize| -> Option<Refused> {
+                    let at = REFUSED_AT[n];
+                    let step = message[at + 8..at + 8 + STEP_SIZE].try_into().ok()?;
+                    (message[3] & 1 << n != 0).then_some(Refused { step, errno: int(message, at)? })
+                };
+                Self::Ready(Mechanisms {
+                    namespaces: flag(0),
+                    seccomp: flag(1),
+                    own_user: flag(2),
+                    job_root: flag(3),
+                    job_processes: flag(4),
+                    job_asks: flag(5),
+                    job_network: flag(6),
+                    landlock: message[2],
+                    refused: refused(0),
+                    job_refused: refused(1),
+                })
+            }
             b'S' => Self::Started { id, pid: value },
             b'F' => Self::Failed { id, errno: value },
             b'E' => Self::Exited { id, code: value },
@@ -274,9 +329,10 @@ mod tests {
     #[test]
     fn every_message_comes_back_and_nothing_else_is_one() {
         let requests = [
-            Request::Start { id: u64::MAX, launch: Launch::Job, domain: true },
+            Request::Start { id: u64::MAX, launch: Launch::Job, domain: true, writes: 2 },
             Request::Kill { pid: 7, signal: 9 },
             Request::program(Launch::Operation, Path::new("/usr/lib/runner/ops")).expect("a path"),
+            Request::reads(Path::new("/srv/mirror")).expect("a path"),
         ];
         for request in requests {
             let bytes = request.encode();
@@ -291,6 +347,9 @@ mod tests {
         for report in [
             Report::Ready(Mechanisms { landlock: 7, seccomp: true, refused, ..Mechanisms::default() }),
             Report::Ready(Mechanisms { namespaces: true, own_user: true, ..Mechanisms::default() }),
+            Report::Ready(Mechanisms { job_root: true, job_processes: true, refused, ..Mechanisms::default() }),
+            Report::Ready(Mechanisms { job_asks: true, job_network: true, ..Mechanisms::default() }),
+            Report::Ready(Mechanisms { job_refused: Some(Refused::new("clone", 28)), ..Mechanisms::default() }),
             Report::Started { id: 1, pid: 2 },
             Report::Failed { id: 1, errno: 2 },
             Report::Exited { id: 1, code: -1 },

@@ -163,6 +163,9 @@ impl Link {
                 None => tracing::error!(path = %path.display(), "a worker's path is not absolute or too long"),
             }
         }
+        for request in self.paths.reads.iter().take(wire::READS_MAX).filter_map(|path| wire::Request::reads(path)) {
+            self.outgoing.push_back(Outgoing { request, descriptors: Vec::new() });
+        }
     }
 
     /// The spawner is gone, and with it whoever could tell how its workers end.
@@ -189,7 +192,7 @@ impl Link {
             Request::Kill { pid, signal } => self
                 .outgoing
                 .push_back(Outgoing { request: wire::Request::Kill { pid, signal }, descriptors: Vec::new() }),
-            Request::Start { launch, directory, domain, reply } => {
+            Request::Start { launch, folders, writes, domain, reply } => {
                 if reply.is_closed() {
                     return;
                 }
@@ -204,8 +207,8 @@ impl Link {
                 let id = self.next;
                 self.next += 1;
                 self.starting.insert(id, Starting { socket, dial, reply });
-                let request = wire::Request::Start { id, launch, domain: domain.is_some() };
-                let descriptors = [theirs].into_iter().chain(asks).chain(directory).chain(domain).collect();
+                let request = wire::Request::Start { id, launch, domain: domain.is_some(), writes };
+                let descriptors = [theirs].into_iter().chain(asks).chain(folders).chain(domain).collect();
                 self.outgoing.push_back(Outgoing { request, descriptors });
             }
         }

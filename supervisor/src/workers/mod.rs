@@ -9,6 +9,8 @@ mod warm;
 
 use crate::domains::Domains;
 use crate::spawner::wire::{Launch, Mechanisms};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 use runner_sandbox::landlock::Ruleset;
 use shared_proto::failure::{Code, Failure};
 use std::fmt;
@@ -47,9 +49,11 @@ pub enum Program {
 /// Files of one job.
 #[derive(Debug, Clone, Default)]
 pub struct Reaches {
-    /// What it reads.
+    /// Its working directory, in which it does as it likes.
+    pub work: PathBuf,
+    /// What it reads. Fewer than three.
     pub reads: Vec<PathBuf>,
-    /// Below what it does as it likes.
+    /// Below what else it does as it likes. Fewer than three.
     pub writes: Vec<PathBuf>,
 }
 
@@ -111,8 +115,10 @@ pub(crate) enum Request {
     Start {
         /// Which program, and what is remembered of it.
         launch: Launch,
-        /// Its working directory.
-        directory: Option<OwnedFd>,
+        /// A job's working directory, what else it writes, and what it reads.
+        folders: Vec<OwnedFd>,
+        /// How many of them are written, beside the first.
+        writes: u8,
         /// The files that it reaches.
         domain: Option<OwnedFd>,
         /// Where the answer goes. Dropped by whoever does not want it any more: it is killed then.
@@ -162,19 +168,31 @@ impl Workers {
         let (reply, answer) = oneshot::channel();
         let domains = self.domains.borrow().clone();
         let broken = |e: io::Error| Code::Internal.on(format!("a domain for a worker's files cannot be made: {e}"));
-        let (launch, directory, domain) = match program {
-            Program::Operation => (Launch::Operation, None, domains.operation().map_err(broken)?),
+        let (mut folders, mut writes) = (Vec::new(), 0);
+        let (launch, domain) = match program {
+            Program::Operation => (Launch::Operation, domains.operation().map_err(broken)?),
             Program::Resolver => {
                 let domain = blocking(move || domains.resolver()).await.map_err(broken)?;
-                (Launch::Resolver, None, domain)
+                (Launch::Resolver, domain)
             }
             Program::Job { directory, reaches } => {
-                let domain = blocking(move || domains.job(&reaches.writes, &reaches.reads)).await.map_err(broken)?;
-                (Launch::Job, Some(directory), domain)
+                folders.push(directory);
+                for path in reaches.writes.iter().chain(&reaches.reads) {
+                    let opened = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty());
+                    folders.push(opened.map_err(|e| {
+                        Code::Internal.on(format!("{}, which a job is to use: {}", path.display(), e.desc()))
+                    })?);
+                }
+                writes = u8::try_from(reaches.writes.len()).unwrap_or(u8::MAX);
+                let domain = blocking(move || {
+                    let writes: Vec<_> = [reaches.work].into_iter().chain(reaches.writes).collect();
+                    domains.job(&writes, &reaches.reads)
+                });
+                (Launch::Job, domain.await.map_err(broken)?)
             }
         };
         let gone = || Code::Internal.on("the task that starts workers has ended");
-        self.requests.send(Request::Start { launch, directory, domain, reply }).await.map_err(|_| gone())?;
+        self.requests.send(Request::Start { launch, folders, writes, domain, reply }).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 

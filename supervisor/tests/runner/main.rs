@@ -468,8 +468,6 @@ fn what_is_wrong_from_the_start_has_its_exit_code() {
     let state = format!("state_dir = \"{}/s\"\n", folder.path().display());
     assert_eq!(code("", &["run", "--nonsense"]).0, Some(64));
     assert_eq!(code("x = 1", &["run"]).0, Some(78));
-    let (status, said) = code(&format!("{state}[isolation]\nrequire = \"namespaces\""), &["run"]);
-    assert!(status == Some(78) && said.contains("isolation_too_weak"), "{status:?} {said}");
     let (status, said) = code(&format!("{state}credentials = \"/nonexistent\""), &["run"]);
     assert!(status == Some(78) && said.contains("credentials_unreadable"), "{status:?} {said}");
     assert_eq!(code(&state, &["status"]).0, Some(69));

@@ -360,7 +360,15 @@ impl Said {
         if self.complaint.contains("No space left") {
             return Err(io_failure(code, format_args!("git cannot {what}"), &full).into());
         }
-        Err(code.on(format!("git cannot {what}: {}", self.complaint)).into())
+        let failure = code.on(format!("git cannot {what}: {}", self.complaint));
+        // what every job is shown is written down
+        let own_folder = what.contains(" file://");
+        Err(if own_folder {
+            failure.next("Name its folder under jobs.reads in the runner's configuration.")
+        } else {
+            failure
+        }
+        .into())
     }
 }
 

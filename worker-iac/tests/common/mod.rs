@@ -126,7 +126,7 @@ impl Job {
         let (mut ours, theirs) = UnixStream::pair().expect("a pair");
         // descriptor 3 without unsafe code: a shell moves it there; setsid as the spawner does
         let child = Command::new("sh")
-            .args(["-c", "exec 3<&0 </dev/null; exec setsid \"$0\" job"])
+            .args(["-c", "exec 3<&0 </dev/null; exec setsid \"$0\" step"])
             .arg(env!("CARGO_BIN_EXE_runner-worker-iac"))
             .current_dir(self.work())
             .env_clear()

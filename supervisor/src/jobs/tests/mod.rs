@@ -93,7 +93,7 @@ fn a_killed_worker_ends_its_job_and_the_state_is_written() {
     let supervisor = host.supervisor(&plane);
     in_mid_apply(&plane, &host, "j1", "600");
     let worker = host.worker("j1", "started-apply").expect("a worker");
-    ending::signal(worker, nix::sys::signal::Signal::SIGKILL);
+    ending::signal(Host::inner(worker), nix::sys::signal::Signal::SIGKILL);
     wait_for("the end", || plane.result("j1").is_some());
     let result = plane.result("j1").expect("a result");
     assert_eq!((result.phase.as_str(), result.code.as_str()), ("failed", "worker_crashed"), "{result:?}");
@@ -115,7 +115,7 @@ fn a_worker_that_stands_still_is_ended() {
     let _supervisor = host.supervisor(&plane);
     in_mid_apply(&plane, &host, "j1", "600");
     let worker = host.worker("j1", "started-apply").expect("a worker");
-    ending::signal(worker, nix::sys::signal::Signal::SIGSTOP);
+    ending::signal(Host::inner(worker), nix::sys::signal::Signal::SIGSTOP);
     wait_for("the end", || plane.result("j1").is_some());
     let result = plane.result("j1").expect("a result");
     assert_eq!(result.code, "worker_crashed");

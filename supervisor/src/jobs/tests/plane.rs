@@ -298,7 +298,12 @@ impl Host {
     pub(super) fn state(&self, stack: &str) -> String {
         std::fs::read_to_string(self.state.0.join("stacks").join(stack).join("terraform.tfstate")).unwrap_or_default()
     }
-    /// The worker of a step, as its marker has it.
+    /// The worker of a step whose first process that is.
+    pub(super) fn inner(first: i32) -> i32 {
+        let first = super::identity::ProcessIdentity::of(first).expect("lives");
+        first.worker().expect("a worker")
+    }
+    /// The first process of a step, as its marker has it.
     pub(super) fn worker(&self, id: &str, marker: &str) -> Option<i32> {
         let text = std::fs::read(self.folder(id).join("own").join(marker)).ok()?;
         let value: serde_json::Value = serde_json::from_slice(&text).ok()?;
@@ -373,6 +378,9 @@ impl Surroundings for Around {
             other => Err(Code::UnknownConnection.on(other)),
         }
     }
+    async fn first_word(&self, _: &[v1::JobTarget]) -> v1::JobFirst {
+        v1::JobFirst::default()
+    }
     async fn start_worker(&self, folder: OwnedFd, _: Reaches) -> Result<Started, Failure> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let work = std::fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())).expect("a folder");
@@ -385,7 +393,10 @@ impl Surroundings for Around {
         let (tell, exit) = oneshot::channel();
         tokio::spawn(async move {
             let status = child.wait().await.expect("ends");
-            let _ = tell.send(Exit { code: status.code(), signal: status.signal(), ..Exit::default() });
+            // as the spawner tells it of a first process
+            let signal = status.code().filter(|code| (129..=192).contains(code)).map(|code| code - 128);
+            let code = status.code().filter(|_| signal.is_none());
+            let _ = tell.send(Exit { code, signal: signal.or(status.signal()), ..Exit::default() });
         });
         ours.set_nonblocking(true).expect("sets");
         Ok(Started { pid, socket: tokio::net::UnixStream::from_std(ours).expect("a stream"), dial: None, exit })
@@ -395,7 +406,7 @@ impl Surroundings for Around {
 /// As the spawner does it, by a shell: the socket on descriptor 3, a session of its own.
 fn spawn(worker: &Path, work: &Path, socket: std::os::unix::net::UnixStream) -> tokio::process::Child {
     tokio::process::Command::new("sh")
-        .args(["-c", "exec 3<&0 </dev/null; exec setsid \"$0\" job"])
+        .args(["-c", "exec 3<&0 4<\"$0\" </dev/null; exec setsid \"$0\" job"])
         .arg(worker)
         .current_dir(work)
         .env_clear()

@@ -1,11 +1,11 @@
 //! The connection itself: what the name leads to, directly or through a proxy, within one deadline.
 
 use super::reach::{Reach, Through};
-use crate::addresses::forbidden;
 use crate::config;
 use crate::net::proxy::Proxy;
 use crate::net::tcp::{self, Unconnected};
 use nix::sys::socket::{setsockopt, sockopt};
+use runner_sandbox::addresses::forbidden;
 use shared_proto::bounds::CONNECT_DEADLINE;
 use shared_proto::dial::Request;
 use shared_proto::failure::{Code, Failure};

@@ -1,4 +1,4 @@
-//! Addresses that nothing is connected to for an operation, whatever name led there: where clouds hand out their credentials, and what is
+//! Addresses that nothing is connected to for a worker, whatever name led there: where clouds hand out their credentials, and what is
 //! no host at all. Loopback is none of them: a kubeconfig may name it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -40,6 +40,19 @@ pub fn forbidden(address: IpAddr) -> Option<&'static str> {
             let itself = V6.iter().find(within).map(|(_, _, reason)| *reason);
             itself.or_else(|| embedded(address).into_iter().find_map(forbidden_v4))
         }
+    }
+}
+
+/// Whether a cloud hands out the credentials of this machine's own role there, by an address that no other spelling stands for. Azure's wire
+/// server is none of them: it has more than that.
+pub fn is_metadata(address: IpAddr) -> bool {
+    const V4: [Ipv4Addr; 3] =
+        [Ipv4Addr::new(169, 254, 169, 254), Ipv4Addr::new(169, 254, 170, 2), Ipv4Addr::new(169, 254, 170, 23)];
+    const V6: [Ipv6Addr; 2] =
+        [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)];
+    match address {
+        IpAddr::V4(address) => V4.contains(&address),
+        IpAddr::V6(address) => V6.contains(&address),
     }
 }
 

@@ -1,0 +1,94 @@
+//! What the first process of a job is told of the network: which name servers there are, what the job may reach whatever kind of address it
+//! is, and what it may not.
+
+use crate::config::{AwsSource, Config, Connection};
+use crate::net::proxy::Proxy;
+use shared_proto::address::Address;
+use shared_proto::credentials::Endpoint;
+use shared_proto::v1::target::Kind as Target;
+use shared_proto::v1::{JobFirst, JobTarget};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// Where name servers are written down.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// Where they listen.
+const NAME_SERVER: u16 = 53;
+/// As many as libc asks.
+const NAME_SERVERS_MAX: usize = 3;
+/// How long one name may take.
+const RESOLVE_WITHIN: Duration = Duration::from_secs(2);
+
+/// For a job with these connections. Names that lead nowhere are left out.
+pub(crate) async fn first_word(config: &Config, control_plane: &[&Endpoint], targets: &[JobTarget]) -> JobFirst {
+    let mut granted = Vec::new();
+    if let Some(proxy) = &config.proxy.url {
+        granted.push((proxy.host.clone(), proxy.port));
+    }
+    let mut hosts = config.jobs.hosts.clone();
+    for target in targets.iter().filter_map(|t| t.target.as_ref()?.kind.as_ref()) {
+        let (urls, proxy) = match target {
+            Target::Kubernetes(cluster) => (&cluster.server, cluster.proxy_url.as_str()),
+            Target::Aws(account) => (&account.endpoint_url, ""),
+        };
+        granted.extend(Address::parse(urls).map(|a| (a.host, a.port)));
+        granted
+            .extend(Some(proxy).filter(|p| !p.is_empty()).and_then(|p| Proxy::parse(p).ok()).map(|p| (p.host, p.port)));
+    }
+    if !hosts.is_empty() {
+        // what a connection is for may be asked for by its name too
+        hosts.extend(granted.iter().map(|(host, _)| host.clone()));
+    }
+    let refused = control_plane.iter().map(|e| (e.host.clone(), e.port)).collect();
+    JobFirst {
+        name_servers: name_servers(&std::fs::read_to_string(RESOLV_CONF).unwrap_or_default()),
+        granted: addresses(granted).await,
+        refused: addresses(refused).await,
+        metadata: targets.iter().any(|t| is_own_role(config, &t.connection)),
+        hosts,
+        grace_seconds: 0,
+    }
+}
+
+fn is_own_role(config: &Config, connection: &str) -> bool {
+    matches!(config.connections.get(connection), Some(Connection::Aws { source: AwsSource::InstanceRole, .. }))
+}
+
+/// Every address of every one of them.
+async fn addresses(hosts: Vec<(String, u16)>) -> Vec<String> {
+    let mut found = Vec::new();
+    for (host, port) in hosts {
+        let looked_up = tokio::time::timeout(RESOLVE_WITHIN, tokio::net::lookup_host((host.as_str(), port))).await;
+        if let Ok(Ok(addresses)) = looked_up {
+            found.extend(addresses.map(|a| a.to_string()));
+        }
+    }
+    found
+}
+
+/// The servers that a resolv.conf names; libc's own default where it names none.
+fn name_servers(text: &str) -> Vec<String> {
+    let named = text.lines().filter_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        // an interface after a percent sign is of no use elsewhere
+        (words.next()? == "nameserver").then(|| words.next()?.split('%').next()?.parse::<IpAddr>().ok())?
+    });
+    let mut servers: Vec<_> = named.take(NAME_SERVERS_MAX).collect();
+    if servers.is_empty() {
+        servers.push(IpAddr::from([127, 0, 0, 1]));
+    }
+    servers.into_iter().map(|ip| SocketAddr::new(ip, NAME_SERVER).to_string()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_servers_as_libc_reads_them() {
+        let text = "# nameserver 1.1.1.1\nsearch example\nnameserver 10.0.0.2\nnameserver\nnameserver fd00::1%eth0\nnameserver x\n\
+                    nameserver 10.0.0.3\nnameserver 10.0.0.4\n";
+        assert_eq!(name_servers(text), ["10.0.0.2:53", "[fd00::1]:53", "10.0.0.3:53"]);
+        assert_eq!(name_servers(""), ["127.0.0.1:53"]);
+    }
+}

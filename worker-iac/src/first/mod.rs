@@ -1,0 +1,315 @@
+//! `runner-worker-iac job`: the first process of a job. It starts the job's worker, connects for the job, and reaps what the job leaves.
+//!
+//! ```text
+//!  spawner ──▶ first ──▶ worker ──▶ engine ──▶ providers …     in a network namespace of their own
+//!                │  ◀── each connect() waits here ──┘
+//!                ▼ connects outside, and puts the socket in its place
+//! ```
+//! Where there are pid namespaces it heads the job's: with it everything ends that the job has started, and nothing inside can signal it.
+//! It lives as long as the job does, whoever else dies: a worker that dies leaves an engine, which is asked once to stop and still gets its
+//! connections, to write its state. It must stay small: one thread, no runtime, no credentials, nothing parsed but one bounded message of
+//! the supervisor, the addresses of connect() and the names and answers of DNS.
+
+mod connect;
+mod names;
+mod policy;
+
+use connect::Connector;
+use names::Names;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use policy::Policy;
+use prost::Message as _;
+use runner_sandbox::confine::Limits;
+use runner_sandbox::{inside, process, profiles, sessions, spawn, stat};
+use shared_proto::ended::{self, Left, WorkerEnded};
+use shared_proto::frame::FrameError;
+use shared_proto::v1::JobFirst;
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// What was refused, one a line: in the job's folder, for its worker.
+pub(crate) const REFUSALS: &str = "refused";
+/// Where the spawner puts this program's own file.
+const PROGRAM: i32 = 4;
+/// The most that an engine whose worker is gone gets to end by itself.
+const GRACE_MAX: Duration = Duration::from_secs(30);
+/// What an engine's own children get once it is gone: its plug-ins end with it, a provisioner's command may not.
+const CHILDREN_MAX: Duration = Duration::from_secs(1);
+/// How often what is left is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// The worker's own limits are this process's.
+const LIMITS: Limits = Limits { descriptors: u64::MAX, file_size: u64::MAX, memory: u64::MAX, niceness: 0 };
+
+/// Why there is no worker.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FirstError {
+    #[error("its first word on descriptor 3: {0}")]
+    Word(#[from] FrameError),
+    #[error("{0}")]
+    System(#[from] io::Error),
+    #[error("the job's worker cannot be started: {0}")]
+    Start(#[from] spawn::SpawnError),
+}
+
+/// Where it is.
+enum State {
+    /// The worker lives.
+    Serving,
+    /// The worker was ended by this signal; its engines are asked to end until `until`, then what is left is killed.
+    Ending { signal: i32, left: Left, until: Instant },
+}
+
+struct First {
+    worker: Pid,
+    signals: SignalFd,
+    connector: Option<Connector>,
+    names: Option<Names>,
+    policy: Policy,
+    grace: Duration,
+    state: State,
+}
+
+/// Runs until nothing of the job is left; returns the exit code: the worker's, or 128 and the signal that ended it.
+///
+/// # Errors
+/// There is no worker, and nothing of it was started.
+pub(crate) fn run() -> Result<u8, FirstError> {
+    process::become_subreaper()?;
+    let mut socket = runner_sandbox::inherited_socket()?;
+    let word = crate::start::read(&mut socket)?;
+    let first = JobFirst::decode(word.as_slice()).map_err(FrameError::from)?;
+    // what an earlier step left
+    for name in [REFUSALS, ended::FILE] {
+        let _ = std::fs::remove_file(name);
+    }
+    let mut first = First::start(&first, socket)?;
+    first.serve()
+}
+
+impl First {
+    fn start(first: &JobFirst, socket: UnixStream) -> Result<Self, FirstError> {
+        let mut mask = SigSet::empty();
+        for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
+            mask.add(signal);
+        }
+        mask.thread_block().map_err(io::Error::from)?;
+        let signals =
+            SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(io::Error::from)?;
+        let program = runner_sandbox::inherited_descriptor(PROGRAM)?;
+        let (asking, plain) = (profiles::JOB_ASKING.compile().ok(), profiles::JOB.compile().ok());
+        let plan = spawn::Plan {
+            program: spawn::Program::File(program.as_fd()),
+            arguments: &[c"runner-worker-iac", c"step"],
+            environment: &[],
+            inherit: &[socket.as_fd()],
+            directory: None,
+            silent: true,
+            own_session: false,
+            dies_with_parent: false,
+            confine: None,
+            handover: None,
+        };
+        let inside = inside::start(&mut spawn::Spawner::new()?, &plan, LIMITS, asking.as_ref(), plain.as_ref())?;
+        let servers: Vec<_> = first.name_servers.iter().filter_map(|s| s.parse().ok()).collect();
+        let own_network = inside.stub.is_some();
+        let first_server = servers.first().copied();
+        let names = inside.stub.map(|stub| Names::new(stub, servers)).transpose()?;
+        let connector = inside.listener.map(|listener| Connector::new(listener, own_network, first_server));
+        Ok(Self {
+            worker: Pid::from_raw(inside.pid),
+            signals,
+            connector,
+            names,
+            policy: Policy::new(first, own_network),
+            grace: Duration::from_secs(first.grace_seconds.into()).min(GRACE_MAX),
+            state: State::Serving,
+        })
+    }
+
+    fn serve(&mut self) -> Result<u8, FirstError> {
+        loop {
+            let (signals, calls) = self.wait()?;
+            if calls {
+                self.connect();
+            }
+            if let Some(connector) = &mut self.connector {
+                connector.finish();
+            }
+            if let Some(names) = &mut self.names {
+                names.serve(&mut self.policy);
+            }
+            if signals {
+                while let Ok(Some(signal)) = self.signals.read_signal() {
+                    self.relay(i32::try_from(signal.ssi_signo).unwrap_or(0));
+                }
+            }
+            if let Some(code) = self.reap() {
+                kill_all();
+                return Ok(code);
+            }
+            if let Some(code) = self.end() {
+                kill_all();
+                return Ok(code);
+            }
+        }
+    }
+
+    /// Waits for whatever comes first: whether it was a signal, and whether there are calls.
+    fn wait(&self) -> io::Result<(bool, bool)> {
+        let mut watched = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        if let Some(connector) = &self.connector {
+            watched.push(PollFd::new(connector.listener(), PollFlags::POLLIN));
+            watched.extend(connector.waiting().map(|w| PollFd::new(w, PollFlags::POLLOUT)));
+        }
+        if let Some(names) = &self.names {
+            watched.extend(names.sockets().map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)));
+        }
+        let looks = matches!(self.state, State::Ending { .. }).then(|| Instant::now() + LOOK_EVERY);
+        let due = [looks, self.names.as_ref().and_then(Names::due)].into_iter().flatten().min();
+        let timeout = match due {
+            None => PollTimeout::NONE,
+            // rounded up: one round too early would spin
+            Some(due) => {
+                let left = due.saturating_duration_since(Instant::now()).as_millis() + 1;
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+            }
+        };
+        match poll(&mut watched, timeout) {
+            Ok(_) => {}
+            Err(Errno::EINTR) => return Ok((true, false)),
+            Err(e) => return Err(e.into()),
+        }
+        let calls = self.connector.is_some() && watched[1].any().unwrap_or(false);
+        Ok((watched[0].any().unwrap_or(true), calls))
+    }
+
+    fn connect(&mut self) {
+        for _ in 0..Connector::at_once() {
+            let Some(connector) = &mut self.connector else { return };
+            if !connector.take(&self.policy) {
+                // the last who could call is gone
+                self.connector = None;
+                return;
+            }
+            let Some(connector) = &self.connector else { return };
+            let mut next = [PollFd::new(connector.listener(), PollFlags::POLLIN)];
+            if !matches!(poll(&mut next, PollTimeout::ZERO), Ok(1..)) {
+                return;
+            }
+        }
+    }
+
+    /// What is sent to this process alone is for the worker; what a terminal or a service manager sends to all it has already.
+    fn relay(&self, signal: i32) {
+        if signal == Signal::SIGTERM as i32 && matches!(self.state, State::Serving) {
+            let _ = kill(self.worker, Signal::SIGTERM);
+        }
+    }
+
+    /// Reaps what has ended; the exit code, where the worker ended by itself.
+    fn reap(&mut self) -> Option<u8> {
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) if pid == self.worker => {
+                    return Some(u8::try_from(code).unwrap_or(u8::MAX));
+                }
+                Ok(WaitStatus::Signaled(pid, signal, _)) if pid == self.worker => self.worker_died(signal as i32),
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return None,
+                Err(Errno::EINTR) | Ok(_) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Asks each engine once: a second time would make it drop its state.
+    fn worker_died(&mut self, signal: i32) {
+        let engines = engines();
+        for engine in &engines {
+            let _ = kill(Pid::from_raw(*engine), Signal::SIGINT);
+        }
+        let (left, grace) =
+            if engines.is_empty() { (Left::Nothing, Duration::ZERO) } else { (Left::Killed, self.grace) };
+        self.state = State::Ending { signal, left, until: Instant::now() + grace };
+    }
+
+    /// Goes on with the end of a job whose worker has died; the exit code at the end.
+    fn end(&mut self) -> Option<u8> {
+        let State::Ending { signal, left, until } = &mut self.state else { return None };
+        if *left == Left::Killed && engines().is_empty() {
+            (*left, *until) = (Left::Asked, Instant::now() + CHILDREN_MAX);
+        }
+        let rest = others();
+        if !rest.is_empty() && Instant::now() < *until {
+            return None;
+        }
+        if *left == Left::Nothing && !rest.is_empty() {
+            *left = Left::Killed;
+        }
+        let ended = WorkerEnded { signal: *signal, left: *left };
+        let code = u8::try_from(128 + *signal).unwrap_or(u8::MAX);
+        if let Err(e) = write_down(&ended) {
+            eprintln!("runner-worker-iac: {}: {e}", ended::FILE);
+        }
+        Some(code)
+    }
+}
+
+/// The live processes of this session beside this one: where there is no /proc, none.
+fn others() -> Vec<i32> {
+    let own = nix::unistd::getpid().as_raw();
+    let session = nix::unistd::getsid(None).map_or(own, Pid::as_raw);
+    sessions::members(session).into_iter().filter(|pid| *pid != own).collect()
+}
+
+/// Those that lead a process group of their own: the engines. What they started is theirs to tell.
+fn engines() -> Vec<i32> {
+    others().into_iter().filter(|pid| stat(*pid).is_some_and(|s| s.group == *pid)).collect()
+}
+
+/// Ends what is left, reaped by the way: this process is the parent of every orphan of the job. In a pid namespace the kernel does it.
+fn kill_all() {
+    if nix::unistd::getpid().as_raw() == 1 {
+        return;
+    }
+    // each round kills all children that there are, and inherits theirs
+    for _ in 0..1000 {
+        for child in children() {
+            let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
+        }
+        match waitpid(None, None) {
+            Ok(_) => {}
+            Err(Errno::EINTR) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+fn children() -> Vec<i32> {
+    let own = nix::unistd::getpid().as_raw();
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| stat(*pid).is_some_and(|s| s.parent == own && !s.dead()))
+        .collect()
+}
+
+fn write_down(ended: &WorkerEnded) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(ended::FILE)?;
+    file.write_all(&serde_json::to_vec(ended)?)?;
+    file.sync_all()
+}
