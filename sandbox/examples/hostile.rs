@@ -1,8 +1,9 @@
 //! A hostile program in the place of a worker: tries what an attacker would, and reports of each attempt whether it succeeded.
 //!
 //! It is told its targets in the request that every worker gets: the token of a Kubernetes target, or the variables of a job, as
-//! `name=value;name=value`. As an operation's worker it writes its report to its socket; as a job's worker into its folder. No attempt
-//! does harm where it succeeds, and none sends a packet anywhere but to this machine itself.
+//! `name=value;name=value`; as an engine in the first line of the module, after `# `. As an operation's worker it writes its report to its
+//! socket; as a job's worker into its folder; as an engine among its data. No attempt does harm where it succeeds, and none sends a packet
+//! anywhere but to this machine itself.
 
 #![allow(unsafe_code)] // an example of this crate, the only one where it may be: attackers do not use safe wrappers
 
@@ -19,6 +20,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What it is told.
 type Targets = BTreeMap<String, String>;
@@ -39,6 +41,13 @@ fn main() {
         eprintln!("{}: {error}", beside.display());
         return;
     }
+    if !["operation", "step"].contains(&mode.as_str()) {
+        let module = std::fs::read_to_string("main.tf").unwrap_or_default();
+        let mut targets = parse(module.lines().next().unwrap_or_default().trim_start_matches("# "));
+        targets.insert("spool".to_owned(), "..".to_owned());
+        report_to(&PathBuf::from(std::env::var_os("TF_DATA_DIR").unwrap_or_default()), &tried(&targets));
+        return;
+    }
     let job = mode == "step";
     let Ok(mut socket) = runner_sandbox::inherited_socket() else { return };
     let mut header = [0; Header::SIZE];
@@ -51,19 +60,9 @@ fn main() {
         return;
     }
     let targets = if job { of_job(&content) } else { of_operation(&content) };
-    let mut report = String::new();
-    for (name, attempt) in ATTEMPTS {
-        let line = match attempt(&targets) {
-            Ok(how) => format!("{name}\tSUCCEEDED\t{how}\n"),
-            Err(why) => format!("{name}\tstopped\t{why}\n"),
-        };
-        report.push_str(&line);
-    }
+    let report = tried(&targets);
     if job {
-        let _ = std::fs::write("hostile.report.new", &report);
-        let _ = std::fs::rename("hostile.report.new", "hostile.report");
-        // the job's end is somebody else's to see
-        std::thread::sleep(std::time::Duration::from_secs(600));
+        report_to(Path::new(""), &report);
         return;
     }
     let mut say = |kind: Kind, content: &[u8]| {
@@ -77,6 +76,26 @@ fn main() {
     say(Kind::Outcome, &Outcome { code: "ok".into(), ..Default::default() }.encode_to_vec());
     // whoever reads it ends this process
     let _ = socket.read(&mut [0; 1]);
+}
+
+/// Every attempt, one a line.
+fn tried(targets: &Targets) -> String {
+    let mut report = String::new();
+    for (name, attempt) in ATTEMPTS {
+        let line = match attempt(targets) {
+            Ok(how) => format!("{name}\tSUCCEEDED\t{how}\n"),
+            Err(why) => format!("{name}\tstopped\t{why}\n"),
+        };
+        report.push_str(&line);
+    }
+    report
+}
+
+/// Leaves the report, whole or not at all. The job's end is somebody else's to see.
+fn report_to(folder: &Path, report: &str) {
+    let _ = std::fs::write(folder.join("hostile.report.new"), report);
+    let _ = std::fs::rename(folder.join("hostile.report.new"), folder.join("hostile.report"));
+    std::thread::sleep(Duration::from_secs(600));
 }
 
 fn of_operation(content: &[u8]) -> Targets {
@@ -129,12 +148,96 @@ fn read_file(path: impl AsRef<Path>) -> Tried {
     if read == 0 { Err("empty".to_owned()) } else { Ok(format!("read {read} bytes")) }
 }
 
+/// Of the process that started this one, and what it keeps: only for an engine, whose worker that is.
+fn of_worker(targets: &Targets, file: &str) -> Result<PathBuf, String> {
+    worker(targets).map(|pid| PathBuf::from(format!("/proc/{pid}/{file}")))
+}
+
+fn worker(targets: &Targets) -> Result<libc::c_long, String> {
+    match targets.get("spool") {
+        // SAFETY: reads a number.
+        Some(_) => Ok(unsafe { libc::getppid() }.into()),
+        None => Err("no engine".to_owned()),
+    }
+}
+
+fn spool(targets: &Targets, name: &str) -> Result<PathBuf, String> {
+    targets.get("spool").map(|spool| Path::new(spool).join(name)).ok_or_else(|| "no engine".to_owned())
+}
+
+fn granted(targets: &Targets, name: &str) -> Result<std::net::SocketAddr, String> {
+    targets.get(name).and_then(|a| a.parse().ok()).ok_or_else(|| "nothing is granted".to_owned())
+}
+
+/// Changes the address between a granted and a forbidden one while it is judged.
+fn race(targets: &Targets) -> Tried {
+    let (std::net::SocketAddr::V4(good), std::net::SocketAddr::V4(bad)) =
+        (granted(targets, "granted")?, granted(targets, "loopback")?)
+    else {
+        return Err("no IPv4".to_owned());
+    };
+    // SAFETY: all zero is a valid value of this plain struct.
+    let mut address: libc::sockaddr_in = unsafe { std::mem::zeroed() };
+    address.sin_family = libc::AF_INET as libc::sa_family_t;
+    address.sin_addr.s_addr = u32::from(*good.ip()).to_be();
+    let port = std::sync::atomic::AtomicU16::new(good.port().to_be());
+    // the kernel and whoever judges read these bytes, whatever this program's types say
+    let shared = std::ptr::from_mut(&mut address) as usize;
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let mut won = 0;
+    std::thread::scope(|scope| {
+        use std::sync::atomic::Ordering::Relaxed;
+        scope.spawn(|| {
+            let place = (shared + std::mem::offset_of!(libc::sockaddr_in, sin_port)) as *mut u16;
+            while !done.load(Relaxed) {
+                for next in [good.port(), bad.port()] {
+                    port.store(next.to_be(), Relaxed);
+                    // SAFETY: the address outlives this scope; that its reader may see half of a change is what is tried.
+                    unsafe { place.write_volatile(port.load(Relaxed)) };
+                }
+            }
+        });
+        for _ in 0..3000 {
+            let Ok(fd) = call(libc::SYS_socket, [libc::AF_INET.into(), libc::SOCK_STREAM.into(), 0, 0, 0, 0]) else {
+                continue;
+            };
+            // SAFETY: just made, and known to nobody else.
+            let socket = std::net::TcpStream::from(unsafe { OwnedFd::from_raw_fd(fd as i32) });
+            let size = size_of::<libc::sockaddr_in>() as libc::c_long;
+            let _ = call(libc::SYS_connect, [fd, shared as libc::c_long, size, 0, 0, 0]);
+            if socket.peer_addr().is_ok_and(|peer| peer.port() == bad.port()) {
+                won += 1;
+            }
+        }
+        done.store(true, Relaxed);
+    });
+    if won > 0 { Ok(format!("{won} of 3000")) } else { Err("never".to_owned()) }
+}
+
+/// Whether connects that hang keep others from being made.
+fn hold_connects(targets: &Targets) -> Tried {
+    let (stuck, good) = (granted(targets, "stuck")?, granted(targets, "granted")?);
+    for _ in 0..64 {
+        std::thread::spawn(move || std::net::TcpStream::connect(stuck));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    let start = std::time::Instant::now();
+    match std::net::TcpStream::connect(good) {
+        Ok(_) if start.elapsed() < Duration::from_secs(1) => Err("another was made meanwhile".to_owned()),
+        other => Ok(format!("{other:?} after {:?}", start.elapsed())),
+    }
+}
+
 /// Anything in the folder of a job but its own.
 fn neighbours_spool(jobs: &Path) -> Tried {
     let own = std::env::current_dir().unwrap_or_default();
     let entries = std::fs::read_dir(jobs).map_err(|e| e.to_string())?;
     let others = entries.flatten().map(|e| e.path()).filter(|path| !own.starts_with(path));
     any(others.map(|path| list(path.join("work"))))
+}
+
+fn read_link(path: impl AsRef<Path>) -> Tried {
+    std::fs::read_link(path).map(|to| to.display().to_string()).map_err(|e| e.to_string())
 }
 
 fn list(path: impl AsRef<Path>) -> Tried {
@@ -253,6 +356,39 @@ const ATTEMPTS: &[(&str, Attempt)] = &[
     ("state_directory", |t| list(path(t, "state")?)),
     ("neighbours_spool", |t| neighbours_spool(&path(t, "state")?.join("jobs"))),
     ("other_connections_file", |t| read_file(path(t, "other_connection")?)),
+    // an engine's own worker
+    ("worker_environ", |t| read_file(of_worker(t, "environ")?)),
+    ("worker_memory", |t| File::open(of_worker(t, "mem")?).map(|_| "opened".to_owned()).map_err(|e| e.to_string())),
+    ("worker_descriptors", |t| list(of_worker(t, "fd")?).and_then(|_| read_link(of_worker(t, "fd/0")?))),
+    ("worker_signal", |t| call(libc::SYS_kill, [worker(t)?, 0, 0, 0, 0, 0]).map(|_| "may".to_owned())),
+    ("worker_ptrace", |t| call(libc::SYS_ptrace, [0x4206, worker(t)?, 0, 0, 0, 0]).map(|_| "seized".to_owned())),
+    ("first_signal", |t| worker(t).and_then(|_| call(libc::SYS_kill, [1, 0, 0, 0, 0, 0])).map(|_| "may".to_owned())),
+    ("spool_written", |t| {
+        let events = OpenOptions::new().append(true).open(spool(t, "events")?);
+        events.map(|_| "opened".to_owned()).map_err(|e| e.to_string())
+    }),
+    ("spool_replaced", |t| {
+        let (old, new) = (spool(t, "control.sock")?, spool(t, "control.moved")?);
+        std::fs::rename(&old, &new).map_err(|e| e.to_string())?;
+        std::fs::rename(&new, &old).map(|()| "moved".to_owned()).map_err(|e| e.to_string())
+    }),
+    ("spool_added_to", |t| write_new(spool(t, "x")?)),
+    ("spool_linked", |t| {
+        std::fs::hard_link(spool(t, "events")?, "linked").map(|()| "linked".to_owned()).map_err(|e| e.to_string())
+    }),
+    // what is connected for it
+    ("granted_port", |t| {
+        let connected = std::net::TcpStream::connect_timeout(&granted(t, "granted")?, Duration::from_secs(2));
+        connected.map(|_| "connected".to_owned()).map_err(|e| e.to_string())
+    }),
+    ("connect_race", race),
+    ("connects_that_hang", hold_connects),
+    ("datagram", |t| {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").map_err(|e| e.to_string())?;
+        let sent = socket.send_to(b"x", granted(t, "datagrams")?).map_err(|e| e.to_string())?;
+        // whether it arrives is for whoever waits for it to say
+        Err(format!("{sent} bytes on their way"))
+    }),
     ("configuration", |t| write_new(path(t, "state")?.join("x"))),
     // the supervisor's memory
     ("supervisor_environ", |t| read_file(of_process(t, "supervisor", "environ")?)),

@@ -136,11 +136,17 @@ impl Root {
 
     /// The same, to be written as well, as far as its files allow it: a folder, not by way of a link.
     #[must_use]
-    pub fn write(mut self, path: &Path) -> Self {
-        if let (Ok(from), Some(at)) = (CString::new(path.as_os_str().as_bytes()), scaffold(path)) {
-            self.folders(path);
-            self.push(RootStep::Mount { from, to: at.clone() });
-            self.push(RootStep::Writable { at });
+    pub fn write(self, path: &Path) -> Self {
+        self.write_as(path, path)
+    }
+
+    /// The same under another path.
+    #[must_use]
+    pub fn write_as(mut self, path: &Path, at: &Path) -> Self {
+        if let (Ok(from), Some(to)) = (CString::new(path.as_os_str().as_bytes()), scaffold(at)) {
+            self.folders(at);
+            self.push(RootStep::Mount { from, to: to.clone() });
+            self.push(RootStep::Writable { at: to });
         }
         self
     }

@@ -68,7 +68,14 @@ pub struct Scope {
 
 /// A domain that processes can enter.
 #[derive(Debug)]
-pub struct Ruleset(OwnedFd);
+pub struct Ruleset {
+    descriptor: OwnedFd,
+    /// The rights over files that it handles: what no rule gives of these is refused.
+    handled: u64,
+}
+
+/// The devices that every program may use.
+pub const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
 
 /// The version of Landlock here; 0: none.
 pub fn abi() -> u32 {
@@ -117,9 +124,21 @@ impl Ruleset {
     /// # Errors
     /// The system's: ENOSYS and EOPNOTSUPP where there is no Landlock.
     pub fn new(scope: Scope) -> io::Result<Self> {
-        let abi = abi();
-        let (network, own) = scoped(abi, scope);
-        let attr = RulesetAttr { files: handled_files(abi), network, scoped: own };
+        Self::handling(handled_files(abi()), scope)
+    }
+
+    /// A domain inside of another one, which reads what that one reads: only writing, making and removing are refused where no
+    /// [`Ruleset::allow`] gives them. Like every domain it keeps its processes from looking into those outside.
+    ///
+    /// # Errors
+    /// The system's: ENOSYS and EOPNOTSUPP where there is no Landlock.
+    pub fn of_writing(scope: Scope) -> io::Result<Self> {
+        Self::handling(handled_files(abi()) & !(EXECUTE | READ_FILE | READ_DIR | IOCTL_DEV), scope)
+    }
+
+    fn handling(handled: u64, scope: Scope) -> io::Result<Self> {
+        let (network, own) = scoped(abi(), scope);
+        let attr = RulesetAttr { files: handled, network, scoped: own };
         // a kernel that knows less takes a longer struct whose rest is zero
         // SAFETY: reads `attr`, which lives, with its own size; returns a new descriptor.
         let fd = unsafe {
@@ -130,7 +149,7 @@ impl Ruleset {
         }
         let fd = i32::try_from(fd).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
         // SAFETY: the kernel has just made it for this process (close-on-exec by itself); nothing else knows it.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+        Ok(Self { descriptor: unsafe { OwnedFd::from_raw_fd(fd) }, handled })
     }
 
     /// Gives rights over an open file, or over everything below an open folder.
@@ -141,10 +160,10 @@ impl Ruleset {
         use nix::sys::stat::SFlag;
         let what = what.as_fd();
         let mode = SFlag::from_bits_truncate(nix::sys::stat::fstat(what)?.st_mode) & SFlag::S_IFMT;
-        let attr = PathAttr { access: rights(access, mode == SFlag::S_IFDIR), parent: what.as_raw_fd() };
+        let attr = PathAttr { access: rights(access, mode == SFlag::S_IFDIR) & self.handled, parent: what.as_raw_fd() };
         // SAFETY: reads `attr`, which lives, in the layout that this kind of rule has.
         let added = unsafe {
-            libc::syscall(libc::SYS_landlock_add_rule, self.0.as_raw_fd(), RULE_PATH, &raw const attr, 0_u32)
+            libc::syscall(libc::SYS_landlock_add_rule, self.descriptor.as_raw_fd(), RULE_PATH, &raw const attr, 0_u32)
         };
         if added < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
@@ -164,18 +183,18 @@ impl Ruleset {
 
     /// One that another process made and passed on; whether it is one shows when it is entered.
     pub fn from_descriptor(descriptor: OwnedFd) -> Self {
-        Self(descriptor)
+        Self { descriptor, handled: handled_files(abi()) }
     }
 
     /// What a child enters by.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.descriptor.as_fd()
     }
 }
 
 impl From<Ruleset> for OwnedFd {
     fn from(ruleset: Ruleset) -> Self {
-        ruleset.0
+        ruleset.descriptor
     }
 }
 

@@ -13,6 +13,7 @@ pub mod confine;
 mod inherited;
 pub mod inside;
 pub mod landlock;
+pub mod nested;
 pub mod notify;
 pub mod process;
 pub mod profiles;

@@ -11,7 +11,7 @@ use crate::config::{Config, Connection};
 use crate::spawner::sandboxes::{job_paths, operation_paths};
 use crate::spawner::wire::Mechanisms;
 use crate::workers::Version;
-use runner_sandbox::landlock::{Access, Ruleset, Scope};
+use runner_sandbox::landlock::{Access, DEVICES, Ruleset, Scope};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -19,8 +19,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Entries of one folder beside something excluded: what lies beyond is not reached.
 const ENTRIES_MAX: usize = 4096;
-/// The devices that every program may use.
-const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
 /// Never reached: disks and memory as files.
 const NEVER: [&str; 1] = ["/dev"];
 

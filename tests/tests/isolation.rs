@@ -7,9 +7,10 @@ use runner_tests::control_plane::ControlPlane;
 use runner_tests::process::Mark;
 use runner_tests::runner::{Setup, signal};
 use runner_tests::scratch::Scratch;
-use runner_tests::{Runner, Suite, eventually, procfs, tools};
+use runner_tests::{Runner, Suite, archive, eventually, procfs, tools};
 use serde_json::json;
 use std::collections::BTreeSet;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
@@ -33,7 +34,26 @@ struct Machine {
     operation: &'static [&'static str],
     /// What succeeds for a job's.
     job: &'static [&'static str],
+    /// What succeeds for an engine, besides.
+    engine: &'static [&'static str],
 }
+
+/// What its worker's own domain does not keep from an engine: the connection that its job is for, and reading what is public.
+const ENGINE: &[&str] = &["granted_port"];
+
+/// Without Landlock an engine is its worker's equal.
+const ENGINE_WITHOUT_LANDLOCK: &[&str] = &[
+    "granted_port",
+    "worker_environ",
+    "worker_memory",
+    "worker_descriptors",
+    "worker_signal",
+    "first_signal",
+    "spool_written",
+    "spool_replaced",
+    "spool_added_to",
+    "spool_linked",
+];
 
 /// What a job may do in namespaces: it starts programs, keeps data in its own memory, and reads what is public of this machine's programs.
 const JOB_IN_NAMESPACES: &[&str] = &[
@@ -102,17 +122,17 @@ fn main() -> ExitCode {
 
 /// This machine as it is.
 fn here() -> Result<Machine> {
-    Ok(Machine { under: Vec::new(), level: "namespaces", operation: &[], job: JOB_IN_NAMESPACES })
+    Ok(Machine { under: Vec::new(), level: "namespaces", operation: &[], job: JOB_IN_NAMESPACES, engine: ENGINE })
 }
 
 fn without(what: &str) -> Result<Machine> {
     let refuse = tools::binary("examples/refuse")?.display().to_string();
     let under = vec![refuse, what.to_owned(), "--".to_owned()];
-    let (level, job) = match what {
-        "landlock" => ("namespaces", JOB_WITHOUT_LANDLOCK),
-        _ => ("confined", JOB_CONFINED),
+    let (level, job, engine) = match what {
+        "landlock" => ("namespaces", JOB_WITHOUT_LANDLOCK, ENGINE_WITHOUT_LANDLOCK),
+        _ => ("confined", JOB_CONFINED, ENGINE),
     };
-    Ok(Machine { under, level, operation: &[], job })
+    Ok(Machine { under, level, operation: &[], job, engine })
 }
 
 /// The runner as a user without any privilege.
@@ -120,18 +140,21 @@ fn unprivileged() -> Result<Machine> {
     let script = "chmod 755 .. . && chown -R 65534:65534 . && \
                   exec setpriv --reuid=65534 --regid=65534 --clear-groups -- \"$@\"";
     let under = ["sh", "-c", script, "sh"].map(str::to_owned).to_vec();
-    Ok(Machine { under, level: "namespaces", operation: &[], job: JOB_IN_NAMESPACES })
+    Ok(Machine { under, level: "namespaces", operation: &[], job: JOB_IN_NAMESPACES, engine: ENGINE })
 }
 
 async fn tried(machine: Result<Machine>, name: &str) -> Result<()> {
     let machine = machine?;
     let control_plane = ControlPlane::start().await?;
-    let user = control_plane.admin();
-    // not where temporary files are: a job has its own of those
+    in_the_place_of_workers(&machine, name, &control_plane).await?;
+    in_the_place_of_an_engine(&machine, name, &control_plane).await
+}
+
+/// Its programs where an unprivileged user reaches them, wherever they were built; and not where temporary files are: a job has its own of
+/// those.
+fn setup(machine: &Machine) -> Result<Setup> {
     let setup =
         Setup::in_folder(Scratch::below(Path::new("/var/tmp"), &format!("runner-tests-{}", std::process::id()))?)?;
-    // where an unprivileged user reaches them, wherever they were built
-    let hostile = setup.folder().join("hostile");
     let programs = [
         ("runner", "runner"),
         ("examples/hostile", "hostile"),
@@ -143,26 +166,54 @@ async fn tried(machine: Result<Machine>, name: &str) -> Result<()> {
         std::fs::copy(tools::binary(program)?, &copy)?;
         std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755))?;
     }
-    let hostile = hostile.display().to_string();
-    let real = setup.folder().join("real-worker-iac").display().to_string();
-    let kubeconfig = |targets: &str| {
-        format!(
-            "{{\"apiVersion\":\"v1\",\"kind\":\"Config\",\"current-context\":\"c\",\"clusters\":[{{\"name\":\"c\",\"cluster\":{{\"server\":\
-             \"http://127.0.0.1:1\"}}}}],\"users\":[{{\"name\":\"u\",\"user\":{{\"token\":{}}}}}],\"contexts\":[{{\"name\":\"c\",\
-             \"context\":{{\"cluster\":\"c\",\"user\":\"u\"}}}}]}}",
-            json!(targets)
-        )
-    };
     let program = setup.folder().join("runner");
+    let require = format!("require = {:?}", machine.level);
+    Ok(setup.program(program).table("isolation", &require).under(machine.under.clone()))
+}
+
+/// A kubeconfig with that address and token.
+fn kubeconfig(server: &str, token: &str) -> String {
+    format!(
+        "{{\"apiVersion\":\"v1\",\"kind\":\"Config\",\"current-context\":\"c\",\"clusters\":[{{\"name\":\"c\",\"cluster\":{{\"server\":\
+         \"http://{server}\"}}}}],\"users\":[{{\"name\":\"u\",\"user\":{{\"token\":{}}}}}],\"contexts\":[{{\"name\":\"c\",\
+         \"context\":{{\"cluster\":\"c\",\"user\":\"u\"}}}}]}}",
+        json!(token)
+    )
+}
+
+/// What a hostile program is told of the runner that it attacks, and of the machine.
+fn targets(runner: &Runner, control_plane: &ControlPlane, loopback: std::net::SocketAddr) -> Result<Vec<String>> {
+    let processes = runner.processes();
+    Ok(vec![
+        format!("credentials={}", runner.folder().join("credentials.json").display()),
+        format!("state={}", runner.state().display()),
+        format!("admin={}", runner.state().join("admin.sock").display()),
+        format!("other_connection={}", runner.folder().join("other.kubeconfig").display()),
+        format!("supervisor={}", processes.supervisor.context("a supervisor")?.pid),
+        format!("spawner={}", processes.spawner.context("a spawner")?.pid),
+        format!("launcher={}", runner.process().pid()),
+        format!("loopback={loopback}"),
+        format!("control_plane={}", control_plane.runner_address()),
+    ])
+}
+
+async fn report_of(runner: &Runner, job: &str, file: &str) -> Result<String> {
+    let file = runner.state().join("jobs").join(job).join("work").join(file);
+    eventually(SECONDS, "the job's report", || async { Ok(std::fs::read_to_string(&file).ok()) }).await
+}
+
+async fn in_the_place_of_workers(machine: &Machine, name: &str, control_plane: &ControlPlane) -> Result<()> {
+    let user = control_plane.admin();
+    let setup = setup(machine)?;
+    let hostile = setup.folder().join("hostile").display().to_string();
+    let real = setup.folder().join("real-worker-iac").display().to_string();
+    let nowhere = "127.0.0.1:1";
     let setup = setup
-        .program(program)
-        .kubernetes("target", &kubeconfig("nothing"))?
-        .kubernetes("other", &kubeconfig("a secret of another connection"))?
-        .table("isolation", &format!("require = {:?}", machine.level))
+        .kubernetes("target", &kubeconfig(nowhere, "nothing"))?
+        .kubernetes("other", &kubeconfig(nowhere, "a secret of another connection"))?
         .table("workers", &format!("ops = {hostile:?}\niac = {hostile:?}"))
         .table("engines", &format!("opentofu = {hostile:?}"))
-        .reads(Path::new(&real))
-        .under(machine.under.clone());
+        .reads(Path::new(&real));
     let runner = setup.start(user, "runner-1").await?;
     user.post(&format!("/runners/{}/default", runner.id), &json!({})).await?;
     let level = level(&runner).await?;
@@ -171,19 +222,8 @@ async fn tried(machine: Result<Machine>, name: &str) -> Result<()> {
     let loopback = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let abstract_name = format!("runner-tests-{}-{}", std::process::id(), runner.id);
     let _abstract = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&abstract_name)?)?;
-    let processes = runner.processes();
-    let mut targets = vec![
-        format!("credentials={}", runner.folder().join("credentials.json").display()),
-        format!("state={}", runner.state().display()),
-        format!("admin={}", runner.state().join("admin.sock").display()),
-        format!("other_connection={}", runner.folder().join("other.kubeconfig").display()),
-        format!("supervisor={}", processes.supervisor.context("a supervisor")?.pid),
-        format!("spawner={}", processes.spawner.context("a spawner")?.pid),
-        format!("launcher={}", runner.process().pid()),
-        format!("loopback={}", loopback.local_addr()?),
-        format!("control_plane={}", control_plane.runner_address()),
-        format!("abstract={abstract_name}"),
-    ];
+    let mut targets = targets(&runner, control_plane, loopback.local_addr()?)?;
+    targets.push(format!("abstract={abstract_name}"));
 
     // the first job's worker is the neighbour of the second's
     let mut reports = Vec::new();
@@ -192,14 +232,12 @@ async fn tried(machine: Result<Machine>, name: &str) -> Result<()> {
         user.stack(stack, "opentofu", "").await?;
         let variables = json!({ "targets": targets.join(";") });
         let job = user.start_job(stack, &json!({ "kind": "preview", "variables": variables })).await?;
-        let file = runner.state().join("jobs").join(&job).join("work/hostile.report");
-        let report =
-            eventually(SECONDS, "the job's report", || async { Ok(std::fs::read_to_string(&file).ok()) }).await?;
+        let report = report_of(&runner, &job, "hostile.report").await?;
         reports.push(report);
         let worker = runner.processes().jobs.into_iter().find(|p| !known.contains(p));
         targets.push(format!("neighbour={}", worker.context("the job's worker")?.pid));
     }
-    std::fs::write(runner.folder().join("target.kubeconfig"), kubeconfig(&targets.join(";")))?;
+    std::fs::write(runner.folder().join("target.kubeconfig"), kubeconfig(nowhere, &targets.join(";")))?;
     user.connection("target", "kubernetes", Some(&runner.id)).await?;
     let job = reports.pop().context("a report")?;
     judge(name, "job", &job, machine.job)?;
@@ -220,6 +258,89 @@ async fn tried(machine: Result<Machine>, name: &str) -> Result<()> {
     }
     eventually(SECONDS, "the end of what the jobs left", || async { Ok(running(LEFT, 0).is_empty().then_some(())) })
         .await
+}
+
+async fn in_the_place_of_an_engine(machine: &Machine, name: &str, control_plane: &ControlPlane) -> Result<()> {
+    let user = control_plane.admin();
+    let setup = setup(machine)?;
+    let [hostile, ops, iac] =
+        ["hostile", "real-worker-ops", "real-worker-iac"].map(|name| setup.folder().join(name).display().to_string());
+    // what its job's connections are for, one of them without an answer; and what nobody has granted
+    let granted = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let forbidden = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let datagrams = tokio::net::UdpSocket::bind("127.0.0.1:0").await?;
+    let stuck = Stuck::new()?;
+    let granted_address = granted.local_addr()?;
+    let _accepting =
+        tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move { while granted.accept().await.is_ok() {} }));
+    let setup = setup
+        .kubernetes("other", &kubeconfig("127.0.0.1:1", "a secret of another connection"))?
+        .kubernetes("granted", &kubeconfig(&granted_address.to_string(), "x"))?
+        .kubernetes("stuck", &kubeconfig(&stuck.address.to_string(), "x"))?
+        .table("workers", &format!("ops = {ops:?}\niac = {iac:?}"))
+        .table("engines", &format!("opentofu = {hostile:?}"));
+    let runner = setup.start(user, "runner-2").await?;
+    for connection in ["granted", "stuck"] {
+        user.connection(connection, "kubernetes", Some(&runner.id)).await?;
+    }
+    let abstract_name = format!("runner-tests-{}-{}", std::process::id(), runner.id);
+    let _abstract = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&abstract_name)?)?;
+    let mut targets = targets(&runner, control_plane, forbidden.local_addr()?)?;
+    targets.extend([
+        format!("abstract={abstract_name}"),
+        // whoever it is: another process of this machine
+        format!("neighbour={}", runner.processes().spawner.context("a spawner")?.pid),
+        format!("granted={granted_address}"),
+        format!("stuck={}", stuck.address),
+        format!("datagrams={}", datagrams.local_addr()?),
+    ]);
+    let source = user.upload(archive::module(&format!("# {}\n", targets.join(";")))?).await?;
+    let stack = json!({
+        "name": "engine", "engine": "opentofu", "source": source, "runner": runner.id, "connections": ["granted", "stuck"]
+    });
+    user.post("/stacks", &stack).await?;
+    let job = user.start_job("engine", &json!({ "kind": "preview" })).await?;
+    let report = report_of(&runner, &job, "data/hostile.report").await?;
+    let allowed: Vec<_> = machine.job.iter().chain(machine.engine).copied().collect();
+    judge(name, "engine", &report, &allowed)?;
+    ensure!(report.contains("granted_port\tSUCCEEDED"), "{report}");
+    // nobody has come where nobody may, whatever the program believes
+    let came = tokio::time::timeout(Duration::from_millis(1), forbidden.accept()).await;
+    ensure!(came.is_err(), "{came:?} has come to a forbidden port");
+    let arrived = datagrams.try_recv(&mut [0; 8]);
+    ensure!(arrived.is_err() || machine.level == "confined", "a datagram has left the job");
+    for worker in running("step", 1) {
+        signal(worker, Signal::SIGKILL)?;
+    }
+    eventually(SECONDS, "the end of what the engine left", || async { Ok(running(LEFT, 0).is_empty().then_some(())) })
+        .await
+}
+
+/// An address where a connection is neither made nor refused: those who wait to be accepted are as many as may.
+struct Stuck {
+    address: std::net::SocketAddr,
+    _listener: OwnedFd,
+    _waiting: Vec<std::net::TcpStream>,
+}
+
+impl Stuck {
+    fn new() -> Result<Self> {
+        use nix::sys::socket::{
+            AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket,
+        };
+        let listener = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        bind(listener.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0))?;
+        listen(&listener, Backlog::new(1)?)?;
+        let name: SockaddrIn = getsockname(listener.as_raw_fd())?;
+        let address = std::net::SocketAddr::from((name.ip(), name.port()));
+        let connect = || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300));
+        let mut waiting = Vec::new();
+        while let Ok(stream) = connect() {
+            waiting.push(stream);
+            ensure!(waiting.len() < 16, "its queue has no end");
+        }
+        Ok(Self { address, _listener: listener, _waiting: waiting })
+    }
 }
 
 /// The processes whose argument of that place is that.

@@ -8,6 +8,8 @@ use crate::journal::Journal;
 use crate::stop::{Exit, Stop, io_failure};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
+use runner_sandbox::landlock::{self, Access, Ruleset, Scope};
+use runner_sandbox::nested;
 use shared_proto::failure::Code;
 use shared_proto::v1::CancelProgress;
 use shared_proto::v1::event::Body;
@@ -16,6 +18,7 @@ use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -39,7 +42,16 @@ pub(crate) struct Program<'a> {
     pub(crate) environment: &'a Environment,
     /// Where standard output and standard error go; appended to.
     pub(crate) output: (&'a Path, &'a Path),
+    /// Below what it writes, makes and removes; beside that it is kept from all that, and from looking into this process.
+    pub(crate) writes: Vec<&'a Path>,
 }
+
+/// At which number programs find the job's temporary folder, where its path is too long for what they make in it.
+pub(crate) const TMP_DESCRIPTOR: i32 = 199;
+/// Its name in the job's folder, which is this process's working directory.
+const TMP_FOLDER: &str = "tmp";
+/// Written by every program: what forgets the usual place of temporary files.
+const TMP: &str = "/tmp";
 
 /// What happened while a program ran, for whoever reads its output.
 #[derive(Debug)]
@@ -148,7 +160,8 @@ fn progress(step: &str, by: &str) -> Body {
 }
 
 fn spawn(program: &Program<'_>) -> io::Result<tokio::process::Child> {
-    tokio::process::Command::new(program.path)
+    let mut command = std::process::Command::new(program.path);
+    command
         .args(&program.arguments)
         .current_dir(program.folder)
         .env_clear()
@@ -156,8 +169,23 @@ fn spawn(program: &Program<'_>) -> io::Result<tokio::process::Child> {
         .stdin(Stdio::null())
         .stdout(appending(program.output.0)?)
         .stderr(appending(program.output.1)?)
-        .process_group(0)
-        .spawn()
+        .process_group(0);
+    if program.environment.get("TMPDIR").is_some_and(|tmp| Path::new(tmp).starts_with("/proc")) {
+        let flags = nix::libc::O_PATH | nix::libc::O_DIRECTORY | nix::libc::O_NOFOLLOW;
+        let tmp = OpenOptions::new().read(true).custom_flags(flags).open(TMP_FOLDER)?;
+        nested::give(&mut command, tmp.into(), TMP_DESCRIPTOR);
+    }
+    if landlock::abi() > 0 {
+        let domain = Ruleset::of_writing(Scope { no_tcp: false, own_signals_and_sockets: true })?;
+        for path in program.writes.iter().copied().chain([Path::new(TMP)]) {
+            domain.allow_path(path, Access::Write)?;
+        }
+        for device in landlock::DEVICES {
+            domain.allow_path(Path::new(device), Access::Use)?;
+        }
+        nested::enter(&mut command, domain);
+    }
+    tokio::process::Command::from(command).spawn()
 }
 
 /// A file of the job's own, for appending, readable by nobody else, and never through a link.

@@ -146,9 +146,11 @@ impl Step {
             return Err(Code::InvalidArgument.on("a job of that kind has no plan").into());
         }
         self.phase("preparing", "").await;
+        // nothing is begun that the spool does not tell of: a step without an event may be started again
+        self.journal.flush().await;
         let mut engine = self.prepare().await?;
         self.phase("planning", "").await;
-        let plan = self.work.join("plan.bin");
+        let plan = saved_plan_path(&self.work);
         let has_changes = engine.plan(kind, &plan).await?;
         let text = engine.show(&plan).await?;
         let sha256 = hash_of(&plan).map_err(|e| io_failure(Code::EngineFailed, "the saved plan", &e))?;
@@ -191,7 +193,8 @@ impl Step {
 
     async fn apply(&mut self) -> Result<End, Stop> {
         self.phase("applying", "").await;
-        let plan = self.work.join("plan.bin");
+        self.journal.flush().await;
+        let plan = saved_plan_path(&self.work);
         let saved = saved_plan(Path::new("events"));
         let found = hash_of(&plan).map_err(|e| io_failure(Code::PlanStale, "the saved plan", &e))?;
         let approved = &self.start.plan_sha256;
@@ -267,7 +270,8 @@ impl Step {
         }
         let variables = passed.write(&self.tmp)?;
         environment.extend(passed.environment.into_iter().map(|(name, value)| (name, value.into())));
-        let parts = Parts { program: &program, environment, variables, root, work: self.work.clone(), grace };
+        let (work, state) = (self.work.clone(), PathBuf::from(&self.start.state_directory));
+        let parts = Parts { program: &program, environment, variables, root, work, state, grace };
         let mut engine = Engine::new(parts, self.cancel.clone(), self.journal.clone())?;
         engine.learn_version().await?;
         Ok(engine)
@@ -320,6 +324,11 @@ fn refusals() -> Vec<String> {
     };
     let _ = file.take(REFUSALS_MAX).read_to_string(&mut text);
     text.lines().map(str::to_owned).collect()
+}
+
+/// Among the engine's own data, which it may write.
+fn saved_plan_path(work: &Path) -> PathBuf {
+    work.join("data").join("plan.bin")
 }
 
 fn canceled(forced: bool, exit: Option<Exit>, step: &str) -> JobResult {

@@ -151,7 +151,7 @@ fn only_the_plan_that_was_approved_is_applied() {
 
         let job = Job::new(&engine, JobKind::Update, &[("main.tf", SMALL)]);
         job.run("plan");
-        std::fs::write(job.work().join("plan.bin"), "another").expect("writes");
+        std::fs::write(job.work().join("data/plan.bin"), "another").expect("writes");
         assert_eq!(result(&job.run("apply")).code, "plan_stale");
 
         let job = Job::new(&engine, JobKind::Update, &[("main.tf", SMALL)]);

@@ -12,6 +12,9 @@ pub use resolver::RESOLVER;
 
 use crate::seccomp::{Allow, Check, Profile, has, is_int, is_not_int, lacks, masked};
 
+/// Where a job in a root of its own finds its folder as well, under a name that is short: a socket's address holds 108 bytes.
+pub const JOB_FOLDER: &str = "/job";
+
 /// Every profile.
 pub const ALL: &[Profile] = &[OPERATION, RESOLVER, FIRST, JOB, JOB_ASKING];
 

@@ -68,6 +68,9 @@ pub(super) struct Marker {
     /// Apply: the plan that was approved.
     #[serde(default)]
     pub(super) plan_sha256: String,
+    /// It is there, and cannot be read.
+    #[serde(skip)]
+    pub(super) damaged: bool,
 }
 
 /// `own/result.json`: the job's last event, where the supervisor had to write it in the worker's place.
@@ -243,7 +246,7 @@ impl Folder {
         match self.read_json(step.marker()) {
             Ok(marker) => Ok(marker),
             Err(e) if e.kind() == io::ErrorKind::InvalidData => {
-                Ok(Some(Marker { process: None, plan_sha256: String::new() }))
+                Ok(Some(Marker { process: None, plan_sha256: String::new(), damaged: true }))
             }
             Err(e) => Err(broken(&self.own().join(step.marker()), &e)),
         }

@@ -26,6 +26,10 @@ impl ProcessIdentity {
     pub(super) fn alive(&self) -> bool {
         self.boot_id == boot_id() && stat(self.pid).is_some_and(|s| s.start_time == self.start_time && !s.dead())
     }
+    /// Whether the machine was not started anew since.
+    pub(super) fn of_this_boot(&self) -> bool {
+        self.boot_id == boot_id()
+    }
     /// Whether it is stopped (SIGSTOP, a debugger).
     pub(super) fn stopped(&self) -> bool {
         stat(self.pid).is_some_and(|s| s.start_time == self.start_time && is_stopped(&s))
@@ -61,17 +65,6 @@ impl ProcessIdentity {
         let members = self.session(folder).into_iter().filter(|pid| *pid != self.pid);
         members.filter(|pid| stat(*pid).is_some_and(|s| s.group == *pid && s.session == self.pid)).collect()
     }
-}
-
-/// A worker that was started in that folder by a supervisor that died before it could write its number down.
-pub(super) fn find_in(folder: &Path) -> Option<ProcessIdentity> {
-    let entries = std::fs::read_dir("/proc").ok()?;
-    let mut pids = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    let pid = pids.find(|pid| {
-        stat(*pid).is_some_and(|s| s.session == *pid && !s.dead())
-            && std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == folder)
-    })?;
-    ProcessIdentity::of(pid)
 }
 
 const fn is_stopped(stat: &Stat) -> bool {

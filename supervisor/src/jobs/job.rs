@@ -8,7 +8,6 @@
 use super::control::Control;
 use super::ending;
 use super::folder::{Assigned, Ending, Folder, Marker, Step, Store};
-use super::identity;
 use super::launch::{Launch, Worker};
 use super::service::{Held, Pause, Service};
 use super::spool::{self, Tip};
@@ -176,27 +175,51 @@ impl Job {
             }
             return Err(self.fail(&failure, left.describe()));
         }
-        if let Some(marker) = apply {
-            let worker = self.adopt(marker);
-            self.follow(held, Step::Apply, worker, news).await?;
-            return Ok(Over);
-        }
-        let tip = match plan {
+        let approved = match apply {
+            Some(marker) if self.never_began(Step::Apply, &marker)? => Some(marker.plan_sha256),
             Some(marker) => {
                 let worker = self.adopt(marker);
-                self.follow(held, Step::Plan, worker, news).await?
+                self.follow(held, Step::Apply, worker, news).await?;
+                return Ok(Over);
             }
-            None => self.begin(held, Step::Plan, "", news).await?,
+            None => None,
         };
-        let plan_sha256 = self.approval(&tip).await?;
+        let plan_sha256 = match (approved, plan) {
+            (Some(approved), _) => approved,
+            (None, Some(marker)) if !self.never_began(Step::Plan, &marker)? => {
+                let worker = self.adopt(marker);
+                let tip = self.follow(held, Step::Plan, worker, news).await?;
+                self.approval(&tip).await?
+            }
+            (None, _) => {
+                let tip = self.begin(held, Step::Plan, "", news).await?;
+                self.approval(&tip).await?
+            }
+        };
         self.begin(held, Step::Apply, &plan_sha256, news).await?;
         Ok(Over)
     }
 
     /// The worker of a step that another supervisor started.
     fn adopt(&self, marker: Marker) -> Option<Worker> {
-        let identity = marker.process.or_else(|| identity::find_in(&self.folder.work()))?;
-        Some(Worker { identity, exit: None })
+        Some(Worker { identity: marker.process?, exit: None })
+    }
+
+    /// Whether a step has its marker, and yet nothing was begun: the supervisor died before it had told the worker what to do, or with the
+    /// worker before that one had written its first event, which comes before all that it does. After a power cut nothing is sure.
+    fn never_began(&mut self, step: Step, marker: &Marker) -> Result<bool, Over> {
+        if marker.damaged || marker.process.as_ref().is_some_and(|p| !p.of_this_boot() || p.alive()) {
+            return Ok(false);
+        }
+        let tip = self.tip()?;
+        let untouched = match step {
+            Step::Plan => tip.last == 0,
+            Step::Apply => tip.phase.as_deref() == Some("awaiting_approval") && !tip.ended,
+        };
+        if untouched {
+            tracing::warn!(job = self.assigned.job_id, ?step, "the step was about to be started, and is started now");
+        }
+        Ok(untouched)
     }
 
     /// Starts a step and follows it.

@@ -108,7 +108,7 @@ impl Launch<'_> {
     /// # Errors
     /// The marker cannot be written (nothing was started then), or the worker cannot be started.
     pub(super) async fn start(&self, step: Step, start: &JobStart) -> Result<Worker, Failure> {
-        let marker = Marker { process: None, plan_sha256: start.plan_sha256.clone() };
+        let marker = Marker { process: None, plan_sha256: start.plan_sha256.clone(), damaged: false };
         self.folder.mark(step, &marker)?;
         let work = self.folder.open_work().map_err(|e| super::folder::broken(&self.folder.work(), &e))?;
         // a domain can only name what is there
@@ -124,6 +124,7 @@ impl Launch<'_> {
             self.surroundings.start_worker(work, reaches(start, self.folder.work())).await?;
         let identity = ProcessIdentity::of(pid)
             .ok_or_else(|| Code::WorkerCrashed.on("the job's worker ended as soon as it was started"))?;
+        // before it is told anything: what has no process here was never told what to do
         self.folder.mark(step, &Marker { process: Some(identity.clone()), ..marker })?;
         let taking = async {
             frame::write_message(&mut socket, Kind::Request, &first).await?;

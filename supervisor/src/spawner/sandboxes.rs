@@ -319,7 +319,7 @@ impl Sandboxes {
                 for (n, path) in paths.enumerate() {
                     root = if n <= writes { root.write(&path) } else { root.show(&path) };
                     if n == 0 {
-                        root = root.start_in(&path);
+                        root = root.write_as(&path, Path::new(profiles::JOB_FOLDER)).start_in(&path);
                     }
                 }
                 if self.mechanisms.job_network {

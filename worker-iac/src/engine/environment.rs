@@ -3,14 +3,15 @@
 //! and its like cannot come through, and a user's `.terraformrc` is not looked at, because HOME and TF_CLI_CONFIG_FILE are ours.
 
 use super::private_folder;
-use crate::process::Environment;
+use crate::process::{Environment, TMP_DESCRIPTOR};
 use crate::stop::io_failure;
+use runner_sandbox::profiles::JOB_FOLDER;
 use serde_json::{Value, json};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::{AwsTarget, JobStart, JobTarget, KubernetesTarget, target};
 use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// What the runner's configuration may set, for engine and git alike.
@@ -37,8 +38,8 @@ const PASSED_TO_ENGINE: &[&str] =
 const PASSED_TO_GIT: &[&str] = &["GIT_SSH_COMMAND", "SSH_AUTH_SOCK", "GIT_SSL_CAINFO"];
 /// Where it allows `file:` sources.
 const ALLOW_FILE: &str = "RUNNER_ALLOW_FILE_SOURCES";
-/// The longest folder in which a plug-in can still make its socket (108 bytes with its own name).
-const TMPDIR_MAX: usize = 64;
+/// The longest folder in which a plug-in can still make its socket (108 bytes with its own name, which has about 20).
+const TMPDIR_MAX: usize = 80;
 
 /// The folders that an environment names.
 #[derive(Debug)]
@@ -73,12 +74,18 @@ fn copy(start: &JobStart, names: &[&str], to: &mut Environment) {
     }
 }
 
-/// The temporary folder under a name short enough for a plug-in's socket: by way of this process' own working directory, if need be.
+/// The temporary folder under a name short enough for a plug-in's socket: the one that a job's own root has for that, or by way of a
+/// descriptor, which every program is given at that number ([`crate::process`]).
 fn short_tmp(tmp: &Path) -> PathBuf {
     if tmp.as_os_str().len() <= TMPDIR_MAX {
         return tmp.to_owned();
     }
-    PathBuf::from(format!("/proc/{}/cwd/tmp", std::process::id()))
+    let short = Path::new(JOB_FOLDER).join("tmp");
+    let is_it = |a: std::fs::Metadata, b: std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+    if std::fs::metadata(&short).is_ok_and(|a| std::fs::metadata(tmp).is_ok_and(|b| is_it(a, b))) {
+        return short;
+    }
+    PathBuf::from(format!("/proc/self/fd/{TMP_DESCRIPTOR}"))
 }
 
 /// For git.

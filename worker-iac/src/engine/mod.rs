@@ -44,6 +44,7 @@ pub(crate) struct Engine {
     variables: Vec<String>,
     root: PathBuf,
     work: PathBuf,
+    state: PathBuf,
     grace: Duration,
     cancel: Watcher,
     journal: Journal,
@@ -127,6 +128,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) root: PathBuf,
     /// The job's folder.
     pub(crate) work: PathBuf,
+    /// Where a state without a backend is.
+    pub(crate) state: PathBuf,
     /// Between asking and forcing.
     pub(crate) grace: Duration,
 }
@@ -143,9 +146,11 @@ impl Engine {
             let message = format!("{} is not at {:?}", kind.name(), parts.program.path);
             return Err(Code::EngineMissing.on(message));
         }
-        let Parts { environment, variables, root, work, grace, .. } = parts;
+        let Parts { environment, variables, root, work, state, grace, .. } = parts;
+        // what it may write has to be there before
+        private_folder(&work.join("data"))?;
         let version = parts.program.version.clone();
-        Ok(Self { kind, program, version, environment, variables, root, work, grace, cancel, journal })
+        Ok(Self { kind, program, version, environment, variables, root, work, state, grace, cancel, journal })
     }
 
     /// Asks the program for its version, where the supervisor does not know it: that one runs no programs.
@@ -300,8 +305,16 @@ impl Engine {
             // options come before what they are for
             arguments.splice(1..1, self.variables.iter().map(OsString::from));
         }
-        let program =
-            Program { path: &self.program, arguments, folder: &self.root, environment: &self.environment, output };
+        // its modules, its own data with the saved plan, and the state where that is here; not the spool
+        let (source, data, tmp) = (self.work.join("source"), self.work.join("data"), self.work.join("tmp"));
+        let program = Program {
+            path: &self.program,
+            arguments,
+            folder: &self.root,
+            environment: &self.environment,
+            output,
+            writes: vec![&source, &data, &tmp, &self.state],
+        };
         process::run(program, &mut self.cancel, self.grace, &self.journal, hear).await
     }
 }

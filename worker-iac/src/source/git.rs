@@ -318,6 +318,7 @@ impl Fetching<'_> {
             folder: self.places.source,
             environment: &self.environment,
             output: (&out_path, &err_path),
+            writes: vec![self.places.source, self.places.tmp],
         };
         let (mut out, mut complaint) = (String::new(), String::new());
         let exit = process::run(program, &mut self.cancel, GRACE, self.journal, async |heard| match heard {

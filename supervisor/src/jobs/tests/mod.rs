@@ -142,6 +142,34 @@ fn a_worker_that_died_while_nobody_looked_is_lost_and_not_started_again() {
 }
 
 #[test]
+fn a_step_that_was_marked_and_never_told_what_to_do_is_started_by_the_next_supervisor() {
+    for (id, step) in [("j1", "started-plan"), ("j2", "started-apply")] {
+        let Some(host) = Host::new() else { return };
+        let plane = Plane::default();
+        let first = host.supervisor(&plane);
+        if step == "started-plan" {
+            plane.update(|p| p.no_worker = true);
+        }
+        plane.assign(job(&plane, id, JobKind::Update, SMALL));
+        if step == "started-apply" {
+            wait_for("the plan", || plane.phase(id) == "awaiting_approval");
+            plane.update(|p| p.no_worker = true);
+            plane.tell(approve(id));
+        }
+        wait_for("the marker", || host.folder(id).join("own").join(step).exists());
+        drop(first);
+        assert!(host.worker(id, step).is_none(), "no process was noted");
+        plane.update(|p| p.no_worker = false);
+        let _second = host.supervisor(&plane);
+        plane.tell_when_open(approve(id));
+        wait_for("the end", || plane.result(id).is_some());
+        let phase = plane.result(id).map(|r| r.phase);
+        assert!(matches!(phase.as_deref(), Some("applied" | "no_changes")), "{phase:?}");
+        assert_eq!(plane.starts(id).0, 1, "no step is started twice");
+    }
+}
+
+#[test]
 fn cancelled_and_discarded_jobs() {
     let Some(host) = Host::new() else { return };
     let plane = Plane::default();
