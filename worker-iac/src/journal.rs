@@ -2,9 +2,9 @@
 //! socket from answering; the others send it events. What matters is on disk before the next thing happens, the rest within
 //! [`SYNC_WITHIN`].
 
-use crate::redaction::Redaction;
 use crate::stop::is_disk_full;
 use prost::Message as _;
+use runner_worker_iac::redaction::Redaction;
 use shared_proto::bounds::EVENT_MAX;
 use shared_proto::spool::{SpoolError, Writer};
 use shared_proto::v1::event::Body;

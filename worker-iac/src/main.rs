@@ -13,7 +13,6 @@ mod events;
 mod first;
 mod journal;
 mod process;
-mod redaction;
 mod source;
 mod start;
 mod step;

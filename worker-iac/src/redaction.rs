@@ -20,7 +20,7 @@ const SHORTEST: usize = 8;
 
 /// The values to take out. Cloning is cheap, and the clones count together.
 #[derive(Clone, Default)]
-pub(crate) struct Redaction {
+pub struct Redaction {
     /// None: there is nothing to take out.
     search: Option<AhoCorasick>,
     longest: usize,
@@ -31,7 +31,7 @@ pub(crate) struct Redaction {
 
 impl Redaction {
     /// Takes these values out; the short ones are ignored.
-    pub(crate) fn new<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Self {
+    pub fn new<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Self {
         let mut forms = BTreeSet::new();
         for secret in secrets {
             // a certificate or a key is shown line by line, if at all, behind whatever an engine puts before a line
@@ -52,13 +52,13 @@ impl Redaction {
     }
 
     /// The same values as another, and counting on where that one is.
-    pub(crate) fn counting_on(mut self, earlier: &Self) -> Self {
+    pub fn counting_on(mut self, earlier: &Self) -> Self {
         self.found = Arc::clone(&earlier.found);
         self
     }
 
     /// The text without the secrets.
-    pub(crate) fn apply(&self, text: &mut String) {
+    pub fn apply(&self, text: &mut String) {
         let Some(search) = &self.search else { return };
         let mut clean = String::new();
         let (mut kept, mut count) = (0, 0);
@@ -76,7 +76,7 @@ impl Redaction {
     }
 
     /// The same for a text whose rest was left out: what may be the beginning of a secret goes as well.
-    pub(crate) fn apply_to_cut(&self, text: &mut String) {
+    pub fn apply_to_cut(&self, text: &mut String) {
         self.apply(text);
         if self.search.is_some() {
             let mut end = text.len().saturating_sub(self.longest);
@@ -88,7 +88,7 @@ impl Redaction {
     }
 
     /// How often something was taken out.
-    pub(crate) fn found(&self) -> u64 {
+    pub fn found(&self) -> u64 {
         self.found.load(Ordering::Relaxed)
     }
 }
