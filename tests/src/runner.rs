@@ -46,6 +46,9 @@ pub struct Runner {
     pub id: String,
 }
 
+/// What machines of this run's runners seem to lack: see [`Setup::without`].
+pub const WITHOUT: &str = "RUNNER_TEST_WITHOUT";
+
 /// The processes of one runner, by what they do.
 #[derive(Debug, Clone, Default)]
 pub struct Processes {
@@ -78,7 +81,22 @@ impl Setup {
     /// # Errors
     /// The file system's.
     pub fn in_folder(folder: Scratch) -> Result<Self> {
-        Ok(Self {
+        let setup = Self::bare(folder);
+        match std::env::var(WITHOUT) {
+            Ok(what) => setup.without(&what),
+            Err(_) => Ok(setup),
+        }
+    }
+    /// On a machine that seems to lack something: `namespaces`, `mount`, `landlock`, several between commas. Whatever floor that leaves will do.
+    ///
+    /// # Errors
+    /// The program that makes it seem so is not built.
+    pub fn without(self, what: &str) -> Result<Self> {
+        let under = vec![shown(&tools::binary("examples/refuse")?), what.to_owned(), "--".to_owned()];
+        Ok(self.under(under).table("isolation", "require = \"minimal\""))
+    }
+    fn bare(folder: Scratch) -> Self {
+        Self {
             folder,
             credentials: None,
             credentials_mode: 0o600,
@@ -90,7 +108,7 @@ impl Setup {
             environment: BTreeMap::new(),
             under: Vec::new(),
             program: None,
-        })
+        }
     }
     /// Its folder.
     pub fn folder(&self) -> &Scratch {

@@ -62,7 +62,8 @@ fn secret(n: usize) -> String {
 
 /// As an engine's event stream has them.
 fn line(n: usize, secrets: &[String]) -> String {
-    let value = if n % ONE_IN == 0 { secrets[n / ONE_IN % SECRETS].as_str() } else { "nothing that is secret" };
+    let value =
+        if n.is_multiple_of(ONE_IN) { secrets[n / ONE_IN % SECRETS].as_str() } else { "nothing that is secret" };
     format!(
         "{{\"@level\":\"info\",\"@message\":\"module.network[{n}].aws_instance.web: Still creating... [id=i-{n:017x}, {n}s elapsed]\",\
          \"@module\":\"terraform.ui\",\"@timestamp\":\"2026-01-01T00:00:{:02}.000000Z\",\"value\":\"{value}\",\"type\":\"apply_progress\"}}",

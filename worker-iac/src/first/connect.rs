@@ -12,16 +12,19 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, GetSockOpt, SetSockOpt, SockFlag, SockType, SockaddrStorage, connect, getsockopt, setsockopt,
-    socket, sockopt,
+    AddressFamily, GetSockOpt, SetSockOpt, SockFlag, SockType, SockaddrStorage, UnixAddr, connect, getsockopt,
+    setsockopt, socket, sockopt,
 };
+use nix::sys::time::TimeVal;
 use runner_sandbox::notify::{Call, Listener, socket_kind};
+use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Blocking connects that wait at once; beyond it EAGAIN.
 pub(super) const WAITING_MAX: usize = 512;
@@ -143,7 +146,7 @@ impl Connector {
                 return Ok(Answer::GoOn);
             }
             let copy = self.copy_of(call, number)?;
-            return Ok(Answer::Now(connect_other(&copy, family, bytes).map(|()| 0)));
+            return Ok(Answer::Now(connect_other(&copy, family, bytes, call.thread).map(|()| 0)));
         };
         let copy = self.copy_of(call, number)?;
         let kind = socket_kind(copy.as_fd())?;
@@ -247,32 +250,42 @@ fn internet(family: u16, bytes: &[u8]) -> Result<Option<SocketAddr>, Errno> {
 }
 
 /// Connects a copy of the caller's socket to an address of another family, as this process: it may reach no more than the caller.
-fn connect_other(copy: &OwnedFd, family: u16, bytes: &[u8]) -> Result<(), Errno> {
-    if i32::from(family) == libc::AF_UNIX {
-        // by its path, or its abstract name; relative ones would start from another folder here
-        let path = &bytes[2..];
-        let end =
-            if path.first() == Some(&0) { path.len() } else { path.iter().position(|b| *b == 0).unwrap_or(path.len()) };
-        let address = match path.first() {
-            Some(0) => nix::sys::socket::UnixAddr::new_abstract(&path[1..end])?,
-            Some(b'/') => nix::sys::socket::UnixAddr::new(Path::new(
-                std::str::from_utf8(&path[..end]).map_err(|_| Errno::EINVAL)?,
-            ))?,
-            _ => return Err(Errno::ECONNREFUSED),
-        };
-        // a full queue must not keep this process waiting
-        let flags = OFlag::from_bits_truncate(fcntl(copy, FcntlArg::F_GETFL)?);
-        if !flags.contains(OFlag::O_NONBLOCK) {
-            let _ = setsockopt(copy, sockopt::SendTimeout, &nix::sys::time::TimeVal::new(1, 0));
-        }
-        let connected = connect(copy.as_raw_fd(), &address);
-        if !flags.contains(OFlag::O_NONBLOCK) {
-            let _ = setsockopt(copy, sockopt::SendTimeout, &nix::sys::time::TimeVal::new(0, 0));
-        }
-        return connected;
+fn connect_other(copy: &OwnedFd, family: u16, bytes: &[u8], thread: i32) -> Result<(), Errno> {
+    if i32::from(family) != libc::AF_UNIX {
+        // taking a connection back, netlink: what asks for them here does without
+        return Err(Errno::EACCES);
     }
-    // taking a connection back, netlink: what asks for them here does without
-    Err(Errno::EACCES)
+    let address = match bytes[2..].split_first() {
+        Some((0, name)) => UnixAddr::new_abstract(name)?,
+        Some(_) => UnixAddr::new(seen_from(&bytes[2..], thread)?.as_path())?,
+        None => return Err(Errno::EINVAL),
+    };
+    // a full queue must not keep this process waiting
+    let waits = !OFlag::from_bits_truncate(fcntl(copy, FcntlArg::F_GETFL)?).contains(OFlag::O_NONBLOCK);
+    let limit = |seconds| {
+        if waits {
+            let _ = setsockopt(copy, sockopt::SendTimeout, &TimeVal::new(seconds, 0));
+        }
+    };
+    limit(1);
+    let connected = connect(copy.as_raw_fd(), &address);
+    limit(0);
+    connected
+}
+
+/// A path as a thread means it: what starts from its own folder or its own descriptors does so here as well.
+fn seen_from(path: &[u8], thread: i32) -> Result<PathBuf, Errno> {
+    let end = path.iter().position(|b| *b == 0).unwrap_or(path.len());
+    let path = Path::new(OsStr::from_bytes(&path[..end]));
+    if path.as_os_str().is_empty() {
+        return Err(Errno::EINVAL);
+    }
+    let of_thread = |rest: &Path| Path::new("/proc").join(thread.to_string()).join(rest);
+    Ok(match path.strip_prefix("/proc/self").or_else(|_| path.strip_prefix("/proc/thread-self")) {
+        Ok(rest) => of_thread(rest),
+        Err(_) if path.is_absolute() => path.to_owned(),
+        Err(_) => of_thread(&Path::new("cwd").join(path)),
+    })
 }
 
 fn put(listener: &Listener, call: &Call, socket: &OwnedFd, place: Place) -> Result<(), Errno> {
@@ -308,4 +321,37 @@ fn close_on_exec(thread: i32, number: RawFd) -> bool {
     let info = std::fs::read_to_string(format!("/proc/{thread}/fdinfo/{number}")).unwrap_or_default();
     let flags = info.lines().find_map(|l| l.strip_prefix("flags:"));
     flags.and_then(|f| i32::from_str_radix(f.trim(), 8).ok()).is_none_or(|f| f & libc::O_CLOEXEC != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_those_of_the_caller() {
+        for (path, expected) in [
+            (&b"/run/x.sock\0\0"[..], Some("/run/x.sock")),
+            (b"/proc/self/fd/199/plugin", Some("/proc/7/fd/199/plugin")),
+            (b"/proc/thread-self/fd/3/x", Some("/proc/7/fd/3/x")),
+            (b"/proc/selfish/x", Some("/proc/selfish/x")),
+            (b"x.sock\0", Some("/proc/7/cwd/x.sock")),
+            (b"\0x", None),
+        ] {
+            assert_eq!(seen_from(path, 7).ok().as_deref(), expected.map(Path::new), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_read_whole_or_not_at_all() {
+        let v4 = [2, 0, 0x01, 0xbb, 127, 0, 0, 1];
+        assert_eq!(internet(2, &v4), Ok(Some("127.0.0.1:443".parse().expect("an address"))));
+        assert_eq!(internet(2, &v4[..7]), Err(Errno::EINVAL));
+        let mut v6 = vec![10, 0, 0x01, 0xbb, 0, 0, 0, 0];
+        v6.extend([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(internet(10, &v6), Ok(Some("[fe80::1]:443".parse().expect("an address"))));
+        v6.extend(3_u32.to_ne_bytes());
+        assert_eq!(internet(10, &v6).ok().flatten().map(|a| a.to_string()), Some("[fe80::1%3]:443".to_owned()));
+        assert_eq!(internet(10, &v6[..23]), Err(Errno::EINVAL));
+        assert_eq!(internet(1, b"\x01\0/x"), Ok(None));
+    }
 }
