@@ -25,6 +25,9 @@ pub struct Limits {
     pub file_size: u64,
     /// Its private writable memory, bytes (RLIMIT_DATA).
     pub memory: u64,
+    /// Its processes and threads together with those that it starts (RLIMIT_NPROC). The kernel counts them by user and user namespace, so it is
+    /// a bound of this child alone only where it has a user namespace of its own, and never for root itself.
+    pub processes: u64,
     /// How far it stands back behind this process for the processor: 0 to 19, as nice(1) counts.
     pub niceness: i32,
 }

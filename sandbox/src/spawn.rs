@@ -324,6 +324,7 @@ unsafe fn steps(p: &Prepared<'_>) -> Result<(), &'static &'static str> {
             limit(libc::RLIMIT_NOFILE, limits.descriptors)?;
             limit(libc::RLIMIT_FSIZE, limits.file_size)?;
             limit(libc::RLIMIT_DATA, limits.memory)?;
+            limit(libc::RLIMIT_NPROC, limits.processes)?;
             // the kernel's own answer is 20 less the niceness
             let present = 20 - libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, 0) as c_int;
             let niceness = (present + limits.niceness).min(19);

@@ -20,11 +20,13 @@ use std::path::{Path, PathBuf};
 /// Whatever workers do, the supervisor gets to answer its pings.
 const NICENESS: i32 = 5;
 /// An operation's worker: one program, some buffers, and the certificates of the world.
-const OPERATION: Limits = Limits { descriptors: 1024, file_size: 64 << 20, memory: 512 << 20, niceness: NICENESS };
+const OPERATION: Limits = Limits { descriptors: 1024, file_size: 64 << 20, memory: 512 << 20, processes: u64::MAX, niceness: NICENESS };
 /// A resolver's plug-in may be any program.
-const RESOLVER: Limits = Limits { descriptors: 1024, file_size: 64 << 20, memory: 4 << 30, niceness: NICENESS };
+const RESOLVER: Limits = Limits { descriptors: 1024, file_size: 64 << 20, memory: 4 << 30, processes: u64::MAX, niceness: NICENESS };
 /// Engines start a provider for each module and region, and providers map what they like.
-const JOB: Limits = Limits { descriptors: 65_536, file_size: u64::MAX, memory: u64::MAX, niceness: NICENESS };
+const JOB: Limits = Limits { descriptors: 65_536, file_size: u64::MAX, memory: u64::MAX, processes: u64::MAX, niceness: NICENESS };
+/// Processes and threads of one job, where it has a user namespace of its own: an engine with a provider for each of fifty regions has fewer.
+const JOB_PROCESSES: u64 = 8192;
 /// The first of the user ids that operations' workers get where this process is root: beyond those of people, services, systemd's own and
 /// what containers are usually given.
 pub const OWN_USERS: u32 = 1_900_000_000;
@@ -248,6 +250,7 @@ impl Sandboxes {
         found.mechanisms.job_processes = found.mechanisms.job_root && has & trial::JOB_PROCESSES != 0;
         found.mechanisms.job_asks = has & trial::JOB_ASKS != 0;
         found.mechanisms.job_network = has & trial::JOB_NETWORK != 0;
+        found.mechanisms.job_processes_bounded = found.job_user == Some(User::Same) && !root;
         found.share_an_empty_network();
         found
     }
@@ -346,6 +349,8 @@ impl Sandboxes {
             Launch::Job => (JOB, &self.job),
         };
         let filter = filter.as_ref();
+        let bounded = launch == Launch::Job && self.job_user == Some(User::Same) && !nix::unistd::geteuid().is_root();
+        let limits = if bounded { Limits { processes: JOB_PROCESSES, ..limits } } else { limits };
         if launch == Launch::Operation {
             let id = OWN_USERS + 1 + slot;
             let own = self.mechanisms.own_user.then_some(Own { uid: id, gid: id });

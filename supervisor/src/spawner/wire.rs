@@ -87,6 +87,8 @@ pub struct Mechanisms {
     pub job_asks: bool,
     /// Jobs: a network namespace of their own.
     pub job_network: bool,
+    /// Jobs: their processes are counted by themselves.
+    pub job_processes_bounded: bool,
     /// Why jobs have no root of their own.
     pub job_refused: Option<Refused>,
 }
@@ -258,8 +260,16 @@ impl Report {
         let (tag, id, value) = match self {
             Self::Ready(m) => {
                 out[0] = b'R';
-                let flags =
-                    [m.namespaces, m.seccomp, m.own_user, m.job_root, m.job_processes, m.job_asks, m.job_network];
+                let flags = [
+                    m.namespaces,
+                    m.seccomp,
+                    m.own_user,
+                    m.job_root,
+                    m.job_processes,
+                    m.job_asks,
+                    m.job_network,
+                    m.job_processes_bounded,
+                ];
                 out[1] = flags.iter().rev().fold(0, |byte, flag| byte << 1 | u8::from(*flag));
                 out[2] = m.landlock;
                 for (n, refused) in [m.refused, m.job_refused].into_iter().enumerate() {
@@ -304,6 +314,7 @@ impl Report {
                     job_processes: flag(4),
                     job_asks: flag(5),
                     job_network: flag(6),
+                    job_processes_bounded: flag(7),
                     landlock: message[2],
                     refused: refused(0),
                     job_refused: refused(1),
@@ -349,6 +360,7 @@ mod tests {
             Report::Ready(Mechanisms { namespaces: true, own_user: true, ..Mechanisms::default() }),
             Report::Ready(Mechanisms { job_root: true, job_processes: true, refused, ..Mechanisms::default() }),
             Report::Ready(Mechanisms { job_asks: true, job_network: true, ..Mechanisms::default() }),
+            Report::Ready(Mechanisms { job_processes_bounded: true, ..Mechanisms::default() }),
             Report::Ready(Mechanisms { job_refused: Some(Refused::new("clone", 28)), ..Mechanisms::default() }),
             Report::Started { id: 1, pid: 2 },
             Report::Failed { id: 1, errno: 2 },

@@ -47,7 +47,7 @@ const CHILDREN_MAX: Duration = Duration::from_secs(1);
 /// How often what is left is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// The worker's own limits are this process's.
-const LIMITS: Limits = Limits { descriptors: u64::MAX, file_size: u64::MAX, memory: u64::MAX, niceness: 0 };
+const LIMITS: Limits = Limits { descriptors: u64::MAX, file_size: u64::MAX, memory: u64::MAX, processes: u64::MAX, niceness: 0 };
 
 /// Why there is no worker.
 #[derive(Debug, thiserror::Error)]
