@@ -8,6 +8,7 @@
 #[macro_use]
 pub mod seccomp;
 pub mod addresses;
+pub mod cgroup;
 pub mod channel;
 pub mod confine;
 mod inherited;

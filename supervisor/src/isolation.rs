@@ -117,7 +117,10 @@ impl Guarantee {
                 Held::Partial("datagrams are not held back, and hosts are known by their addresses only")
             }
             (Self::AddressesEnforced, Kind::Operation) if m.namespaces => Held::Enforced("own network namespace"),
-            (Self::ProcessesBounded, Kind::Job) if m.job_processes_bounded => Held::Enforced("rlimit in its user namespace"),
+            (Self::MemoryBounded | Self::ProcessesBounded, Kind::Job) if m.job_cgroup => Held::Enforced("own cgroup"),
+            (Self::ProcessesBounded, Kind::Job) if m.job_processes_bounded => {
+                Held::Enforced("rlimit in its user namespace")
+            }
             (Self::MemoryBounded, Kind::Operation) if m.seccomp => Held::Enforced("rlimit"),
             (Self::MemoryBounded, Kind::Operation) => Held::Partial("each of its processes has a limit of its own"),
             (Self::ProcessesBounded | Self::NothingLeftBehind, Kind::Operation) if m.seccomp => {

@@ -24,6 +24,7 @@ fn life(mut arguments: Vec<OsString>) -> i32 {
         },
         "trial" => spawner::sandboxes::try_it(),
         "trial-job" => spawner::sandboxes::try_job(),
+        "trial-wait" => spawner::scopes::wait(),
         "trial-inside" => spawner::sandboxes::try_to_connect(),
         "supervisor" => match cli::settings(arguments.split_off(1)) {
             Ok(flags) => supervisor::run(&flags),

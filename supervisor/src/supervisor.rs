@@ -144,7 +144,7 @@ async fn join(prepared: Prepared, disk: &Handle) -> Result<(), Fatal> {
     let around = Around { settings: current.clone(), dialer: dialer.clone(), resolver, workers: workers.clone() };
     let jobs = {
         let _on_its_own = disk.enter();
-        jobs::start(job_settings(&settings.config, &state, &hostname, &engines), Arc::new(around))
+        jobs::start(job_settings(&settings.config, &mechanisms, &state, &hostname, &engines), Arc::new(around))
     };
     let jobs = jobs.map_err(Fatal::Failure)?;
 
@@ -312,7 +312,13 @@ impl Surroundings for Around {
     }
 }
 
-fn job_settings(config: &Config, state: &State, hostname: &str, engines: &BTreeMap<String, PathBuf>) -> jobs::Settings {
+fn job_settings(
+    config: &Config,
+    mechanisms: &Mechanisms,
+    state: &State,
+    hostname: &str,
+    engines: &BTreeMap<String, PathBuf>,
+) -> jobs::Settings {
     let mut environment = BTreeMap::new();
     let mut set = |name: &str, value: Option<String>| {
         if let Some(value) = value.filter(|v| !v.is_empty()) {
@@ -339,6 +345,7 @@ fn job_settings(config: &Config, state: &State, hostname: &str, engines: &BTreeM
         git: config.git_program(),
         environment,
         backoff: (config.tunnel.backoff_first, config.tunnel.backoff_max),
+        job_cgroup: mechanisms.job_cgroup,
         silence_max: SILENCE_MAX,
     }
 }

@@ -19,6 +19,16 @@ resource "terraform_data" "slow" {
 output "first" { value = terraform_data.quick.output }
 "#;
 
+/// What jobs do that want too much: all memory at once, more and more of it, and processes, processor and disk without end.
+const GREEDY: [(&str, &str); 3] = [
+    ("greedy", "head -c 700M /dev/zero | tail -c 600M | wc -c"),
+    ("growing", r#"perl -e '$s = ""; for (1..60) { $s .= "x" x (8 << 20); select undef, undef, undef, 0.4 }'"#),
+    (
+        "starving",
+        r#"for i in 1 2 3; do (while :; do :; done) & done; perl -e 'open F, ">", "$ENV{TMPDIR}/x"; while (1) { seek F, 0, 0; print F "x" x 65536 for 1..1024 }' & exec perl -e 'while (1) { my $p = fork; exec "sleep", "1234" if defined $p && !$p; select undef, undef, undef, 0.01 }'"#,
+    ),
+];
+
 fn main() -> ExitCode {
     Suite::new()
         .serial()
@@ -35,6 +45,14 @@ async fn under_systemd() -> Result<()> {
     std::fs::create_dir_all(inside.join("bin"))?;
     std::fs::create_dir_all(inside.join("module"))?;
     std::fs::write(inside.join("module/main.tf"), MODULE)?;
+    for (name, command) in GREEDY {
+        let command = command.replace('"', "\\\"").replace("${", "$${");
+        let module = format!(
+            "resource \"terraform_data\" \"a\" {{\n  provisioner \"local-exec\" {{ command = \"{command}\" }}\n}}\n"
+        );
+        std::fs::create_dir_all(inside.join(name))?;
+        std::fs::write(inside.join(name).join("main.tf"), module)?;
+    }
     std::fs::copy(root.join("guest/run"), inside.join("run"))?;
     std::fs::copy(root.join("../deploy/systemd/runner.service"), inside.join("runner.service"))?;
     for program in ["runner", "runner-worker-ops", "runner-worker-iac", "runner-control-plane", "runnerctl"] {

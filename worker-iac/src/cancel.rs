@@ -1,6 +1,11 @@
 //! Whether the job is asked to stop. A step only ever goes up: running, asked, forced.
 
+use shared_proto::v1::JobBound;
+use std::time::Duration;
 use tokio::sync::watch;
+
+/// How long a bound that was run into may take to be known.
+const TOLD_WITHIN: Duration = Duration::from_millis(600);
 
 /// What was asked of a job, and by whom.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -16,21 +21,29 @@ pub(crate) enum Cancel {
 
 /// The side that asks.
 #[derive(Debug, Clone)]
-pub(crate) struct Asker(watch::Sender<Cancel>);
+pub(crate) struct Asker(watch::Sender<Cancel>, watch::Sender<Option<JobBound>>);
 
 /// The side that watches.
 #[derive(Debug, Clone)]
-pub(crate) struct Watcher(watch::Receiver<Cancel>);
+pub(crate) struct Watcher(watch::Receiver<Cancel>, watch::Receiver<Option<JobBound>>);
 
 /// A new pair.
 pub(crate) fn pair() -> (Asker, Watcher) {
-    let (asker, watcher) = watch::channel(Cancel::No);
-    (Asker(asker), Watcher(watcher))
+    let ((asker, watcher), (bound, bounds)) = (watch::channel(Cancel::No), watch::channel(None));
+    (Asker(asker, bound), Watcher(watcher, bounds))
 }
 
 // === impl Asker ===
 
 impl Asker {
+    /// Tells what bound the job has run into; the first one counts.
+    pub(crate) fn ran_into(&self, bound: JobBound) {
+        self.1.send_if_modified(|known| {
+            let news = known.is_none();
+            known.get_or_insert(bound);
+            news
+        });
+    }
     /// Asks; asking again, or for less than what was asked before, changes nothing.
     pub(crate) fn ask(&self, by: &str, force: bool) {
         self.0.send_if_modified(|state| {
@@ -48,6 +61,11 @@ impl Asker {
 // === impl Watcher ===
 
 impl Watcher {
+    /// What bound the job has run into. Whoever tells it looks every quarter of a second: it is waited for so long.
+    pub(crate) async fn bound(&mut self) -> Option<JobBound> {
+        let told = tokio::time::timeout(TOLD_WITHIN, self.1.wait_for(Option::is_some)).await;
+        told.ok()?.ok()?.clone()
+    }
     /// What is asked now.
     pub(crate) fn now(&self) -> Cancel {
         self.0.borrow().clone()

@@ -89,6 +89,7 @@ async fn converse(
             match message.kind {
                 Some(job_control::Kind::Cancel(cancel)) => asker.ask(&cancel.by, cancel.force),
                 // a peer that pings without reading the answers is dropped by the writer's deadline
+                Some(job_control::Kind::Bound(bound)) => asker.ran_into(bound),
                 Some(job_control::Kind::Ping(ping)) => drop(pongs.send(ping.nonce).await),
                 None => {}
             }

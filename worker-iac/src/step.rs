@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use shared_proto::failure::Code;
 use shared_proto::spool::{Reader, SpoolError};
 use shared_proto::v1::event::Body;
-use shared_proto::v1::{Event, JobKind, JobRequest, JobResult, JobStart, PhaseChanged, PlanSaved};
+use shared_proto::v1::{Event, JobBound, JobKind, JobRequest, JobResult, JobStart, PhaseChanged, PlanSaved};
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -285,8 +285,11 @@ impl Step {
         self.journal.record(Body::PhaseChanged(PhaseChanged { phase: phase.into(), detail: detail.into() })).await;
     }
 
-    async fn record_end(&self, ended: Result<End, Stop>) {
-        let result = match ended {
+    async fn record_end(&mut self, ended: Result<End, Stop>) {
+        // what an engine failed at may be a bound of its job
+        let engine_failed = matches!(&ended, Err(Stop::Failed(_, Some(_)) | Stop::Canceled { exit: Some(_), .. }));
+        let bound = if engine_failed && self.start.bounded { self.cancel.bound().await } else { None };
+        let mut result = match ended {
             Ok(End::Waiting) => return,
             Ok(End::Result(phase, message)) => {
                 JobResult { phase: phase.into(), code: "ok".into(), message, ..Default::default() }
@@ -300,6 +303,14 @@ impl Step {
                 ..with_exit(exit)
             },
         };
+        if let Some(JobBound { what, memory }) = bound {
+            result.message = format!("The job was at its bounds: {what}. {}", result.message);
+            if memory {
+                result.phase = "failed".into();
+                result.code = Code::WorkerOutOfMemory.as_str().into();
+                result.next_step = "Give jobs more memory (jobs.memory_mib of the runner), or do less at once.".into();
+            }
+        }
         for refusal in refusals() {
             self.journal.note(format!("The job's policy refused a connection to {refusal}.")).await;
         }

@@ -37,7 +37,8 @@ int main(int argc, char **argv) {
     return write(fd, &c, 1) != 1;
 }
 "#;
-const LIMITS: Limits = Limits { descriptors: 1024, file_size: 64 << 20, memory: 512 << 20, processes: u64::MAX, niceness: 0 };
+const LIMITS: Limits =
+    Limits { descriptors: 1024, file_size: 64 << 20, memory: 512 << 20, processes: u64::MAX, niceness: 0 };
 /// What an operation's worker sees.
 const ROOT: &[&str] = &["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/etc/ssl/certs"];
 /// For how long starts are counted.

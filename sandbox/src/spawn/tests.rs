@@ -9,7 +9,8 @@ use std::io::Read as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 
-const LIMITS: Limits = Limits { descriptors: 256, file_size: 1 << 20, memory: 1 << 30, processes: u64::MAX, niceness: 1 };
+const LIMITS: Limits =
+    Limits { descriptors: 256, file_size: 1 << 20, memory: 1 << 30, processes: u64::MAX, niceness: 1 };
 const CONFINED: Confinement<'_> =
     Confinement { limits: LIMITS, namespaces: None, network: None, own: None, domain: None, filter: None };
 
@@ -326,7 +327,8 @@ fn in_a_user_namespace_of_its_own_its_processes_have_a_bound() {
         // the kernel makes an exception for root, in every user namespace that root has made
         return eprintln!("not as root");
     }
-    let namespaces = Namespaces { user: User::Same, network: false, root: Some(usual_root().show("/dev/null".as_ref())) };
+    let namespaces =
+        Namespaces { user: User::Same, network: false, root: Some(usual_root().show("/dev/null".as_ref())) };
     let limits = Limits { processes: 8, ..LIMITS };
     let script = "exec 2>&3; i=0; while [ $i -lt 20 ]; do sleep 1 & i=$((i+1)); done; echo $i >&3";
     match confined(script, &Confinement { limits, namespaces: Some(&namespaces), ..CONFINED }) {

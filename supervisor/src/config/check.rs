@@ -72,11 +72,13 @@ struct FileEngines {
     terraform: PathBuf,
     cli_config: PathBuf,
 }
-#[derive(Deserialize, Default)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct FileJobs {
     reads: String,
     hosts: String,
+    memory_mib: u64,
+    processes: u64,
 }
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
@@ -134,6 +136,11 @@ impl Default for FileTunnel {
 impl Default for FileWorkers {
     fn default() -> Self {
         Self { ops: PathBuf::new(), iac: PathBuf::new(), warm: 16 }
+    }
+}
+impl Default for FileJobs {
+    fn default() -> Self {
+        Self { reads: String::new(), hosts: String::new(), memory_mib: 0, processes: 4096 }
     }
 }
 impl Default for FileIsolation {
@@ -267,6 +274,11 @@ impl File {
             ops: absolute("workers.ops", self.workers.ops)?.unwrap_or_else(|| beside.join("runner-worker-ops")),
             iac: absolute("workers.iac", self.workers.iac)?.unwrap_or_else(|| beside.join("runner-worker-iac")),
             reads: Vec::new(),
+            job_memory_mib: match within("jobs.memory_mib", self.jobs.memory_mib, 0, u64::from(u32::MAX) - 1)? {
+                0 => most_of_the_memory(),
+                mib => mib as u32,
+            },
+            job_processes: within("jobs.processes", self.jobs.processes, 16, u64::from(u32::MAX) - 1)? as u32,
         };
         let workers_warm = within("workers.warm", self.workers.warm.into(), 0, WARM_MAX.into())? as u32;
         let engines = Engines {
@@ -319,6 +331,14 @@ impl File {
         config.shown = config.show(sources);
         Ok(config)
     }
+}
+
+/// Three quarters of this machine's, MiB: what a job may have that nobody has said more about.
+fn most_of_the_memory() -> u32 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib =
+        text.lines().find_map(|l| l.strip_prefix("MemTotal:")?.split_ascii_whitespace().next()?.parse::<u64>().ok());
+    u32::try_from(kib.unwrap_or(4 << 20) / 1024 * 3 / 4).unwrap_or(u32::MAX - 1)
 }
 
 /// Paths between colons, as in PATH.
@@ -400,6 +420,8 @@ impl Config {
                     let shown: Vec<_> = self.jobs.reads.iter().map(|p| p.display().to_string()).collect();
                     shown.join(":")
                 }
+                "jobs.memory_mib" => self.workers.job_memory_mib.to_string(),
+                "jobs.processes" => self.workers.job_processes.to_string(),
                 "jobs.hosts" => self.jobs.hosts.join(","),
                 "sources.allow_file" => self.allow_file_sources.to_string(),
                 _ => String::new(),

@@ -131,6 +131,10 @@ pub struct WorkerPaths {
     pub iac: PathBuf,
     /// What every job reads besides: engines, git, and what the configuration names.
     pub reads: Vec<PathBuf>,
+    /// What a job may have where it has a control group of its own: memory, MiB.
+    pub job_memory_mib: u32,
+    /// And processes.
+    pub job_processes: u32,
 }
 
 /// The engines; `None`: found on PATH.

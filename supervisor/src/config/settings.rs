@@ -109,6 +109,12 @@ pub const SETTINGS: &[Setting] = &[
         "",
         "The only hosts that jobs connect to, between commas: NAME, *.NAME, an address or a network; else all but metadata services, link-local addresses and the control plane",
     ),
+    number(
+        "jobs.memory_mib",
+        "0",
+        "A job's memory, MiB, where systemd gives it a scope; 0: three quarters of the machine's",
+    ),
+    number("jobs.processes", "4096", "A job's processes and threads, where systemd gives it a scope"),
     switch("sources.allow_file", "false", "Whether a job's Git source may be a folder of this machine (file://)"),
 ];
 

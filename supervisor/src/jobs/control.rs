@@ -1,10 +1,11 @@
 //! The supervisor's end of a job's control socket: cancels, pings, and word of new events. The socket lies in the worker's folder,
 //! so whoever answers there must be the worker itself, by the kernel's word.
 
+use super::bounds::Hit;
 use super::folder::Folder;
 use super::identity::ProcessIdentity;
 use shared_proto::frame::{self, FrameError, Kind};
-use shared_proto::v1::{JobCancel, JobControl, JobNotice, JobPing, job_control, job_notice};
+use shared_proto::v1::{JobBound, JobCancel, JobControl, JobNotice, JobPing, job_control, job_notice};
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
@@ -53,6 +54,10 @@ impl Control {
     /// Asks it to stop.
     pub(super) async fn cancel(&mut self, by: &str, force: bool) -> Result<(), FrameError> {
         self.say(job_control::Kind::Cancel(JobCancel { by: by.to_owned(), force })).await
+    }
+    /// Tells it what bound it has run into.
+    pub(super) async fn bound(&mut self, hit: &Hit) -> Result<(), FrameError> {
+        self.say(job_control::Kind::Bound(JobBound { what: hit.what.clone(), memory: hit.memory })).await
     }
     /// Asks whether it lives.
     pub(super) async fn ping(&mut self, nonce: u64) -> Result<(), FrameError> {

@@ -5,6 +5,7 @@
 //!                              └─yes─▶ adopt the worker, or end the job as crashed or lost; never start that step again
 //! ```
 
+use super::bounds::Bounds;
 use super::control::Control;
 use super::ending;
 use super::folder::{Assigned, Ending, Folder, Marker, Step, Store};
@@ -202,7 +203,9 @@ impl Job {
 
     /// The worker of a step that another supervisor started.
     fn adopt(&self, marker: Marker) -> Option<Worker> {
-        Some(Worker { identity: marker.process?, exit: None })
+        let identity = marker.process?;
+        let bounds = if identity.alive() { Bounds::of(identity.pid) } else { None };
+        Some(Worker { identity, bounds, exit: None })
     }
 
     /// Whether a step has its marker, and yet nothing was begun: the supervisor died before it had told the worker what to do, or with the
@@ -387,6 +390,15 @@ impl Job {
                         nonce += 1;
                         if open.ping(nonce).await.is_err() {
                             control = None;
+                        }
+                    }
+                    if let Some(hit) = worker.bounds.as_mut().and_then(Bounds::look) {
+                        tracing::warn!(job = self.assigned.job_id, hit = hit.what, "the job is at its bounds");
+                        if hit.asks {
+                            self.decided.cancel(format!("the runner, because {}", hit.what), false);
+                        }
+                        if let Some(open) = &mut control {
+                            let _ = open.bound(&hit).await;
                         }
                     }
                     // the worker has said its last word, and the first process of the job does not end

@@ -1,6 +1,7 @@
 //! Starts one step: source and credentials first, then the marker, then the worker. After the marker the step is never started again,
 //! whatever happens.
 
+use super::bounds::Bounds;
 use super::folder::{Folder, Marker, Step, Store};
 use super::identity::ProcessIdentity;
 use super::service::{Held, Service};
@@ -40,6 +41,8 @@ pub(super) struct Launch<'a> {
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) identity: ProcessIdentity,
+    /// What it may have, where it has a control group of its own.
+    pub(super) bounds: Option<Bounds>,
     /// How it ends, where somebody can tell.
     pub(super) exit: Option<oneshot::Receiver<Exit>>,
 }
@@ -94,6 +97,7 @@ impl Launch<'_> {
             git_path: self.settings.git.display().to_string(),
             environment: self.settings.environment.clone().into_iter().collect(),
             next_sequence,
+            bounded: self.settings.job_cgroup,
             plan_sha256: plan_sha256.to_owned(),
             // the worker is told of another one only
             state_instance: match self.state_instance {
@@ -126,6 +130,10 @@ impl Launch<'_> {
             .ok_or_else(|| Code::WorkerCrashed.on("the job's worker ended as soon as it was started"))?;
         // before it is told anything: what has no process here was never told what to do
         self.folder.mark(step, &Marker { process: Some(identity.clone()), ..marker })?;
+        let bounds = if self.settings.job_cgroup { Bounds::settled(pid).await } else { None };
+        if self.settings.job_cgroup && bounds.is_none() {
+            tracing::warn!(job = self.held.job_id, "the job did not get its scope, and has no bounds");
+        }
         let taking = async {
             frame::write_message(&mut socket, Kind::Request, &first).await?;
             frame::write_message(&mut socket, Kind::Request, start).await?;
@@ -137,7 +145,7 @@ impl Launch<'_> {
             Ok(Err(e)) => tracing::warn!(job = self.held.job_id, error = %e, "the worker did not take its request"),
             Err(_) => tracing::warn!(job = self.held.job_id, "the worker did not take its request in time"),
         }
-        Ok(Worker { identity, exit: Some(exit) })
+        Ok(Worker { identity, bounds, exit: Some(exit) })
     }
 }
 

@@ -9,6 +9,7 @@
 //! Each job is owned by one task, each folder by that job. Nothing here may start a step twice (its marker says that it was started),
 //! believe what a worker wrote beyond what can be checked, or signal a process that is not the job's.
 
+mod bounds;
 mod control;
 mod ending;
 mod folder;

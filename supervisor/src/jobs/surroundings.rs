@@ -72,6 +72,8 @@ pub struct Settings {
     pub environment: BTreeMap<String, String>,
     /// The most that a first wait after a failure takes, and any.
     pub backoff: (Duration, Duration),
+    /// Whether each job gets a control group of its own.
+    pub job_cgroup: bool,
     /// A worker that has not answered for so long is ended.
     pub silence_max: Duration,
 }

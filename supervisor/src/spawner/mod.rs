@@ -11,6 +11,7 @@
 //! a pid namespace.
 
 pub mod sandboxes;
+pub mod scopes;
 pub mod wire;
 
 use nix::errno::Errno;
@@ -24,10 +25,12 @@ use nix::unistd::Pid;
 use runner_sandbox::landlock::Ruleset;
 use runner_sandbox::{channel, process, sessions, spawn};
 use sandboxes::Sandboxes;
+use scopes::Bounds;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Instant;
 use wire::{Launch, Report, Request};
 
 /// Live workers at once: twice the operations of a session by default, with room for resolvers and jobs.
@@ -41,8 +44,18 @@ struct Spawner {
     iac: CString,
     live: HashMap<i32, Worker>,
     slots: Slots,
+    /// Jobs that are asked a scope for, by the process that asks.
+    settling: HashMap<i32, Settling>,
+    bounds: Bounds,
     /// At most two reports for each worker: the supervisor reads them always.
     reports: VecDeque<Report>,
+}
+
+/// A job whose start is told once its scope is there, or nobody says so in time.
+struct Settling {
+    id: u64,
+    pid: i32,
+    until: Instant,
 }
 
 struct Worker {
@@ -104,6 +117,8 @@ impl Spawner {
             iac: CString::default(),
             live: HashMap::new(),
             slots: Slots::new(WORKERS_MAX),
+            settling: HashMap::new(),
+            bounds: Bounds { memory: u64::MAX, processes: u64::MAX },
             reports: VecDeque::from([ready]),
         })
     }
@@ -117,7 +132,13 @@ impl Spawner {
             }
             let mut watched =
                 [PollFd::new(self.supervisor.as_fd(), interest), PollFd::new(self.children.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut watched, PollTimeout::NONE) {
+            // rounded up: one round too early would spin
+            let due = self.settling.values().map(|s| s.until).min();
+            let timeout = due.map_or(PollTimeout::NONE, |due| {
+                let left = due.saturating_duration_since(Instant::now()).as_millis() + 1;
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+            });
+            match poll(&mut watched, timeout) {
                 Err(Errno::EINTR) => continue,
                 other => drop(other?),
             }
@@ -126,6 +147,7 @@ impl Spawner {
                 while let Ok(Some(_)) = self.children.read_signal() {}
                 self.reap();
             }
+            self.settle_late();
             if !self.receive()? {
                 self.end();
                 return Ok(());
@@ -150,7 +172,10 @@ impl Spawner {
                 Some(Request::Start { id, launch, domain, writes }) => {
                     let domain = if domain { descriptors.next_back().map(Ruleset::from_descriptor) } else { None };
                     let report = self.start(id, launch, writes.into(), descriptors.collect(), domain);
-                    self.reports.push_back(report);
+                    self.reports.extend(report);
+                }
+                Some(Request::Bounds { memory_mib, processes }) => {
+                    self.bounds = Bounds { memory: u64::from(memory_mib) << 20, processes: processes.into() };
                 }
                 Some(Request::Kill { pid, signal }) => self.kill(pid, signal),
                 Some(Request::Program { launch: Launch::Job, path }) => {
@@ -171,11 +196,11 @@ impl Spawner {
         writes: usize,
         descriptors: Vec<OwnedFd>,
         domain: Option<Ruleset>,
-    ) -> Report {
+    ) -> Option<Report> {
         let Some((socket, others)) = descriptors.split_first() else {
-            return Report::Failed { id, errno: Errno::EBADF as i32 };
+            return Some(Report::Failed { id, errno: Errno::EBADF as i32 });
         };
-        let Some(slot) = self.slots.take() else { return Report::Failed { id, errno: 0 } };
+        let Some(slot) = self.slots.take() else { return Some(Report::Failed { id, errno: 0 }) };
         let (path, arguments) = match launch {
             Launch::Operation => (&self.ops, [c"runner-worker-ops", c"operation"]),
             Launch::Resolver => (&self.ops, [c"runner-worker-ops", c"resolve"]),
@@ -186,7 +211,7 @@ impl Spawner {
             Ok(program) => program,
             Err(errno) => {
                 self.slots.give_back(slot);
-                return Report::Failed { id, errno: errno as i32 };
+                return Some(Report::Failed { id, errno: errno as i32 });
             }
         };
         let job = launch == Launch::Job;
@@ -209,11 +234,17 @@ impl Spawner {
         match started {
             Ok(pid) => {
                 self.live.insert(pid, Worker { id, launch, slot });
-                Report::Started { id, pid }
+                // it waits for its first word meanwhile
+                let asks = self.sandboxes.scopes().filter(|_| job).map(|s| s.ask(&mut self.spawn, pid, self.bounds));
+                if let Some(Ok(asks)) = asks {
+                    self.settling.insert(asks, Settling { id, pid, until: Instant::now() + scopes::ANSWER_WITHIN });
+                    return None;
+                }
+                Some(Report::Started { id, pid })
             }
             Err(e) => {
                 self.slots.give_back(slot);
-                Report::Failed { id, errno: e.errno as i32 }
+                Some(Report::Failed { id, errno: e.errno as i32 })
             }
         }
     }
@@ -230,6 +261,18 @@ impl Spawner {
             let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
         } else {
             let _ = sessions::signal(pid, signal);
+        }
+    }
+
+    /// Nobody has answered in time: it goes without.
+    fn settle_late(&mut self) {
+        let now = Instant::now();
+        let late: Vec<i32> = self.settling.iter().filter(|(_, s)| s.until <= now).map(|(asks, _)| *asks).collect();
+        for asks in late {
+            let _ = nix::sys::signal::kill(Pid::from_raw(asks), Signal::SIGKILL);
+            if let Some(Settling { id, pid, .. }) = self.settling.remove(&asks) {
+                self.reports.push_back(Report::Started { id, pid });
+            }
         }
     }
 
@@ -251,6 +294,17 @@ impl Spawner {
                 Err(Errno::EINTR) => continue,
                 _ => return,
             };
+            if let Some(Settling { id, pid: job, .. }) = self.settling.remove(&pid.as_raw()) {
+                let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
+                self.reports.push_back(Report::Started { id, pid: job });
+                continue;
+            }
+            // a job that ended before its scope was there has started all the same
+            if let Some(asks) = self.settling.iter().find(|(_, s)| s.pid == pid.as_raw()).map(|(asks, _)| *asks)
+                && let Some(Settling { id, pid, .. }) = self.settling.remove(&asks)
+            {
+                self.reports.push_back(Report::Started { id, pid });
+            }
             let worker = self.live.remove(&pid.as_raw());
             let mortal = worker.as_ref().is_some_and(|w| w.launch != Launch::Job);
             if mortal {

@@ -3,6 +3,7 @@
 //! A trial is this very program in the mode `trial`, started as an operation's worker would be: it says by its exit code whether what
 //! should be refused is refused. What cannot be had is left out, and the supervisor is told; it decides whether that is enough.
 
+use super::scopes::Scopes;
 use super::wire::{Launch, Mechanisms, READS_MAX, Refused};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -20,11 +21,14 @@ use std::path::{Path, PathBuf};
 /// Whatever workers do, the supervisor gets to answer its pings.
 const NICENESS: i32 = 5;
 /// An operation's worker: one program, some buffers, and the certificates of the world.
-const OPERATION: Limits = Limits { descriptors: 1024, file_size: 64 << 20, memory: 512 << 20, processes: u64::MAX, niceness: NICENESS };
+const OPERATION: Limits =
+    Limits { descriptors: 1024, file_size: 64 << 20, memory: 512 << 20, processes: u64::MAX, niceness: NICENESS };
 /// A resolver's plug-in may be any program.
-const RESOLVER: Limits = Limits { descriptors: 1024, file_size: 64 << 20, memory: 4 << 30, processes: u64::MAX, niceness: NICENESS };
+const RESOLVER: Limits =
+    Limits { descriptors: 1024, file_size: 64 << 20, memory: 4 << 30, processes: u64::MAX, niceness: NICENESS };
 /// Engines start a provider for each module and region, and providers map what they like.
-const JOB: Limits = Limits { descriptors: 65_536, file_size: u64::MAX, memory: u64::MAX, processes: u64::MAX, niceness: NICENESS };
+const JOB: Limits =
+    Limits { descriptors: 65_536, file_size: u64::MAX, memory: u64::MAX, processes: u64::MAX, niceness: NICENESS };
 /// Processes and threads of one job, where it has a user namespace of its own: an engine with a provider for each of fifty regions has fewer.
 const JOB_PROCESSES: u64 = 8192;
 /// The first of the user ids that operations' workers get where this process is root: beyond those of people, services, systemd's own and
@@ -124,6 +128,8 @@ pub(super) struct Sandboxes {
     operation: Option<Filter>,
     resolver: Option<Filter>,
     job: Option<Filter>,
+    /// Where jobs get control groups of their own.
+    scopes: Option<Scopes>,
     /// How a job is in namespaces, where it is.
     job_user: Option<User>,
     /// What every job reads on this machine, besides [`JOB_ROOT`].
@@ -155,6 +161,7 @@ impl Sandboxes {
             operation: profiles::OPERATION.compile().ok(),
             resolver: profiles::RESOLVER.compile().ok(),
             job: profiles::FIRST.compile().ok(),
+            scopes: None,
             job_user: None,
             job_reads: Vec::new(),
         };
@@ -251,6 +258,8 @@ impl Sandboxes {
         found.mechanisms.job_asks = has & trial::JOB_ASKS != 0;
         found.mechanisms.job_network = has & trial::JOB_NETWORK != 0;
         found.mechanisms.job_processes_bounded = found.job_user == Some(User::Same) && !root;
+        found.scopes = Scopes::find(spawn, &program);
+        found.mechanisms.job_cgroup = found.scopes.is_some();
         found.share_an_empty_network();
         found
     }
@@ -267,6 +276,10 @@ impl Sandboxes {
 
     pub(super) fn mechanisms(&self) -> Mechanisms {
         self.mechanisms
+    }
+
+    pub(super) fn scopes(&self) -> Option<&Scopes> {
+        self.scopes.as_ref()
     }
 
     /// Whether the worker is the first process of a pid namespace, whose exit codes stand for signals.

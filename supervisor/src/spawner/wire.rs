@@ -56,6 +56,13 @@ pub enum Request {
         /// Its absolute path.
         path: CString,
     },
+    /// What a job may have, where it has a control group of its own.
+    Bounds {
+        /// Memory, MiB.
+        memory_mib: u32,
+        /// Processes and threads.
+        processes: u32,
+    },
     /// What every job reads, besides what is the same for all machines; forgotten with the next [`Request::Program`] for jobs.
     Reads {
         /// Its absolute path.
@@ -87,6 +94,8 @@ pub struct Mechanisms {
     pub job_asks: bool,
     /// Jobs: a network namespace of their own.
     pub job_network: bool,
+    /// Jobs: a control group each.
+    pub job_cgroup: bool,
     /// Jobs: their processes are counted by themselves.
     pub job_processes_bounded: bool,
     /// Why jobs have no root of their own.
@@ -194,6 +203,11 @@ impl Request {
                 (out[0], out[1]) = (b'P', *launch as u8);
                 with_path(&mut out, path);
             }
+            Self::Bounds { memory_mib, processes } => {
+                out[0] = b'B';
+                out[4..8].copy_from_slice(&memory_mib.to_le_bytes());
+                out[8..12].copy_from_slice(&processes.to_le_bytes());
+            }
             Self::Reads { path } => {
                 out[0] = b'D';
                 with_path(&mut out, path);
@@ -212,6 +226,10 @@ impl Request {
                 writes: head[3],
             }),
             (b'K', 0) => Some(Self::Kill { pid: int(head, 8)?, signal: int(head, 4)? }),
+            (b'B', 0) => Some(Self::Bounds {
+                memory_mib: int(head, 4)?.cast_unsigned(),
+                processes: int(head, 8)?.cast_unsigned(),
+            }),
             (b'P', PATH_SIZE) => Some(Self::Program {
                 launch: Launch::from_byte(head[1])?,
                 path: CStr::from_bytes_until_nul(rest).ok()?.to_owned(),
@@ -269,8 +287,10 @@ impl Report {
                     m.job_asks,
                     m.job_network,
                     m.job_processes_bounded,
+                    m.job_cgroup,
                 ];
-                out[1] = flags.iter().rev().fold(0, |byte, flag| byte << 1 | u8::from(*flag));
+                let bits = flags.iter().rev().fold(0_u16, |bits, flag| bits << 1 | u16::from(*flag));
+                [out[1], out[4]] = bits.to_le_bytes();
                 out[2] = m.landlock;
                 for (n, refused) in [m.refused, m.job_refused].into_iter().enumerate() {
                     let Some(refused) = refused else { continue };
@@ -300,7 +320,7 @@ impl Report {
         let value = int(message, 16)?;
         Some(match message[0] {
             b'R' => {
-                let flag = |n: u8| message[1] & 1 << n != 0;
+                let flag = |n: u8| u16::from_le_bytes([message[1], message[4]]) & 1 << n != 0;
                 let refused = |n: usize| -> Option<Refused> {
                     let at = REFUSED_AT[n];
                     let step = message[at + 8..at + 8 + STEP_SIZE].try_into().ok()?;
@@ -315,6 +335,7 @@ impl Report {
                     job_asks: flag(5),
                     job_network: flag(6),
                     job_processes_bounded: flag(7),
+                    job_cgroup: flag(8),
                     landlock: message[2],
                     refused: refused(0),
                     job_refused: refused(1),
@@ -343,6 +364,7 @@ mod tests {
             Request::Start { id: u64::MAX, launch: Launch::Job, domain: true, writes: 2 },
             Request::Kill { pid: 7, signal: 9 },
             Request::program(Launch::Operation, Path::new("/usr/lib/runner/ops")).expect("a path"),
+            Request::Bounds { memory_mib: u32::MAX, processes: 7 },
             Request::reads(Path::new("/srv/mirror")).expect("a path"),
         ];
         for request in requests {
@@ -361,6 +383,7 @@ mod tests {
             Report::Ready(Mechanisms { job_root: true, job_processes: true, refused, ..Mechanisms::default() }),
             Report::Ready(Mechanisms { job_asks: true, job_network: true, ..Mechanisms::default() }),
             Report::Ready(Mechanisms { job_processes_bounded: true, ..Mechanisms::default() }),
+            Report::Ready(Mechanisms { job_cgroup: true, refused, ..Mechanisms::default() }),
             Report::Ready(Mechanisms { job_refused: Some(Refused::new("clone", 28)), ..Mechanisms::default() }),
             Report::Started { id: 1, pid: 2 },
             Report::Failed { id: 1, errno: 2 },

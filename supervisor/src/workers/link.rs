@@ -163,6 +163,9 @@ impl Link {
                 None => tracing::error!(path = %path.display(), "a worker's path is not absolute or too long"),
             }
         }
+        let bounds =
+            wire::Request::Bounds { memory_mib: self.paths.job_memory_mib, processes: self.paths.job_processes };
+        self.outgoing.push_back(Outgoing { request: bounds, descriptors: Vec::new() });
         for request in self.paths.reads.iter().take(wire::READS_MAX).filter_map(|path| wire::Request::reads(path)) {
             self.outgoing.push_back(Outgoing { request, descriptors: Vec::new() });
         }

@@ -47,7 +47,8 @@ const CHILDREN_MAX: Duration = Duration::from_secs(1);
 /// How often what is left is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// The worker's own limits are this process's.
-const LIMITS: Limits = Limits { descriptors: u64::MAX, file_size: u64::MAX, memory: u64::MAX, processes: u64::MAX, niceness: 0 };
+const LIMITS: Limits =
+    Limits { descriptors: u64::MAX, file_size: u64::MAX, memory: u64::MAX, processes: u64::MAX, niceness: 0 };
 
 /// Why there is no worker.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +99,9 @@ pub(crate) fn run() -> Result<u8, FirstError> {
 impl First {
     fn start(first: &JobFirst, socket: UnixStream) -> Result<Self, FirstError> {
         let mut mask = SigSet::empty();
-        for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
+        let signals =
+            [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGWINCH];
+        for signal in signals {
             mask.add(signal);
         }
         mask.thread_block().map_err(io::Error::from)?;
@@ -210,7 +213,9 @@ impl First {
 
     /// What is sent to this process alone is for the worker; what a terminal or a service manager sends to all it has already.
     fn relay(&self, signal: i32) {
-        if signal == Signal::SIGTERM as i32 && matches!(self.state, State::Serving) {
+        // SIGWINCH is what a scope that is stopped sends to all, and what nobody else minds
+        let asks = [Signal::SIGTERM as i32, Signal::SIGWINCH as i32].contains(&signal);
+        if asks && matches!(self.state, State::Serving) {
             let _ = kill(self.worker, Signal::SIGTERM);
         }
     }

@@ -286,6 +286,7 @@ impl Host {
             git: "/usr/bin/git".into(),
             environment: BTreeMap::new(),
             backoff: (Duration::from_millis(50), Duration::from_millis(200)),
+            job_cgroup: false,
             silence_max: self.silence_max,
         };
         let around = Around { plane: plane.clone(), worker: self.worker.clone() };
