@@ -142,7 +142,8 @@ async fn join(prepared: Prepared, disk: &Handle) -> Result<(), Fatal> {
     let (workers, mut orders) = Workers::start_task(ends, settings.config.workers.clone(), domains)
         .map_err(|e| Fatal::System(format!("the launcher's sockets: {e}")))?;
     let resolver = Resolver::start(current.clone(), workers.clone());
-    let operations = Operations::new(current.clone(), workers.clone(), resolver.clone());
+    let operations =
+        Operations::new(current.clone(), workers.clone(), resolver.clone(), guarantees.operations.as_str());
     let clock = PeerClock::default();
     let dialer = Dialer::new(current.clone(), clock.clone());
     let hostname = nix::unistd::gethostname().ok().and_then(|h| h.into_string().ok()).unwrap_or_default();
@@ -151,7 +152,8 @@ async fn join(prepared: Prepared, disk: &Handle) -> Result<(), Fatal> {
     let around = Around { settings: current.clone(), dialer: dialer.clone(), resolver, workers: workers.clone() };
     let jobs = {
         let _on_its_own = disk.enter();
-        jobs::start(job_settings(&settings.config, &state, &hostname, &engines), Arc::new(around))
+        let isolation = guarantees.jobs.as_str();
+        jobs::start(job_settings(&settings.config, &state, &hostname, &engines, isolation), Arc::new(around))
     };
     let jobs = jobs.map_err(Fatal::Failure)?;
 
@@ -322,7 +324,13 @@ impl Surroundings for Around {
     }
 }
 
-fn job_settings(config: &Config, state: &State, hostname: &str, engines: &BTreeMap<String, PathBuf>) -> jobs::Settings {
+fn job_settings(
+    config: &Config,
+    state: &State,
+    hostname: &str,
+    engines: &BTreeMap<String, PathBuf>,
+    isolation: &'static str,
+) -> jobs::Settings {
     let mut environment = BTreeMap::new();
     let mut set = |name: &str, value: Option<String>| {
         if let Some(value) = value.filter(|v| !v.is_empty()) {
@@ -345,6 +353,7 @@ fn job_settings(config: &Config, state: &State, hostname: &str, engines: &BTreeM
         incarnation: state.incarnation.to_string(),
         at_once: config.jobs_at_once,
         hostname: hostname.to_owned(),
+        isolation,
         engines: engines.clone(),
         git: config.git_program(),
         environment,
