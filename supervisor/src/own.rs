@@ -111,6 +111,8 @@ fn named(config: &Config) -> impl Iterator<Item = &PathBuf> {
 fn files(config: &Config) -> Files {
     let mut reads: Vec<PathBuf> = operation_paths().map(Path::to_owned).collect();
     reads.extend(SYSTEM.iter().chain([&PROCESSES]).map(PathBuf::from));
+    // by which a panic names its places
+    reads.extend(std::env::current_exe());
     reads.extend(Path::new(DEFAULT_FILE).parent().map(Path::to_owned));
     // the folders, by the name that is configured and by where that leads: a file is replaced by another one of its name
     for file in named(config) {

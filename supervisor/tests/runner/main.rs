@@ -434,6 +434,10 @@ async fn the_supervisor_confines_itself() {
         assert!(status["isolation"]["missing"].as_array().expect("a list").iter().any(|m| m == what), "{status}");
     }
     let holds = |name: &str| !missing.iter().any(|m| m.starts_with(&format!("supervisor: {name}")));
+    // what workers have here it has as well
+    let level = session.hello.isolation_level.as_str();
+    assert!(level == "minimal" || holds("system_calls_filtered"), "{missing:?}");
+    assert!(level != "namespaces" || runner_sandbox::landlock::abi() == 0 || holds("files_unreachable"), "{missing:?}");
 
     // every thread: no capability in any set, no way to one, and a filter
     for thread in std::fs::read_dir(format!("/proc/{supervisor}/task")).expect("is there").flatten() {
