@@ -57,6 +57,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "#[derive(serde::Serialize, serde::Deserialize)] #[serde(rename_all = \"snake_case\")]",
         );
     }
+    // what an earlier version wrote has it not
+    build = build.field_attribute(".runner.v1.PhaseChanged.isolation_level", "#[serde(default)]");
     build.compile_fds(descriptors)?;
     Ok(())
 }

@@ -9,6 +9,7 @@ pub mod config;
 pub mod execution;
 pub mod first_start;
 pub mod identity;
+mod isolation;
 pub mod listener;
 pub mod logging;
 pub mod operations;

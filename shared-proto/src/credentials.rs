@@ -141,6 +141,12 @@ impl CredentialsFile {
 
 // === impl Credentials ===
 
+impl Drop for Credentials {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.key);
+    }
+}
+
 impl Credentials {
     /// Reads and checks the file: its mode before anything else, then its form, its version, and that its parts belong together.
     /// The certificate's dates are not judged here: a clock may be set while the runner waits.
@@ -149,7 +155,17 @@ impl Credentials {
     /// `credentials_unreadable`, `credentials_permissions`, `credentials_malformed`, `credentials_version`, `credentials_mismatch`.
     pub fn load(path: &Path) -> Result<Self, Failure> {
         let shown = path.display();
-        let unreadable = |e: std::io::Error| Code::CredentialsUnreadable.on(format!("{shown}: {e}"));
+        let unreadable = |e: std::io::Error| {
+            let failure = Code::CredentialsUnreadable.on(format!("{shown}: {e}"));
+            if e.kind() != std::io::ErrorKind::PermissionDenied {
+                return failure;
+            }
+            // it may have none of root's rights, and have given up every folder but those that it was started with
+            failure.next(format!(
+                "{shown} must belong to the user that the runner runs as, also where that is root. Restart the runner if its folder \
+                 is another one than when it started."
+            ))
+        };
         // O_NONBLOCK: a FIFO in the file's place must not hold the start
         let file = std::fs::OpenOptions::new()
             .read(true)
@@ -166,7 +182,7 @@ impl Credentials {
                 .next(format!("Run `chmod 600 {shown}`.")));
         }
         let me = nix::unistd::geteuid().as_raw();
-        if meta.uid() != me && me != 0 {
+        if meta.uid() != me {
             return Err(Code::CredentialsPermissions
                 .on(format!("{shown} belongs to user {}, the runner runs as {me}", meta.uid())));
         }

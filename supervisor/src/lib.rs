@@ -30,6 +30,7 @@ pub mod launcher;
 pub mod logging;
 pub mod net;
 pub mod operations;
+pub mod own;
 pub mod spawner;
 pub mod state;
 pub mod supervisor;

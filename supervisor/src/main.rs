@@ -16,7 +16,11 @@ fn life(mut arguments: Vec<OsString>) -> i32 {
     match role.as_str() {
         "run" if !asks_for_help => launcher::run(arguments.split_off(1)),
         "spawner" => match runner_sandbox::inherited_descriptor(3) {
-            Ok(supervisor) => spawner::run(supervisor),
+            Ok(supervisor) => {
+                // the supervisor's memory may be locked without a bound, its workers' may not
+                let _ = runner_sandbox::own::bound_locked_memory();
+                spawner::run(supervisor)
+            }
             Err(e) => {
                 eprintln!("runner spawner: {e}; the launcher (`runner run`) starts it");
                 exit::USAGE

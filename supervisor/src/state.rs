@@ -39,6 +39,19 @@ impl State {
         let incarnation = random_id().map_err(unusable)?;
         Ok(Self { instance: instance.into(), incarnation: incarnation.into(), _lock: lock })
     }
+
+    /// Whether it can be used without the rights that only root has.
+    ///
+    /// # Errors
+    /// It belongs to somebody else.
+    pub fn is_ours(path: &Path) -> Result<(), Failure> {
+        use nix::unistd::{AccessFlags, access};
+        access(path, AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK).map_err(|e| {
+            Code::StateUnusable.on(format!("state directory {}: {}", path.display(), io::Error::from(e))).next(
+                "It must belong to the user that the runner runs as, with all that is in it, also where that is root.",
+            )
+        })
+    }
 }
 
 fn private() -> std::fs::OpenOptions {

@@ -7,6 +7,7 @@ use crate::domains::Domains;
 use crate::isolation::Guarantees;
 use crate::jobs::{self, SILENCE_MAX, Surroundings};
 use crate::operations::Operations;
+use crate::own::Own;
 use crate::spawner::wire::Mechanisms;
 use crate::state::State;
 use crate::tunnel::dial::{Dialer, PeerClock};
@@ -63,6 +64,7 @@ struct Prepared {
     settings: Arc<Settings>,
     mechanisms: Mechanisms,
     guarantees: Guarantees,
+    own: Own,
     domains: Domains,
     state: State,
     ends: Ends,
@@ -88,10 +90,14 @@ fn prepare(flags: &Flags) -> Result<Prepared, Fatal> {
     logging::start(config.log_format, &config.log_level).map_err(Fatal::Config)?;
     // 5. whether workers would be confined as required
     let mechanisms = Workers::mechanisms(&spawner).map_err(system("the spawner"))?;
-    let guarantees = Guarantees::with(&mechanisms);
+    let mut guarantees = Guarantees::with(&mechanisms);
     guarantees.suffice(config.isolation_require).map_err(Fatal::Failure)?;
-    // 6. the state directory, then who we are
+    // 6. the state directory, which may take root's rights to make
     let state = State::take(&config.state_dir).map_err(Fatal::Failure)?;
+    // 7. from here on we are no more than we must be, and then who we are is read
+    let own = Own::confine(&config, &mechanisms).map_err(system("giving up privileges"))?;
+    guarantees.missing.extend(own.missing.iter().cloned());
+    State::is_ours(&config.state_dir).map_err(Fatal::Failure)?;
     let settings = Settings::load(config).map_err(Fatal::Failure)?;
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
@@ -102,6 +108,7 @@ fn prepare(flags: &Flags) -> Result<Prepared, Fatal> {
         settings,
         mechanisms,
         guarantees,
+        own,
         domains,
         state,
         ends: Ends { spawner, launcher },
@@ -129,13 +136,14 @@ fn live(prepared: Prepared) -> Result<(), Fatal> {
 
 /// Joins the rooms, and waits for the end. `disk`: where jobs run.
 async fn join(prepared: Prepared, disk: &Handle) -> Result<(), Fatal> {
-    let Prepared { flags, settings, mechanisms, guarantees, domains, state, ends } = prepared;
+    let Prepared { flags, settings, mechanisms, guarantees, own, domains, state, ends } = prepared;
     let (reach, domains) = watch::channel(domains);
     let (replace, current) = watch::channel(settings.clone());
     let (workers, mut orders) = Workers::start_task(ends, settings.config.workers.clone(), domains)
         .map_err(|e| Fatal::System(format!("the launcher's sockets: {e}")))?;
     let resolver = Resolver::start(current.clone(), workers.clone());
-    let operations = Operations::new(current.clone(), workers.clone(), resolver.clone());
+    let operations =
+        Operations::new(current.clone(), workers.clone(), resolver.clone(), guarantees.operations.as_str());
     let clock = PeerClock::default();
     let dialer = Dialer::new(current.clone(), clock.clone());
     let hostname = nix::unistd::gethostname().ok().and_then(|h| h.into_string().ok()).unwrap_or_default();
@@ -144,7 +152,9 @@ async fn join(prepared: Prepared, disk: &Handle) -> Result<(), Fatal> {
     let around = Around { settings: current.clone(), dialer: dialer.clone(), resolver, workers: workers.clone() };
     let jobs = {
         let _on_its_own = disk.enter();
-        jobs::start(job_settings(&settings.config, &mechanisms, &state, &hostname, &engines), Arc::new(around))
+        let isolation = guarantees.jobs.as_str();
+        let settings = job_settings(&settings.config, &mechanisms, &state, &hostname, &engines, isolation);
+        jobs::start(settings, Arc::new(around))
     };
     let jobs = jobs.map_err(Fatal::Failure)?;
 
@@ -190,7 +200,8 @@ async fn join(prepared: Prepared, disk: &Handle) -> Result<(), Fatal> {
         |f| tracing::error!(code = %f.code, detail = f.message, next_step = f.next_step, "no admin socket"),
     );
 
-    let reloading = Reloading { flags, replace: &replace, workers: &workers, reach, mechanisms, guarantees: &floor };
+    let reloading =
+        Reloading { flags, replace: &replace, workers: &workers, reach, mechanisms, guarantees: &floor, own };
     let drained = tokio::select! {
         now = orders_until_drain(&mut orders, &reloading) => !now,
         ended = &mut tunnel => {
@@ -255,6 +266,7 @@ struct Reloading<'a> {
     reach: watch::Sender<Domains>,
     mechanisms: Mechanisms,
     guarantees: &'a Guarantees,
+    own: Own,
 }
 
 impl Reloading<'_> {
@@ -265,6 +277,7 @@ impl Reloading<'_> {
                 return Err("state_dir cannot be changed while it runs".to_owned());
             }
             self.guarantees.suffice(config.isolation_require).map_err(|f| f.to_string())?;
+            self.own.still_reads(&config)?;
             let domains = Domains::new(&config, &self.mechanisms).map_err(|e| format!("domains for workers: {e}"))?;
             Ok((Settings::load(config).map_err(|f| f.to_string())?, domains))
         });
@@ -318,6 +331,7 @@ fn job_settings(
     state: &State,
     hostname: &str,
     engines: &BTreeMap<String, PathBuf>,
+    isolation: &'static str,
 ) -> jobs::Settings {
     let mut environment = BTreeMap::new();
     let mut set = |name: &str, value: Option<String>| {
@@ -341,6 +355,7 @@ fn job_settings(
         incarnation: state.incarnation.to_string(),
         at_once: config.jobs_at_once,
         hostname: hostname.to_owned(),
+        isolation,
         engines: engines.clone(),
         git: config.git_program(),
         environment,

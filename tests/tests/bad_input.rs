@@ -516,7 +516,7 @@ async fn run(channel: &Channel, inputs: Vec<Option<operation_input::Kind>>) -> R
         };
         loop {
             match output.message().await {
-                Ok(Some(v1::OperationOutput { kind: Some(operation_output::Kind::Outcome(outcome)) })) => {
+                Ok(Some(v1::OperationOutput { kind: Some(operation_output::Kind::Outcome(outcome)), .. })) => {
                     return outcome.code;
                 }
                 Ok(Some(_)) => {}

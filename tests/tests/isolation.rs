@@ -245,6 +245,13 @@ async fn in_the_place_of_workers(machine: &Machine, name: &str, control_plane: &
     let operation = String::from_utf8(stream.rest().await?)?;
     judge(name, "operation", &operation, machine.operation)?;
 
+    let records = eventually(SECONDS, "the operation's level", || async {
+        let records = user.get("/operations").await?;
+        Ok(records["items"][0]["isolation_level"].is_string().then_some(records))
+    })
+    .await?;
+    ensure!(records["items"][0]["isolation_level"] == machine.level, "{records}");
+
     // the tunnel, the session and the processes are as they were
     let now = runner.processes();
     ensure!(now.supervisor.is_some() && now.spawner.is_some(), "{now:?}");

@@ -459,9 +459,23 @@ async fn operations_are_listed() -> Result<()> {
     })
     .await?;
     ensure!(one["code"] == "ok" && one["kind"].is_string(), "{one}");
+    ensure!(is_level(&one["isolation_level"]), "{one}");
     let list = user.get("/operations").await?;
-    ensure!(list["items"].as_array().is_some_and(|i| i.iter().any(|o| o["id"] == json!(id))), "{id} in {list}");
+    let listed = list["items"].as_array().context("a list")?.iter().find(|o| o["id"] == json!(id));
+    ensure!(listed.is_some_and(|o| o["isolation_level"] == one["isolation_level"]), "{id} in {list}");
+
+    // what no worker had is not said to have been isolated
+    user.connection("entry-that-is-not-there", "kubernetes", None).await?;
+    let path = "/connections/entry-that-is-not-there/k8s/namespaces";
+    ensure!(user.ask(Method::GET, path, &Value::Null).await?.status != 200);
+    let list = user.get("/operations").await?;
+    let refused = list["items"].as_array().context("a list")?.iter().find(|o| o["code"] == "unknown_connection");
+    ensure!(refused.is_some_and(|o| o["isolation_level"].is_null()), "{list}");
     Ok(())
+}
+
+fn is_level(level: &Value) -> bool {
+    ["minimal", "confined", "namespaces"].iter().any(|l| level == l)
 }
 
 async fn aws_agrees() -> Result<()> {
@@ -515,6 +529,7 @@ async fn deploys(kind: EngineKind) -> Result<()> {
 
     // a preview changes nothing
     let (id, preview) = job(user, &name, &json!({ "kind": "preview" }), &["planned"]).await?;
+    ensure!(is_level(&preview["isolation_level"]), "{preview}");
     ensure!(preview["plan"]["add"] == json!(2) && preview["plan"]["has_changes"] == json!(true), "{preview}");
     ensure!(preview["plan"]["text"].as_str().is_some_and(|t| t.contains("2 to add")), "{preview}");
     ensure!(!user.events_of(&id, "planned_change").await?.is_empty());

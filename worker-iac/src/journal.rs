@@ -309,7 +309,7 @@ mod tests {
         let reserve = folder.path().join("reserve");
         let (_secrets, redaction) = watch::channel(Redaction::new(["a-secret-value"]));
         let (journal, progress, closing) = open(&path, &reserve, redaction.clone(), 1).expect("opens");
-        journal.record(Body::PhaseChanged(PhaseChanged { phase: "preparing".into(), detail: String::new() })).await;
+        journal.record(Body::PhaseChanged(PhaseChanged { phase: "preparing".into(), ..Default::default() })).await;
         journal.note("with a-secret-value in it").await;
         let long = "é".repeat(EVENT_MAX);
         let diagnostic = Diagnostic { summary: long.clone(), detail: long, ..Default::default() };

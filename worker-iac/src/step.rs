@@ -282,7 +282,10 @@ impl Step {
     }
 
     async fn phase(&self, phase: &str, detail: &str) {
-        self.journal.record(Body::PhaseChanged(PhaseChanged { phase: phase.into(), detail: detail.into() })).await;
+        // of this step, whatever another one had
+        let isolation_level = self.start.isolation_level.clone();
+        let changed = PhaseChanged { phase: phase.into(), detail: detail.into(), isolation_level };
+        self.journal.record(Body::PhaseChanged(changed)).await;
     }
 
     async fn record_end(&mut self, ended: Result<End, Stop>) {

@@ -151,6 +151,7 @@ fn show(job: &Value) -> String {
         ("kind", table::text(job, "/kind")),
         ("phase", table::text(job, "/phase")),
         ("runner", table::text(job, "/runner")),
+        ("isolation", table::text(job, "/isolation_level")),
         ("revision", table::text(job, "/revision")),
         ("by", table::text(job, "/created_by")),
         ("created", table::moment(job, "/created_at_ms")),

@@ -2,7 +2,7 @@
 
 use super::Session;
 use crate::client::path;
-use crate::output::table;
+use crate::output::{Format, table};
 use crate::stop::Done;
 use serde_json::{Value, json};
 
@@ -29,27 +29,8 @@ pub(crate) async fn run(command: OperationCommand, session: &Session) -> Done {
     match command {
         OperationCommand::List => {
             let list = session.wait("listing operations", client.get("/operations")).await?;
-            session.output.document(&list, |list| {
-                let rows = table::items(list).iter().map(|o| {
-                    vec![
-                        table::text(o, "/id"),
-                        table::text(o, "/kind"),
-                        table::text(o, "/connection"),
-                        table::text(o, "/runner"),
-                        table::text(o, "/user"),
-                        table::moment(o, "/started_at_ms"),
-                        match table::text(o, "/code") {
-                            code if code.is_empty() => "(running)".into(),
-                            code => code,
-                        },
-                    ]
-                });
-                table::rows(
-                    &["ID", "KIND", "CONNECTION", "RUNNER", "USER", "STARTED", "RESULT"],
-                    rows,
-                    "No operations.",
-                )
-            })
+            let wide = session.output.format == Format::Wide;
+            session.output.document(&list, |list| operations(list, wide))
         }
         OperationCommand::Show { id } => {
             let one = session.wait("asking", client.get(&path(&["operations", &id], &[]))).await?;
@@ -63,6 +44,7 @@ pub(crate) async fn run(command: OperationCommand, session: &Session) -> Done {
                     ("started", table::moment(o, "/started_at_ms")),
                     ("ended", table::moment(o, "/ended_at_ms")),
                     ("result", table::text(o, "/code")),
+                    ("isolation", table::text(o, "/isolation_level")),
                 ])
             })
         }
@@ -72,6 +54,33 @@ pub(crate) async fn run(command: OperationCommand, session: &Session) -> Done {
             session.output.document(&done, cancelled)
         }
     }
+}
+
+/// Operations, one a line; `wide`: also how their workers are isolated.
+fn operations(list: &Value, wide: bool) -> String {
+    let mut columns = vec!["ID", "KIND", "CONNECTION", "RUNNER", "USER", "STARTED", "RESULT"];
+    if wide {
+        columns.push("ISOLATION");
+    }
+    let rows = table::items(list).iter().map(|o| {
+        let mut row = vec![
+            table::text(o, "/id"),
+            table::text(o, "/kind"),
+            table::text(o, "/connection"),
+            table::text(o, "/runner"),
+            table::text(o, "/user"),
+            table::moment(o, "/started_at_ms"),
+            match table::text(o, "/code") {
+                code if code.is_empty() => "(running)".into(),
+                code => code,
+            },
+        ];
+        if wide {
+            row.push(table::text(o, "/isolation_level"));
+        }
+        row
+    });
+    table::rows(&columns, rows, "No operations.")
 }
 
 /// What came of a cancel: an operation that had ended stays as it was.
@@ -87,6 +96,14 @@ fn cancelled(operation: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_wide_list_says_how_workers_are_isolated() {
+        let list = json!({"items": [{"id": "op_1", "code": "ok", "isolation_level": "confined"}, {"id": "op_2"}]});
+        let (narrow, wide) = (operations(&list, false), operations(&list, true));
+        assert!(!narrow.contains("confined") && wide.contains("ISOLATION") && wide.contains("confined"), "{wide}");
+        assert!(wide.contains("op_2") && wide.contains("(running)"), "{wide}");
+    }
 
     #[test]
     fn a_cancel_says_what_came_of_it() {

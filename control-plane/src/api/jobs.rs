@@ -63,6 +63,8 @@ pub(super) struct JobView {
     result: Option<JobEnd>,
     approved_by: Option<String>,
     canceled_by: Option<String>,
+    /// How the workers were isolated that had it, the weakest of them: minimal, confined or namespaces; none where no worker had it.
+    isolation_level: Option<String>,
     /// The newest event's number.
     last_sequence: u64,
 }
@@ -136,6 +138,7 @@ impl JobViews {
             revision: job.revision,
             approved_by: job.approved_by,
             canceled_by: job.canceled_by,
+            isolation_level: job.isolation_level,
             last_sequence: u64::try_from(job.last_sequence).unwrap_or(0),
         }
     }

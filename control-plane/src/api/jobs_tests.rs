@@ -141,7 +141,7 @@ fn stack_body(name: &str) -> Value {
     })
 }
 fn phase(phase: &str) -> event::Body {
-    event::Body::PhaseChanged(v1::PhaseChanged { phase: phase.into(), detail: String::new() })
+    event::Body::PhaseChanged(v1::PhaseChanged { phase: phase.into(), ..Default::default() })
 }
 fn code(answer: &(StatusCode, Value)) -> (u16, &str) {
     (answer.0.as_u16(), answer.1["error"]["code"].as_str().unwrap_or_default())

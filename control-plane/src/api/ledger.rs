@@ -32,6 +32,7 @@ pub(crate) struct Line {
 #[derive(Debug)]
 enum Entry {
     Started(Box<OperationRecord>, CancellationToken),
+    Isolated { id: String, level: &'static str },
     Ended { id: String, code: String },
     Cancel { organization: String, id: String, done: oneshot::Sender<()> },
     Written(oneshot::Sender<()>),
@@ -92,14 +93,21 @@ impl Line {
     pub(crate) fn cancelled(&self) -> CancellationToken {
         self.cancel.clone()
     }
+    /// Writes down how its worker is isolated.
+    pub(crate) fn isolated(&self, level: &'static str) {
+        self.enter(Entry::Isolated { id: self.id.clone(), level });
+    }
     /// Writes down how it ended; the first end counts.
     pub(crate) fn end(&mut self, code: &str) {
         if std::mem::replace(&mut self.written, true) {
             return;
         }
-        let entry = Entry::Ended { id: self.id.clone(), code: code.to_owned() };
+        self.enter(Entry::Ended { id: self.id.clone(), code: code.to_owned() });
+    }
+
+    fn enter(&self, entry: Entry) {
         if let Err(mpsc::error::TrySendError::Full(entry)) = self.ledger.0.try_send(entry) {
-            // its end must not be lost; as many wait here as operations ran
+            // it must not be lost; as many wait here as operations ran
             let ledger = self.ledger.0.clone();
             tokio::spawn(async move {
                 let _ = ledger.send(entry).await;
@@ -120,7 +128,7 @@ impl Clerk {
     async fn work(mut self, mut receive: mpsc::Receiver<Entry>) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         while receive.recv_many(&mut batch, BATCH_MAX).await > 0 {
-            let (mut records, mut ends, mut replies) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut records, mut levels, mut ends, mut replies) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
             for entry in batch.drain(..) {
                 match entry {
                     Entry::Started(record, cancel) => {
@@ -128,6 +136,7 @@ impl Clerk {
                         self.running.insert(record.id.clone(), running);
                         records.push(*record);
                     }
+                    Entry::Isolated { id, level } => levels.push((id, level)),
                     // whatever was cancelled has its end already
                     Entry::Ended { id, code } => {
                         if self.running.remove(&id).is_some() {
@@ -146,7 +155,7 @@ impl Clerk {
                     Entry::Written(done) => replies.push(done),
                 }
             }
-            if let Err(failure) = self.store.write_operations(&records, &ends).await {
+            if let Err(failure) = self.store.write_operations(&records, &levels, &ends).await {
                 tracing::error!(code = %failure.code, "records of operations were not written: {}", failure.message);
             }
             for reply in replies {
@@ -180,6 +189,7 @@ mod tests {
             started_at_ms: 1,
             ended_at_ms: None,
             code: None,
+            isolation_level: None,
         }
     }
 
@@ -190,6 +200,7 @@ mod tests {
         let mut good = ledger.started(record("op_1", "a")).await;
         let left = ledger.started(record("op_2", "a")).await;
         let mut cancelled = ledger.started(record("op_3", "a")).await;
+        good.isolated("confined");
         good.end("ok");
         good.end("internal");
         drop(left);

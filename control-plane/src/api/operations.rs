@@ -38,6 +38,8 @@ struct OperationView {
     ended_at_ms: Option<i64>,
     /// `ok` or a failure code; none while it runs.
     code: Option<String>,
+    /// How the worker is isolated that has or had it: minimal, confined or namespaces; none where no worker had it.
+    isolation_level: Option<String>,
 }
 /// A list of operations.
 #[derive(Serialize, ToSchema)]
@@ -101,6 +103,7 @@ impl From<OperationRecord> for OperationView {
             started_at_ms: o.started_at_ms,
             ended_at_ms: o.ended_at_ms,
             code: o.code,
+            isolation_level: o.isolation_level,
         }
     }
 }

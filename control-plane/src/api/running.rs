@@ -14,7 +14,7 @@ use shared_proto::v1::operation_request::What;
 use shared_proto::v1::{OperationRequest, Outcome};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// The largest document that is collected, bytes.
@@ -49,6 +49,8 @@ pub(crate) struct Running {
     line: Line,
     cancel: CancellationToken,
     input: Input,
+    /// How its worker is isolated, once it has one; `None` when that was written down.
+    isolation: Option<watch::Receiver<Option<&'static str>>>,
     /// Shared with a task that ends it on a cancel, also while its caller does not read. Nobody else waits for the lock.
     operation: Arc<Mutex<Option<Operation>>>,
     /// Ends that task.
@@ -97,6 +99,7 @@ impl Running {
             started_at_ms: now_ms(),
             ended_at_ms: None,
             code: None,
+            isolation_level: None,
         };
         let request = OperationRequest {
             operation_id: record.id.clone(),
@@ -121,7 +124,7 @@ impl Running {
     }
 
     fn watched(line: Line, operation: Operation) -> Self {
-        let (cancel, input) = (line.cancelled(), operation.input());
+        let (cancel, input, isolation) = (line.cancelled(), operation.input(), Some(operation.isolation()));
         let operation = Arc::new(Mutex::new(Some(operation)));
         let watched = CancellationToken::new();
         let (shared, cancelled, gone) = (operation.clone(), cancel.clone(), watched.clone());
@@ -131,7 +134,7 @@ impl Running {
                 () = gone.cancelled() => {}
             }
         });
-        Self { line, cancel, input, operation, _watched: watched.drop_guard() }
+        Self { line, cancel, input, isolation, operation, _watched: watched.drop_guard() }
     }
 
     /// The operation's id.
@@ -149,21 +152,34 @@ impl Running {
 
     /// What comes next. The last is the outcome, which is written down; a cancel by a user makes one.
     pub(crate) async fn next(&mut self) -> Output {
-        let next = async {
-            match &mut *self.operation.lock().await {
-                Some(operation) => Some(operation.next().await),
-                None => None,
+        let output = loop {
+            let next = async {
+                match &mut *self.operation.lock().await {
+                    Some(operation) => Some(operation.next().await),
+                    None => None,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => break None,
+                // said before anything that the worker says
+                level = isolated(&mut self.isolation) => {
+                    self.isolation = None;
+                    if let Some(level) = level {
+                        self.line.isolated(level);
+                    }
+                }
+                output = next => break output,
             }
-        };
-        let output = tokio::select! {
-            biased;
-            () = self.cancel.cancelled() => None,
-            output = next => output,
         };
         let output = output.unwrap_or_else(|| {
             Output::Outcome(Code::Cancelled.on(format!("operation {} was cancelled", self.line.id())).outcome())
         });
         if let Output::Outcome(outcome) = &output {
+            // both may have come at once
+            if let Some(level) = self.isolation.take().and_then(|told| *told.borrow()) {
+                self.line.isolated(level);
+            }
             self.line.end(&outcome.code);
         }
         output
@@ -232,6 +248,14 @@ impl Running {
                 }
             }
         }
+    }
+}
+
+/// Resolves once, when it is known or will never be.
+async fn isolated(told: &mut Option<watch::Receiver<Option<&'static str>>>) -> Option<&'static str> {
+    match told {
+        Some(told) => told.wait_for(Option::is_some).await.ok().and_then(|level| *level),
+        None => std::future::pending().await,
     }
 }
 

@@ -23,7 +23,7 @@ use shared_proto::failure::Code;
 use shared_proto::flow::{self, Window};
 use shared_proto::v1;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 /// What comes out of an operation.
@@ -43,6 +43,7 @@ pub struct Operation {
     queue: mpsc::UnboundedReceiver<Output>,
     held: Arc<Held>,
     input: Input,
+    isolation: watch::Receiver<Option<&'static str>>,
     feed: Arc<Feed>,
     reading: AbortHandle,
     outcome: Option<v1::Outcome>,
@@ -70,14 +71,20 @@ impl Operation {
         // not bounded by a number: by the window, and by one outcome
         let (out, queue) = mpsc::unbounded_channel();
         let held = Arc::new(Held { window: Mutex::new(window), slot });
-        let reading = read::Reading { held: held.clone(), feed: feed.clone(), out, deadline_ms };
+        let (isolated, isolation) = watch::channel(None);
+        let reading = read::Reading { held: held.clone(), feed: feed.clone(), out, isolated, deadline_ms };
         let reading = tokio::spawn(reading.run(channel, feeding)).abort_handle();
-        Self { runner_instance, queue, held, input, feed, reading, outcome: None }
+        Self { runner_instance, queue, held, input, isolation, feed, reading, outcome: None }
     }
 
     /// The instance that serves it.
     pub fn runner_instance(&self) -> &str {
         &self.runner_instance
+    }
+
+    /// How the worker is isolated that has it, once one has it. It is known before anything that the worker says.
+    pub fn isolation(&self) -> watch::Receiver<Option<&'static str>> {
+        self.isolation.clone()
     }
 
     /// What may be put into it.

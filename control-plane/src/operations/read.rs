@@ -10,7 +10,7 @@ use shared_proto::v1::operations_client::OperationsClient;
 use shared_proto::{bounds, flow, v1};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// What a document's operation gets beyond its deadline before this end ends it: the supervisor's own answer is better.
 const DEADLINE_SLACK: Duration = Duration::from_secs(2);
@@ -25,6 +25,7 @@ pub(super) struct Reading {
     pub(super) held: Arc<Held>,
     pub(super) feed: Arc<Feed>,
     pub(super) out: mpsc::UnboundedSender<Output>,
+    pub(super) isolated: watch::Sender<Option<&'static str>>,
     pub(super) deadline_ms: u32,
 }
 
@@ -60,7 +61,12 @@ impl Reading {
         };
         loop {
             let kind = match stream.message().await {
-                Ok(Some(message)) => message.kind,
+                Ok(Some(message)) => {
+                    if let Some(level) = crate::isolation::level(&message.isolation_level) {
+                        self.isolated.send_if_modified(|known| known.replace(level) != Some(level));
+                    }
+                    message.kind
+                }
                 Ok(None) => return Code::ConnectionLost.on("the runner ended it without an outcome").outcome(),
                 Err(status) => return failed(&status).outcome(),
             };

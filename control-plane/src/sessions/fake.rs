@@ -317,7 +317,7 @@ impl Drop for Runs {
 type To = mpsc::Sender<Result<v1::OperationOutput, Status>>;
 
 async fn put(to: &To, kind: Out) {
-    let _ = to.send(Ok(v1::OperationOutput { kind: Some(kind) })).await;
+    let _ = to.send(Ok(v1::OperationOutput { kind: Some(kind), isolation_level: "confined".into() })).await;
 }
 
 fn ok() -> Out {

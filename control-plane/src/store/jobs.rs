@@ -136,6 +136,8 @@ pub struct Job {
     pub canceled_by: Option<String>,
     /// Whether the cancel does not wait.
     pub cancel_force: bool,
+    /// How the workers were isolated that had it, the weakest of them.
+    pub isolation_level: Option<String>,
 }
 
 /// What a plan would do.
@@ -209,7 +211,7 @@ macro_rules! select_jobs {
             "jobs.approve_automatically, jobs.archive, jobs.fencing_token, jobs.instance, jobs.accepted, ",
             "jobs.assigned_at_ms, jobs.created_by, jobs.created_at_ms, jobs.started_at_ms, jobs.ended_at_ms, ",
             "jobs.revision, jobs.plan, jobs.result, jobs.reported, jobs.last_sequence, jobs.approved_by, ",
-            "jobs.discarded_by, jobs.canceled_by, jobs.cancel_force, ",
+            "jobs.discarded_by, jobs.canceled_by, jobs.cancel_force, jobs.isolation_level, ",
             $texts,
             "jobs.event_bytes FROM jobs JOIN stacks ON stacks.id = jobs.stack ",
             $rest

@@ -35,19 +35,23 @@ pub struct OperationRecord {
     pub ended_at_ms: Option<i64>,
     /// `ok` or a failure's code, once it has ended.
     pub code: Option<String>,
+    /// How the worker is isolated that has or had it; none where none had it.
+    pub isolation_level: Option<String>,
 }
 
 impl Store {
-    /// Writes down, in one transaction, what started and then what ended with which code; an operation's first end counts.
+    /// Writes down, in one transaction, what started, then how what is isolated, then what ended with which code; an operation's first end
+    /// counts.
     ///
     /// # Errors
     /// `internal`.
     pub async fn write_operations(
         &self,
         started: &[OperationRecord],
+        isolated: &[(String, &'static str)],
         ended: &[(String, String)],
     ) -> Result<(), Failure> {
-        if started.is_empty() && ended.is_empty() {
+        if started.is_empty() && isolated.is_empty() && ended.is_empty() {
             return Ok(());
         }
         let failed = broken("writing operations down");
@@ -70,6 +74,14 @@ impl Store {
             .execute(&mut *transaction)
             .await
             .map_err(&failed)?;
+        }
+        for (id, level) in isolated {
+            sqlx::query("UPDATE operations SET isolation_level = $2 WHERE id = $1")
+                .bind(id)
+                .bind(level)
+                .execute(&mut *transaction)
+                .await
+                .map_err(&failed)?;
         }
         let now = now_ms();
         for (id, code) in ended {

@@ -145,10 +145,11 @@ async fn old_records_go() {
         started_at_ms: n,
         ended_at_ms: None,
         code: None,
+        isolation_level: None,
     };
     let records: Vec<_> = (0..operation_records::KEPT + 10).map(record).collect();
     let ends: Vec<_> = records.iter().skip(1).map(|r| (r.id.clone(), "ok".to_owned())).collect();
-    store.write_operations(&records, &ends).await.expect("writes");
+    store.write_operations(&records, &[], &ends).await.expect("writes");
     // the oldest one still runs and stays
     assert_eq!(store.trim_operations().await.expect("trims"), 9);
     assert_eq!(store.operation("a", "op_00000000").await.expect("kept").code, None);

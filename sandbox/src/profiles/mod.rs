@@ -4,11 +4,13 @@ mod first;
 mod job;
 mod operation;
 mod resolver;
+mod supervisor;
 
 pub use first::FIRST;
 pub use job::{JOB, JOB_ASKING};
 pub use operation::OPERATION;
 pub use resolver::RESOLVER;
+pub use supervisor::SUPERVISOR;
 
 use crate::seccomp::{Allow, Check, Profile, has, is_int, is_not_int, lacks, masked};
 
@@ -16,7 +18,7 @@ use crate::seccomp::{Allow, Check, Profile, has, is_int, is_not_int, lacks, mask
 pub const JOB_FOLDER: &str = "/job";
 
 /// Every profile.
-pub const ALL: &[Profile] = &[OPERATION, RESOLVER, FIRST, JOB, JOB_ASKING];
+pub const ALL: &[Profile] = &[OPERATION, RESOLVER, FIRST, JOB, JOB_ASKING, SUPERVISOR];
 
 const CLONE_THREAD: u64 = libc::CLONE_THREAD as u64;
 /// Every flag of clone that makes a namespace.
@@ -133,4 +135,40 @@ const PROGRAM: &[&[Allow]] = &[
 ];
 
 /// Threads, and no process.
-const THREADS: &[Allow] = calls![clone: &[&[has(0, CLONE_THREAD), lacks(0, CLONE_NAMESPACES)]]];
+const THREAD: Check = has(0, CLONE_THREAD);
+const THREADS: &[Allow] = calls![clone: &[&[THREAD, lacks(0, CLONE_NAMESPACES)]]];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What nobody but a job may do, whatever is added to a list.
+    #[test]
+    fn the_supervisor_starts_nothing_and_looks_into_nobody() {
+        let calls: Vec<_> = SUPERVISOR.calls().map(|c| c.name).collect();
+        for name in [
+            "execve",
+            "execveat",
+            "fork",
+            "vfork",
+            "ptrace",
+            "process_vm_readv",
+            "pidfd_getfd",
+            "seccomp",
+            "landlock_restrict_self",
+            "capset",
+            "mount",
+            "bpf",
+            "keyctl",
+            "setuid",
+            "fchown",
+            "chown",
+            "linkat",
+            "memfd_create",
+        ] {
+            assert!(!calls.contains(&name), "{name}");
+        }
+        // threads only
+        assert!(SUPERVISOR.calls().all(|c| c.name != "clone" || c.only.iter().all(|all| all.contains(&THREAD))));
+    }
+}

@@ -94,6 +94,7 @@ impl Launch<'_> {
             targets,
             state_directory: self.store.stack(&request.stack_id)?.display().to_string(),
             archive_path,
+            isolation_level: self.settings.isolation.to_owned(),
             git_path: self.settings.git.display().to_string(),
             environment: self.settings.environment.clone().into_iter().collect(),
             next_sequence,

@@ -64,6 +64,8 @@ pub struct Settings {
     pub at_once: u32,
     /// The host's name.
     pub hostname: String,
+    /// How jobs' workers are isolated: for their own events.
+    pub isolation: &'static str,
     /// The engines' programs by the names that jobs use.
     pub engines: BTreeMap<String, PathBuf>,
     /// The git program.

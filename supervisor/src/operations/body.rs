@@ -110,8 +110,17 @@ pub(super) fn flow(credit: u64) -> Bytes {
     message(operation_output::Kind::Flow(v1::Flow { credit }))
 }
 
+/// The first message of a worker's: how that is isolated, and its first credit.
+pub(super) fn taken(isolation: &str, credit: u64) -> Bytes {
+    let kind = Some(operation_output::Kind::Flow(v1::Flow { credit }));
+    encoded(&v1::OperationOutput { kind, isolation_level: isolation.to_owned() })
+}
+
 fn message(kind: operation_output::Kind) -> Bytes {
-    let message = v1::OperationOutput { kind: Some(kind) };
+    encoded(&v1::OperationOutput { kind: Some(kind), ..Default::default() })
+}
+
+fn encoded(message: &v1::OperationOutput) -> Bytes {
     let length = message.encoded_len();
     let mut bytes = BytesMut::with_capacity(PREFIX + length);
     prefix(&mut bytes, length);

@@ -58,6 +58,8 @@ struct Inner {
     workers: Workers,
     warm: Warm,
     resolver: Resolver,
+    /// How their workers are isolated.
+    isolation: &'static str,
     starting: Arc<Semaphore>,
     running: AtomicU32,
     served: AtomicU64,
@@ -101,8 +103,13 @@ struct Place(Arc<Inner>);
 // === impl Operations ===
 
 impl Operations {
-    /// Serves with these.
-    pub fn new(settings: watch::Receiver<Arc<Settings>>, workers: Workers, resolver: Resolver) -> Self {
+    /// Serves with these. `isolation`: the name for how workers of operations are isolated here.
+    pub fn new(
+        settings: watch::Receiver<Arc<Settings>>,
+        workers: Workers,
+        resolver: Resolver,
+        isolation: &'static str,
+    ) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
         let starting = Arc::new(Semaphore::new(STARTING_PER_PROCESSOR * processors));
         let warm = Warm::start_task(workers.clone(), settings.clone(), starting.clone());
@@ -111,6 +118,7 @@ impl Operations {
             workers,
             warm,
             resolver,
+            isolation,
             starting,
             running: AtomicU32::new(0),
             served: AtomicU64::new(0),
@@ -312,7 +320,7 @@ impl SessionOperations {
         let (Operation { mut worker, mut socket, dial }, starting) = inner.given(message).await?;
         let (window, first) = self.receive.window();
         // dropped where the stream is gone already, which the caller notices
-        let _ = items.send(Item::Data(body::flow(first))).await;
+        let _ = items.send(Item::Data(body::taken(inner.isolation, first))).await;
         let (reader, writer) = socket.split();
         let output = output::pass(reader, credit.clone(), items, starting);
         let input = input::pass(input, writer, window, &credit, items);

@@ -37,7 +37,8 @@ impl Settings {
     /// # Errors
     /// What is wrong with the credentials file.
     pub fn load(config: Config) -> Result<Arc<Self>, Failure> {
-        let credentials = Credentials::load(&config.credentials)?;
+        let mut credentials = Credentials::load(&config.credentials)?;
+        credentials.api_key = crate::own::keep(&credentials.api_key);
         Ok(Arc::new(Self { config, credentials }))
     }
 }

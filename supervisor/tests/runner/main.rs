@@ -401,6 +401,141 @@ async fn warm_workers_serve_one_operation_each() {
     until("they are gone", || before.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists())).await;
 }
 
+/// What only its start needed it has given up: privileges, system calls, files, and what would put its memory on disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_supervisor_confines_itself() {
+    use nix::sys::signal::{Signal, kill};
+    let control_plane = ControlPlane::start().await;
+    let (reader, log) = std::io::pipe().expect("a pipe");
+    let folder = tempfile::tempdir().expect("a folder");
+    let p = folder.path().display();
+    // not below the configuration's folder, which is read with all that is in it
+    let outer = tempfile::tempdir().expect("a folder");
+    let own = outer.path().join("own");
+    let credentials = own.join("credentials.json");
+    std::fs::create_dir(&own).expect("makes");
+    control_plane.credentials().write(&credentials).expect("writes");
+    let text = format!(
+        "credentials = {credentials:?}\nstate_dir = \"{p}/state\"\nlog_format = \"json\"\n[workers]\nops = {:?}\n\
+         iac = \"/bin/false\"\n[connections.k]\nprovider = \"kubernetes\"\nin_cluster = true\n",
+        worker::program()
+    );
+    std::fs::write(folder.path().join("runner.toml"), text).expect("writes");
+    let process = runner(folder.path(), &["run"]).stderr(log).spawn().expect("starts");
+    let runner = Runner { process, folder };
+    let lines = lines(reader);
+    let session = control_plane.connection().await.open().await;
+    assert_eq!(session.run(unary("k", describe("hello"))).await.0.code, "ok");
+    let supervisor = runner.role("supervisor");
+    let missing: Vec<_> =
+        session.hello.isolation_missing.iter().filter(|m| m.starts_with("supervisor: ")).cloned().collect();
+    let (_, status) = runner.status();
+    for what in &missing {
+        assert!(status["isolation"]["missing"].as_array().expect("a list").iter().any(|m| m == what), "{status}");
+    }
+    let holds = |name: &str| !missing.iter().any(|m| m.starts_with(&format!("supervisor: {name}")));
+    // what workers have here it has as well
+    let level = session.hello.isolation_level.as_str();
+    assert!(level == "minimal" || holds("system_calls_filtered"), "{missing:?}");
+    assert!(level != "namespaces" || runner_sandbox::landlock::abi() == 0 || holds("files_unreachable"), "{missing:?}");
+
+    // every thread: no capability in any set, no way to one, and a filter
+    for thread in std::fs::read_dir(format!("/proc/{supervisor}/task")).expect("is there").flatten() {
+        let text = std::fs::read_to_string(thread.path().join("status")).expect("reads");
+        let value = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)).expect(name).trim().to_owned();
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+            // the bounding set takes a capability to change
+            let whole = set == "CapBnd:" && !nix::unistd::geteuid().is_root();
+            assert!(whole || value(set) == "0000000000000000", "{set} {text}");
+        }
+        assert_eq!(value("NoNewPrivs:"), "1");
+        assert_eq!(value("Seccomp:"), if holds("system_calls_filtered") { "2" } else { "0" }, "{text}");
+    }
+
+    // no core, and what is locked
+    let limits = std::fs::read_to_string(format!("/proc/{supervisor}/limits")).expect("reads");
+    let core = limits.lines().find_map(|l| l.strip_prefix("Max core file size")).expect("a limit");
+    assert_eq!(core.split_whitespace().take(2).collect::<Vec<_>>(), ["0", "0"]);
+    let locked = field(supervisor, "status", "VmLck:");
+    let least = if holds("memory_locked") { field(supervisor, "status", "VmRSS:") } else { 4 };
+    assert!(locked >= least, "{locked} KiB are locked of {least}");
+
+    // a file that replaces another one in its folder is read; one that lies elsewhere is not, by whatever name
+    let copy = |to: &Path| std::fs::copy(&credentials, to).expect("copies");
+    copy(&own.join("new"));
+    std::fs::rename(own.join("new"), &credentials).expect("renames");
+    runner.signal(Signal::SIGHUP);
+    lines.wait("read again").await;
+    if holds("files_unreachable") {
+        let elsewhere = tempfile::tempdir().expect("a folder");
+        let there = elsewhere.path().join("credentials.json");
+        copy(&there);
+        std::fs::remove_file(&credentials).expect("removes");
+        std::os::unix::fs::symlink(&there, &credentials).expect("links");
+        runner.signal(Signal::SIGHUP);
+        assert!(lines.wait("not reloaded").await.contains("gave up when it started"));
+        // the same name in another folder: what the kernel knows is the folder
+        let aside = outer.path().join("aside");
+        std::fs::rename(&own, &aside).expect("renames");
+        std::fs::create_dir(&own).expect("makes");
+        std::fs::copy(&there, &credentials).expect("copies");
+        runner.signal(Signal::SIGHUP);
+        let said = lines.wait("not reloaded").await;
+        assert!(said.contains("Permission denied") && said.contains("Restart the runner"), "{said}");
+        std::fs::remove_dir_all(&own).expect("removes");
+        std::fs::rename(&aside, &own).expect("renames");
+        std::fs::remove_file(&credentials).expect("removes");
+        std::fs::copy(&there, &credentials).expect("copies");
+        runner.signal(Signal::SIGHUP);
+        lines.wait("read again").await;
+    }
+    assert_eq!(session.run(unary("k", describe("hello"))).await.0.code, "ok");
+
+    // ended by a signal that makes a core of others, it leaves none
+    let directory = std::fs::read_link(format!("/proc/{supervisor}/cwd")).expect("reads");
+    let cores = || {
+        let names = std::fs::read_dir(&directory).expect("reads").flatten().map(|e| e.file_name());
+        names.filter(|name| name.to_string_lossy().starts_with("core")).count()
+    };
+    let before = cores();
+    kill(nix::unistd::Pid::from_raw(supervisor), Signal::SIGABRT).expect("lives");
+    lines.wait("ended by SIGABRT").await;
+    assert_eq!(cores(), before);
+}
+
+/// The lines of a log.
+struct Lines(std::sync::mpsc::Receiver<String>);
+
+fn lines(log: std::io::PipeReader) -> Lines {
+    use std::io::BufRead as _;
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for line in std::io::BufReader::new(log).lines().map_while(Result::ok) {
+            eprintln!("{line}");
+            let _ = sender.send(line);
+        }
+    });
+    Lines(receiver)
+}
+
+impl Lines {
+    /// The next one that has it.
+    async fn wait(&self, text: &str) -> String {
+        let mut found = String::new();
+        until(text, || {
+            self.0.try_iter().any(|line| {
+                let is = line.contains(text);
+                if is {
+                    found = line;
+                }
+                is
+            })
+        })
+        .await;
+        found
+    }
+}
+
 /// A program that was put in the place of another is what runs from then on, cold and warm.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_was_replaced_is_not_used_any_more() {

@@ -3,6 +3,7 @@
 use super::super::{Store, broken, not_found};
 use super::hand_out::fenced;
 use super::{Job, JobEnd, Phase, Plan, has_applied, may_have_applied, read};
+use crate::isolation;
 use prost::Message as _;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::event::Body;
@@ -101,7 +102,7 @@ impl Store {
         sqlx::query(
             "UPDATE jobs SET phase = $2, revision = $3, plan = $4, outputs = $5, result = $6, reported = $7, \
              last_sequence = $8, event_bytes = $9, approved_by = $10, ended_at_ms = COALESCE(ended_at_ms, $11), \
-             plan_text = $12 WHERE id = $1",
+             plan_text = $12, isolation_level = $13 WHERE id = $1",
         )
         .bind(&job.id)
         .bind(job.phase)
@@ -115,6 +116,7 @@ impl Store {
         .bind(&job.approved_by)
         .bind(ended.then(now_ms))
         .bind(&job.plan_text)
+        .bind(&job.isolation_level)
         .execute(&mut *transaction)
         .await
         .map_err(&failed)?;
@@ -165,21 +167,31 @@ impl Story {
         Self { job, plan, waits: false, applies: false, unclear: false, end: None }
     }
 
+    fn phase(&mut self, name: &str) {
+        match Phase::from_name(name) {
+            Some(Phase::Applying) => {
+                self.applies = true;
+                self.forward(Phase::Applying);
+            }
+            Some(Phase::AwaitingApproval) => {
+                self.waits = true;
+                self.forward(Phase::Planned);
+            }
+            Some(phase @ (Phase::Preparing | Phase::Planning | Phase::Planned)) => self.forward(phase),
+            // its ends come with the result
+            _ => {}
+        }
+    }
+
     fn tell(&mut self, body: &Body) {
         match body {
-            Body::PhaseChanged(changed) => match Phase::from_name(&changed.phase) {
-                Some(Phase::Applying) => {
-                    self.applies = true;
-                    self.forward(Phase::Applying);
+            Body::PhaseChanged(changed) => {
+                if let Some(level) = isolation::level(&changed.isolation_level) {
+                    let weakest = isolation::weaker(self.job.isolation_level.as_deref(), level);
+                    self.job.isolation_level = Some(weakest.to_owned());
                 }
-                Some(Phase::AwaitingApproval) => {
-                    self.waits = true;
-                    self.forward(Phase::Planned);
-                }
-                Some(phase @ (Phase::Preparing | Phase::Planning | Phase::Planned)) => self.forward(phase),
-                // its ends come with the result
-                _ => {}
-            },
+                self.phase(&changed.phase);
+            }
             Body::SourceResolved(source) => self.job.revision = Some(cut(&source.revision, 1024)),
             Body::PlanSaved(saved) => {
                 let plan = self.plan.get_or_insert_default();

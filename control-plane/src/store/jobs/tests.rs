@@ -86,7 +86,7 @@ async fn tell(store: &Store, given: &Given, from: u64, bodies: Vec<Body>) -> Rep
     store.report_events(ORG, RUNNER, &report(given, from, bodies)).await.expect("taken")
 }
 pub(crate) fn phase(phase: &str) -> Body {
-    Body::PhaseChanged(v1::PhaseChanged { phase: phase.into(), detail: String::new() })
+    Body::PhaseChanged(v1::PhaseChanged { phase: phase.into(), ..Default::default() })
 }
 pub(crate) fn plan(has_changes: bool) -> Body {
     Body::PlanSaved(v1::PlanSaved { sha256: "p1".into(), has_changes, text: "Plan: 1 to add".into() })
@@ -105,6 +105,10 @@ async fn awaiting(store: &Store, stack: &Stack) -> Given {
         vec![phase("planning"), Body::ChangeSummary(summary), plan(true), phase("planned"), phase("awaiting_approval")];
     assert_eq!(tell(store, &given, 1, events).await.job.phase, Phase::AwaitingApproval);
     given
+}
+/// What a worker says of itself when a phase begins.
+fn isolated(phase: &str, level: &str) -> Body {
+    Body::PhaseChanged(v1::PhaseChanged { phase: phase.into(), isolation_level: level.into(), ..Default::default() })
 }
 async fn now(store: &Store, given: &Given) -> Job {
     store.job(ORG, &given.job_id).await.expect("a job")
@@ -454,4 +458,18 @@ async fn stacks_have_names_of_their_own_and_go_when_nothing_runs() {
     assert_eq!(code(store.stack(ORG, "s").await), Code::NotFound);
     assert_eq!(store.job(ORG, &waiting.id).await.expect("still to be read").stack_name, "s");
     stack(&store, "s").await;
+}
+
+/// Its steps may run on another day, on a machine that was set up anew: what is said of the job holds for all of them.
+#[tokio::test]
+async fn a_job_is_isolated_as_the_weakest_of_its_workers() {
+    let store = store().await;
+    let stack = stack(&store, "s").await;
+    let given = accepted(&store, &stack, JobKind::Update).await;
+    assert_eq!(now(&store, &given).await.isolation_level, None);
+    let events = vec![isolated("preparing", "namespaces"), isolated("planning", "made up"), phase("planned")];
+    tell(&store, &given, 1, events).await;
+    assert_eq!(now(&store, &given).await.isolation_level.as_deref(), Some("namespaces"));
+    tell(&store, &given, 4, vec![isolated("applying", "confined"), isolated("applying", "namespaces")]).await;
+    assert_eq!(now(&store, &given).await.isolation_level.as_deref(), Some("confined"));
 }

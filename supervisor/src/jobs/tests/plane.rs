@@ -282,6 +282,7 @@ impl Host {
             incarnation: "n1".into(),
             at_once: 4,
             hostname: "here".into(),
+            isolation: "confined",
             engines: BTreeMap::from([("opentofu".to_owned(), self.engine.clone())]),
             git: "/usr/bin/git".into(),
             environment: BTreeMap::new(),
