@@ -48,10 +48,13 @@ pub(crate) enum StackCommand {
         #[command(flatten)]
         options: Options,
     },
-    /// Forget a stack; what it made stays (destroy it first: deploy --kind destroy)
+    /// Forget a stack (destroy what it made first: deploy --stack NAME --kind destroy)
     Delete {
         /// The stack
         name: String,
+        /// Also where what it made was not destroyed: it stays
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -258,13 +261,26 @@ pub(crate) async fn run(command: StackCommand, session: &Session) -> Done {
             let changed = session.wait("changing", work).await?;
             session.output.document(&changed, |_| format!("Stack {name} changed.\n"))
         }
-        StackCommand::Delete { name } => {
-            session.wait("removing", client.delete(&path(&["stacks", &name], &[]))).await?;
-            session
-                .output
-                .document(&json!({ "deleted": name }), |_| format!("Stack {name} removed; what it made stays.\n"))
+        StackCommand::Delete { name, force } => {
+            let at = path(&["stacks", &name], &[]);
+            let gone = session.wait("removing", client.delete_with(&at, &json!({ "force": force }))).await?;
+            session.output.document(&gone, |gone| deleted(&name, force, gone))
         }
     }
+}
+
+/// What is left of a deleted stack.
+fn deleted(name: &str, force: bool, gone: &Value) -> String {
+    let mut text = format!("Stack {name} removed{}.\n", if force { "; what it made, if anything, stays" } else { "" });
+    if !gone["state"].is_null() {
+        text.push_str(&format!(
+            "Its state stays where it was: in its backend, or, if it has none, in {} of the state directory of instance {} of runner {}.\n",
+            table::text(gone, "/state/folder"),
+            table::text(gone, "/state/instance_id"),
+            table::text(gone, "/state/runner"),
+        ));
+    }
+    text
 }
 
 fn source(stack: &Value) -> String {
@@ -300,6 +316,16 @@ mod tests {
         std::fs::write(&file, r#"["hidden"]"#).expect("writes");
         let failure = options(&[], &[file]).variables().expect_err("no object");
         assert!(!failure.message.contains("hidden"));
+    }
+
+    #[test]
+    fn where_a_deleted_stacks_state_stays() {
+        assert_eq!(deleted("shop", false, &json!({"state": null})), "Stack shop removed.\n");
+        let state = json!({"folder": "stacks/stk_1", "instance_id": "i-1", "runner": "r"});
+        let text = deleted("shop", true, &json!({ "state": state }));
+        for part in ["what it made, if anything, stays", "stacks/stk_1", "instance i-1 of runner r"] {
+            assert!(text.contains(part), "{text}");
+        }
     }
 
     #[test]

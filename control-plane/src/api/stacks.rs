@@ -2,7 +2,7 @@
 
 use super::jobs::{JobView, JobViews};
 use super::source::{Source, Variables, checked_connections, checked_path};
-use super::{ApiError, ApiState, Body, Caller, Named, Params, Routes, checked};
+use super::{ApiError, ApiState, Body, Caller, Named, OptionalBody, Params, Routes, checked};
 use crate::sessions::LIST_MAX;
 use crate::store::{JobKind, NewJob, NewStack, Runner, Stack};
 use axum::Json;
@@ -15,6 +15,8 @@ use utoipa::{OpenApi, ToSchema};
 
 /// Entries of a runner that a refusal names.
 const SHOWN_MAX: usize = 20;
+/// Jobs of a deleted stack that are looked through for the runner that has its state.
+const JOBS_LOOKED_AT: u32 = 100;
 /// Stacks of one organization.
 const STACKS_MAX: usize = 1000;
 
@@ -74,6 +76,32 @@ struct StackView {
     last_instance: Option<String>,
     created_at_ms: i64,
     last_job: Option<JobView>,
+}
+/// How a stack is deleted.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct DeleteBody {
+    /// Also one whose resources nobody has destroyed: they stay.
+    #[serde(default)]
+    force: bool,
+}
+/// A stack that was deleted.
+#[derive(Serialize, ToSchema)]
+struct DeletedStack {
+    id: String,
+    name: String,
+    /// Where its state stays, if it has no backend; none where no job has made one.
+    state: Option<StateLeft>,
+}
+/// A state that nobody uses any more.
+#[derive(Serialize, ToSchema)]
+struct StateLeft {
+    /// The instance that has it.
+    instance_id: String,
+    /// That instance's runner, by name.
+    runner: String,
+    /// Its folder inside that instance's state directory.
+    folder: String,
 }
 /// A list of stacks.
 #[derive(Serialize, ToSchema)]
@@ -154,15 +182,29 @@ async fn change(
 }
 
 #[utoipa::path(delete, path = "/api/v1/stacks/{stack}", tag = "stacks",
-    params(("stack" = String, Path, description = "Id or name")), responses((status = 204)))]
+    request_body = Option<DeleteBody>, params(("stack" = String, Path, description = "Id or name")),
+    responses((status = 200, body = DeletedStack)))]
 async fn remove(
     State(state): State<ApiState>,
     caller: Caller,
     Named(stack): Named<String>,
-) -> Result<StatusCode, ApiError> {
+    OptionalBody(body): OptionalBody<DeleteBody>,
+) -> Result<Json<DeletedStack>, ApiError> {
     let stack = state.store.stack(caller.org(), &stack).await?;
-    state.store.delete_stack(caller.org(), &stack.id).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let stack = state.store.delete_stack(caller.org(), &stack.id, body.force).await?;
+    let left = match stack.last_instance {
+        None => None,
+        Some(instance_id) => {
+            let jobs = state.store.jobs(caller.org(), Some(&stack.id), JOBS_LOOKED_AT).await?;
+            let of = jobs.into_iter().find(|job| job.instance.as_ref() == Some(&instance_id));
+            let runner = match of {
+                Some(job) => state.store.runner(caller.org(), &job.runner).await.map(|r| r.name).unwrap_or_default(),
+                None => String::new(),
+            };
+            Some(StateLeft { instance_id, runner, folder: format!("stacks/{}", stack.id) })
+        }
+    };
+    Ok(Json(DeletedStack { id: stack.id, name: stack.name, state: left }))
 }
 
 #[utoipa::path(post, path = "/api/v1/stacks/{stack}/jobs", tag = "jobs", request_body = NewJobBody,
