@@ -60,6 +60,9 @@ pub(crate) struct Describe {
     pod: PodName,
 }
 
+/// What the API calls the connection's own namespace.
+const OWN_NAMESPACE: &str = "-";
+
 /// How kubectl's users say that they mean a pod.
 const PODS: [&str; 3] = ["pod", "pods", "po"];
 
@@ -69,9 +72,9 @@ pub(crate) struct PodName {
     /// The pod, also as pod/NAME
     #[arg(value_parser = pod_name)]
     pub(crate) pod: String,
-    /// Its namespace
-    #[arg(short, long, env = "RUNNERCTL_NAMESPACE", default_value = "default")]
-    pub(crate) namespace: String,
+    /// Its namespace; the connection's own by default
+    #[arg(short, long, env = "RUNNERCTL_NAMESPACE")]
+    pub(crate) namespace: Option<String>,
 }
 
 /// `k8s logs`
@@ -172,7 +175,8 @@ pub(crate) async fn run(command: K8s, session: impl FnOnce() -> Done<Session>) -
 impl PodName {
     /// The pod's path, or that of something under it.
     pub(crate) fn path(&self, connection: &str, under: Option<&str>, query: &[(&str, &str)]) -> String {
-        let mut segments = vec!["connections", connection, "k8s", "namespaces", &self.namespace, "pods", &self.pod];
+        let namespace = self.namespace.as_deref().unwrap_or(OWN_NAMESPACE);
+        let mut segments = vec!["connections", connection, "k8s", "namespaces", namespace, "pods", &self.pod];
         segments.extend(under);
         path(&segments, query)
     }
@@ -414,6 +418,8 @@ mod tests {
                 panic!("{line}")
             };
             assert_eq!(pod.pod, "web", "{line}");
+            let namespace = if line.contains("-n shop") { "shop" } else { "-" };
+            assert!(pod.path("c", None, &[]).ends_with(&format!("/namespaces/{namespace}/pods/web")), "{line}");
         }
         // a pod may be called so
         assert!(matches!(parsed("describe pod"), Ok(K8sCommand::Describe(d)) if d.pod.pod == "pod"));
