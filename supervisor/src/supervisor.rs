@@ -86,6 +86,7 @@ fn prepare(flags: &Flags) -> Result<Prepared, Fatal> {
     // 4. what we are told
     let config = flags.load().map_err(Fatal::Config)?;
     logging::start(config.log_format, &config.log_level).map_err(Fatal::Config)?;
+    config.check_programs().map_err(Fatal::Config)?;
     // 5. whether workers would be confined as required
     let mechanisms = Workers::mechanisms(&spawner).map_err(system("the spawner"))?;
     let guarantees = Guarantees::with(&mechanisms);
@@ -264,6 +265,7 @@ impl Reloading<'_> {
             if config.state_dir != self.replace.borrow().config.state_dir {
                 return Err("state_dir cannot be changed while it runs".to_owned());
             }
+            config.check_programs().map_err(|e| e.to_string())?;
             self.guarantees.suffice(config.isolation_require).map_err(|f| f.to_string())?;
             let domains = Domains::new(&config, &self.mechanisms).map_err(|e| format!("domains for workers: {e}"))?;
             Ok((Settings::load(config).map_err(|f| f.to_string())?, domains))

@@ -49,6 +49,24 @@ fn what_is_wrong_is_blamed_where_it_was_said() {
 }
 
 #[test]
+fn a_program_that_somebody_named_is_there() {
+    let check = |file: &str, flags: &[(&str, &str)], variables: &[(&str, &str)]| {
+        load(file, flags, variables).expect("loads").check_programs().map_err(|e| e.0)
+    };
+    assert_eq!(check("", &[], &[]), Ok(()));
+    assert_eq!(check("[workers]\nops = \"/bin/sh\"\n[engines]\nterraform = \"/bin/sh\"", &[], &[]), Ok(()));
+    for (key, text) in [("workers", "ops"), ("workers", "iac"), ("engines", "opentofu"), ("engines", "terraform")] {
+        let file = format!("[{key}]\n{text} = \"/nowhere/x\"");
+        let said = check(&file, &[], &[]).expect_err("refused");
+        assert!(said.contains(&format!("runner.toml: {key}.{text}: /nowhere/x does not exist")), "{said}");
+    }
+    let said = check("", &[("workers.ops", "/etc")], &[]).expect_err("refused");
+    assert!(said.starts_with("--workers-ops: workers.ops: /etc is no program"), "{said}");
+    let said = check("", &[], &[("RUNNERD_ENGINES_TERRAFORM", "/nowhere")]).expect_err("refused");
+    assert!(said.starts_with("RUNNERD_ENGINES_TERRAFORM: engines.terraform: /nowhere does not"), "{said}");
+}
+
+#[test]
 fn a_files_relative_paths_are_the_files_own() {
     let config = load("state_dir = \"s\"\ncredentials = \"../c\"", &[], &[]).expect("loads");
     let folder = config.file.as_deref().and_then(Path::parent).expect("a folder");

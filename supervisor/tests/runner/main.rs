@@ -537,6 +537,8 @@ fn what_is_wrong_from_the_start_has_its_exit_code() {
     assert_eq!(code("x = 1", &["run"]).0, Some(78));
     let (status, said) = code(&format!("{state}credentials = \"/nonexistent\""), &["run"]);
     assert!(status == Some(78) && said.contains("credentials_unreadable"), "{status:?} {said}");
+    let (status, said) = code(&format!("{state}[engines]\nopentofu = \"/nowhere/tofu\""), &["run"]);
+    assert!(status == Some(78) && said.contains("engines.opentofu: /nowhere/tofu does not exist"), "{status:?} {said}");
     assert_eq!(code(&state, &["status"]).0, Some(69));
     assert_eq!(code(&state, &["config", "show", "-o", "json"]).0, Some(0));
     let version = Command::new(env!("CARGO_BIN_EXE_runner")).arg("version").output().expect("runs");
