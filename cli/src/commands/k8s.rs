@@ -223,7 +223,8 @@ async fn logs(command: &Logs, connection: &str, session: &Session) -> Done {
     let mut filter = session.output.terminal.then(|| Filter::new(session.output.colour));
     let mut ended = None;
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| Code::ConnectionLost.on(format!("the log's stream ended early: {e}")))?;
+        let frame = frame
+            .map_err(|_| Code::ConnectionLost.on("the connection to the control plane was cut before the log's end"))?;
         match frame.into_data() {
             Ok(data) => write(&mut stdout, filter.as_mut(), &data).await?,
             Err(other) => {
