@@ -187,7 +187,7 @@ async fn join(prepared: Prepared, disk: &Handle) -> Result<(), Fatal> {
         drain: drain.clone(),
     };
     // without the socket operations and jobs go on all the same
-    let _admin = admin::serve(&settings.config.state_dir, facts).inspect_err(
+    let admin = admin::serve(&settings.config.state_dir, facts).inspect_err(
         |f| tracing::error!(code = %f.code, detail = f.message, next_step = f.next_step, "no admin socket"),
     );
 
@@ -212,6 +212,8 @@ async fn join(prepared: Prepared, disk: &Handle) -> Result<(), Fatal> {
     for job in jobs.summary().await.unwrap_or_default() {
         tracing::info!(job = job.job_id, phase = job.phase, "job goes on without the supervisor");
     }
+    // the socket goes while the state directory is still ours
+    drop(admin);
     drop(state);
     Ok(())
 }

@@ -127,14 +127,20 @@ fn what_is_wrong_is_named() {
     for (file, named) in [
         ("x = 1", "x"),
         ("max_operations = 0", "max_operations"),
-        ("max_operations = -1", "-1"),
+        ("max_operations = -1", "max_operations: invalid value"),
+        ("max_operations = \"many\"", "max_operations: invalid type"),
         ("budget_mib = 1", "budget_mib"),
-        ("log_format = \"xml\"", "xml"),
+        ("log_format = \"xml\"", "log_format: unknown variant `xml`"),
+        ("[tunnel]\nx = 1", "tunnel: unknown field `x`"),
+        ("[tunnel]\nlasted_ms = \"x\"", "tunnel.lasted_ms: invalid type"),
+        ("tunnel = 1", "tunnel: invalid type: integer `1`, expected a table"),
+        ("[connections.a]\nsource = \"profile\"", "connections.a: missing field `provider`"),
+        ("[connections.a]\nprovider = \"aws\"\nsource = \"x\"", "connections.a.source: unknown variant `x`"),
         ("[tunnel]\nbackoff_first_ms = 9000", "tunnel.backoff_early_max_ms"),
-        ("[proxy]\nurl = \"https://p:1\"", "proxy"),
+        ("[proxy]\nurl = \"https://p:1\"", "proxy.url"),
         ("[proxy]\nurl = \"http://u:secret@p:1\"", "password_file"),
         ("[proxy]\npassword_file = \"/p\"", "proxy.user"),
-        ("[isolation]\nrequire = \"none\"", "none"),
+        ("[isolation]\nrequire = \"none\"", "isolation.require: unknown variant `none`"),
         ("[workers]\nops = \"relative\"", "workers.ops"),
         ("[connections.\"a b\"]\nprovider = \"aws\"", "a b"),
         ("[connections.a]\nprovider = \"gcp\"", "gcp"),
@@ -166,5 +172,7 @@ fn what_is_wrong_is_named() {
     }
     assert!(load("", &[], &[("RUNNERD_NONSENSE", "1")]).expect_err("refused").contains("RUNNERD_NONSENSE"));
     assert!(load("", &[("max_operations", "many")], &[]).expect_err("refused").contains("--max-operations"));
+    let said = load("", &[("log_format", "xml")], &[]).expect_err("refused");
+    assert!(said.starts_with("--log-format: log_format: unknown variant") && said.contains("config show"), "{said}");
     assert!(Config::load(Some("/nonexistent".as_ref()), &Default::default(), &Default::default()).is_err());
 }

@@ -158,6 +158,9 @@ async fn a_life() {
     slow.send(operation_input::Kind::StdinClosed(v1::StdinClosed {})).await;
     assert_eq!(slow.end().await.0.exit_code, 7);
     drop(session);
+    let mut runner = runner;
+    until("it has left", || runner.process.try_wait().expect("asked").is_some()).await;
+    assert!(!runner.folder.path().join("state/admin.sock").exists(), "nobody answers there any more");
     assert_eq!(runner.exit().await, (Some(0), None));
 }
 
