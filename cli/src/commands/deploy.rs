@@ -59,6 +59,9 @@ pub(crate) async fn run(command: Deploy, session: &Session) -> Done {
 async fn start(command: &Deploy, session: &Session) -> Done<Value> {
     let client = &session.client;
     // all that can be known before anything is sent
+    if let Some(dir) = &command.dir {
+        is_folder(dir)?;
+    }
     let name = name(command)?;
     let at = path(&["stacks", &name], &[]);
     let existing = client.find(&at).await?;
@@ -130,6 +133,26 @@ fn name(command: &Deploy) -> Result<String, Failure> {
     }
 }
 
+/// A file is no source, and a mistake that is easily made.
+fn is_folder(dir: &Path) -> Result<(), Failure> {
+    let found = std::fs::metadata(dir).map_err(|e| crate::stop::file(dir, &e))?;
+    if found.is_dir() {
+        return Ok(());
+    }
+    let parent = match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    Err(Code::InvalidArgument
+        .on(format!("{} is a file; a deployment's source is a folder", dir.display()))
+        .next(format!("Name the folder with all its files: `runnerctl deploy {}`.", parent.display())))
+}
+
+/// So many files and folders.
+fn shown(entries: u64) -> String {
+    if entries == 1 { "1 entry".to_owned() } else { format!("{entries} entries") }
+}
+
 /// Packs the folder and sends it, unless the control plane has that very content.
 async fn upload(session: &Session, dir: &Path) -> Done<Value> {
     let spinner = progress::spinner(format!("packing {}", dir.display()));
@@ -140,7 +163,7 @@ async fn upload(session: &Session, dir: &Path) -> Done<Value> {
         packed.map_err(|e| Code::Internal.on(format!("packing {}: {e}", dir.display())))??;
     let at = path(&["archives", &sha256], &[]);
     if session.client.exists(&at).await? {
-        eprintln!("· source: {entries} entries, unchanged");
+        eprintln!("· source: {}, unchanged", shown(entries));
     } else {
         let bar = progress::bytes(size, "uploading");
         let counted = bar.clone();
@@ -148,7 +171,7 @@ async fn upload(session: &Session, dir: &Path) -> Done<Value> {
         let sent = session.client.upload(&at, size, body).await;
         bar.finish_and_clear();
         sent?;
-        eprintln!("· source: {entries} entries, {size} bytes uploaded");
+        eprintln!("· source: {}, {size} bytes uploaded", shown(entries));
     }
     Ok(json!({ "archive": { "sha256": sha256, "size": size } }))
 }
@@ -220,6 +243,19 @@ mod tests {
             Command::Deploy(command) => command,
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_file_is_no_source() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("main.tf");
+        std::fs::write(&file, "").expect("writes");
+        assert_eq!(is_folder(dir.path()), Ok(()));
+        let failure = is_folder(&file).expect_err("refused");
+        assert!(failure.message.contains("main.tf is a file"), "{failure}");
+        assert!(failure.next_step.contains(&format!("deploy {}", dir.path().display())), "{failure}");
+        assert!(is_folder(&dir.path().join("none")).expect_err("refused").message.contains("No such file"));
+        assert_eq!((shown(1), shown(2)), ("1 entry".to_owned(), "2 entries".to_owned()));
     }
 
     #[test]
