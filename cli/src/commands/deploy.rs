@@ -71,12 +71,16 @@ async fn start(command: &Deploy, session: &Session) -> Done<Value> {
             .next("Run `runnerctl stack list`.")
             .into());
     }
-    let engine = match (&command.engine, &existing) {
-        (Some(engine), _) => Some(engine.as_str()),
+    let engine = match (command.engine.as_deref(), &existing) {
         (None, Some(_)) => None,
-        (None, None) => {
-            let engine = stack::engine_of_runner(client, session.runner.as_deref()).await?;
-            eprintln!("· engine: {engine}");
+        (named, existing) => {
+            // the stack's runner, unless another is to do it
+            let own = existing.as_ref().map(|stack| table::text(stack, "/runner")).filter(|name| !name.is_empty());
+            let runner = session.runner.as_deref().or(own.as_deref());
+            let engine = stack::engine_of_runner(client, runner, named).await?;
+            if named.is_none() {
+                eprintln!("· engine: {engine}");
+            }
             Some(engine)
         }
     };
@@ -211,9 +215,10 @@ mod tests {
         let command = parsed(&[&["--git", "https://example.org/x.git", "--name", "shop"], words].concat());
         let runner = words.iter().position(|w| *w == "--runner").map(|at| words[at + 1].to_owned());
         let session = Session { client, output: Output::new(Format::Table), runner, interrupt: Interrupt::listen() };
-        start(&command, &session).await.expect("starts");
-        let asked = asked.lock().expect("not poisoned");
-        asked.clone()
+        let refused = start(&command, &session).await.err();
+        let mut asked = asked.lock().expect("not poisoned").clone();
+        asked.extend(refused.iter().map(|stop| format!("{:?}", stop.failure().expect("a failure").code)));
+        asked
     }
 
     #[tokio::test]
@@ -221,7 +226,6 @@ mod tests {
         for (engines, words, asked, engine) in [
             (json!(["opentofu", "terraform"]), &[][..], "/runners", "opentofu"),
             (json!(["terraform"]), &[], "/runners", "terraform"),
-            (json!([]), &[], "/runners", "opentofu"),
             (json!(["terraform"]), &["--runner", "other"], "/runners/other", "terraform"),
         ] {
             assert_eq!(
@@ -234,8 +238,12 @@ mod tests {
                 ]
             );
         }
-        let asked = asked_with(json!(["terraform"]), &["--engine", "opentofu"]).await;
-        assert_eq!(asked, ["GET /stacks/shop", "POST /stacks opentofu", "POST /stacks/shop/jobs"]);
+        let asked = asked_with(json!(["opentofu", "terraform"]), &["--engine", "terraform"]).await;
+        assert_eq!(asked[2..], ["POST /stacks terraform", "POST /stacks/shop/jobs"]);
+        // one that it does not have is refused before anything is made or sent
+        for (engines, words) in [(json!(["terraform"]), &["--engine", "opentofu"][..]), (json!([]), &[])] {
+            assert_eq!(asked_with(engines, words).await, ["GET /stacks/shop", "GET /runners", "EngineMissing"]);
+        }
     }
 
     fn parsed(words: &[&str]) -> Deploy {

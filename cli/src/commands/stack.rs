@@ -139,20 +139,38 @@ impl Options {
     }
 }
 
-/// The engine of a new stack for which none was named: one that its runner has now.
+/// The engine of a new stack: the named one, else one that its runner has now. What a connected runner does not have is refused before
+/// anything is sent to it; where nothing is connected nobody knows.
 ///
 /// # Errors
-/// The named runner is not there.
-pub(crate) async fn engine_of_runner(client: &Client, runner: Option<&str>) -> Result<&'static str, Failure> {
+/// The named runner is not there; `engine_missing`.
+pub(crate) async fn engine_of_runner(
+    client: &Client,
+    runner: Option<&str>,
+    named: Option<&str>,
+) -> Result<&'static str, Failure> {
     let runner = match runner {
         Some(runner) => Some(client.get(&path(&["runners", runner], &[])).await?),
         None => table::items(&client.get("/runners").await?).iter().find(|r| r["default"] == true).cloned(),
     };
     let instances = runner.as_ref().and_then(|r| r["instances"].as_array()).map_or(&[][..], Vec::as_slice);
-    let has = |engine: &&str| {
-        instances.iter().filter_map(|i| i["engines"].as_array()).flatten().any(|e| e.as_str() == Some(*engine))
+    let has = |engine: &str| {
+        instances.iter().filter_map(|i| i["engines"].as_array()).flatten().any(|e| e.as_str() == Some(engine))
     };
-    Ok(ENGINES.into_iter().find(has).unwrap_or(ENGINES[0]))
+    let wanted = |engine: &&str| named.is_none_or(|named| named == *engine);
+    if let Some(engine) = ENGINES.into_iter().filter(wanted).find(|engine| has(engine)) {
+        return Ok(engine);
+    }
+    if instances.is_empty() {
+        return Ok(ENGINES.into_iter().find(wanted).unwrap_or(ENGINES[0]));
+    }
+    let name = runner.as_ref().map(|r| table::text(r, "/name")).unwrap_or_default();
+    let found: Vec<_> = ENGINES.into_iter().filter(|engine| has(engine)).collect();
+    let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
+    Err(Code::EngineMissing.on(match named {
+        Some(named) => format!("runner {name} has no {named}; of engines it has {found}"),
+        None => format!("runner {name} has neither {}", ENGINES.join(" nor ")),
+    }))
 }
 
 /// A name that the control plane takes for a new stack.
@@ -194,10 +212,7 @@ pub(crate) async fn run(command: StackCommand, session: &Session) -> Done {
     match command {
         StackCommand::Create { name, engine, git: from, options } => {
             let work = async {
-                let engine = match &engine {
-                    Some(engine) => engine,
-                    None => engine_of_runner(client, runner).await?,
-                };
+                let engine = engine_of_runner(client, runner, engine.as_deref()).await?;
                 let mut body = json!({ "name": name, "engine": engine, "source": git(&from.url, &from.reference) });
                 options.apply(&mut body, runner)?;
                 client.post("/stacks", &body).await

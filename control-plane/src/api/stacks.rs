@@ -11,6 +11,7 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use shared_proto::failure::{Code, Failure};
 use std::collections::BTreeSet;
+use std::fmt;
 use utoipa::{OpenApi, ToSchema};
 
 /// Entries of a runner that a refusal names.
@@ -60,6 +61,15 @@ enum Engine {
     OpenTofu,
     Terraform,
 }
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OpenTofu => "opentofu",
+            Self::Terraform => "terraform",
+        })
+    }
+}
+
 /// A stack.
 #[derive(Serialize, ToSchema)]
 struct StackView {
@@ -246,6 +256,8 @@ async fn checked_stack(state: &ApiState, caller: &Caller, body: StackBody) -> Re
     let connections = checked_connections(body.connections)?;
     if let Some(runner) = runner.as_deref().or(caller.organization().default_runner.as_deref()) {
         known_to_runner(state, caller, runner, &connections)?;
+        let instances = state.sessions.instances(caller.org(), runner);
+        runner_has(&body.engine.to_string(), &instances.into_iter().map(|i| i.engines).collect::<Vec<_>>())?;
     }
     let kept = KeptSource {
         path: checked_path(body.path.unwrap_or_default())?,
@@ -253,10 +265,7 @@ async fn checked_stack(state: &ApiState, caller: &Caller, body: StackBody) -> Re
     };
     Ok(NewStack {
         name: checked::name("name", &body.name)?,
-        engine: match body.engine {
-            Engine::OpenTofu => "opentofu".to_owned(),
-            Engine::Terraform => "terraform".to_owned(),
-        },
+        engine: body.engine.to_string(),
         runner,
         source: json(&kept)?,
         variables: json(&body.variables.checked()?)?,
@@ -281,6 +290,17 @@ fn known_to_runner(state: &ApiState, caller: &Caller, runner: &str, names: &[Str
                 .on(format!("the runner's configuration has no connection {name:?}; it has {has}")))
         }
     }
+}
+
+/// Refuses an engine that no instance of the runner has found, of each of which there are its engines. Where none is connected nobody knows.
+fn runner_has(engine: &str, instances: &[Vec<String>]) -> Result<(), Failure> {
+    let found: BTreeSet<&str> = instances.iter().flatten().map(String::as_str).collect();
+    if instances.is_empty() || found.contains(engine) {
+        return Ok(());
+    }
+    let has = found.into_iter().collect::<Vec<_>>().join(", ");
+    let has = if has.is_empty() { "none".to_owned() } else { has };
+    Err(Code::EngineMissing.on(format!("the runner has no {engine}; of engines it has {has}")))
 }
 
 /// The stack's runner, else the organization's default.
@@ -334,4 +354,23 @@ fn json<T: Serialize>(value: &T) -> Result<String, Failure> {
 fn read_back<T: serde::de::DeserializeOwned>(text: &str, stack: &Stack) -> Result<T, Failure> {
     serde_json::from_str(text)
         .map_err(|e| Code::Internal.on(format!("stack {} in the database does not read back: {e}", stack.name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stacks_engine_is_one_that_its_runner_has_or_may_have() {
+        let has = |instances: &[&[&str]]| {
+            let instances: Vec<Vec<String>> =
+                instances.iter().map(|engines| engines.iter().map(|e| (*e).to_owned()).collect()).collect();
+            runner_has("opentofu", &instances).map_err(|f| (f.code, f.message))
+        };
+        assert_eq!(has(&[]), Ok(()));
+        assert_eq!(has(&[&["terraform"], &["opentofu"]]), Ok(()));
+        let refused = |message: &str| Err((Code::EngineMissing, message.to_owned()));
+        assert_eq!(has(&[&["terraform"]]), refused("the runner has no opentofu; of engines it has terraform"));
+        assert_eq!(has(&[&[]]), refused("the runner has no opentofu; of engines it has none"));
+    }
 }
