@@ -1,7 +1,7 @@
 //! The program: what it is built of, and how it ends.
 //!
 //! ```text
-//!  data folder, lock ─▶ store, CA ─▶ first start ─▶ both ports bound ─▶ READY ─▶ serve
+//!  lock ─▶ both ports bound ─▶ data folder ─▶ store, CA ─▶ first start ─▶ READY ─▶ serve
 //!                                                        SIGTERM ─▶ no new connections, runners told to leave,
 //!                                                                   what is in flight within the grace ─▶ end
 //!                                                        again   ─▶ end at once
@@ -93,14 +93,19 @@ impl ProgramError {
 /// [`ProgramError`].
 pub async fn run(config: Config) -> Result<(), ProgramError> {
     let mut signals = Signals::new()?;
-    let _lock = take_data(&config.data)?;
+    // a second control plane on one folder is told so; a new folder, with its CA and its token, is made only once both ports are ours
+    let taken = if config.data.exists() { Some(take_data(&config.data)?) } else { None };
+    let (api_port, api_address) = bind(config.api_listen).await?;
+    let (runner_port, runner_address) = bind(config.runner_listen).await?;
+    let _lock = match taken {
+        Some(lock) => lock,
+        None => take_data(&config.data)?,
+    };
     let store = Store::open(&config.data.join("control-plane.db")).await?;
     let authority = Arc::new(Authority::open(&config.data, config.names.clone())?);
     first_start(&store, &authority, &config.data).await.map_err(ProgramError::First)?;
     store.close_operations().await.map_err(ProgramError::First)?;
 
-    let (api_port, api_address) = bind(config.api_listen).await?;
-    let (runner_port, runner_address) = bind(config.runner_listen).await?;
     let endpoints = endpoints(&config, runner_address);
     let stop = CancellationToken::new();
 

@@ -20,3 +20,19 @@ fn a_wrong_flag_is_wrong_usage_and_named() {
     assert_eq!(output.status.code(), Some(64), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("--no-such-flag"), "{output:?}");
 }
+
+#[test]
+fn a_port_that_is_taken_leaves_no_new_data_folder() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let address = taken.local_addr().expect("an address").to_string();
+    let data = folder.path().join("data");
+    for (api, runner) in [(address.as_str(), "127.0.0.1:0"), ("127.0.0.1:0", &address)] {
+        let mut program = program();
+        program.arg("--data").arg(&data).args(["--api-listen", api, "--runner-listen", runner]);
+        let output = program.output().expect("starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(69) && said.contains(&address), "{said}");
+        assert!(!data.exists(), "nothing was made");
+    }
+}

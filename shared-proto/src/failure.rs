@@ -126,6 +126,7 @@ failures! {
     EngineFailed "engine_failed" FailedPrecondition 422 GENERAL "The engine ended with an error." "Read its diagnostics.";
     PlanStale "plan_stale" FailedPrecondition 409 GENERAL "The approved plan is no longer what would be applied." "Start a new job.";
     StateElsewhere "state_elsewhere" FailedPrecondition 409 CONFIG "The stack's state belongs to another instance." "Run the job there, or give the stack a backend.";
+    StackNotEmpty "stack_not_empty" FailedPrecondition 409 GENERAL "What the stack made was not destroyed." "Destroy it first with a job of the kind destroy; or delete the stack with `--force`, and what it made stays.";
     Fenced "fenced" FailedPrecondition 409 GENERAL "The job was assigned again with a newer fencing token." "Nothing to do; the newer assignment goes on.";
     JobLost "job_lost" DataLoss 500 SOFTWARE "The job's processes are gone and nothing tells how it ended." "Look at the last events and the state before you start another.";
     SpoolDamaged "spool_damaged" DataLoss 500 SOFTWARE "The job's spool cannot be read as a whole." "Look at the job's last events; keep the spool for a report.";

@@ -9,7 +9,9 @@ use tracing_subscriber::EnvFilter;
 /// # Errors
 /// A filter that is none.
 pub fn start(format: LogFormat, level: &str) -> Result<(), ConfigError> {
-    let filter = EnvFilter::builder().parse(level).map_err(|e| ConfigError(format!("log_level {level:?}: {e}")))?;
+    let filter = EnvFilter::builder().parse(level).map_err(|e| {
+        ConfigError(format!("log_level {level:?}: {e}; it is error, warn, info, debug or trace, or TARGET=LEVEL,…"))
+    })?;
     // a reader of the log that goes away must not end the program: the default complains on the same broken pipe, and panics
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);

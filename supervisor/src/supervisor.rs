@@ -88,6 +88,7 @@ fn prepare(flags: &Flags) -> Result<Prepared, Fatal> {
     // 4. what we are told
     let config = flags.load().map_err(Fatal::Config)?;
     logging::start(config.log_format, &config.log_level).map_err(Fatal::Config)?;
+    config.check_programs().map_err(Fatal::Config)?;
     // 5. whether workers would be confined as required
     let mechanisms = Workers::mechanisms(&spawner).map_err(system("the spawner"))?;
     let mut guarantees = Guarantees::with(&mechanisms);
@@ -196,7 +197,7 @@ async fn join(prepared: Prepared, disk: &Handle) -> Result<(), Fatal> {
         drain: drain.clone(),
     };
     // without the socket operations and jobs go on all the same
-    let _admin = admin::serve(&settings.config.state_dir, facts).inspect_err(
+    let admin = admin::serve(&settings.config.state_dir, facts).inspect_err(
         |f| tracing::error!(code = %f.code, detail = f.message, next_step = f.next_step, "no admin socket"),
     );
 
@@ -222,6 +223,8 @@ async fn join(prepared: Prepared, disk: &Handle) -> Result<(), Fatal> {
     for job in jobs.summary().await.unwrap_or_default() {
         tracing::info!(job = job.job_id, phase = job.phase, "job goes on without the supervisor");
     }
+    // the socket goes while the state directory is still ours
+    drop(admin);
     drop(state);
     Ok(())
 }
@@ -276,6 +279,7 @@ impl Reloading<'_> {
             if config.state_dir != self.replace.borrow().config.state_dir {
                 return Err("state_dir cannot be changed while it runs".to_owned());
             }
+            config.check_programs().map_err(|e| e.to_string())?;
             self.guarantees.suffice(config.isolation_require).map_err(|f| f.to_string())?;
             self.own.still_reads(&config)?;
             let domains = Domains::new(&config, &self.mechanisms).map_err(|e| format!("domains for workers: {e}"))?;

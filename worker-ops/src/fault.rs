@@ -28,6 +28,11 @@ impl Fault {
         self.failure = self.failure.next(step);
         self
     }
+    /// The same with where something was looked for.
+    pub(crate) fn looked_in(mut self, place: &str) -> Self {
+        self.failure.message = words(&format!("{} in {place}", self.failure.message));
+        self
+    }
     /// The same with what the target itself said.
     pub(crate) fn said(mut self, status: u16, reason: impl Into<String>) -> Self {
         self.status = u32::from(status);

@@ -77,6 +77,10 @@ impl Client {
     pub(crate) async fn delete(&self, path: &str) -> Result<Value, Failure> {
         self.json(Method::DELETE, path, None).await
     }
+    /// Removes one, as the document says.
+    pub(crate) async fn delete_with(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.json(Method::DELETE, path, Some(body)).await
+    }
     /// Whether there is something at this path.
     pub(crate) async fn exists(&self, path: &str) -> Result<bool, Failure> {
         let response = self.send(self.request(Method::HEAD, path), empty()).await?;

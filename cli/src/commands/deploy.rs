@@ -59,6 +59,9 @@ pub(crate) async fn run(command: Deploy, session: &Session) -> Done {
 async fn start(command: &Deploy, session: &Session) -> Done<Value> {
     let client = &session.client;
     // all that can be known before anything is sent
+    if let Some(dir) = &command.dir {
+        is_folder(dir)?;
+    }
     let name = name(command)?;
     let at = path(&["stacks", &name], &[]);
     let existing = client.find(&at).await?;
@@ -68,12 +71,16 @@ async fn start(command: &Deploy, session: &Session) -> Done<Value> {
             .next("Run `runnerctl stack list`.")
             .into());
     }
-    let engine = match (&command.engine, &existing) {
-        (Some(engine), _) => Some(engine.as_str()),
+    let engine = match (command.engine.as_deref(), &existing) {
         (None, Some(_)) => None,
-        (None, None) => {
-            let engine = stack::engine_of_runner(client, session.runner.as_deref()).await?;
-            eprintln!("· engine: {engine}");
+        (named, existing) => {
+            // the stack's runner, unless another is to do it
+            let own = existing.as_ref().map(|stack| table::text(stack, "/runner")).filter(|name| !name.is_empty());
+            let runner = session.runner.as_deref().or(own.as_deref());
+            let engine = stack::engine_of_runner(client, runner, named).await?;
+            if named.is_none() {
+                eprintln!("· engine: {engine}");
+            }
             Some(engine)
         }
     };
@@ -130,6 +137,26 @@ fn name(command: &Deploy) -> Result<String, Failure> {
     }
 }
 
+/// A file is no source, and a mistake that is easily made.
+fn is_folder(dir: &Path) -> Result<(), Failure> {
+    let found = std::fs::metadata(dir).map_err(|e| crate::stop::file(dir, &e))?;
+    if found.is_dir() {
+        return Ok(());
+    }
+    let parent = match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    Err(Code::InvalidArgument
+        .on(format!("{} is a file; a deployment's source is a folder", dir.display()))
+        .next(format!("Name the folder with all its files: `runnerctl deploy {}`.", parent.display())))
+}
+
+/// So many files and folders.
+fn shown(entries: u64) -> String {
+    if entries == 1 { "1 entry".to_owned() } else { format!("{entries} entries") }
+}
+
 /// Packs the folder and sends it, unless the control plane has that very content.
 async fn upload(session: &Session, dir: &Path) -> Done<Value> {
     let spinner = progress::spinner(format!("packing {}", dir.display()));
@@ -140,7 +167,7 @@ async fn upload(session: &Session, dir: &Path) -> Done<Value> {
         packed.map_err(|e| Code::Internal.on(format!("packing {}: {e}", dir.display())))??;
     let at = path(&["archives", &sha256], &[]);
     if session.client.exists(&at).await? {
-        eprintln!("· source: {entries} entries, unchanged");
+        eprintln!("· source: {}, unchanged", shown(entries));
     } else {
         let bar = progress::bytes(size, "uploading");
         let counted = bar.clone();
@@ -148,7 +175,7 @@ async fn upload(session: &Session, dir: &Path) -> Done<Value> {
         let sent = session.client.upload(&at, size, body).await;
         bar.finish_and_clear();
         sent?;
-        eprintln!("· source: {entries} entries, {size} bytes uploaded");
+        eprintln!("· source: {}, {size} bytes uploaded", shown(entries));
     }
     Ok(json!({ "archive": { "sha256": sha256, "size": size } }))
 }
@@ -188,9 +215,10 @@ mod tests {
         let command = parsed(&[&["--git", "https://example.org/x.git", "--name", "shop"], words].concat());
         let runner = words.iter().position(|w| *w == "--runner").map(|at| words[at + 1].to_owned());
         let session = Session { client, output: Output::new(Format::Table), runner, interrupt: Interrupt::listen() };
-        start(&command, &session).await.expect("starts");
-        let asked = asked.lock().expect("not poisoned");
-        asked.clone()
+        let refused = start(&command, &session).await.err();
+        let mut asked = asked.lock().expect("not poisoned").clone();
+        asked.extend(refused.iter().map(|stop| format!("{:?}", stop.failure().expect("a failure").code)));
+        asked
     }
 
     #[tokio::test]
@@ -198,7 +226,6 @@ mod tests {
         for (engines, words, asked, engine) in [
             (json!(["opentofu", "terraform"]), &[][..], "/runners", "opentofu"),
             (json!(["terraform"]), &[], "/runners", "terraform"),
-            (json!([]), &[], "/runners", "opentofu"),
             (json!(["terraform"]), &["--runner", "other"], "/runners/other", "terraform"),
         ] {
             assert_eq!(
@@ -211,8 +238,12 @@ mod tests {
                 ]
             );
         }
-        let asked = asked_with(json!(["terraform"]), &["--engine", "opentofu"]).await;
-        assert_eq!(asked, ["GET /stacks/shop", "POST /stacks opentofu", "POST /stacks/shop/jobs"]);
+        let asked = asked_with(json!(["opentofu", "terraform"]), &["--engine", "terraform"]).await;
+        assert_eq!(asked[2..], ["POST /stacks terraform", "POST /stacks/shop/jobs"]);
+        // one that it does not have is refused before anything is made or sent
+        for (engines, words) in [(json!(["terraform"]), &["--engine", "opentofu"][..]), (json!([]), &[])] {
+            assert_eq!(asked_with(engines, words).await, ["GET /stacks/shop", "GET /runners", "EngineMissing"]);
+        }
     }
 
     fn parsed(words: &[&str]) -> Deploy {
@@ -220,6 +251,19 @@ mod tests {
             Command::Deploy(command) => command,
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_file_is_no_source() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("main.tf");
+        std::fs::write(&file, "").expect("writes");
+        assert_eq!(is_folder(dir.path()), Ok(()));
+        let failure = is_folder(&file).expect_err("refused");
+        assert!(failure.message.contains("main.tf is a file"), "{failure}");
+        assert!(failure.next_step.contains(&format!("deploy {}", dir.path().display())), "{failure}");
+        assert!(is_folder(&dir.path().join("none")).expect_err("refused").message.contains("No such file"));
+        assert_eq!((shown(1), shown(2)), ("1 entry".to_owned(), "2 entries".to_owned()));
     }
 
     #[test]

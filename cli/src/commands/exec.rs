@@ -115,7 +115,7 @@ async fn converse(command: &Exec, session: &Session, socket: Socket) -> Done<i32
         loop {
             let message = match source.next().await {
                 Some(Ok(message)) => message,
-                Some(Err(e)) => return Err(Code::ConnectionLost.on(format!("the connection ended: {e}")).into()),
+                Some(Err(_)) => return Err(cut().into()),
                 None => return Err(outcome::missing().into()),
             };
             let data = match message {
@@ -145,6 +145,11 @@ async fn converse(command: &Exec, session: &Session, socket: Socket) -> Done<i32
     helpers.iter().for_each(tokio::task::JoinHandle::abort);
     sender.abort();
     done
+}
+
+/// The way to the control plane is gone; what a library says of it says nothing to a user.
+fn cut() -> Failure {
+    Code::ConnectionLost.on("the connection to the control plane was cut while the command ran")
 }
 
 async fn send(mut sink: SplitSink<Socket, Message>, mut queue: mpsc::Receiver<Vec<u8>>) {
@@ -189,7 +194,7 @@ pub(crate) async fn capture(client: &Client, at: &str) -> Result<(String, i32), 
     let mut socket = client.websocket(at, PROTOCOL).await?;
     let mut out = Vec::new();
     while let Some(message) = socket.next().await {
-        let message = message.map_err(|e| Code::ConnectionLost.on(format!("the connection ended: {e}")))?;
+        let message = message.map_err(|_| cut())?;
         let Message::Binary(data) = message else { continue };
         match data.split_first() {
             Some((&(STDOUT | STDERR), data)) if out.len() < 64 * 1024 => out.extend_from_slice(data),

@@ -231,23 +231,32 @@ pub(crate) async fn follow(session: &Session, job: &str, approval: Approval) -> 
     failure.map_or(Ok(()), Err)
 }
 
-/// Why a job does not begin, where the control plane can tell: a stack has one job at a time.
+/// Why a job does not begin, where the control plane can tell.
 async fn waits_for(session: &Session, job: &str) -> Option<String> {
     let current = session.client.get(&path(&["jobs", job], &[])).await.ok()?;
-    if table::text(&current, "/phase") != "pending" {
+    waits(&current).map(|why| format!("· {why}"))
+}
+
+/// What a job waits for, of one that has not begun.
+pub(crate) fn waits(job: &Value) -> Option<String> {
+    if table::text(job, "/phase") != "pending" {
         return None;
     }
-    let jobs = session.client.get(&path(&["jobs"], &[("stack", &table::text(&current, "/stack/id"))])).await.ok()?;
-    let before = jobs["items"].as_array()?.iter().find(|other| {
-        let started = !matches!(table::text(other, "/phase").as_str(), "pending" | "assigned");
-        other["id"] != job && started && other["ended_at_ms"].as_i64().is_none()
-    });
-    Some(match before.map(|other| (table::text(other, "/id"), table::text(other, "/phase"))) {
-        Some((id, phase)) if phase == "awaiting_approval" => format!(
-            "· waits for job {id} of the same stack, which awaits approval: `runnerctl job approve {id}` or `runnerctl job discard {id}`"
+    let (id, phase) = (table::text(job, "/waits_for/job"), table::text(job, "/waits_for/phase"));
+    Some(match table::text(job, "/waits_for/reason").as_str() {
+        "job" if phase == "awaiting_approval" => format!(
+            "waits for job {id} of the same stack, which awaits approval: `runnerctl job approve {id}` or `runnerctl job discard {id}`"
         ),
-        Some((id, phase)) => format!("· waits for job {id} of the same stack, which is {phase}"),
-        None => "· waits for an instance of the runner with room for it; `runnerctl runner list` shows them".to_owned(),
+        "job" => format!("waits for job {id} of the same stack, which is {phase}"),
+        "slot" => match table::text(job, "/waits_for/slots").as_str() {
+            "1" => "waits for the runner's one slot for jobs".to_owned(),
+            slots => format!("waits for one of the runner's {slots} slots for jobs"),
+        },
+        "instance" => {
+            "waits for an instance of the runner that takes jobs; `runnerctl runner list` shows them".to_owned()
+        }
+        // it is about to be given out, or goes first to the instance that has its stack's state
+        _ => "waits for an instance of the runner with room for it; `runnerctl runner list` shows them".to_owned(),
     })
 }
 
@@ -325,6 +334,22 @@ mod tests {
         assert_eq!(exit("canceled", "ok"), 1);
         assert_eq!(exit("discarded", ""), 1);
         assert_eq!(exit("lost", ""), 70);
+    }
+
+    #[test]
+    fn what_a_job_waits_for() {
+        let said = |why: Value| waits(&json!({"phase": "pending", "waits_for": why})).expect("waits");
+        assert_eq!(said(json!({"reason": "slot", "slots": 2})), "waits for one of the runner's 2 slots for jobs");
+        assert_eq!(said(json!({"reason": "slot", "slots": 1})), "waits for the runner's one slot for jobs");
+        assert!(
+            said(json!({"reason": "job", "job": "job_1", "phase": "applying"})).contains("job_1 of the same stack")
+        );
+        let approval = said(json!({"reason": "job", "job": "job_1", "phase": "awaiting_approval"}));
+        assert!(approval.contains("runnerctl job approve job_1"), "{approval}");
+        assert!(
+            said(json!({"reason": "instance"})).contains("takes jobs") && said(Value::Null).contains("room for it")
+        );
+        assert_eq!(waits(&json!({"phase": "planning", "waits_for": null})), None);
     }
 
     #[test]

@@ -72,19 +72,7 @@ pub(crate) async fn run(command: JobCommand, session: &Session) -> Done {
                 .filter_map(|(name, value)| value.map(|value| (name, value)))
                 .collect();
             let list = session.wait("listing jobs", client.get(&path(&["jobs"], &query))).await?;
-            session.output.document(&list, |list| {
-                let rows = table::items(list).iter().map(|j| {
-                    vec![
-                        table::text(j, "/id"),
-                        table::text(j, "/stack/name"),
-                        table::text(j, "/kind"),
-                        table::text(j, "/phase"),
-                        table::text(j, "/runner"),
-                        table::moment(j, "/created_at_ms"),
-                    ]
-                });
-                table::rows(&["ID", "STACK", "KIND", "PHASE", "RUNNER", "CREATED"], rows, "No jobs.")
-            })
+            session.output.document(&list, jobs)
         }
         JobCommand::Show { id } => {
             let one = session.wait("asking", client.get(&path(&["jobs", &id], &[]))).await?;
@@ -134,6 +122,26 @@ async fn logs(session: &Session, id: &str) -> Done {
     }
 }
 
+fn jobs(list: &Value) -> String {
+    // what nothing keeps from being given out needs no word
+    let waits = |job: &Value| follow::waits(job).filter(|_| !job["waits_for"].is_null());
+    let mut header = vec!["ID", "STACK", "KIND", "PHASE", "RUNNER", "CREATED"];
+    let notes = table::items(list).iter().any(|job| waits(job).is_some());
+    if notes {
+        header.push("NOTE");
+    }
+    let rows = table::items(list).iter().map(|job| {
+        let mut row: Vec<_> =
+            ["/id", "/stack/name", "/kind", "/phase", "/runner"].map(|at| table::text(job, at)).into();
+        row.push(table::moment(job, "/created_at_ms"));
+        if notes {
+            row.push(waits(job).unwrap_or_default());
+        }
+        row
+    });
+    table::rows(&header, rows, "No jobs.")
+}
+
 fn show(job: &Value) -> String {
     let plan = if job["plan"].is_null() {
         String::new()
@@ -163,9 +171,28 @@ fn show(job: &Value) -> String {
         ("next", table::text(job, "/result/next_step")),
         ("events", table::text(job, "/last_sequence")),
     ]);
+    if let Some(why) = follow::waits(job) {
+        text.push_str(&format!("\nIt {why}\n"));
+    }
     if job["phase"] == "awaiting_approval" {
         let id = table::text(job, "/id");
         text.push_str(&format!("\nIt awaits approval: runnerctl job approve {id}, or runnerctl job discard {id}\n"));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_says_what_jobs_wait_for() {
+        let job = |phase: &str, waits_for: Value| json!({"id": "job_1", "phase": phase, "waits_for": waits_for});
+        let list =
+            json!({"items": [job("pending", json!({"reason": "slot", "slots": 2})), job("planning", Value::Null)]});
+        let text = jobs(&list);
+        assert!(text.contains("NOTE") && text.contains("waits for one of the runner's 2 slots"), "{text}");
+        let text = jobs(&json!({"items": [job("pending", Value::Null)]}));
+        assert!(!text.contains("NOTE") && !text.contains("waits"), "{text}");
+    }
 }

@@ -60,6 +60,9 @@ pub(crate) struct Describe {
     pod: PodName,
 }
 
+/// What the API calls the connection's own namespace.
+const OWN_NAMESPACE: &str = "-";
+
 /// How kubectl's users say that they mean a pod.
 const PODS: [&str; 3] = ["pod", "pods", "po"];
 
@@ -69,9 +72,9 @@ pub(crate) struct PodName {
     /// The pod, also as pod/NAME
     #[arg(value_parser = pod_name)]
     pub(crate) pod: String,
-    /// Its namespace
-    #[arg(short, long, env = "RUNNERCTL_NAMESPACE", default_value = "default")]
-    pub(crate) namespace: String,
+    /// Its namespace; the connection's own by default
+    #[arg(short, long, env = "RUNNERCTL_NAMESPACE")]
+    pub(crate) namespace: Option<String>,
 }
 
 /// `k8s logs`
@@ -172,7 +175,8 @@ pub(crate) async fn run(command: K8s, session: impl FnOnce() -> Done<Session>) -
 impl PodName {
     /// The pod's path, or that of something under it.
     pub(crate) fn path(&self, connection: &str, under: Option<&str>, query: &[(&str, &str)]) -> String {
-        let mut segments = vec!["connections", connection, "k8s", "namespaces", &self.namespace, "pods", &self.pod];
+        let namespace = self.namespace.as_deref().unwrap_or(OWN_NAMESPACE);
+        let mut segments = vec!["connections", connection, "k8s", "namespaces", namespace, "pods", &self.pod];
         segments.extend(under);
         path(&segments, query)
     }
@@ -219,7 +223,8 @@ async fn logs(command: &Logs, connection: &str, session: &Session) -> Done {
     let mut filter = session.output.terminal.then(|| Filter::new(session.output.colour));
     let mut ended = None;
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| Code::ConnectionLost.on(format!("the log's stream ended early: {e}")))?;
+        let frame = frame
+            .map_err(|_| Code::ConnectionLost.on("the connection to the control plane was cut before the log's end"))?;
         match frame.into_data() {
             Ok(data) => write(&mut stdout, filter.as_mut(), &data).await?,
             Err(other) => {
@@ -414,6 +419,8 @@ mod tests {
                 panic!("{line}")
             };
             assert_eq!(pod.pod, "web", "{line}");
+            let namespace = if line.contains("-n shop") { "shop" } else { "-" };
+            assert!(pod.path("c", None, &[]).ends_with(&format!("/namespaces/{namespace}/pods/web")), "{line}");
         }
         // a pod may be called so
         assert!(matches!(parsed("describe pod"), Ok(K8sCommand::Describe(d)) if d.pod.pod == "pod"));

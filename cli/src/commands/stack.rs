@@ -48,10 +48,13 @@ pub(crate) enum StackCommand {
         #[command(flatten)]
         options: Options,
     },
-    /// Forget a stack; what it made stays (destroy it first: deploy --kind destroy)
+    /// Forget a stack (destroy what it made first: deploy --stack NAME --kind destroy)
     Delete {
         /// The stack
         name: String,
+        /// Also where what it made was not destroyed: it stays
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -136,20 +139,38 @@ impl Options {
     }
 }
 
-/// The engine of a new stack for which none was named: one that its runner has now.
+/// The engine of a new stack: the named one, else one that its runner has now. What a connected runner does not have is refused before
+/// anything is sent to it; where nothing is connected nobody knows.
 ///
 /// # Errors
-/// The named runner is not there.
-pub(crate) async fn engine_of_runner(client: &Client, runner: Option<&str>) -> Result<&'static str, Failure> {
+/// The named runner is not there; `engine_missing`.
+pub(crate) async fn engine_of_runner(
+    client: &Client,
+    runner: Option<&str>,
+    named: Option<&str>,
+) -> Result<&'static str, Failure> {
     let runner = match runner {
         Some(runner) => Some(client.get(&path(&["runners", runner], &[])).await?),
         None => table::items(&client.get("/runners").await?).iter().find(|r| r["default"] == true).cloned(),
     };
     let instances = runner.as_ref().and_then(|r| r["instances"].as_array()).map_or(&[][..], Vec::as_slice);
-    let has = |engine: &&str| {
-        instances.iter().filter_map(|i| i["engines"].as_array()).flatten().any(|e| e.as_str() == Some(*engine))
+    let has = |engine: &str| {
+        instances.iter().filter_map(|i| i["engines"].as_array()).flatten().any(|e| e.as_str() == Some(engine))
     };
-    Ok(ENGINES.into_iter().find(has).unwrap_or(ENGINES[0]))
+    let wanted = |engine: &&str| named.is_none_or(|named| named == *engine);
+    if let Some(engine) = ENGINES.into_iter().filter(wanted).find(|engine| has(engine)) {
+        return Ok(engine);
+    }
+    if instances.is_empty() {
+        return Ok(ENGINES.into_iter().find(wanted).unwrap_or(ENGINES[0]));
+    }
+    let name = runner.as_ref().map(|r| table::text(r, "/name")).unwrap_or_default();
+    let found: Vec<_> = ENGINES.into_iter().filter(|engine| has(engine)).collect();
+    let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
+    Err(Code::EngineMissing.on(match named {
+        Some(named) => format!("runner {name} has no {named}; of engines it has {found}"),
+        None => format!("runner {name} has neither {}", ENGINES.join(" nor ")),
+    }))
 }
 
 /// A name that the control plane takes for a new stack.
@@ -191,10 +212,7 @@ pub(crate) async fn run(command: StackCommand, session: &Session) -> Done {
     match command {
         StackCommand::Create { name, engine, git: from, options } => {
             let work = async {
-                let engine = match &engine {
-                    Some(engine) => engine,
-                    None => engine_of_runner(client, runner).await?,
-                };
+                let engine = engine_of_runner(client, runner, engine.as_deref()).await?;
                 let mut body = json!({ "name": name, "engine": engine, "source": git(&from.url, &from.reference) });
                 options.apply(&mut body, runner)?;
                 client.post("/stacks", &body).await
@@ -258,13 +276,26 @@ pub(crate) async fn run(command: StackCommand, session: &Session) -> Done {
             let changed = session.wait("changing", work).await?;
             session.output.document(&changed, |_| format!("Stack {name} changed.\n"))
         }
-        StackCommand::Delete { name } => {
-            session.wait("removing", client.delete(&path(&["stacks", &name], &[]))).await?;
-            session
-                .output
-                .document(&json!({ "deleted": name }), |_| format!("Stack {name} removed; what it made stays.\n"))
+        StackCommand::Delete { name, force } => {
+            let at = path(&["stacks", &name], &[]);
+            let gone = session.wait("removing", client.delete_with(&at, &json!({ "force": force }))).await?;
+            session.output.document(&gone, |gone| deleted(&name, force, gone))
         }
     }
+}
+
+/// What is left of a deleted stack.
+fn deleted(name: &str, force: bool, gone: &Value) -> String {
+    let mut text = format!("Stack {name} removed{}.\n", if force { "; what it made, if anything, stays" } else { "" });
+    if !gone["state"].is_null() {
+        text.push_str(&format!(
+            "Its state stays where it was: in its backend, or, if it has none, in {} of the state directory of instance {} of runner {}.\n",
+            table::text(gone, "/state/folder"),
+            table::text(gone, "/state/instance_id"),
+            table::text(gone, "/state/runner"),
+        ));
+    }
+    text
 }
 
 fn source(stack: &Value) -> String {
@@ -300,6 +331,16 @@ mod tests {
         std::fs::write(&file, r#"["hidden"]"#).expect("writes");
         let failure = options(&[], &[file]).variables().expect_err("no object");
         assert!(!failure.message.contains("hidden"));
+    }
+
+    #[test]
+    fn where_a_deleted_stacks_state_stays() {
+        assert_eq!(deleted("shop", false, &json!({"state": null})), "Stack shop removed.\n");
+        let state = json!({"folder": "stacks/stk_1", "instance_id": "i-1", "runner": "r"});
+        let text = deleted("shop", true, &json!({ "state": state }));
+        for part in ["what it made, if anything, stays", "stacks/stk_1", "instance i-1 of runner r"] {
+            assert!(text.contains(part), "{text}");
+        }
     }
 
     #[test]

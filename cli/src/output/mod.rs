@@ -8,6 +8,7 @@ mod yaml;
 
 use crate::stop::{self, Done};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::io::{IsTerminal as _, Write as _};
 
 /// `-o`.
@@ -52,15 +53,18 @@ impl Output {
         };
         self.text(&text)
     }
-    /// Writes text, made harmless if a terminal shows it.
+    /// Writes text, made harmless where people read it.
     pub(crate) fn text(&self, text: &str) -> Done {
         let mut stdout = std::io::stdout().lock();
-        let written = if self.terminal {
-            stdout.write_all(&escape::text(text.as_bytes(), self.colour))
-        } else {
-            stdout.write_all(text.as_bytes())
-        };
-        written.and_then(|()| stdout.flush()).map_err(stop::stdout)
+        stdout.write_all(&self.shown(text)).and_then(|()| stdout.flush()).map_err(stop::stdout)
+    }
+    /// Text as it is written. What is for people is harmless wherever it goes: a file or a pager shows it on a terminal later. What is for
+    /// programs is as it is, unless a terminal shows it at once.
+    fn shown<'a>(&self, text: &'a str) -> Cow<'a, [u8]> {
+        match self.format {
+            Format::Json | Format::Yaml if !self.terminal => text.as_bytes().into(),
+            _ => escape::text(text.as_bytes(), self.colour).into(),
+        }
     }
     /// Writes one line.
     pub(crate) fn line(&self, line: &str) -> Done {
@@ -90,5 +94,23 @@ pub(crate) mod streams {
     /// Standard input.
     pub(crate) fn stdin() -> Result<File, Failure> {
         open(&std::io::stdin())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_people_read_is_harmless_wherever_it_goes() {
+        let words = "\u{1b}]0;owned\u{7}\u{1b}[2J\0 \u{1b}[31mred\u{1b}[0m\n";
+        let shown = |format, terminal| Output { format, terminal, colour: terminal }.shown(words).into_owned();
+        for format in [Format::Table, Format::Wide] {
+            assert_eq!(shown(format, false), b"^[]0;owned^G^[[2J^@ red\n");
+            assert_eq!(shown(format, true), b"^[]0;owned^G^[[2J^@ \x1b[31mred\x1b[0m\n\x1b[0m");
+        }
+        for format in [Format::Json, Format::Yaml] {
+            assert_eq!(shown(format, false), words.as_bytes());
+        }
     }
 }

@@ -54,7 +54,7 @@ pub(super) fn routes() -> Routes {
 }
 
 #[utoipa::path(get, path = "/api/v1/connections/{connection}/k8s/namespaces/{namespace}/pods/{pod}/exec", tag = "kubernetes",
-    params(("connection" = String, Path, description = "Id or name"), ("namespace" = String, Path), ("pod" = String, Path),
+    params(("connection" = String, Path, description = "Id or name"), ("namespace" = String, Path, description = "`-`: the connection's own"), ("pod" = String, Path),
         ("runner" = Option<String>, Query), ("container" = Option<String>, Query),
         ("command" = Vec<String>, Query, description = "Once for the program and once for each argument"),
         ("stdin" = Option<bool>, Query), ("tty" = Option<bool>, Query), ("columns" = Option<u32>, Query),

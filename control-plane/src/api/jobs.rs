@@ -1,7 +1,7 @@
 //! Jobs: looked at, followed, decided on.
 
 use super::{ApiError, ApiState, Caller, Named, OptionalBody, Params, Routes, StreamPlace};
-use crate::execution::Change;
+use crate::execution::{Change, WaitsFor};
 use crate::store::{Job, JobEnd, JobKind, Plan, Store};
 use axum::Json;
 use axum::extract::State;
@@ -67,6 +67,8 @@ pub(super) struct JobView {
     isolation_level: Option<String>,
     /// The newest event's number.
     last_sequence: u64,
+    /// What it waits for, where it is pending and that is known.
+    waits_for: Option<WaitsFor>,
 }
 /// A job's stack.
 #[derive(Serialize, ToSchema)]
@@ -140,7 +142,14 @@ impl JobViews {
             canceled_by: job.canceled_by,
             isolation_level: job.isolation_level,
             last_sequence: u64::try_from(job.last_sequence).unwrap_or(0),
+            waits_for: None,
         }
+    }
+    /// With what the pending ones wait for.
+    async fn explained(&self, state: &ApiState, caller: &Caller, jobs: Vec<Job>) -> Result<Vec<JobView>, Failure> {
+        let mut waiting = state.jobs.waiting(caller.org(), &jobs).await?;
+        let explained = |job: Job| JobView { waits_for: waiting.remove(&job.id), ..self.view(job) };
+        Ok(jobs.into_iter().map(explained).collect())
     }
 }
 
@@ -157,7 +166,7 @@ async fn list(State(state): State<ApiState>, caller: Caller, mut params: Params)
     };
     let views = JobViews::of(&state, &caller).await?;
     let jobs = state.store.jobs(caller.org(), stack.as_deref(), limit).await?;
-    Ok(Json(JobList { items: jobs.into_iter().map(|job| views.view(job)).collect() }))
+    Ok(Json(JobList { items: views.explained(&state, &caller, jobs).await? }))
 }
 
 #[utoipa::path(get, path = "/api/v1/jobs/{job}", tag = "jobs", params(("job" = String, Path)),
@@ -168,7 +177,9 @@ async fn show(
     Named(job): Named<String>,
 ) -> Result<Json<JobView>, ApiError> {
     let job = state.store.job(caller.org(), &job).await?;
-    Ok(Json(JobViews::of(&state, &caller).await?.view(job)))
+    let views = JobViews::of(&state, &caller).await?;
+    let waiting = state.jobs.waiting(caller.org(), std::slice::from_ref(&job)).await?.remove(&job.id);
+    Ok(Json(JobView { waits_for: waiting, ..views.view(job) }))
 }
 
 #[utoipa::path(post, path = "/api/v1/jobs/{job}/approve", tag = "jobs", request_body = Option<ApproveBody>,

@@ -165,8 +165,35 @@ async fn a_stack_is_made_shown_changed_and_deleted() {
     assert_eq!(code(&world.post("/stacks/s/jobs", &json!({"kind": "update"})).await), (409, "no_runner"));
     let (_, list) = world.get("/stacks").await;
     assert_eq!(list["items"].as_array().map(Vec::len), Some(1));
-    assert_eq!(world.ask(&world.ann, Method::DELETE, "/stacks/s", None).await.0, StatusCode::NO_CONTENT);
+    let (status, gone) = world.ask(&world.ann, Method::DELETE, "/stacks/s", None).await;
+    assert_eq!((status, &gone["name"], &gone["state"]), (StatusCode::OK, &"s".into(), &Value::Null));
     assert_eq!(code(&world.get("/stacks/s").await), (404, "not_found"));
+}
+
+#[tokio::test]
+async fn a_stack_that_made_something_is_deleted_by_force_and_says_where_its_state_stays() {
+    let world = World::new().await;
+    let stack = world.stack("s").await;
+    let (id, given) = world.accepted("s").await;
+    let saved = v1::PlanSaved { sha256: "p1".into(), has_changes: true, text: "a plan".into() };
+    world.report(&given, 1, vec![event::Body::PlanSaved(saved), phase("awaiting_approval")]).await;
+    assert_eq!(world.post(&format!("/jobs/{id}/approve"), &json!({})).await.0, StatusCode::OK);
+    let end = v1::JobResult { phase: "applied".into(), code: "ok".into(), ..Default::default() };
+    world.report(&given, 3, vec![phase("applying"), event::Body::Result(end)]).await;
+    let delete = |body: Value| {
+        let world = &world;
+        async move { world.ask(&world.ann, Method::DELETE, "/stacks/s", Some(&body)).await }
+    };
+    for body in [json!({}), json!({"force": false})] {
+        assert_eq!(code(&delete(body).await), (409, "stack_not_empty"));
+    }
+    assert_eq!(code(&delete(json!({"froce": true})).await), (400, "invalid_argument"));
+    let (status, gone) = delete(json!({"force": true})).await;
+    let folder = format!("stacks/{}", stack["id"].as_str().expect("an id"));
+    assert_eq!(
+        (status, &gone["state"]),
+        (StatusCode::OK, &json!({"instance_id": "i-1", "runner": "r", "folder": folder}))
+    );
 }
 
 #[tokio::test]

@@ -22,6 +22,9 @@ pub(super) fn routes() -> Routes {
         .add("get", "/connections/{connection}/k8s/namespaces/{namespace}/pods/{pod}", describe)
 }
 
+/// In a path, the namespace that the connection itself names, else `default`. No namespace is called so.
+const OWN_NAMESPACE: &str = "-";
+
 /// What the path of a pod names.
 #[derive(Debug, serde::Deserialize)]
 pub(super) struct PodPath {
@@ -33,12 +36,16 @@ pub(super) struct PodPath {
 // === impl PodPath ===
 
 impl PodPath {
-    /// Namespace and pod, in form.
+    /// Namespace and pod, in form. An empty namespace is the connection's own, which a path calls `-`.
     ///
     /// # Errors
     /// `invalid_argument`.
     pub(super) fn checked(self) -> Result<(String, String), Failure> {
-        Ok((k8s_label("namespace", self.namespace)?, k8s_name("pod", self.pod)?))
+        let namespace = match self.namespace.as_str() {
+            OWN_NAMESPACE => String::new(),
+            _ => k8s_label("namespace", self.namespace)?,
+        };
+        Ok((namespace, k8s_name("pod", self.pod)?))
     }
 }
 
@@ -93,7 +100,7 @@ async fn pods(
 }
 
 #[utoipa::path(get, path = "/api/v1/connections/{connection}/k8s/namespaces/{namespace}/pods/{pod}", tag = "kubernetes",
-    params(("connection" = String, Path, description = "Id or name"), ("namespace" = String, Path), ("pod" = String, Path),
+    params(("connection" = String, Path, description = "Id or name"), ("namespace" = String, Path, description = "`-`: the connection's own"), ("pod" = String, Path),
         ("runner" = Option<String>, Query)),
     responses((status = 200, description = "The pod's summary, object and events", body = Object)))]
 async fn describe(
@@ -108,4 +115,21 @@ async fn describe(
     let (namespace, pod) = path.checked()?;
     let what = What::K8sDescribePod(K8sDescribePod { namespace, pod });
     Running::start(&state, &caller, wanted(connection, runner, what, true)).await?.document(&state.documents).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_is_in_the_namespace_that_is_named_or_in_the_connections_own() {
+        let path = |namespace: &str| {
+            PodPath { connection: "c".into(), namespace: namespace.into(), pod: "p".into() }.checked()
+        };
+        assert_eq!(path("shop"), Ok(("shop".to_owned(), "p".to_owned())));
+        assert_eq!(path("-"), Ok((String::new(), "p".to_owned())));
+        for bad in ["", "--", "-a", "A"] {
+            assert!(path(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -39,7 +39,7 @@ pub(super) fn routes() -> Routes {
 }
 
 #[utoipa::path(get, path = "/api/v1/connections/{connection}/k8s/namespaces/{namespace}/pods/{pod}/logs", tag = "kubernetes",
-    params(("connection" = String, Path, description = "Id or name"), ("namespace" = String, Path), ("pod" = String, Path),
+    params(("connection" = String, Path, description = "Id or name"), ("namespace" = String, Path, description = "`-`: the connection's own"), ("pod" = String, Path),
         ("runner" = Option<String>, Query), ("container" = Option<String>, Query), ("all_containers" = Option<bool>, Query),
         ("follow" = Option<bool>, Query), ("previous" = Option<bool>, Query), ("timestamps" = Option<bool>, Query),
         ("tail" = Option<i64>, Query), ("since_seconds" = Option<i64>, Query), ("limit_bytes" = Option<i64>, Query)),

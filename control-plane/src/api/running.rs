@@ -47,6 +47,7 @@ pub(crate) struct Wanted {
 /// An operation that runs. Dropping it cancels, and its record ends as `cancelled`.
 pub(crate) struct Running {
     line: Line,
+    runner: Runner,
     cancel: CancellationToken,
     input: Input,
     /// How its worker is isolated, once it has one; `None` when that was written down.
@@ -63,6 +64,11 @@ impl Default for Documents {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(DOCUMENTS_MAX)))
     }
+}
+
+/// A message of the sessions, which know a runner by its id only, with its name.
+fn named(message: &str, runner: &Runner) -> String {
+    message.replace(&runner.id, &runner.name)
 }
 
 // === impl Running ===
@@ -113,17 +119,16 @@ impl Running {
         let mut line = state.ledger.started(record).await;
         tracing::debug!(operation = line.id(), kind, runner = runner.id, user = caller.user().id, "operation starts");
         match state.sessions.run(caller.org(), &runner.id, request).await {
-            Ok(operation) => Ok(Self::watched(line, operation)),
+            Ok(operation) => Ok(Self::watched(line, runner, operation)),
             Err(failure) => {
                 line.end(failure.code.as_str());
-                // the runner is known here by its name, in the sessions by its id only
-                let message = failure.message.replace(&runner.id, &runner.name);
+                let message = named(&failure.message, &runner);
                 Err(ApiError::from(Failure { message, ..failure }).of_operation(line.id()))
             }
         }
     }
 
-    fn watched(line: Line, operation: Operation) -> Self {
+    fn watched(line: Line, runner: Runner, operation: Operation) -> Self {
         let (cancel, input, isolation) = (line.cancelled(), operation.input(), Some(operation.isolation()));
         let operation = Arc::new(Mutex::new(Some(operation)));
         let watched = CancellationToken::new();
@@ -134,7 +139,7 @@ impl Running {
                 () = gone.cancelled() => {}
             }
         });
-        Self { line, cancel, input, isolation, operation, _watched: watched.drop_guard() }
+        Self { line, runner, cancel, input, isolation, operation, _watched: watched.drop_guard() }
     }
 
     /// The operation's id.
@@ -172,15 +177,18 @@ impl Running {
                 output = next => break output,
             }
         };
-        let output = output.unwrap_or_else(|| {
+        let mut output = output.unwrap_or_else(|| {
             Output::Outcome(Code::Cancelled.on(format!("operation {} was cancelled", self.line.id())).outcome())
         });
-        if let Output::Outcome(outcome) = &output {
+        if let Output::Outcome(outcome) = &mut output {
             // both may have come at once
             if let Some(level) = self.isolation.take().and_then(|told| *told.borrow()) {
                 self.line.isolated(level);
             }
             self.line.end(&outcome.code);
+            if outcome.code == Code::ConnectionLost.as_str() {
+                outcome.message = named(&outcome.message, &self.runner);
+            }
         }
         output
     }

@@ -187,8 +187,14 @@ fn checked_url(url: String) -> Result<String, Failure> {
     if url.len() > URL_MAX {
         return bad("is longer than 2048 characters");
     }
-    if url.starts_with('-') || url.chars().any(|c| c.is_control() || c.is_whitespace()) {
-        return bad("starts with a dash, or has spaces or control characters");
+    if url.starts_with('-') {
+        return bad("starts with a dash");
+    }
+    if url.chars().any(char::is_control) {
+        return bad("has control characters");
+    }
+    if url.chars().any(char::is_whitespace) {
+        return bad("has spaces");
     }
     // `ext::COMMAND` and its like have Git run a program
     if url.contains("::") && !is_bracketed(&url) {

@@ -2,7 +2,7 @@
 
 use super::jobs::{JobView, JobViews};
 use super::source::{Source, Variables, checked_connections, checked_path};
-use super::{ApiError, ApiState, Body, Caller, Named, Params, Routes, checked};
+use super::{ApiError, ApiState, Body, Caller, Named, OptionalBody, Params, Routes, checked};
 use crate::sessions::LIST_MAX;
 use crate::store::{JobKind, NewJob, NewStack, Runner, Stack};
 use axum::Json;
@@ -11,10 +11,13 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use shared_proto::failure::{Code, Failure};
 use std::collections::BTreeSet;
+use std::fmt;
 use utoipa::{OpenApi, ToSchema};
 
 /// Entries of a runner that a refusal names.
 const SHOWN_MAX: usize = 20;
+/// Jobs of a deleted stack that are looked through for the runner that has its state.
+const JOBS_LOOKED_AT: u32 = 100;
 /// Stacks of one organization.
 const STACKS_MAX: usize = 1000;
 
@@ -58,6 +61,15 @@ enum Engine {
     OpenTofu,
     Terraform,
 }
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OpenTofu => "opentofu",
+            Self::Terraform => "terraform",
+        })
+    }
+}
+
 /// A stack.
 #[derive(Serialize, ToSchema)]
 struct StackView {
@@ -74,6 +86,32 @@ struct StackView {
     last_instance: Option<String>,
     created_at_ms: i64,
     last_job: Option<JobView>,
+}
+/// How a stack is deleted.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct DeleteBody {
+    /// Also one whose resources nobody has destroyed: they stay.
+    #[serde(default)]
+    force: bool,
+}
+/// A stack that was deleted.
+#[derive(Serialize, ToSchema)]
+struct DeletedStack {
+    id: String,
+    name: String,
+    /// Where its state stays, if it has no backend; none where no job has made one.
+    state: Option<StateLeft>,
+}
+/// A state that nobody uses any more.
+#[derive(Serialize, ToSchema)]
+struct StateLeft {
+    /// The instance that has it.
+    instance_id: String,
+    /// That instance's runner, by name.
+    runner: String,
+    /// Its folder inside that instance's state directory.
+    folder: String,
 }
 /// A list of stacks.
 #[derive(Serialize, ToSchema)]
@@ -154,15 +192,29 @@ async fn change(
 }
 
 #[utoipa::path(delete, path = "/api/v1/stacks/{stack}", tag = "stacks",
-    params(("stack" = String, Path, description = "Id or name")), responses((status = 204)))]
+    request_body = Option<DeleteBody>, params(("stack" = String, Path, description = "Id or name")),
+    responses((status = 200, body = DeletedStack)))]
 async fn remove(
     State(state): State<ApiState>,
     caller: Caller,
     Named(stack): Named<String>,
-) -> Result<StatusCode, ApiError> {
+    OptionalBody(body): OptionalBody<DeleteBody>,
+) -> Result<Json<DeletedStack>, ApiError> {
     let stack = state.store.stack(caller.org(), &stack).await?;
-    state.store.delete_stack(caller.org(), &stack.id).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let stack = state.store.delete_stack(caller.org(), &stack.id, body.force).await?;
+    let left = match stack.last_instance {
+        None => None,
+        Some(instance_id) => {
+            let jobs = state.store.jobs(caller.org(), Some(&stack.id), JOBS_LOOKED_AT).await?;
+            let of = jobs.into_iter().find(|job| job.instance.as_ref() == Some(&instance_id));
+            let runner = match of {
+                Some(job) => state.store.runner(caller.org(), &job.runner).await.map(|r| r.name).unwrap_or_default(),
+                None => String::new(),
+            };
+            Some(StateLeft { instance_id, runner, folder: format!("stacks/{}", stack.id) })
+        }
+    };
+    Ok(Json(DeletedStack { id: stack.id, name: stack.name, state: left }))
 }
 
 #[utoipa::path(post, path = "/api/v1/stacks/{stack}/jobs", tag = "jobs", request_body = NewJobBody,
@@ -204,6 +256,8 @@ async fn checked_stack(state: &ApiState, caller: &Caller, body: StackBody) -> Re
     let connections = checked_connections(body.connections)?;
     if let Some(runner) = runner.as_deref().or(caller.organization().default_runner.as_deref()) {
         known_to_runner(state, caller, runner, &connections)?;
+        let instances = state.sessions.instances(caller.org(), runner);
+        runner_has(&body.engine.to_string(), &instances.into_iter().map(|i| i.engines).collect::<Vec<_>>())?;
     }
     let kept = KeptSource {
         path: checked_path(body.path.unwrap_or_default())?,
@@ -211,10 +265,7 @@ async fn checked_stack(state: &ApiState, caller: &Caller, body: StackBody) -> Re
     };
     Ok(NewStack {
         name: checked::name("name", &body.name)?,
-        engine: match body.engine {
-            Engine::OpenTofu => "opentofu".to_owned(),
-            Engine::Terraform => "terraform".to_owned(),
-        },
+        engine: body.engine.to_string(),
         runner,
         source: json(&kept)?,
         variables: json(&body.variables.checked()?)?,
@@ -239,6 +290,17 @@ fn known_to_runner(state: &ApiState, caller: &Caller, runner: &str, names: &[Str
                 .on(format!("the runner's configuration has no connection {name:?}; it has {has}")))
         }
     }
+}
+
+/// Refuses an engine that no instance of the runner has found, of each of which there are its engines. Where none is connected nobody knows.
+fn runner_has(engine: &str, instances: &[Vec<String>]) -> Result<(), Failure> {
+    let found: BTreeSet<&str> = instances.iter().flatten().map(String::as_str).collect();
+    if instances.is_empty() || found.contains(engine) {
+        return Ok(());
+    }
+    let has = found.into_iter().collect::<Vec<_>>().join(", ");
+    let has = if has.is_empty() { "none".to_owned() } else { has };
+    Err(Code::EngineMissing.on(format!("the runner has no {engine}; of engines it has {has}")))
 }
 
 /// The stack's runner, else the organization's default.
@@ -292,4 +354,23 @@ fn json<T: Serialize>(value: &T) -> Result<String, Failure> {
 fn read_back<T: serde::de::DeserializeOwned>(text: &str, stack: &Stack) -> Result<T, Failure> {
     serde_json::from_str(text)
         .map_err(|e| Code::Internal.on(format!("stack {} in the database does not read back: {e}", stack.name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stacks_engine_is_one_that_its_runner_has_or_may_have() {
+        let has = |instances: &[&[&str]]| {
+            let instances: Vec<Vec<String>> =
+                instances.iter().map(|engines| engines.iter().map(|e| (*e).to_owned()).collect()).collect();
+            runner_has("opentofu", &instances).map_err(|f| (f.code, f.message))
+        };
+        assert_eq!(has(&[]), Ok(()));
+        assert_eq!(has(&[&["terraform"], &["opentofu"]]), Ok(()));
+        let refused = |message: &str| Err((Code::EngineMissing, message.to_owned()));
+        assert_eq!(has(&[&["terraform"]]), refused("the runner has no opentofu; of engines it has terraform"));
+        assert_eq!(has(&[&[]]), refused("the runner has no opentofu; of engines it has none"));
+    }
 }

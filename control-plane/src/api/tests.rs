@@ -343,7 +343,10 @@ async fn a_document_passes_through_and_is_remembered() {
     assert_eq!((denied.status.as_u16(), denied.code().as_str()), (403, "policy_denied"));
     let record = world.get(&world.a.member, &format!("/operations/{}", denied.operation())).await.json();
     assert_eq!(record["code"], "policy_denied");
-    assert_eq!(world.get(&world.a.member, "/connections/silent/k8s/namespaces").await.code(), "connection_lost");
+    let silent = world.get(&world.a.member, "/connections/silent/k8s/namespaces").await;
+    assert_eq!(silent.code(), "connection_lost");
+    let said = silent.json()["error"]["message"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(said, "runner runner-a: it ended the operation without an outcome");
     assert_eq!(world.get(&world.a.member, "/connections/account/k8s/namespaces").await.code(), "wrong_provider");
     assert_eq!(world.get(&world.a.member, "/connections/says/aws/identity").await.code(), "wrong_provider");
     assert_eq!(world.get(&world.a.member, "/connections/account/aws/identity").await.status, StatusCode::OK);

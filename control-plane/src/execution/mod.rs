@@ -10,10 +10,12 @@ mod service;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod waiting;
 mod work;
 
 pub use archives::{ArchiveHash, Archives};
 pub use jobs::{Change, Jobs};
+pub use waiting::WaitsFor;
 
 use crate::sessions::{Registry, Sessions, Verified};
 use hyper::service::service_fn;

@@ -112,12 +112,13 @@ impl Execution for Service {
                 .on(format!("the instance holds {} jobs, the limit is {HELD_MAX}", asked.held.len()))
                 .into());
         }
+        let slots = asked.slots.min(SLOTS_MAX);
         let (items, out) = mpsc::channel(ITEMS_MAX);
         let session = self.sessions.incarnation(&who, &asked.instance_id);
         let place = self
             .jobs
             .streams()
-            .enter(&who.runner, &asked.instance_id, &asked.incarnation, session.as_deref(), items.clone())
+            .enter(&who.runner, &asked.instance_id, &asked.incarnation, session.as_deref(), slots, items.clone())
             .inspect_err(|failure| {
                 tracing::warn!(
                     runner = who.runner,
@@ -135,7 +136,7 @@ impl Execution for Service {
             runner = who.runner,
             instance = asked.instance_id,
             held = asked.held.len(),
-            slots = asked.slots,
+            slots,
             peer = peer.address,
             "instance asks for work"
         );
@@ -144,7 +145,7 @@ impl Execution for Service {
             sessions: self.sessions.clone(),
             who,
             instance: asked.instance_id,
-            slots: asked.slots.min(SLOTS_MAX),
+            slots,
             items,
             place,
             closing: peer.closing.clone(),

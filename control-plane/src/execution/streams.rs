@@ -25,6 +25,8 @@ pub(super) struct Streams {
 struct Open {
     id: uuid::Uuid,
     incarnation: String,
+    /// Jobs that the instance does at once.
+    slots: u32,
     items: mpsc::Sender<Result<v1::WorkItem, Status>>,
     replaced: CancellationToken,
 }
@@ -57,11 +59,12 @@ impl Streams {
         instance: &str,
         incarnation: &str,
         session: Option<&str>,
+        slots: u32,
         items: mpsc::Sender<Result<v1::WorkItem, Status>>,
     ) -> Result<Place, Failure> {
         let key = (runner.to_owned(), instance.to_owned());
         let (id, replaced) = (uuid::Uuid::now_v7(), CancellationToken::new());
-        let open = Open { id, incarnation: incarnation.to_owned(), items, replaced };
+        let open = Open { id, incarnation: incarnation.to_owned(), slots, items, replaced };
         has_the_session(instance, incarnation, session)?;
         let mut streams = self.lock();
         if session.is_none()
@@ -90,6 +93,10 @@ impl Streams {
     /// The runner's instances that ask for work now.
     pub(super) fn present(&self, runner: &str) -> Vec<String> {
         self.lock().keys().filter(|(r, _)| r == runner).map(|(_, instance)| instance.clone()).collect()
+    }
+    /// The same, each with how many jobs it does at once.
+    pub(super) fn slots(&self, runner: &str) -> Vec<(String, u32)> {
+        self.lock().iter().filter(|((r, _), _)| r == runner).map(|((_, i), open)| (i.clone(), open.slots)).collect()
     }
     /// Tells an instance something outside of its stream's own rounds, if it is there and reads.
     pub(super) fn tell(&self, runner: &str, instance: &str, kind: v1::work_item::Kind) {

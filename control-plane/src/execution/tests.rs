@@ -189,6 +189,35 @@ fn code(status: &Status) -> Code {
 }
 
 #[tokio::test]
+async fn what_a_job_waits_for_is_known() {
+    let world = World::new().await;
+    let waits = async |id: &str| {
+        let job = world.store.job(ORG, id).await.expect("a job");
+        world.jobs.waiting(ORG, &[job]).await.expect("looked at").remove(id)
+    };
+    let first = world.job("one", JobKind::Update).await;
+    assert_eq!(waits(&first).await, Some(WaitsFor::Instance), "nobody asks for work");
+    let mut runner = world.here().await;
+    let mut work = runner.work(vec![]).await.expect("work");
+    let given = assignment(&mut work).await;
+    runner.accept(&given).await;
+    assert_eq!(waits(&first).await, None, "it has begun");
+    // a stack's next one
+    let stack = world.store.stack(ORG, "one").await.expect("there");
+    let after = world.jobs.create(new_job(&stack, JobKind::Preview)).await.expect("a job").id;
+    assert_eq!(waits(&after).await, Some(WaitsFor::Job { job: first.clone(), phase: "preparing" }));
+    // both slots are taken
+    world.job("two", JobKind::Update).await;
+    assignment(&mut work).await;
+    let third = world.job("three", JobKind::Update).await;
+    assert_eq!(waits(&third).await, Some(WaitsFor::Slot { slots: 2 }));
+    // a plan that waits for its approval leaves its slot to others
+    runner.report(&given, 1, vec![plan(true), phase("planned"), phase("awaiting_approval")]).await;
+    assert_eq!(waits(&third).await, None);
+    assert_eq!(waits(&after).await, Some(WaitsFor::Job { job: first, phase: "awaiting_approval" }));
+}
+
+#[tokio::test]
 async fn a_job_goes_its_way_and_decisions_survive_a_cut() {
     let world = World::new().await;
     let mut runner = world.here().await;

@@ -2,7 +2,7 @@
 
 use super::input::{Feed, Feeding};
 use super::{Held, Output};
-use crate::sessions::{Channel, origin};
+use crate::sessions::{CUT, Channel, origin};
 use bytes::Bytes;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::operation_output::Kind;
@@ -41,7 +41,7 @@ impl Reading {
         };
         let outcome = tokio::select! {
             outcome = self.read(channel, feeding) => outcome,
-            why = session.ended() => ended(&why).outcome(),
+            why = session.ended() => ended(&session.who.runner, &why).outcome(),
             () = deadline => Code::DeadlineExceeded
                 .on(format!("the runner gave no answer within {} ms", self.deadline_ms))
                 .outcome(),
@@ -57,7 +57,7 @@ impl Reading {
             .max_encoding_message_size(bounds::FIRST_MESSAGE_MAX);
         let mut stream = match client.run(feeding).await {
             Ok(answer) => answer.into_inner(),
-            Err(status) => return failed(&status).outcome(),
+            Err(status) => return self.failed(&status).outcome(),
         };
         loop {
             let kind = match stream.message().await {
@@ -67,8 +67,8 @@ impl Reading {
                     }
                     message.kind
                 }
-                Ok(None) => return Code::ConnectionLost.on("the runner ended it without an outcome").outcome(),
-                Err(status) => return failed(&status).outcome(),
+                Ok(None) => return lost(self.runner(), "it ended the operation without an outcome").outcome(),
+                Err(status) => return self.failed(&status).outcome(),
             };
             let output = match kind {
                 Some(Kind::Data(bytes)) => Output::Data(own(bytes)),
@@ -91,6 +91,30 @@ impl Reading {
             }
         }
     }
+
+    fn runner(&self) -> &str {
+        &self.held.slot.session.who.runner
+    }
+
+    /// What the stream's own failure means to the caller.
+    fn failed(&self, status: &tonic::Status) -> Failure {
+        if let Some(failure) = Failure::from_status(status) {
+            return failure;
+        }
+        match status.code() {
+            tonic::Code::DeadlineExceeded => Code::DeadlineExceeded.on("the runner gave it up at its deadline"),
+            tonic::Code::OutOfRange => Code::FlowViolation.on("the runner sent a message that is too large"),
+            _ => {
+                // a library's words: they say nothing to the caller
+                tracing::debug!(
+                    runner = self.runner(),
+                    detail = line(status.message()),
+                    "an operation's stream broke off"
+                );
+                lost(self.runner(), CUT)
+            }
+        }
+    }
 }
 
 /// A payload that keeps nothing else alive: what is decoded shares the whole receive buffer, and a small piece that waits for a
@@ -99,24 +123,17 @@ fn own(bytes: Bytes) -> Bytes {
     if bytes.len() < SHARES_BUFFER { Bytes::copy_from_slice(&bytes) } else { bytes }
 }
 
-/// What a stream's own failure means to the caller.
-fn failed(status: &tonic::Status) -> Failure {
-    if let Some(failure) = Failure::from_status(status) {
-        return failure;
-    }
-    match status.code() {
-        tonic::Code::DeadlineExceeded => Code::DeadlineExceeded.on("the runner gave it up at its deadline"),
-        tonic::Code::OutOfRange => Code::FlowViolation.on("the runner sent a message that is too large"),
-        _ => Code::ConnectionLost.on(format!("the operation's stream broke off: {}", line(status.message()))),
+/// What a session's end means to its operations.
+fn ended(runner: &str, why: &Failure) -> Failure {
+    match why.code {
+        Code::CertificateRevoked => why.clone(),
+        _ => lost(runner, &why.message),
     }
 }
 
-/// What a session's end means to its operations.
-fn ended(why: &Failure) -> Failure {
-    match why.code {
-        Code::CertificateRevoked | Code::ConnectionLost => why.clone(),
-        _ => Code::ConnectionLost.on(why.message.clone()),
-    }
+/// The runner's connection is gone. It is told by its id, which whoever knows its name puts that in the place of.
+fn lost(runner: &str, why: &str) -> Failure {
+    Code::ConnectionLost.on(format!("runner {runner}: {why}"))
 }
 
 fn line(text: &str) -> String {

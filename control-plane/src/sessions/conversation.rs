@@ -200,7 +200,7 @@ impl<'a> Session<'a> {
         tracing::info!(session = live.id, identity = admission::shown(&live.who), reason, "session ended");
         let last = self.sessions.inner.table.remove(&live);
         live.close(match &end {
-            End::Left => Code::ConnectionLost.on("the runner left"),
+            End::Left => Code::ConnectionLost.on("it left"),
             End::Lost(why) => why.clone(),
         });
         match end {
@@ -219,7 +219,7 @@ impl<'a> Session<'a> {
         loop {
             let now = Instant::now();
             match self.pulse.due(now) {
-                Due::Dead => return lost("nothing was heard of the runner for too long"),
+                Due::Dead => return lost("nothing was heard of it for too long"),
                 Due::Ping(nonce) => self.ping(nonce),
                 Due::Nothing => {}
             }
@@ -233,7 +233,7 @@ impl<'a> Session<'a> {
                     Ok(Some(said)) => self.hear(said),
                     Ok(None) => return self.finish().await,
                     Err(status) => {
-                        return self.parted(&format!("the session's conversation broke off: {}", status.message()));
+                        return self.cut(status.message());
                     }
                 },
                 why = self.driver.gone() => {
@@ -241,7 +241,7 @@ impl<'a> Session<'a> {
                     while let Ok(Ok(Some(said))) = timeout(LAST_WORD, self.line.from.message()).await {
                         self.hear(said);
                     }
-                    return self.parted(&why);
+                    return self.cut(&why);
                 }
                 Some(command) = self.commands.recv() => self.obey(command),
                 () = tokio::time::sleep_until(self.pulse.next(now)) => {}
@@ -249,14 +249,19 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn parted(&self, why: &str) -> End {
-        if self.deregistered { End::Left } else { lost(why) }
+    /// The connection is gone; a library says in its own words how, which are for the log.
+    fn cut(&self, detail: &str) -> End {
+        if self.deregistered {
+            return End::Left;
+        }
+        tracing::debug!(session = self.live.id, detail, "the session's connection broke off");
+        lost(CUT)
     }
 
     /// The runner ended the conversation. After a deregistration its operations in flight may finish.
     async fn finish(&mut self) -> End {
         if !self.deregistered {
-            return lost("the runner ended the session without saying that it leaves");
+            return lost("it ended the session without saying that it leaves");
         }
         let live = self.live.clone();
         tokio::select! {
@@ -334,6 +339,9 @@ impl<'a> Session<'a> {
         }
     }
 }
+
+/// How it is said that a runner's connection went without a word.
+pub(crate) const CUT: &str = "its connection was cut";
 
 fn lost(why: &str) -> End {
     End::Lost(Code::ConnectionLost.on(why))

@@ -23,6 +23,7 @@ pub(crate) use admission::{LIST_MAX, is_instance_id};
 pub(crate) use channel::{Channel, origin};
 #[cfg(test)]
 pub(crate) use channel::{Driver, handshake};
+pub(crate) use conversation::CUT;
 pub use pulse::Rhythm;
 pub use registry::{Claim, Parting, Registry, StoredRegistry, Verified};
 pub use table::{Entry, Instance};

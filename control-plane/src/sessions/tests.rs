@@ -152,7 +152,8 @@ async fn a_cut_connection_ends_its_operations_and_is_replaced_at_once() {
     let operation = run(&sessions, "hang").await;
     until(&mut runner.state.running.subscribe(), |n| *n == 1).await;
     runner.cut();
-    assert_eq!(outcome(operation).await.code, "connection_lost");
+    let lost = outcome(operation).await;
+    assert_eq!((&*lost.code, &*lost.message), ("connection_lost", "runner run_1: its connection was cut"));
     poll_until(|| partings(&registry).last() == Some(&Parting::Lost)).await;
     let _again = FakeRunner::connect(&sessions, hello("run_1", "i")).await;
     assert_eq!(outcome(run(&sessions, "x").await).await.code, "ok");

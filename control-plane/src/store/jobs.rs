@@ -26,6 +26,9 @@ use sqlx::{FromRow, Sqlite, SqliteConnection, Transaction};
 /// Jobs of one stack that wait their turn.
 const PENDING_MAX: i64 = 100;
 
+/// Jobs that have not ended and are looked through for what another waits for.
+const OPEN_MAX: i64 = 1000;
+
 /// Where a job stands. In the order of a job's way; the ends come last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, sqlx::Type)]
 #[sqlx(rename_all = "snake_case")]
@@ -398,6 +401,21 @@ impl Store {
         .fetch_all(self.pool())
         .await
         .map_err(broken("listing jobs"))
+    }
+
+    /// The organization's jobs that have not ended, oldest first, without their long texts; so many at most that nobody looks at more.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub async fn open_jobs(&self, organization: &str) -> Result<Vec<Job>, Failure> {
+        sqlx::query_as(select_jobs!(
+            light "WHERE jobs.organization = $1 AND jobs.ended_at_ms IS NULL ORDER BY jobs.id LIMIT $2"
+        ))
+        .bind(organization)
+        .bind(OPEN_MAX)
+        .fetch_all(self.pool())
+        .await
+        .map_err(broken("listing open jobs"))
     }
 
     /// The organization's job of that id.

@@ -65,6 +65,12 @@ fn ask(path: &std::path::Path) -> std::io::Result<String> {
     Ok(text)
 }
 
+/// So many of something.
+fn counted(n: impl std::fmt::Display, what: &str) -> String {
+    let n = n.to_string();
+    if n == "1" { format!("{n} {what}") } else { format!("{n} {what}s") }
+}
+
 fn table(s: &Status) -> String {
     let yes = |b: bool| if b { "yes" } else { "no" };
     let mut rows = vec![
@@ -72,7 +78,7 @@ fn table(s: &Status) -> String {
         ("instance", s.instance.clone()),
         ("version", s.version.clone()),
         ("live / ready / healthy", format!("{} / {} / {}", yes(s.live), yes(s.ready), yes(s.healthy))),
-        ("tunnel", format!("{} to {}, {} attempts", s.tunnel.state, s.tunnel.endpoint, s.tunnel.attempts)),
+        ("tunnel", format!("{} to {}, {}", s.tunnel.state, s.tunnel.endpoint, counted(s.tunnel.attempts, "attempt"))),
     ];
     if s.tunnel.session.is_empty() {
         if let Some(f) = &s.tunnel.last_failure {
@@ -87,14 +93,20 @@ fn table(s: &Status) -> String {
             format!("{} since {since}, round trip {:.1} ms", s.tunnel.session, s.tunnel.round_trip_ms),
         ));
     }
-    rows.push(("certificate", format!("until {} ({} days)", s.certificate.not_after, s.certificate.days_left)));
+    rows.push((
+        "certificate",
+        format!("until {} ({})", s.certificate.not_after, counted(s.certificate.days_left, "day")),
+    ));
     rows.push(("isolation", format!("{} (required: {})", s.isolation.level, s.isolation.require)));
     rows.push(("  not enforced", s.isolation.missing.join(", ")));
     rows.push((
         "operations",
         format!(
-            "{} of {}, {} served, {} workers waiting",
-            s.operations.running, s.operations.max, s.operations.served, s.operations.waiting
+            "{} of {}, {} served, {} waiting",
+            s.operations.running,
+            s.operations.max,
+            s.operations.served,
+            counted(s.operations.waiting, "worker")
         ),
     ));
     let text = |job: &serde_json::Value, key: &str| job.get(key).and_then(|v| v.as_str()).unwrap_or("?").to_owned();

@@ -8,7 +8,7 @@ mod status;
 pub use status::{Certificate, Counts, Isolation, Named, Status};
 
 use shared_proto::failure::{Code, Failure};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -24,11 +24,26 @@ const QUESTION_MAX: u64 = 256;
 /// What one question may take.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Answers on the socket until it is dropped.
+/// The socket while it is answered on. It goes when this is dropped, which must be before the state directory is anybody else's.
+#[derive(Debug)]
+pub struct Answering {
+    path: PathBuf,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.task.abort();
+        // one that stays is removed at the next start
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Answers on the socket until that is dropped.
 ///
 /// # Errors
 /// The socket cannot be made.
-pub fn serve(state_dir: &Path, facts: status::Facts) -> Result<tokio::task::JoinHandle<()>, Failure> {
+pub fn serve(state_dir: &Path, facts: status::Facts) -> Result<Answering, Failure> {
     let path = state_dir.join(SOCKET);
     let unusable = |e: std::io::Error| {
         Code::Conflict
@@ -43,7 +58,7 @@ pub fn serve(state_dir: &Path, facts: status::Facts) -> Result<tokio::task::Join
     let listener = UnixListener::bind(&path).map_err(unusable)?;
     let facts = Arc::new(facts);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    Ok(tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         loop {
             let Ok(place) = places.clone().acquire_owned().await else { return };
             let Ok((connection, _)) = listener.accept().await else {
@@ -61,7 +76,8 @@ pub fn serve(state_dir: &Path, facts: status::Facts) -> Result<tokio::task::Join
                 drop(place);
             });
         }
-    }))
+    });
+    Ok(Answering { path, task })
 }
 
 /// The process at the other end, if a worker started it: everything below the launcher is a worker's but the supervisor. A job's domain

@@ -176,20 +176,23 @@ impl Config {
             None => ConfigError(message),
         };
         let (table, mut sources) = settings::merge(table, flags, variables)?;
+        let given = sources.clone();
+        let blame = |message: String| match settings::named_otherwise(&message, &given) {
+            Some(name) => ConfigError(format!("{name}: {message}")),
+            None => at(message),
+        };
         let mut parsed: File =
-            toml::Value::Table(table).try_into().map_err(|e: toml::de::Error| at(one_line(e.message())))?;
+            toml::Value::Table(table).try_into().map_err(|e: toml::de::Error| blame(misshapen(&e)))?;
         from_environment(&mut parsed.proxy, &mut sources, variables)?;
-        parsed.check(file.clone(), &sources, variables).map_err(|e| match settings::named_otherwise(&e.0, &sources) {
-            Some(name) => ConfigError(format!("{name}: {}", e.0)),
-            None => at(e.0),
-        })
+        parsed.check(file.clone(), &sources, variables).map_err(|e| blame(e.0))
     }
 }
 
 fn read(path: &Path) -> Result<toml::Table, ConfigError> {
     let bad = |what: String| ConfigError(format!("{}: {what}", path.display()));
     let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(|e| bad(e.to_string()))?;
+    let file = std::fs::File::open(path)
+        .map_err(|e| bad(format!("{e}; name the configuration file with --config or RUNNERD_CONFIG")))?;
     file.take(FILE_MAX + 1).read_to_string(&mut text).map_err(|e| bad(e.to_string()))?;
     if text.len() as u64 > FILE_MAX {
         return Err(bad(format!("it is longer than {FILE_MAX} bytes")));
@@ -198,6 +201,19 @@ fn read(path: &Path) -> Result<toml::Table, ConfigError> {
         let line = e.span().map_or(0, |s| text[..s.start.min(text.len())].matches('\n').count() + 1);
         bad(format!("line {line}: {}", one_line(e.message())))
     })
+}
+
+/// What does not have the form of a configuration: which key, what is wrong with it, and where the keys are told.
+fn misshapen(error: &toml::de::Error) -> String {
+    let whole = error.to_string();
+    let key = whole.lines().find_map(|line| line.strip_prefix("in `")?.strip_suffix('`'));
+    let mut message = one_line(error.message());
+    // a type's name in this program says nothing to anybody
+    if let Some((found, _)) = message.split_once(", expected struct ") {
+        message = format!("{found}, expected a table");
+    }
+    let at = key.map(|key| format!("{key}: ")).unwrap_or_default();
+    format!("{at}{message}; `runner config show` lists the settings, the documentation those of connections")
 }
 
 fn one_line(message: &str) -> String {
@@ -462,7 +478,7 @@ fn proxy(file: &FileProxy) -> Result<Proxy, ConfigError> {
     let (url, in_url) = match file.url.as_str() {
         "" => (None, None),
         text => {
-            let (url, user) = ProxyUrl::parse(text)?;
+            let (url, user) = ProxyUrl::parse(text).map_err(|e| ConfigError(format!("proxy.url: {}", e.0)))?;
             (Some(url), user)
         }
     };
@@ -478,7 +494,7 @@ fn proxy(file: &FileProxy) -> Result<Proxy, ConfigError> {
     }
     let password_file = Some(file.password_file.clone()).filter(|p| !p.as_os_str().is_empty());
     if password_file.is_some() && user.is_none() {
-        return Err(ConfigError("proxy.password_file needs proxy.user".into()));
+        return Err(ConfigError("proxy.password_file needs proxy.user: set both, or neither".into()));
     }
     Ok(Proxy { url, no_proxy: file.no_proxy.clone(), user, password_file })
 }

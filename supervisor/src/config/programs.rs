@@ -1,6 +1,7 @@
 //! The programs of this machine that jobs use: named by the configuration, or found on PATH.
 
-use super::Config;
+use super::settings::{SETTINGS, Source};
+use super::{Config, ConfigError};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,37 @@ impl Config {
                 Some((name.to_owned(), named.clone().or_else(|| self.on_path(program))?))
             })
             .collect()
+    }
+
+    /// Whether the programs are there that somebody named: one that is missing would be missed only when it is needed. Those that
+    /// nobody named are looked for when they are.
+    ///
+    /// # Errors
+    /// The setting, the path, and what would be right.
+    pub fn check_programs(&self) -> Result<(), ConfigError> {
+        let paths = [
+            ("workers.ops", Some(&self.workers.ops)),
+            ("workers.iac", Some(&self.workers.iac)),
+            ("engines.opentofu", self.engines.opentofu.as_ref()),
+            ("engines.terraform", self.engines.terraform.as_ref()),
+        ];
+        for (key, path) in paths {
+            let source = self.shown.iter().find(|s| s.key == key).map_or(Source::Default, |s| s.source);
+            let Some(path) = path.filter(|path| source != Source::Default && !is_executable(path)) else { continue };
+            let what = if path.exists() { "is no program that this user may execute" } else { "does not exist" };
+            let setting = SETTINGS.iter().find(|s| s.key == key);
+            let said = match (source, setting, &self.file) {
+                (Source::Flag, Some(setting), _) => format!("--{}: ", setting.flag()),
+                (Source::Variable, Some(setting), _) => format!("{}: ", setting.variable()),
+                (_, _, Some(file)) => format!("{}: ", file.display()),
+                _ => String::new(),
+            };
+            return Err(ConfigError(format!(
+                "{said}{key}: {} {what}; install it there, or name the program's own path",
+                path.display()
+            )));
+        }
+        Ok(())
     }
 
     /// Git.

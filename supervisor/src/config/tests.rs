@@ -49,6 +49,24 @@ fn what_is_wrong_is_blamed_where_it_was_said() {
 }
 
 #[test]
+fn a_program_that_somebody_named_is_there() {
+    let check = |file: &str, flags: &[(&str, &str)], variables: &[(&str, &str)]| {
+        load(file, flags, variables).expect("loads").check_programs().map_err(|e| e.0)
+    };
+    assert_eq!(check("", &[], &[]), Ok(()));
+    assert_eq!(check("[workers]\nops = \"/bin/sh\"\n[engines]\nterraform = \"/bin/sh\"", &[], &[]), Ok(()));
+    for (key, text) in [("workers", "ops"), ("workers", "iac"), ("engines", "opentofu"), ("engines", "terraform")] {
+        let file = format!("[{key}]\n{text} = \"/nowhere/x\"");
+        let said = check(&file, &[], &[]).expect_err("refused");
+        assert!(said.contains(&format!("runner.toml: {key}.{text}: /nowhere/x does not exist")), "{said}");
+    }
+    let said = check("", &[("workers.ops", "/etc")], &[]).expect_err("refused");
+    assert!(said.starts_with("--workers-ops: workers.ops: /etc is no program"), "{said}");
+    let said = check("", &[], &[("RUNNERD_ENGINES_TERRAFORM", "/nowhere")]).expect_err("refused");
+    assert!(said.starts_with("RUNNERD_ENGINES_TERRAFORM: engines.terraform: /nowhere does not"), "{said}");
+}
+
+#[test]
 fn a_files_relative_paths_are_the_files_own() {
     let config = load("state_dir = \"s\"\ncredentials = \"../c\"", &[], &[]).expect("loads");
     let folder = config.file.as_deref().and_then(Path::parent).expect("a folder");
@@ -109,14 +127,20 @@ fn what_is_wrong_is_named() {
     for (file, named) in [
         ("x = 1", "x"),
         ("max_operations = 0", "max_operations"),
-        ("max_operations = -1", "-1"),
+        ("max_operations = -1", "max_operations: invalid value"),
+        ("max_operations = \"many\"", "max_operations: invalid type"),
         ("budget_mib = 1", "budget_mib"),
-        ("log_format = \"xml\"", "xml"),
+        ("log_format = \"xml\"", "log_format: unknown variant `xml`"),
+        ("[tunnel]\nx = 1", "tunnel: unknown field `x`"),
+        ("[tunnel]\nlasted_ms = \"x\"", "tunnel.lasted_ms: invalid type"),
+        ("tunnel = 1", "tunnel: invalid type: integer `1`, expected a table"),
+        ("[connections.a]\nsource = \"profile\"", "connections.a: missing field `provider`"),
+        ("[connections.a]\nprovider = \"aws\"\nsource = \"x\"", "connections.a.source: unknown variant `x`"),
         ("[tunnel]\nbackoff_first_ms = 9000", "tunnel.backoff_early_max_ms"),
-        ("[proxy]\nurl = \"https://p:1\"", "proxy"),
+        ("[proxy]\nurl = \"https://p:1\"", "proxy.url"),
         ("[proxy]\nurl = \"http://u:secret@p:1\"", "password_file"),
         ("[proxy]\npassword_file = \"/p\"", "proxy.user"),
-        ("[isolation]\nrequire = \"none\"", "none"),
+        ("[isolation]\nrequire = \"none\"", "isolation.require: unknown variant `none`"),
         ("[workers]\nops = \"relative\"", "workers.ops"),
         ("[connections.\"a b\"]\nprovider = \"aws\"", "a b"),
         ("[connections.a]\nprovider = \"gcp\"", "gcp"),
@@ -148,5 +172,7 @@ fn what_is_wrong_is_named() {
     }
     assert!(load("", &[], &[("RUNNERD_NONSENSE", "1")]).expect_err("refused").contains("RUNNERD_NONSENSE"));
     assert!(load("", &[("max_operations", "many")], &[]).expect_err("refused").contains("--max-operations"));
+    let said = load("", &[("log_format", "xml")], &[]).expect_err("refused");
+    assert!(said.starts_with("--log-format: log_format: unknown variant") && said.contains("config show"), "{said}");
     assert!(Config::load(Some("/nonexistent".as_ref()), &Default::default(), &Default::default()).is_err());
 }

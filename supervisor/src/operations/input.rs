@@ -69,6 +69,11 @@ pub(super) async fn pass<W: AsyncWrite + Unpin>(
                     None => return Code::InvalidArgument.on("an empty message, or one of a kind that this runner does not know"),
                 },
                 Ok(None) => open = false,
+                // the answer's way has gone with it, which whoever waits for that notices and tells from a cancel
+                Err(status) if super::broke_off(&status) => {
+                    tracing::debug!(detail = status.message(), "an operation's input broke off");
+                    open = false;
+                }
                 Err(status) => return super::refused_message(&status),
             },
             written = write(&mut socket, &mut pending), if writable && !pending.is_empty() => match written {

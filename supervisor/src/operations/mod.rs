@@ -15,7 +15,7 @@ mod request;
 
 use crate::credentials::Resolver;
 use crate::tunnel::Settings;
-use crate::workers::{Operation, Warm, Workers};
+use crate::workers::{Exit, Mortal, Operation, Warm, Workers};
 use body::{Item, RunBody};
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -26,8 +26,9 @@ use shared_proto::flow::{Budget, Credit, SendShare, Shares};
 use shared_proto::frame::{self, Kind};
 use shared_proto::v1::{self, operation_input, target};
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::error::Error as _;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc, watch};
 use tonic::Streaming;
@@ -43,6 +44,8 @@ const FIRST_MESSAGE_DEADLINE: Duration = Duration::from_secs(10);
 /// Workers that start at once, for each processor: starting one is the costly part, and hundreds at once would leave the supervisor no time to
 /// answer a ping. The others wait their turn, within their deadlines.
 const STARTING_PER_PROCESSOR: usize = 4;
+/// How long after an operation's reader has gone its session may still turn out to be over: the two are noticed by tasks of their own.
+const OVER_GRACE: Duration = Duration::from_millis(100);
 /// Messages between an operation and HTTP/2. Their bytes are paid for with credit before they are read.
 const OUTGOING: usize = 4;
 
@@ -95,6 +98,22 @@ enum Gate {
     Before,
     Open,
     Closed,
+    /// Its connection is gone.
+    Over,
+}
+
+/// An operation that was accepted: the log has one line of its end, whatever ends it.
+#[derive(Debug)]
+struct Accepted {
+    span: tracing::Span,
+    started: Instant,
+}
+
+/// Why an operation failed, and how its worker died where that is why.
+#[derive(Debug)]
+struct Failed {
+    failure: Failure,
+    exit: Option<Exit>,
 }
 
 /// One place among those that may run at once.
@@ -162,7 +181,7 @@ impl Operations {
 
 impl Inner {
     /// A worker that has its request: a warm one, or one that starts now, in its turn.
-    async fn given(&self, message: v1::WorkerRequest) -> Result<(Operation, Option<SemaphorePermit<'_>>), Failure> {
+    async fn given(&self, message: v1::WorkerRequest) -> Result<(Operation, Option<SemaphorePermit<'_>>), Failed> {
         if let Some(mut operation) = self.warm.take()
             // it may have ended while it waited; whoever ended it had nothing of this request
             && frame::write_message(&mut operation.socket, Kind::Request, &message).await.is_ok()
@@ -177,9 +196,39 @@ impl Inner {
             Ok(()) => Ok((operation, place)),
             Err(e) => {
                 let what = format!("its socket ended before it had its request: {e}");
-                Err(operation.worker.crashed(what).await)
+                Err(Failed::crashed(&mut operation.worker, what).await)
             }
         }
+    }
+}
+
+// === impl Accepted ===
+
+impl Accepted {
+    /// Writes the line.
+    fn ended(&self, code: &str, exit: Option<Exit>, lasted: Duration) {
+        let signal = exit.and_then(|e| e.signal_name()).map(tracing::field::display);
+        let exit_code = exit.and_then(|e| e.code);
+        let duration_ms = lasted.as_millis() as u64;
+        self.span.in_scope(|| tracing::info!(code, signal, exit_code, duration_ms, "operation ended"));
+    }
+}
+
+// === impl Failed ===
+
+impl Failed {
+    /// Of an operation whose worker's socket has ended; `what` is said where nobody tells how the worker did.
+    async fn crashed(worker: &mut Mortal, what: String) -> Self {
+        match worker.exit().await {
+            Some(exit) => Self { failure: exit.failure(), exit: Some(exit) },
+            None => Code::WorkerCrashed.on(what).into(),
+        }
+    }
+}
+
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Self {
+        Self { failure, exit: None }
     }
 }
 
@@ -208,6 +257,10 @@ impl SessionOperations {
     pub fn close(&self) {
         self.gate.send_replace(Gate::Closed);
     }
+    /// The session's connection is gone, and with it all that came over it.
+    pub fn over(&self) {
+        self.gate.send_replace(Gate::Over);
+    }
     /// The session's newest round trip.
     pub fn set_round_trip(&self, round_trip: Duration) {
         self.receive.set_round_trip(round_trip);
@@ -231,7 +284,7 @@ impl SessionOperations {
         match gate {
             Gate::Open => Ok(()),
             Gate::Before => Err(Code::Conflict.on("an operation was sent before the session was welcome")),
-            Gate::Closed => Err(Code::RunnerLeaving.on("this runner is stopping")),
+            Gate::Closed | Gate::Over => Err(Code::RunnerLeaving.on("this runner is stopping")),
         }
     }
 
@@ -242,17 +295,37 @@ impl SessionOperations {
         let input = Streaming::new_request(decoder, request.into_body(), None, Some(FIRST_MESSAGE_MAX));
         let session = self.clone();
         tokio::spawn(async move {
+            let accepted = OnceLock::new();
             let outcome = tokio::select! {
                 // the other end reset the stream, or its connection is gone
-                () = items.closed() => return,
-                outcome = session.operate(input, &items) => outcome,
+                () = items.closed() => {
+                    if let Some(accepted) = accepted.get() {
+                        session.left(accepted).await;
+                    }
+                    return;
+                }
+                outcome = session.operate(input, &items, &accepted) => outcome,
             };
             let _ = items.send(Item::Last(body::outcome(&outcome))).await;
         });
         body::response(RunBody::new(received))
     }
 
-    async fn operate(&self, mut input: Streaming<v1::OperationInput>, items: &mpsc::Sender<Item>) -> v1::Outcome {
+    /// Its reader has gone: by itself, or with the session.
+    async fn left(&self, accepted: &Accepted) {
+        let lasted = accepted.started.elapsed();
+        let mut gate = self.gate.subscribe();
+        let over = tokio::time::timeout(OVER_GRACE, gate.wait_for(|gate| *gate == Gate::Over)).await.is_ok();
+        let code = if over { Code::ConnectionLost } else { Code::Cancelled };
+        accepted.ended(code.as_str(), None, lasted);
+    }
+
+    async fn operate(
+        &self,
+        mut input: Streaming<v1::OperationInput>,
+        items: &mpsc::Sender<Item>,
+        accepted: &OnceLock<Accepted>,
+    ) -> v1::Outcome {
         let first = match self.admitted().await {
             Ok(()) => first_message(&mut input).await,
             Err(failure) => Err(failure),
@@ -264,21 +337,19 @@ impl SessionOperations {
                 return failure.outcome();
             }
         };
-        let started = Instant::now();
         let span = tracing::info_span!(
             "operation",
             operation = request::shown(&request.operation_id),
             kind = request::kind(&request),
             connection = request::shown(&request.connection)
         );
-        async {
-            let outcome = self.decided(request, input, items).await.unwrap_or_else(|f| f.outcome());
-            let ms = started.elapsed().as_millis() as u64;
-            tracing::info!(code = outcome.code, duration_ms = ms, "operation ended");
-            outcome
-        }
-        .instrument(span)
-        .await
+        let accepted = accepted.get_or_init(|| Accepted { span: span.clone(), started: Instant::now() });
+        let (outcome, exit) = match self.decided(request, input, items).instrument(span).await {
+            Ok(outcome) => (outcome, None),
+            Err(Failed { failure, exit }) => (failure.outcome(), exit),
+        };
+        accepted.ended(&outcome.code, exit, accepted.started.elapsed());
+        outcome
     }
 
     async fn decided(
@@ -286,7 +357,7 @@ impl SessionOperations {
         request: v1::OperationRequest,
         input: Streaming<v1::OperationInput>,
         items: &mpsc::Sender<Item>,
-    ) -> Result<v1::Outcome, Failure> {
+    ) -> Result<v1::Outcome, Failed> {
         let settings = self.operations.inner.settings.borrow().clone();
         let decided = request::decide(&request, &settings)?;
         let _place = self.operations.place()?;
@@ -297,7 +368,7 @@ impl SessionOperations {
             None => serving.await,
             Some(deadline) => tokio::time::timeout(deadline, serving)
                 .await
-                .unwrap_or_else(|_| Err(Code::DeadlineExceeded.on(format!("not done within {deadline:?}")))),
+                .unwrap_or_else(|_| Err(Code::DeadlineExceeded.on(format!("not done within {deadline:?}")).into())),
         }
     }
 
@@ -307,7 +378,7 @@ impl SessionOperations {
         connection: &str,
         input: Streaming<v1::OperationInput>,
         items: &mpsc::Sender<Item>,
-    ) -> Result<v1::Outcome, Failure> {
+    ) -> Result<v1::Outcome, Failed> {
         let inner = &self.operations.inner;
         let mut target = (*inner.resolver.resolve(connection).await?).clone();
         let reach = dial::Reach::of(&target)?;
@@ -332,7 +403,7 @@ impl SessionOperations {
         };
         let ended = tokio::select! {
             ended = output => ended,
-            failure = input => return Err(failure),
+            failure = input => return Err(failure.into()),
             never = dialling => match never {},
         };
         match ended {
@@ -342,8 +413,8 @@ impl SessionOperations {
                 }
                 Ok(outcome)
             }
-            Err(output::Broken::Ended(what)) => Err(worker.crashed(what).await),
-            Err(output::Broken::Malformed(what)) => Err(Code::WorkerCrashed.on(what)),
+            Err(output::Broken::Ended(what)) => Err(Failed::crashed(&mut worker, what).await),
+            Err(output::Broken::Malformed(what)) => Err(Code::WorkerCrashed.on(what).into()),
         }
     }
 }
@@ -361,6 +432,12 @@ async fn first_message(input: &mut Streaming<v1::OperationInput>) -> Result<v1::
     }
 }
 
+/// Whether no message was wrong, but the way broke on which it was to come: then there is a cause below. The caller reset the stream, or
+/// the connection is gone.
+fn broke_off(status: &tonic::Status) -> bool {
+    status.source().is_some()
+}
+
 /// What tonic made of a message that it did not take.
 fn refused_message(status: &tonic::Status) -> Failure {
     let first = status.message().lines().next().unwrap_or_default();
@@ -369,6 +446,7 @@ fn refused_message(status: &tonic::Status) -> Failure {
             Code::TooLarge.on(format!("a message exceeds {FIRST_MESSAGE_MAX} bytes"))
         }
         tonic::Code::Cancelled => Code::Cancelled.on("the caller cancelled it"),
+        _ if broke_off(status) => Code::ConnectionLost.on("the stream broke off before its request had come"),
         _ => Code::InvalidArgument.on(format!("a message is malformed: {first}")),
     }
 }

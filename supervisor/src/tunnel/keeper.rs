@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Attempts that a change of the network brings about are this far apart at least: an interface that comes up says a dozen things.
 const NETWORK_SPACING: Duration = Duration::from_millis(250);
+/// What operations that were cut as the runner left get to say so.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// How the tunnel is, as `runner status` shows it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -199,6 +201,7 @@ async fn attempt(parts: &Parts, settings: &Settings, network: &mut NetWatch) -> 
         probe: probe.clone(),
         welcomed,
     };
+    let over = operations.clone();
     let serving =
         serve::serve(connected, conversation, operations, config.budget, config.max_operations, parts.drain.clone());
     let ended = tokio::select! {
@@ -209,6 +212,11 @@ async fn attempt(parts: &Parts, settings: &Settings, network: &mut NetWatch) -> 
                 .next("Nothing to do: the runner dials again."),
         ),
     };
+    over.over();
+    if matches!(ended, Ended::Drained) {
+        // the process ends next: what was cut says so before
+        let _ = tokio::time::timeout(LAST_WORDS, over.idle()).await;
+    }
     (was_welcomed.try_recv().ok(), ended)
 }
 

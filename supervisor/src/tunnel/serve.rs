@@ -71,6 +71,7 @@ pub(super) async fn serve(
     drain: CancellationToken,
 ) -> Ended {
     let Connected { stream, verdict } = connected;
+    let over = operations.clone();
     let (session, opened) = SessionService::new();
     let routes =
         Routes { session: SessionServer::new(session).max_decoding_message_size(SESSION_MESSAGE_MAX), operations };
@@ -96,6 +97,7 @@ pub(super) async fn serve(
     let ended = loop {
         tokio::select! {
             result = connection.as_mut() => {
+                over.over();
                 let why = match result {
                     Ok(()) => "the control plane closed the connection".to_owned(),
                     Err(e) => format!("the connection ended: {}", causes(&e)),

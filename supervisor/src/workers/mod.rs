@@ -245,15 +245,11 @@ impl Operation {
 // === impl Mortal ===
 
 impl Mortal {
-    /// Its socket ended without an outcome: how did it end? `what` is said where nobody tells in time.
-    pub async fn crashed(&mut self, what: String) -> Failure {
-        match tokio::time::timeout(EXIT_GRACE, &mut self.exit).await {
-            Ok(Ok(exit)) => {
-                self.ended = true;
-                exit.failure()
-            }
-            _ => Code::WorkerCrashed.on(what),
-        }
+    /// Its socket ended without an outcome: how did it end? `None` where nobody tells in time.
+    pub async fn exit(&mut self) -> Option<Exit> {
+        let exit = tokio::time::timeout(EXIT_GRACE, &mut self.exit).await.ok()?.ok()?;
+        self.ended = true;
+        Some(exit)
     }
 
     fn has_ended(&mut self) -> bool {
@@ -278,15 +274,19 @@ impl Exit {
     pub fn failure(&self) -> Failure {
         Code::WorkerCrashed.on(format!("the worker {self}"))
     }
+    /// The signal that ended it, by its name.
+    pub fn signal_name(&self) -> Option<String> {
+        self.signal.map(|n| match nix::sys::signal::Signal::try_from(n) {
+            Ok(signal) => signal.as_str().to_owned(),
+            Err(_) => format!("signal {n}"),
+        })
+    }
 }
 
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.signal, self.code) {
-            (Some(signal), _) => match nix::sys::signal::Signal::try_from(signal) {
-                Ok(signal) => write!(f, "was ended by {}", signal.as_str()),
-                Err(_) => write!(f, "was ended by signal {signal}"),
-            },
+        match (self.signal_name(), self.code) {
+            (Some(signal), _) => write!(f, "was ended by {signal}"),
             (None, Some(code)) => write!(f, "exited with code {code}"),
             (None, None) => f.write_str("was lost together with the spawner"),
         }

@@ -9,6 +9,7 @@ use shared_proto::secret::Secret;
 use shared_proto::v1::operations_client::OperationsClient;
 use shared_proto::v1::session_client::SessionClient;
 use shared_proto::v1::{self, control_message as control, operation_input, operation_output, runner_message};
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc};
@@ -27,6 +28,7 @@ pub(crate) struct ControlPlane {
 /// A connection that a runner dialled.
 pub(crate) struct Connection {
     send: Send,
+    socket: std::net::TcpStream,
 }
 
 /// An open session.
@@ -72,6 +74,7 @@ impl ControlPlane {
                 let (acceptor, give) = (acceptor.clone(), give.clone());
                 tokio::spawn(async move {
                     let _ = socket.set_nodelay(true);
+                    let own = std::net::TcpStream::from(socket.as_fd().try_clone_to_owned().expect("a descriptor"));
                     let Ok(stream) = acceptor.accept(socket).await else { return };
                     if stream.get_ref().1.alpn_protocol() != Some(shared_proto::TUNNEL_ALPN) {
                         return;
@@ -83,7 +86,7 @@ impl ControlPlane {
                         .handshake(TokioIo::new(stream))
                         .await
                         .expect("speaks HTTP/2");
-                    let _ = give.send(Connection { send }).await;
+                    let _ = give.send(Connection { send, socket: own }).await;
                     let _ = connection.await;
                 });
             }
@@ -160,6 +163,10 @@ impl Session {
     pub(crate) async fn run(&self, request: v1::OperationRequest) -> (v1::Outcome, Vec<u8>) {
         tokio::time::timeout(crate::PATIENCE, self.connection.run(request)).await.expect("in time")
     }
+    /// Has the connection go without a word.
+    pub(crate) fn cut(&self) {
+        self.connection.socket.shutdown(std::net::Shutdown::Both).expect("is open");
+    }
     pub(crate) async fn deregistered(&mut self) {
         tokio::time::timeout(crate::PATIENCE, &mut self.deregistered).await.expect("in time").expect("deregisters");
     }
@@ -175,6 +182,10 @@ impl Operation {
     pub(crate) async fn send(&self, kind: operation_input::Kind) {
         // an operation that has ended takes nothing more
         let _ = self.input.send(v1::OperationInput { kind: Some(kind) }).await;
+    }
+    /// Says that nothing more comes from here.
+    pub(crate) fn half_close(&mut self) {
+        self.input = mpsc::channel(1).0;
     }
     /// The next message that is no credit.
     pub(crate) async fn next(&mut self) -> operation_output::Kind {

@@ -158,6 +158,9 @@ async fn a_life() {
     slow.send(operation_input::Kind::StdinClosed(v1::StdinClosed {})).await;
     assert_eq!(slow.end().await.0.exit_code, 7);
     drop(session);
+    let mut runner = runner;
+    until("it has left", || runner.process.try_wait().expect("asked").is_some()).await;
+    assert!(!runner.folder.path().join("state/admin.sock").exists(), "nobody answers there any more");
     assert_eq!(runner.exit().await, (Some(0), None));
 }
 
@@ -592,6 +595,73 @@ async fn a_log_that_nobody_reads_any_more_ends_nothing() {
     assert_eq!(runner.exit().await, (Some(0), None));
 }
 
+/// Whatever ends an operation, the log has one line of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_tells_how_each_operation_ended() {
+    let control_plane = ControlPlane::start().await;
+    let mut runner =
+        Runner::start_with(&control_plane, "[tunnel]\nbackoff_first_ms = 50\ndrain_grace_s = 1", Stdio::piped());
+    let log = runner.process.stderr.take().expect("piped");
+    let log = std::thread::spawn(move || std::io::read_to_string(log).expect("reads"));
+    let session = control_plane.connection().await.open().await;
+    let named = |id: &str, pod: &str| v1::OperationRequest { operation_id: id.into(), ..exec(pod) };
+
+    session.run(v1::OperationRequest { operation_id: "good".into(), ..unary("k", describe("hello")) }).await;
+    for pod in ["abort", "exit"] {
+        session.run(named(pod, pod)).await;
+    }
+    let begun = async |session: &Session, id: &str| {
+        let mut operation = session.begin(named(id, "hang")).await;
+        operation.first().await;
+        operation
+    };
+    // its caller goes
+    drop(begun(&session, "left").await);
+    let mut closed = begun(&session, "left-later").await;
+    closed.half_close();
+    drop(closed);
+    until("nothing runs", || runner.status().1["operations"]["running"] == 0).await;
+    // its connection goes
+    let _open = begun(&session, "cut").await;
+    let mut closed = begun(&session, "cut-later").await;
+    closed.half_close();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    session.cut();
+    // its runner goes
+    let session = control_plane.connection().await.open().await;
+    let _open = begun(&session, "to-the-end").await;
+    runner.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(runner.exit().await, (Some(0), None));
+
+    let log = log.join().expect("reads");
+    let mut ends: Vec<(String, String, serde_json::Value, serde_json::Value)> = log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|line| line["message"] == "operation ended")
+        .map(|line| {
+            let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+            (text(&line["span"]["operation"]), text(&line["code"]), line["signal"].clone(), line["exit_code"].clone())
+        })
+        .collect();
+    ends.sort_by(|a, b| a.0.cmp(&b.0));
+    let none = serde_json::Value::Null;
+    let died = ends.first().map(|end| end.2.clone()).unwrap_or_default();
+    // which signal one abort() ends by depends on what it may signal: not even itself
+    assert!(died.as_str().is_some_and(|signal| signal.starts_with("SIG")), "{ends:?}");
+    let expected = [
+        ("abort", "worker_crashed", died, none.clone()),
+        ("cut", "connection_lost", none.clone(), none.clone()),
+        ("cut-later", "connection_lost", none.clone(), none.clone()),
+        ("exit", "worker_crashed", none.clone(), serde_json::json!(3)),
+        ("good", "ok", none.clone(), none.clone()),
+        ("left", "cancelled", none.clone(), none.clone()),
+        ("left-later", "cancelled", none.clone(), none.clone()),
+        ("to-the-end", "connection_lost", none.clone(), none),
+    ]
+    .map(|(id, code, signal, exit_code)| (id.to_owned(), code.to_owned(), signal, exit_code));
+    assert_eq!(ends, expected, "{log}");
+}
+
 #[test]
 fn what_is_wrong_from_the_start_has_its_exit_code() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -605,6 +675,8 @@ fn what_is_wrong_from_the_start_has_its_exit_code() {
     assert_eq!(code("x = 1", &["run"]).0, Some(78));
     let (status, said) = code(&format!("{state}credentials = \"/nonexistent\""), &["run"]);
     assert!(status == Some(78) && said.contains("credentials_unreadable"), "{status:?} {said}");
+    let (status, said) = code(&format!("{state}[engines]\nopentofu = \"/nowhere/tofu\""), &["run"]);
+    assert!(status == Some(78) && said.contains("engines.opentofu: /nowhere/tofu does not exist"), "{status:?} {said}");
     assert_eq!(code(&state, &["status"]).0, Some(69));
     assert_eq!(code(&state, &["config", "show", "-o", "json"]).0, Some(0));
     let version = Command::new(env!("CARGO_BIN_EXE_runner")).arg("version").output().expect("runs");

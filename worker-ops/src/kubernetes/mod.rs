@@ -28,7 +28,8 @@ pub(crate) async fn serve(
     output: &mut Output,
 ) -> Result<Outcome, Fault> {
     let mut cluster = Cluster::new(target, dialer)?;
-    match what {
+    let namespace = namespace(&what).map(|asked| cluster.namespace(asked).to_owned());
+    let done = match what {
         What::ConnectionTest(_) => request::connection_test(&mut cluster, output).await,
         What::K8sListNamespaces(_) => request::list_namespaces(&mut cluster, output).await,
         What::K8sListPods(list) => request::list_pods(&mut cluster, &list, output).await,
@@ -36,5 +37,20 @@ pub(crate) async fn serve(
         What::K8sLogs(logs) => stream::logs(&mut cluster, &logs, output).await,
         What::K8sExec(exec) => exec::exec(&mut cluster, exec, input, output).await,
         _ => Err(Fault::new(Code::WrongProvider, "the operation is of another provider")),
+    };
+    done.map_err(|fault| match namespace {
+        // it may be in another: whoever asked may not know which one was taken
+        Some(namespace) if fault.code() == Code::TargetNotFound => fault.looked_in(&format!("namespace {namespace}")),
+        _ => fault,
+    })
+}
+
+/// The namespace that is asked for, of what is in one; empty: the connection's own.
+fn namespace(what: &What) -> Option<&str> {
+    match what {
+        What::K8sDescribePod(describe) => Some(&describe.namespace),
+        What::K8sLogs(logs) => Some(&logs.namespace),
+        What::K8sExec(exec) => Some(&exec.namespace),
+        _ => None,
     }
 }

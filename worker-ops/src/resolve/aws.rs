@@ -15,6 +15,7 @@ use aws_config::provider_config::ProviderConfig;
 use aws_config::web_identity_token::WebIdentityTokenCredentialsProvider;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::ProvideCredentials;
+use aws_credential_types::provider::error::CredentialsError;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use prost::Message as _;
 use shared_proto::v1::target::Kind;
@@ -24,6 +25,7 @@ use std::io::{Seek as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -54,8 +56,12 @@ pub(super) fn from_environment(how: &ResolveAws) -> Option<Result<Resolved, Faul
             valid_until_ms: files_valid(),
         })),
         (None, None) if variable(how, "AWS_WEB_IDENTITY_TOKEN_FILE").is_some() => None,
-        (key, _) => {
-            let missing = if key.is_none() { "AWS_ACCESS_KEY_ID" } else { "AWS_SECRET_ACCESS_KEY" };
+        (key, secret) => {
+            let missing = match (key, secret) {
+                (None, None) => "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+                (None, _) => "AWS_ACCESS_KEY_ID",
+                _ => "AWS_SECRET_ACCESS_KEY",
+            };
             Some(Err(unavailable(format!("the runner was started without {missing}"))
                 .next("Start the runner with the AWS variables, or use another source in the connection's entry.")))
         }
@@ -105,7 +111,7 @@ async fn resolve_unbounded(how: &ResolveAws) -> Result<Resolved, Fault> {
             if !how.profile.is_empty() {
                 builder = builder.profile_name(&how.profile);
             }
-            ask(how, &builder.build()).await?
+            ask(how, &builder.build()).await.map_err(|fault| missing_profile(how).unwrap_or(fault))?
         }
         // pods of EKS have a token file, tasks of ECS a container endpoint, instances the metadata service
         "environment" | "instance_role" if variable(how, "AWS_WEB_IDENTITY_TOKEN_FILE").is_some() => {
@@ -139,7 +145,59 @@ async fn resolve_unbounded(how: &ResolveAws) -> Result<Resolved, Fault> {
 }
 
 async fn ask(how: &ResolveAws, provider: &impl ProvideCredentials) -> Result<Credentials, Fault> {
-    provider.provide_credentials().await.map_err(|e| unavailable(format!("{}: {}", shown(how), chain(&e))))
+    provider.provide_credentials().await.map_err(|e| unavailable(format!("{}: {}", shown(how), said(&e))))
+}
+
+/// What is wrong, in words. That "the credential provider was not enabled" tells nobody anything: what is below it does.
+fn said(error: &CredentialsError) -> String {
+    match (error, std::error::Error::source(error)) {
+        (CredentialsError::CredentialsNotLoaded(_), Some(cause)) => chain(cause),
+        (CredentialsError::CredentialsNotLoaded(_), None) => "it has no credentials".to_owned(),
+        _ => chain(error),
+    }
+}
+
+/// Whether the profile is in none of the files where it would be, and which they are.
+fn missing_profile(how: &ResolveAws) -> Option<Fault> {
+    let named = Some(how.profile.as_str()).filter(|p| !p.is_empty());
+    let profile = named.or_else(|| variable(how, "AWS_PROFILE")).unwrap_or("default");
+    let looked = [("AWS_CONFIG_FILE", ".aws/config"), ("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials")]
+        .map(|(name, usual)| looked_for(how, profile, name, usual));
+    let missing = looked.into_iter().collect::<Option<Vec<_>>>()?.join(", ");
+    let message = format!("the AWS profile {profile:?} is not there: {missing}");
+    Some(
+        unavailable(message)
+            .next("Add the profile to one of these files, or name one that is there in the connection's entry."),
+    )
+}
+
+/// Why a file does not have the profile; `None`: it does.
+fn looked_for(how: &ResolveAws, profile: &str, name: &str, usual: &str) -> Option<String> {
+    let home = variable(how, "HOME").map(Path::new);
+    let path = match (variable(how, name), home) {
+        (Some(path), Some(home)) => path.strip_prefix("~/").map_or_else(|| PathBuf::from(path), |rest| home.join(rest)),
+        (Some(path), None) => PathBuf::from(path),
+        (None, Some(home)) => home.join(usual),
+        (None, None) => return Some(format!("neither {name} nor HOME is set")),
+    };
+    match super::file::read("", &path) {
+        Ok(text) if has_section(&text, profile) => None,
+        Ok(_) => Some(format!("{} does not have it", path.display())),
+        Err(fault) => Some(fault.failure.message.trim_start().to_owned()),
+    }
+}
+
+/// `[profile NAME]`, or as in the file of credentials, and for the default one everywhere, `[NAME]`.
+fn has_section(text: &str, profile: &str) -> bool {
+    text.lines().filter_map(|line| line.trim().strip_prefix('[')?.split_once(']')).any(|(section, _)| {
+        let mut words = section.split_whitespace();
+        let first = words.next();
+        match (first, words.next()) {
+            (Some("profile"), Some(name)) => name == profile,
+            (Some(name), None) => name == profile,
+            _ => false,
+        }
+    })
 }
 
 /// The entry's region, the environment's, the profile's, the instance's.
@@ -191,6 +249,29 @@ mod tests {
     }
 
     #[test]
+    fn a_profile_that_is_not_there_is_missed_by_its_files() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = folder.path().join("config");
+        std::fs::write(&config, "[profile prod]\nregion = x\n[default]\n[ profile  spaced ]\n").expect("writes");
+        let (home, config) = (folder.path().display().to_string(), config.display().to_string());
+        let missing = |profile: &str| {
+            let how = how("profile", &[("HOME", &home), ("AWS_CONFIG_FILE", &config)]);
+            missing_profile(&ResolveAws { profile: profile.into(), ..how }).map(|fault| fault.failure.message)
+        };
+        for there in ["prod", "default", "", "spaced"] {
+            assert_eq!(missing(there), None, "{there}");
+        }
+        let said = missing("staging").expect("missing");
+        assert!(
+            said.starts_with(&format!("the AWS profile \"staging\" is not there: {config} does not have it, ")),
+            "{said}"
+        );
+        assert!(said.contains(&format!("{home}/.aws/credentials: No such file")), "{said}");
+        let said = missing_profile(&how("profile", &[])).expect("missing").failure.message;
+        assert!(said.contains("neither AWS_CONFIG_FILE nor HOME is set"), "{said}");
+    }
+
+    #[test]
     fn variables_alone() {
         let all = [
             ("AWS_ACCESS_KEY_ID", "AKID"),
@@ -208,6 +289,8 @@ mod tests {
             assert_eq!(fault.code(), Code::CredentialsUnavailable);
             assert!(fault.failure.message.contains(name) && !fault.failure.message.contains("s3cr3t"));
         }
+        let none = from_environment(&how("environment", &[])).expect("an answer").expect_err("refused");
+        assert!(none.failure.message.contains("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"));
         assert!(from_environment(&how("profile", &all)).is_none());
         assert!(from_environment(&how("environment", &[("AWS_WEB_IDENTITY_TOKEN_FILE", "/t")])).is_none());
     }

@@ -221,6 +221,17 @@ async fn selectors() -> Result<()> {
     let target = KubernetesTarget { namespace: "chosen".into(), ..kubernetes(cluster, cluster::ADMIN) };
     let given = operation(What::K8sListPods(K8sListPods::default()), Target::Kubernetes(target)).await?;
     ensure!(names(given.document()?) == ["one", "two"]);
+    let own = || {
+        let target = KubernetesTarget { namespace: "seen".into(), ..kubernetes(cluster, cluster::ADMIN) };
+        Target::Kubernetes(target)
+    };
+    let describe = |pod: &str| What::K8sDescribePod(K8sDescribePod { namespace: String::new(), pod: pod.into() });
+    let given: PodDescription = operation(describe("web-1"), own()).await?.document()?;
+    ensure!(given.summary.namespace == "seen", "{}", given.summary.namespace);
+    operation(describe("one"), own()).await?.failed("target_not_found", "\"one\" not found in namespace seen")?;
+    let logs = K8sLogs { pod: "one".into(), ..Default::default() };
+    let given = operation(What::K8sLogs(logs), own()).await?;
+    given.failed("target_not_found", "\"one\" not found in namespace seen")?;
     // what is wrong is the API server's to say
     list(cluster, ask("a in (", "")).await?.failed("target_refused", "unable to parse")?;
     list(cluster, ask("", "spec.nothing=1")).await?.failed("target_refused", "field label not supported")?;
@@ -273,7 +284,8 @@ async fn describe() -> Result<()> {
     ensure!(seen == [("early", 1, "kubelet"), ("late", 3, "kubelet")], "{seen:?}");
     ensure!(given.summary.status == "Pending" && given.object["metadata"].get("managedFields").is_none());
     ensure!(given.object["spec"] == plain["spec"] && given.object["metadata"]["uid"] == plain["metadata"]["uid"]);
-    operation(what("described", "gone"), admin(cluster)).await?.failed("target_not_found", "\"gone\" not found")?;
+    let gone = operation(what("described", "gone"), admin(cluster)).await?;
+    gone.failed("target_not_found", "\"gone\" not found in namespace described")?;
     operation(what("described", ""), admin(cluster)).await?.failed("invalid_argument", "no pod is named")?;
     // whoever may not see events sees the pod all the same
     let limited = Target::Kubernetes(kubernetes(cluster, cluster::RESTRICTED));
@@ -304,7 +316,8 @@ async fn refusals() -> Result<()> {
     };
     operation(What::K8sExec(exec.clone()), limited).await?.failed("target_forbidden", "pods/exec")?;
     let gone = K8sExec { pod: "gone".into(), ..exec };
-    operation(What::K8sExec(gone), admin(cluster)).await?.failed("target_not_found", "\"gone\" not found")?;
+    let gone = operation(What::K8sExec(gone), admin(cluster)).await?;
+    gone.failed("target_not_found", "\"gone\" not found in namespace seen")?;
     let stranger = Target::Kubernetes(kubernetes(cluster, "wrong"));
     let given = operation(What::K8sListNamespaces(K8sListNamespaces {}), stranger).await?;
     given.failed("credentials_expired", "Unauthorized")?;

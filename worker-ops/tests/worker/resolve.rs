@@ -204,7 +204,8 @@ async fn aws_profile() -> Result<()> {
     };
     ensure!(aws(&ask(How::Aws(named)).await?)?.access_key_id == "AKPROD");
     let reply = ask(How::Aws(how("nobody"))).await?;
-    failed(&reply, "credentials_unavailable", "the AWS profile \"nobody\"")?;
+    failed(&reply, "credentials_unavailable", "the AWS profile \"nobody\" is not there")?;
+    failed(&reply, "credentials_unavailable", &format!("{home}/.aws/config does not have it"))?;
     ensure!(!format!("{:?}", failure_of(reply.kind.as_ref())).contains("s3cr3t"));
     Ok(())
 }
@@ -261,6 +262,7 @@ async fn instance_role() -> Result<()> {
 async fn aws_nothing() -> Result<()> {
     let alone = isolated("/nonexistent", &[]);
     failed(&ask(How::Aws(aws_how("instance_role", &alone))).await?, "credentials_unavailable", "the instance's role")?;
-    failed(&ask(How::Aws(aws_how("profile", &alone))).await?, "credentials_unavailable", "the default AWS profile")?;
+    let profile = ask(How::Aws(aws_how("profile", &alone))).await?;
+    failed(&profile, "credentials_unavailable", "the AWS profile \"default\" is not there")?;
     failed(&ask(How::Aws(aws_how("guess", &alone))).await?, "credentials_unavailable", "\"guess\" is no source")
 }

@@ -1,9 +1,10 @@
 //! Stacks: named pieces of infrastructure, each with a source, an engine, variables and connections.
 
 use super::super::{Store, broken, new_id, not_found, taken};
+use super::{JobKind, Phase};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::now_ms;
-use sqlx::FromRow;
+use sqlx::{FromRow, SqliteConnection};
 
 /// A stack. Source, variables and connections are JSON as the API gives it.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
@@ -136,27 +137,69 @@ impl Store {
         self.stack(organization, id).await
     }
 
-    /// Deletes a stack; its jobs stay to be read. What it manages is left as it is.
+    /// Deletes a stack as it is last, and gives it; its jobs stay to be read. What it manages is left as it is, which is only done where it
+    /// manages nothing that anybody knows of, or with `force`.
     ///
     /// # Errors
-    /// `conflict` while a job of it has not ended.
-    pub async fn delete_stack(&self, organization: &str, id: &str) -> Result<(), Failure> {
-        let deleted = sqlx::query(
-            "UPDATE stacks SET deleted_at_ms = $3 WHERE organization = $1 AND id = $2 AND deleted_at_ms IS NULL \
-             AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.stack = stacks.id AND jobs.ended_at_ms IS NULL)",
-        )
-        .bind(organization)
-        .bind(id)
-        .bind(now_ms())
-        .execute(self.pool())
-        .await
-        .map_err(broken("deleting a stack"))?;
-        if deleted.rows_affected() == 0 {
-            let stack = self.stack(organization, id).await?;
+    /// `not_found`, `conflict` while a job of it has not ended, `stack_not_empty`.
+    pub async fn delete_stack(&self, organization: &str, id: &str, force: bool) -> Result<Stack, Failure> {
+        let failed = broken("deleting a stack");
+        let mut transaction = self.writing().await.map_err(&failed)?;
+        let stack: Option<Stack> = sqlx::query_as(select_stacks!("AND id = $2"))
+            .bind(organization)
+            .bind(id)
+            .fetch_optional(&mut *transaction)
+            .await
+            .map_err(&failed)?;
+        let stack = stack.ok_or_else(|| not_found("stack", id))?;
+        let open: bool =
+            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM jobs WHERE stack = $1 AND ended_at_ms IS NULL)")
+                .bind(id)
+                .fetch_one(&mut *transaction)
+                .await
+                .map_err(&failed)?;
+        if open {
             return Err(Code::Conflict
                 .on(format!("stack {} has a job that has not ended", stack.name))
                 .next("Wait for it, or cancel it."));
         }
-        Ok(())
+        if !force && let Some(job) = changed_last(&mut transaction, id).await? {
+            let name = &stack.name;
+            return Err(Code::StackNotEmpty
+                .on(format!("job {job} made or changed what stack {name} manages, and no job has destroyed it since"))
+                .next(format!(
+                    "Destroy it first: `runnerctl deploy --stack {name} --kind destroy`. Or forget the stack and leave what it made: \
+                     `runnerctl stack delete {name} --force`."
+                )));
+        }
+        sqlx::query("UPDATE stacks SET deleted_at_ms = $2 WHERE id = $1")
+            .bind(id)
+            .bind(now_ms())
+            .execute(&mut *transaction)
+            .await
+            .map_err(&failed)?;
+        transaction.commit().await.map_err(&failed)?;
+        Ok(stack)
     }
+}
+
+/// The newest update of a stack that applied its plan, or may have, unless all was destroyed since.
+async fn changed_last(connection: &mut SqliteConnection, stack: &str) -> Result<Option<String>, Failure> {
+    sqlx::query_scalar(
+        "SELECT id FROM jobs WHERE stack = $1 AND kind = $2 AND (phase = $3 OR (accepted AND \
+         (approved_by IS NOT NULL OR approve_automatically) AND (phase = $4 OR (phase IN ($5, $6) AND plan IS NOT NULL)))) \
+         AND id > COALESCE((SELECT MAX(id) FROM jobs WHERE stack = $1 AND kind = $7 AND phase IN ($3, $8)), '') \
+         ORDER BY id DESC LIMIT 1",
+    )
+    .bind(stack)
+    .bind(JobKind::Update)
+    .bind(Phase::Applied)
+    .bind(Phase::Lost)
+    .bind(Phase::Failed)
+    .bind(Phase::Canceled)
+    .bind(JobKind::Destroy)
+    .bind(Phase::NoChanges)
+    .fetch_optional(connection)
+    .await
+    .map_err(broken("looking up what a stack made"))
 }

@@ -152,7 +152,7 @@ async fn what_is_another_organizations_is_not_there() {
     let given = awaiting(&store, &stack).await;
     let id = given.job_id.as_str();
     assert_eq!(code(store.stack("org_b", &stack.id).await), Code::NotFound);
-    assert_eq!(code(store.delete_stack("org_b", &stack.id).await), Code::NotFound);
+    assert_eq!(code(store.delete_stack("org_b", &stack.id, true).await), Code::NotFound);
     assert_eq!(code(store.job("org_b", id).await), Code::NotFound);
     assert_eq!(code(store.job_events("org_b", id, 0, 10).await), Code::NotFound);
     assert_eq!(code(store.approve_job("org_b", id, "eve", None).await), Code::NotFound);
@@ -452,9 +452,9 @@ async fn stacks_have_names_of_their_own_and_go_when_nothing_runs() {
     let changed = store.update_stack(ORG, &first.id, &same).await.expect("changed");
     assert_eq!((changed.engine.as_str(), changed.runner.as_deref()), ("terraform", Some(RUNNER)));
     let waiting = job(&store, &changed, JobKind::Preview).await;
-    assert_eq!(code(store.delete_stack(ORG, &first.id).await), Code::Conflict);
+    assert_eq!(code(store.delete_stack(ORG, &first.id, true).await), Code::Conflict);
     store.cancel_job(ORG, &waiting.id, "bob", false, |_| true).await.expect("cancelled");
-    store.delete_stack(ORG, &first.id).await.expect("deleted");
+    store.delete_stack(ORG, &first.id, false).await.expect("deleted");
     assert_eq!(code(store.stack(ORG, "s").await), Code::NotFound);
     assert_eq!(store.job(ORG, &waiting.id).await.expect("still to be read").stack_name, "s");
     stack(&store, "s").await;
@@ -472,4 +472,50 @@ async fn a_job_is_isolated_as_the_weakest_of_its_workers() {
     assert_eq!(now(&store, &given).await.isolation_level.as_deref(), Some("namespaces"));
     tell(&store, &given, 4, vec![isolated("applying", "confined"), isolated("applying", "namespaces")]).await;
     assert_eq!(now(&store, &given).await.isolation_level.as_deref(), Some("confined"));
+}
+
+#[tokio::test]
+async fn a_stack_whose_resources_nobody_destroyed_goes_only_by_force() {
+    let store = store().await;
+    let refused = async |stack: &Stack| match store.delete_stack(ORG, &stack.id, false).await {
+        Err(failure) => {
+            assert_eq!(failure.code, Code::StackNotEmpty, "{failure}");
+            assert!(failure.next_step.contains("--kind destroy") && failure.next_step.contains("--force"), "{failure}");
+            true
+        }
+        Ok(_) => false,
+    };
+    let run = async |stack: &Stack, kind, from: u64, bodies| {
+        let given = accepted(&store, stack, kind).await;
+        tell(&store, &given, from, bodies).await;
+        given
+    };
+    let kept = stack(&store, "kept").await;
+    let given = awaiting(&store, &kept).await;
+    store.approve_job(ORG, &given.job_id, "bob", None).await.expect("approved");
+    tell(&store, &given, 6, vec![phase("applying"), result("applied", "ok")]).await;
+    // what looks, or changes nothing more, makes no difference
+    run(&kept, JobKind::Preview, 1, vec![plan(true), result("planned", "ok")]).await;
+    run(&kept, JobKind::Update, 1, vec![plan(false), result("no_changes", "ok")]).await;
+    run(&kept, JobKind::Destroy, 1, vec![plan(true), result("failed", "engine_failed")]).await;
+    assert!(refused(&kept).await);
+    run(&kept, JobKind::Destroy, 1, vec![plan(true), phase("applying"), result("applied", "ok")]).await;
+    assert!(!refused(&kept).await, "all of it was destroyed");
+
+    // an update that broke off may have made some of it
+    let broken = stack(&store, "broken").await;
+    let given = awaiting(&store, &broken).await;
+    store.approve_job(ORG, &given.job_id, "bob", None).await.expect("approved");
+    tell(&store, &given, 6, vec![phase("applying"), result("failed", "engine_failed")]).await;
+    assert!(refused(&broken).await);
+    let gone = store.delete_stack(ORG, &broken.id, true).await.expect("by force");
+    assert_eq!(gone.last_instance.as_deref(), Some(HERE), "where its state stays");
+
+    // one that never came to apply has not
+    let planned = stack(&store, "planned").await;
+    run(&planned, JobKind::Update, 1, vec![result("failed", "engine_failed")]).await;
+    let given = awaiting(&store, &planned).await;
+    store.discard_job(ORG, &given.job_id, "bob").await.expect("discarded");
+    tell(&store, &given, 6, vec![result("discarded", "ok")]).await;
+    assert!(!refused(&planned).await);
 }

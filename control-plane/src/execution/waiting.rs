@@ -1,0 +1,71 @@
+//! Why a job has not begun: what its runner's instances and its stack are busy with. It is a look from outside, for people; what is given
+//! out the store decides.
+
+use super::Jobs;
+use crate::store::{Job, Phase};
+use shared_proto::failure::Failure;
+use std::collections::HashMap;
+
+/// What a job waits for.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum WaitsFor {
+    /// A stack has one job at a time.
+    Job {
+        /// The one that is before it.
+        job: String,
+        /// Where that one stands.
+        phase: &'static str,
+    },
+    /// All of its runner's instances do as many jobs as they do at once.
+    Slot {
+        /// How many that is, all instances together.
+        slots: u32,
+    },
+    /// No instance of its runner takes jobs.
+    Instance,
+}
+
+impl Jobs {
+    /// What those of an organization's jobs wait for that nobody has yet, by their ids; one that is about to be given out has nothing.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub async fn waiting(&self, organization: &str, jobs: &[Job]) -> Result<HashMap<String, WaitsFor>, Failure> {
+        let pending: Vec<_> = jobs.iter().filter(|job| job.phase == Phase::Pending).collect();
+        if pending.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let open = self.store().open_jobs(organization).await?;
+        let waits = pending.into_iter().filter_map(|job| {
+            let instances = self.streams().slots(&job.runner);
+            Some((job.id.clone(), waits_for(job, &open, &instances)?))
+        });
+        Ok(waits.collect())
+    }
+}
+
+/// What a pending job waits for, where `open` are those that have not ended, and `instances` its runner's with their slots.
+fn waits_for(job: &Job, open: &[Job], instances: &[(String, u32)]) -> Option<WaitsFor> {
+    // given out since it was looked at
+    if open.iter().any(|now| now.id == job.id && now.phase != Phase::Pending) {
+        return None;
+    }
+    let of_stack = open.iter().filter(|other| other.stack == job.stack && other.id != job.id);
+    let before = of_stack.filter(|other| other.phase != Phase::Pending || other.id < job.id);
+    // the one that is at work, else the one whose turn comes first
+    if let Some(other) = before.min_by_key(|other| (other.phase == Phase::Pending, &other.id)) {
+        return Some(WaitsFor::Job { job: other.id.clone(), phase: other.phase.as_str() });
+    }
+    let slots: u32 = instances.iter().map(|(_, slots)| slots).sum();
+    if slots == 0 {
+        return Some(WaitsFor::Instance);
+    }
+    let busy = |instance: &str| {
+        let own = open.iter().filter(|o| o.runner == job.runner && o.instance.as_deref() == Some(instance));
+        // a plan that waits for its approval keeps nobody busy
+        own.filter(|o| !matches!(o.phase, Phase::Pending | Phase::AwaitingApproval)).count()
+    };
+    let full = instances.iter().all(|(instance, slots)| busy(instance) >= *slots as usize);
+    full.then_some(WaitsFor::Slot { slots })
+}
