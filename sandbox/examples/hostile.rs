@@ -359,6 +359,13 @@ const ATTEMPTS: &[(&str, Attempt)] = &[
     // an engine's own worker
     ("worker_environ", |t| read_file(of_worker(t, "environ")?)),
     ("worker_memory", |t| File::open(of_worker(t, "mem")?).map(|_| "opened".to_owned()).map_err(|e| e.to_string())),
+    // whoever started this: a job's first process, or the worker
+    ("parent_memory", |_| {
+        // SAFETY: reads a number.
+        let parent = unsafe { libc::getppid() };
+        let memory = OpenOptions::new().write(true).open(format!("/proc/{parent}/mem"));
+        memory.map(|_| "opened".to_owned()).map_err(|e| e.to_string())
+    }),
     ("worker_descriptors", |t| list(of_worker(t, "fd")?).and_then(|_| read_link(of_worker(t, "fd/0")?))),
     ("worker_signal", |t| call(libc::SYS_kill, [worker(t)?, 0, 0, 0, 0, 0]).map(|_| "may".to_owned())),
     ("worker_ptrace", |t| call(libc::SYS_ptrace, [0x4206, worker(t)?, 0, 0, 0, 0]).map(|_| "seized".to_owned())),

@@ -46,6 +46,7 @@ const ENGINE_WITHOUT_LANDLOCK: &[&str] = &[
     "granted_port",
     "worker_environ",
     "worker_memory",
+    "parent_memory",
     "worker_descriptors",
     "worker_signal",
     "first_signal",

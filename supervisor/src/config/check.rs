@@ -290,10 +290,7 @@ impl File {
             ops: absolute("workers.ops", self.workers.ops)?.unwrap_or_else(|| beside.join("runner-worker-ops")),
             iac: absolute("workers.iac", self.workers.iac)?.unwrap_or_else(|| beside.join("runner-worker-iac")),
             reads: Vec::new(),
-            job_memory_mib: match within("jobs.memory_mib", self.jobs.memory_mib, 0, u64::from(u32::MAX) - 1)? {
-                0 => most_of_the_memory(),
-                mib => mib as u32,
-            },
+            job_memory_mib: 0,
             job_processes: within("jobs.processes", self.jobs.processes, 16, u64::from(u32::MAX) - 1)? as u32,
         };
         let workers_warm = within("workers.warm", self.workers.warm.into(), 0, WARM_MAX.into())? as u32;
@@ -302,7 +299,8 @@ impl File {
             terraform: absolute("engines.terraform", self.engines.terraform)?,
             cli_config: absolute("engines.cli_config", self.engines.cli_config)?,
         };
-        let jobs = Jobs { reads: reads(&self.jobs.reads)?, hosts: hosts(&self.jobs.hosts)? };
+        let memory_mib = within("jobs.memory_mib", self.jobs.memory_mib, 0, u64::from(u32::MAX) - 1)? as u32;
+        let jobs = Jobs { reads: reads(&self.jobs.reads)?, hosts: hosts(&self.jobs.hosts)?, memory_mib };
         if self.connections.len() > CONNECTIONS_MAX {
             return Err(ConfigError(format!("more than {CONNECTIONS_MAX} connections")));
         }
@@ -344,6 +342,10 @@ impl File {
         };
         config.keep_from_jobs()?;
         config.workers.reads = config.job_reads();
+        config.workers.job_memory_mib = match config.jobs.memory_mib {
+            0 => most_of_the_memory(),
+            mib => mib,
+        };
         config.shown = config.show(sources);
         Ok(config)
     }
@@ -436,7 +438,7 @@ impl Config {
                     let shown: Vec<_> = self.jobs.reads.iter().map(|p| p.display().to_string()).collect();
                     shown.join(":")
                 }
-                "jobs.memory_mib" => self.workers.job_memory_mib.to_string(),
+                "jobs.memory_mib" => self.jobs.memory_mib.to_string(),
                 "jobs.processes" => self.workers.job_processes.to_string(),
                 "jobs.hosts" => self.jobs.hosts.join(","),
                 "sources.allow_file" => self.allow_file_sources.to_string(),

@@ -155,6 +155,8 @@ pub struct Jobs {
     pub reads: Vec<PathBuf>,
     /// The only hosts that they connect to: name, `*.NAME`, address or network; empty: every one but those that none may.
     pub hosts: Vec<String>,
+    /// Memory of each, MiB; 0: most of the machine's.
+    pub memory_mib: u32,
 }
 
 /// A named target.

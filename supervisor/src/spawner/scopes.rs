@@ -64,7 +64,7 @@ impl Scopes {
                 handover: None,
             })
             .ok()?;
-        let holds = Self.ask(spawn, waits, bounds).is_ok_and(|asks| ended_well(asks)) && settled(waits, bounds);
+        let holds = Self.ask(spawn, waits, bounds).is_ok_and(ended_well) && settled(waits, bounds);
         drop(ours);
         let _ = waitpid(Pid::from_raw(waits), None);
         holds.then_some(Self)

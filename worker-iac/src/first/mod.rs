@@ -85,6 +85,8 @@ struct First {
 /// There is no worker, and nothing of it was started.
 pub(crate) fn run() -> Result<u8, FirstError> {
     process::become_subreaper()?;
+    // its worker is of the same user, and without a user namespace between them of the same rights
+    process::forbid_dumps()?;
     let mut socket = runner_sandbox::inherited_socket()?;
     let word = crate::start::read(&mut socket)?;
     let first = JobFirst::decode(word.as_slice()).map_err(FrameError::from)?;
