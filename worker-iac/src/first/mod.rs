@@ -239,7 +239,7 @@ impl First {
 
     /// Asks each engine once: a second time would make it drop its state.
     fn worker_died(&mut self, signal: i32) {
-        let engines = engines();
+        let engines = engines(&others());
         for engine in &engines {
             let _ = kill(Pid::from_raw(*engine), Signal::SIGINT);
         }
@@ -251,10 +251,11 @@ impl First {
     /// Goes on with the end of a job whose worker has died; the exit code at the end.
     fn end(&mut self) -> Option<u8> {
         let State::Ending { signal, left, until } = &mut self.state else { return None };
-        if *left == Left::Killed && engines().is_empty() {
+        // looked at once: who ends between two looks would be in one of them only
+        let rest = others();
+        if *left == Left::Killed && engines(&rest).is_empty() {
             (*left, *until) = (Left::Asked, Instant::now() + CHILDREN_MAX);
         }
-        let rest = others();
         if !rest.is_empty() && Instant::now() < *until {
             return None;
         }
@@ -277,9 +278,9 @@ fn others() -> Vec<i32> {
     sessions::members(session).into_iter().filter(|pid| *pid != own).collect()
 }
 
-/// Those that lead a process group of their own: the engines. What they started is theirs to tell.
-fn engines() -> Vec<i32> {
-    others().into_iter().filter(|pid| stat(*pid).is_some_and(|s| s.group == *pid)).collect()
+/// Those of them that lead a process group of their own: the engines. What they started is theirs to tell.
+fn engines(of: &[i32]) -> Vec<i32> {
+    of.iter().copied().filter(|pid| stat(*pid).is_some_and(|s| s.group == *pid && !s.dead())).collect()
 }
 
 /// Ends what is left, reaped by the way: this process is the parent of every orphan of the job. In a pid namespace the kernel does it.
