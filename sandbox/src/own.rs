@@ -5,6 +5,7 @@
 
 use crate::landlock::{self, PathAttr, RULE_PATH};
 use crate::seccomp::Profile;
+use crate::spawn;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
@@ -19,7 +20,6 @@ const BIND_TCP: u64 = 1 << 0; // ABI 4
 const SCOPE_ABSTRACT_UNIX: u64 = 1 << 0; // ABI 6
 /// As the kernel bounds it by default, bytes.
 const LOCKED_BY_OTHERS: u64 = 8 << 20;
-const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 
 /// Why memory is not locked.
 #[derive(Debug, thiserror::Error)]
@@ -82,19 +82,10 @@ pub fn forbid_core() -> io::Result<()> {
 /// # Errors
 /// The system's.
 pub fn drop_privileges() -> io::Result<()> {
-    for capability in 0..64_u64 {
-        // SAFETY: prctl on integers. Without CAP_SETPCAP the bounding set stays, and no_new_privs makes it meaningless.
-        if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } < 0 {
-            break;
-        }
-    }
-    // SAFETY: prctl on integers. A kernel without ambient capabilities has none to clear.
-    unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong, 0, 0, 0) };
-    let header = [CAPABILITY_VERSION_3, 0];
-    let none = [0_u32; 6];
-    // SAFETY: reads two locals in the kernel's layout.
-    if unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) } < 0 {
-        return Err(io::Error::last_os_error());
+    // SAFETY: system calls on integers and on locals of theirs; they take rights of this process, and give none.
+    unsafe {
+        spawn::drop_bounds();
+        spawn::drop_capabilities().map_err(|_| io::Error::last_os_error())?;
     }
     Ok(nix::sys::prctl::set_no_new_privs()?)
 }

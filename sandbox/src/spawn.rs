@@ -630,7 +630,7 @@ unsafe fn enter_root(root: &Root) -> Result<(), &'static &'static str> {
 ///
 /// # Safety
 /// As [`steps`].
-unsafe fn drop_bounds() {
+pub(crate) unsafe fn drop_bounds() {
     // SAFETY: prctl on integers.
     unsafe {
         for capability in 0..64 {
@@ -646,7 +646,7 @@ unsafe fn drop_bounds() {
 ///
 /// # Safety
 /// As [`steps`].
-unsafe fn drop_capabilities() -> Result<(), &'static &'static str> {
+pub(crate) unsafe fn drop_capabilities() -> Result<(), &'static &'static str> {
     let header = [CAPABILITY_VERSION_3, 0];
     let none = [0_u32; 6];
     // SAFETY: reads two locals in the kernel's layout.

@@ -49,7 +49,7 @@ fn main() {
 
 /// Forty letters and digits, the same each time.
 fn secret(n: usize) -> String {
-    let mut state = n as u64 * 0x9e37_79b9_7f4a_7c15 + 1;
+    let mut state = (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..40)
         .map(|_| {
             state ^= state << 13;

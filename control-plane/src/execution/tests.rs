@@ -375,6 +375,18 @@ async fn a_second_stream_of_an_instance_ends_the_first() {
 }
 
 #[tokio::test]
+async fn a_job_that_its_own_instance_has_lost_is_released_like_any_other() {
+    let world = World::new().await;
+    let mut runner = world.here().await;
+    let mut work = runner.work(vec![]).await.expect("work");
+    let id = world.job("s", JobKind::Update).await;
+    let given = assignment(&mut work).await;
+    assert!(runner.accept(&given).await.accepted);
+    runner.report(&given, 1, vec![result("lost", "job_lost")]).await;
+    assert!(matches!(next(&mut work).await, Kind::Release(r) if r.job_id == id));
+}
+
+#[tokio::test]
 async fn a_second_process_of_an_instance_gets_no_work_unless_it_has_the_session() {
     let world = World::new().await;
     let [mut first, mut second] = [world.here().await, world.here().await];

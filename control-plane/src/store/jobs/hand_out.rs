@@ -213,7 +213,7 @@ impl Store {
     /// `internal`.
     pub async fn jobs_of_instance(&self, runner: &str, instance: &str) -> Result<Vec<Job>, Failure> {
         sqlx::query_as(select_jobs!(
-            light "WHERE jobs.runner = $1 AND jobs.instance = $2 AND jobs.accepted AND jobs.phase <> $3 AND \
+            light "WHERE jobs.runner = $1 AND jobs.instance = $2 AND jobs.accepted AND (jobs.phase <> $3 OR jobs.reported) AND \
              (jobs.ended_at_ms IS NULL OR NOT jobs.reported OR jobs.ended_at_ms > $4) ORDER BY jobs.id DESC LIMIT $5"
         ))
         .bind(runner)
