@@ -59,6 +59,8 @@ const LIMITS: Limits =
     Limits { descriptors: 1024, file_size: 64 << 20, memory: 512 << 20, processes: u64::MAX, niceness: 0 };
 /// What an operation's worker sees.
 const ROOT: &[&str] = &["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/etc/ssl/certs"];
+/// Workers that wait at once, where memory is measured.
+const POOL: u64 = 16;
 /// For how long starts are counted.
 const COUNTED: Duration = Duration::from_secs(2);
 
@@ -186,7 +188,34 @@ impl Bench {
             );
         }
         self.warm(runs)?;
+        self.memory()?;
         self.rate()
+    }
+
+    /// What each of a pool of real workers takes, with what they share divided among them.
+    fn memory(&mut self) -> Result<()> {
+        if self.worker.is_none() {
+            return Ok(());
+        }
+        let mut pool = Vec::new();
+        for _ in 0..POOL {
+            pool.push(self.start(Confined::All, c"runner-worker-ops", Some(c"operation"))?);
+        }
+        // they have had their time to come to wait
+        std::thread::sleep(Duration::from_millis(200));
+        let mut kib = 0;
+        for (pid, _) in &pool {
+            let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+            let pss =
+                text.lines().find_map(|l| l.strip_prefix("Pss:")?.split_ascii_whitespace().next()?.parse::<u64>().ok());
+            kib += pss.context("no PSS")?;
+        }
+        println!("{POOL} real workers that wait: {} KiB each (PSS)", kib / POOL);
+        for (pid, socket) in pool {
+            drop(socket);
+            reap(pid)?;
+        }
+        Ok(())
     }
 
     fn confine(&self, confined: Confined) -> Option<Confinement<'_>> {
