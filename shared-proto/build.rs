@@ -15,11 +15,13 @@ const SECRET: &[&str] = &[
     "ResolveRequest.how",
     "ResolveKubeconfig",
     "ResolveAws",
+    "AwsSession",
     "ResolveReply",
     "ResolveReply.kind",
     "JobStart",
     "JobTarget",
     "JobRequest",
+    "PresentRequest",
 ];
 /// Messages that go on to the API as JSON.
 const JSON: &[&str] = &[
@@ -37,6 +39,7 @@ const JSON: &[&str] = &[
     "CancelProgress",
     "EngineStarted",
     "JobResult",
+    "Redacted",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -59,6 +62,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     // what an earlier version wrote has it not
     build = build.field_attribute(".runner.v1.PhaseChanged.isolation_level", "#[serde(default)]");
+    // the runner's own business
+    build = build.field_attribute(".runner.v1.Event.engine_read", "#[serde(skip)]");
     build.compile_fds(descriptors)?;
     Ok(())
 }

@@ -107,7 +107,7 @@ async fn next(caller: &mut Caller) -> Result<usize> {
 
 /// The same worker executed plainly, with the same request: from the decision to its first byte, each of many.
 pub(crate) async fn plain_exec(worker: &Path, request: &v1::OperationRequest, count: usize) -> Result<Vec<Duration>> {
-    let request = v1::WorkerRequest { request: Some(request.clone()), target: None };
+    let request = v1::WorkerRequest { request: Some(request.clone()), ..Default::default() };
     let mut took = Vec::with_capacity(count);
     for n in 0..count + 5 {
         let start = Instant::now();

@@ -4,23 +4,18 @@
 use crate::service::{Kind, Services};
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
-use runner_control_plane::execution::{Archives, Execution, Jobs};
-use runner_control_plane::listener::Listener;
+use runner_bench::serve;
 use runner_control_plane::operations::{Operation, Output};
-use runner_control_plane::pki::{Authority, ServerName};
-use runner_control_plane::sessions::{Sessions, Settings, StoredRegistry};
-use runner_control_plane::store::Store;
+use runner_control_plane::sessions::Sessions;
 use runner_tests::cluster::free_port;
 use runner_tests::process::Program;
 use runner_tests::runner::Setup;
 use runner_tests::{ControlPlane, Cutter, Process, Runner, Scratch, eventually};
 use shared_proto::v1;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 const READY: Duration = Duration::from_secs(30);
@@ -248,24 +243,4 @@ impl Drop for Ours {
 /// The connection to a service: the worker reads its port from the name.
 fn connection(services: Services, kind: Kind) -> String {
     format!("port-{}", services.address(kind).port())
-}
-
-/// The port that runners dial, as the control plane's program has it, on a data folder that another process made.
-async fn serve(data: &Path, stop: CancellationToken) -> Result<(Sessions, SocketAddr)> {
-    let names = vec![ServerName::Ip([127, 0, 0, 1].into())];
-    let authority = Arc::new(Authority::open(data, names)?);
-    let store = Store::open(&data.join("control-plane.db")).await?;
-    let registry = Arc::new(StoredRegistry::new(store.clone(), authority.clone()));
-    let sessions = Sessions::new(registry.clone(), Settings::default());
-    let archives: PathBuf = data.join("archives");
-    let jobs = Jobs::new(store, Archives::open(&archives).await?);
-    let listener = Listener::new(
-        Arc::new(authority.runner_tls_config()?),
-        sessions.clone(),
-        Execution::new(jobs, sessions.clone(), registry),
-    );
-    let port = TcpListener::bind("127.0.0.1:0").await?;
-    let address = port.local_addr()?;
-    tokio::spawn(listener.serve(port, stop));
-    Ok((sessions, address))
 }

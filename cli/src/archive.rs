@@ -73,7 +73,7 @@ pub(crate) fn pack(root: &Path, limits: Limits) -> Result<Packed, Failure> {
     let sink = tar.into_inner().and_then(flate2::write::GzEncoder::finish).map_err(full)?;
     let Sink { mut file, hash, size, .. } = sink;
     file.rewind().map_err(full)?;
-    let sha256 = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    let sha256 = shared_proto::hex::encode(hash.finalize());
     Ok(Packed { file, sha256, size, entries: counted.entries })
 }
 

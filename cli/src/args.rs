@@ -1,6 +1,6 @@
 //! The command line's grammar: what may be typed. What it does is in `commands`.
 
-use crate::commands::{aws, connection, deploy, job, k8s, login, operation, organization, runner, stack};
+use crate::commands::{aws, ca, connection, deploy, job, k8s, login, operation, organization, runner, stack};
 use crate::config::Overrides;
 use crate::output::Format;
 use clap::{Parser, Subcommand};
@@ -66,6 +66,9 @@ pub(crate) enum Command {
     /// Users of an organization
     #[command(subcommand)]
     User(organization::UserCommand),
+    /// Issuing CAs of an organization
+    #[command(subcommand)]
+    Ca(ca::CaCommand),
     /// Runners: register them, give them credentials, look at them
     #[command(subcommand)]
     Runner(runner::RunnerCommand),
@@ -162,6 +165,8 @@ mod tests {
             "whoami -o json",
             "org list",
             "user create anna --role member",
+            "ca list",
+            "ca rotate --organization o",
             "runner generate-credentials r1 --out f --days 30",
             "runner set-default r1",
             "connection create c --provider kubernetes --runner r --entry e",

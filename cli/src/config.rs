@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::secret::Secret;
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::io::Read as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 /// The largest configuration, CA or token file, bytes.
@@ -102,18 +102,7 @@ impl ConfigFile {
         let failed = |e: std::io::Error| stop::file(path, &e);
         let mut text = serde_json::to_vec_pretty(self).map_err(|e| failed(e.into()))?;
         text.push(b'\n');
-        let partial = folder.join(format!(".config.json.{}", std::process::id()));
-        let written = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&partial)
-            .and_then(|mut f| f.write_all(&text).and_then(|()| f.sync_all()))
-            .and_then(|()| std::fs::rename(&partial, path));
-        if written.is_err() {
-            let _ = std::fs::remove_file(&partial);
-        }
-        written.map_err(failed)
+        shared_proto::file::write_whole(path, &text, 0o600).map_err(failed)
     }
 }
 
@@ -186,6 +175,8 @@ pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
     use std::os::unix::fs::PermissionsExt as _;
 
     fn secret() -> Secret {

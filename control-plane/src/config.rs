@@ -2,13 +2,21 @@
 //!
 //! It must never hold a secret: those are in files of the data folder.
 
-use crate::pki::ServerName;
-use clap::{Parser, ValueEnum};
+use crate::pki::{DAYS_DEFAULT, DAYS_MAX, ServerName};
+use clap::{Parser, Subcommand, ValueEnum};
 use shared_proto::credentials::Endpoint;
-use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long a runner's certificate is good for where nobody says, seconds; and the bounds of that: a runner asks for the next one at two
+/// thirds, and has the last third to be answered.
+const CERTIFICATE_SECONDS: u32 = DAYS_DEFAULT * 86_400;
+const CERTIFICATE_SECONDS_RANGE: std::ops::RangeInclusive<i64> = 20..=DAYS_MAX as i64 * 86_400;
+
+/// How long an instance may be away before its jobs are taken for lost, seconds, where nobody says; and the bounds of that.
+const JOB_LEASE_SECONDS: u32 = 3600;
+const JOB_LEASE_SECONDS_RANGE: std::ops::RangeInclusive<i64> = 2..=30 * 86_400;
 
 /// What the command line and the environment say.
 #[derive(Debug, Clone, Parser)]
@@ -18,8 +26,10 @@ use std::path::{Path, PathBuf};
     about = "The control plane: CA, tunnel service, execution service, API"
 )]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Folder of the database, the CA and the archives; made where there is none
-    #[arg(long, env = "RUNNER_CP_DATA", default_value = "control-plane-data")]
+    #[arg(long, global = true, env = "RUNNER_CP_DATA", default_value = "control-plane-data")]
     data: PathBuf,
     /// Address of the API; port 0: any
     #[arg(long, env = "RUNNER_CP_API_LISTEN", default_value = "127.0.0.1:8443")]
@@ -45,12 +55,47 @@ struct Arguments {
     /// Streams that one user may have open at once: followed logs, exec, job events
     #[arg(long, env = "RUNNER_CP_USER_STREAMS", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     user_streams: u32,
+    /// How long a runner's certificate is good for whose request names no days, seconds: 20 to 71280000. Short ones are for tests
+    #[arg(long, env = "RUNNER_CP_CERTIFICATE_SECONDS", default_value_t = CERTIFICATE_SECONDS, value_parser = clap::value_parser!(u32).range(CERTIFICATE_SECONDS_RANGE))]
+    certificate_seconds: u32,
+    /// How long an instance of a runner may be away before its jobs that are at work are taken for lost, seconds: 2 to 2592000. One that comes back
+    /// with its job tells what became of it all the same. Short ones are for tests
+    #[arg(long, env = "RUNNER_CP_JOB_LEASE_SECONDS", default_value_t = JOB_LEASE_SECONDS, value_parser = clap::value_parser!(u32).range(JOB_LEASE_SECONDS_RANGE))]
+    job_lease_seconds: u32,
     /// How logs are written
     #[arg(long, env = "RUNNER_CP_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
     /// What is logged: a level, or TARGET=LEVEL, comma-separated
     #[arg(long, env = "RUNNER_CP_LOG", default_value = "info")]
     log: String,
+}
+
+/// What is done instead of serving.
+#[derive(Debug, Clone, Subcommand)]
+enum Command {
+    /// Copies the data folder as it is at one moment, CA and keys included, while the control plane goes on
+    Backup {
+        /// The folder that is made for the copy
+        #[arg(long)]
+        to: PathBuf,
+    },
+    /// Makes a data folder of a back-up; what the back-up does not know of jobs their instances tell
+    Restore {
+        /// The back-up's folder
+        #[arg(long)]
+        from: PathBuf,
+    },
+}
+
+/// What the program is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Task {
+    /// Serve.
+    Serve,
+    /// Back the data folder up into a new folder.
+    BackUp(PathBuf),
+    /// Make the data folder of that back-up.
+    Restore(PathBuf),
 }
 
 /// How logs are written, to standard error.
@@ -65,6 +110,8 @@ pub enum LogFormat {
 /// The configuration, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// What to do.
+    pub task: Task,
     /// The data folder.
     pub data: PathBuf,
     /// Where the API listens.
@@ -85,6 +132,10 @@ pub struct Config {
     pub api_connections: usize,
     /// Streams that one user may have open at once.
     pub user_streams: usize,
+    /// How long a runner's certificate is good for whose request does not say, seconds.
+    pub certificate_seconds: u32,
+    /// How long an instance may be away before its jobs are taken for lost.
+    pub job_lease: Duration,
     /// How logs are written.
     pub log_format: LogFormat,
     /// What is logged.
@@ -152,7 +203,13 @@ impl Config {
                 names.push(name);
             }
         }
+        let task = match a.command {
+            None => Task::Serve,
+            Some(Command::Backup { to }) => Task::BackUp(to),
+            Some(Command::Restore { from }) => Task::Restore(from),
+        };
         Ok(Self {
+            task,
             data: a.data,
             api_listen: a.api_listen,
             runner_listen: a.runner_listen,
@@ -163,6 +220,8 @@ impl Config {
             plain_http: a.plain_http,
             api_connections: a.api_connections as usize,
             user_streams: a.user_streams as usize,
+            certificate_seconds: a.certificate_seconds,
+            job_lease: Duration::from_secs(a.job_lease_seconds.into()),
             log_format: a.log_format,
             log: a.log,
         })
@@ -171,28 +230,6 @@ impl Config {
 
 fn endpoint(text: &str) -> Result<String, String> {
     Endpoint::parse(text).map(|e| format!("https://{}", e.authority()))
-}
-
-/// Writes a file whole or not at all, with this mode from the first moment.
-///
-/// # Errors
-/// The file system's.
-pub(crate) fn write_whole(path: &Path, content: &[u8], mode: u32) -> std::io::Result<()> {
-    let name = path.file_name().ok_or_else(|| std::io::Error::other("the path names no file"))?.to_string_lossy();
-    let partial = path.with_file_name(format!(".{name}.{}", std::process::id()));
-    // one that an earlier process of the same number left behind
-    let _ = std::fs::remove_file(&partial);
-    let written = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&partial)
-        .and_then(|mut f| f.write_all(content).and_then(|()| f.sync_all()))
-        .and_then(|()| std::fs::rename(&partial, path));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&partial);
-    }
-    written
 }
 
 #[cfg(test)]
@@ -211,6 +248,24 @@ mod tests {
     }
 
     #[test]
+    fn certificates_are_good_for_ninety_days_unless_it_is_said() {
+        assert_eq!(read(&[]).expect("parses").certificate_seconds, 90 * 86_400);
+        for good in [20, 71_280_000] {
+            let config = read(&["--certificate-seconds", &good.to_string()]).expect("parses");
+            assert_eq!(config.certificate_seconds, good);
+        }
+    }
+
+    #[test]
+    fn an_instance_may_be_away_for_an_hour_unless_it_is_said() {
+        assert_eq!(read(&[]).expect("parses").job_lease, Duration::from_secs(3600));
+        for good in [2, 2_592_000] {
+            let config = read(&["--job-lease-seconds", &good.to_string()]).expect("parses");
+            assert_eq!(config.job_lease, Duration::from_secs(good));
+        }
+    }
+
+    #[test]
     fn a_wrong_value_is_refused() {
         for bad in [
             &["--plain-http", "--api-listen", "0.0.0.0:1"][..],
@@ -220,6 +275,10 @@ mod tests {
             &["--tunnel-endpoint", "http://a"],
             &["--execution-endpoint", "https://a/b"],
             &["--user-streams", "0"],
+            &["--certificate-seconds", "19"],
+            &["--certificate-seconds", "71280001"],
+            &["--job-lease-seconds", "1"],
+            &["--job-lease-seconds", "2592001"],
             &["--data", ""],
             &["--nonsense"],
         ] {

@@ -2,10 +2,10 @@
 //! that is ever written to a file.
 
 use crate::api;
-use crate::config::write_whole;
 use crate::pki::Authority;
 use crate::store::{Role, Store, User, new_id};
 use shared_proto::failure::{Code, Failure};
+use shared_proto::file::write_whole;
 use shared_proto::now_ms;
 use std::path::Path;
 

@@ -6,11 +6,11 @@
 //! known by its public key, and its signature under the leaf is checked here again, against that very key.
 
 use crate::pki::Authority;
-use crate::store::{Signer, Store, hex};
+use crate::store::{Signer, Store};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use sha2::{Digest as _, Sha256};
-use shared_proto::api_key::{self, Purpose};
+use shared_proto::api_key::{self, KeyDigest, Purpose};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::identity::CertificateFacts;
 use shared_proto::now_ms;
@@ -20,7 +20,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 const CHAIN_MAX: usize = 4;
 
 /// A runner whose session passed all checks. Routing uses this and nothing that a message says.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedRunner {
     /// The organization's id.
     pub organization: String,
@@ -32,6 +32,12 @@ pub struct VerifiedRunner {
     pub serial: String,
     /// When that certificate expires.
     pub not_after_ms: i64,
+    /// The instance that the certificate belongs to, where one has renewed it by itself.
+    pub instance: Option<String>,
+    /// SHA-256 of its public key, hexadecimal.
+    pub public_key_sha256: String,
+    /// Of the API key.
+    pub api_key: KeyDigest,
 }
 
 /// Checks who a session is. `claimed` is the organization and the runner that the session says it is for, where it says so.
@@ -135,6 +141,9 @@ pub async fn verify_session(
         name: runner.name,
         serial: facts.serial,
         not_after_ms: facts.not_after.saturating_mul(1000),
+        instance: certificate.instance,
+        public_key_sha256: shared_proto::hex::encode(Sha256::digest(&facts.public_key)),
+        api_key: digest,
     })
 }
 
@@ -148,11 +157,11 @@ async fn signer(
 ) -> Result<Signer, Failure> {
     let mut candidates = Vec::with_capacity(CHAIN_MAX);
     for certificate in presented {
-        let key = hex(&Sha256::digest(&CertificateFacts::read(certificate)?.public_key));
+        let key = shared_proto::hex::encode(Sha256::digest(&CertificateFacts::read(certificate)?.public_key));
         candidates.extend(store.signer_by_key(&key).await?);
     }
     if let Ok(identity) = facts.runner() {
-        candidates.extend(store.signer_of(&identity.organization).await?);
+        candidates.extend(store.signers_of(&identity.organization).await?);
     }
     for candidate in candidates {
         if signed_by(leaf, &candidate)? {

@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod backup;
+pub mod clock;
 pub mod config;
 pub mod execution;
 pub mod first_start;

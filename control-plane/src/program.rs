@@ -16,6 +16,7 @@ use crate::pki::{Authority, PkiError, ServerName};
 use crate::sessions::{Sessions, Settings, StoredRegistry};
 use crate::store::{Store, StoreError};
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use shared_proto::failure::Failure;
 use std::fs::File;
 use std::net::SocketAddr;
@@ -93,6 +94,10 @@ impl ProgramError {
 /// [`ProgramError`].
 pub async fn run(config: Config) -> Result<(), ProgramError> {
     let mut signals = Signals::new()?;
+    // a session holds a descriptor, and a shell gives a thousand: as many as the system allows
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
     // a second control plane on one folder is told so; a new folder, with its CA and its token, is made only once both ports are ours
     let taken = if config.data.exists() { Some(take_data(&config.data)?) } else { None };
     let (api_port, api_address) = bind(config.api_listen).await?;
@@ -101,10 +106,16 @@ pub async fn run(config: Config) -> Result<(), ProgramError> {
         Some(lock) => lock,
         None => take_data(&config.data)?,
     };
-    let store = Store::open(&config.data.join("control-plane.db")).await?;
-    let authority = Arc::new(Authority::open(&config.data, config.names.clone())?);
+    let store = Store::open(&config.data.join(crate::backup::DATABASE)).await?;
+    let authority = Authority::open(&config.data, config.names.clone())?;
+    let authority = Arc::new(authority.with_certificate_life(config.certificate_seconds));
     first_start(&store, &authority, &config.data).await.map_err(ProgramError::First)?;
     store.close_operations().await.map_err(ProgramError::First)?;
+    store.begin_leases().await.map_err(ProgramError::First)?;
+    let restored = store.await_presentations().await.map_err(ProgramError::First)?;
+    if restored > 0 {
+        tracing::warn!(jobs = restored, "restored from an older back-up: instances say what became of these jobs");
+    }
 
     let endpoints = endpoints(&config, runner_address);
     let stop = CancellationToken::new();
@@ -116,6 +127,7 @@ pub async fn run(config: Config) -> Result<(), ProgramError> {
     let archives =
         Archives::open(&archives).await.map_err(|source| ProgramError::Data { path: archives.clone(), source })?;
     let jobs = Jobs::new(store.clone(), archives);
+    let jobs_settled = jobs.clone();
     let execution = Execution::new(jobs.clone(), sessions.clone(), registry);
     let runner_tls = Arc::new(authority.runner_tls_config()?);
     let runners = Listener::new(runner_tls, sessions.clone(), execution);
@@ -138,6 +150,7 @@ pub async fn run(config: Config) -> Result<(), ProgramError> {
     let runners = tokio::spawn(runners.serve(runner_port, stop.clone()));
     let mut api = tokio::spawn(api.serve(stop.clone()));
     let renewal = tokio::spawn(renew(authority));
+    let settling = tokio::spawn(jobs_settled.settle(config.job_lease));
     ready(&config, api_address, runner_address)?;
 
     signals.next().await;
@@ -152,6 +165,7 @@ pub async fn run(config: Config) -> Result<(), ProgramError> {
         () = signals.next() => tracing::info!("second signal: ending at once"),
     }
     renewal.abort();
+    settling.abort();
     api.abort();
     runners.abort();
     // every handle of the ledger is in a request; those that are left end with the runtime and are closed at the next start

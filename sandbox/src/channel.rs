@@ -33,6 +33,24 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
 }
 
+/// Has the kernel refuse its peer to pass descriptors to this end of a socket (SO_PASSRIGHTS, Linux 6.16). Whether it does: where it cannot
+/// they are closed as the bytes are read that they came with.
+pub fn take_no_descriptors(socket: BorrowedFd<'_>) -> bool {
+    const SO_PASSRIGHTS: libc::c_int = 83;
+    let no: libc::c_int = 0;
+    // SAFETY: reads an int that outlives the call, with the size that it has.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS,
+            (&raw const no).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    set == 0
+}
+
 /// Sends one message with its descriptors; never blocks and never raises SIGPIPE.
 ///
 /// # Errors
@@ -96,6 +114,26 @@ mod tests {
         assert_eq!((&buffer[..second.length], second.descriptors.len()), (&b"second"[..], 0));
         drop(a);
         assert_eq!(receive(b.as_fd(), &mut buffer).expect("an end").length, 0);
+    }
+
+    #[test]
+    fn an_end_that_takes_no_descriptors_has_its_peer_refused() {
+        let (ours, theirs) = pair().expect("a pair");
+        let (_kept, given) = UnixStream::pair().expect("a pair");
+        send(theirs.as_fd(), b"before", &[given.as_fd()]).expect("sends");
+        if !take_no_descriptors(ours.as_fd()) {
+            return;
+        }
+        let refused = send(theirs.as_fd(), b"after", &[given.as_fd()]).expect_err("is refused");
+        assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+        // the other way, and without any, all is as before
+        send(ours.as_fd(), b"back", &[given.as_fd()]).expect("sends");
+        send(theirs.as_fd(), b"plain", &[]).expect("sends");
+        let mut buffer = [0; 8];
+        for (text, count) in [(&b"before"[..], 1), (b"plain", 0)] {
+            let received = receive(ours.as_fd(), &mut buffer).expect("receives");
+            assert_eq!((&buffer[..received.length], received.descriptors.len()), (text, count));
+        }
     }
 
     #[test]

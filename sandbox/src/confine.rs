@@ -2,9 +2,12 @@
 //! (`spawn`), in an order in which none of them takes away what a later one needs.
 
 use crate::landlock::{Access, Ruleset};
+use crate::mapped::Mapping;
 use crate::seccomp::Filter;
 use std::ffi::{CStr, CString};
 use std::fmt;
+use std::fs::File;
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
@@ -84,6 +87,8 @@ pub(crate) enum RootStep {
     Mount {
         from: CString,
         to: CString,
+        /// Whether its files are shown as the process's own, where it is another user: see [`Confinement::files_as`].
+        own: bool,
     },
     Link {
         to: CString,
@@ -118,12 +123,25 @@ pub struct Confinement<'a> {
     pub namespaces: Option<&'a Namespaces>,
     /// The network namespace that it is to be in; else this process's. Only where this process may enter it.
     pub network: Option<BorrowedFd<'a>>,
+    /// A mount namespace in which the root of `namespaces` stands already: another child's, who has put it together ([`root_of`]). It enters a
+    /// copy of that. Only where this process may enter it, and with [`User::Shared`].
+    pub standing: Option<BorrowedFd<'a>>,
     /// A user of its own; only where this process is root.
     pub own: Option<Own>,
+    /// That user's mapping: what its root shows as its own is this process's user's, and shown as it is where the file system cannot do that.
+    pub files_as: Option<&'a Mapping>,
     /// A Landlock domain.
     pub domain: Option<&'a Ruleset>,
     /// The system calls that it may make. They must include what executes its program.
     pub filter: Option<&'a Filter>,
+}
+
+/// The mount namespace of a child, for [`Confinement::standing`]: it stays as long as this is open, whatever becomes of the child.
+///
+/// # Errors
+/// The system's: it has ended, or this process may not look into it.
+pub fn root_of(pid: i32) -> io::Result<File> {
+    File::open(format!("/proc/{pid}/ns/mnt"))
 }
 
 // === impl Root ===
@@ -133,11 +151,18 @@ impl Root {
     /// points at shown as well.
     #[must_use]
     pub fn show(mut self, path: &Path) -> Self {
-        self.add(path, 0);
+        self.add(path, false, 0);
         self
     }
 
-    /// The same, to be written as well, as far as its files allow it: a folder, not by way of a link.
+    /// The same for what is this process's user's and is to be the child's own, where that one is another: see [`Confinement::files_as`].
+    #[must_use]
+    pub fn show_as_own(mut self, path: &Path) -> Self {
+        self.add(path, true, 0);
+        self
+    }
+
+    /// The same, and written as well, as far as its files allow it: a folder, not by way of a link.
     #[must_use]
     pub fn write(self, path: &Path) -> Self {
         self.write_as(path, path)
@@ -148,7 +173,7 @@ impl Root {
     pub fn write_as(mut self, path: &Path, at: &Path) -> Self {
         if let (Ok(from), Some(to)) = (CString::new(path.as_os_str().as_bytes()), scaffold(at)) {
             self.folders(at);
-            self.push(RootStep::Mount { from, to: to.clone() });
+            self.push(RootStep::Mount { from, to: to.clone(), own: true });
             self.push(RootStep::Writable { at: to });
         }
         self
@@ -212,7 +237,7 @@ impl Root {
         self
     }
 
-    fn add(&mut self, path: &Path, depth: u32) {
+    fn add(&mut self, path: &Path, own: bool, depth: u32) {
         if self.shows(path) {
             return;
         }
@@ -229,7 +254,7 @@ impl Root {
             let Ok(target) = std::fs::read_link(path) else { return };
             let Ok(to) = CString::new(target.as_os_str().as_bytes()) else { return };
             self.push(RootStep::Link { to, at });
-            self.add(&plain(&path.parent().unwrap_or(Path::new("/")).join(target)), depth + 1);
+            self.add(&plain(&path.parent().unwrap_or(Path::new("/")).join(target)), own, depth + 1);
             return;
         }
         let Ok(from) = CString::new(path.as_os_str().as_bytes()) else { return };
@@ -238,7 +263,7 @@ impl Root {
         } else {
             self.push(RootStep::File(at.clone()));
         }
-        self.push(RootStep::Mount { from, to: at });
+        self.push(RootStep::Mount { from, to: at, own });
     }
 
     /// Makes the folders on the way to something.

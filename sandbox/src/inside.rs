@@ -34,16 +34,30 @@ pub fn start(
     asking: Option<&Filter>,
     plain: Option<&Filter>,
 ) -> Result<Inside, SpawnError> {
-    let bare = Confinement { limits, namespaces: None, network: None, own: None, domain: None, filter: asking };
+    let bare = Confinement {
+        limits,
+        namespaces: None,
+        network: None,
+        standing: None,
+        own: None,
+        files_as: None,
+        domain: None,
+        filter: asking,
+    };
     let own = Namespaces { user: User::Nameless, network: true, root: None };
     if asking.is_some() {
         for namespaces in [Some(&own), None] {
             let (here, there) = UnixDatagram::pair().map_err(|e| failed("socketpair", &e))?;
             let confine = Confinement { namespaces, ..bare };
             let plan = Plan { confine: Some(&confine), handover: Some(there.as_fd()), ..*plan };
-            if let Ok(pid) = spawner.spawn(&plan) {
-                let (listener, stub) = take(&here).map_err(|e| failed("handover", &e.into()))?;
-                return Ok(Inside { pid, listener: Some(listener), stub });
+            match spawner.spawn(&plan) {
+                Ok(pid) => {
+                    let (listener, stub) = take(&here).map_err(|e| failed("handover", &e.into()))?;
+                    return Ok(Inside { pid, listener: Some(listener), stub });
+                }
+                // what is used up now comes back, and who used it up must not have others start with less
+                Err(e) if used_up(e.errno) => return Err(e),
+                Err(_) => {}
             }
         }
     }
@@ -52,12 +66,23 @@ pub fn start(
     Ok(Inside { pid, listener: None, stub: None })
 }
 
+/// Whether that is no mechanism that is missing, but something that somebody has too much of: memory, descriptors, those on their way.
+const fn used_up(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::ENOMEM | Errno::ENOBUFS | Errno::EMFILE | Errno::ENFILE | Errno::ETOOMANYREFS | Errno::EAGAIN
+    )
+}
+
 fn failed(step: &'static str, e: &std::io::Error) -> SpawnError {
     SpawnError { step, errno: Errno::from_raw(e.raw_os_error().unwrap_or(0)) }
 }
 
-/// What the child handed over.
-fn take(socket: &UnixDatagram) -> Result<(Listener, Option<UdpSocket>), Errno> {
+/// What a child handed over that was started with a [`Plan::handover`].
+///
+/// # Errors
+/// The system's; it handed over something else, or nothing.
+pub fn take(socket: &UnixDatagram) -> Result<(Listener, Option<UdpSocket>), Errno> {
     let mut byte = [0];
     let mut space = nix::cmsg_space!([RawFd; 2]);
     let mut parts = [IoSliceMut::new(&mut byte)];

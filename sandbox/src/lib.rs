@@ -15,9 +15,11 @@ mod inherited;
 pub mod inside;
 pub mod landlock;
 pub mod locked;
+pub mod mapped;
 pub mod nested;
 pub mod notify;
 pub mod own;
+mod pidfd;
 pub mod process;
 pub mod profiles;
 pub mod sessions;
@@ -25,4 +27,5 @@ pub mod spawn;
 mod stat;
 
 pub use inherited::{inherited_descriptor, inherited_socket};
+pub use pidfd::PidFd;
 pub use stat::{Stat, stat};

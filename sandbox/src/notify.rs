@@ -4,6 +4,7 @@
 //! copied once, judged and acted on by that copy. To let a call go on after looking ([`Listener::go_on`]) is to trust what may have changed
 //! meanwhile; only where whatever it then does is harmless. <https://man7.org/linux/man-pages/man2/seccomp_unotify.2.html>
 
+use crate::pidfd;
 use nix::errno::Errno;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
@@ -65,6 +66,28 @@ pub struct Call {
 /// The listener of a filter.
 #[derive(Debug)]
 pub struct Listener(OwnedFd);
+
+/// Calls that a filter refuses and that are told of: each once, and no more than so many.
+#[derive(Debug, Default)]
+pub struct Refusals(Vec<libc::c_long>);
+
+/// Calls that are told of at most.
+pub const REFUSALS_MAX: usize = 64;
+
+// === impl Refusals ===
+
+impl Refusals {
+    /// Answers a call as the filter would have: EPERM. What is to be told of it; `None`: it was told before, or there were too many.
+    pub fn answer(&mut self, listener: &Listener, call: &Call) -> Option<String> {
+        listener.answer(call.id, Err(Errno::EPERM));
+        if self.0.len() >= REFUSALS_MAX || self.0.contains(&call.number) {
+            return None;
+        }
+        self.0.push(call.number);
+        let name = crate::seccomp::name_of(call.number).unwrap_or("one without a name here");
+        Some(format!("refused the system call {name} (number {})", call.number))
+    }
+}
 
 // === impl Listener ===
 
@@ -148,9 +171,9 @@ impl Listener {
     /// # Errors
     /// The system's.
     pub fn descriptor(&self, call: &Call, number: RawFd) -> Result<OwnedFd, Errno> {
-        let process = match pidfd_open(call.thread, PIDFD_THREAD) {
+        let process = match pidfd::open(call.thread, PIDFD_THREAD) {
             // before Linux 6.9 there is only one of whole processes
-            Err(Errno::EINVAL) => pidfd_open(process_of(call.thread).ok_or(Errno::ESRCH)?, 0)?,
+            Err(Errno::EINVAL) => pidfd::open(process_of(call.thread).ok_or(Errno::ESRCH)?, 0)?,
             other => other?,
         };
         // SAFETY: returns a new descriptor or fails.
@@ -165,14 +188,6 @@ impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
-}
-
-fn pidfd_open(pid: i32, flags: libc::c_uint) -> Result<OwnedFd, Errno> {
-    // SAFETY: returns a new descriptor or fails.
-    let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) };
-    let opened = i32::try_from(Errno::result(opened)?).map_err(|_| Errno::EBADF)?;
-    // SAFETY: the kernel has just made it for this process; nothing else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(opened) })
 }
 
 /// The process of a thread.

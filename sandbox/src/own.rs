@@ -69,12 +69,18 @@ pub fn bound_locked_memory() -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_MEMLOCK, bound, bound)?)
 }
 
-/// No core file of this process is ever written, whatever happens to it.
+/// The limit under which no core is made. Of 0 bytes, none is written to a file, and a `core_pattern` that is a pipe gets it all the same
+/// (core(5)); under one byte the kernel makes none at all: too little for a file, and the sign of a handler's own crash for a pipe
+/// (`fs/coredump.c`).
+pub const NO_CORE: u64 = 1;
+
+/// No core of this process is ever made, whatever happens to it.
 ///
 /// # Errors
 /// The system's.
 pub fn forbid_core() -> io::Result<()> {
-    Ok(setrlimit(Resource::RLIMIT_CORE, 0, 0)?)
+    // where the limit is 0 already, and may not be raised
+    Ok(setrlimit(Resource::RLIMIT_CORE, NO_CORE, NO_CORE).or_else(|_| setrlimit(Resource::RLIMIT_CORE, 0, 0))?)
 }
 
 /// Gives up every capability in every set, and every way to a new one.
@@ -88,6 +94,20 @@ pub fn drop_privileges() -> io::Result<()> {
         spawn::drop_capabilities().map_err(|_| io::Error::last_os_error())?;
     }
     Ok(nix::sys::prctl::set_no_new_privs()?)
+}
+
+/// Takes out of what children can gain by executing whatever there is to gain, once instead of in each of them. One that is not confined inherits
+/// what this process has. Without CAP_SETPCAP nothing changes.
+///
+/// # Errors
+/// The system's.
+pub fn bound_children() -> io::Result<()> {
+    // SAFETY: as above.
+    unsafe {
+        spawn::inherit_capabilities().map_err(|_| io::Error::last_os_error())?;
+        spawn::drop_bounds();
+    }
+    Ok(())
 }
 
 /// Enters a Landlock domain: these files and no others, no TCP port of its own (ABI 4), no abstract socket of others (ABI 6). Signals are

@@ -2,15 +2,17 @@
 //!
 //! What is not on the list fails with EPERM, so that a program can say what it missed; clone3 with ENOSYS, since its arguments lie in memory
 //! that a filter cannot read, and libc then takes clone, which it can. A call of another architecture ends the process.
-//! The numbers are searched, not tried one by one: about ten steps for each call of the program's life instead of a hundred.
+//! The numbers are searched, not tried one by one: about ten steps for each call of the program's life instead of a hundred. And the program
+//! is short, because the kernel translates it anew for every child, and walks it once for each number that there is: verdicts are shared.
 
 use nix::errno::Errno;
-use std::io;
+use std::collections::{BTreeMap, HashMap};
+use std::{fmt, io};
 
 /// The kernel's limit for one program, instructions.
 const PROGRAM_MAX: usize = 4096;
-/// Ranges at this end of the search are compared one after the other.
-const LEAF: usize = 2;
+/// How far a conditional jump reaches, instructions.
+const JUMP_MAX: usize = u8::MAX as usize;
 
 #[cfg(target_arch = "x86_64")]
 const AUDIT_ARCH: u32 = 0xC000_003E;
@@ -83,6 +85,40 @@ pub struct Filter {
     program: Vec<libc::sock_filter>,
 }
 
+/// What becomes of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Allow,
+    Ask,
+    /// It is not on the list.
+    Refuse,
+    Fail(Errno),
+    /// Allowed only if all checks of one of these hold.
+    Check(&'static [&'static [Check]]),
+}
+
+/// How many instructions there are from one to the end of the program, itself included.
+type Place = usize;
+
+/// A program that is written from its end to its beginning: where a jump goes is known when it is written.
+#[derive(Debug, Default)]
+struct Backwards {
+    program: Vec<libc::sock_filter>,
+    /// What becomes of a call that is not on the list.
+    refused: u32,
+    /// The nearest of each.
+    verdicts: HashMap<u32, Place>,
+}
+
+/// One comparison of a word.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    at: u32,
+    mask: u32,
+    value: u32,
+    equal: bool,
+}
+
 /// The bits of an argument that the kernel takes as `int`.
 const INT: u64 = 0xffff_ffff;
 
@@ -140,6 +176,53 @@ pub mod numbers {
     pub use legacy::*;
 }
 
+/// The same numbers with their names.
+mod names {
+    macro_rules! numbers {
+        ($($name:ident = $number:ident),* $(,)?) => {
+            pub(in crate::seccomp) const ALL: &[(libc::c_long, &str)] = &[$((libc::$number, stringify!($name))),*];
+        };
+    }
+    include!("profiles/numbers.rs");
+    #[cfg(target_arch = "x86_64")]
+    pub(super) mod legacy {
+        include!("profiles/numbers_x86_64.rs");
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(super) mod legacy {
+        pub(in crate::seccomp) const ALL: &[(libc::c_long, &str)] = &[];
+    }
+}
+
+/// What the kernel calls the call of that number; newer ones than this program knows have no name.
+pub fn name_of(number: libc::c_long) -> Option<&'static str> {
+    names::ALL.iter().chain(names::legacy::ALL).find(|(n, _)| *n == number).map(|(_, name)| *name)
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a{}", self.argument)?;
+        if self.mask != u64::MAX && self.mask != INT {
+            write!(f, "&{:#x}", self.mask)?;
+        }
+        write!(f, "{}{:#x}", if self.equal { "=" } else { "!=" }, self.value)
+    }
+}
+
+/// `name`, or `name[a0=0x0,a2=0x0|a1!=0x4]`: one of the alternatives, all checks of it; `a0` is its first argument.
+impl fmt::Display for Allow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)?;
+        for (n, checks) in self.only.iter().enumerate() {
+            f.write_str(if n == 0 { "[" } else { "|" })?;
+            for (n, check) in checks.iter().enumerate() {
+                write!(f, "{}{check}", if n == 0 { "" } else { "," })?;
+            }
+        }
+        f.write_str(if self.only.is_empty() { "" } else { "]" })
+    }
+}
+
 // === impl Profile ===
 
 impl Profile {
@@ -153,31 +236,37 @@ impl Profile {
     /// # Errors
     /// `InvalidInput` for one that is larger than the kernel takes; a test compiles them all.
     pub fn compile(&self) -> io::Result<Filter> {
-        let asked = |number: libc::c_long| self.asks.contains(&number);
-        let plain = self.calls().filter(|c| c.only.is_empty() && !asked(c.number));
-        let mut plain: Vec<u32> = plain.map(|c| c.number as u32).collect();
-        plain.sort_unstable();
-        plain.dedup();
-        let mut program = vec![
-            statement(LOAD, DATA_ARCH),
-            jump(IF_EQUAL, AUDIT_ARCH, 1, 0),
-            statement(RETURN, KILL),
-            statement(LOAD, DATA_NUMBER),
-            jump(IF_AT_LEAST, X32, 0, 1),
-            statement(RETURN, fail(Errno::ENOSYS)),
-            jump(IF_EQUAL, numbers::clone3 as u32, 0, 1),
-            statement(RETURN, fail(Errno::ENOSYS)),
-        ];
-        for number in self.asks {
-            program.push(jump(IF_EQUAL, *number as u32, 0, 1));
-            program.push(statement(RETURN, ASK));
-        }
-        for call in self.calls().filter(|c| !c.only.is_empty()) {
-            let block = conditions(call.only);
-            program.push(jump(IF_EQUAL, call.number as u32, 0, short(block.len())?));
-            program.extend(block);
-        }
-        search(&ranges(&plain), &mut program)?;
+        self.compiled(fail(Errno::EPERM))
+    }
+
+    /// Compiles it so that whoever holds the filter's listener answers what is refused, too: to tell of it. As long as nobody answers it
+    /// fails with ENOSYS once the listener is gone, and waits before.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn compile_telling(&self) -> io::Result<Filter> {
+        self.compiled(ASK)
+    }
+
+    /// `refused`: what becomes of a call that is not on the list.
+    fn compiled(&self, refused: u32) -> io::Result<Filter> {
+        let mut special: BTreeMap<u32, Action> = self
+            .calls()
+            .map(|call| {
+                (call.number as u32, if call.only.is_empty() { Action::Allow } else { Action::Check(call.only) })
+            })
+            .chain(self.asks.iter().map(|number| (*number as u32, Action::Ask)))
+            .collect();
+        special.insert(numbers::clone3 as u32, Action::Fail(Errno::ENOSYS));
+        let mut backwards = Backwards { refused, ..Backwards::default() };
+        let search = backwards.search(&ranges(&special));
+        // execution begins here: with the architecture, then the number
+        let number = backwards.push(statement(LOAD, DATA_NUMBER), search);
+        let killed = backwards.verdict(KILL);
+        backwards.branch(IF_EQUAL, AUDIT_ARCH, number, killed);
+        backwards.program.push(statement(LOAD, DATA_ARCH));
+        let mut program = backwards.program;
+        program.reverse();
         if program.len() > PROGRAM_MAX {
             return Err(io::ErrorKind::InvalidInput.into());
         }
@@ -185,83 +274,143 @@ impl Profile {
     }
 }
 
-/// Neighbouring numbers in one range, both ends included.
-fn ranges(sorted: &[u32]) -> Vec<(u32, u32)> {
-    let mut ranges: Vec<(u32, u32)> = Vec::new();
-    for number in sorted {
-        match ranges.last_mut() {
-            Some((_, last)) if *last + 1 == *number => *last = *number,
-            _ => ranges.push((*number, *number)),
+/// Where each range of numbers begins, and what becomes of it: from 0 to the last number that there is.
+fn ranges(special: &BTreeMap<u32, Action>) -> Vec<(u32, Action)> {
+    let mut ranges = vec![(0, Action::Refuse)];
+    let mut begin = |first, action: Action| match ranges.last_mut() {
+        Some((_, last)) if *last == action => {}
+        Some((at, last)) if *at == first => *last = action,
+        _ => ranges.push((first, action)),
+    };
+    let mut next = 0;
+    for (number, action) in special {
+        if *number > next {
+            begin(next, Action::Refuse);
         }
+        begin(*number, *action);
+        next = number + 1;
     }
+    begin(next, Action::Refuse);
+    begin(X32, Action::Fail(Errno::ENOSYS));
     ranges
 }
 
-/// A binary search of the accumulator in the ranges; ends the program either way.
-fn search(ranges: &[(u32, u32)], program: &mut Vec<libc::sock_filter>) -> io::Result<()> {
-    if ranges.len() <= LEAF {
-        for (first, last) in ranges {
-            // first <= A <= last
-            program.push(jump(IF_AT_LEAST, *first, 0, 2));
-            program.push(jump(IF_AT_LEAST, last + 1, 1, 0));
-            program.push(statement(RETURN, ALLOW));
-        }
-        program.push(statement(RETURN, fail(Errno::EPERM)));
-        return Ok(());
-    }
-    let (low, high) = ranges.split_at(ranges.len() / 2);
-    let mut below = Vec::new();
-    search(low, &mut below)?;
-    // the distance may exceed what a conditional jump reaches
-    program.push(jump(IF_AT_LEAST, high[0].0, 0, 1));
-    let distance = u32::try_from(below.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    program.push(statement(JUMP, distance));
-    program.extend(below);
-    search(high, program)
-}
+// === impl Backwards ===
 
-/// Tries each alternative; ends the program either way. The accumulator is not kept.
-fn conditions(alternatives: &[&[Check]]) -> Vec<libc::sock_filter> {
-    let mut block = Vec::new();
-    for checks in alternatives {
-        let mut steps: Vec<(u32, u32, u32, bool)> = Vec::new();
-        for check in *checks {
-            let at = DATA_ARGUMENTS + 8 * u32::from(check.argument);
-            for (offset, shift) in [(low_half(), 0), (4 - low_half(), 32)] {
-                let (mask, value) = ((check.mask >> shift) as u32, (check.value >> shift) as u32);
-                if mask != 0 {
-                    steps.push((at + offset, mask, value, check.equal));
+impl Backwards {
+    /// A verdict that can be jumped to from the next instruction.
+    fn verdict(&mut self, verdict: u32) -> Place {
+        match self.verdicts.get(&verdict) {
+            Some(place) if self.program.len() - place <= JUMP_MAX => *place,
+            _ => {
+                self.program.push(statement(RETURN, verdict));
+                self.verdicts.insert(verdict, self.program.len());
+                self.program.len()
+            }
+        }
+    }
+
+    /// An instruction that goes on at `then`, which may have to be jumped to.
+    fn push(&mut self, instruction: libc::sock_filter, then: Place) -> Place {
+        let distance = self.program.len() - then;
+        if distance > 0 {
+            self.program.push(statement(JUMP, distance as u32));
+        }
+        self.program.push(instruction);
+        self.program.len()
+    }
+
+    /// A place from which `place` is reached, itself if it is near enough for the next two instructions.
+    fn near(&mut self, place: Place) -> Place {
+        let distance = self.program.len() - place;
+        if distance < JUMP_MAX {
+            return place;
+        }
+        self.program.push(statement(JUMP, distance as u32));
+        self.program.len()
+    }
+
+    fn branch(&mut self, code: u16, value: u32, holds: Place, fails: Place) -> Place {
+        let (holds, fails) = (self.near(holds), self.near(fails));
+        // each is at most `JUMP_MAX`: what `near` has added for the other one is one instruction
+        let short = |place: Place| u8::try_from(self.program.len() - place).unwrap_or(u8::MAX);
+        let instruction = jump(code, value, short(holds), short(fails));
+        self.program.push(instruction);
+        self.program.len()
+    }
+
+    /// A binary search of the number, which has been loaded, in the ranges.
+    fn search(&mut self, ranges: &[(u32, Action)]) -> Place {
+        match ranges {
+            [] => self.verdict(self.refused),
+            [(_, action)] => match action {
+                Action::Allow => self.verdict(ALLOW),
+                Action::Ask => self.verdict(ASK),
+                Action::Refuse => self.verdict(self.refused),
+                Action::Fail(errno) => self.verdict(fail(*errno)),
+                Action::Check(alternatives) => self.conditions(alternatives),
+            },
+            _ => {
+                let (low, high) = ranges.split_at(ranges.len() / 2);
+                let (below, rest) = (self.search(low), self.search(high));
+                self.branch(IF_AT_LEAST, high[0].0, rest, below)
+            }
+        }
+    }
+
+    /// Tries each alternative, in their order.
+    fn conditions(&mut self, alternatives: &[&[Check]]) -> Place {
+        let alternatives: Vec<Vec<Step>> = alternatives.iter().map(|checks| steps(checks)).collect();
+        let mut otherwise = self.verdict(self.refused);
+        for (n, steps) in alternatives.iter().enumerate().rev() {
+            // what every failed one before it has left in the accumulator
+            let before = n
+                .checked_sub(1)
+                .and_then(|n| alternatives[n].iter().map(Step::leaves).reduce(|a, b| if a == b { a } else { None }));
+            let mut then = self.verdict(ALLOW);
+            for (n, step) in steps.iter().enumerate().rev() {
+                let (holds, fails) = if step.equal { (then, otherwise) } else { (otherwise, then) };
+                then = self.branch(IF_EQUAL, step.value, holds, fails);
+                if step.mask != u32::MAX {
+                    then = self.push(statement(AND, step.mask), then);
+                }
+                let loaded = if n == 0 { before.flatten() } else { steps[n - 1].leaves() };
+                if loaded != Some(step.at) {
+                    then = self.push(statement(LOAD, step.at), then);
                 }
             }
+            otherwise = then;
         }
-        for (n, (at, mask, value, equal)) in steps.iter().copied().enumerate() {
-            let done = n + 1;
-            // over the steps that are left and the verdict
-            let over = steps[done..].iter().map(|(_, mask, ..)| length(*mask)).sum::<usize>() + 1;
-            let over = u8::try_from(over).unwrap_or(u8::MAX);
-            block.push(statement(LOAD, at));
-            if mask != u32::MAX {
-                block.push(statement(AND, mask));
-            }
-            block.push(if equal { jump(IF_EQUAL, value, 0, over) } else { jump(IF_EQUAL, value, over, 0) });
-        }
-        block.push(statement(RETURN, ALLOW));
+        otherwise
     }
-    block.push(statement(RETURN, fail(Errno::EPERM)));
-    block
 }
 
-/// Instructions of one comparison: where all bits count, none has to be taken out.
-const fn length(mask: u32) -> usize {
-    if mask == u32::MAX { 2 } else { 3 }
+// === impl Step ===
+
+impl Step {
+    /// Which word it leaves in the accumulator as it is.
+    fn leaves(&self) -> Option<u32> {
+        (self.mask == u32::MAX).then_some(self.at)
+    }
+}
+
+/// The comparisons of 32 bits that these come down to.
+fn steps(checks: &[Check]) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for check in checks {
+        let at = DATA_ARGUMENTS + 8 * u32::from(check.argument);
+        for (offset, shift) in [(low_half(), 0), (4 - low_half(), 32)] {
+            let (mask, value) = ((check.mask >> shift) as u32, (check.value >> shift) as u32);
+            if mask != 0 {
+                steps.push(Step { at: at + offset, mask, value, equal: check.equal });
+            }
+        }
+    }
+    steps
 }
 
 const fn low_half() -> u32 {
     if cfg!(target_endian = "little") { 0 } else { 4 }
-}
-
-fn short(distance: usize) -> io::Result<u8> {
-    u8::try_from(distance).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
 
 const fn fail(errno: Errno) -> u32 {
@@ -331,14 +480,30 @@ mod tests {
         }
     }
 
+    #[test]
+    fn calls_have_names() {
+        for (number, name) in [
+            (libc::SYS_read, Some("read")),
+            (libc::SYS_ptrace, Some("ptrace")),
+            (libc::SYS_mount, Some("mount")),
+            (100_000, None),
+        ] {
+            assert_eq!(name_of(number), name);
+        }
+        for call in profiles::ALL.iter().flat_map(Profile::calls) {
+            assert_eq!(name_of(call.number), Some(call.name));
+        }
+    }
+
     fn holds(check: &Check, arguments: [u64; 6]) -> bool {
         (arguments[usize::from(check.argument)] & check.mask == check.value) == check.equal
     }
 
     #[test]
     fn every_profile_compiles_to_what_it_says() {
-        for profile in profiles::ALL {
-            let filter = profile.compile().expect(profile.name);
+        let both = |p: &Profile| [(p.compile(), fail(Errno::EPERM)), (p.compile_telling(), ASK)];
+        for (profile, (filter, refused)) in profiles::ALL.iter().flat_map(|p| both(p).map(|filter| (p, filter))) {
+            let filter = filter.expect(profile.name);
             let mut most = 0;
             for number in 0..1000_u32 {
                 let rows: Vec<_> = profile.calls().filter(|c| c.number as u32 == number).collect();
@@ -348,10 +513,10 @@ mod tests {
                     let wanted = match &rows[..] {
                         _ if number == numbers::clone3 as u32 => fail(Errno::ENOSYS),
                         _ if profile.asks.contains(&libc::c_long::from(number)) => ASK,
-                        [] => fail(Errno::EPERM),
+                        [] => refused,
                         [call] if call.only.is_empty() => ALLOW,
                         [call] if call.only.iter().any(|all| all.iter().all(|c| holds(c, arguments))) => ALLOW,
-                        [_] => fail(Errno::EPERM),
+                        [_] => refused,
                         _ => panic!("{} names call {number} twice", profile.name),
                     };
                     let (found, steps) = verdict(&filter, AUDIT_ARCH, number, arguments);

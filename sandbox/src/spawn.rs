@@ -7,15 +7,18 @@
 
 use crate::confine::{Confinement, Limits, ROOT_OPTIONS, Root, RootStep, SCAFFOLD, User};
 use crate::landlock;
+use crate::mapped;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, RawFd};
 
 /// The child's stack, bytes, and the guard page below it.
 const STACK: usize = 64 * 1024;
+/// By how much the oom_score_adj of what is confined is above its parent's, and what it is at least.
+const OOM_SCORE_MORE: i32 = 300;
 const GUARD: usize = 4096;
 /// The most descriptors that a child is given beside the standard ones.
 pub const INHERIT_MAX: usize = 4;
@@ -23,6 +26,9 @@ pub const INHERIT_MAX: usize = 4;
 pub const FIRST: RawFd = 3;
 /// The kernel's signals.
 const SIGNALS: c_int = 64;
+/// The kernel's `struct sigaction` (handler, flags, restorer, mask), all zeros: the default action. Straight to the kernel, because libc keeps
+/// two real-time signals to itself, and a parent may have ignored even those.
+const DEFAULT_ACTION: [u64; 4] = [0; 4];
 /// Everything but user and network namespace, which are made or not.
 const NAMESPACES: c_int =
     libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
@@ -99,6 +105,12 @@ pub struct Spawner {
     null: File,
     /// This process's user and group, each as itself.
     maps: [CString; 2],
+    /// What a child that is confined tells the kernel that looks for a process to kill.
+    oom_score: CString,
+    /// The signals that this process ignores, by their bits: only these are not what a new program expects.
+    ignored: u64,
+    /// Whether this process's bounding set is empty: so is that of a child in the same user namespace.
+    bounded: bool,
     stack: *mut c_void,
 }
 
@@ -132,14 +144,21 @@ struct Prepared<'a> {
     made: &'a [(*const c_char, u64, u64)],
     /// Where it is a user with a name in a user namespace of its own: the maps of its user and its group.
     maps: Option<&'a [CString; 2]>,
+    /// What it tells the kernel that looks for a process to kill.
+    oom_score: &'a CStr,
     network: RawFd,
+    standing: RawFd,
     /// Whether it has a loopback to bring up.
     loopback: bool,
     handover: RawFd,
     own: Option<(libc::uid_t, libc::gid_t)>,
+    files_as: RawFd,
+    /// Whether it has a bounding set to give up.
+    bounds: bool,
     domain: RawFd,
     filter: *const libc::sock_fprog,
     parent: libc::pid_t,
+    ignored: u64,
     empty_mask: libc::sigset_t,
     failed_step: *const &'static str,
     failed_errno: c_int,
@@ -148,7 +167,8 @@ struct Prepared<'a> {
 // === impl Spawner ===
 
 impl Spawner {
-    /// Maps the child's stack and opens /dev/null.
+    /// Maps the child's stack, opens /dev/null, and looks at what children inherit of this process and must not: the signals that it ignores
+    /// and its bounding set. These must be what they will be.
     ///
     /// # Errors
     /// The system's.
@@ -166,7 +186,9 @@ impl Spawner {
         unsafe { libc::mprotect(stack, GUARD, libc::PROT_NONE) };
         let map = |id: u32| CString::new(format!("{id} {id} 1")).unwrap_or_default();
         let maps = [map(nix::unistd::geteuid().as_raw()), map(nix::unistd::getegid().as_raw())];
-        Ok(Self { null, maps, stack })
+        let own = std::fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|t| t.trim().parse::<i32>().ok());
+        let oom_score = CString::new(oom_score_of_workers(own.unwrap_or(0)).to_string()).unwrap_or_default();
+        Ok(Self { null, maps, oom_score, ignored: ignored(), bounded: is_bounded(), stack })
     }
 
     /// Executes the plan and returns the child's process id. It is a child of this process: to be reaped here.
@@ -190,8 +212,11 @@ impl Spawner {
         let filter = confine.and_then(|c| c.filter).map(|f| f.as_program());
         let mut flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
         let root = namespaces.and_then(|n| n.root.as_ref());
+        let standing = confine.and_then(|c| c.standing).filter(|_| root.is_some());
         if let Some(namespaces) = namespaces {
             flags |= if root.is_some() { NAMESPACES } else { 0 };
+            // a copy of another one is had afterwards
+            flags &= if standing.is_some() { !libc::CLONE_NEWNS } else { !0 };
             flags |= if namespaces.user == User::Shared { 0 } else { libc::CLONE_NEWUSER };
             flags |= if namespaces.network { libc::CLONE_NEWNET } else { 0 };
         }
@@ -222,13 +247,19 @@ impl Spawner {
             root,
             made: &made,
             maps: namespaces.filter(|n| n.user == User::Same).map(|_| &self.maps),
+            oom_score: &self.oom_score,
             network: confine.and_then(|c| c.network).map_or(-1, |n| n.as_raw_fd()),
+            standing: standing.map_or(-1, |n| n.as_raw_fd()),
             loopback: plan.handover.is_some() && namespaces.is_some_and(|n| n.network),
             handover: plan.handover.map_or(-1, |h| h.as_raw_fd()),
             own: confine.and_then(|c| c.own).map(|o| (o.uid, o.gid)),
+            files_as: confine.and_then(|c| c.files_as).map_or(-1, |m| m.as_fd().as_raw_fd()),
+            // in a new user namespace everything is to be had again
+            bounds: !self.bounded || flags & libc::CLONE_NEWUSER != 0,
             domain: confine.and_then(|c| c.domain).map_or(-1, |d| d.as_fd().as_raw_fd()),
             filter: filter.as_ref().map_or(std::ptr::null(), std::ptr::from_ref),
             parent: nix::unistd::getpid().as_raw(),
+            ignored: self.ignored,
             empty_mask: *SigSet::empty().as_ref(),
             failed_step: std::ptr::null(),
             failed_errno: 0,
@@ -268,6 +299,18 @@ impl Drop for Spawner {
     }
 }
 
+/// When memory is short the kernel takes a worker before it takes whoever has this score: raising it takes no right.
+const fn oom_score_of_workers(own: i32) -> i32 {
+    let more = own + OOM_SCORE_MORE;
+    if more < OOM_SCORE_MORE {
+        OOM_SCORE_MORE
+    } else if more > 1000 {
+        1000
+    } else {
+        more
+    }
+}
+
 /// What the child does between clone and execve. Only system calls.
 extern "C" fn child(prepared: *mut c_void) -> c_int {
     // SAFETY: `spawn` passes its `Prepared` and stands still meanwhile; nobody else touches it.
@@ -299,6 +342,10 @@ unsafe fn steps(p: &Prepared<'_>) -> Result<(), &'static &'static str> {
             tell(c"/proc/self/uid_map", uid_map, &"uid_map")?;
             tell(c"/proc/self/gid_map", gid_map, &"gid_map")?;
         }
+        if p.limits.is_some() {
+            // where there is no /proc it is as likely to be killed as who started it
+            let _ = tell(c"/proc/self/oom_score_adj", p.oom_score, &"oom_score_adj");
+        }
         if p.network >= 0 {
             done(libc::setns(p.network, libc::CLONE_NEWNET), &"network namespace")?;
         }
@@ -315,13 +362,17 @@ unsafe fn steps(p: &Prepared<'_>) -> Result<(), &'static &'static str> {
             done(libc::fchdir(p.directory), &"fchdir")?;
         }
         // 4. a root of its own
-        if let Some(root) = p.root {
-            enter_root(root)?;
+        match p.root {
+            Some(root) if p.standing >= 0 => enter_standing_root(root, p.standing)?,
+            Some(root) => enter_root(root, p.files_as)?,
+            None => {}
         }
         // 5. limits
         if let Some(limits) = &p.limits {
-            limit(libc::RLIMIT_CORE, 0)?;
-            limit(libc::RLIMIT_NOFILE, limits.descriptors)?;
+            // where the limit is 0 already, and may not be raised
+            if limit(libc::RLIMIT_CORE, crate::own::NO_CORE).is_err() {
+                limit(libc::RLIMIT_CORE, 0)?;
+            }
             limit(libc::RLIMIT_FSIZE, limits.file_size)?;
             limit(libc::RLIMIT_DATA, limits.memory)?;
             limit(libc::RLIMIT_NPROC, limits.processes)?;
@@ -332,7 +383,7 @@ unsafe fn steps(p: &Prepared<'_>) -> Result<(), &'static &'static str> {
             libc::umask(0o077);
         }
         // 6. a user of its own, no capabilities, no keys of ours
-        if p.limits.is_some() {
+        if p.limits.is_some() && p.bounds {
             drop_bounds();
         }
         if let Some((uid, gid)) = p.own {
@@ -406,16 +457,13 @@ unsafe fn steps(p: &Prepared<'_>) -> Result<(), &'static &'static str> {
             }
         }
         done(libc::syscall(libc::SYS_close_range, next as libc::c_uint, libc::c_uint::MAX, 0), &"close_range")?;
-        // 10. signals as a new program expects them; the mask last, so that a handler of ours never runs here
-        // straight to the kernel: libc keeps two real-time signals to itself, and a parent may have ignored even those. All
-        // zeros is the default action in the kernel's own layout (handler, flags, restorer, mask)
-        let default = [0_u64; 4];
-        for signal in 1..=SIGNALS {
-            // SIGKILL and SIGSTOP refuse, as they should
+        // 10. signals as a new program expects them: execution itself makes those that are handled default, and not those that are ignored. The
+        // mask last, so that a handler of ours never runs here
+        for signal in (1..=SIGNALS).filter(|signal| p.ignored & bit(*signal) != 0) {
             libc::syscall(
                 libc::SYS_rt_sigaction,
                 signal,
-                default.as_ptr(),
+                DEFAULT_ACTION.as_ptr(),
                 std::ptr::null_mut::<u64>(),
                 size_of::<u64>(),
             );
@@ -436,7 +484,11 @@ unsafe fn steps(p: &Prepared<'_>) -> Result<(), &'static &'static str> {
         if handover >= 0 {
             hand_over(handover, stub, listener)?;
         }
-        // 12. the program
+        // 12. so many descriptors: as late as that, because how many may be on their way for this user goes by the sender's limit
+        if let Some(limits) = &p.limits {
+            limit(libc::RLIMIT_NOFILE, limits.descriptors)?;
+        }
+        // 13. the program
         if file >= 0 {
             libc::syscall(libc::SYS_execveat, file, p.program, p.arguments, p.environment, libc::AT_EMPTY_PATH);
         } else {
@@ -549,7 +601,7 @@ unsafe fn allow_made(
 ///
 /// # Safety
 /// As [`steps`], in a mount namespace of its own.
-unsafe fn enter_root(root: &Root) -> Result<(), &'static &'static str> {
+unsafe fn enter_root(root: &Root, files_as: RawFd) -> Result<(), &'static &'static str> {
     let none = std::ptr::null::<c_char>();
     // SAFETY: system calls on static and prepared paths; the mounts are this namespace's own.
     unsafe {
@@ -589,7 +641,10 @@ unsafe fn enter_root(root: &Root) -> Result<(), &'static &'static str> {
                     done(file, &"file of the root")?;
                     libc::close(file);
                 }
-                RootStep::Mount { from, to } => {
+                RootStep::Mount { from, to, own } => {
+                    if *own && files_as >= 0 && mapped::mount(from, to, files_as).is_ok() {
+                        continue;
+                    }
                     let flags = libc::MS_BIND | libc::MS_REC;
                     done(libc::mount(from.as_ptr(), to.as_ptr(), none, flags, none.cast()), &"part of the root")?;
                 }
@@ -626,6 +681,46 @@ unsafe fn enter_root(root: &Root) -> Result<(), &'static &'static str> {
     }
 }
 
+/// Enters a copy of the namespace in which the root stands.
+///
+/// # Safety
+/// As [`steps`].
+unsafe fn enter_standing_root(root: &Root, standing: RawFd) -> Result<(), &'static &'static str> {
+    // SAFETY: system calls on a descriptor, on flags and on a prepared path.
+    unsafe {
+        done(libc::setns(standing, libc::CLONE_NEWNS), &"standing root")?;
+        done(libc::unshare(libc::CLONE_NEWNS), &"copy of the standing root")?;
+        done(libc::chdir(root.directory.as_deref().unwrap_or(c"/").as_ptr()), &"chdir")
+    }
+}
+
+const fn bit(signal: c_int) -> u64 {
+    1 << (signal - 1)
+}
+
+/// The signals that this process ignores.
+fn ignored() -> u64 {
+    let ignores = |signal: &c_int| {
+        let mut action = DEFAULT_ACTION;
+        let (none, place) = (std::ptr::null::<u64>(), action.as_mut_ptr());
+        // SAFETY: writes the present action, in the kernel's layout, to a local that has room for it, and changes nothing.
+        let known = unsafe { libc::syscall(libc::SYS_rt_sigaction, *signal, none, place, size_of::<u64>()) };
+        known == 0 && action[0] == libc::SIG_IGN as u64
+    };
+    (1..=SIGNALS).filter(ignores).map(bit).fold(0, |all, one| all | one)
+}
+
+/// The capabilities of this kernel that this process's bounding set still has.
+fn bounds() -> impl Iterator<Item = libc::c_ulong> {
+    // SAFETY: prctl on integers, which changes nothing.
+    let has = |n: &libc::c_ulong| unsafe { libc::prctl(libc::PR_CAPBSET_READ, *n, 0, 0, 0) == 1 };
+    (0..64).filter(has)
+}
+
+fn is_bounded() -> bool {
+    bounds().next().is_none()
+}
+
 /// None to be had by executing: while it still may say so. Without CAP_SETPCAP the bounding set stays, and no_new_privs makes it meaningless.
 ///
 /// # Safety
@@ -639,6 +734,22 @@ pub(crate) unsafe fn drop_bounds() {
             }
         }
         libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong, 0, 0, 0);
+    }
+}
+
+/// What this process may is inherited by a program that it executes as root, whatever the bounding set.
+///
+/// # Safety
+/// As [`steps`].
+pub(crate) unsafe fn inherit_capabilities() -> Result<(), &'static &'static str> {
+    let header = [CAPABILITY_VERSION_3, 0];
+    // effective, permitted and inheritable, of 32 capabilities and then of the others
+    let mut sets = [0_u32; 6];
+    // SAFETY: writes to and reads locals in the kernel's layout.
+    unsafe {
+        done(libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr()), &"capget")?;
+        (sets[2], sets[5]) = (sets[1], sets[4]);
+        done(libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()), &"capset")
     }
 }
 

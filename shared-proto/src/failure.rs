@@ -72,11 +72,12 @@ failures! {
     // reaching a runner
     RunnerUnavailable "runner_unavailable" Unavailable 503 UNAVAILABLE "No instance of the runner is connected and healthy." "Look at `runner status` on the runner's machine, or name another runner.";
     ConnectionLost "connection_lost" Unavailable 502 UNAVAILABLE "The connection to the runner was lost while the operation ran." "Check what the operation did, and run it again.";
-    RunnerLeaving "runner_leaving" Unavailable 503 TEMPFAIL "The runner is shutting down and takes nothing new." "Try again in a moment.";
+    RunnerLeaving "runner_leaving" Unavailable 503 TEMPFAIL "The runner is shutting down or being drained, and takes nothing new." "Try again in a moment, or name another runner.";
     NoRunner "no_runner" FailedPrecondition 409 CONFIG "No runner is named and the organization has no default." "Name one with --runner, or run `runnerctl runner set-default`.";
     // workers and time
     WorkerCrashed "worker_crashed" Internal 502 SOFTWARE "The process that served the request ended unexpectedly." "Run it again; if it stays, report the signal that the message names.";
     WorkerOutOfMemory "worker_out_of_memory" ResourceExhausted 502 SOFTWARE "The process that served the request exceeded its memory limit." "Ask for less at once, or raise the limit in the runner's policy.";
+    WorkerOutOfDisk "worker_out_of_disk" ResourceExhausted 502 SOFTWARE "The job took more of the runner's disk than it may." "Take less at once, or raise jobs.disk_mib or jobs.files of the runner.";
     DeadlineExceeded "deadline_exceeded" DeadlineExceeded 504 TEMPFAIL "The request was not done within its deadline." "Try again, or ask for less at once.";
     Cancelled "cancelled" Cancelled 499 GENERAL "The caller cancelled it." "Nothing to do.";
     FlowViolation "flow_violation" Internal 502 SOFTWARE "A peer sent more than it was granted." "Report it; one side has a bug.";
@@ -111,7 +112,7 @@ failures! {
     ServerUntrusted "server_untrusted" Unauthenticated 502 CONFIG "The control plane's certificate was not accepted." "Check the endpoint, and whether something between re-signs TLS.";
     // the credentials file
     CredentialsUnreadable "credentials_unreadable" FailedPrecondition 500 CONFIG "The credentials file cannot be read." "Check its path and its owner.";
-    CredentialsPermissions "credentials_permissions" FailedPrecondition 500 CONFIG "The credentials file can be read by others." "Run `chmod 600` on it.";
+    CredentialsPermissions "credentials_permissions" FailedPrecondition 500 CONFIG "The credentials file can be read by others." "Run `chmod 600` on it; one that is root's may have 640 and a group of the runner's.";
     CredentialsMalformed "credentials_malformed" FailedPrecondition 500 CONFIG "The credentials file is not whole." "Generate it again, or copy it again.";
     CredentialsVersion "credentials_version" FailedPrecondition 500 CONFIG "The credentials file is of a version that this runner does not know." "Upgrade the runner.";
     CredentialsMismatch "credentials_mismatch" FailedPrecondition 500 CONFIG "Key and certificate in the credentials file do not belong together." "Use the file as it was generated; do not mix parts of two.";
@@ -122,6 +123,7 @@ failures! {
     // jobs
     SourceRefused "source_refused" FailedPrecondition 422 GENERAL "The source was refused." "Correct what the message names.";
     SourceUnavailable "source_unavailable" Unavailable 502 UNAVAILABLE "The source could not be fetched." "Check its address, reference and the runner's access to it.";
+    SecretTooShort "secret_too_short" FailedPrecondition 422 CONFIG "A secret variable is too short to be taken out of what the job records." "Give it at least eight bytes, or say that it stays: `--not-redacted NAME`.";
     EngineMissing "engine_missing" FailedPrecondition 409 CONFIG "The runner has no such engine." "Take an engine that the runner has, with `--engine terraform` or `--engine opentofu`; or install it there, or name its path under `[engines]` in the runner's configuration.";
     EngineFailed "engine_failed" FailedPrecondition 422 GENERAL "The engine ended with an error." "Read its diagnostics.";
     PlanStale "plan_stale" FailedPrecondition 409 GENERAL "The approved plan is no longer what would be applied." "Start a new job.";
@@ -130,7 +132,8 @@ failures! {
     Fenced "fenced" FailedPrecondition 409 GENERAL "The job was assigned again with a newer fencing token." "Nothing to do; the newer assignment goes on.";
     JobLost "job_lost" DataLoss 500 SOFTWARE "The job's processes are gone and nothing tells how it ended." "Look at the last events and the state before you start another.";
     SpoolDamaged "spool_damaged" DataLoss 500 SOFTWARE "The job's spool cannot be read as a whole." "Look at the job's last events; keep the spool for a report.";
-    DiskFull "disk_full" ResourceExhausted 507 TEMPFAIL "The runner's disk is full." "Free space in the runner's state directory.";
+    DiskFull "disk_full" ResourceExhausted 507 TEMPFAIL "The disk of the runner, or of the control plane, is full." "Free space in the runner's state directory, or in the control plane's data folder; the message says which.";
+    DiskUnwritable "disk_unwritable" Unavailable 507 TEMPFAIL "The disk of the control plane cannot be written." "Mount it writable again, or see to what its system's log says of it; the control plane goes on by itself then.";
     // isolation and policy
     IsolationTooWeak "isolation_too_weak" FailedPrecondition 409 CONFIG "This machine does not allow the isolation that the configuration requires." "Run on a kernel with Landlock and seccomp, which containers usually allow; or write a lower isolation.require down.";
     StateUnusable "state_unusable" FailedPrecondition 409 CONFIG "The runner's state directory cannot be used." "Name one with --state-dir or state_dir that the runner's user may write.";

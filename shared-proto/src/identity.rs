@@ -118,7 +118,7 @@ impl CertificateFacts {
         }
         let mut facts = Self {
             uris: Vec::new(),
-            serial: hex(certificate.raw_serial()),
+            serial: serial(certificate.raw_serial()),
             not_before: certificate.validity().not_before.timestamp(),
             not_after: certificate.validity().not_after.timestamp(),
             issuer: certificate.issuer().to_string(),
@@ -159,6 +159,12 @@ impl CertificateFacts {
         }
     }
 
+    /// When it is to be renewed, Unix seconds: at two thirds of its life.
+    pub fn renewal_due(&self) -> i64 {
+        let life = self.not_after.saturating_sub(self.not_before);
+        self.not_before.saturating_add(life - life / 3)
+    }
+
     /// Judges the dates by a clock, Unix milliseconds; both clocks where the other end's is known.
     ///
     /// # Errors
@@ -195,8 +201,8 @@ pub fn rfc3339(seconds: i64) -> String {
 }
 
 /// Lower-case hexadecimal, without the leading zero bytes that DER adds.
-fn hex(bytes: &[u8]) -> String {
-    let text: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+fn serial(bytes: &[u8]) -> String {
+    let text = crate::hex::encode(bytes);
     let trimmed = text.trim_start_matches('0');
     if trimmed.is_empty() { "0".to_owned() } else { trimmed.to_owned() }
 }
@@ -253,6 +259,7 @@ mod tests {
         assert_eq!(code(2000, None), None);
         assert_eq!(code(999, None), Some(Code::CertificateNotYetValid));
         assert_eq!(code(2001, None), Some(Code::CertificateExpired));
+        assert_eq!(facts.renewal_due(), 1667);
         assert_eq!(code(999, Some(1500)), Some(Code::ClockSkew));
         assert_eq!(code(2001, Some(2002)), Some(Code::CertificateExpired));
     }

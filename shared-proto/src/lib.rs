@@ -7,13 +7,16 @@
 pub mod address;
 pub mod api_key;
 pub mod bounds;
+pub mod chance;
 pub mod credentials;
 pub mod dial;
 pub mod documents;
 pub mod ended;
 pub mod failure;
+pub mod file;
 pub mod flow;
 pub mod frame;
+pub mod hex;
 pub mod identity;
 mod redacted;
 pub mod secret;
@@ -34,9 +37,4 @@ pub const PROTOCOL: u32 = 1;
 /// The version of this build: runner, control plane and command line are released together.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The number of milliseconds since the Unix epoch, by this machine's clock; 0 before it.
-pub fn now_ms() -> i64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
-}
+pub use chance::now_ms;

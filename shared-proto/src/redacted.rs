@@ -31,10 +31,12 @@ redact! {
     v1::ResolveRequest { connection },
     v1::ResolveKubeconfig { path, context },
     v1::ResolveAws { source, profile, region },
+    v1::AwsSession { role_arn, session_name },
     v1::ResolveReply { valid_until_ms },
     v1::JobStart { step, next_sequence },
     v1::JobTarget { connection },
     v1::JobRequest { job_id, stack_name, kind, engine },
+    v1::PresentRequest { job_id, fencing_token, instance_id },
 }
 redact_kind!(v1::target::Kind, v1::resolve_request::How, v1::resolve_reply::Kind);
 
@@ -54,7 +56,7 @@ mod tests {
         };
         let aws =
             v1::AwsTarget { secret_access_key: secret.into(), session_token: secret.into(), ..Default::default() };
-        let hello = v1::Hello { api_key: secret.into(), ..Default::default() };
+        let hello = v1::Hello { api_key: secret.into(), hand_over_token: secret.into(), ..Default::default() };
         let reply = v1::ResolveReply { kind: Some(v1::resolve_reply::Kind::Target(target.clone())), valid_until_ms: 1 };
         let start = v1::JobStart {
             targets: vec![v1::JobTarget { connection: "c".into(), target: Some(target.clone()) }],
@@ -66,7 +68,7 @@ mod tests {
         let shown = format!(
             "{target:?} {aws:?} {:?} {reply:?} {start:?} {job:?} {:?}",
             v1::RunnerMessage { kind: Some(v1::runner_message::Kind::Hello(hello)) },
-            v1::WorkerRequest { request: None, target: Some(target.clone()) }
+            v1::WorkerRequest { request: None, target: Some(target.clone()), ..Default::default() }
         );
         assert!(!shown.contains(secret), "{shown}");
     }

@@ -1,12 +1,13 @@
 //! The command line: what is asked of a running runner, and help.
 
-use crate::admin;
 use crate::config::{Config, SETTINGS, Source};
-use clap::{Arg, ArgMatches, Command, ValueHint};
+use crate::{admin, preflight};
+use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The settings that were given as flags.
 #[derive(Debug, Clone, Default)]
@@ -83,6 +84,55 @@ fn command() -> Command {
                 .about("How the runner on this machine is; exits 0 when it is ready, 75 when it is not, 69 when it does not run")
                 .arg(output()),
         ))
+        .subcommand(with_settings(
+            Command::new("drain")
+                .about("Take no new work until it is undone or the runner is started anew; what runs goes on")
+                .after_help(
+                    "Exits 0 when it is done, 75 when --wait came to its timeout or somebody else undid it, 69 when the runner does not run.",
+                )
+                .arg(
+                    Arg::new("wait")
+                        .long("wait")
+                        .action(ArgAction::SetTrue)
+                        .help("Wait until no operation runs and every job of this instance has ended and is reported"),
+                )
+                .arg(
+                    Arg::new("timeout")
+                        .long("timeout")
+                        .value_name("SECONDS")
+                        .requires("wait")
+                        .value_parser(clap::value_parser!(u32).range(1..))
+                        .help("Wait for so long at most [default: for as long as it takes]"),
+                )
+                .arg(
+                    Arg::new("undo")
+                        .long("undo")
+                        .action(ArgAction::SetTrue)
+                        .conflicts_with("wait")
+                        .help("Take new work again"),
+                )
+                .arg(output()),
+        ))
+        .subcommand(with_settings(
+            Command::new("isolation")
+                .about("What workers would be isolated by on this machine, for whoever runs this; exits 78 where that is less than isolation.require")
+                .arg(
+                    Arg::new("profiles")
+                        .long("profiles")
+                        .action(ArgAction::SetTrue)
+                        .help("Show as well what each kind of process may see, take and ask of the kernel"),
+                )
+                .arg(output()),
+        ))
+        .subcommand(with_settings(
+            Command::new("upgrade")
+                .about("Hand over to the program and configuration that are installed now, without a gap; what runs goes on")
+                .after_help(
+                    "Exits 0 when the new process is in charge, 69 when the runner does not run; else the one before is in charge as it was, and it \
+                     exits with the code of the new one (78: its configuration), or 75.",
+                )
+                .arg(output()),
+        ))
         .subcommand(
             Command::new("config").about("Its configuration").subcommand_required(true).arg_required_else_help(true).subcommand(
                 with_settings(
@@ -119,6 +169,19 @@ pub fn run(arguments: Vec<OsString>) -> i32 {
     };
     match matches.subcommand() {
         Some(("status", matches)) => with_config(matches, |config| admin::client::status(&config, is_json(matches))),
+        Some(("drain", matches)) => with_config(matches, |config| {
+            let wait = matches.get_flag("wait").then(|| matches.get_one::<u32>("timeout").map(|s| u64::from(*s)));
+            let wish = match wait {
+                _ if matches.get_flag("undo") => admin::client::Wish::Resume,
+                None => admin::client::Wish::Drain,
+                Some(seconds) => admin::client::Wish::DrainAndWait(seconds.map(Duration::from_secs)),
+            };
+            admin::client::drain(&config, &wish, is_json(matches))
+        }),
+        Some(("isolation", matches)) => {
+            with_config(matches, |config| preflight::run(&config, matches.get_flag("profiles"), is_json(matches)))
+        }
+        Some(("upgrade", matches)) => with_config(matches, |config| admin::client::upgrade(&config, is_json(matches))),
         Some(("config", matches)) => match matches.subcommand() {
             Some(("show", matches)) => with_config(matches, |config| show(&config, is_json(matches))),
             _ => crate::exit::USAGE,
@@ -184,6 +247,8 @@ mod tests {
         for (line, usage) in [
             ("run --help", "Usage: runner run"),
             ("status --help", "Usage: runner status"),
+            ("drain --help", "Usage: runner drain"),
+            ("upgrade --help", "Usage: runner upgrade"),
             ("config show --help", "Usage: runner config show"),
             ("--help", "Usage: runner "),
         ] {

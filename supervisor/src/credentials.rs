@@ -3,13 +3,17 @@
 //! One task owns what is known. Whoever asks for a connection that is just being resolved waits for that same resolver: a burst of
 //! operations after a start runs one. It must never link an SDK, and never resolve anything but an entry of the runner's own configuration.
 
-use crate::config::{CONNECTIONS_MAX, Connection};
+use crate::clock::since_boot;
+use crate::config::{CONNECTIONS_MAX, Connection, Proxy, ServiceAccount};
+use crate::operations::dial::{self, Reach};
 use crate::tunnel::Settings;
-use crate::workers::{Program, Workers};
+use crate::workers::{Operation, Program, Workers};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::frame::{self, Kind};
+use shared_proto::v1::target::Kind::Kubernetes;
 use shared_proto::v1::{self, resolve_reply, resolve_request::How};
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -36,14 +40,15 @@ pub struct Resolver {
 enum Question {
     Resolve { connection: String, reply: oneshot::Sender<Resolved> },
     Forget(String),
-    Done { connection: String, resolved: Resolved, valid_until_ms: i64, generation: u64 },
+    Done { connection: String, resolved: Resolved, until: Duration, generation: u64 },
 }
 
 struct Task {
     settings: watch::Receiver<Arc<Settings>>,
     workers: Workers,
     questions: mpsc::Sender<Question>,
-    known: HashMap<String, (Resolved, i64)>,
+    /// With the time since boot until which each is good: a step of the clock makes nothing last longer.
+    known: HashMap<String, (Resolved, Duration)>,
     waiting: HashMap<String, Vec<oneshot::Sender<Resolved>>>,
     /// Grows when the configuration is read again: an answer of before is for whoever asked before, and not kept.
     generation: u64,
@@ -110,7 +115,7 @@ impl Task {
         match question {
             Question::Resolve { connection, reply } => {
                 if let Some((resolved, until)) = self.known.get(&connection)
-                    && *until > shared_proto::now_ms()
+                    && *until > since_boot()
                 {
                     let _ = reply.send(resolved.clone());
                     return;
@@ -122,13 +127,13 @@ impl Task {
                 }
             }
             Question::Forget(connection) => drop(self.known.remove(&connection)),
-            Question::Done { connection, resolved, valid_until_ms, generation } => {
+            Question::Done { connection, resolved, until, generation } => {
                 for reply in self.waiting.remove(&connection).unwrap_or_default() {
                     let _ = reply.send(resolved.clone());
                 }
                 // names come from the configuration, so there are never more of them than it may hold
                 if generation == self.generation && self.known.len() <= CONNECTIONS_MAX {
-                    self.known.insert(connection, (resolved, valid_until_ms));
+                    self.known.insert(connection, (resolved, until));
                 }
             }
         }
@@ -143,14 +148,23 @@ impl Task {
                 Some(entry) => {
                     let how = how(entry, &settings.config.environment);
                     let request = v1::ResolveRequest { connection: connection.clone(), how: Some(how) };
-                    resolve(&workers, request).await
+                    match (resolve(&workers, request).await, entry.account()) {
+                        (Ok((target, _)), Some(account)) => {
+                            bound(&workers, &settings.config.proxy, &connection, account, target).await
+                        }
+                        (resolved, _) => resolved,
+                    }
                 }
             };
-            let (resolved, valid_until_ms) = match answer {
-                Ok((target, until)) => (Ok(Arc::new(target)), until),
-                Err(failure) => (Err(failure), shared_proto::now_ms() + FAILURE_KEPT.as_millis() as i64),
+            let (resolved, valid) = match answer {
+                Ok((target, until_ms)) => {
+                    let left = until_ms.saturating_sub(shared_proto::now_ms());
+                    (Ok(Arc::new(target)), Duration::from_millis(u64::try_from(left).unwrap_or(0)))
+                }
+                Err(failure) => (Err(failure), FAILURE_KEPT),
             };
-            let _ = questions.send(Question::Done { connection, resolved, valid_until_ms, generation }).await;
+            let until = since_boot().saturating_add(valid);
+            let _ = questions.send(Question::Done { connection, resolved, until, generation }).await;
         });
     }
 }
@@ -166,8 +180,8 @@ fn how(entry: &Connection, environment: &std::collections::BTreeMap<String, Stri
         environment.iter().filter(|(name, _)| wanted(name)).map(|(n, v)| (n.clone(), v.clone())).collect()
     };
     match entry {
-        Connection::InCluster => How::InCluster(v1::ResolveInCluster {}),
-        Connection::Kubeconfig { path, context, exec_plugins } => How::Kubeconfig(v1::ResolveKubeconfig {
+        Connection::InCluster { .. } => How::InCluster(v1::ResolveInCluster {}),
+        Connection::Kubeconfig { path, context, exec_plugins, .. } => How::Kubeconfig(v1::ResolveKubeconfig {
             path: path.display().to_string(),
             context: context.clone(),
             exec_plugins: exec_plugins.clone(),
@@ -178,13 +192,91 @@ fn how(entry: &Connection, environment: &std::collections::BTreeMap<String, Stri
                 environment(|name| name.starts_with("AWS_") || matches!(name, "HOME" | "PATH"))
             },
         }),
-        Connection::Aws { source, profile, region, endpoint_url } => How::Aws(v1::ResolveAws {
+        Connection::Aws { source, profile, region, endpoint_url, session } => How::Aws(v1::ResolveAws {
             source: source.as_str().to_owned(),
             profile: profile.clone(),
             region: region.clone(),
             endpoint_url: endpoint_url.clone(),
             environment: environment(|name| name.starts_with("AWS_") || matches!(name, "HOME" | "PATH")),
+            session: session.as_ref().map(|session| v1::AwsSession {
+                role_arn: session.role_arn.clone(),
+                external_id: session.external_id.clone(),
+                session_name: session.session_name.clone(),
+                duration_seconds: session.duration.as_secs() as u32,
+                policy: session.policy.clone(),
+                policy_arns: session.policy_arns.clone(),
+            }),
         }),
+    }
+}
+
+/// The same target with a token of that service account, and with nothing else that authenticates to it. A worker of operations asks for
+/// it, because only workers speak to targets; it reaches this one and no other.
+async fn bound(
+    workers: &Workers,
+    proxy: &Proxy,
+    connection: &str,
+    account: &ServiceAccount,
+    mut target: v1::Target,
+) -> Result<(v1::Target, i64), Failure> {
+    let reach = Reach::of(&target)?;
+    let mut asks = target.clone();
+    if let Some(Kubernetes(cluster)) = &mut asks.kind {
+        // passing the proxy is ours
+        cluster.proxy_url.clear();
+    }
+    let wanted = v1::BoundToken {
+        namespace: account.namespace.clone(),
+        service_account: account.name.clone(),
+        duration_seconds: account.duration.as_secs() as u32,
+        audiences: account.audiences.clone(),
+    };
+    let request = v1::WorkerRequest { request: None, target: Some(asks), bound_token: Some(wanted) };
+    let Operation { mut worker, mut socket, dial } = workers.operation().await?;
+    let dialling = async {
+        if let Some(end) = dial {
+            dial::serve(end, &reach, || proxy.clone()).await;
+        }
+        std::future::pending::<Infallible>().await
+    };
+    let talk = async {
+        frame::write_message(&mut socket, Kind::Request, &request).await?;
+        frame::read_message::<v1::ResolveReply, _>(&mut socket, Kind::Outcome).await
+    };
+    let ended = tokio::select! {
+        ended = tokio::time::timeout(DEADLINE, talk) => ended,
+        never = dialling => match never {},
+    };
+    let on = |code: Code, what: String| code.on(format!("connection {connection:?}: {what}"));
+    let reply = match ended {
+        Ok(Ok(Some(reply))) => reply,
+        Ok(result) => {
+            let why = match (worker.exit().await, result) {
+                (Some(exit), _) => exit.failure().message,
+                (None, Err(e)) => format!("the answer with the service account's token cannot be read: {e}"),
+                (None, Ok(_)) => "the worker closed its socket without the service account's token".to_owned(),
+            };
+            return Err(on(Code::WorkerCrashed, why));
+        }
+        Err(_) => {
+            let what = format!("the API server gave no token of the service account within {DEADLINE:?}");
+            return Err(on(Code::CredentialsUnavailable, what));
+        }
+    };
+    match (reply.kind, &mut target.kind) {
+        (
+            Some(resolve_reply::Kind::Target(v1::Target { kind: Some(Kubernetes(narrow)) })),
+            Some(Kubernetes(cluster)),
+        ) => {
+            cluster.token = narrow.token;
+            cluster.client_certificate_pem.clear();
+            cluster.client_key_pem.clear();
+            Ok((target, reply.valid_until_ms))
+        }
+        (Some(resolve_reply::Kind::Failure(o)), _) => {
+            Err(Failure::from_wire(&o.code, &format!("connection {connection:?}: {}", o.message), &o.next_step))
+        }
+        _ => Err(on(Code::CredentialsUnavailable, "the answer with the service account's token is empty".to_owned())),
     }
 }
 

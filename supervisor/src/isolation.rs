@@ -54,6 +54,8 @@ pub struct Guarantees {
     pub operations: Isolation,
     /// The name for what holds for jobs.
     pub jobs: Isolation,
+    /// Jobs are root without its rights, and nothing more.
+    jobs_are_root: bool,
     /// What does not hold, or not for everything: `operations: NAME (why)`.
     pub missing: Vec<String>,
 }
@@ -90,6 +92,12 @@ impl Guarantee {
         match (self, kind) {
             (Self::CredentialsUnreadable, Kind::Operation) if m.namespaces => Held::Enforced("own root"),
             (Self::CredentialsUnreadable, Kind::Job) if m.job_root => Held::Enforced("own root"),
+            (Self::CredentialsUnreadable, Kind::Job) if domain && m.jobs_are_root() => Held::Partial(
+                "a job is root, though without its rights: it can change the mode of what root owns, for other users of this machine to read",
+            ),
+            (Self::CredentialsUnreadable, Kind::Job) if domain => Held::Partial(
+                "a job can change the mode of what the runner's user owns, for other users of this machine to read",
+            ),
             (Self::CredentialsUnreadable | Self::NeighboursUnreadable, _) if domain => Held::Enforced("Landlock"),
             (Self::NeighboursUnreadable | Self::NeighboursUnsignalable, Kind::Operation) if m.namespaces => {
                 Held::Enforced("own pid namespace")
@@ -106,6 +114,9 @@ impl Guarantee {
             (Self::FilesUnreachable, Kind::Operation) if m.namespaces => Held::Enforced("own root"),
             (Self::FilesUnreachable, Kind::Operation) if domain => Held::Enforced("Landlock"),
             (Self::FilesUnreachable, Kind::Job) if m.job_root => Held::Enforced("own root"),
+            (Self::FilesUnreachable, Kind::Job) if domain && m.jobs_are_root() => Held::Partial(
+                "a job reads and changes modes as root does, though without its rights, and connects to root's sockets with a path",
+            ),
             (Self::FilesUnreachable, Kind::Job) if domain => {
                 Held::Partial("a job reads what is public on this machine, and connects to sockets with a path")
             }
@@ -118,6 +129,7 @@ impl Guarantee {
             }
             (Self::AddressesEnforced, Kind::Operation) if m.namespaces => Held::Enforced("own network namespace"),
             (Self::MemoryBounded | Self::ProcessesBounded, Kind::Job) if m.job_cgroup => Held::Enforced("own cgroup"),
+            (Self::ProcessesBounded, Kind::Job) if m.job_own_user => Held::Enforced("rlimit of its own user"),
             (Self::ProcessesBounded, Kind::Job) if m.job_processes_bounded => {
                 Held::Enforced("rlimit in its user namespace")
             }
@@ -138,7 +150,8 @@ impl Guarantee {
 }
 
 impl Kind {
-    const fn as_str(self) -> &'static str {
+    /// As users see it.
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Operation => "operations",
             Self::Job => "jobs",
@@ -148,6 +161,8 @@ impl Kind {
         match self {
             Self::Operation if m.namespaces && m.seccomp => Isolation::Namespaces,
             Self::Job if m.job_root && m.job_network && m.seccomp => Isolation::Namespaces,
+            // all of root's files are what root without its rights may still read, and what it may let others read
+            Self::Job if m.jobs_are_root() => Isolation::Minimal,
             _ if m.landlock > 0 && m.seccomp => Isolation::Confined,
             _ => Isolation::Minimal,
         }
@@ -178,8 +193,17 @@ impl Guarantees {
         if m.job_root && !m.job_processes {
             missing.push("jobs: /proc (this machine hides parts of its own)".to_owned());
         }
+        // operations have one wherever the runner is root
+        if m.own_user && m.job_root && !m.job_own_user {
+            let why = "the state directory's file system cannot show its files as another user's";
+            missing.push(format!("jobs: a user of their own ({why})"));
+        }
+        if m.job_root && m.landlock == 0 {
+            let why = "without Landlock an engine reads its worker's memory and writes its job's spool";
+            missing.push(format!("jobs: an engine apart from its worker ({why})"));
+        }
         let (operations, jobs) = (Kind::Operation.level(m), Kind::Job.level(m));
-        Self { level: operations.min(jobs), operations, jobs, missing }
+        Self { level: operations.min(jobs), operations, jobs, jobs_are_root: m.jobs_are_root(), missing }
     }
 
     /// Whether that is what the configuration requires.
@@ -190,14 +214,25 @@ impl Guarantees {
         if self.level >= require {
             return Ok(());
         }
-        Err(Code::IsolationTooWeak.on(format!(
-            "isolation.require is {}, workers get {} (operations {}, jobs {}); missing: {}",
-            require.as_str(),
-            self.level.as_str(),
-            self.operations.as_str(),
-            self.jobs.as_str(),
-            self.missing.join(", ")
-        )))
+        let next = if self.jobs_are_root {
+            "Run the runner as a user of its own, not as root; or where namespaces are allowed, so that jobs have a root of their own; or write a \
+             lower isolation.require down."
+        } else if self.level == Isolation::Confined {
+            "Run it where user namespaces and mounts in them are allowed (as root, or with kernel.apparmor_restrict_unprivileged_userns=0 \
+             or a profile; containers usually refuse them); or write a lower isolation.require down."
+        } else {
+            "Run it on a kernel with Landlock and seccomp, which containers usually allow; or write a lower isolation.require down."
+        };
+        Err(Code::IsolationTooWeak
+            .on(format!(
+                "isolation.require is {}, workers get {} (operations {}, jobs {}); missing: {}",
+                require.as_str(),
+                self.level.as_str(),
+                self.operations.as_str(),
+                self.jobs.as_str(),
+                self.missing.join(", ")
+            ))
+            .next(next))
     }
 }
 
@@ -225,16 +260,31 @@ mod tests {
             job_processes: true,
             job_asks: true,
             job_network: true,
+            job_own_user: true,
             ..Mechanisms::default()
         };
         let best = Guarantees::with(&all);
         assert_eq!((best.level, best.operations), (Isolation::Namespaces, Isolation::Namespaces));
         assert!(!best.missing.iter().any(|m| m.starts_with("operations")), "{:?}", best.missing);
-        assert_eq!(best.missing, ["jobs: memory_bounded", "jobs: processes_bounded"]);
+        assert_eq!(best.missing, ["jobs: memory_bounded"]);
+        let shared = Guarantees::with(&Mechanisms { job_own_user: false, ..all });
+        assert_eq!((shared.level, shared.missing.len()), (Isolation::Namespaces, 3), "{:?}", shared.missing);
         // a job whose connections nobody can judge by their address is confined at best
         for less in [Mechanisms { job_network: false, ..all }, Mechanisms { job_root: false, ..all }] {
             assert_eq!(Guarantees::with(&less).jobs, Isolation::Confined);
         }
+
+        // root without its rights is still the owner of root's files
+        let root = Guarantees::with(&Mechanisms { job_root: false, job_own_user: false, root: true, ..all });
+        assert_eq!((root.operations, root.jobs), (Isolation::Namespaces, Isolation::Minimal));
+        assert!(root.missing.iter().any(|m| m.starts_with("jobs: credentials_unreadable (")), "{:?}", root.missing);
+        let refused = root.suffice(Isolation::Confined).expect_err("jobs are root");
+        assert!(refused.next_step.contains("not as root"), "{refused}");
+        let hint = |m: Mechanisms| Guarantees::with(&m).suffice(Isolation::Namespaces).expect_err("too weak").next_step;
+        assert!(hint(Mechanisms { job_root: false, ..all }).contains("user namespaces"));
+        assert!(hint(Mechanisms::default()).contains("Landlock"));
+        let apart = Guarantees::with(&Mechanisms { landlock: 0, ..all });
+        assert!(apart.missing.iter().any(|m| m.contains("engine apart")), "{:?}", apart.missing);
 
         let old = Guarantees::with(&Mechanisms { landlock: 2, seccomp: true, ..Mechanisms::default() });
         assert_eq!(old.level, Isolation::Confined);

@@ -3,7 +3,7 @@
 
 use crate::config::{AwsSource, Config, Connection};
 use crate::net::proxy::Proxy;
-use shared_proto::address::Address;
+use shared_proto::address::{Address, host_port};
 use shared_proto::credentials::Endpoint;
 use shared_proto::v1::target::Kind as Target;
 use shared_proto::v1::{JobFirst, JobTarget};
@@ -21,37 +21,50 @@ const RESOLVE_WITHIN: Duration = Duration::from_secs(2);
 
 /// For a job with these connections. Names that lead nowhere are left out.
 pub(crate) async fn first_word(config: &Config, control_plane: &[&Endpoint], targets: &[JobTarget]) -> JobFirst {
-    let mut granted = Vec::new();
+    let (mut granted, mut proxies) = (Vec::new(), Vec::new());
     if let Some(proxy) = &config.proxy.url {
-        granted.push((proxy.host.clone(), proxy.port));
+        proxies.push((proxy.host.clone(), proxy.port));
     }
-    let mut hosts = config.jobs.hosts.clone();
+    let (mut hosts, mut others) = (config.jobs.hosts.clone(), Vec::new());
     for target in targets.iter().filter_map(|t| t.target.as_ref()?.kind.as_ref()) {
         let (urls, proxy) = match target {
             Target::Kubernetes(cluster) => (&cluster.server, cluster.proxy_url.as_str()),
             Target::Aws(account) => (&account.endpoint_url, ""),
         };
         granted.extend(Address::parse(urls).map(|a| (a.host, a.port)));
-        granted
-            .extend(Some(proxy).filter(|p| !p.is_empty()).and_then(|p| Proxy::parse(p).ok()).map(|p| (p.host, p.port)));
+        match Proxy::parse(proxy) {
+            Ok(proxy) if proxy.is_http() => proxies.push((proxy.host, proxy.port)),
+            // what is asked of another kind is not read
+            Ok(proxy) => others.push((proxy.host, proxy.port)),
+            Err(_) => {}
+        }
     }
+    let names = |hosts: &[(String, u16)]| hosts.iter().map(|(host, port)| host_port(host, *port)).collect();
+    let granted_names = names(&granted);
+    granted.extend(proxies.iter().chain(&others).cloned());
     if !hosts.is_empty() {
         // what a connection is for may be asked for by its name too
         hosts.extend(granted.iter().map(|(host, _)| host.clone()));
     }
-    let refused = control_plane.iter().map(|e| (e.host.clone(), e.port)).collect();
+    let refused: Vec<_> = control_plane.iter().map(|e| (e.host.clone(), e.port)).collect();
     JobFirst {
         name_servers: name_servers(&std::fs::read_to_string(RESOLV_CONF).unwrap_or_default()),
+        proxies: addresses(proxies).await,
+        granted_names,
+        refused_names: names(&refused),
         granted: addresses(granted).await,
         refused: addresses(refused).await,
         metadata: targets.iter().any(|t| is_own_role(config, &t.connection)),
         hosts,
         grace_seconds: 0,
+        takes_over: config.jobs.take_over,
     }
 }
 
 fn is_own_role(config: &Config, connection: &str) -> bool {
-    matches!(config.connections.get(connection), Some(Connection::Aws { source: AwsSource::InstanceRole, .. }))
+    // of a role that is assumed with it a job has the session, and no need of what it was assumed with
+    let entry = config.connections.get(connection);
+    matches!(entry, Some(Connection::Aws { source: AwsSource::InstanceRole, session: None, .. }))
 }
 
 /// Every address of every one of them.

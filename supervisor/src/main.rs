@@ -15,11 +15,15 @@ fn life(mut arguments: Vec<OsString>) -> i32 {
     let asks_for_help = arguments.iter().any(|a| a == "--help" || a == "-h");
     match role.as_str() {
         "run" if !asks_for_help => launcher::run(arguments.split_off(1)),
+        "resume" => launcher::resume(arguments.split_off(1)),
         "spawner" => match runner_sandbox::inherited_descriptor(3) {
             Ok(supervisor) => {
                 // the supervisor's memory may be locked without a bound, its workers' may not
                 let _ = runner_sandbox::own::bound_locked_memory();
-                spawner::run(supervisor)
+                spawner::run(
+                    supervisor,
+                    arguments.get(1).is_some_and(|a| a.as_encoded_bytes() == launcher::SECOND.to_bytes()),
+                )
             }
             Err(e) => {
                 eprintln!("runner spawner: {e}; the launcher (`runner run`) starts it");

@@ -2,7 +2,7 @@
 //!
 //! It must come before the first thread and before credentials are read. What a machine does not have is said, and it goes on without.
 
-use crate::config::{Config, DEFAULT_FILE};
+use crate::config::{Config, Connection, DEFAULT_FILE};
 use crate::spawner::sandboxes::operation_paths;
 use crate::spawner::wire::Mechanisms;
 use runner_sandbox::locked::Locked;
@@ -105,7 +105,8 @@ impl Own {
 
 /// The files that a configuration has the supervisor read, whenever.
 fn named(config: &Config) -> impl Iterator<Item = &PathBuf> {
-    config.file.iter().chain([&config.credentials]).chain(&config.proxy.password_file)
+    let policies = config.connections.values().filter_map(Connection::policy_file);
+    config.file.iter().chain([&config.credentials]).chain(&config.proxy.password_file).chain(policies)
 }
 
 fn files(config: &Config) -> Files {

@@ -1,27 +1,36 @@
 //! The supervisor: reads who it is, joins the rooms, and leaves in good order.
 
+use crate::admin::{Answering, Refusal, Upgraded};
 use crate::cli::Flags;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, GOODBYE};
 use crate::credentials::Resolver;
 use crate::domains::Domains;
+use crate::hand_over::{Following, Given, Heard, Predecessor, Successor};
+use crate::intake::Intake;
 use crate::isolation::Guarantees;
-use crate::jobs::{self, SILENCE_MAX, Surroundings};
+use crate::jobs::{self, Jobs, SILENCE_MAX, Surroundings};
+use crate::launcher::hand_over::Kept;
 use crate::operations::Operations;
 use crate::own::Own;
 use crate::spawner::wire::Mechanisms;
 use crate::state::State;
 use crate::tunnel::dial::{Dialer, PeerClock};
+use crate::tunnel::leaf::Leaves;
+use crate::tunnel::succession::Succession;
 use crate::tunnel::{self, Settings, TunnelStatus};
 use crate::workers::{Ends, Order, Program, Reaches, Started, Workers};
-use crate::{admin, job_network, logging};
+use crate::{admin, hand_over, job_network, logging, state};
+use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
+use runner_sandbox::PidFd;
 use shared_proto::EXECUTION_ALPN;
-use shared_proto::failure::Failure;
+use shared_proto::failure::{Code, Failure};
 use shared_proto::secret::Secret;
 use shared_proto::v1::{JobFirst, JobTarget, Target};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -29,34 +38,35 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-/// What the tunnel gets beyond the operations' grace to say goodbye.
-const GOODBYE: Duration = Duration::from_secs(4);
+/// How long one that is not given its predecessor's place after all may take to finish what was routed to it.
+const NOT_GIVEN_WITHIN: Duration = Duration::from_secs(10);
 
 /// Why it ends, other than by being told.
 #[derive(Debug)]
 enum Fatal {
     Config(ConfigError),
     Failure(Failure),
+    /// It was to follow another one, and was not given its place: the next may come as at any start.
+    NotGiven(Failure),
     System(String),
 }
 
 /// Runs until the launcher says that it is over; returns the exit code.
 pub fn run(flags: &Flags) -> i32 {
-    match prepare(flags).and_then(live) {
-        Ok(()) => 0,
-        Err(Fatal::Config(e)) => {
-            eprintln!("runner: {e}");
-            crate::exit::CONFIG
-        }
-        Err(Fatal::Failure(f)) => {
-            eprintln!("runner: {f}");
-            f.code.exit()
-        }
-        Err(Fatal::System(e)) => {
-            eprintln!("runner: {e}");
-            crate::exit::OS_ERROR
-        }
+    // what the launcher left us, before anything else takes these numbers
+    let predecessor = Predecessor::inherited();
+    let (code, why) = match prepare(flags, predecessor.as_ref()).and_then(|p| live(p, predecessor.as_ref())) {
+        Ok(()) => return 0,
+        Err(Fatal::Config(e)) => (crate::exit::CONFIG, e.to_string()),
+        Err(Fatal::Failure(f)) => (f.code.exit(), f.to_string()),
+        Err(Fatal::NotGiven(f)) => (crate::exit::TEMPFAIL, f.to_string()),
+        Err(Fatal::System(e)) => (crate::exit::OS_ERROR, e),
+    };
+    eprintln!("runner: {why}");
+    if let Some(predecessor) = predecessor {
+        predecessor.failed(&why);
     }
+    code
 }
 
 struct Prepared {
@@ -71,7 +81,7 @@ struct Prepared {
 }
 
 /// Everything that can be wrong from the start, in the order in which nothing is opened or read before what protects it.
-fn prepare(flags: &Flags) -> Result<Prepared, Fatal> {
+fn prepare(flags: &Flags, predecessor: Option<&Predecessor>) -> Result<Prepared, Fatal> {
     let system = |what: &'static str| move |e: std::io::Error| Fatal::System(format!("{what}: {e}"));
     // 1. nobody of our uid may look into this process from here on
     runner_sandbox::process::forbid_dumps().map_err(system("not dumpable"))?;
@@ -81,7 +91,7 @@ fn prepare(flags: &Flags) -> Result<Prepared, Fatal> {
     if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
     }
-    // 3. what the launcher left us, before anything else takes these numbers
+    // 3. the rest of what the launcher left us
     let by_hand = system("the launcher (`runner run`) starts the supervisor");
     let spawner = runner_sandbox::inherited_descriptor(3).map_err(&by_hand)?;
     let launcher = runner_sandbox::inherited_descriptor(4).map_err(&by_hand)?;
@@ -90,11 +100,14 @@ fn prepare(flags: &Flags) -> Result<Prepared, Fatal> {
     logging::start(config.log_format, &config.log_level).map_err(Fatal::Config)?;
     config.check_programs().map_err(Fatal::Config)?;
     // 5. whether workers would be confined as required
-    let mechanisms = Workers::mechanisms(&spawner).map_err(system("the spawner"))?;
+    let state = nearest(&config.state_dir).map_err(system("the state directory"))?;
+    let ends = Ends { spawner, launcher, state };
+    let mechanisms = Workers::mechanisms(&ends).map_err(system("the spawner"))?;
     let mut guarantees = Guarantees::with(&mechanisms);
     guarantees.suffice(config.isolation_require).map_err(Fatal::Failure)?;
-    // 6. the state directory, which may take root's rights to make
-    let state = State::take(&config.state_dir).map_err(Fatal::Failure)?;
+    // 6. the state directory, which may take root's rights to make; another process's as long as that is in charge
+    let state = if predecessor.is_some() { State::follow } else { State::take };
+    let state = state(&config.state_dir).map_err(Fatal::Failure)?;
     // 7. from here on we are no more than we must be, and then who we are is read
     let own = Own::confine(&config, &mechanisms).map_err(system("giving up privileges"))?;
     guarantees.missing.extend(own.missing.iter().cloned());
@@ -104,19 +117,27 @@ fn prepare(flags: &Flags) -> Result<Prepared, Fatal> {
         .install_default()
         .map_err(|_| Fatal::System("another TLS provider is installed".to_owned()))?;
     let domains = Domains::new(&settings.config, &mechanisms).map_err(system("domains for workers"))?;
-    Ok(Prepared {
-        flags: flags.clone(),
-        settings,
-        mechanisms,
-        guarantees,
-        own,
-        domains,
-        state,
-        ends: Ends { spawner, launcher },
-    })
+    Ok(Prepared { flags: flags.clone(), settings, mechanisms, guarantees, own, domains, state, ends })
 }
 
-fn live(prepared: Prepared) -> Result<(), Fatal> {
+/// A folder, or the nearest one to it that is there.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn nearest(path: &Path) -> std::io::Result<OwnedFd> {
+    use nix::fcntl::{OFlag, open};
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let path = std::path::absolute(path)?;
+    for folder in path.ancestors() {
+        match open(folder, flags, nix::sys::stat::Mode::empty()) {
+            Err(Errno::ENOENT) => {}
+            found => return Ok(found?),
+        }
+    }
+    Err(std::io::ErrorKind::NotFound.into())
+}
+
+fn live(prepared: Prepared, predecessor: Option<&Predecessor>) -> Result<(), Fatal> {
     let failed = |e: std::io::Error| Fatal::System(format!("the runtime: {e}"));
     // one thread: several wake each other for every piece that comes, which on two processors made a byte's way longer and moved no more of
     // them. What may block is done on threads for that
@@ -128,7 +149,7 @@ fn live(prepared: Prepared) -> Result<(), Fatal> {
         .enable_all()
         .build()
         .map_err(failed)?;
-    let result = runtime.block_on(join(prepared, disk.handle()));
+    let result = runtime.block_on(join(prepared, predecessor, disk.handle()));
     // what still runs is in nobody's way: the process ends
     disk.shutdown_background();
     runtime.shutdown_background();
@@ -136,32 +157,52 @@ fn live(prepared: Prepared) -> Result<(), Fatal> {
 }
 
 /// Joins the rooms, and waits for the end. `disk`: where jobs run.
-async fn join(prepared: Prepared, disk: &Handle) -> Result<(), Fatal> {
-    let Prepared { flags, settings, mechanisms, guarantees, own, domains, state, ends } = prepared;
+async fn join(prepared: Prepared, predecessor: Option<&Predecessor>, disk: &Handle) -> Result<(), Fatal> {
+    let Prepared { flags, settings, mechanisms, guarantees, own, domains, mut state, ends } = prepared;
     let (reach, domains) = watch::channel(domains);
     let (replace, current) = watch::channel(settings.clone());
     let (workers, mut orders) = Workers::start_task(ends, settings.config.workers.clone(), domains)
         .map_err(|e| Fatal::System(format!("the launcher's sockets: {e}")))?;
     let resolver = Resolver::start(current.clone(), workers.clone());
-    let operations =
-        Operations::new(current.clone(), workers.clone(), resolver.clone(), guarantees.operations.as_str());
+    let intake = Intake::of(&settings.config.state_dir);
+    let closing = intake.clone();
+    let operations = Operations::new(
+        current.clone(),
+        workers.clone(),
+        resolver.clone(),
+        intake.follow(),
+        guarantees.operations.as_str(),
+    );
     let clock = PeerClock::default();
-    let dialer = Dialer::new(current.clone(), clock.clone());
+    let leaves = Leaves::open(&settings.config.state_dir, state.instance.clone(), &settings.credentials, clock.clone());
+    let dialer = Dialer::new(current.clone(), clock.clone(), leaves.clone());
     let hostname = nix::unistd::gethostname().ok().and_then(|h| h.into_string().ok()).unwrap_or_default();
     let engines = settings.config.engine_programs();
 
     let around = Around { settings: current.clone(), dialer: dialer.clone(), resolver, workers: workers.clone() };
-    let jobs = {
-        let _on_its_own = disk.enter();
-        let isolation = guarantees.jobs.as_str();
-        let settings = job_settings(&settings.config, &mechanisms, &state, &hostname, &engines, isolation);
-        jobs::start(settings, Arc::new(around))
-    };
-    let jobs = jobs.map_err(Fatal::Failure)?;
+    let around: Arc<dyn Surroundings> = Arc::new(around);
+    let isolation = guarantees.jobs.as_str();
+    let job_settings = job_settings(&settings.config, &mechanisms, &state, &hostname, &engines, isolation);
 
     let floor = guarantees.clone();
     let (status, tunnel_status) = watch::channel(TunnelStatus::default());
-    let drain = CancellationToken::new();
+    let (drain, hurry) = (CancellationToken::new(), CancellationToken::new());
+    let succession = Succession::default();
+    let following = match predecessor.map(Predecessor::follow) {
+        None => None,
+        Some(Ok(following)) => Some(following),
+        Some(Err(e)) => return Err(Fatal::System(format!("the socket of the process before: {e}"))),
+    };
+    let mut token = None;
+    if let Some(following) = &following {
+        let (shown, whose) = following.token().await.map_err(Fatal::NotGiven)?;
+        // before anything is asked of it: what it would be given is another directory's
+        if whose != state.whose(&settings.config.state_dir).map_err(Fatal::NotGiven)? {
+            let failure = Code::InstanceConflict.on("state_dir is another one than that of the process before");
+            return Err(Fatal::NotGiven(failure.next("Restart the runner to have it use another state directory.")));
+        }
+        token = Some(shown);
+    }
     let about = tunnel::About {
         isolation_level: guarantees.level.as_str().to_owned(),
         isolation_missing: guarantees.missing.clone(),
@@ -173,6 +214,7 @@ async fn join(prepared: Prepared, disk: &Handle) -> Result<(), Fatal> {
         instance = &*state.instance,
         runner = settings.credentials.runner,
         isolation = guarantees.level.as_str(),
+        draining = intake.draining(),
         not_enforced = guarantees.missing.join(", "),
         "runner started"
     );
@@ -180,48 +222,153 @@ async fn join(prepared: Prepared, disk: &Handle) -> Result<(), Fatal> {
         settings: current.clone(),
         dialer,
         clock,
+        leaves: leaves.clone(),
         operations: operations.clone(),
         instance: state.instance.clone(),
         incarnation: state.incarnation.clone(),
         about,
         status,
+        draining: intake.follow(),
         drain: drain.clone(),
+        succession: succession.clone(),
+        hurry: hurry.clone(),
+        token,
     }));
+    let given = match &following {
+        None => None,
+        Some(following) => tokio::select! {
+            given = follow(following, tunnel_status.clone(), &settings.config.state_dir) => Some(given),
+            () = second_order(&mut orders) => {
+                // told to end as it comes: in good order, since it may serve already
+                drain.cancel();
+                tokio::select! {
+                    _ = tokio::time::timeout(settings.config.tunnel.drain_grace + GOODBYE, &mut tunnel) => {}
+                    () = second_order(&mut orders) => {}
+                }
+                return Ok(());
+            }
+        },
+    };
+    let mut socket = None;
+    let taken = given.transpose().and_then(|given| {
+        if let Some(Given { lock, admin }) = given {
+            state.take_over(&settings.config.state_dir, lock)?;
+            intake.look();
+            socket = admin;
+        }
+        let _on_its_own = disk.enter();
+        jobs::start(job_settings, around, intake.follow())
+    });
+    let jobs = match (taken, predecessor) {
+        (Ok(jobs), _) => jobs,
+        (Err(failure), None) => return Err(Fatal::Failure(failure)),
+        (Err(failure), Some(predecessor)) => {
+            predecessor.failed(&failure.to_string());
+            // what was routed here meanwhile is finished first; all else is the one before's again
+            tokio::select! {
+                () = succession.handed_over() => {}
+                () = no_session(tunnel_status) => {}
+                () = tokio::time::sleep(NOT_GIVEN_WITHIN) => hurry.cancel(),
+                () = second_order(&mut orders) => hurry.cancel(),
+            }
+            drain.cancel();
+            let _ = tokio::time::timeout(GOODBYE, &mut tunnel).await;
+            return Err(Fatal::NotGiven(failure));
+        }
+    };
+    let (ask_upgrade, mut upgrades) = mpsc::channel(1);
     let facts = admin::Facts {
         settings: current,
-        tunnel: tunnel_status,
+        tunnel: tunnel_status.clone(),
+        leaves,
         operations: operations.clone(),
         jobs: jobs.clone(),
         guarantees,
         instance: state.instance.clone(),
+        intake,
         drain: drain.clone(),
+        upgrades: ask_upgrade,
     };
     // without the socket operations and jobs go on all the same
-    let admin = admin::serve(&settings.config.state_dir, facts).inspect_err(
+    let admin = match socket {
+        Some(socket) => admin::serve_on(socket, &settings.config.state_dir, facts),
+        None => admin::serve(&settings.config.state_dir, facts),
+    };
+    let admin = admin.inspect_err(
         |f| tracing::error!(code = %f.code, detail = f.message, next_step = f.next_step, "no admin socket"),
     );
+    let mut admin = admin.ok();
+    if following.is_some() {
+        tracing::info!("the instance is taken over from the process before");
+    }
 
+    workers.ready().await;
     let reloading =
         Reloading { flags, replace: &replace, workers: &workers, reach, mechanisms, guarantees: &floor, own };
-    let drained = tokio::select! {
-        now = orders_until_drain(&mut orders, &reloading) => !now,
+    let handing = HandingOver {
+        succession: &succession,
+        workers: &workers,
+        jobs: &jobs,
+        disk,
+        state: &state,
+        state_dir: &settings.config.state_dir,
+        tunnel: tunnel_status.clone(),
+    };
+    let end = tokio::select! {
+        end = orders_until_the_end(&mut orders, &reloading, &mut upgrades, &handing, &mut admin) => end,
         ended = &mut tunnel => {
             return Err(Fatal::System(format!("the tunnel's task ended: {ended:?}")));
         }
     };
-    if !drained {
-        return Ok(());
+    let drain_grace = replace.borrow().config.drain_grace();
+    match end {
+        End::Now => return Ok(()),
+        End::Drain => {}
+        End::Given => {
+            // a supervisor that follows the next one finds the lock free once that one is gone
+            drop(state);
+            if let Some(admin) = admin.take() {
+                admin.hand_on().await;
+            }
+            tracing::info!(operations = operations.counts().running, "another process is in charge, leaving");
+            tokio::select! {
+                // what the control plane has routed here counts, whether it has arrived or not
+                () = succession.handed_over() => {}
+                () = no_session(tunnel_status) => {}
+                () = tokio::time::sleep(drain_grace) => hurry.cancel(),
+                () = second_order(&mut orders) => return Ok(()),
+            }
+            drain.cancel();
+            tokio::select! {
+                _ = tokio::time::timeout(GOODBYE, &mut tunnel) => {}
+                () = second_order(&mut orders) => {}
+            }
+            return Ok(());
+        }
     }
     let left = jobs.summary().await.map_or(0, |jobs| jobs.len());
     tracing::info!(operations = operations.counts().running, jobs = left, "leaving");
     drain.cancel();
-    let grace = replace.borrow().config.tunnel.drain_grace + GOODBYE;
+    let (grace, within, end_with_us) = {
+        let config = &replace.borrow().config;
+        (config.drain_grace() + GOODBYE, config.jobs_stop_within(), config.jobs.end_with_runner)
+    };
+    let left = async {
+        tokio::join!(tokio::time::timeout(grace, &mut tunnel), async {
+            if let Some(within) = within {
+                stop_jobs(&jobs, &closing, within).await;
+            }
+        })
+    };
     tokio::select! {
-        _ = tokio::time::timeout(grace, &mut tunnel) => {}
+        _ = left => {}
         () = second_order(&mut orders) => tracing::warn!("told again, ending at once"),
     }
-    for job in jobs.summary().await.unwrap_or_default() {
-        tracing::info!(job = job.job_id, phase = job.phase, "job goes on without the supervisor");
+    for job in jobs.summary().await.unwrap_or_default().into_iter().filter(|job| !job.done) {
+        match end_with_us {
+            false => tracing::info!(job = job.job_id, phase = job.phase, "job goes on without the supervisor"),
+            true => tracing::warn!(job = job.job_id, phase = job.phase, "what runs of the job ends with the container"),
+        }
     }
     // the socket goes while the state directory is still ours
     drop(admin);
@@ -229,22 +376,251 @@ async fn join(prepared: Prepared, disk: &Handle) -> Result<(), Fatal> {
     Ok(())
 }
 
-/// Acts on orders until it is to leave; `true`: at once. A signal that somebody sends to the supervisor itself counts as an order to drain.
-async fn orders_until_drain(orders: &mut mpsc::Receiver<Order>, reloading: &Reloading<'_>) -> bool {
+/// Asks jobs to stop, and waits until the control plane has their ends: what ends after that time is told by the next supervisor, where the state
+/// directory is still there.
+async fn stop_jobs(jobs: &jobs::Jobs, intake: &Intake, within: Duration) {
+    intake.close();
+    if tokio::time::timeout(within, jobs.stop()).await.is_err() {
+        tracing::warn!(within_s = within.as_secs(), "not all jobs have stopped and are told in the time that there is");
+    }
+}
+
+/// Waits for a session that is welcome, then for what the process before has. One that has died has let go of it.
+async fn follow(
+    following: &Following,
+    mut tunnel: watch::Receiver<TunnelStatus>,
+    state_dir: &Path,
+) -> Result<Given, Failure> {
+    let gone = || Code::Internal.on("the tunnel's task has ended");
+    {
+        let known = tunnel.wait_for(|s| !s.session.is_empty() || s.last_failure.is_some()).await.map_err(|_| gone())?;
+        // one attempt: the token is good once, and the process before goes on
+        if let Some(failure) = known.last_failure.as_ref().filter(|_| known.session.is_empty()) {
+            return Err(Failure::from_wire(&failure.code, &failure.message, ""));
+        }
+    }
+    let not_given = match following.take().await {
+        Ok(given) => return Ok(given),
+        Err(failure) => failure,
+    };
+    let state_dir = state_dir.to_owned();
+    let lock = tokio::task::spawn_blocking(move || state::lock(&state_dir)).await.map_err(|_| gone())?;
+    lock.map(|lock| Given { lock, admin: None }).map_err(|_| not_given)
+}
+
+/// Resolves once there is no session.
+async fn no_session(mut tunnel: watch::Receiver<TunnelStatus>) {
+    let _ = tunnel.wait_for(|s| s.session.is_empty()).await;
+}
+
+/// How it ends.
+enum End {
+    /// At once.
+    Now,
+    /// What is in flight finishes.
+    Drain,
+    /// The same, and another process is in charge.
+    Given,
+}
+
+/// Acts on orders, and hands over where that is asked for, until it is to leave. A signal that somebody sends to the supervisor itself counts
+/// as an order to drain.
+async fn orders_until_the_end(
+    orders: &mut mpsc::Receiver<Order>,
+    reloading: &Reloading<'_>,
+    upgrades: &mut mpsc::Receiver<admin::Upgrade>,
+    handing: &HandingOver<'_>,
+    admin: &mut Option<Answering>,
+) -> End {
     let mut terminate = signal(SignalKind::terminate()).ok();
     let mut interrupt = signal(SignalKind::interrupt()).ok();
     let mut hangup = signal(SignalKind::hangup()).ok();
+    let (verdict, verdicts) = watch::channel(None);
+    let hands = hand_over_whenever_asked(upgrades, handing, admin, verdicts);
+    tokio::pin!(hands);
     loop {
         let order = tokio::select! {
+            biased;
+            // a verdict is acted on before the next order
+            () = &mut hands => return End::Given,
             order = orders.recv() => order.unwrap_or(Order::Now),
             () = received(&mut terminate) => Order::Drain,
             () = received(&mut interrupt) => Order::Drain,
             () = received(&mut hangup) => Order::Reload,
         };
         match order {
-            Order::Drain => return false,
-            Order::Now => return true,
-            Order::Reload => reloading.reload().await,
+            Order::Drain => return End::Drain,
+            Order::Now => return End::Now,
+            Order::Reload => {
+                reloading.reload().await;
+                reloading.workers.ready().await;
+            }
+            Order::Given => drop(verdict.send_replace(Some(Ok(())))),
+            Order::Kept(why) => drop(verdict.send_replace(Some(Err(why)))),
+        }
+    }
+}
+
+/// Hands over as often as it is asked for; ends once another process is in charge.
+async fn hand_over_whenever_asked(
+    upgrades: &mut mpsc::Receiver<admin::Upgrade>,
+    handing: &HandingOver<'_>,
+    admin: &mut Option<Answering>,
+    verdicts: watch::Receiver<Option<Result<(), Kept>>>,
+) {
+    while let Some(asked) = upgrades.recv().await {
+        let came_of_it = handing.hand_over(admin.as_mut(), verdicts.clone()).await;
+        let is_given = came_of_it.is_ok();
+        if let Err(refusal) = &came_of_it {
+            let (failure, exit) = (&refusal.failure, refusal.exit);
+            let (detail, next_step) = (&failure.message, &failure.next_step);
+            tracing::error!(code = %failure.code, detail, next_step, exit, "not handed over, this process goes on");
+        }
+        // whoever has asked may be gone
+        let _ = asked.send(came_of_it);
+        if is_given {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
+/// What handing over needs.
+struct HandingOver<'a> {
+    succession: &'a Succession,
+    workers: &'a Workers,
+    jobs: &'a Jobs,
+    disk: &'a Handle,
+    state: &'a State,
+    state_dir: &'a Path,
+    tunnel: watch::Receiver<TunnelStatus>,
+}
+
+async fn hear(successor: Option<&Successor>) -> Heard {
+    match successor {
+        Some(successor) => successor.hear().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How long a launcher may take to answer beyond what it gives a new process, or one that may know nothing of it.
+const VERDICT_WITHIN: Duration = Duration::from_secs(40);
+const OLD_LAUNCHER: Duration = Duration::from_secs(5);
+
+impl HandingOver<'_> {
+    /// Has the launcher start another process, which takes all of this one's; or takes all of it back.
+    async fn hand_over(
+        &self,
+        mut admin: Option<&mut Answering>,
+        mut verdicts: watch::Receiver<Option<Result<(), Kept>>>,
+    ) -> Result<Upgraded, Refusal> {
+        let refused = |failure: Failure| Refusal { failure, exit: None };
+        if self.tunnel.borrow().session.is_empty() {
+            let failure =
+                Code::RunnerUnavailable.on("the control plane is not connected, and a hand-over goes by its word");
+            return Err(refused(failure.next("Try again once `runner status` says that it is ready, or restart it.")));
+        }
+        let system = |e: std::io::Error| refused(Code::Internal.on(format!("the hand-over: {e}")));
+        let token = hand_over::token().map_err(system)?;
+        let (successor, theirs) = hand_over::pair().map_err(system)?;
+        verdicts.mark_unchanged();
+        if let Err(failure) = self.succession.announce(hand_over::digest(&token)).await {
+            self.succession.withdraw();
+            return Err(refused(failure));
+        }
+        tracing::info!("handing over to another process");
+        self.workers.upgrade(theirs).await;
+        // one that is gone is told of by the launcher
+        let whose = self.state.whose(self.state_dir).unwrap_or_default();
+        let _ = successor.tell(&token, &whose);
+        let mut let_go = false;
+        let given = self.until_verdict(successor, &mut admin, &mut verdicts, &mut let_go).await;
+        let Err((failure, exit)) = given else {
+            return Ok(Upgraded { from: shared_proto::VERSION.to_owned(), from_pid: std::process::id() });
+        };
+        self.succession.withdraw();
+        if let_go {
+            self.take_back(admin);
+        }
+        Err(Refusal { failure, exit })
+    }
+
+    /// Goes on until the launcher has said which of the two processes it is. `let_go`: whether this one has let go of what it has.
+    async fn until_verdict(
+        &self,
+        successor: Successor,
+        admin: &mut Option<&mut Answering>,
+        verdicts: &mut watch::Receiver<Option<Result<(), Kept>>>,
+        let_go: &mut bool,
+    ) -> Result<(), (Failure, Option<i32>)> {
+        let (mut successor, mut within) = (Some(successor), VERDICT_WITHIN);
+        let (mut said, mut own) = (None, None);
+        loop {
+            let heard = tokio::select! {
+                verdict = tokio::time::timeout(within, verdicts.changed()) => {
+                    let why = match verdict.map(|_| *verdicts.borrow_and_update()) {
+                        Ok(Some(Ok(()))) => return Ok(()),
+                        Ok(Some(Err(why))) => why,
+                        Ok(None) | Err(_) => return Err((
+                            Code::UnsupportedVersion
+                                .on("the launcher has started no successor: it is older than this version")
+                                .next("Restart the runner once; jobs go on all along."),
+                            None,
+                        )),
+                    };
+                    if let Some(own) = own {
+                        return Err((own, None));
+                    }
+                    // its last word is there by now, if it had one
+                    if let (Some(gone), None) = (&successor, &said)
+                        && let Heard::Failed(last) = gone.hear().await
+                    {
+                        said = Some(last);
+                    }
+                    let exit = if let Kept::Exited(code) = why { Some(code) } else { None };
+                    let next = "Mend it and try again; the process before goes on, and nothing was lost.";
+                    return Err((Code::Busy.on(hand_over::kept(why, said)).next(next), exit));
+                }
+                heard = hear(successor.as_ref()) => heard,
+            };
+            match heard {
+                Heard::Failed(why) => {
+                    // what is new is ours again; the rest once it is gone
+                    self.succession.withdraw();
+                    said = Some(why);
+                }
+                Heard::Gone => (successor, within) = (None, OLD_LAUNCHER),
+                Heard::Welcome if !*let_go => {
+                    if let Err(failure) = self.jobs.let_go().await {
+                        // by the end of its socket the other one knows, and the launcher by its end
+                        self.succession.withdraw();
+                        (own, successor) = (Some(failure), None);
+                        continue;
+                    }
+                    *let_go = true;
+                    if let Some(admin) = admin {
+                        admin.pause();
+                    }
+                    let socket = admin.as_ref().map(|admin| admin.socket());
+                    if let (Some(successor), Some(lock)) = (&successor, self.state.lock()) {
+                        // one that is gone is told of by the launcher
+                        let _ = successor.give(lock, socket);
+                    }
+                }
+                Heard::Welcome => {}
+            }
+        }
+    }
+
+    /// The other process is no more, and all of it is ours as before.
+    fn take_back(&self, admin: Option<&mut Answering>) {
+        let _on_its_own = self.disk.enter();
+        if let Err(failure) = self.jobs.adopt_again() {
+            tracing::error!(code = %failure.code, detail = failure.message, "the jobs cannot be taken back");
+        }
+        drop(_on_its_own);
+        if let Some(Err(e)) = admin.map(Answering::go_on) {
+            tracing::error!(error = %e, "the admin socket cannot be taken back");
         }
     }
 }
@@ -256,9 +632,9 @@ async fn received(signal: &mut Option<tokio::signal::unix::Signal>) {
     }
 }
 
-/// A second order of any kind but to reload.
+/// A second order to end: to reload is none, nor is what comes of a hand-over.
 async fn second_order(orders: &mut mpsc::Receiver<Order>) {
-    while let Some(Order::Reload) = orders.recv().await {}
+    while let Some(Order::Reload | Order::Given | Order::Kept(_)) = orders.recv().await {}
 }
 
 /// What reading the configuration again needs and changes.
@@ -327,6 +703,9 @@ impl Surroundings for Around {
     async fn start_worker(&self, directory: OwnedFd, reaches: Reaches) -> Result<Started, Failure> {
         self.workers.start(Program::Job { directory, reaches }).await
     }
+    async fn signal(&self, process: PidFd, signal: Signal) {
+        self.workers.signal(process, signal).await;
+    }
 }
 
 fn job_settings(
@@ -364,7 +743,18 @@ fn job_settings(
         git: config.git_program(),
         environment,
         backoff: (config.tunnel.backoff_first, config.tunnel.backoff_max),
+        take_over: config.jobs.take_over,
         job_cgroup: mechanisms.job_cgroup,
+        disk: jobs::DiskLimits {
+            bytes: match config.jobs.disk_mib {
+                0 => u64::MAX,
+                mib => u64::from(mib) << 20,
+            },
+            files: match config.jobs.files {
+                0 => u64::MAX,
+                files => files.into(),
+            },
+        },
         silence_max: SILENCE_MAX,
     }
 }

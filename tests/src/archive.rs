@@ -81,5 +81,5 @@ pub fn module(main_tf: &str) -> Result<Vec<u8>> {
 
 /// A digest as the API wants it.
 pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    shared_proto::hex::encode(Sha256::digest(bytes))
 }

@@ -265,6 +265,22 @@ impl Cluster {
         Ok(answer.text())
     }
 
+    /// A service account who may look at pods in its namespace, which has the role for it.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn service_account(&self, namespace: &str, name: &str) -> Result<()> {
+        let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": name } });
+        self.create(&format!("/api/v1/namespaces/{namespace}/serviceaccounts"), &account).await?;
+        let binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": { "name": name },
+            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "look" },
+            "subjects": [{ "kind": "ServiceAccount", "name": name, "namespace": namespace }],
+        });
+        let path = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings");
+        self.create(&path, &binding).await.map(|_| ())
+    }
+
     async fn grant_restricted(&self) -> Result<()> {
         self.namespace("seen").await?;
         let role = json!({

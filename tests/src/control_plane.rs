@@ -1,7 +1,8 @@
 //! The control plane, started as a person would, and its API as a user sees it.
 
+use crate::clock::Clock;
 use crate::https::{Answer, Client};
-use crate::process::{Process, Program};
+use crate::process::{Ended, Process, Program};
 use crate::scratch::Scratch;
 use crate::wait::eventually;
 use crate::{archive, pki};
@@ -23,9 +24,13 @@ const READY: Duration = Duration::from_secs(60);
 pub struct ControlPlane {
     process: Option<Process>,
     folder: Scratch,
+    /// A file system of its own, that small, where the data folder is.
+    small: Option<u32>,
     api: SocketAddr,
     runner: SocketAddr,
     admin: User,
+    environment: Vec<(&'static str, String)>,
+    under: Vec<String>,
 }
 
 /// A user, by whose token the API is asked.
@@ -40,6 +45,19 @@ pub struct User {
 /// Where a job got to when it was last looked at.
 #[derive(Debug, Clone)]
 pub struct Job(pub Value);
+
+/// A certificate as the control plane has written it down.
+#[derive(Debug, Clone)]
+pub struct Certificate {
+    /// Its serial.
+    pub serial: String,
+    /// The instance that it belongs to.
+    pub instance: Option<String>,
+    /// The serial of the one before it.
+    pub renews: Option<String>,
+    /// Whether it was revoked.
+    pub revoked: bool,
+}
 
 /// Phases after which nothing comes.
 pub const ENDS: &[&str] = &["applied", "no_changes", "planned_only", "failed", "canceled", "discarded", "lost"];
@@ -61,15 +79,51 @@ impl ControlPlane {
         Self::listening(SocketAddr::from(([127, 0, 0, 1], 0)), arguments).await
     }
 
+    /// Starts one that goes by clocks that the test sets.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn by_clock(clock: &Clock) -> Result<Self> {
+        Self::made(SocketAddr::from(([127, 0, 0, 1], 0)), &[], clock.environment().to_vec(), Vec::new(), None).await
+    }
+
+    /// Starts one that is given so many descriptors, and may take more.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn with_descriptors(count: u64) -> Result<Self> {
+        let under = vec!["prlimit".to_owned(), format!("--nofile={count}:"), "--".to_owned()];
+        Self::made(SocketAddr::from(([127, 0, 0, 1], 0)), &[], Vec::new(), under, None).await
+    }
+
     /// Starts one whose runners dial that address, with more arguments.
     ///
     /// # Errors
     /// It does not start.
     pub async fn listening(runner: SocketAddr, arguments: &[&str]) -> Result<Self> {
+        Self::made(runner, arguments, Vec::new(), Vec::new(), None).await
+    }
+
+    /// Starts one whose data folder is a file system of so many MiB, which nobody else sees: see [`ControlPlane::data`]. It goes with the
+    /// process.
+    ///
+    /// # Errors
+    /// It does not start, or only root may mount.
+    pub async fn on_small_disk(mib: u32) -> Result<Self> {
+        Self::made(SocketAddr::from(([127, 0, 0, 1], 0)), &[], Vec::new(), Vec::new(), Some(mib)).await
+    }
+
+    async fn made(
+        runner: SocketAddr,
+        arguments: &[&str],
+        environment: Vec<(&'static str, String)>,
+        under: Vec<String>,
+        small: Option<u32>,
+    ) -> Result<Self> {
         let folder = Scratch::new("control-plane")?;
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (process, api, runner) = launch(&folder, any, runner, arguments).await?;
-        let data = folder.join("data");
+        let (process, api, runner) = launch(&folder, any, runner, arguments, &environment, &under, small).await?;
+        let data = seen_by(&process, &folder, small);
         let token = std::fs::read_to_string(data.join("admin-token")).context("the administrator's token")?;
         let ca = std::fs::read_to_string(data.join("ca.pem")).context("the CA")?;
         let token = token.trim().to_owned();
@@ -78,7 +132,16 @@ impl ControlPlane {
             .as_str()
             .context("whoami names no organization")?
             .to_owned();
-        Ok(Self { process: Some(process), folder, api, runner, admin: User { client, token, organization } })
+        Ok(Self {
+            process: Some(process),
+            folder,
+            small,
+            api,
+            runner,
+            admin: User { client, token, organization },
+            environment,
+            under,
+        })
     }
 
     /// The administrator whose token it printed to a file.
@@ -94,8 +157,31 @@ impl ControlPlane {
         self.runner
     }
     /// Its data folder.
+    ///
+    /// # Panics
+    /// It is a file system of its own, and its process is not there.
     pub fn data(&self) -> PathBuf {
-        self.folder.join("data")
+        match self.small {
+            None => self.folder.join("data"),
+            Some(_) => seen_by(self.process(), &self.folder, self.small),
+        }
+    }
+    /// Runs one of its commands to its end, on its data folder.
+    ///
+    /// # Errors
+    /// It does not start or does not end.
+    pub async fn command(&self, arguments: &[&str]) -> Result<Ended> {
+        Program::own("runner-control-plane")?
+            .args(arguments.iter().copied())
+            .arg("--data")
+            .arg(self.data().display().to_string())
+            .folder(self.folder.path())
+            .run(READY)
+            .await
+    }
+    /// A place beside its data folder.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
     }
     /// The program; it must be running.
     ///
@@ -130,7 +216,8 @@ impl ControlPlane {
     /// It does not start.
     pub async fn start_again(&mut self) -> Result<()> {
         self.kill();
-        let (process, ..) = launch(&self.folder, self.api, self.runner, &[]).await?;
+        let (process, ..) =
+            launch(&self.folder, self.api, self.runner, &[], &self.environment, &self.under, self.small).await?;
         self.process = Some(process);
         Ok(())
     }
@@ -164,12 +251,39 @@ impl ControlPlane {
         let path = self.data().join("control-plane.db");
         let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).read_only(true);
         let mut connection = sqlx::SqliteConnection::connect_with(&options).await?;
-        let row = sqlx::query("SELECT certificate, private_key FROM issuers WHERE organization = $1")
-            .bind(organization)
-            .fetch_one(&mut connection)
-            .await
-            .context("the organization's issuer")?;
+        let row = sqlx::query(
+            "SELECT certificate, private_key FROM issuers WHERE organization = $1 AND retired_at_ms IS NULL",
+        )
+        .bind(organization)
+        .fetch_one(&mut connection)
+        .await
+        .context("the organization's issuer")?;
         pki::Authority::from_pem(&row.try_get::<String, _>(0)?, &row.try_get::<String, _>(1)?)
+    }
+    /// What its database knows of a runner's certificates, oldest first.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn certificates(&self, runner: &str) -> Result<Vec<Certificate>> {
+        use sqlx::{Connection as _, Row as _};
+        let path = self.data().join("control-plane.db");
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).read_only(true);
+        let mut connection = sqlx::SqliteConnection::connect_with(&options).await?;
+        let rows = sqlx::query(
+            "SELECT serial, instance, renews, revoked_at_ms IS NOT NULL FROM certificates WHERE runner = $1 ORDER BY rowid",
+        )
+        .bind(runner)
+        .fetch_all(&mut connection)
+        .await?;
+        let read = |row: &sqlx::sqlite::SqliteRow| -> Result<Certificate, sqlx::Error> {
+            Ok(Certificate {
+                serial: row.try_get(0)?,
+                instance: row.try_get(1)?,
+                renews: row.try_get(2)?,
+                revoked: row.try_get(3)?,
+            })
+        };
+        Ok(rows.iter().map(read).collect::<Result<_, _>>()?)
     }
     /// Its root, with which a test makes server certificates.
     ///
@@ -181,13 +295,32 @@ impl ControlPlane {
     }
 }
 
+/// The data folder as this process reaches it.
+fn seen_by(process: &Process, folder: &Scratch, small: Option<u32>) -> PathBuf {
+    let data = folder.join("data");
+    match small {
+        None => data,
+        Some(_) => PathBuf::from(format!("/proc/{}/root{}", process.pid(), data.display())),
+    }
+}
+
 async fn launch(
     folder: &Scratch,
     api: SocketAddr,
     runner: SocketAddr,
     arguments: &[&str],
+    environment: &[(&'static str, String)],
+    under: &[String],
+    small: Option<u32>,
 ) -> Result<(Process, SocketAddr, SocketAddr)> {
-    let process = Program::own("runner-control-plane")?
+    let data = folder.join("data").display().to_string();
+    let mut under = under.to_vec();
+    if let Some(mib) = small {
+        std::fs::create_dir_all(&data)?;
+        let script = format!("mount -t tmpfs -o size={mib}m,mode=700 tmpfs {data} && exec \"$0\" \"$@\"");
+        under.extend(["unshare", "--mount", "sh", "-c", &script].map(str::to_owned));
+    }
+    let mut program = Program::own("runner-control-plane")?
         .named("control plane")
         .arg("--data")
         .arg(folder.join("data").display().to_string())
@@ -195,7 +328,11 @@ async fn launch(
         .args(["--name", "127.0.0.1", "--name", "localhost", "--log-format", "json"])
         .args(arguments.iter().copied())
         .folder(folder.path())
-        .start()?;
+        .under(under);
+    for (name, value) in environment {
+        program = program.env(name, value.clone());
+    }
+    let process = program.start()?;
     let line = process.ready(READY, "the control plane is ready", |l| l.starts_with("READY ")).await?;
     let ready: Value = serde_json::from_str(line.trim_start_matches("READY ")).with_context(|| line.clone())?;
     let address = |name: &str| -> Result<SocketAddr> {
@@ -372,6 +509,41 @@ impl User {
     /// As [`User::events`].
     pub async fn events_of(&self, id: &str, kind: &str) -> Result<Vec<Value>> {
         Ok(self.events(id).await?.iter().filter_map(|e| body_of(e, kind)).collect())
+    }
+
+    /// Starts a job whose apply takes so many seconds, and waits until it is in the middle of it; its id. `deadlines`: for it to apply, and
+    /// then for its slow resource to be in the making.
+    ///
+    /// # Errors
+    /// It does not come there.
+    pub async fn applying(&self, stack: &str, seconds: u32, deadlines: (Duration, Duration)) -> Result<String> {
+        self.stack(stack, "opentofu", &crate::engine::slow_module(seconds)).await?;
+        let id = self.start_job(stack, &json!({ "kind": "update", "approve_automatically": true })).await?;
+        self.job_in(&id, &["applying"], deadlines.0).await?;
+        eventually(deadlines.1, "the slow resource to be in the making", || async {
+            let progress = self.events_of(&id, "resource_progress").await?;
+            Ok(progress.iter().any(|p| p["state"] == "started").then_some(()))
+        })
+        .await?;
+        Ok(id)
+    }
+    /// Whether the engine was started once for that command.
+    ///
+    /// # Errors
+    /// It was not.
+    pub async fn started_once(&self, id: &str, command: &str) -> Result<()> {
+        let started = self.events_of(id, "engine_started").await?;
+        ensure!(started.iter().filter(|e| e["command"] == command).count() == 1, "{command}: {started:?}");
+        Ok(())
+    }
+    /// Whether its events are 1 to n, each once, and the job knows of as many.
+    ///
+    /// # Errors
+    /// They are not.
+    pub async fn whole(&self, id: &str) -> Result<()> {
+        let (job, events) = (self.job(id).await?, self.events(id).await?);
+        ensure!(job.0["last_sequence"] == json!(events.len()), "{} of {}", events.len(), job.0["last_sequence"]);
+        Ok(())
     }
 
     /// Follows a log; the body comes as it is read.

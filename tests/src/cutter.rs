@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   Pass      bytes go both ways, later by `delay` each way, in order, however many
-//!   Silence   bytes are taken and dropped, new connections are accepted and nothing answers: a half-open path
+//!   Silence   bytes are taken and dropped, ends of file too, new connections are accepted and nothing answers
+//!   SilenceUp, SilenceDown   the same in one direction, towards the target or from it: a half-open path
 //!   Reset     every connection is reset, new ones are reset at once
 //!   Close     every connection is closed, new ones are closed at once
 //! ```
@@ -31,6 +32,10 @@ pub enum Wire {
     Pass,
     /// Takes everything and passes nothing on.
     Silence,
+    /// The same for what goes to the target.
+    SilenceUp,
+    /// The same for what comes from it.
+    SilenceDown,
     /// Resets what is open and what comes.
     Reset,
     /// Closes what is open and what comes.
@@ -163,7 +168,7 @@ async fn serve(
             Wire::Close => return,
             Wire::Pass => break,
             // nothing is heard of it at the other end until the way is open, as of a SYN that is sent again
-            Wire::Silence => {
+            Wire::Silence | Wire::SilenceUp | Wire::SilenceDown => {
                 if state.changed().await.is_err() {
                     return;
                 }
@@ -176,8 +181,8 @@ async fn serve(
     let (mut client_read, mut client_write) = client.into_split();
     let (mut server_read, mut server_write) = server.into_split();
     let ended = {
-        let up = copy(&mut client_read, &mut server_write, state.clone(), delay, counts);
-        let down = copy(&mut server_read, &mut client_write, state.clone(), delay, counts);
+        let up = copy(&mut client_read, &mut server_write, state.clone(), Wire::SilenceUp, delay, counts);
+        let down = copy(&mut server_read, &mut client_write, state.clone(), Wire::SilenceDown, delay, counts);
         let both = async { tokio::join!(up, down) };
         tokio::select! {
             _ = both => Wire::Pass,
@@ -198,23 +203,30 @@ async fn serve(
     }
 }
 
-/// Copies one direction, each piece `delay` after it came; ends it with the direction's own end.
+/// Copies one direction, each piece `delay` after it came; ends it with the direction's own end. Nothing passes in silence, nor while the
+/// wire is `silent`.
 async fn copy(
     from: &mut tokio::net::tcp::OwnedReadHalf,
     to: &mut tokio::net::tcp::OwnedWriteHalf,
-    state: watch::Receiver<State>,
+    mut state: watch::Receiver<State>,
+    silent: Wire,
     delay: Duration,
     counts: &Shared,
 ) {
     let pieces = if delay.is_zero() { NO_DELAY_PIECES } else { PIECES };
     let (sender, mut receiver) = mpsc::channel::<(Instant, Vec<u8>)>(pieces);
+    let is_silent = move |state: &State| state.wire == Wire::Silence || state.wire == silent;
     let read = async move {
         let mut buffer = vec![0; PIECE];
         loop {
             match from.read(&mut buffer).await {
-                Ok(0) | Err(_) => return,
+                Ok(0) | Err(_) => {
+                    // an error only says that the wire goes
+                    let _ = state.wait_for(|state| !is_silent(state)).await;
+                    return;
+                }
                 Ok(n) => {
-                    if state.borrow().wire == Wire::Silence {
+                    if is_silent(&state.borrow()) {
                         continue;
                     }
                     if sender.send((Instant::now() + delay, buffer[..n].to_vec())).await.is_err() {
@@ -271,6 +283,23 @@ mod tests {
         stream.write_all(b"lost").await.expect("writes");
         let read = tokio::time::timeout(Duration::from_millis(200), stream.read_exact(&mut back)).await;
         assert!(read.is_err(), "nothing comes");
+
+        // in one direction as well, and nobody is told of an end
+        let mut other = TcpStream::connect(wire.address()).await.expect("connects");
+        for half in [Wire::SilenceUp, Wire::SilenceDown] {
+            wire.set(Wire::Pass);
+            other.write_all(b"abc").await.expect("writes");
+            other.read_exact(&mut back).await.expect("reads");
+            wire.set(half);
+            other.write_all(b"lost").await.expect("writes");
+            let read = tokio::time::timeout(Duration::from_millis(200), other.read_exact(&mut back)).await;
+            assert!(read.is_err(), "nothing comes");
+        }
+        other.shutdown().await.expect("ends");
+        let read = tokio::time::timeout(Duration::from_millis(200), other.read(&mut back)).await;
+        assert!(read.is_err(), "its end comes");
+        wire.set(Wire::Pass);
+        assert_eq!(other.read(&mut back).await.expect("reads"), 0);
 
         wire.set(Wire::Reset);
         let error = stream.read_exact(&mut back).await.expect_err("is reset");

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod archive;
+pub mod clock;
 pub mod cluster;
 pub mod control_plane;
 pub mod ctl;
@@ -14,6 +15,7 @@ pub mod dial;
 pub mod engine;
 pub mod false_control_plane;
 pub mod https;
+pub mod light;
 pub mod moto;
 pub mod pki;
 pub mod process;
@@ -21,6 +23,7 @@ pub mod procfs;
 pub mod proxy;
 pub mod runner;
 pub mod scratch;
+pub mod storm;
 pub mod suite;
 pub mod tools;
 pub mod wait;

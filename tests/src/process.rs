@@ -218,6 +218,12 @@ impl Program {
         self.arguments.extend(arguments.into_iter().map(Into::into));
         self
     }
+    /// With these arguments and no others.
+    #[must_use]
+    pub fn only_args<S: Into<String>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
+        self.arguments.clear();
+        self.args(arguments)
+    }
     /// An environment variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {

@@ -56,6 +56,19 @@ pub fn all() -> Vec<Stat> {
     entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).filter_map(stat).collect()
 }
 
+/// The user that a process runs as; `None` where it is gone.
+pub fn user(pid: i32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().next()?.parse().ok()
+}
+
+/// The numbers of a process, from that in this pid namespace to that in its own; empty where it is gone.
+pub fn numbers(pid: i32) -> Vec<i32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+    numbers.split_whitespace().filter_map(|n| n.parse().ok()).collect()
+}
+
 /// The processes below one, itself not included.
 pub fn descendants(root: i32) -> Vec<Stat> {
     let all = all();
@@ -131,6 +144,18 @@ pub fn status_bytes(pid: i32, field: &str) -> Result<u64> {
     kib_line(&format!("/proc/{pid}/status"), field)
 }
 
+/// The processor time that a process has taken so far, all its threads together.
+///
+/// # Errors
+/// It is gone.
+pub fn processor(pid: i32) -> Result<std::time::Duration> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid}"))?;
+    let rest: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |at: usize| rest.get(at).and_then(|t| t.parse::<u64>().ok()).context("a figure of /proc/PID/stat");
+    let a_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("ticks a second")?;
+    Ok(std::time::Duration::from_millis((ticks(11)? + ticks(12)?) * 1000 / u64::try_from(a_second)?))
+}
+
 /// What a process has written so far, bytes.
 ///
 /// # Errors
@@ -155,6 +180,11 @@ fn kib_line(path: &str, field: &str) -> Result<u64> {
         .find_map(|l| l.strip_prefix(field)?.strip_prefix(':')?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
         .map(|kib| kib * 1024)
         .with_context(|| format!("{path} has no {field}"))
+}
+
+/// Whether that very process has ended.
+pub fn gone(process: &Stat) -> bool {
+    stat(process.pid).is_none_or(|s| s.started != process.started || s.state == 'Z')
 }
 
 #[cfg(test)]

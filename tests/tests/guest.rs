@@ -9,12 +9,12 @@ use std::process::ExitCode;
 /// The guest's time altogether, seconds.
 const LIMIT: u64 = 600;
 
-/// One resource that takes a while, so that a restart falls into its apply.
+/// One resource that takes a while, so that a restart falls into its apply, and two reloads before it.
 const MODULE: &str = r#"
 resource "terraform_data" "quick" { input = "first" }
 resource "terraform_data" "slow" {
   depends_on = [terraform_data.quick]
-  provisioner "local-exec" { command = "sleep 20" }
+  provisioner "local-exec" { command = "sleep 60" }
 }
 output "first" { value = terraform_data.quick.output }
 "#;

@@ -154,7 +154,9 @@ async fn refused(code: &str, tamper: impl AsyncFnOnce(&Two, CredentialsFile) -> 
     let file = tamper(two, two.a.credentials(&id).await?).await?;
     let log = two.control_plane.process().stderr();
     let mark = log.mark();
-    let runner = Setup::new()?.credentials(file).launch(&two.a, &id).await?;
+    // often: why a connection was refused is lost where it is reset before that is read
+    let often = "backoff_first_ms = 50\nbackoff_early_max_ms = 500\nbackoff_max_ms = 500";
+    let runner = Setup::new()?.table("tunnel", often).credentials(file).launch(&two.a, &id).await?;
     let failed = runner.failed_with(Mark::default(), SECONDS, code).await?;
     ensure!(failed["next_step"].as_str().is_some_and(|s| !s.is_empty()), "{failed}");
     ensure!(failed["message"] == "attempt failed", "{failed}");

@@ -7,11 +7,13 @@ use futures_util::stream::FuturesUnordered;
 use runner_tests::archive::sha256;
 use runner_tests::cluster::{ADMIN, LogSource};
 use runner_tests::control_plane::{Executed, User};
+use runner_tests::engine::EngineKind;
+use runner_tests::https::Socket;
 use runner_tests::procfs;
 use runner_tests::runner::Setup;
 use runner_tests::suite::{scale, scaled};
 use runner_tests::world::Shared;
-use runner_tests::{Cluster, Component, ControlPlane, Runner, Suite};
+use runner_tests::{Cluster, Component, ControlPlane, Engine, Runner, Suite};
 use serde_json::json;
 use std::io::Write as _;
 use std::path::Path;
@@ -77,11 +79,12 @@ fn main() -> ExitCode {
     Suite::new()
         .serial()
         .limit(1800)
-        .needs(&[Component::Cluster])
+        .needs(&[Component::Cluster, Component::Tofu])
         .test("streams_terminals_and_short_operations_at_once", much_at_once)
         .test("stopped_readers_hold_up_nobody", stopped_readers)
         .test("a_long_log_passes_with_flat_memory", long_log)
         .test("cancelled_follows_leave_nothing", cancelled_follows)
+        .test("a_job_without_end_leaves_room_for_the_others", greedy_job)
         .run()
 }
 
@@ -368,4 +371,90 @@ async fn cancelled_follows() -> Result<()> {
     ensure!(now < RESIDENT_MAX, "the supervisor has {} MiB", now / MIB);
     user.get("/connections/cluster/k8s/namespaces").await?;
     Ok(())
+}
+
+/// Spins on more processors than there are, writes the same file again and again, and makes processes as long as it can.
+const GREEDY: &str = r#"for i in 1 2 3 4 5 6; do (while :; do :; done) & done; perl -e 'open F, ">", "$ENV{TMPDIR}/x"; while (1) { seek F, 0, 0; print F "x" x 65536 for 1..1024 }' & echo greedy; exec perl -e 'while (1) { my $p = fork; exec "sleep", "4321" if defined $p && !$p; select undef, undef, undef, 0.01 unless defined $p }'"#;
+/// The processes that it may have.
+const GREEDY_PROCESSES: usize = 400;
+
+/// What holds without control groups: the supervisor stands before its workers for the processor, and a job's processes have an end.
+async fn greedy_job() -> Result<()> {
+    let cluster = cluster().await?;
+    let control_plane = ControlPlane::start().await?;
+    let user = control_plane.admin();
+    let runner = Setup::new()?
+        .kubernetes("cluster", &cluster.kubeconfig(cluster.address(), ADMIN))?
+        .engines(&[&Engine::new(EngineKind::OpenTofu)?])
+        .env("RUNNERD_JOBS_PROCESSES", GREEDY_PROCESSES.to_string())
+        .start(user, "runner-1")
+        .await?;
+    user.post(&format!("/runners/{}/default", runner.id), &json!({})).await?;
+    user.connection("cluster", "kubernetes", None).await?;
+    let mut terminal = user.exec("cluster", "default", "log-0", &["cat"], "stdin=true").await?;
+    echo(&mut terminal, 0).await?;
+
+    let command = GREEDY.replace('\\', "\\\\").replace('"', "\\\"").replace("${", "$${");
+    let module = format!(
+        "resource \"terraform_data\" \"a\" {{\n  provisioner \"local-exec\" {{ command = \"{command}\" }}\n}}\n"
+    );
+    user.stack("greedy", "opentofu", &module).await?;
+    let job = user.start_job("greedy", &json!({ "kind": "update", "approve_automatically": true })).await?;
+    let sleeping = || procfs::all().into_iter().filter(|p| p.comm == "sleep" && is_greedy(p.pid)).count();
+    runner_tests::eventually(SECONDS * 2, "the job to have all the processes that it may have", || async {
+        let (before, _) = (sleeping(), tokio::time::sleep(Duration::from_millis(300)).await);
+        Ok((before > GREEDY_PROCESSES / 2 && before == sleeping()).then_some(()))
+    })
+    .await?;
+    ensure!(sleeping() < GREEDY_PROCESSES, "it has {} processes", sleeping());
+
+    // as long as several pings take, each of which is told by the runner
+    let during = Duration::from_secs(scaled(60).max(12));
+    let (start, mut echoes, mut lists, mut round_trips) = (Instant::now(), Vec::new(), Vec::new(), Vec::new());
+    while start.elapsed() < during {
+        echoes.push(echo(&mut terminal, echoes.len() + 1).await?);
+        let asked = Instant::now();
+        user.get("/connections/cluster/k8s/namespaces").await?;
+        lists.push(asked.elapsed());
+        let (_, status) = runner.status().await?;
+        let last = status["tunnel"]["round_trip_ms"].as_f64().context("a round trip")?;
+        round_trips.push(Duration::from_secs_f64(last / 1000.0));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    for (name, took) in [("echo of a terminal", &mut echoes), ("list", &mut lists), ("ping", &mut round_trips)] {
+        took.sort();
+        eprintln!("{name}: {} times, p50 {:?}, most {:?}", took.len(), took[took.len() / 2], took[took.len() - 1]);
+    }
+    // promised
+    ensure!(round_trips.last().is_some_and(|most| *most < Duration::from_secs(1)), "a ping took {round_trips:?}");
+    ensure!(lists.last().is_some_and(|most| *most < Duration::from_secs(10)), "an operation took {lists:?}");
+    ensure!(runner.resident_peak()? < RESIDENT_MAX, "the supervisor had {} bytes", runner.resident_peak()?);
+    let shown = user.job(&job).await?;
+    ensure!(shown.phase() == "applying", "{shown:?}");
+
+    user.post(&format!("/jobs/{job}/cancel"), &json!({ "force": true })).await?;
+    user.job_in(&job, &["canceled", "failed"], SECONDS * 2).await?;
+    runner_tests::eventually(SECONDS, "its processes to be gone", || async { Ok((sleeping() == 0).then_some(())) })
+        .await?;
+    echo(&mut terminal, usize::MAX).await?;
+    Ok(())
+}
+
+fn is_greedy(pid: i32) -> bool {
+    procfs::command_line(pid).get(1).is_some_and(|a| a == "4321")
+}
+
+/// A line there and back.
+async fn echo(terminal: &mut Socket, number: usize) -> Result<Duration> {
+    let line = format!("line {number}\n");
+    let start = Instant::now();
+    terminal.send(0, line.as_bytes()).await?;
+    let mut seen = Vec::new();
+    while seen.len() < line.len() {
+        let (kind, bytes) = terminal.next().await?.context("the terminal answers")?;
+        ensure!(kind == 1, "{kind} {}", String::from_utf8_lossy(&bytes));
+        seen.extend_from_slice(&bytes);
+    }
+    ensure!(seen == line.as_bytes(), "{}", String::from_utf8_lossy(&seen));
+    Ok(start.elapsed())
 }

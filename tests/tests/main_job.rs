@@ -8,16 +8,21 @@ use runner_tests::ctl::Ctl;
 use runner_tests::engine::{EngineKind, quick_module, slow_module};
 use runner_tests::process::{Mark, Program};
 use runner_tests::proxy::{HttpProxy, Manner};
-use runner_tests::runner::WITHOUT;
+use runner_tests::runner::{Setup, WITHOUT, given};
 use runner_tests::world::{self, Shared, World, usual_cluster};
 use runner_tests::{Cluster, Component, Engine, Moto, Scratch, Suite, archive, cluster, eventually, scratch};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 const SECONDS: Duration = Duration::from_secs(30);
 const JOB: Duration = Duration::from_secs(120);
+/// What a session may do, for a real STS.
+const POLICY: &str = r#"{
+  "Version": "2012-10-17",
+  "Statement": [{ "Effect": "Allow", "Action": ["ec2:Describe*", "tag:Get*"], "Resource": "*" }]
+}"#;
 
 /// What all scenarios share.
 struct Usual {
@@ -48,11 +53,31 @@ async fn usual() -> Result<&'static Usual> {
                 kubeconfig.replace("    server:", &format!("    proxy-url: {url}\n    server:"))
             };
             let (behind, locked) = (behind("u:p%20w@"), behind(""));
+            cluster.service_account("seen", "viewer").await?;
+            let kubeconfig = cluster.kubeconfig(cluster.address(), cluster::ADMIN);
+            let restricted = cluster.kubeconfig(cluster.address(), cluster::RESTRICTED);
+            let folder = Scratch::new("policies")?;
+            let policy = folder.write("policy.json", POLICY)?;
+            // read again with the configuration
+            std::mem::forget(folder);
             let engines = world::engines();
             let world = World::beside(&cluster, |mut setup| {
                 if let Some(moto) = &moto {
                     setup = setup.aws("account", moto);
                     setup = setup.aws_profile("by-profile", moto).expect("its folder is there");
+                    setup = setup.table("connections.narrow", &narrow(moto, &policy));
+                }
+                for (name, kubeconfig, account) in [
+                    ("bound", &kubeconfig, "seen/viewer"),
+                    ("bound-behind", &behind, "seen/viewer"),
+                    ("unbound", &kubeconfig, "seen/nobody"),
+                    ("not-allowed", &restricted, "seen/viewer"),
+                ] {
+                    setup = setup.kubernetes(&format!("{name}-file"), kubeconfig).expect("its folder is there");
+                    let file = setup.folder().join(format!("{name}-file.kubeconfig")).display().to_string();
+                    let lines =
+                        format!("provider = \"kubernetes\"\nkubeconfig = {file:?}\nservice_account = {account:?}");
+                    setup = setup.table(&format!("connections.{name}"), &lines);
                 }
                 for (name, kubeconfig) in [("behind", &behind), ("locked", &locked)] {
                     setup = setup.kubernetes(name, kubeconfig).expect("its folder is there");
@@ -66,7 +91,7 @@ async fn usual() -> Result<&'static Usual> {
             if let Some(moto) = &moto {
                 moto.bucket("reports", ("team", "blue")).await?;
                 moto.bucket("archive", ("team", "red")).await?;
-                for name in ["account", "by-profile"] {
+                for name in ["account", "by-profile", "narrow"] {
                     world.user().connection(name, "aws", None).await?;
                 }
             }
@@ -74,12 +99,23 @@ async fn usual() -> Result<&'static Usual> {
             eprintln!("at level {}", started["isolation"].as_str().unwrap_or_default());
             // its configuration stays on disk as long as the runner
             std::mem::forget(engines);
-            for name in ["behind", "locked"] {
+            for name in ["behind", "locked", "bound", "bound-behind", "unbound", "not-allowed"] {
                 world.user().connection(name, "kubernetes", None).await?;
             }
             Ok(Usual { world, cluster, moto, proxy })
         })
         .await
+}
+
+/// An AWS entry whose workers get a session of a role.
+fn narrow(moto: &Moto, policy: &Path) -> String {
+    format!(
+        "provider = \"aws\"\nsource = \"environment\"\nregion = \"eu-central-1\"\nendpoint_url = {:?}\n\
+         assume_role_arn = \"arn:aws:iam::123456789012:role/narrow\"\nexternal_id = \"of-the-tests\"\nsession_seconds = 900\n\
+         session_policy_file = {:?}",
+        moto.url(),
+        policy.display().to_string()
+    )
 }
 
 async fn ctl(usual: &Usual) -> Result<Ctl> {
@@ -98,13 +134,17 @@ fn main() -> ExitCode {
         .test("what_the_target_refuses_is_the_targets_own_word", refusals)
         .test("connections_are_tested_and_named", connections)
         .test("a_cluster_behind_a_proxy_is_reached_through_it", behind_a_proxy)
+        .test("a_worker_gets_a_token_of_the_service_account_and_no_more", bound_token)
         .test("runnerctl_shows_the_same", runnerctl_kubernetes)
         .test("operations_are_listed_with_their_ends", operations_are_listed)
         .needs(&[Component::Cluster, Component::Moto])
         .test("aws_agrees_with_plain_calls", aws_agrees)
+        .test("a_worker_gets_a_session_of_the_role_and_no_more", narrowed_session)
         .needs(&[Component::Cluster, Component::Tofu])
         .limit(300)
         .test("tofu_deploys_changes_and_destroys", || deploys(EngineKind::OpenTofu))
+        .test("a_job_gets_a_token_of_the_service_account_and_no_more", bound_job)
+        .test("behind_a_proxy_a_job_asks_for_hosts_that_it_may_reach", job_behind_a_proxy)
         .test("a_plan_may_be_discarded_and_a_job_cancelled", discard_and_cancel)
         .test("a_failing_module_ends_failed_with_its_diagnostics", failing_module)
         .test("runnerctl_deploys_a_folder", runnerctl_deploys)
@@ -117,7 +157,9 @@ fn main() -> ExitCode {
         Some(_) => suite,
         None => suite
             .needs(&[Component::Cluster])
-            .test("all_of_it_where_workers_are_confined", || again("namespaces", "confined"))
+            .test("all_of_it_where_workers_are_confined", || again("root,namespaces", "confined"))
+            // as root: operations are confined, and jobs in the same domain and filter, but root's
+            .test("all_of_it_without_namespaces", || again("namespaces", "minimal"))
             .test("all_of_it_where_isolation_is_minimal", || again("namespaces,landlock", "minimal")),
     };
     suite.run()
@@ -410,6 +452,133 @@ async fn behind_a_proxy() -> Result<()> {
     Ok(())
 }
 
+async fn bound_token() -> Result<()> {
+    let usual = usual().await?;
+    let user = usual.world.user();
+    // the kubeconfig is an administrator's: what the workers have is the service account's
+    for name in ["bound", "bound-behind"] {
+        let report = user.post(&format!("/connections/{name}/test"), &json!({})).await?;
+        ensure!(report["identity"] == "system:serviceaccount:seen:viewer", "{report}");
+        let pods = user.get(&format!("/connections/{name}/k8s/pods?namespace=seen")).await?;
+        ensure!(names(&pods) == ["web-1"], "{pods}");
+        let refused = user.refused(&format!("/connections/{name}/k8s/pods?namespace=default")).await?;
+        ensure!(refused == (403, "target_forbidden".into()), "{refused:?}");
+    }
+    let said = async |name: &str| {
+        let answer = user.ask(Method::GET, &format!("/connections/{name}/k8s/namespaces"), &Value::Null).await?;
+        anyhow::Ok((answer.code(), answer.text()))
+    };
+    let (code, text) = said("unbound").await?;
+    ensure!(code == "target_not_found" && text.contains("seen/nobody"), "{text}");
+    let (code, text) = said("not-allowed").await?;
+    ensure!(code == "target_forbidden" && text.contains("serviceaccounts/token"), "{text}");
+    Ok(())
+}
+
+/// A job's engine has the token of the service account, and nothing of what it was asked for with.
+async fn bound_job() -> Result<()> {
+    let usual = usual().await?;
+    let user = usual.world.user();
+    let module = r##"resource "terraform_data" "who" {
+  provisioner "local-exec" {
+    command = <<-EOT
+      token=$(grep -o '"token":"[^"]*"' "$KUBECONFIG" | cut -d. -f2 | tr '_-' '/+')
+      echo "whose: $(echo "$token==" | base64 -d 2>/dev/null | grep -o 'system:serviceaccount:[a-z:]*')"
+      echo "administrators: $(grep -c admin-token "$KUBECONFIG")"
+    EOT
+  }
+}
+"##;
+    let source = user.upload(archive::module(module)?).await?;
+    let body = json!({ "name": "bound", "engine": "opentofu", "source": source, "connections": ["bound"] });
+    user.post("/stacks", &body).await?;
+    let (id, _) = job(user, "bound", &json!({ "kind": "update", "approve_automatically": true }), &["applied"]).await?;
+    let events = format!("{:?}", user.events_of(&id, "resource_progress").await?);
+    for line in ["whose: system:serviceaccount:seen:viewer", "administrators: 0"] {
+        ensure!(events.contains(line), "{events}");
+    }
+    Ok(())
+}
+
+/// What a job asks of the runner's proxy is read, whatever program asks: only hosts that it may reach get there.
+async fn job_behind_a_proxy() -> Result<()> {
+    let usual = usual().await?;
+    let user = usual.world.user();
+    let proxy = HttpProxy::new(Manner::Says(b"HTTP/1.1 200 OK\r\n\r\nthe proxy's word\n".to_vec())).await?;
+    let engine = Engine::new(EngineKind::OpenTofu)?;
+    let cluster = usual.cluster.kubeconfig(usual.cluster.address(), cluster::ADMIN);
+    let setup = Setup::new()?
+        .kubernetes("cluster", &cluster)?
+        .engines(&[&engine])
+        .table("proxy", &format!("url = {:?}\nno_proxy = \"127.0.0.1\"", proxy.url()))
+        .env("RUNNERD_JOBS_HOSTS", "*.good.example,192.0.2.0/24");
+    let runner = setup.start(user, "behind-a-proxy").await?;
+    let (host, port) = proxy
+        .url()
+        .trim_start_matches("http://")
+        .split_once(':')
+        .map(|(h, p)| (h.to_owned(), p.to_owned()))
+        .context("an address")?;
+    let target = usual.cluster.address().to_string();
+    let control_plane = usual.world.control_plane.runner_address().to_string();
+    let asked = [
+        ("CONNECT a.good.example:443", "200"),
+        ("CONNECT 192.0.2.9:443", "200"),
+        // what its connection is for
+        (&format!("CONNECT {target}"), "200"),
+        ("GET http://a.good.example/x", "405"),
+        ("CONNECT evil.example:443", "403"),
+        ("CONNECT 169.254.169.254:80", "403"),
+        ("CONNECT 2852039166:80", "403"),
+        ("CONNECT [::ffff:169.254.169.254]:80", "403"),
+        ("CONNECT 127.0.0.1:22", "403"),
+        (&format!("CONNECT {control_plane}"), "403"),
+        ("GET http://evil.example/x", "403"),
+        ("GET /x", "400"),
+    ]
+    .map(|(what, status)| (what.to_owned(), status));
+    let mut script = String::new();
+    for (what, _) in &asked {
+        script.push_str(&format!(
+            "exec 3<>/dev/tcp/{host}/{port}; printf '{what} HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n' >&3; IFS=' ' read -r _ status _ <&3; \
+             echo \"asked {what}: $status\"; exec 3>&-\n"
+        ));
+    }
+    let module = format!(
+        "resource \"terraform_data\" \"asks\" {{\n  provisioner \"local-exec\" {{\n    interpreter = [\"bash\", \"-c\"]\n    \
+         command = <<-EOT\n{script}EOT\n  }}\n}}\n"
+    );
+    let source = user.upload(archive::module(&module)?).await?;
+    let body = json!({
+        "name": "behind-a-proxy", "engine": "opentofu", "source": source, "runner": runner.id, "connections": ["cluster"],
+    });
+    user.post("/stacks", &body).await?;
+    let start = json!({ "kind": "update", "approve_automatically": true });
+    let (id, _) = job(user, "behind-a-proxy", &start, &["applied"]).await?;
+    let said = format!("{:?}", user.events_of(&id, "resource_progress").await?);
+    for (what, status) in &asked {
+        ensure!(said.contains(&format!("asked {what}: {status}")), "{what}, expected {status}: {said}");
+    }
+    let allowed = ["a.good.example:443".to_owned(), "192.0.2.9:443".to_owned(), target];
+    ensure!(proxy.asked() == allowed, "{:?}", proxy.asked());
+    let notes = format!("{:?}", user.events_of(&id, "output_line").await?);
+    for note in ["addresses of hosts were not checked", "refused a connection to evil.example:443, asked of the proxy"]
+    {
+        ensure!(notes.contains(note), "{notes}");
+    }
+    Ok(())
+}
+
+async fn narrowed_session() -> Result<()> {
+    let usual = usual().await?;
+    let user = usual.world.user();
+    let ours = user.get("/connections/narrow/aws/identity").await?;
+    ensure!(ours["arn"].as_str().is_some_and(|arn| arn.ends_with(":assumed-role/narrow/runner-narrow")), "{ours}");
+    let regions = user.get("/connections/narrow/aws/regions").await?;
+    ensure!(names(&regions).contains(&"eu-central-1".to_owned()), "{regions}");
+    Ok(())
+}
+
 async fn runnerctl_kubernetes() -> Result<()> {
     let usual = usual().await?;
     let ctl = ctl(usual).await?;
@@ -520,6 +689,15 @@ async fn job(user: &User, stack: &str, body: &Value, phases: &[&str]) -> Result<
     Ok((id, job.0))
 }
 
+/// The job once it has ended: a preview is planned a moment before.
+async fn ended(user: &User, id: &str) -> Result<Value> {
+    eventually(SECONDS, "the job's end", || async {
+        let job = user.get(&format!("/jobs/{id}")).await?;
+        Ok(job["ended_at_ms"].is_i64().then_some(job))
+    })
+    .await
+}
+
 async fn deploys(kind: EngineKind) -> Result<()> {
     let usual = usual().await?;
     let user = usual.world.user();
@@ -533,6 +711,19 @@ async fn deploys(kind: EngineKind) -> Result<()> {
     ensure!(preview["plan"]["add"] == json!(2) && preview["plan"]["has_changes"] == json!(true), "{preview}");
     ensure!(preview["plan"]["text"].as_str().is_some_and(|t| t.contains("2 to add")), "{preview}");
     ensure!(!user.events_of(&id, "planned_change").await?.is_empty());
+
+    let preview = ended(user, &id).await?;
+    ensure!(preview["redacted"].is_u64() && preview["not_redacted"] == json!([]), "{preview}");
+    // a secret that cannot be taken out of what is recorded is refused, unless its owner says that it may stay, which is shown
+    let short = json!({ "kind": "preview", "variables": { "secret": "pin-777" } });
+    let (id, refused) = job(user, &name, &short, ENDS).await?;
+    ensure!(refused["result"]["code"] == "secret_too_short", "{refused}");
+    ensure!(!format!("{refused} {:?}", user.events(&id).await?).contains("pin-777"), "a secret in an event");
+    let mut marked = short;
+    marked["not_redacted"] = json!(["secret"]);
+    let (id, _) = job(user, &name, &marked, &["planned"]).await?;
+    let shown = ended(user, &id).await?;
+    ensure!(shown["not_redacted"] == json!(["secret"]), "{shown}");
 
     // an update waits for its approval, and applies that plan
     let (id, waiting) = job(user, &name, &json!({ "kind": "update" }), &["awaiting_approval"]).await?;
@@ -650,7 +841,16 @@ fn repositories() -> PathBuf {
 }
 
 async fn git(folder: &std::path::Path, arguments: &[&str]) -> Result<String> {
-    let mut all = vec!["-c", "user.name=tests", "-c", "user.email=tests@localhost", "-c", "init.defaultBranch=main"];
+    let mut all = vec![
+        "-c",
+        "safe.directory=*",
+        "-c",
+        "user.name=tests",
+        "-c",
+        "user.email=tests@localhost",
+        "-c",
+        "init.defaultBranch=main",
+    ];
     all.extend_from_slice(arguments);
     Program::component("git")?.args(all).folder(folder).run(SECONDS).await?.success()
 }
@@ -668,6 +868,7 @@ async fn git_source() -> Result<()> {
     work.write("infra/main.tf", quick_module().replace("hello", "second"))?;
     git(work.path(), &["commit", "-q", "-a", "-m", "two"]).await?;
     let second = git(work.path(), &["rev-parse", "HEAD"]).await?.trim().to_owned();
+    given(&repositories()).await?;
     let url = format!("file://{}", work.path().display());
     for (name, reference, commit) in [
         ("git-tag", "v1", &first),

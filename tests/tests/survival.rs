@@ -5,8 +5,9 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use runner_tests::cluster::ADMIN;
 use runner_tests::control_plane::{Executed, User};
-use runner_tests::engine::{EngineKind, quick_module, slow_module};
-use runner_tests::procfs::{self, Stat};
+use runner_tests::ctl::Ctl;
+use runner_tests::engine::{EngineKind, quick_module};
+use runner_tests::procfs::{self, Stat, gone};
 use runner_tests::runner::{Setup, signal};
 use runner_tests::world::{Shared, usual_cluster};
 use runner_tests::{Cluster, Component, ControlPlane, Cutter, Engine, Runner, Suite, Wire, eventually};
@@ -28,12 +29,16 @@ struct Set {
 }
 
 async fn set() -> Result<Set> {
+    set_with(|setup| setup).await
+}
+
+async fn set_with(how: impl FnOnce(Setup) -> Setup) -> Result<Set> {
     let cluster = CLUSTER.get(usual_cluster).await?;
     let control_plane = ControlPlane::start().await?;
     let to_cluster = Cutter::new(cluster.address()).await?;
     let engine = Engine::new(EngineKind::OpenTofu).ok();
     let user = control_plane.admin();
-    let runner = Setup::new()?
+    let runner = how(Setup::new()?)
         .cold()
         .kubernetes("cluster", &cluster.kubeconfig(to_cluster.address(), ADMIN))?
         .engines(&engine.iter().collect::<Vec<_>>())
@@ -47,6 +52,8 @@ async fn set() -> Result<Set> {
 fn main() -> ExitCode {
     Suite::new()
         .limit(300)
+        .needs(&[])
+        .test("the_service_manager_is_told_how_it_is", service_manager)
         .needs(&[Component::Cluster])
         .test("an_operations_worker_killed", operation_worker_killed)
         .test("an_operations_worker_stopped_meets_its_deadline", operation_worker_stopped)
@@ -54,18 +61,111 @@ fn main() -> ExitCode {
         .test("spawner_killed", spawner_killed)
         .needs(&[Component::Cluster, Component::Tofu])
         .test("a_jobs_worker_killed", job_worker_killed)
+        .test("a_jobs_worker_killed_and_not_followed", job_worker_killed_and_not_followed)
+        .test("workers_and_supervisors_killed_together", workers_and_supervisors_killed)
         .test("a_jobs_worker_stopped_can_be_cancelled", job_worker_stopped)
         .test("a_jobs_first_process_killed_or_stopped", first_process_killed_or_stopped)
         .test("supervisor_killed_in_mid_apply", || survives(Death::Supervisor))
         .test("spawner_killed_in_mid_apply", || survives(Death::Spawner))
         .test("everything_above_the_job_killed_in_mid_apply", || survives(Death::All))
+        .test("everything_killed_in_mid_apply", everything_killed)
         .test("runner_left_in_mid_apply", || survives(Death::Leaves))
         .test("supervisor_killed_while_a_plan_waits", killed_while_waiting)
+        .test("drained_it_takes_nothing_new_and_what_runs_goes_on", drained)
         .run()
 }
 
-fn gone(process: &Stat) -> bool {
-    procfs::stat(process.pid).is_none_or(|s| s.started != process.started || s.state == 'Z')
+/// A service manager's socket.
+struct Manager(tokio::net::UnixDatagram);
+
+impl Manager {
+    /// The next that is told, within the time.
+    async fn told(&self, within: Duration) -> Result<Option<String>> {
+        let mut buffer = [0; 512];
+        match tokio::time::timeout(within, self.0.recv(&mut buffer)).await {
+            Ok(length) => Ok(Some(String::from_utf8(buffer[..length?].to_vec())?)),
+            Err(_) => Ok(None),
+        }
+    }
+    /// Waits until that is told, whatever is told before.
+    async fn until(&self, what: &str) -> Result<String> {
+        loop {
+            let told = self.told(SECONDS).await?.with_context(|| format!("{what} is not told"))?;
+            if told.starts_with(what) {
+                return Ok(told);
+            }
+        }
+    }
+}
+
+async fn service_manager() -> Result<()> {
+    const WATCHDOG: Duration = Duration::from_secs(2);
+    let control_plane = ControlPlane::start().await?;
+    let setup = Setup::new()?.cold();
+    let socket = setup.folder().join("notify");
+    let manager = Manager(tokio::net::UnixDatagram::bind(&socket)?);
+    let runner = setup
+        .env("NOTIFY_SOCKET", socket.display().to_string())
+        .env("WATCHDOG_USEC", WATCHDOG.as_micros().to_string())
+        .start(control_plane.admin(), "runner-1")
+        .await?;
+    // told by the one that is up: it answers at once
+    manager.until("READY=1").await?;
+    ensure!(runner.status().await?.1["live"] == json!(true));
+    // what is for the launcher is nobody else's
+    let processes = runner.processes();
+    for process in [&processes.supervisor, &processes.spawner] {
+        let process = process.as_ref().context("a process")?;
+        let environment = std::fs::read(format!("/proc/{}/environ", process.pid))?;
+        let environment = String::from_utf8_lossy(&environment).into_owned();
+        ensure!(!environment.contains("NOTIFY_SOCKET") && !environment.contains("WATCHDOG"), "{environment:?}");
+    }
+    for _ in 0..3 {
+        manager.until("WATCHDOG=1").await?;
+    }
+    runner.process().signal(Signal::SIGHUP)?;
+    manager.until("RELOADING=1\nMONOTONIC_USEC=").await?;
+    manager.until("READY=1").await?;
+    // a hand-over is one reload, and whoever is in charge then is asked as before, by the launcher of before and by the one in its place
+    let supervisors = runner.pairs().0;
+    let upgraded = runner.upgrade(SECONDS).await?;
+    ensure!(upgraded.code() == 0, "{upgraded:?}");
+    manager.until("RELOADING=1\nMONOTONIC_USEC=").await?;
+    manager.until("READY=1").await?;
+    eventually(SECONDS, "the launcher to be the new program", || async {
+        let resumed = procfs::command_line(runner.process().pid()).get(1).is_some_and(|word| word == "resume");
+        Ok((resumed && supervisors.iter().all(gone)).then_some(()))
+    })
+    .await?;
+    for _ in 0..8 {
+        manager.until("WATCHDOG=1").await?;
+    }
+
+    // neither of the two may be silent
+    for pid in [runner.supervisor()?, runner.processes().spawner.context("a spawner")?.pid] {
+        signal(pid, Signal::SIGSTOP)?;
+        // one may be under way still
+        let mut signs = 0;
+        while let Some(told) = manager.told(WATCHDOG).await? {
+            ensure!(told == "WATCHDOG=1", "{told}");
+            signs += 1;
+            ensure!(signs < 3, "signs of life of one that is stopped");
+        }
+        signal(pid, Signal::SIGCONT)?;
+        manager.until("WATCHDOG=1").await?;
+    }
+    // one that is started again is up again, and lives
+    signal(runner.supervisor()?, Signal::SIGKILL)?;
+    manager.until("STATUS=the supervisor is started again").await?;
+    manager.until("READY=1").await?;
+    manager.until("WATCHDOG=1").await?;
+    runner.process().signal(Signal::SIGTERM)?;
+    manager.until("STOPPING=1").await?;
+    ensure!(runner.process().ended(SECONDS).await?.code() == Some(0));
+    while let Some(told) = manager.told(Duration::from_millis(10)).await? {
+        ensure!(!told.starts_with("READY"), "{told}");
+    }
+    Ok(())
 }
 
 async fn session_of(user: &User, runner: &Runner) -> Result<Value> {
@@ -188,16 +288,7 @@ async fn spawner_killed() -> Result<()> {
 
 /// Starts a job whose apply takes a while, and waits until it is in the middle of it.
 async fn applying(set: &Set, stack: &str, seconds: u32) -> Result<(String, Stat)> {
-    let user = set.control_plane.admin();
-    user.stack(stack, "opentofu", &slow_module(seconds)).await?;
-    let body = json!({ "kind": "update", "approve_automatically": true });
-    let id = user.start_job(stack, &body).await?;
-    user.job_in(&id, &["applying"], JOB).await?;
-    eventually(SECONDS, "the slow resource to be in the making", || async {
-        let progress = user.events_of(&id, "resource_progress").await?;
-        Ok(progress.iter().any(|p| p["state"] == "started").then_some(()))
-    })
-    .await?;
+    let id = set.control_plane.admin().applying(stack, seconds, (JOB, SECONDS)).await?;
     let worker = set.runner.job_worker(SECONDS).await?;
     Ok((id, worker))
 }
@@ -211,12 +302,14 @@ async fn job_worker_killed() -> Result<()> {
     {
         let (id, worker) = applying(&set, &format!("killed-{}", name.to_lowercase()), 20).await?;
         signal(worker.pid, signal_sent)?;
-        // the engine's own end decides where another worker takes over; else it is said who died of what
+        // another one takes over, and the engine's own end decides
         let job = user.job_in(&id, &["applied", "failed", "lost"], JOB).await?;
-        if job.phase() != "applied" {
-            ensure!(["worker_crashed", "job_lost"].contains(&job.code()), "{name}: {}", job.0);
-            ensure!(job.0["result"]["message"].as_str().is_some_and(|m| m.contains(name)), "{name}: {}", job.0);
-        }
+        ensure!(job.phase() == "applied" && job.code() == "ok", "{name}: {}", job.0);
+        ensure!(job.0["outputs"]["greeting"]["value"] == "hello", "{name}: {}", job.0);
+        let notes = user.events_of(&id, "output_line").await?;
+        let told = notes.iter().filter(|n| n["text"].as_str().is_some_and(|t| t.contains(name)));
+        ensure!(told.count() == 1, "{name}: {notes:?}");
+        ensure_applied_once(user, &id).await?;
         user.events(&id).await?;
         eventually(SECONDS, "no process of the job to be left", || async {
             let left = set.runner.job_processes();
@@ -227,6 +320,57 @@ async fn job_worker_killed() -> Result<()> {
     }
     ensure!(session_of(user, &set.runner).await? == session, "the session was another one");
     Ok(())
+}
+
+/// Its engine was started once to apply, and each resource is done once.
+async fn ensure_applied_once(user: &User, id: &str) -> Result<()> {
+    user.started_once(id, "apply").await?;
+    let progress = user.events_of(id, "resource_progress").await?;
+    let mut done: Vec<_> =
+        progress.iter().filter(|p| p["state"] == "complete").map(|p| p["address"].to_string()).collect();
+    let all = done.len();
+    done.sort();
+    done.dedup();
+    ensure!(all > 0 && done.len() == all, "{progress:?}");
+    Ok(())
+}
+
+/// By setting: the engine is asked to stop, and the job says who died of what.
+async fn job_worker_killed_and_not_followed() -> Result<()> {
+    let set = set_with(|setup| setup.env("RUNNERD_JOBS_TAKE_OVER", "false")).await?;
+    let user = set.control_plane.admin();
+    let (id, worker) = applying(&set, "not-followed", 60).await?;
+    signal(worker.pid, Signal::SIGKILL)?;
+    let job = user.job_in(&id, &["applied", "failed", "lost"], JOB).await?;
+    ensure!((job.phase(), job.code()) == ("failed", "worker_crashed"), "{}", job.0);
+    let message = job.0["result"]["message"].as_str().unwrap_or_default();
+    ensure!(message.contains("SIGKILL") && message.contains("was asked to stop, and did"), "{}", job.0);
+    Ok(())
+}
+
+/// Worker and supervisor, in either order; and one worker after the other.
+async fn workers_and_supervisors_killed() -> Result<()> {
+    let set = set().await?;
+    let user = set.control_plane.admin();
+    let (id, mut worker) = applying(&set, "both", 15).await?;
+    for _ in 0..2 {
+        let mark = set.runner.mark();
+        signal(set.runner.supervisor()?, Signal::SIGKILL)?;
+        signal(worker.pid, Signal::SIGKILL)?;
+        set.runner.session(mark, SECONDS).await?;
+        let before = worker.pid;
+        worker = eventually(SECONDS, "another worker", || async {
+            Ok(set.runner.processes().jobs.into_iter().find(|w| w.pid != before && w.state != 'Z'))
+        })
+        .await?;
+    }
+    signal(worker.pid, Signal::SIGKILL)?;
+    signal(set.runner.supervisor()?, Signal::SIGKILL)?;
+    let job = user.job_in(&id, &["applied", "failed", "lost"], JOB).await?;
+    ensure!(job.phase() == "applied" && job.code() == "ok", "{}", job.0);
+    let events = user.events(&id).await?;
+    ensure!(job.0["last_sequence"] == json!(events.len()), "{} of {}", events.len(), job.0["last_sequence"]);
+    ensure_applied_once(user, &id).await
 }
 
 async fn job_worker_stopped() -> Result<()> {
@@ -322,6 +466,134 @@ async fn survives(death: Death) -> Result<()> {
     let again = user.start_job("survives", &json!({ "kind": "update" })).await?;
     user.job_in(&again, &["no_changes"], JOB).await?;
     Ok(())
+}
+
+/// The runner, the job's processes and the engine at once: lost, with what is left to tell, and a state that was not saved is kept.
+async fn everything_killed() -> Result<()> {
+    let mut set = set().await?;
+    let user = set.control_plane.admin().clone();
+    let (id, _) = applying(&set, "all-gone", 600).await?;
+    set.runner.kill_all_but_jobs().await?;
+    eventually(SECONDS, "no process of the job to be left", || async {
+        let left = set.runner.job_processes();
+        for process in &left {
+            // one that has just ended is as good
+            let _ = signal(process.pid, Signal::SIGKILL);
+        }
+        Ok(left.is_empty().then_some(()))
+    })
+    .await?;
+    let source = set.runner.state().join("jobs").join(&id).join("work/source");
+    std::fs::write(source.join("errored.tfstate"), "the only one")?;
+    set.runner.start_again().await?;
+    let job = user.job_in(&id, &["lost"], JOB).await?;
+    ensure!(job.code() == "job_lost", "{}", job.0);
+    let message = job.0["result"]["message"].as_str().unwrap_or_default();
+    for part in ["time_sleep.wait", "serial was none before", "the lock's id is "] {
+        ensure!(message.contains(part), "{part}: {message}");
+    }
+    user.started_once(&id, "apply").await?;
+    eventually(SECONDS, "the job's folder to go", || async { Ok((!source.exists()).then_some(())) }).await?;
+    let ctl = Ctl::new(&set.control_plane, &user)?;
+    let copy = ctl.home().join("rescued");
+    let to = copy.display().to_string();
+    ctl.program(&["job", "rescue", &id, "--to", &to])?.run(SECONDS).await?.success()?;
+    ensure!(std::fs::read_to_string(&copy)? == "the only one");
+    let said = ctl.program(&["job", "rescue", &id])?.run(SECONDS).await?.success()?;
+    ensure!(said.contains("errored-") && said.contains("runner-1"), "{said}");
+    Ok(())
+}
+
+async fn drained() -> Result<()> {
+    let mut set = set().await?;
+    let user = set.control_plane.admin().clone();
+    let (id, _) = applying(&set, "drained", 15).await?;
+    let mut socket = user.exec("cluster", "seen", "web-1", &["cat"], "container=app&stdin=true").await?;
+    socket.send(0, b"begun").await?;
+    ensure!(socket.next().await?.context("an answer")?.1 == b"begun"[..]);
+
+    // whoever waits is told when somebody else undoes it
+    let undone = {
+        let (waits, undoes) = (set.runner.drain(&["--wait"], SECONDS), async {
+            shown_as(&set, "draining").await?;
+            set.runner.drain(&["--undo"], SECONDS).await
+        });
+        let (waited, undone) = tokio::join!(waits, undoes);
+        ensure!(waited.as_ref().is_ok_and(|w| w.code() == 75 && w.stderr.contains("undid")), "{waited:?}");
+        undone?
+    };
+    ensure!(
+        undone.code() == 0 && undone.stdout.starts_with("takes new work; at work: 1 operation, 1 job"),
+        "{undone:?}"
+    );
+    shown_as(&set, "connected").await?;
+    user.get(NAMESPACES).await?;
+
+    let told = set.runner.drain(&[], SECONDS).await?;
+    ensure!(told.code() == 0 && told.stdout.starts_with("takes no new work; at work: 1 operation, 1 job"), "{told:?}");
+    // both ends say so, and refuse
+    shown_as(&set, "draining").await?;
+    let (code, status) = set.runner.status().await?;
+    ensure!(code == 75 && status["draining"] == json!(true) && status["tunnel"]["state"] == "open", "{code} {status}");
+    let (status, code) = user.refused(NAMESPACES).await?;
+    ensure!((status, code.as_str()) == (503, "runner_leaving"), "{status} {code}");
+    user.stack("later", "opentofu", quick_module()).await?;
+    let later = user.start_job("later", &json!({ "kind": "update", "approve_automatically": true })).await?;
+    eventually(SECONDS, "a new job to wait for an instance", || async {
+        let job = user.job(&later).await?;
+        ensure!(job.phase() == "pending", "{}", job.0);
+        Ok((job.0["waits_for"]["reason"] == "instance").then_some(()))
+    })
+    .await?;
+    // what runs goes on, and is waited for no longer than wished
+    let waited = set.runner.drain(&["--wait", "--timeout", "1"], SECONDS).await?;
+    ensure!(waited.code() == 75, "{waited:?}");
+    socket.send(0, b"still here").await?;
+    ensure!(socket.next().await?.context("an answer")?.1 == b"still here"[..]);
+    socket.send(5, b"").await?;
+    ensure!(Executed::read(&mut socket).await?.outcome["exit_code"] == json!(0));
+
+    // a supervisor that is started again takes nothing either, and goes on with the job; who waits does not mind
+    let mark = set.runner.mark();
+    let waits = set.runner.drain(&["--wait", "--timeout", "120"], JOB);
+    let (waited, killed) = tokio::join!(waits, async {
+        signal(set.runner.supervisor()?, Signal::SIGKILL)?;
+        set.runner.session(mark, SECONDS).await?;
+        shown_as(&set, "draining").await
+    });
+    killed?;
+    let waited = waited?;
+    ensure!(waited.code() == 0 && waited.stdout.contains("at work: 0 operations, 0 jobs"), "{waited:?}");
+    // it is reported by then
+    let job = user.job(&id).await?;
+    ensure!(job.phase() == "applied" && job.code() == "ok", "{}", job.0);
+    ensure_applied_once(&user, &id).await?;
+    let job = user.job(&later).await?;
+    ensure!(job.phase() == "pending", "{}", job.0);
+
+    let undone = set.runner.drain(&["--undo"], SECONDS).await?;
+    ensure!(undone.code() == 0, "{undone:?}");
+    user.job_in(&later, &["applied"], JOB).await?;
+    user.get(NAMESPACES).await?;
+    // a runner that is started anew takes work
+    set.runner.drain(&[], SECONDS).await?;
+    shown_as(&set, "draining").await?;
+    set.runner.process().signal(Signal::SIGTERM)?;
+    set.runner.process().ended(SECONDS).await?;
+    let away = set.runner.drain(&[], SECONDS).await?;
+    ensure!(away.code() == 69, "{away:?}");
+    set.runner.start_again().await?;
+    user.get(NAMESPACES).await.map(|_| ())
+}
+
+const NAMESPACES: &str = "/connections/cluster/k8s/namespaces";
+
+async fn shown_as(set: &Set, state: &str) -> Result<()> {
+    eventually(SECONDS, &format!("the runner to be shown as {state}"), || async {
+        let shown = set.control_plane.admin().get(&format!("/runners/{}", set.runner.id)).await?;
+        Ok((shown["state"] == state && shown["instances"][0]["draining"] == json!(state == "draining")).then_some(()))
+    })
+    .await
 }
 
 async fn killed_while_waiting() -> Result<()> {

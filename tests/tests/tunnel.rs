@@ -229,10 +229,8 @@ async fn drain() -> Result<()> {
     // both ends say so
     let shown = user.get(&format!("/runners/{}", line.runner.id)).await?;
     ensure!(shown["state"] == "leaving", "{shown}");
-    let config = line.runner.folder().join("runner.toml").display().to_string();
-    let status =
-        Program::own("runner")?.args(["status", "-o", "json"]).env("RUNNERD_CONFIG", config).run(SECONDS).await?;
-    ensure!(status.code() == 75 && status.stdout.contains("\"leaving\""), "{status:?}");
+    let (code, status) = line.runner.status().await?;
+    ensure!(code == 75 && status["tunnel"]["state"] == "leaving", "{code} {status}");
     socket.send(0, b"echo still here; exit 5\n").await?;
     let ended = tokio::time::timeout(SECONDS, runner_tests::control_plane::Executed::read(&mut socket)).await??;
     ensure!(ended.text() == "still here\n" && ended.outcome["exit_code"] == json!(5), "{ended:?}");

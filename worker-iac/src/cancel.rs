@@ -66,6 +66,10 @@ impl Watcher {
         let told = tokio::time::timeout(TOLD_WITHIN, self.1.wait_for(Option::is_some)).await;
         told.ok()?.ok()?.clone()
     }
+    /// What bound it is known to have run into.
+    pub(crate) fn told(&self) -> Option<JobBound> {
+        self.1.borrow().clone()
+    }
     /// What is asked now.
     pub(crate) fn now(&self) -> Cancel {
         self.0.borrow().clone()

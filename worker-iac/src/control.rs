@@ -4,14 +4,15 @@
 //! Whoever connects may die or stop reading at any time: a connection that cannot be written is dropped, never waited for.
 
 use crate::cancel::Asker;
+use prost::Message as _;
 use shared_proto::frame::{self, Kind};
-use shared_proto::v1::{JobControl, JobNotice, JobPing, job_control, job_notice};
+use shared_proto::v1::{JobControl, JobNotice, JobPing, JobStart, job_control, job_notice};
 use std::io;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// Where it stands. Relative: a socket's address holds 108 bytes, and a state directory may be deeper.
 pub(crate) const PATH: &str = "control.sock";
@@ -25,6 +26,17 @@ const WRITE_WITHIN: Duration = Duration::from_secs(5);
 pub(crate) struct Told {
     /// Set once the step has ended; the process exits next.
     pub(crate) step_ended: Option<String>,
+    /// Set while it waits to be told what the worker before it was told.
+    pub(crate) waits: bool,
+}
+
+/// What is passed on.
+#[derive(Debug, Clone)]
+pub(crate) struct Passed {
+    /// Who is asked to stop.
+    pub(crate) asker: Asker,
+    /// Where what a worker before this one was told goes.
+    pub(crate) starts: mpsc::Sender<Box<JobStart>>,
 }
 
 /// Listens. A socket that an earlier step of this job left is replaced; anything else of that name is not.
@@ -44,7 +56,7 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
 /// Serves until it is dropped.
 pub(crate) async fn serve(
     listener: UnixListener,
-    asker: Asker,
+    passed: Passed,
     appended: watch::Receiver<u64>,
     told: watch::Receiver<Told>,
 ) {
@@ -64,9 +76,9 @@ pub(crate) async fn serve(
             continue;
         }
         let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
-        let (asker, appended, told) = (asker.clone(), appended.clone(), told.clone());
+        let (passed, appended, told) = (passed.clone(), appended.clone(), told.clone());
         tokio::spawn(async move {
-            let _ = converse(stream, asker, appended, told).await;
+            let _ = converse(stream, passed, appended, told).await;
             drop(slot);
         });
     }
@@ -74,7 +86,7 @@ pub(crate) async fn serve(
 
 async fn converse(
     mut stream: UnixStream,
-    asker: Asker,
+    passed: Passed,
     mut appended: watch::Receiver<u64>,
     mut told: watch::Receiver<Told>,
 ) -> Result<(), frame::FrameError> {
@@ -85,8 +97,18 @@ async fn converse(
     told.mark_changed();
     let (pongs, mut pongs_due) = tokio::sync::mpsc::channel::<u64>(4);
     let reading = async {
-        while let Some(message) = frame::read_message::<JobControl, _>(&mut reader, Kind::Control).await? {
-            match message.kind {
+        while let Some((kind, content)) = frame::read(&mut reader).await? {
+            let asker = &passed.asker;
+            match kind {
+                Kind::Control => {}
+                // whoever does not wait has its own
+                Kind::Request => {
+                    let _ = passed.starts.try_send(Box::new(JobStart::decode(content)?));
+                    continue;
+                }
+                found => return Err(frame::FrameError::Unexpected { expected: Kind::Control, found }),
+            }
+            match JobControl::decode(content)?.kind {
                 Some(job_control::Kind::Cancel(cancel)) => asker.ask(&cancel.by, cancel.force),
                 // a peer that pings without reading the answers is dropped by the writer's deadline
                 Some(job_control::Kind::Bound(bound)) => asker.ran_into(bound),
@@ -101,9 +123,10 @@ async fn converse(
             let notice = tokio::select! {
                 Some(nonce) = pongs_due.recv() => job_notice::Kind::Pong(JobPing { nonce }),
                 Ok(()) = appended.changed() => job_notice::Kind::Appended(*appended.borrow_and_update()),
-                Ok(()) = told.changed() => match told.borrow_and_update().step_ended.clone() {
-                    Some(step) => job_notice::Kind::StepEnded(step),
-                    None => continue,
+                Ok(()) = told.changed() => match told.borrow_and_update().clone() {
+                    Told { step_ended: Some(step), .. } => job_notice::Kind::StepEnded(step),
+                    Told { waits: true, .. } => job_notice::Kind::Waits(true),
+                    Told { .. } => continue,
                 },
                 else => std::future::pending().await,
             };
@@ -141,7 +164,8 @@ mod tests {
         let (appended, appended_rx) = watch::channel(3);
         let (told, told_rx) = watch::channel(Told::default());
         let listener = listen(&path).expect("listens");
-        let server = tokio::spawn(serve(listener, asker, appended_rx, told_rx));
+        let (starts, mut started) = mpsc::channel(1);
+        let server = tokio::spawn(serve(listener, Passed { asker, starts: starts.clone() }, appended_rx, told_rx));
         for round in 0..3 {
             let mut stream = UnixStream::connect(&path).await.expect("connects");
             assert_eq!(hear(&mut stream).await, job_notice::Kind::Appended(3 + round));
@@ -154,14 +178,19 @@ mod tests {
         assert_eq!(hear(&mut stream).await, job_notice::Kind::Appended(6));
         say(&mut stream, job_control::Kind::Cancel(JobCancel { by: "u".into(), force: false })).await;
         assert_eq!(watcher.asked().await, Cancel::Asked("u".into()));
-        told.send_replace(Told { step_ended: Some("plan".into()) });
+        told.send_modify(|t| t.waits = true);
+        assert_eq!(hear(&mut stream).await, job_notice::Kind::Waits(true));
+        let start = JobStart { step: "apply".into(), ..Default::default() };
+        frame::write_message(&mut stream, Kind::Request, &start).await.expect("writes");
+        assert_eq!(started.recv().await.map(|s| s.step), Some("apply".into()));
+        told.send_replace(Told { step_ended: Some("plan".into()), waits: false });
         assert_eq!(hear(&mut stream).await, job_notice::Kind::StepEnded("plan".into()));
         // one that asks and goes at once is heard as well
         let (asker, mut watcher) = cancel::pair();
         let (mut theirs, ours) = UnixStream::pair().expect("a pair");
         say(&mut theirs, job_control::Kind::Cancel(JobCancel { by: "u".into(), force: true })).await;
         drop(theirs);
-        let _ = converse(ours, asker, appended.subscribe(), told.subscribe()).await;
+        let _ = converse(ours, Passed { asker, starts }, appended.subscribe(), told.subscribe()).await;
         assert_eq!(watcher.asked().await, Cancel::Forced("u".into()));
         server.abort();
         assert!(listen(&path).is_ok(), "a socket that was left is replaced");

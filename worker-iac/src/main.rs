@@ -1,5 +1,5 @@
 //! `runner-worker-iac job`: one step (plan, apply, outputs) of one infrastructure job, in processes of its own: the first (`first`), and the
-//! worker that it starts as `runner-worker-iac step`.
+//! worker that it starts as `runner-worker-iac step`, or as `follow` after one that has died.
 //!
 //! The worker reads what to do from descriptor 3, runs the engine, and appends what happens to the spool in its working directory. It goes
 //! on whoever else dies: it must never write to a supervisor's socket in a way that can block or fail the job, never put a secret
@@ -19,7 +19,10 @@ mod step;
 mod stop;
 mod variables;
 
+use engine::followed::Followed;
+use std::path::Path;
 use std::process::ExitCode;
+use step::Begin;
 
 /// Exit codes, beside 0 for a step that ended as its events say: they are for the log only, the spool has the result.
 mod exit {
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
             }
         },
         (Some("step"), None) => step(),
+        (Some("follow"), Some(signal)) => follow(signal.parse().unwrap_or(0)),
         _ => {
             eprintln!("usage: runner-worker-iac job (started by the runner, with its request on descriptor 3)");
             ExitCode::from(exit::USAGE)
@@ -49,16 +53,28 @@ fn main() -> ExitCode {
     }
 }
 
+/// Goes on with what a worker has left that was ended by this signal.
+fn follow(signal: i32) -> ExitCode {
+    let _ = runner_sandbox::process::end_by_signals();
+    match Followed::find(Path::new("events")) {
+        Some(followed) => work(Begin::Follows(signal, Box::new(followed))),
+        None => ExitCode::from(first::NOTHING_TO_FOLLOW),
+    }
+}
+
 fn step() -> ExitCode {
     // where it cannot be, a fault is only named less well
     let _ = runner_sandbox::process::end_by_signals();
-    let start = match start::read_inherited() {
-        Ok(start) => start,
+    match start::read_inherited() {
+        Ok(start) => work(Begin::Told(Box::new(start))),
         Err(e) => {
             eprintln!("runner-worker-iac: the request on descriptor 3: {e}");
-            return ExitCode::from(exit::DATA);
+            ExitCode::from(exit::DATA)
         }
-    };
+    }
+}
+
+fn work(begin: Begin) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -66,7 +82,7 @@ fn step() -> ExitCode {
             return ExitCode::from(exit::SPOOL);
         }
     };
-    let ended = runtime.block_on(step::run(start));
+    let ended = runtime.block_on(step::run(begin));
     // an unpacking thread that was cancelled may still be at its last file
     runtime.shutdown_background();
     match ended {

@@ -1,6 +1,7 @@
 //! Runs one program (an engine, git) in a process group of its own, with its output going to files, so that nobody's death but its
 //! own ends it. Cancelling asks it once, waits, then kills the group: never a second SIGINT, which makes engines drop their state.
 
+mod left;
 mod tail;
 
 use crate::cancel::{Cancel, Watcher};
@@ -11,8 +12,8 @@ use nix::unistd::Pid;
 use runner_sandbox::landlock::{self, Access, Ruleset, Scope};
 use runner_sandbox::nested;
 use shared_proto::failure::Code;
-use shared_proto::v1::CancelProgress;
 use shared_proto::v1::event::Body;
+use shared_proto::v1::{CancelProgress, EngineRead};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -24,6 +25,7 @@ use std::process::Stdio;
 use std::time::Duration;
 use tail::Tail;
 
+pub(crate) use left::{Left, forget, note_reaped};
 pub(crate) use tail::Line;
 
 /// The whole environment of a program: nothing else is in it.
@@ -71,32 +73,106 @@ pub(crate) async fn run<F: AsyncFnMut(Heard)>(
     cancel: &mut Watcher,
     grace: Duration,
     journal: &Journal,
-    mut hear: F,
+    hear: F,
 ) -> Result<Exit, Stop> {
-    let shown = program.path.display();
-    let mut seen = cancel.now();
-    if seen != Cancel::No {
+    if cancel.now() != Cancel::No {
         return Err(Stop::Canceled { forced: false, exit: None });
     }
-    let failed = |e: &io::Error| Stop::from(io_failure(Code::Internal, format_args!("cannot run {shown}"), e));
-    let mut out = Tail::open(program.output.0).map_err(|e| failed(&e))?;
-    let mut err = Tail::open(program.output.1).map_err(|e| failed(&e))?;
-    let mut child = spawn(&program).map_err(|e| match e.kind() {
+    let shown = program.path.display();
+    let failed = |e: &io::Error| broken(program.path, e);
+    let out = Tail::open(program.output.0, None).map_err(|e| failed(&e))?;
+    let err = Tail::open(program.output.1, None).map_err(|e| failed(&e))?;
+    let child = spawn(&program).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
             Code::EngineMissing.on(format!("cannot run {shown}: {e}")).into()
         }
         _ => failed(&e),
     })?;
-    let pid = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
-    let mut deadline: Option<tokio::time::Instant> = None;
+    if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()) {
+        // without it nobody could take over
+        let _ = left::note(pid);
+    }
+    let running = Running::Child(child);
+    attend(program.path, running, (out, err), false, cancel, grace, journal, hear).await
+}
+
+/// Attends a program that a worker before this one has started, from where that one had read its output.
+///
+/// # Errors
+/// It was cancelled while it ran; nothing tells how it ended.
+pub(crate) async fn take_over<F: AsyncFnMut(Heard)>(
+    orphan: Orphan<'_>,
+    cancel: &mut Watcher,
+    grace: Duration,
+    journal: &Journal,
+    hear: F,
+) -> Result<Exit, Stop> {
+    let failed = |e: &io::Error| broken(orphan.path, e);
+    let out = Tail::open(orphan.output.0, Some(orphan.read.out)).map_err(|e| failed(&e))?;
+    let err = Tail::open(orphan.output.1, Some(orphan.read.err)).map_err(|e| failed(&e))?;
+    let running = Running::Orphan(orphan.left);
+    attend(orphan.path, running, (out, err), orphan.asked, cancel, grace, journal, hear).await
+}
+
+/// A program that this process has not started.
+#[derive(Debug)]
+pub(crate) struct Orphan<'a> {
+    /// Its path, for messages.
+    pub(crate) path: &'a Path,
+    /// Which process it is, or was.
+    pub(crate) left: Left,
+    /// Where its output goes.
+    pub(crate) output: (&'a Path, &'a Path),
+    /// How far that was read.
+    pub(crate) read: EngineRead,
+    /// Whether it was asked to stop.
+    pub(crate) asked: bool,
+}
+
+enum Running {
+    Child(tokio::process::Child),
+    Orphan(Left),
+}
+
+impl Running {
+    fn pid(&self) -> Option<Pid> {
+        match self {
+            Self::Child(child) => child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw),
+            Self::Orphan(left) => left.alive().then_some(Pid::from_raw(left.pid)),
+        }
+    }
+    async fn ended(&mut self) -> io::Result<Exit> {
+        match self {
+            Self::Child(child) => child.wait().await.map(Exit::from),
+            Self::Orphan(left) => Ok(left.ended().await),
+        }
+    }
+}
+
+fn broken(path: &Path, error: &io::Error) -> Stop {
+    io_failure(Code::Internal, format_args!("cannot run {}", path.display()), error).into()
+}
+
+#[expect(clippy::too_many_arguments, reason = "the two ways to a running program share this and nothing else")]
+async fn attend<F: AsyncFnMut(Heard)>(
+    path: &Path,
+    mut running: Running,
+    (mut out, mut err): (Tail, Tail),
+    mut asked: bool,
+    cancel: &mut Watcher,
+    grace: Duration,
+    journal: &Journal,
+    mut hear: F,
+) -> Result<Exit, Stop> {
+    let failed = |e: &io::Error| broken(path, e);
+    let pid = running.pid();
+    // whom another one has asked is not asked again
+    let mut deadline = asked.then(|| tokio::time::Instant::now() + grace);
+    let mut seen = Cancel::No;
+    let mut read = EngineRead { out: out.given(), err: err.given() };
     let mut forced = false;
     let status = loop {
-        while let Some(line) = out.next().map_err(|e| failed(&e))? {
-            hear(Heard::Out(line)).await;
-        }
-        while let Some(line) = err.next().map_err(|e| failed(&e))? {
-            hear(Heard::Err(line)).await;
-        }
+        pass_on(&mut out, &mut err, &mut read, journal, &mut hear).await.map_err(|e| failed(&e))?;
         let force_at = async {
             match deadline {
                 Some(at) if !forced => tokio::time::sleep_until(at).await,
@@ -104,12 +180,15 @@ pub(crate) async fn run<F: AsyncFnMut(Heard)>(
             }
         };
         tokio::select! {
-            status = child.wait() => break status,
+            status = running.ended() => break status,
             () = out.grown() => {}
             () = err.grown() => {}
             now = cancel.beyond(&seen) => {
-                if let (Cancel::Asked(by), Some(pid)) = (&now, pid) {
+                if let (Cancel::Asked(by), Some(pid), false) = (&now, pid, asked) {
+                    asked = true;
                     journal.record(progress("asked", by)).await;
+                    // whoever takes over from here knows that it was asked
+                    journal.flush().await;
                     // the process alone: its children get what it decides to give them
                     let _ = kill(pid, Signal::SIGINT);
                     deadline = Some(tokio::time::Instant::now() + grace);
@@ -130,22 +209,36 @@ pub(crate) async fn run<F: AsyncFnMut(Heard)>(
     if let Some(pid) = pid {
         let _ = killpg(pid, Signal::SIGKILL);
     }
-    let exit = Exit::from(status.map_err(|e| failed(&e))?);
+    let exit = status.map_err(|e| failed(&e))?;
     out.finish();
     err.finish();
-    while let Some(line) = out.next().map_err(|e| failed(&e))? {
+    pass_on(&mut out, &mut err, &mut read, journal, &mut hear).await.map_err(|e| failed(&e))?;
+    // where it was done before it could heed the request: what it did, it did
+    if (asked || seen != Cancel::No) && !matches!(exit, Exit::Code(0 | 2)) {
+        return Err(Stop::Canceled { forced, exit: Some(exit) });
+    }
+    Ok(exit)
+}
+
+/// Hands over what there is, each line with where the next one begins: another worker would read on from there.
+async fn pass_on<F: AsyncFnMut(Heard)>(
+    out: &mut Tail,
+    err: &mut Tail,
+    read: &mut EngineRead,
+    journal: &Journal,
+    hear: &mut F,
+) -> io::Result<()> {
+    while let Some(line) = out.next()? {
+        read.out = line.end;
+        journal.has_read(*read);
         hear(Heard::Out(line)).await;
     }
-    while let Some(line) = err.next().map_err(|e| failed(&e))? {
+    while let Some(line) = err.next()? {
+        read.err = line.end;
+        journal.has_read(*read);
         hear(Heard::Err(line)).await;
     }
-    match seen {
-        // it was done before it could heed the request: what it did, it did
-        Cancel::Asked(_) | Cancel::Forced(_) if !matches!(exit, Exit::Code(0 | 2)) => {
-            Err(Stop::Canceled { forced, exit: Some(exit) })
-        }
-        _ => Ok(exit),
-    }
+    Ok(())
 }
 
 async fn force(pid: Option<Pid>, by: &str, journal: &Journal) {

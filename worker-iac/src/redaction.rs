@@ -15,14 +15,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What stands in a secret's place.
 const MASK: &str = "[redacted]";
-/// Shorter values are left: taking "dev" or "true" out of every line would hide everything and protect nothing.
-const SHORTEST: usize = 8;
+/// The shortest value that is taken out, bytes. Taking "dev" or "true" out of every line would hide everything and protect nothing.
+pub const SHORTEST: usize = 8;
+
+/// Characters that a value's last bytes may be in, beyond those that are its own alone: of base64, padding included.
+const OPEN_END: usize = 4;
 
 /// The values to take out. Cloning is cheap, and the clones count together.
 #[derive(Clone, Default)]
 pub struct Redaction {
     /// None: there is nothing to take out.
     search: Option<AhoCorasick>,
+    /// Of the forms those whose end is told with what comes after them.
+    open: Arc<[bool]>,
     longest: usize,
     found: Arc<AtomicU64>,
 }
@@ -32,15 +37,18 @@ pub struct Redaction {
 impl Redaction {
     /// Takes these values out; the short ones are ignored.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut forms = BTreeSet::new();
+        let (mut forms, mut open) = (BTreeSet::new(), BTreeSet::new());
         for secret in secrets {
             // a certificate or a key is shown line by line, if at all, behind whatever an engine puts before a line
             for value in secret.lines().map(str::trim).chain([secret.trim_end()]) {
                 if value.len() >= SHORTEST && !value.starts_with("-----") {
                     forms_of(value, &mut forms);
+                    in_base64(value, &mut open);
                 }
             }
         }
+        let open_ends = forms.union(&open).map(|form| open.contains(form)).collect();
+        forms.append(&mut open);
         let longest = forms.iter().map(String::len).max().unwrap_or(0);
         // of two that begin at the same place the longer one: what contains another must not leave its rest behind
         let search = if forms.is_empty() {
@@ -48,7 +56,7 @@ impl Redaction {
         } else {
             AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&forms).ok()
         };
-        Self { search, longest, found: Arc::default() }
+        Self { search, open: open_ends, longest, found: Arc::default() }
     }
 
     /// The same values as another, and counting on where that one is.
@@ -61,11 +69,17 @@ impl Redaction {
     pub fn apply(&self, text: &mut String) {
         let Some(search) = &self.search else { return };
         let mut clean = String::new();
-        let (mut kept, mut count) = (0, 0);
+        let (mut kept, mut count) = (0_usize, 0);
         for found in search.find_iter(text.as_str()) {
-            clean.push_str(&text[kept..found.start()]);
+            // what goes with the one before may reach into this one
+            clean.push_str(text.get(kept..found.start()).unwrap_or_default());
             clean.push_str(MASK);
             kept = found.end();
+            if self.open.get(found.pattern().as_usize()) == Some(&true) {
+                // the last two bytes may be in characters that others share
+                let rest = text.as_bytes()[kept..].iter().take(OPEN_END);
+                kept += rest.take_while(|b| b.is_ascii_alphanumeric() || b"+/-_=".contains(b)).count();
+            }
             count += 1;
         }
         if count > 0 {
@@ -107,14 +121,31 @@ fn forms_of(value: &str, forms: &mut BTreeSet<String>) {
     let twice = serde_json::Value::from(json).to_string();
     let html_safe = json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026");
     let shell = value.replace('\'', "'\\''");
+    let shell_in_double = value.replace('\'', "'\"'\"'");
+    let ansi_quoted = value.replace('\\', "\\\\").replace('\'', "\\'");
+    let html = value.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     let double_quoted = value.replace('\\', "\\\\").replace('"', "\\\"").replace('$', "\\$").replace('`', "\\`");
-    let written = [value, json, &twice[1..twice.len() - 1], &html_safe, &shell, &double_quoted];
+    let written = [
+        value,
+        json,
+        &twice[1..twice.len() - 1],
+        &html_safe,
+        &shell,
+        &double_quoted,
+        &shell_in_double,
+        &ansi_quoted,
+        &html,
+    ];
     forms.extend(written.map(str::to_owned));
-    let whole = escaped(value, true, |b| format!("%{b:02X}"));
-    forms.extend([whole.replace("%20", "+"), whole]);
-    forms.insert(escaped(value, true, |b| format!("%{b:02x}")));
-    // as paths and queries are written by those who escape less
-    forms.insert(escaped(value, false, |b| format!("%{b:02X}")));
+    for (quot, apos) in [("&quot;", "&#39;"), ("&#34;", "&#39;"), ("&quot;", "&#x27;"), ("&quot;", "&apos;")] {
+        forms.insert(html.replace('"', quot).replace('\'', apos));
+    }
+    // as queries are written, as paths are, and by those who escape less
+    for stay in ["", "/", "!'()*", "!$&'()*+,;=:@", "!$&'()*+,;=:@/"] {
+        let upper = escaped(value, stay, |b| format!("%{b:02X}"));
+        let lower = escaped(value, stay, |b| format!("%{b:02x}"));
+        forms.extend([upper.replace("%20", "+"), upper, lower.replace("%20", "+"), lower]);
+    }
     let hex = |upper: bool| {
         value.bytes().fold(String::new(), |mut text, b| {
             let _ = if upper { write!(text, "{b:02X}") } else { write!(text, "{b:02x}") };
@@ -122,7 +153,12 @@ fn forms_of(value: &str, forms: &mut BTreeSet<String>) {
         })
     };
     forms.extend([hex(false), hex(true)]);
-    // what depends on the bytes before and after is not ours: those characters are left out, at the beginning so many
+    forms.retain(|form| form.len() >= SHORTEST);
+}
+
+/// In base64, wherever in a longer text it began. What depends on the bytes before and after is not ours: those characters are left out, at the
+/// beginning so many.
+fn in_base64(value: &str, forms: &mut BTreeSet<String>) {
     for (offset, shared) in [(0, 0), (1, 2), (2, 3)] {
         let padded = [&[0; 2][..offset], value.as_bytes()].concat();
         let end = padded.len() / 3 * 4;
@@ -131,10 +167,10 @@ fn forms_of(value: &str, forms: &mut BTreeSet<String>) {
     forms.retain(|form| form.len() >= SHORTEST);
 }
 
-/// With everything escaped but letters, digits and `-._~`; `all`: else the marks that are often left as they are stay, too.
-fn escaped(value: &str, all: bool, escape: impl Fn(u8) -> String) -> String {
+/// With everything escaped but letters, digits, `-._~`, and these.
+fn escaped(value: &str, stay: &str, escape: impl Fn(u8) -> String) -> String {
     value.bytes().fold(String::new(), |mut text, b| {
-        let stays = b.is_ascii_alphanumeric() || b"-._~".contains(&b) || (!all && b"!$&'()*+,;=:@/".contains(&b));
+        let stays = b.is_ascii_alphanumeric() || b"-._~".contains(&b) || stay.as_bytes().contains(&b);
         if stays {
             text.push(char::from(b));
         } else {
@@ -174,14 +210,40 @@ mod tests {
             ("│   only line-two-2 here", "│   only [redacted] here"),
             ("?q=a%20b%26c%3Dd%2Fe%2Bf%3Fg", "?q=[redacted]"),
             ("?q=a+b%26c%3Dd%2Fe%2Bf%3Fg", "?q=[redacted]"),
+            ("?q=a%20b%26c%3dd/e%2bf%3fg", "?q=[redacted]"),
             ("68756e746572322d68756e74657232", "[redacted]"),
             ("68756E746572322D68756E74657232", "[redacted]"),
         ] {
             assert_eq!(applied(&redaction, given), expected, "{given}");
         }
-        assert_eq!(redaction.found(), 10);
+        assert_eq!(redaction.found(), 11);
         assert!(!format!("{redaction:?}").contains("hunter2"));
         assert_eq!(applied(&Redaction::default(), "anything"), "anything");
+    }
+
+    #[test]
+    fn as_shells_markup_and_urls_write_it() {
+        let value = "pA+ss/w&rd\"q'<tok>%9zQ~x";
+        let redaction = Redaction::new([value]);
+        for written in [
+            // Python's shlex.quote, POSIX shells, bash's $'...'
+            r#"'pA+ss/w&rd"q'"'"'<tok>%9zQ~x'"#,
+            r#"'pA+ss/w&rd"q'\''<tok>%9zQ~x'"#,
+            r#"$'pA+ss/w&rd"q\'<tok>%9zQ~x'"#,
+            "pA+ss/w&amp;rd&quot;q&#39;&lt;tok&gt;%9zQ~x",
+            "pA+ss/w&amp;rd&#34;q&#39;&lt;tok&gt;%9zQ~x",
+            "pA%2Bss/w%26rd%22q%27%3Ctok%3E%259zQ~x",
+            "pA%2bss%2fw%26rd%22q%27%3ctok%3e%259zQ~x",
+        ] {
+            let clean = applied(&redaction, written);
+            assert!(clean.contains(MASK) && clean.len() < MASK.len() + 4, "{clean} of {written}");
+        }
+        for offset in 0..3 {
+            let text = [&b"xx"[..offset], value.as_bytes()].concat();
+            let clean =
+                applied(&redaction, &format!("v: {} w", base64::engine::general_purpose::STANDARD.encode(text)));
+            assert!(clean.ends_with("[redacted] w") && clean.len() <= "v: [redacted] w".len() + 3, "{clean}");
+        }
     }
 
     #[test]
@@ -203,6 +265,7 @@ mod tests {
             let redaction = Redaction::new([value.as_str()]);
             let mut forms = BTreeSet::new();
             forms_of(&value, &mut forms);
+            in_base64(&value, &mut forms);
             for form in &forms {
                 let clean = applied(&redaction, &format!("{before}{form}{after}"));
                 prop_assert!(clean.contains(MASK), "{form:?}");

@@ -3,10 +3,11 @@
 
 use crate::cancel::{self, Cancel, Watcher};
 use crate::control;
+use crate::engine::followed::Followed;
 use crate::engine::{Engine, Kind, Parts, environment, private_folder, state};
 use crate::first;
 use crate::journal::{self, Journal, cut};
-use crate::process::Environment;
+use crate::process::{self, Environment};
 use crate::source::{self, Places};
 use crate::stop::{Exit, Stop, io_failure};
 use crate::variables::{self, Declarations, Variables};
@@ -16,14 +17,14 @@ use sha2::{Digest as _, Sha256};
 use shared_proto::failure::Code;
 use shared_proto::spool::{Reader, SpoolError};
 use shared_proto::v1::event::Body;
-use shared_proto::v1::{Event, JobBound, JobKind, JobRequest, JobResult, JobStart, PhaseChanged, PlanSaved};
+use shared_proto::v1::{Event, JobBound, JobKind, JobRequest, JobResult, JobStart, PhaseChanged, PlanSaved, Redacted};
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// Between asking and forcing, where the job does not say.
 const GRACE_DEFAULT: Duration = Duration::from_secs(300);
@@ -33,6 +34,8 @@ const PLAN_TEXT_IN_EVENT: usize = 56 * 1024;
 const PLAN_TEXT_PIECE: usize = 32 * 1024;
 /// What is read of the refused connections, bytes.
 const REFUSALS_MAX: u64 = 8192;
+/// The largest state that is rescued, bytes.
+const RESCUED_MAX: u64 = 64 << 20;
 /// How long the last notices may take to reach who is connected.
 const GOODBYE: Duration = Duration::from_millis(200);
 
@@ -54,28 +57,48 @@ struct Step {
     cancel: Watcher,
     /// What is taken out of the events.
     redaction: watch::Sender<Redaction>,
+    /// What is secret and cannot be taken out of them.
+    not_redacted: Vec<String>,
+    /// What a worker before this one has started.
+    followed: Option<Followed>,
+}
+
+/// How a worker begins.
+#[derive(Debug)]
+pub(crate) enum Begin {
+    /// It was told what to do.
+    Told(Box<JobStart>),
+    /// It follows one that was ended by this signal, and is told what that one was told once a supervisor is there.
+    Follows(i32, Box<Followed>),
 }
 
 /// Runs the step that the request asks for, in the working directory.
 ///
 /// # Errors
 /// Only what keeps its end from being written down; everything else is in the spool.
-pub(crate) async fn run(start: JobStart) -> Result<(), SpoolError> {
+pub(crate) async fn run(begin: Begin) -> Result<(), SpoolError> {
     let work = std::env::current_dir()?;
     let tmp = work.join("tmp");
     let private = private_folder(&tmp);
-    let request = start.request.clone().unwrap_or_default();
-    let secrets = variables::all(&request.variables).chain(environment::secrets(&start.targets));
-    let (redaction, secret) = watch::channel(Redaction::new(secrets));
-    let (journal, progress, closing) =
-        journal::open(Path::new("events"), &tmp.join("reserve"), secret, start.next_sequence)?;
-    let (asker, cancel) = cancel::pair();
-    let (told, told_rx) = watch::channel(control::Told::default());
-    let step_name = start.step.clone();
+    let next = match &begin {
+        Begin::Told(start) => {
+            process::forget();
+            start.next_sequence
+        }
+        // all that there is was written by workers before it
+        Begin::Follows(..) => 1,
+    };
+    let (redaction, secret) = watch::channel(Redaction::default());
+    let (journal, progress, closing) = journal::open(Path::new("events"), &tmp.join("reserve"), secret, next)?;
+    let (asker, mut cancel) = cancel::pair();
+    let waits = matches!(begin, Begin::Follows(..));
+    let (told, told_rx) = watch::channel(control::Told { waits, step_ended: None });
+    let (starts, mut started) = mpsc::channel(1);
 
     let server = match control::listen(Path::new(control::PATH)) {
         Ok(listener) => {
-            let serving = control::serve(listener, asker.clone(), progress.appended.clone(), told_rx);
+            let passed = control::Passed { asker: asker.clone(), starts };
+            let serving = control::serve(listener, passed, progress.appended.clone(), told_rx);
             Some(tokio::spawn(serving))
         }
         Err(e) => {
@@ -93,7 +116,27 @@ pub(crate) async fn run(start: JobStart) -> Result<(), SpoolError> {
         }
     });
 
-    let mut step = Step { start, request, work, tmp: tmp.clone(), journal: journal.clone(), cancel, redaction };
+    let (start, followed, by) = match begin {
+        Begin::Told(start) => (*start, None, 0),
+        Begin::Follows(by, mut followed) => {
+            let start = wait_for_start(&mut started, &mut cancel, &mut followed).await;
+            told.send_modify(|t| t.waits = false);
+            (*start, Some(*followed), by)
+        }
+    };
+    let (request, step_name) = (start.request.clone().unwrap_or_default(), start.step.clone());
+    let secrets = variables::all(&request.variables).chain(environment::secrets(&start.targets));
+    redaction.send_replace(Redaction::new(secrets));
+    if followed.is_some() {
+        let by = Exit::Signal(by).signal_name();
+        journal
+            .note(format!("The job's worker was ended by {by}; another one goes on with what it had started."))
+            .await;
+    }
+    let not_redacted = environment::not_redacted(&start.targets).collect();
+    let (tmp_too, journal_too) = (tmp.clone(), journal.clone());
+    let mut step =
+        Step { start, request, work, tmp: tmp_too, journal: journal_too, cancel, redaction, not_redacted, followed };
     let ended = match private {
         Ok(()) => step.perform().await,
         Err(failure) => Err(failure.into()),
@@ -105,7 +148,7 @@ pub(crate) async fn run(start: JobStart) -> Result<(), SpoolError> {
     drop(journal);
     full.abort();
     let written = closing.wait().await;
-    told.send_replace(control::Told { step_ended: Some(step_name) });
+    told.send_replace(control::Told { step_ended: Some(step_name), waits: false });
     if server.is_some() {
         tokio::time::sleep(GOODBYE).await;
     }
@@ -113,6 +156,28 @@ pub(crate) async fn run(start: JobStart) -> Result<(), SpoolError> {
         task.abort();
     }
     written
+}
+
+/// Waits for what the worker before this one was told. Meanwhile its engine goes on; whoever asks for its end gets that.
+async fn wait_for_start(
+    started: &mut mpsc::Receiver<Box<JobStart>>,
+    cancel: &mut Watcher,
+    followed: &mut Followed,
+) -> Box<JobStart> {
+    let mut asked = false;
+    loop {
+        tokio::select! {
+            start = started.recv() => match start {
+                Some(start) => return start,
+                // there is no socket: it is ended by whoever misses it
+                None => std::future::pending().await,
+            },
+            _ = cancel.asked(), if !asked => {
+                asked = true;
+                followed.ask();
+            }
+        }
+    }
 }
 
 async fn stop_on_signal(asker: cancel::Asker) {
@@ -132,26 +197,34 @@ impl Step {
         if self.start.request.is_none() {
             return Err(Code::InvalidArgument.on("the step came without its job").into());
         }
+        let followed = self.followed.take();
         match self.start.step.as_str() {
-            "plan" => self.plan().await,
-            "apply" => self.apply().await,
+            "plan" => self.plan(followed).await,
+            "apply" => self.apply(followed).await,
             "outputs" => self.outputs().await,
             other => Err(Code::InvalidArgument.on(format!("there is no step {other:?}")).into()),
         }
     }
 
-    async fn plan(&mut self) -> Result<End, Stop> {
+    async fn plan(&mut self, followed: Option<Followed>) -> Result<End, Stop> {
         let kind = self.request.kind();
         if !matches!(kind, JobKind::Preview | JobKind::Update | JobKind::Refresh | JobKind::Destroy) {
             return Err(Code::InvalidArgument.on("a job of that kind has no plan").into());
         }
-        self.phase("preparing", "").await;
-        // nothing is begun that the spool does not tell of: a step without an event may be started again
-        self.journal.flush().await;
-        let mut engine = self.prepare().await?;
-        self.phase("planning", "").await;
         let plan = saved_plan_path(&self.work);
-        let has_changes = engine.plan(kind, &plan).await?;
+        let (mut engine, has_changes) = if let Some(followed) = followed {
+            let mut engine = self.engine_at_work(&followed.version).await?;
+            let has_changes = engine.take_over(followed).await? == Exit::Code(2);
+            (engine, has_changes)
+        } else {
+            self.phase("preparing", "").await;
+            // nothing is begun that the spool does not tell of: a step without an event may be started again
+            self.journal.flush().await;
+            let mut engine = self.prepare().await?;
+            self.phase("planning", "").await;
+            let has_changes = engine.plan(kind, &plan).await?;
+            (engine, has_changes)
+        };
         let text = engine.show(&plan).await?;
         let sha256 = hash_of(&plan).map_err(|e| io_failure(Code::EngineFailed, "the saved plan", &e))?;
         self.plan_saved(sha256, has_changes, text).await;
@@ -170,6 +243,7 @@ impl Step {
         if kind == JobKind::Preview {
             return Ok(End::Result("planned", "The plan is made; a preview changes nothing.".into()));
         }
+        self.last_words().await;
         self.phase("awaiting_approval", "").await;
         Ok(End::Waiting)
     }
@@ -191,7 +265,17 @@ impl Step {
         self.journal.record(Body::PlanSaved(PlanSaved { sha256, has_changes, text })).await;
     }
 
-    async fn apply(&mut self) -> Result<End, Stop> {
+    async fn apply(&mut self, followed: Option<Followed>) -> Result<End, Stop> {
+        if let Some(followed) = followed {
+            let mut engine = self.engine_at_work(&followed.version).await?;
+            if followed.command == "apply" {
+                engine.take_over(followed).await?;
+            } else {
+                // only its outputs were missing
+                followed.end();
+            }
+            return self.applied(engine).await;
+        }
         self.phase("applying", "").await;
         self.journal.flush().await;
         let plan = saved_plan_path(&self.work);
@@ -202,11 +286,49 @@ impl Step {
             let message = format!("the saved plan's SHA-256 is {found}, and another was approved");
             return Err(Code::PlanStale.on(message).into());
         }
+        let mut engine = self.engine_at_work("").await?;
+        engine.apply(&plan).await?;
+        self.applied(engine).await
+    }
+
+    /// Puts a state that the engine could not save beside the stack's own one: the working copy goes with the job.
+    fn rescue(&self) -> Option<String> {
+        let kind = Kind::from_name(&self.request.engine).ok()?;
+        let path = self.request.source.clone().unwrap_or_default().path;
+        let root = source::root_module(&self.work.join("source"), &path, kind.extensions()).ok()?;
+        let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+        let file = File::options().read(true).custom_flags(flags).open(root.join("errored.tfstate")).ok()?;
+        let mut state = Vec::new();
+        if !file.metadata().ok()?.is_file() || file.take(RESCUED_MAX + 1).read_to_end(&mut state).is_err() {
+            return None;
+        }
+        if state.len() as u64 > RESCUED_MAX {
+            // a part of a state is none: the whole folder is kept instead
+            return None;
+        }
+        let folder = Path::new(&self.start.state_directory);
+        private_folder(folder).ok()?;
+        let at = folder.join(format!("errored-{}.tfstate", self.request.job_id));
+        match environment::private_file(&at, &state) {
+            Ok(()) if File::open(&at).is_ok_and(|file| file.sync_all().is_ok()) => Some(at.display().to_string()),
+            // it stays where it is, and whoever removes the working copy looks for it
+            _ => None,
+        }
+    }
+
+    /// The engine in the source that is there. `version`: its version, where that is known.
+    async fn engine_at_work(&mut self, version: &str) -> Result<Engine, Stop> {
+        if let (Some(program), false) = (&mut self.start.engine, version.is_empty()) {
+            program.version = version.to_owned();
+        }
         let kind = Kind::from_name(&self.request.engine)?;
         let path = self.request.source.clone().unwrap_or_default().path;
         let root = source::root_module(&self.work.join("source"), &path, kind.extensions())?;
-        let mut engine = self.engine(root).await?;
-        engine.apply(&plan).await?;
+        // what there is to say was said when the job began
+        self.engine(root).await.map(|(engine, _)| engine)
+    }
+
+    async fn applied(&mut self, mut engine: Engine) -> Result<End, Stop> {
         let note = match engine.output().await {
             Ok(outputs) => {
                 self.journal.record(Body::Outputs(outputs)).await;
@@ -244,12 +366,16 @@ impl Step {
         let resolved = source::fetch(&wanted, &places, &mut self.cancel, &self.journal).await?;
         self.journal.record(Body::SourceResolved(resolved)).await;
         let root = source::root_module(&source, &wanted.path, kind.extensions())?;
-        let mut engine = self.engine(root).await?;
+        let (mut engine, note) = self.engine(root).await?;
+        if let Some(note) = note {
+            self.journal.note(note).await;
+        }
         state::init(&mut engine, &self.start.state_directory, &self.start.state_instance).await?;
         Ok(engine)
     }
 
-    async fn engine(&self, root: PathBuf) -> Result<Engine, Stop> {
+    /// The engine in that folder, and what a user is to know about the variables that it gets.
+    async fn engine(&mut self, root: PathBuf) -> Result<(Engine, Option<String>), Stop> {
         let program = self.start.engine.clone().unwrap_or_default();
         if program.name != self.request.engine {
             let message = format!("the runner has no {}", self.request.engine);
@@ -261,24 +387,43 @@ impl Step {
         };
         let mut environment = environment::for_engine(&self.start, &self.folders())?;
         let kind = Kind::from_name(&self.request.engine)?;
-        let passed = Variables::new(&self.request.variables, &Declarations::read(&root, kind.extensions()))?;
+        let module = Declarations::read(&root, kind.extensions());
+        let passed = Variables::new(&self.request.variables, &self.request.not_redacted, &module)?;
+        self.not_redacted.extend(passed.not_redacted.iter().cloned());
         let secrets = passed.secrets.iter().map(String::as_str).chain(environment::secrets(&self.start.targets));
         let redaction = Redaction::new(secrets).counting_on(&self.redaction.borrow());
         self.redaction.send_replace(redaction);
-        if let Some(note) = passed.note().filter(|_| self.start.step != "apply") {
-            self.journal.note(note).await;
-        }
-        let variables = passed.write(&self.tmp)?;
+        let (variables, note) = (passed.write(&self.tmp)?, passed.note());
         environment.extend(passed.environment.into_iter().map(|(name, value)| (name, value.into())));
         let (work, state) = (self.work.clone(), PathBuf::from(&self.start.state_directory));
         let parts = Parts { program: &program, environment, variables, root, work, state, grace };
         let mut engine = Engine::new(parts, self.cancel.clone(), self.journal.clone())?;
         engine.learn_version().await?;
-        Ok(engine)
+        Ok((engine, note))
     }
 
     fn folders(&self) -> environment::Folders<'_> {
         environment::Folders { work: &self.work, tmp: &self.tmp }
+    }
+
+    /// Records what was not checked of this step, and what was taken out of its events; it has ended but for its last.
+    async fn last_words(&self) {
+        if environment::has_proxy(&self.start) {
+            let text =
+                "Behind a proxy the addresses of hosts were not checked: the proxy looks names up, and connects.";
+            self.journal.note(text).await;
+        }
+        let count = self.journal.redacted();
+        match count {
+            0 => {}
+            1 => self.journal.note("One secret value was taken out of what this step recorded.").await,
+            n => self.journal.note(format!("{n} secret values were taken out of what this step recorded.")).await,
+        }
+        if !self.not_redacted.is_empty() {
+            let names = self.not_redacted.join(", ");
+            self.journal.note(format!("Secret, too short to be taken out, and so not redacted: {names}.")).await;
+        }
+        self.journal.record(Body::Redacted(Redacted { count, not_redacted: self.not_redacted.clone() })).await;
     }
 
     async fn phase(&self, phase: &str, detail: &str) {
@@ -291,7 +436,12 @@ impl Step {
     async fn record_end(&mut self, ended: Result<End, Stop>) {
         // what an engine failed at may be a bound of its job
         let engine_failed = matches!(&ended, Err(Stop::Failed(_, Some(_)) | Stop::Canceled { exit: Some(_), .. }));
-        let bound = if engine_failed && self.start.bounded { self.cancel.bound().await } else { None };
+        let bound = match engine_failed {
+            true if self.start.bounded => self.cancel.bound().await,
+            // of the disk it is told before it is asked to stop
+            true => self.cancel.told(),
+            false => None,
+        };
         let mut result = match ended {
             Ok(End::Waiting) => return,
             Ok(End::Result(phase, message)) => {
@@ -306,22 +456,27 @@ impl Step {
                 ..with_exit(exit)
             },
         };
-        if let Some(JobBound { what, memory }) = bound {
+        if let Some(JobBound { what, memory, disk }) = bound {
             result.message = format!("The job was at its bounds: {what}. {}", result.message);
             if memory {
                 result.phase = "failed".into();
                 result.code = Code::WorkerOutOfMemory.as_str().into();
                 result.next_step = "Give jobs more memory (jobs.memory_mib of the runner), or do less at once.".into();
             }
+            if disk {
+                result.phase = "failed".into();
+                result.code = Code::WorkerOutOfDisk.as_str().into();
+                result.next_step = Code::WorkerOutOfDisk.next_step().into();
+            }
+        }
+        if let Some(at) = self.rescue() {
+            self.journal.note(format!("The state that the engine could not save is kept on the runner: {at}.")).await;
+            result.rescued_state = at;
         }
         for refusal in refusals() {
             self.journal.note(format!("The job's policy refused a connection to {refusal}.")).await;
         }
-        match self.journal.redacted() {
-            0 => {}
-            1 => self.journal.note("One secret value was taken out of what this step recorded.").await,
-            n => self.journal.note(format!("{n} secret values were taken out of what this step recorded.")).await,
-        }
+        self.last_words().await;
         self.journal.record(Body::Result(result)).await;
     }
 }
@@ -391,17 +546,8 @@ fn hash_of(path: &Path) -> std::io::Result<String> {
     let mut buffer = vec![0; 128 * 1024];
     loop {
         match file.read(&mut buffer)? {
-            0 => return Ok(hex(&hash.finalize())),
+            0 => return Ok(shared_proto::hex::encode(hash.finalize())),
             n => hash.update(&buffer[..n]),
         }
     }
-}
-
-/// Bytes as lower-case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

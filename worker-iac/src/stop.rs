@@ -10,6 +10,8 @@ pub(crate) enum Exit {
     Code(i32),
     /// By this signal.
     Signal(i32),
+    /// Nobody saw it.
+    Unknown,
 }
 
 /// Why a step stopped.
@@ -34,12 +36,13 @@ impl Exit {
         match self {
             Self::Code(code) => format!("exit code {code}"),
             Self::Signal(_) => self.signal_name(),
+            Self::Unknown => "an end that nobody saw".to_owned(),
         }
     }
     /// The signal's name; empty where it ended by itself.
     pub(crate) fn signal_name(self) -> String {
         match self {
-            Self::Code(_) => String::new(),
+            Self::Code(_) | Self::Unknown => String::new(),
             Self::Signal(number) => nix::sys::signal::Signal::try_from(number)
                 .map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned()),
         }

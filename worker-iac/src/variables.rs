@@ -7,6 +7,7 @@ mod tokens;
 
 use crate::engine::environment::private_file;
 use declared::Declared;
+use runner_worker_iac::redaction::SHORTEST;
 use serde_json::Value;
 use shared_proto::failure::{Code, Failure};
 use std::collections::{BTreeMap, HashMap};
@@ -30,24 +31,31 @@ pub(crate) struct Variables {
     pub(crate) environment: Vec<(String, String)>,
     /// What is never to be recorded.
     pub(crate) secrets: Vec<String>,
+    /// Those of which something is secret and too short to be taken out of what is recorded.
+    pub(crate) not_redacted: Vec<String>,
     undeclared: Vec<String>,
 }
 
 // === impl Variables ===
 
 impl Variables {
-    /// Sorts the values by how the module declares them.
+    /// Sorts the values by how the module declares them. A secret that is too short to be taken out of what is recorded must be
+    /// `marked` as one that stays.
     ///
     /// # Errors
-    /// A variable that no engine can have.
-    pub(crate) fn new(given: &HashMap<String, String>, module: &Declarations) -> Result<Self, Failure> {
+    /// A variable that no engine can have; `secret_too_short`.
+    pub(crate) fn new(
+        given: &HashMap<String, String>,
+        marked: &[String],
+        module: &Declarations,
+    ) -> Result<Self, Failure> {
         let mut variables = Self::default();
         let mut sorted: Vec<_> = given.iter().collect();
         sorted.sort();
         for (name, value) in sorted {
             check(name, value)?;
             match module.known.get(name) {
-                Some(declared) => variables.pass(name, value, declared),
+                Some(declared) => variables.pass(name, value, declared, marked)?,
                 // the engine reads its language better: it knows the type, and takes no offence at what it does not know
                 None if module.doubtful => {
                     if name.len() + value.len() > IN_ENVIRONMENT_MAX {
@@ -63,7 +71,7 @@ impl Variables {
         Ok(variables)
     }
 
-    fn pass(&mut self, name: &str, value: &str, declared: &Declared) {
+    fn pass(&mut self, name: &str, value: &str, declared: &Declared, marked: &[String]) -> Result<(), Failure> {
         let plain = declared.plain.unwrap_or(true);
         let quoted = |text: &str| Value::from(text).to_string();
         if plain {
@@ -76,11 +84,20 @@ impl Variables {
             self.native.push(format!("{name} = (\n{value}\n)\n"));
         }
         if declared.sensitive {
-            self.secrets.push(value.to_owned());
-            if !plain {
-                self.secrets.extend(parts(value));
+            let parts = if plain { Vec::new() } else { parts(value) };
+            // an empty text, list or object has nothing to hide
+            let empty = if plain { value.is_empty() } else { parts.is_empty() };
+            let short = value.len() < SHORTEST && !empty;
+            if short && !marked.iter().any(|marked| marked == name) {
+                return Err(too_short(name, value.len()));
             }
+            if short || parts.iter().any(|part| (1..SHORTEST).contains(&part.len())) {
+                self.not_redacted.push(name.to_owned());
+            }
+            self.secrets.push(value.to_owned());
+            self.secrets.extend(parts);
         }
+        Ok(())
     }
 
     /// Writes the files into the job's temporary folder. The arguments that name them.
@@ -119,6 +136,14 @@ impl std::fmt::Debug for Variables {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Variables({} values)", self.json.len() + self.native.len() + self.environment.len())
     }
+}
+
+fn too_short(name: &str, length: usize) -> Failure {
+    Code::SecretTooShort
+        .on(format!("the secret variable {name} has {length} bytes: fewer than {SHORTEST} cannot be taken out of what the job records"))
+        .next(format!(
+            "Give it at least {SHORTEST} bytes. Or let it stay in what is recorded: `runnerctl stack update STACK --not-redacted {name}`."
+        ))
 }
 
 fn check(name: &str, value: &str) -> Result<(), Failure> {
@@ -196,7 +221,7 @@ mod tests {
             ("secrets", "{\"a\": [\"password-1\", 12345678]}"),
             ("typo", "a-value-of-nothing"),
         ]);
-        let variables = Variables::new(&values, &module).expect("fine");
+        let variables = Variables::new(&values, &[], &module).expect("fine");
         let folder = tempfile::tempdir().expect("a folder");
         let arguments = variables.write(folder.path()).expect("writes");
         assert_eq!(arguments.len(), 2);
@@ -220,13 +245,49 @@ mod tests {
     }
 
     #[test]
+    fn a_short_secret_is_refused_unless_it_is_marked() {
+        let known = [
+            ("secret", declared(Some(true), true)),
+            ("shown", declared(Some(true), false)),
+            ("untyped", declared(None, true)),
+            ("secrets", declared(Some(false), true)),
+        ];
+        let known = known.into_iter().map(|(name, d)| (name.to_owned(), d)).collect();
+        let module = Declarations { known, doubtful: false };
+        let of = |name: &str, value: &str, marked: &[&str]| {
+            let marked: Vec<_> = marked.iter().map(|m| (*m).to_owned()).collect();
+            Variables::new(&given(&[(name, value)]), &marked, &module).map(|v| v.not_redacted)
+        };
+        let none = Ok(Vec::new());
+        for (name, value) in [("secret", "seven-7"), ("untyped", "seven-7"), ("secrets", "[\"a\"]"), ("secret", "ä")] {
+            let failure = of(name, value, &["shown"]).expect_err(value);
+            assert_eq!(failure.code, Code::SecretTooShort);
+            let said = format!("{} {}", failure.message, failure.next_step);
+            assert!(said.contains(&format!("{name} has {} bytes", value.len())), "{said}");
+            assert!(said.contains(&format!("--not-redacted {name}")) && !said.contains(value), "{said}");
+            assert_eq!(of(name, value, &["other", name]), Ok(vec![name.to_owned()]));
+        }
+        for (name, value) in [("secret", "eight-88"), ("shown", "seven-7"), ("secret", ""), ("secrets", "[]")] {
+            assert_eq!(of(name, value, &[]), none, "{value}");
+            // long enough: taken out, whatever is marked
+            assert_eq!(of(name, value, &[name]), none, "{value}");
+        }
+        // a part of something longer is not refused, and said
+        assert_eq!(
+            of("secrets", "{\"user\": \"bob\", \"password\": \"long-enough\"}", &[]),
+            Ok(vec!["secrets".to_owned()])
+        );
+        assert_eq!(of("secrets", "{\"password\": \"long-enough\"}", &[]), none);
+    }
+
+    #[test]
     fn in_doubt_the_engine_decides_and_all_is_secret() {
         let module = Declarations { doubtful: true, ..Declarations::default() };
-        let variables = Variables::new(&given(&[("a", "some-value")]), &module).expect("fine");
+        let variables = Variables::new(&given(&[("a", "some-value")]), &[], &module).expect("fine");
         assert_eq!(variables.environment, [("TF_VAR_a".to_owned(), "some-value".to_owned())]);
         assert_eq!((variables.secrets.as_slice(), variables.note()), (["some-value".to_owned()].as_slice(), None));
         let long = given(&[("a", &"x".repeat(IN_ENVIRONMENT_MAX))]);
-        assert_eq!(Variables::new(&long, &module).expect_err("too long").code, Code::TooLarge);
+        assert_eq!(Variables::new(&long, &[], &module).expect_err("too long").code, Code::TooLarge);
         assert_eq!(format!("{variables:?}"), "Variables(1 values)");
     }
 

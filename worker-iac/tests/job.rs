@@ -3,7 +3,8 @@
 mod common;
 
 use common::{Job, bodies, engines, events, outputs, phases, result, session_of};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use shared_proto::v1::event::Body;
 use shared_proto::v1::{JobKind, job_notice};
 use std::os::unix::fs::PermissionsExt as _;
@@ -258,6 +259,7 @@ fn pings_are_answered_and_new_events_are_told_under_any_path() {
                     told = n;
                 }
                 job_notice::Kind::StepEnded(step) => ended = Some(step),
+                job_notice::Kind::Waits(_) => panic!("it was told what to do"),
             }
         }
         assert!(running.wait().success());
@@ -289,6 +291,109 @@ fn a_killed_worker_leaves_a_readable_spool_and_an_engine_that_finishes() {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
         assert_eq!(job.state()["resources"].as_array().map(Vec::len), Some(2));
+    }
+}
+
+/// Says a hundred numbers, in so many seconds.
+const TALKS: &str = r#"
+resource "terraform_data" "first" { input = "done" }
+resource "terraform_data" "talks" {
+  depends_on = [terraform_data.first]
+  provisioner "local-exec" { command = "for i in $(seq 100 199); do echo says $i.; sleep 0.04; done" }
+}
+output "first" { value = terraform_data.first.output }
+"#;
+
+/// Kills the worker and has the next one told the same; its number.
+fn follow(running: &common::Running, job: &Job, step: &str, worker: i32) -> i32 {
+    kill(Pid::from_raw(worker), Signal::SIGKILL).expect("signals");
+    let next = running.worker(Some(worker));
+    let mut control = running.control();
+    loop {
+        match control.hear() {
+            Some(job_notice::Kind::Waits(true)) => break,
+            Some(_) => {}
+            // the socket was still the dead one's
+            None => control = running.control(),
+        }
+    }
+    control.start(&shared_proto::v1::JobStart { step: step.into(), ..job.start.clone() });
+    next
+}
+
+#[test]
+fn workers_that_die_are_followed_and_the_job_ends_as_its_engine_does() {
+    for engine in engines() {
+        let job = Job::new(&engine, JobKind::Update, &[("main.tf", TALKS)]);
+        job.run("plan");
+        let mut running = job.begin_followed("apply");
+        let mut worker = running.worker(None);
+        for says in ["says 100.", "says 125.", "says 150."] {
+            running.until(says, |b| matches!(b, Body::ResourceProgress(p) if p.text.contains(says)));
+            worker = follow(&running, &job, "apply", worker);
+        }
+        assert!(running.wait().success());
+        let ended = events(&job.work());
+        assert_eq!(result(&ended).phase, "applied", "{ended:#?}");
+        let said: Vec<_> = bodies(&ended)
+            .filter_map(|b| match b {
+                Body::ResourceProgress(p) => {
+                    Some(p.text.split("says ").nth(1)?.split('.').next()?.parse::<u32>().ok()?)
+                }
+                _ => None,
+            })
+            .collect();
+        assert_eq!(said, (100..200).collect::<Vec<_>>(), "each once and in order");
+        let summaries =
+            bodies(&ended).filter(|b| matches!(b, Body::ChangeSummary(s) if s.operation == "apply")).count();
+        let applies = bodies(&ended).filter(|b| matches!(b, Body::EngineStarted(e) if e.command == "apply")).count();
+        assert_eq!((summaries, applies), (1, 1));
+        assert_eq!(outputs(&ended)["first"]["value"], "done");
+        let notes =
+            bodies(&ended).filter(|b| matches!(b, Body::OutputLine(l) if l.text.contains("another one goes on")));
+        assert_eq!(notes.count(), 3);
+        let job = job.again(JobKind::Destroy);
+        job.run("plan");
+        assert_eq!(result(&job.run("apply")).phase, "applied");
+    }
+}
+
+#[test]
+fn a_worker_that_follows_asks_nobody_a_second_time() {
+    for engine in engines() {
+        let job = Job::new(&engine, JobKind::Update, &[("main.tf", SLOW)]);
+        job.run("plan");
+        let mut running = job.begin_followed("apply");
+        let worker = running.worker(None);
+        running.until("slow resource", started("terraform_data.slow"));
+        // asked, and not ended before there is another worker
+        let engine = running.engine();
+        kill(engine, Signal::SIGSTOP).expect("signals");
+        running.control().cancel("somebody", false);
+        running.until("the cancel", |b| matches!(b, Body::CancelProgress(_)));
+        follow(&running, &job, "apply", worker);
+        kill(engine, Signal::SIGCONT).expect("signals");
+        assert!(running.wait().success());
+        let ended = events(&job.work());
+        let end = result(&ended);
+        assert_eq!((end.phase.as_str(), end.engine_exit_code), ("canceled", Some(1)), "{ended:#?}");
+        assert_eq!(bodies(&ended).filter(|b| matches!(b, Body::CancelProgress(_))).count(), 1);
+        assert_eq!(job.state()["resources"][0]["name"], "first");
+    }
+}
+
+#[test]
+fn a_worker_that_dies_before_anything_matters_is_not_followed() {
+    for engine in engines() {
+        let mut job = Job::new(&engine, JobKind::Update, &[("main.tf", SMALL)]);
+        job.request().variables.insert("text".into(), "abc".into());
+        let mut running = job.begin_followed("plan");
+        let worker = running.worker(None);
+        running.until("init", |b| matches!(b, Body::EngineStarted(e) if e.command == "init"));
+        kill(Pid::from_raw(worker), Signal::SIGKILL).expect("signals");
+        // the first process tells how, and the supervisor ends the job
+        assert_eq!(running.wait().code(), Some(128 + Signal::SIGKILL as i32));
+        assert!(!events(&job.work()).iter().any(|e| matches!(e.body, Some(Body::Result(_)))));
     }
 }
 

@@ -4,8 +4,8 @@
 mod common;
 
 use common::{Job, bodies, engines, outputs, phases, result};
-use shared_proto::v1::JobKind;
 use shared_proto::v1::event::Body;
+use shared_proto::v1::{Event, JobKind};
 
 const MAIN: &str = r##"
 # variable "comment" { sensitive = true }
@@ -77,6 +77,47 @@ fn spool(job: &Job) -> String {
     String::from_utf8_lossy(&std::fs::read(job.work().join("events")).expect("a spool")).into_owned()
 }
 
+/// What each step so far says that it took out, and could not.
+fn redacted(events: &[Event]) -> Vec<(u64, String)> {
+    let told = bodies(events).filter_map(|b| if let Body::Redacted(r) = b { Some(r) } else { None });
+    told.map(|r| (r.count, r.not_redacted.join(","))).collect()
+}
+
+#[test]
+fn a_short_secret_is_refused_before_the_engine_starts_unless_it_is_marked() {
+    for engine in engines() {
+        let refused = |mut job: Job| {
+            let secret = "pin-777";
+            job.request().variables.insert("secret".into(), secret.into());
+            let ended = job.run("plan");
+            assert_eq!(result(&ended).code, "secret_too_short", "{ended:#?}");
+            assert!(result(&ended).message.contains("secret has 7 bytes"), "{ended:#?}");
+            assert!(!bodies(&ended).any(|b| matches!(b, Body::EngineStarted(_))), "{ended:#?}");
+            assert!(!spool(&job).contains(secret));
+        };
+        refused(job(&engine, JobKind::Preview));
+        // another variable's mark is none
+        let mut other = job(&engine, JobKind::Preview);
+        other.request().not_redacted = vec!["secrets".into()];
+        refused(other);
+        for (value, marked, left) in [("pin-7777", false, false), ("pin-777", true, true), ("pin-7777", true, false)] {
+            let mut job = job(&engine, JobKind::Preview);
+            job.request().variables.insert("secret".into(), value.into());
+            job.request().not_redacted = if marked { vec!["secret".into()] } else { vec![] };
+            let ended = job.run("plan");
+            assert_eq!(result(&ended).phase, "planned", "{ended:#?}");
+            let told = redacted(&ended);
+            assert!(matches!(told.as_slice(), [(_, names)] if names == if left { "secret" } else { "" }), "{told:?}");
+            let said = |text: &str| {
+                bodies(&ended)
+                    .any(|b| matches!(b, Body::OutputLine(l) if l.stream == "runner" && l.text.contains(text)))
+            };
+            assert_eq!(said("not redacted: secret"), left, "{ended:#?}");
+            assert_eq!(spool(&job).contains(value), left, "{value}");
+        }
+    }
+}
+
 #[test]
 fn they_win_arrive_as_declared_and_only_sensitive_ones_are_hidden() {
     for engine in engines() {
@@ -117,6 +158,8 @@ fn they_win_arrive_as_declared_and_only_sensitive_ones_are_hidden() {
             bodies(&applied).any(|b| matches!(b, Body::ResourceProgress(p) if p.text.ends_with(": 0"))),
             "no variable is in an environment"
         );
+        let told = redacted(&applied);
+        assert!(told.len() == 2 && told.iter().all(|(n, names)| *n > 0 && names.is_empty()), "{told:?}");
         let spool = spool(&job);
         for hidden in ["hunter2", "password-number-one", "passing-secret", "value-of-a-typo"] {
             assert!(!spool.contains(hidden), "{hidden}");

@@ -6,8 +6,9 @@ use shared_proto::dial::DESCRIPTOR;
 use shared_proto::failure::Code;
 use shared_proto::frame::FrameError;
 use shared_proto::v1::operation_request::What;
+use shared_proto::v1::resolve_reply::Kind as Reply;
 use shared_proto::v1::target::Kind as Target;
-use shared_proto::v1::{OperationRequest, Outcome, WorkerRequest};
+use shared_proto::v1::{self, BoundToken, KubernetesTarget, OperationRequest, Outcome, ResolveReply, WorkerRequest};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -16,7 +17,7 @@ use std::time::Duration;
 use crate::fault::Fault;
 use crate::net::Dialer;
 use crate::socket::{self, Input, Output};
-use crate::{aws, kubernetes};
+use crate::{aws, kubernetes, resolve};
 
 /// What an operation's worker is born with.
 pub(crate) struct Inherited {
@@ -42,6 +43,9 @@ pub(crate) async fn run(inherited: Inherited) -> Result<(), FrameError> {
         () = hangup.gone() => Ok(()),
         ended = async {
             let request: WorkerRequest = input.request().await?;
+            if let Some(wanted) = request.bound_token {
+                return output.last(&bound(wanted, request.target, &dialer).await).await;
+            }
             let outcome = serve(request, &dialer, &mut input, &mut output).await;
             output.outcome(&outcome).await?;
             Ok(())
@@ -49,8 +53,24 @@ pub(crate) async fn run(inherited: Inherited) -> Result<(), FrameError> {
     }
 }
 
+/// What the supervisor asks for itself: a narrower credential in the place of the target's own.
+async fn bound(wanted: BoundToken, target: Option<v1::Target>, dialer: &Dialer) -> ResolveReply {
+    let narrowed = async {
+        let Some(Target::Kubernetes(target)) = target.and_then(|t| t.kind) else {
+            return Err(Fault::new(Code::WrongProvider, "a service account is of a cluster"));
+        };
+        let (token, expiry_ms) = kubernetes::bound(wanted, target, dialer).await?;
+        let target = KubernetesTarget { token, ..Default::default() };
+        let target = v1::Target { kind: Some(Target::Kubernetes(target)) };
+        Ok(ResolveReply { kind: Some(Reply::Target(target)), valid_until_ms: resolve::valid_until(expiry_ms)? })
+    };
+    narrowed
+        .await
+        .unwrap_or_else(|fault| ResolveReply { kind: Some(Reply::Failure(fault.outcome())), valid_until_ms: 0 })
+}
+
 async fn serve(request: WorkerRequest, dialer: &Dialer, input: &mut Input, output: &mut Output) -> Outcome {
-    let WorkerRequest { request: Some(request), target: Some(target) } = request else {
+    let WorkerRequest { request: Some(request), target: Some(target), .. } = request else {
         return Fault::new(Code::Internal, "the request came without an operation or without a target").outcome();
     };
     let deadline = request.deadline_ms;

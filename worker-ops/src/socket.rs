@@ -13,8 +13,9 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::fault::Fault;
 
-/// What is read ahead of the socket, bytes: a whole frame of input.
-const READ_AHEAD: usize = 64 * 1024;
+/// What is read ahead of the socket, bytes: requests and keystrokes. What is longer goes straight to where it is wanted. Whatever there is here
+/// every worker touches at its start.
+const READ_AHEAD: usize = 8 * 1024;
 
 /// What comes in.
 pub(crate) struct Input {

@@ -1,6 +1,7 @@
 //! What starting a confined process costs: from asking for it to its first byte, beside a plain execution, unshare(1), bwrap and runc, in
 //! interleaved runs; then a request to a confined process that waits for it, beside one to a process that is not confined and stays; and how
-//! many are started, answered and reaped in a second. Build with `--release`; run as root, as the spawner of a service is, or as a user.
+//! many are started, answered and reaped in a second. What goes through a supervisor is what `bench-operations` measures. Build with
+//! `--release`; run as root, as the spawner of a service is, or as a user.
 //!
 //! ```text
 //! bench-spawn [RUNS]     200 unless given. Needs cc; leaves out of unshare, bwrap and runc what is not here
@@ -80,6 +81,8 @@ struct Bench {
     namespaces: Namespaces,
     with_network: Namespaces,
     own: Option<Own>,
+    /// Where it is root: what its children's root stands in, as that of operations does.
+    standing: Option<File>,
     spawner: Option<spawn::Spawner>,
 }
 
@@ -129,9 +132,13 @@ impl Bench {
             }
         }
         let root = nix::unistd::geteuid().is_root();
+        if root {
+            // as the spawner does: a child that is not confined is what it was
+            runner_sandbox::own::bound_children()?;
+        }
         let shown = ROOT.iter().fold(Root::default(), |root, path| root.show(Path::new(path)));
         let user = if root { User::Shared } else { User::Same };
-        Ok(Self {
+        let mut bench = Self {
             folder,
             child,
             worker,
@@ -140,8 +147,23 @@ impl Bench {
             namespaces: Namespaces { user, network: false, root: Some(shown.clone()) },
             with_network: Namespaces { user, network: true, root: Some(shown) },
             own: root.then_some(Own { uid: 1_900_000_000, gid: 1_900_000_000 }),
+            standing: None,
             spawner: Some(spawn::Spawner::new()?),
-        })
+        };
+        if root {
+            bench.stand()?;
+        }
+        Ok(bench)
+    }
+
+    /// Has the root put together once.
+    fn stand(&mut self) -> Result<()> {
+        let own = self.own.take();
+        let (pid, socket) = self.start(Confined::All, c"child", Some(c"serve"))?;
+        self.standing = Some(runner_sandbox::confine::root_of(pid)?);
+        self.own = own;
+        drop(socket);
+        reap(pid)
     }
 
     fn run(&mut self, runs: usize) -> Result<()> {
@@ -219,11 +241,20 @@ impl Bench {
     }
 
     fn confine(&self, confined: Confined) -> Option<Confinement<'_>> {
-        let bare =
-            Confinement { limits: LIMITS, namespaces: None, network: None, own: None, domain: None, filter: None };
+        let bare = Confinement {
+            limits: LIMITS,
+            namespaces: None,
+            network: None,
+            standing: None,
+            own: None,
+            files_as: None,
+            domain: None,
+            filter: None,
+        };
         let domain = self.domain.as_ref();
         let filter = Some(&self.filter);
-        let all = Confinement { namespaces: Some(&self.namespaces), own: self.own, domain, filter, ..bare };
+        let standing = self.standing.as_ref().map(|s| s.as_fd());
+        let all = Confinement { namespaces: Some(&self.namespaces), standing, own: self.own, domain, filter, ..bare };
         match confined {
             Confined::Not => None,
             Confined::Limits => Some(bare),
@@ -326,11 +357,14 @@ impl Bench {
     fn warm(&mut self, runs: usize) -> Result<()> {
         let (stays, mut with_it) = self.start(Confined::Not, c"child", Some(c"serve"))?;
         let (mut waiting, mut staying) = (Vec::new(), Vec::new());
-        for _ in 0..runs {
+        for run in 0..runs {
             let (pid, mut fresh) = self.start(Confined::All, c"child", Some(c"serve"))?;
             // it has had its time to come to wait
             std::thread::sleep(Duration::from_millis(3));
-            for (socket, times) in [(&mut fresh, &mut waiting), (&mut with_it, &mut staying)] {
+            let mut both = [(&mut fresh, &mut waiting), (&mut with_it, &mut staying)];
+            // whoever is asked first after the pause wakes a processor that rests: each in its turn
+            both.rotate_left(run % 2);
+            for (socket, times) in both {
                 let start = Instant::now();
                 socket.write_all(b"x")?;
                 socket.read_exact(&mut [0; 1])?;

@@ -100,6 +100,7 @@ async fn start(command: &Deploy, session: &Session) -> Done<Value> {
             if let Some(variables) = command.options.variables()? {
                 job["variables"] = variables;
             }
+            command.options.mark(&mut job);
         }
         existing => {
             let mut body = existing

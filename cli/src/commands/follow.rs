@@ -126,6 +126,8 @@ impl Words {
                     self.note(words);
                 }
             }
+            // told in words already
+            Body::Redacted(_) => {}
             Body::Result(_) => self.release()?,
         }
         Ok(())
@@ -255,6 +257,9 @@ pub(crate) fn waits(job: &Value) -> Option<String> {
         "instance" => {
             "waits for an instance of the runner that takes jobs; `runnerctl runner list` shows them".to_owned()
         }
+        "restored" => "was restored from an older back-up of the control plane: an instance that has it says so when it connects, \
+             else it ends as lost"
+            .to_owned(),
         // it is about to be given out, or goes first to the instance that has its stack's state
         _ => "waits for an instance of the runner with room for it; `runnerctl runner list` shows them".to_owned(),
     })

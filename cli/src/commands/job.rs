@@ -7,6 +7,7 @@ use crate::client::path;
 use crate::output::{Format, table};
 use crate::stop::Done;
 use serde_json::{Value, json};
+use shared_proto::failure::{Code, Failure};
 
 /// Events are fetched in pages of this many, the most that the API gives.
 const PAGE: u64 = 500;
@@ -54,6 +55,14 @@ pub(crate) enum JobCommand {
         #[arg(long)]
         force: bool,
     },
+    /// Where the state lies that a job's engine could not save: on its runner, which it never leaves
+    Rescue {
+        /// Its id
+        id: String,
+        /// Copy it there; for whoever is on the runner's machine
+        #[arg(long, value_name = "FILE")]
+        to: Option<std::path::PathBuf>,
+    },
     /// What a job has said until now
     Logs {
         /// Its id
@@ -97,6 +106,13 @@ pub(crate) async fn run(command: JobCommand, session: &Session) -> Done {
                     if force { "forced" } else { "asked" }
                 )
             })
+        }
+        JobCommand::Rescue { id, to } => {
+            let job = session.wait("asking", client.get(&path(&["jobs", &id], &[]))).await?;
+            let found = rescued(&job)?;
+            let Some(to) = to else { return session.output.document(&found, lies) };
+            copy(&found, &to)?;
+            session.output.document(&found, |_| format!("The state is in {}.\n", to.display()))
         }
         JobCommand::Logs { id } => session.interrupt.guard("the log was not read to its end", logs(session, &id)).await,
     }
@@ -170,6 +186,7 @@ fn show(job: &Value) -> String {
         ("message", table::text(job, "/result/message")),
         ("next", table::text(job, "/result/next_step")),
         ("events", table::text(job, "/last_sequence")),
+        ("redacted", redacted(job)),
     ]);
     if let Some(why) = follow::waits(job) {
         text.push_str(&format!("\nIt {why}\n"));
@@ -181,9 +198,92 @@ fn show(job: &Value) -> String {
     text
 }
 
+/// What is known of a state that was rescued.
+fn rescued(job: &Value) -> Result<Value, Failure> {
+    let (id, at) = (table::text(job, "/id"), table::text(job, "/result/rescued_state"));
+    if at.is_empty() {
+        return Err(Code::NotFound
+            .on(format!("job {id} has left no state that its engine could not save"))
+            .next("Look at how it ended with `runnerctl job show`."));
+    }
+    Ok(json!({
+        "job": id,
+        "stack": table::text(job, "/stack/name"),
+        "runner": table::text(job, "/runner"),
+        "instance_id": table::text(job, "/instance_id"),
+        "path": at,
+    }))
+}
+
+fn lies(found: &Value) -> String {
+    let text = |name: &str| table::text(found, name);
+    let fields = table::fields([
+        ("job", text("/job")),
+        ("stack", text("/stack")),
+        ("runner", text("/runner")),
+        ("instance", text("/instance_id")),
+        ("path", text("/path")),
+    ]);
+    format!(
+        "{fields}\nIt stays on the runner's machine. Compare it with the stack's state there, and give it to the engine: state push {}\n",
+        text("/path")
+    )
+}
+
+/// Copies it, where this is the runner's machine; never over something.
+fn copy(found: &Value, to: &std::path::Path) -> Result<(), Failure> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let from = table::text(found, "/path");
+    let failed = |e: std::io::Error| {
+        Code::NotFound.on(format!("{from}: {e}")).next(format!(
+            "It lies on the machine of the runner {} (instance {}): copy it there.",
+            table::text(found, "/runner"),
+            table::text(found, "/instance_id")
+        ))
+    };
+    let mut state = std::fs::File::open(&from).map_err(failed)?;
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(|e| {
+        Code::InvalidArgument.on(format!("{}: {e}", to.display())).next("Name a file that is not there.")
+    })?;
+    std::io::copy(&mut state, &mut file).map(drop).map_err(failed)
+}
+
+/// How often a secret was taken out of what the job recorded, and what was too short for it.
+fn redacted(job: &Value) -> String {
+    let count = table::text(job, "/redacted");
+    let names: Vec<_> = job["not_redacted"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if names.is_empty() { count } else { format!("{count}; too short to be: {}", names.join(", ")) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_job_says_what_was_redacted_of_it() {
+        let text = |job: Value| show(&job);
+        assert!(text(json!({"redacted": 3, "not_redacted": []})).contains("3\n"));
+        let said = text(json!({"redacted": 0, "not_redacted": ["pin", "connection c"]}));
+        assert!(said.contains("0; too short to be: pin, connection c"), "{said}");
+        assert!(!text(json!({"redacted": null, "not_redacted": []})).contains("too short"));
+    }
+
+    #[test]
+    fn a_state_that_was_rescued_is_named_and_copied_where_it_is() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (from, to) = (folder.path().join("errored-job_1.tfstate"), folder.path().join("copy"));
+        let job =
+            |at: &str| json!({"id": "job_1", "runner": "r1", "instance_id": "i1", "result": {"rescued_state": at}});
+        assert_eq!(rescued(&job("")).map_err(|e| e.code), Err(Code::NotFound));
+        let found = rescued(&job(&from.display().to_string())).expect("is there");
+        assert!(lies(&found).contains("errored-job_1.tfstate"), "{}", lies(&found));
+        let elsewhere = copy(&found, &to).expect_err("it is not on this machine");
+        assert!(elsewhere.next_step.contains("r1 (instance i1)"), "{elsewhere}");
+        std::fs::write(&from, "a state").expect("writes");
+        copy(&found, &to).expect("copies");
+        assert_eq!(std::fs::read(&to).expect("reads"), b"a state");
+        assert_eq!(copy(&found, &to).map_err(|e| e.code), Err(Code::InvalidArgument), "never over something");
+    }
 
     #[test]
     fn a_list_says_what_jobs_wait_for() {

@@ -2,6 +2,7 @@
 //! inside of another.
 
 pub(crate) mod aws;
+pub(crate) mod ca;
 pub(crate) mod connection;
 pub(crate) mod deploy;
 pub(crate) mod exec;
@@ -90,6 +91,7 @@ pub(crate) async fn run(arguments: Arguments) -> Done {
         Command::Login(command) => login::login(command, &global, &interrupt).await,
         Command::Context(command) => login::context(command, output),
         Command::Whoami => login::whoami(&session()?).await,
+        Command::Ca(command) => ca::run(command, &session()?).await,
         Command::Organization(command) => organization::organization(command, &session()?).await,
         Command::User(command) => organization::user(command, &session()?).await,
         Command::Runner(command) => runner::run(command, &session()?).await,

@@ -95,12 +95,17 @@ pub(crate) async fn user(command: UserCommand, session: &Session) -> Done {
 }
 
 async fn users(session: &Session, organization: Option<String>) -> Result<String, Failure> {
-    let organization = match organization {
-        Some(name) => name,
+    let organization = named(session, organization).await?;
+    Ok(path(&["organizations", &organization, "users"], &[]))
+}
+
+/// The organization that was named, else the caller's own.
+pub(crate) async fn named(session: &Session, organization: Option<String>) -> Result<String, Failure> {
+    match organization {
+        Some(name) => Ok(name),
         None => {
             let who: Value = session.client.get("/whoami").await?;
-            table::text(&who, "/organization/id")
+            Ok(table::text(&who, "/organization/id"))
         }
-    };
-    Ok(path(&["organizations", &organization, "users"], &[]))
+    }
 }

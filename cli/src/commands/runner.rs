@@ -220,9 +220,23 @@ fn show(runner: &Value) -> String {
             ("  version", table::text(instance, "/version")),
             ("  connected", table::moment(instance, "/connected_at_ms")),
             ("  healthy", table::text(instance, "/healthy")),
+            ("  draining", table::text(instance, "/draining")),
             ("  operations", table::text(instance, "/operations")),
             ("  isolation", table::text(instance, "/isolation_level")),
             ("  missing", names("isolation_missing", "")),
+            (
+                "  certificate",
+                format!(
+                    "{} until {}, {}",
+                    table::text(instance, "/certificate/serial"),
+                    table::moment(instance, "/certificate/not_after_ms"),
+                    if instance["certificate"]["renewed"] == true {
+                        "renewed by the instance"
+                    } else {
+                        "of the credentials file"
+                    }
+                ),
+            ),
             ("  engines", names("engines", "")),
             ("  connections", names("connections", "/name")),
         ]));

@@ -92,6 +92,9 @@ pub(crate) struct Options {
     /// A JSON object of variables; --var goes over it
     #[arg(long = "var-file", value_name = "FILE")]
     var_files: Vec<PathBuf>,
+    /// A secret variable that may be shorter than eight bytes: its value then stays in what jobs record; given names replace the stack's
+    #[arg(long = "not-redacted", value_name = "NAME")]
+    not_redacted: Vec<String>,
     /// A connection whose credentials the engine gets; may be given several times
     #[arg(long = "connection", value_name = "NAME")]
     connections: Vec<String>,
@@ -121,6 +124,12 @@ impl Options {
         all.extend(self.vars.iter().map(|(k, v)| (k.clone(), Value::from(v.as_str()))));
         Ok(Some(Value::Object(all)))
     }
+    /// Puts the variables that may stay in what is recorded into a stack's or a job's document.
+    pub(crate) fn mark(&self, document: &mut Value) {
+        if !self.not_redacted.is_empty() {
+            document["not_redacted"] = json!(self.not_redacted);
+        }
+    }
     /// Puts what was given into a stack's document.
     pub(crate) fn apply(&self, stack: &mut Value, runner: Option<&str>) -> Result<(), Failure> {
         if let Some(path) = &self.path {
@@ -129,6 +138,7 @@ impl Options {
         if let Some(variables) = self.variables()? {
             stack["variables"] = variables;
         }
+        self.mark(stack);
         if !self.connections.is_empty() {
             stack["connections"] = json!(self.connections);
         }
@@ -196,7 +206,7 @@ pub(crate) fn git(url: &str, reference: &str) -> Value {
 /// Of a stack as it was read, what can be written again.
 pub(crate) fn writable(stack: &Value) -> Value {
     let mut out = json!({});
-    for name in ["name", "engine", "runner", "source", "path", "variables", "connections"] {
+    for name in ["name", "engine", "runner", "source", "path", "variables", "not_redacted", "connections"] {
         match stack.get(name) {
             None | Some(Value::Null) => {}
             Some(value) => out[name] = value.clone(),
@@ -254,6 +264,7 @@ pub(crate) async fn run(command: StackCommand, session: &Session) -> Done {
                     ("path", table::text(s, "/path")),
                     ("runner", table::text(s, "/runner")),
                     ("variables", names("/variables")),
+                    ("not redacted", names("/not_redacted")),
                     ("connections", names("/connections")),
                     ("last job", table::text(s, "/last_job/id")),
                     ("its phase", table::text(s, "/last_job/phase")),
@@ -323,6 +334,7 @@ mod tests {
             path: None,
             vars: vars.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             var_files: files.to_vec(),
+            not_redacted: vec![],
             connections: vec![],
         };
         assert_eq!(options(&[], &[]).variables(), Ok(None));
@@ -345,7 +357,7 @@ mod tests {
 
     #[test]
     fn what_is_read_can_be_written() {
-        let read = json!({"id": "1", "name": "n", "runner": null, "last_job": {}, "variables": {"a": "b"}});
-        assert_eq!(writable(&read), json!({"name": "n", "variables": {"a": "b"}}));
+        let read = json!({"id": "1", "name": "n", "runner": null, "last_job": {}, "variables": {"a": "b"}, "not_redacted": ["a"]});
+        assert_eq!(writable(&read), json!({"name": "n", "variables": {"a": "b"}, "not_redacted": ["a"]}));
     }
 }

@@ -95,7 +95,7 @@ fn unpack(archive: &Path, to: &Path, sha256: &str) -> Result<(), String> {
     let said = |e: std::io::Error| format!("{}: {e}", archive.display());
     let mut bytes = Vec::new();
     std::fs::File::open(archive).and_then(|f| f.take(ARCHIVE_MAX + 1).read_to_end(&mut bytes)).map_err(said)?;
-    let digest: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+    let digest = shared_proto::hex::encode(Sha256::digest(&bytes));
     if digest != sha256 {
         return Err(format!("what was fetched has the checksum {digest}, and not the pinned {sha256}"));
     }
@@ -150,7 +150,7 @@ mod tests {
         header.set_cksum();
         tar.append_data(&mut header, "tofu", &b"program"[..]).expect("appends");
         let bytes = tar.into_inner().and_then(flate2::write::GzEncoder::finish).expect("finishes");
-        let digest: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+        let digest = shared_proto::hex::encode(Sha256::digest(&bytes));
         let (archive, to) = (dir.path().join("a.tar.gz"), dir.path().join("tofu"));
         std::fs::write(&archive, &bytes).expect("writes");
         assert!(unpack(&archive, &to, SHA256).expect_err("another checksum").contains("pinned"));

@@ -180,7 +180,7 @@ async fn list_users(
 
 /// The organization that the path names, if the caller governs it: an owner their own, an admin any. To others, every other
 /// organization is an unknown one.
-async fn governed(state: &ApiState, caller: &Caller, id_or_name: &str) -> Result<Organization, Failure> {
+pub(super) async fn governed(state: &ApiState, caller: &Caller, id_or_name: &str) -> Result<Organization, Failure> {
     let own = caller.organization();
     if own.id == id_or_name || own.name == id_or_name {
         caller.require(Role::Owner)?;

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, header};
 use serde::{Deserialize, Serialize};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
@@ -65,6 +65,10 @@ pub(super) struct JobView {
     canceled_by: Option<String>,
     /// How the workers were isolated that had it, the weakest of them: minimal, confined or namespaces; none where no worker had it.
     isolation_level: Option<String>,
+    /// How often a secret was taken out of its events; none where no step of it has ended.
+    redacted: Option<u64>,
+    /// What was secret and too short to be taken out of them: variables, and connections as `connection NAME`.
+    not_redacted: BTreeSet<String>,
     /// The newest event's number.
     last_sequence: u64,
     /// What it waits for, where it is pending and that is known.
@@ -124,6 +128,8 @@ impl JobViews {
         JobView {
             plan: job.plan(),
             phase: job.phase.as_str(),
+            redacted: job.redacted.and_then(|n| u64::try_from(n).ok()),
+            not_redacted: job.not_redacted(),
             outputs: job.outputs.as_deref().and_then(|o| serde_json::from_str(o).ok()),
             result: job.result.as_deref().and_then(|r| serde_json::from_str(r).ok()),
             runner: self.runners.get(&job.runner).cloned().unwrap_or(job.runner),

@@ -107,7 +107,12 @@ impl World {
         (job["id"].as_str().expect("an id").to_owned(), accept)
     }
     async fn report(&self, of: &v1::AcceptRequest, from: u64, bodies: Vec<event::Body>) {
-        let events = (from..).zip(bodies).map(|(sequence, body)| v1::Event { sequence, time_ms: 1, body: Some(body) });
+        let events = (from..).zip(bodies).map(|(sequence, body)| v1::Event {
+            sequence,
+            time_ms: 1,
+            engine_read: None,
+            body: Some(body),
+        });
         let report = v1::ReportRequest {
             job_id: of.job_id.clone(),
             fencing_token: of.fencing_token,
@@ -155,12 +160,15 @@ async fn a_stack_is_made_shown_changed_and_deleted() {
     assert_eq!(made["path"], "infra");
     assert_eq!(made["variables"], json!({"region": "eu", "count": 2}));
     assert_eq!(made["source"]["git"]["reference"], "main");
+    assert_eq!(made["not_redacted"], json!([]));
     assert_eq!(code(&world.post("/stacks", &stack_body("s")).await), (409, "conflict"));
     let mut body = stack_body("s");
     body["engine"] = "terraform".into();
+    body["not_redacted"] = json!(["pin"]);
     body["runner"] = Value::Null;
     let (status, changed) = world.ask(&world.ann, Method::PUT, "/stacks/s", Some(&body)).await;
     assert_eq!((status, &changed["engine"], &changed["runner"]), (StatusCode::OK, &"terraform".into(), &Value::Null));
+    assert_eq!(changed["not_redacted"], json!(["pin"]));
     // neither the stack nor the organization names a runner now
     assert_eq!(code(&world.post("/stacks/s/jobs", &json!({"kind": "update"})).await), (409, "no_runner"));
     let (_, list) = world.get("/stacks").await;
@@ -216,6 +224,7 @@ async fn what_is_not_well_formed_is_refused() {
         with("path", "../..".into()),
         with("variables", json!({"a b": 1})),
         with("connections", json!(["../x"])),
+        with("not_redacted", json!(["a b"])),
         with("surprise", 1.into()),
         json!([]),
         json!({"name": "t"}),
@@ -238,7 +247,7 @@ async fn what_is_not_well_formed_is_refused() {
 async fn an_archive_is_kept_by_its_hash_for_its_own_organization() {
     let world = World::new().await;
     let content = b"not really a tar".as_slice();
-    let path = format!("/archives/{}", crate::store::hex(&Sha256::digest(content)));
+    let path = format!("/archives/{}", shared_proto::hex::encode(Sha256::digest(content)));
     let put = |who: &Secret, path: &str, body: &'static [u8]| {
         let (who, path) = (who.clone(), path.to_owned());
         let world = &world;

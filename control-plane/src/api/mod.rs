@@ -14,6 +14,7 @@ mod error;
 mod exec;
 mod extract;
 mod health;
+mod issuers;
 mod jobs;
 mod kubernetes;
 mod ledger;
@@ -99,6 +100,7 @@ pub struct Endpoints {
 fn routes() -> Routes {
     Routes::new()
         .merge(account::routes())
+        .merge(issuers::routes())
         .merge(runners::routes())
         .merge(connections::routes())
         .merge(kubernetes::routes())
@@ -115,6 +117,7 @@ fn routes() -> Routes {
 fn documents() -> Vec<utoipa::openapi::OpenApi> {
     vec![
         account::Document::openapi(),
+        issuers::Document::openapi(),
         runners::Document::openapi(),
         connections::Document::openapi(),
         kubernetes::Document::openapi(),

@@ -15,8 +15,6 @@ use utoipa::{OpenApi, ToSchema};
 
 /// Runners of one organization, revoked ones included.
 const RUNNERS_MAX: usize = 1000;
-/// How long a runner's certificate is good for, unless the request says otherwise, days.
-const DAYS_DEFAULT: u32 = 90;
 
 #[derive(OpenApi)]
 #[openapi(paths(register, list, show, credentials, set_default, revoke))]
@@ -63,6 +61,8 @@ enum RunnerState {
     Connected,
     /// All connected instances finish what they have and take nothing new.
     Leaving,
+    /// Connected instances take nothing new for now (`runner drain`); what they have goes on.
+    Draining,
     /// Instances are connected and do not answer.
     Unhealthy,
     /// The last instance said that it leaves.
@@ -81,12 +81,23 @@ struct InstanceView {
     hostname: String,
     connected_at_ms: i64,
     healthy: bool,
+    /// Whether it takes no new work for now.
+    draining: bool,
     /// Operations that it serves at this moment.
     operations: u32,
     isolation_level: String,
     isolation_missing: Vec<String>,
     connections: Vec<EntryView>,
     engines: Vec<String>,
+    certificate: CertificateView,
+}
+/// The newest certificate of an instance.
+#[derive(Serialize, ToSchema)]
+struct CertificateView {
+    serial: String,
+    not_after_ms: i64,
+    /// Whether the instance has renewed it by itself; else it is the credentials file's.
+    renewed: bool,
 }
 /// An entry of the runner's own configuration.
 #[derive(Serialize, ToSchema)]
@@ -196,8 +207,7 @@ async fn credentials(
             .into());
     }
     let issuer = state.store.issuer(caller.org()).await?;
-    let days = request.days.unwrap_or(DAYS_DEFAULT);
-    let issued = state.authority.issue_runner(&issuer, caller.org(), &runner.id, &request.csr, days)?;
+    let issued = state.authority.issue_runner(&issuer, caller.org(), &runner.id, &request.csr, request.days)?;
     let key = api_key::generate(Purpose::Runner).map_err(|_| Code::Internal.on("the system has no randomness"))?;
     let digest = api_key::parse(Purpose::Runner, key.expose())
         .map_err(|e| Code::Internal.on(format!("a new API key is malformed: {e}")))?;
@@ -208,10 +218,13 @@ async fn credentials(
             runner: &runner.id,
             serial: &issued.serial,
             not_after_ms: issued.not_after_ms,
+            life_s: issued.life_s,
+            public_key_sha256: &issued.public_key_sha256,
             api_key: digest,
+            renews: None,
         })
         .await?;
-    tracing::info!(runner = runner.id, serial = issued.serial, days, "credentials generated");
+    tracing::info!(runner = runner.id, serial = issued.serial, seconds = issued.life_s, "credentials generated");
     Ok((
         StatusCode::CREATED,
         Json(CredentialsView {
@@ -271,13 +284,17 @@ fn view(state: &ApiState, runner: Runner, default: Option<&str>) -> RunnerView {
             (Some(_), ..) => RunnerState::Revoked,
             (None, Presence::Connected, _) => RunnerState::Connected,
             (None, Presence::Leaving, _) => RunnerState::Leaving,
+            (None, Presence::Draining, _) => RunnerState::Draining,
             (None, Presence::Unhealthy, _) => RunnerState::Unhealthy,
             (None, Presence::Absent, Some(Ended::Left)) => RunnerState::Left,
             (None, Presence::Absent, _) if runner.last_seen_ms.is_some() => RunnerState::Lost,
             (None, Presence::Absent, _) => RunnerState::NeverConnected,
         },
         // what is written down is as old as the session's beginning
-        last_seen_ms: if presence == Presence::Connected { Some(now_ms()) } else { runner.last_seen_ms },
+        last_seen_ms: match presence {
+            Presence::Connected | Presence::Draining => Some(now_ms()),
+            _ => runner.last_seen_ms,
+        },
         default: default == Some(runner.id.as_str()),
         revoked: runner.revoked_at_ms.is_some(),
         created_at_ms: runner.created_at_ms,
@@ -296,11 +313,17 @@ impl From<Instance> for InstanceView {
             hostname: i.hostname,
             connected_at_ms: i.connected_at_ms,
             healthy: i.healthy,
+            draining: i.draining,
             operations: i.operations,
             isolation_level: i.isolation_level,
             isolation_missing: i.isolation_missing,
             connections: i.connections.into_iter().map(|c| EntryView { name: c.name, provider: c.provider }).collect(),
             engines: i.engines,
+            certificate: CertificateView {
+                serial: i.certificate.serial,
+                not_after_ms: i.certificate.not_after_ms,
+                renewed: i.certificate.renewed,
+            },
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::execution::ArchiveHash;
 use serde::{Deserialize, Serialize};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use utoipa::ToSchema;
 
 /// A URL, characters.
@@ -177,6 +177,23 @@ pub(super) fn checked_connections(names: Vec<String>) -> Result<Vec<String>, Fai
         seen.push(name);
     }
     Ok(seen)
+}
+
+/// Names of variables, each once.
+///
+/// # Errors
+/// `invalid_argument`, `too_large`.
+pub(super) fn checked_names(names: Vec<String>) -> Result<Vec<String>, Failure> {
+    if names.len() > VARIABLES_MAX {
+        return Err(Code::TooLarge.on(format!("not_redacted has {} names, the limit is {VARIABLES_MAX}", names.len())));
+    }
+    if let Some(name) = names.iter().find(|name| !is_identifier(name)) {
+        return Err(
+            Code::InvalidArgument.on(format!("not_redacted has {:?}, which is no variable's name", short(name)))
+        );
+    }
+    let names: BTreeSet<_> = names.into_iter().collect();
+    Ok(names.into_iter().collect())
 }
 
 fn checked_url(url: String) -> Result<String, Failure> {
@@ -378,6 +395,15 @@ mod tests {
         let mixed = Variables([("a".into(), "text".into()), ("b".into(), serde_json::json!({"c": [1, true]}))].into());
         assert_eq!(mixed.wire()["a"], "text");
         assert_eq!(mixed.wire()["b"], r#"{"c":[1,true]}"#);
+    }
+
+    #[test]
+    fn names_of_variables_are_few_and_each_once() {
+        assert_eq!(checked_names(vec!["b".into(), "a".into(), "b".into()]), Ok(vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(checked_names(vec!["a b".into()]).map_err(|f| f.code), Err(Code::InvalidArgument));
+        let many = |n: usize| (0..n).map(|i| format!("a{i}")).collect::<Vec<_>>();
+        assert!(checked_names(many(VARIABLES_MAX)).is_ok());
+        assert_eq!(checked_names(many(VARIABLES_MAX + 1)).map_err(|f| f.code), Err(Code::TooLarge));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Stacks: made, changed, deleted, and their jobs started.
 
 use super::jobs::{JobView, JobViews};
-use super::source::{Source, Variables, checked_connections, checked_path};
+use super::source::{Source, Variables, checked_connections, checked_names, checked_path};
 use super::{ApiError, ApiState, Body, Caller, Named, OptionalBody, Params, Routes, checked};
 use crate::sessions::LIST_MAX;
 use crate::store::{JobKind, NewJob, NewStack, Runner, Stack};
@@ -50,6 +50,9 @@ struct StackBody {
     /// Values by name: a text as it is, anything else as JSON.
     #[serde(default)]
     variables: Variables,
+    /// Secret variables that may be shorter than eight bytes: such a value stays in what jobs record.
+    #[serde(default)]
+    not_redacted: Vec<String>,
     /// Entries of the runner's configuration whose credentials the engine gets.
     #[serde(default)]
     connections: Vec<String>,
@@ -81,6 +84,8 @@ struct StackView {
     source: Source,
     path: String,
     variables: Variables,
+    /// Secret variables whose values stay in what jobs record, where they are shorter than eight bytes.
+    not_redacted: Vec<String>,
     connections: Vec<String>,
     /// The instance that applied its last plan, or may have: a stack without a backend has its state there.
     last_instance: Option<String>,
@@ -131,6 +136,9 @@ struct NewJobBody {
     /// For this job alone, over the stack's.
     #[serde(default)]
     variables: Variables,
+    /// For this job alone, beside the stack's.
+    #[serde(default)]
+    not_redacted: Vec<String>,
 }
 /// Source and path, as the store keeps them.
 #[derive(Serialize, Deserialize)]
@@ -232,6 +240,8 @@ async fn start(
         None => kept.source,
     };
     let variables = read_back::<Variables>(&stack.variables, &stack)?.over(body.variables).checked()?;
+    let mut not_redacted: Vec<String> = read_back(&stack.not_redacted, &stack)?;
+    not_redacted.extend(body.not_redacted);
     let runner = runner_of(&state, &caller, &stack).await?;
     let new = NewJob {
         runner: runner.id,
@@ -239,6 +249,7 @@ async fn start(
         approve_automatically: body.approve_automatically,
         source: source.wire(kept.path),
         variables: variables.wire(),
+        not_redacted: checked_names(not_redacted)?,
         connections: read_back(&stack.connections, &stack)?,
         created_by: caller.user().name.clone(),
         stack,
@@ -269,6 +280,7 @@ async fn checked_stack(state: &ApiState, caller: &Caller, body: StackBody) -> Re
         runner,
         source: json(&kept)?,
         variables: json(&body.variables.checked()?)?,
+        not_redacted: json(&checked_names(body.not_redacted)?)?,
         connections: json(&connections)?,
     })
 }
@@ -334,6 +346,7 @@ async fn view(state: &ApiState, caller: &Caller, stack: Stack) -> Result<StackVi
     };
     Ok(StackView {
         variables: read_back(&stack.variables, &stack)?,
+        not_redacted: read_back(&stack.not_redacted, &stack)?,
         connections: read_back(&stack.connections, &stack)?,
         id: stack.id,
         name: stack.name,

@@ -407,7 +407,7 @@ async fn credentials_are_whole_and_the_runners_own() {
     let loaded = shared_proto::credentials::Credentials::load(&path).expect("the runner takes it");
     assert_eq!(loaded.runner, world.a.runner.id);
     let verified = crate::identity::verify_session(
-        &loaded.chain,
+        &loaded.leaf.chain,
         Some((&loaded.organization, &loaded.runner)),
         Some(loaded.api_key.expose()),
         &world.state.store,

@@ -173,7 +173,7 @@ where
         file.write_all(&chunk).await.map_err(|e| broken("writing", &e))?;
     }
     file.flush().await.map_err(|e| broken("writing", &e))?;
-    Ok((size, crate::store::hex(&digest.finalize())))
+    Ok((size, shared_proto::hex::encode(digest.finalize())))
 }
 
 async fn used(folder: &Path) -> std::io::Result<u64> {
@@ -213,7 +213,7 @@ mod tests {
         stream::iter(parts.iter().map(|p| Ok(Bytes::from_static(p.as_bytes()))).collect::<Vec<_>>())
     }
     fn hash(text: &str) -> ArchiveHash {
-        ArchiveHash::parse(&crate::store::hex(&Sha256::digest(text))).expect("a hash")
+        ArchiveHash::parse(&shared_proto::hex::encode(Sha256::digest(text))).expect("a hash")
     }
     fn files(folder: &Path) -> usize {
         std::fs::read_dir(folder).map_or(0, |d| d.count())

@@ -3,12 +3,20 @@
 
 use super::archives::Archives;
 use super::streams::Streams;
-use crate::store::{Cancelled, Job, NewJob, Store};
+use crate::clock::steady_ms;
+use crate::store::{Cancelled, Job, NewJob, PRESENT_MS, Store};
 use shared_proto::failure::Failure;
+use shared_proto::now_ms;
+use std::time::Duration;
 use tokio::sync::broadcast;
 
 /// Changes that a slow follower may lag behind; one that lags more looks at everything again.
 const CHANGES: usize = 4096;
+
+/// How often restored jobs, and those whose instance is away, are looked at.
+const SETTLE_EVERY: Duration = Duration::from_secs(30);
+/// The same in parts of the lease, where that is shorter.
+const SETTLE_PARTS: u32 = 4;
 
 /// Something about a job is new.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,5 +104,39 @@ impl Jobs {
             self.store.cancel_job(organization, id, by, force, gone).await?;
         self.changed(&job.runner, &job.id);
         Ok(job)
+    }
+
+    /// Ends what was restored from an older back-up and no instance has presented in its time, and what is an instance's that has not asked for
+    /// work during `lease`; looks again and again.
+    pub(crate) async fn settle(self, lease: Duration) {
+        let mut look = tokio::time::interval(SETTLE_EVERY.min(lease / SETTLE_PARTS));
+        loop {
+            look.tick().await;
+            self.lapse(lease, steady_ms()).await;
+            // the store has logged it; the next look tries again
+            for job in self.store.give_up_restored(now_ms() - PRESENT_MS).await.unwrap_or_default() {
+                tracing::warn!(job = job.id, "restored job given up: no instance has it");
+                self.changed(&job.runner, &job.id);
+            }
+        }
+    }
+
+    /// Ends the jobs as lost whose instances are away for so long: a container without a volume, a machine that is gone. One that comes back with
+    /// its job all the same tells what became of it, which counts.
+    pub(super) async fn lapse(&self, lease: Duration, now_ms: i64) {
+        // the store has logged it; the next look tries again
+        let Ok(holders) = self.store.instances_at_work().await else { return };
+        let before_ms = now_ms.saturating_sub(i64::try_from(lease.as_millis()).unwrap_or(i64::MAX));
+        for (runner, instance) in self.streams.away_since(&holders, before_ms, now_ms) {
+            for job in self.store.lapse_jobs(&runner, &instance, lease.as_secs()).await.unwrap_or_default() {
+                tracing::warn!(
+                    job = job.id,
+                    instance,
+                    away_s = lease.as_secs(),
+                    "job lost: its instance is away for too long"
+                );
+                self.changed(&job.runner, &job.id);
+            }
+        }
     }
 }

@@ -6,6 +6,8 @@
 
 mod archives;
 mod jobs;
+#[cfg(test)]
+mod model;
 mod service;
 mod streams;
 #[cfg(test)]
@@ -31,8 +33,8 @@ use tokio::sync::Mutex;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
-/// The largest request of a runner, bytes: a report with its events and their tags.
-const REQUEST_MAX: usize = 1024 * 1024;
+/// The largest request of a runner, bytes: a job that it presents, or a report with its events and their tags.
+const REQUEST_MAX: usize = shared_proto::bounds::JOB_REQUEST_MAX + 64 * 1024;
 /// Calls of one connection at once.
 const CALLS_MAX: u32 = 128;
 /// HTTP/2's PING, so that a runner that is gone is noticed.

@@ -5,7 +5,7 @@ use super::archives::ArchiveHash;
 use super::jobs::Jobs;
 use super::streams::ITEMS_MAX;
 use super::work::Work;
-use crate::sessions::{Claim, Registry, Sessions, Verified, is_instance_id};
+use crate::sessions::{Claim, Registry, Sessions, Verified, own_instance};
 use crate::store::Standing;
 use shared_proto::api_key::{self, Purpose};
 use shared_proto::bounds::SOURCE_CHUNK;
@@ -14,7 +14,7 @@ use shared_proto::secret::Secret;
 use shared_proto::v1::execution_server::Execution;
 use shared_proto::v1::work_item::Kind;
 use shared_proto::v1::{self, event::Body};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::SeekFrom;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 /// Jobs that an instance may say it holds.
-const HELD_MAX: usize = 1000;
+pub(super) const HELD_MAX: usize = 1000;
 /// Jobs that an instance takes at once, whatever it says.
 const SLOTS_MAX: u32 = 64;
 /// When it is told that a strange job's folder may go, each after the one before.
@@ -90,12 +90,9 @@ impl Service {
     }
 }
 
-fn instance(id: &str) -> Result<(), Failure> {
-    if is_instance_id(id) {
-        Ok(())
-    } else {
-        Err(Code::InvalidArgument.on("the instance's id is not 1 to 128 letters, digits, '-', '_' or '.'"))
-    }
+/// Whether the control plane failed, and not what was asked: then it is asked again, and nothing is decided.
+const fn is_ours(code: Code) -> bool {
+    matches!(code, Code::Internal | Code::DiskFull | Code::DiskUnwritable)
 }
 
 #[tonic::async_trait]
@@ -106,7 +103,7 @@ impl Execution for Service {
     async fn work(&self, request: Request<v1::WorkRequest>) -> Result<Response<Self::WorkStream>, Status> {
         let (who, peer) = self.caller(&request).await?;
         let asked = request.into_inner();
-        instance(&asked.instance_id)?;
+        own_instance(&who, &asked.instance_id)?;
         if asked.held.len() > HELD_MAX {
             return Err(Code::TooLarge
                 .on(format!("the instance holds {} jobs, the limit is {HELD_MAX}", asked.held.len()))
@@ -150,6 +147,8 @@ impl Execution for Service {
             place,
             closing: peer.closing.clone(),
             told: HashMap::new(),
+            had: None,
+            found: HashSet::new(),
         };
         tokio::spawn(work.run(asked.held));
         Ok(Response::new(ReceiverStream::new(out)))
@@ -158,7 +157,7 @@ impl Execution for Service {
     async fn accept(&self, request: Request<v1::AcceptRequest>) -> Result<Response<v1::AcceptReply>, Status> {
         let (who, _) = self.caller(&request).await?;
         let request = request.into_inner();
-        instance(&request.instance_id)?;
+        own_instance(&who, &request.instance_id)?;
         let reply = match self.jobs.store().accept_job(&who.organization, &who.runner, &request).await {
             Ok(job) => {
                 tracing::info!(job = job.id, instance = request.instance_id, token = job.fencing_token, "job accepted");
@@ -166,7 +165,7 @@ impl Execution for Service {
                 v1::AcceptReply { accepted: true, code: "ok".into(), message: String::new() }
             }
             // not the runner's fault: it asks again
-            Err(failure) if failure.code == Code::Internal => return Err(failure.into()),
+            Err(failure) if is_ours(failure.code) => return Err(failure.into()),
             Err(failure) => {
                 v1::AcceptReply { accepted: false, code: failure.code.as_str().into(), message: failure.message }
             }
@@ -177,7 +176,7 @@ impl Execution for Service {
     async fn report(&self, request: Request<v1::ReportRequest>) -> Result<Response<v1::ReportReply>, Status> {
         let (who, _) = self.caller(&request).await?;
         let report = request.into_inner();
-        instance(&report.instance_id)?;
+        own_instance(&who, &report.instance_id)?;
         let reply = match self.jobs.store().report_events(&who.organization, &who.runner, &report).await {
             Ok(reported) => {
                 if reported.news {
@@ -190,13 +189,21 @@ impl Execution for Service {
                     None => ("ok".to_owned(), String::new()),
                     Some(failure) => (failure.code.as_str().to_owned(), failure.message),
                 };
-                v1::ReportReply { acknowledged: reported.acknowledged, code, message }
+                let has_result = reported.job.reported;
+                v1::ReportReply { acknowledged: reported.acknowledged, code, message, has_result }
             }
-            Err(failure) if failure.code == Code::Internal => return Err(failure.into()),
+            Err(failure) if is_ours(failure.code) => return Err(failure.into()),
             Err(failure) => {
                 // nothing of it counts here; once it has ended there, nothing needs its folder
                 let ended = report.events.iter().any(|e| matches!(e.body, Some(Body::Result(_))));
-                if ended && matches!(failure.code, Code::Fenced | Code::NotFound) {
+                let streams = self.jobs.streams();
+                let unwanted = match failure.code {
+                    Code::Fenced => true,
+                    // one that is not known may yet be presented
+                    Code::NotFound => streams.refuses(&who.runner, &report.instance_id, &report.job_id),
+                    _ => false,
+                };
+                if ended && unwanted {
                     let (job_id, fencing_token) = (report.job_id.clone(), report.fencing_token);
                     let release = v1::JobRelease { job_id, fencing_token };
                     let (jobs, runner, instance) = (self.jobs.clone(), who.runner, report.instance_id);
@@ -208,7 +215,45 @@ impl Execution for Service {
                         }
                     });
                 }
-                v1::ReportReply { acknowledged: 0, code: failure.code.as_str().into(), message: failure.message }
+                v1::ReportReply {
+                    code: failure.code.as_str().into(),
+                    message: failure.message,
+                    ..v1::ReportReply::default()
+                }
+            }
+        };
+        Ok(Response::new(reply))
+    }
+
+    async fn present(&self, request: Request<v1::PresentRequest>) -> Result<Response<v1::PresentReply>, Status> {
+        let (who, _) = self.caller(&request).await?;
+        let presented = request.into_inner();
+        own_instance(&who, &presented.instance_id)?;
+        let reply = match self.jobs.store().present_job(&who.organization, &who.runner, &presented).await {
+            Ok(job) => {
+                tracing::warn!(
+                    job = job.id,
+                    instance = presented.instance_id,
+                    token = job.fencing_token,
+                    "a job that was assigned after the back-up is known again"
+                );
+                self.jobs.changed(&who.runner, &job.id);
+                v1::PresentReply { known: true, code: "ok".into(), message: String::new() }
+            }
+            Err(failure) if is_ours(failure.code) => return Err(failure.into()),
+            Err(failure) => {
+                tracing::warn!(
+                    job = ?presented.job_id,
+                    instance = presented.instance_id,
+                    code = failure.code.as_str(),
+                    detail = failure.message,
+                    "a job that an instance presents is not taken"
+                );
+                if failure.code != Code::Busy {
+                    self.jobs.streams().refuse(&who.runner, &presented.instance_id, &presented.job_id);
+                    self.jobs.changed(&who.runner, "");
+                }
+                v1::PresentReply { known: false, code: failure.code.as_str().into(), message: failure.message }
             }
         };
         Ok(Response::new(reply))
@@ -217,7 +262,7 @@ impl Execution for Service {
     async fn source(&self, request: Request<v1::SourceRequest>) -> Result<Response<Self::SourceStream>, Status> {
         let (who, _) = self.caller(&request).await?;
         let asked = request.into_inner();
-        instance(&asked.instance_id)?;
+        own_instance(&who, &asked.instance_id)?;
         let hash = ArchiveHash::parse(&asked.sha256)?;
         let store = self.jobs.store();
         let standing = store

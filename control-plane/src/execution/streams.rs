@@ -1,9 +1,10 @@
 //! Which instances ask for work now: one Work stream each. The newest one of an instance's process counts; another process with the same
 //! id takes its place only with the instance's session. One short lock over a private map.
 
+use super::service::HELD_MAX;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -19,9 +20,10 @@ const INSTANCES_MAX: usize = 64;
 #[derive(Clone, Default)]
 pub(super) struct Streams {
     inner: Arc<Mutex<HashMap<(String, String), Open>>>,
+    /// Since when those are away of which something is waited for, by the steady clock.
+    away: Arc<Mutex<HashMap<(String, String), i64>>>,
 }
 
-#[derive(Clone)]
 struct Open {
     id: uuid::Uuid,
     incarnation: String,
@@ -29,6 +31,8 @@ struct Open {
     slots: u32,
     items: mpsc::Sender<Result<v1::WorkItem, Status>>,
     replaced: CancellationToken,
+    /// Jobs of its own that it presented and that are not wanted; as many as it may hold.
+    refused: HashSet<String>,
 }
 
 /// One stream's place among them.
@@ -64,7 +68,8 @@ impl Streams {
     ) -> Result<Place, Failure> {
         let key = (runner.to_owned(), instance.to_owned());
         let (id, replaced) = (uuid::Uuid::now_v7(), CancellationToken::new());
-        let open = Open { id, incarnation: incarnation.to_owned(), slots, items, replaced };
+        let refused = HashSet::new();
+        let open = Open { id, incarnation: incarnation.to_owned(), slots, items, replaced, refused };
         has_the_session(instance, incarnation, session)?;
         let mut streams = self.lock();
         if session.is_none()
@@ -90,6 +95,22 @@ impl Streams {
         drop(streams);
         Ok(place)
     }
+    /// Which of these instances, runner first, have not asked for work since a moment of the steady clock, as far as it was looked: that is done
+    /// again and again, with all for which somebody waits.
+    pub(super) fn away_since(
+        &self,
+        of: &HashSet<(String, String)>,
+        before_ms: i64,
+        now_ms: i64,
+    ) -> Vec<(String, String)> {
+        let present: HashSet<_> = self.lock().keys().cloned().collect();
+        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        away.retain(|key, _| of.contains(key) && !present.contains(key));
+        for key in of.iter().filter(|key| !present.contains(*key)) {
+            away.entry(key.clone()).or_insert(now_ms);
+        }
+        away.iter().filter(|(_, since)| **since <= before_ms).map(|(key, _)| key.clone()).collect()
+    }
     /// The runner's instances that ask for work now.
     pub(super) fn present(&self, runner: &str) -> Vec<String> {
         self.lock().keys().filter(|(r, _)| r == runner).map(|(_, instance)| instance.clone()).collect()
@@ -100,10 +121,23 @@ impl Streams {
     }
     /// Tells an instance something outside of its stream's own rounds, if it is there and reads.
     pub(super) fn tell(&self, runner: &str, instance: &str, kind: v1::work_item::Kind) {
-        let open = self.lock().get(&(runner.to_owned(), instance.to_owned())).cloned();
-        if let Some(open) = open {
-            let _ = open.items.try_send(Ok(v1::WorkItem { kind: Some(kind) }));
+        let items = self.lock().get(&(runner.to_owned(), instance.to_owned())).map(|open| open.items.clone());
+        if let Some(items) = items {
+            let _ = items.try_send(Ok(v1::WorkItem { kind: Some(kind) }));
         }
+    }
+    /// Notes that a job which the instance has is not wanted.
+    pub(super) fn refuse(&self, runner: &str, instance: &str, job: &str) {
+        if let Some(open) = self.lock().get_mut(&(runner.to_owned(), instance.to_owned()))
+            && open.refused.len() < HELD_MAX
+        {
+            open.refused.insert(job.to_owned());
+        }
+    }
+    /// Whether that was noted on the instance's present stream.
+    pub(super) fn refuses(&self, runner: &str, instance: &str, job: &str) -> bool {
+        let key = (runner.to_owned(), instance.to_owned());
+        self.lock().get(&key).is_some_and(|open| open.refused.contains(job))
     }
 }
 

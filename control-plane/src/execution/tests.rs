@@ -1,9 +1,11 @@
 //! The execution service through its own protocol, over a pipe.
 
 use super::*;
+use crate::pki::IssuedCertificate;
+use crate::sessions::Renewal;
 use crate::sessions::fake::{FakeRunner, hello};
 use crate::sessions::{Claim, Parting, Settings};
-use crate::store::jobs_tests::{new_job, phase, plan, result, stack, store};
+use crate::store::jobs_tests::{filled, new_job, phase, plan, result, stack, store};
 use crate::store::{JobKind, NewJob, Phase, Store};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -55,6 +57,7 @@ impl Registry for Keys {
                 organization: organization.into(),
                 runner: runner.into(),
                 serial: "1".into(),
+                ..Verified::default()
             };
             match claim.api_key.expose() {
                 key if key == self.a.expose() => Ok(who(ORG, "run_1")),
@@ -71,6 +74,9 @@ impl Registry for Keys {
             }
         })
     }
+    fn renew<'a>(&'a self, _: &'a Verified, _: Renewal) -> BoxFuture<'a, Result<IssuedCertificate, Failure>> {
+        Box::pin(async { Err(Code::Internal.on("nobody renews here")) })
+    }
     fn seen<'a>(&'a self, _: &'a Verified, _: Parting) -> BoxFuture<'a, ()> {
         Box::pin(async {})
     }
@@ -83,12 +89,14 @@ impl Registry for Keys {
 
 impl World {
     async fn new() -> Self {
-        let data = tempfile::tempdir().expect("a folder");
-        let store = store().await;
-        let archives = Archives::open(data.path()).await.expect("archives");
-        let jobs = Jobs::new(store.clone(), archives);
         let key = || api_key::generate(Purpose::Runner).expect("a key");
         let keys = Arc::new(Keys { a: key(), b: key(), revoked: Lock::new(false) });
+        Self::on(store().await, keys).await
+    }
+    async fn on(store: Store, keys: Arc<Keys>) -> Self {
+        let data = tempfile::tempdir().expect("a folder");
+        let archives = Archives::open(data.path()).await.expect("archives");
+        let jobs = Jobs::new(store.clone(), archives);
         let sessions = Sessions::new(keys.clone(), Settings::default());
         let execution = Execution::new(jobs.clone(), sessions.clone(), keys.clone());
         Self { _data: data, store, jobs, execution, sessions, keys, stop: CancellationToken::new() }
@@ -100,6 +108,25 @@ impl World {
         let (channel, driver) = crate::sessions::handshake(theirs, 8 << 20, 128).await.expect("HTTP/2");
         let client = ExecutionClient::with_origin(channel, crate::sessions::origin());
         Caller { client, key: key.clone(), instance: instance.into(), incarnation: String::new(), _driver: driver }
+    }
+    /// With its database in a file, of which there can be copies.
+    async fn in_file() -> (Self, tempfile::TempDir) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = filled(Store::open(&folder.path().join("store.db")).await.expect("opens")).await;
+        let Self { keys, .. } = Self::new().await;
+        (Self::on(store, keys).await, folder)
+    }
+    /// Where it stands now, for a later [`Self::restored`].
+    async fn backed_up(database: &tempfile::TempDir) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().expect("a folder");
+        Store::copy(&database.path().join("store.db"), &folder.path().join("copy.db")).await.expect("copied");
+        folder
+    }
+    /// A control plane that was restored from that.
+    async fn restored(&self, backup: &tempfile::TempDir) -> Self {
+        let store = Store::open(&backup.path().join("copy.db")).await.expect("opens");
+        store.mark_restored().await.expect("marked");
+        Self::on(store, self.keys.clone()).await
     }
     async fn here(&self) -> Caller {
         self.dial(&self.keys.a, "i-1").await
@@ -139,7 +166,12 @@ impl Caller {
         self.client.accept(request).await.expect("answered").into_inner()
     }
     async fn report(&mut self, a: &v1::Assignment, from: u64, bodies: Vec<Body>) -> v1::ReportReply {
-        let events = (from..).zip(bodies).map(|(sequence, body)| v1::Event { sequence, time_ms: 1, body: Some(body) });
+        let events = (from..).zip(bodies).map(|(sequence, body)| v1::Event {
+            sequence,
+            time_ms: 1,
+            engine_read: None,
+            body: Some(body),
+        });
         let request = self.request(v1::ReportRequest {
             job_id: a.job_id.clone(),
             fencing_token: a.fencing_token,
@@ -147,6 +179,16 @@ impl Caller {
             events: events.collect(),
         });
         self.client.report(request).await.expect("answered").into_inner()
+    }
+    async fn present(&mut self, a: &v1::Assignment) -> v1::PresentReply {
+        let request = self.request(v1::PresentRequest {
+            job_id: a.job_id.clone(),
+            fencing_token: a.fencing_token,
+            instance_id: self.instance.clone(),
+            request: a.request.clone(),
+            seal: a.seal.clone(),
+        });
+        self.client.present(request).await.expect("answered").into_inner()
     }
     async fn source(&mut self, a: &v1::Assignment, sha256: &str, offset: u64) -> Result<Vec<u8>, Status> {
         let request = self.request(v1::SourceRequest {
@@ -283,16 +325,21 @@ async fn another_organizations_runner_finds_no_job() {
     assert_eq!(other.accept(&given).await.code, "not_found");
     assert!(runner.accept(&given).await.accepted);
     assert_eq!(other.report(&given, 1, vec![phase("planning")]).await.code, "not_found");
+    let given_again = given.clone();
     let held = v1::HeldJob { job_id: given.job_id, fencing_token: 1, phase: "planning".into(), last_sequence: 0 };
     let mut items = other.work(vec![held]).await.expect("work");
+    assert!(matches!(next(&mut items).await, Kind::Recall(r) if r.unknown), "it is to show what nobody knows here");
+    assert_eq!(other.present(&given_again).await.code, "invalid_argument", "the seal is another runner's");
     assert!(matches!(next(&mut items).await, Kind::Cancel(c) if !c.force), "it is asked to stop what is not its own");
+    assert_eq!(other.report(&given_again, 1, vec![result("canceled", "cancelled")]).await.code, "not_found");
+    assert!(matches!(next(&mut items).await, Kind::Release(_)), "and its folder may go");
 }
 
 #[tokio::test]
 async fn an_archive_goes_to_the_instance_that_has_the_job_only() {
     let world = World::new().await;
     let content: Vec<u8> = (0..600_000u32).map(|i| (i % 251) as u8).collect();
-    let sha256 = crate::store::hex(&Sha256::digest(&content));
+    let sha256 = shared_proto::hex::encode(Sha256::digest(&content));
     let hash = ArchiveHash::parse(&sha256).expect("a hash");
     let body = futures_util::stream::iter([Ok::<_, String>(Bytes::from(content.clone()))]);
     world.jobs.archives().keep(ORG, &hash, body).await.expect("kept");
@@ -473,6 +520,82 @@ async fn a_job_that_was_given_up_is_fenced_and_released_when_it_ends() {
     assert!(matches!(next(&mut work).await, Kind::Release(r) if r.job_id == id && r.fencing_token == 1));
 }
 
+/// Waits until the control plane has seen that no instance asks for work.
+async fn all_away(world: &World) {
+    let away = async {
+        while !world.jobs.streams().present("run_1").is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), away).await.expect("in time");
+}
+
+#[tokio::test]
+async fn what_is_at_work_on_an_instance_that_is_away_for_too_long_is_lost() {
+    const LEASE: Duration = Duration::from_secs(3600);
+    let world = World::new().await;
+    let mut runner = world.here().await;
+    let mut work = runner.work(vec![]).await.expect("work");
+    let (running, waiting, approved) = (
+        world.job("running", JobKind::Update).await,
+        world.job("waiting", JobKind::Update).await,
+        world.job("approved", JobKind::Update).await,
+    );
+    let mut given = Vec::new();
+    for _ in 0..3 {
+        let next = assignment(&mut work).await;
+        assert!(runner.accept(&next).await.accepted);
+        let events = vec![phase("planning"), plan(true), phase("planned"), phase("awaiting_approval")];
+        let events = if next.job_id == running { vec![phase("planning")] } else { events };
+        assert_eq!(runner.report(&next, 1, events).await.code, "ok");
+        given.push(next);
+    }
+    let of = |id: &str| given.iter().find(|g| g.job_id == id).expect("was given").clone();
+    let at = async |id: &str| world.store.job(ORG, id).await.expect("a job").phase;
+    // as long as it is here no time is too long
+    world.jobs.lapse(LEASE, 0).await;
+    world.jobs.lapse(LEASE, i64::MAX).await;
+    assert_eq!(at(&running).await, Phase::Planning);
+    drop((work, runner));
+    all_away(&world).await;
+    world.jobs.approve(ORG, &approved, "bob", None).await.expect("approved");
+    // it counts from when it was first missed; both sides of the bound
+    world.jobs.lapse(LEASE, 1_000).await;
+    world.jobs.lapse(LEASE, 3_600_999).await;
+    assert_eq!(at(&running).await, Phase::Planning);
+    world.jobs.lapse(LEASE, 3_601_000).await;
+    let job = world.store.job(ORG, &running).await.expect("a job");
+    assert_eq!(job.phase, Phase::Lost);
+    assert!(job.result.as_ref().is_some_and(|r| r.contains("not been heard of for 3600 s")), "{:?}", job.result);
+    // nothing runs of a plan that waits
+    assert_eq!((at(&waiting).await, at(&approved).await), (Phase::AwaitingApproval, Phase::Lost));
+
+    // it was only cut off: what runs goes on and tells its end, what was not begun is not begun
+    let mut runner = world.here().await;
+    let held = |id: &str, phase: &str| v1::HeldJob {
+        job_id: id.into(),
+        fencing_token: of(id).fencing_token,
+        phase: phase.into(),
+        last_sequence: 1,
+    };
+    let held =
+        vec![held(&running, "planning"), held(&approved, "awaiting_approval"), held(&waiting, "awaiting_approval")];
+    let mut work = runner.work(held).await.expect("work");
+    let mut told = std::collections::BTreeSet::new();
+    while told.len() < 2 {
+        match next(&mut work).await {
+            Kind::Discard(d) => drop(told.insert(d.job_id)),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(told.contains(&running) && told.contains(&approved), "{told:?}");
+    let late = runner.report(&of(&running), 2, vec![result("no_changes", "ok")]).await;
+    assert_eq!((late.code.as_str(), late.has_result), ("ok", true));
+    assert_eq!(at(&running).await, Phase::NoChanges);
+    assert_eq!(runner.report(&of(&approved), 5, vec![result("discarded", "ok")]).await.code, "ok");
+    assert_eq!(at(&approved).await, Phase::Discarded);
+}
+
 #[tokio::test]
 async fn a_revocation_closes_the_connection() {
     let world = World::new().await;
@@ -498,4 +621,285 @@ async fn what_is_not_the_service_is_refused() {
     serving.await.expect("ended");
     let _ = TokioIo::new(theirs);
     drop(runner);
+}
+
+fn held(given: &v1::Assignment, phase: &str, last_sequence: u64) -> v1::HeldJob {
+    let (job_id, fencing_token) = (given.job_id.clone(), given.fencing_token);
+    v1::HeldJob { job_id, fencing_token, phase: phase.into(), last_sequence }
+}
+
+#[tokio::test]
+async fn a_job_that_is_about_to_be_accepted_is_not_cancelled_by_a_new_stream() {
+    let world = World::new().await;
+    let mut runner = world.here().await;
+    let mut work = runner.work(vec![]).await.expect("work");
+    let id = world.job("s", JobKind::Update).await;
+    let given = assignment(&mut work).await;
+    drop((work, runner));
+    // it is on the runner's disk, and its Accept is on its way
+    let mut runner = world.here().await;
+    let mut work = runner.work(vec![held(&given, "assigned", 0)]).await.expect("work");
+    assert!(matches!(next(&mut work).await, Kind::Recall(r) if r.unknown), "only asked whether it was accepted");
+    let again = loop {
+        match next(&mut work).await {
+            Kind::Assignment(again) => break again,
+            Kind::Recall(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(again.job_id == id && again.fencing_token > 1, "{again:?}");
+    assert_eq!(runner.accept(&given).await.code, "fenced");
+    assert!(runner.accept(&again).await.accepted);
+    assert_eq!(world.store.job(ORG, &id).await.expect("a job").canceled_by, None);
+}
+
+#[tokio::test]
+async fn a_job_that_its_instance_does_not_have_is_lost_unless_it_reports_after_all() {
+    let world = World::new().await;
+    let mut runner = world.here().await;
+    let mut work = runner.work(vec![]).await.expect("work");
+    let [one, two] = [world.job("one", JobKind::Update).await, world.job("two", JobKind::Update).await];
+    let [first, second] = [assignment(&mut work).await, assignment(&mut work).await];
+    assert!(runner.accept(&first).await.accepted && runner.accept(&second).await.accepted);
+    drop((work, runner));
+    let mut runner = world.here().await;
+    let mut work = runner.work(vec![held(&second, "preparing", 0)]).await.expect("work");
+    let after = world.job("three", JobKind::Update).await;
+    assert_eq!(assignment(&mut work).await.job_id, after, "its place is free");
+    let job = world.store.job(ORG, &one).await.expect("a job");
+    assert_eq!((job.phase, job.fencing_token), (Phase::Lost, 1));
+    assert!(job.result.expect("a result").contains("job_lost"));
+    assert_eq!(world.store.job(ORG, &two).await.expect("a job").phase, Phase::Preparing);
+    // another process of its state directory has it, say
+    assert_eq!(runner.report(&first, 1, vec![phase("applying"), result("applied", "ok")]).await.code, "ok");
+    assert_eq!(world.store.job(ORG, &one).await.expect("a job").phase, Phase::Applied);
+    assert!(matches!(next(&mut work).await, Kind::Release(r) if r.job_id == one));
+}
+
+#[tokio::test]
+async fn a_restored_copy_learns_what_was_assigned_after_the_back_up_and_runs_nothing_again() {
+    let (world, database) = World::in_file().await;
+    let pending = world.job("known", JobKind::Update).await;
+    let copy = World::backed_up(&database).await;
+    let mut runner = world.here().await;
+    let mut work = runner.work(vec![]).await.expect("work");
+    let given = assignment(&mut work).await;
+    assert_eq!(given.job_id, pending);
+    let new = world.job("made-since", JobKind::Update).await;
+    let unknown = assignment(&mut work).await;
+    for a in [&given, &unknown] {
+        assert!(runner.accept(a).await.accepted);
+        assert_eq!(runner.report(a, 1, vec![phase("planning"), plan(true), phase("planned")]).await.acknowledged, 3);
+    }
+    drop((work, runner));
+
+    let world = world.restored(&copy).await;
+    let mut other = world.dial(&world.keys.a, "i-2").await;
+    let mut others = other.work(vec![]).await.expect("work");
+    let job = world.store.job(ORG, &pending).await.expect("known");
+    assert_eq!(world.jobs.waiting(ORG, &[job]).await.expect("looked at").remove(&pending), Some(WaitsFor::Restored));
+    let mut runner = world.here().await;
+    // it has ended while nobody was there
+    let mut work = runner.work(vec![held(&given, "applied", 5), held(&unknown, "planned", 3)]).await.expect("work");
+    for _ in 0..2 {
+        assert!(matches!(next(&mut work).await, Kind::Recall(r) if r.unknown));
+    }
+    for a in [&given, &unknown] {
+        let early = runner.report(a, 4, vec![phase("applying"), result("applied", "ok")]).await;
+        assert_eq!((early.acknowledged, early.code.as_str()), (0, "not_found"));
+        let mut forged = a.clone();
+        forged.fencing_token += 1;
+        assert_eq!(runner.present(&forged).await.code, "invalid_argument");
+        assert!(matches!(next(&mut work).await, Kind::Release(_) | Kind::Cancel(_)), "what is forged is not wanted");
+        assert!(runner.present(a).await.known && runner.present(a).await.known, "and again");
+        let gap = runner.report(a, 4, vec![phase("applying"), result("applied", "ok")]).await;
+        assert_eq!((gap.acknowledged, gap.code.as_str()), (0, "invalid_argument"));
+        let events = vec![phase("planning"), plan(true), phase("planned"), phase("applying"), result("applied", "ok")];
+        let all = runner.report(a, 1, events).await;
+        assert_eq!((all.acknowledged, all.code.as_str(), all.has_result), (5, "ok", true));
+        let job = world.store.job(ORG, &a.job_id).await.expect("known");
+        assert_eq!((job.phase, job.instance.as_deref(), job.fencing_token), (Phase::Applied, Some("i-1"), 1));
+        assert!(matches!(next(&mut work).await, Kind::Release(r) if r.job_id == a.job_id));
+    }
+    let stack = world.store.stack(ORG, "made-since").await.expect("known again");
+    assert_eq!(world.store.job(ORG, &new).await.expect("known").stack, stack.id);
+    // what comes new is given out as ever
+    let fresh = world.job("fresh", JobKind::Preview).await;
+    let given = tokio::select! {
+        given = assignment(&mut others) => given,
+        given = assignment(&mut work) => given,
+    };
+    assert_eq!(given.job_id, fresh);
+}
+
+#[tokio::test]
+async fn what_was_restored_is_accepted_under_no_older_token_and_ends_lost_where_nobody_has_it() {
+    let (world, database) = World::in_file().await;
+    let id = world.job("s", JobKind::Update).await;
+    let mut runner = world.here().await;
+    let mut work = runner.work(vec![]).await.expect("work");
+    let given = assignment(&mut work).await;
+    // assigned, and not accepted: a back-up of just then
+    let copy = World::backed_up(&database).await;
+    drop((work, runner));
+    let mut second = world.dial(&world.keys.a, "i-2").await;
+    let mut others = second.work(vec![]).await.expect("work");
+    let newer = assignment(&mut others).await;
+    assert!(second.accept(&newer).await.accepted);
+    drop((others, second));
+
+    let world = world.restored(&copy).await;
+    let mut runner = world.here().await;
+    let mut work = runner.work(vec![held(&given, "assigned", 0)]).await.expect("work");
+    assert!(matches!(next(&mut work).await, Kind::Recall(_)));
+    assert_eq!(runner.accept(&given).await.code, "fenced", "the other one has it");
+    assert_eq!(world.store.give_up_restored(shared_proto::now_ms() - 60_000).await.expect("looked"), [], "not yet");
+    world.store.give_up_restored(shared_proto::now_ms()).await.expect("given up");
+    let job = world.store.job(ORG, &id).await.expect("a job");
+    assert_eq!((job.phase, job.accepted), (Phase::Lost, false));
+    // whoever has it comes late, and counts all the same
+    let mut second = world.dial(&world.keys.a, "i-2").await;
+    let _others = second.work(vec![held(&newer, "applying", 1)]).await.expect("work");
+    assert!(second.present(&newer).await.known);
+    assert_eq!(second.report(&newer, 1, vec![result("applied", "ok")]).await.code, "ok");
+    assert_eq!(world.store.job(ORG, &id).await.expect("a job").phase, Phase::Applied);
+}
+
+#[tokio::test]
+async fn what_ended_after_the_back_up_leaves_its_stack_to_the_next() {
+    let (world, database) = World::in_file().await;
+    let stack = stack(&world.store, "s").await;
+    let first = world.jobs.create(new_job(&stack, JobKind::Update)).await.expect("a job").id;
+    let mut runner = world.here().await;
+    let mut work = runner.work(vec![]).await.expect("work");
+    let given = assignment(&mut work).await;
+    assert!(runner.accept(&given).await.accepted);
+    runner.report(&given, 1, vec![plan(true), phase("planned"), phase("awaiting_approval")]).await;
+    let copy = World::backed_up(&database).await;
+    world.jobs.approve(ORG, &first, "bob", None).await.expect("approved");
+    runner.report(&given, 4, vec![phase("applying"), result("applied", "ok")]).await;
+    world.jobs.create(new_job(&stack, JobKind::Update)).await.expect("a job");
+    drop((work, runner));
+    let mut second = world.dial(&world.keys.a, "i-2").await;
+    sqlx::query("UPDATE jobs SET created_at_ms = 1").execute(world.store.pool()).await.expect("time passes");
+    let mut work = second.work(vec![]).await.expect("work");
+    let next_one = assignment(&mut work).await;
+    assert!(second.accept(&next_one).await.accepted);
+    drop((work, second));
+
+    let world = world.restored(&copy).await;
+    // what its instance may have done with it meanwhile is not known
+    let refused = world.jobs.discard(ORG, &first, "bob").await.expect_err("refused");
+    assert_eq!(refused.code, Code::Conflict);
+    let mut second = world.dial(&world.keys.a, "i-2").await;
+    let mut work = second.work(vec![held(&next_one, "planning", 1)]).await.expect("work");
+    assert!(matches!(next(&mut work).await, Kind::Recall(r) if r.unknown));
+    assert!(second.present(&next_one).await.known);
+    let job = world.store.job(ORG, &first).await.expect("a job");
+    assert_eq!((job.phase, job.reported), (Phase::Lost, false));
+    // an instance that has nothing says so too
+    let _work = world.here().await.work(vec![]).await.expect("work");
+    assert_eq!(second.report(&next_one, 1, vec![phase("planning")]).await.code, "ok");
+}
+
+#[tokio::test]
+async fn events_that_a_restored_copy_lacks_are_asked_for() {
+    let (world, database) = World::in_file().await;
+    let mut runner = world.here().await;
+    let mut work = runner.work(vec![]).await.expect("work");
+    let id = world.job("s", JobKind::Update).await;
+    let given = assignment(&mut work).await;
+    assert!(runner.accept(&given).await.accepted);
+    runner.report(&given, 1, vec![phase("planning")]).await;
+    let copy = World::backed_up(&database).await;
+    runner.report(&given, 2, vec![plan(true), phase("planned"), phase("awaiting_approval")]).await;
+    drop((work, runner));
+    let world = world.restored(&copy).await;
+    let mut runner = world.here().await;
+    let mut work = runner.work(vec![held(&given, "awaiting_approval", 4)]).await.expect("work");
+    assert!(matches!(next(&mut work).await, Kind::Recall(r) if !r.unknown && r.job_id == id));
+    let reply = runner.report(&given, 2, vec![plan(true), phase("planned"), phase("awaiting_approval")]).await;
+    assert_eq!((reply.acknowledged, reply.code.as_str(), reply.has_result), (4, "ok", false));
+    let job = world.store.job(ORG, &id).await.expect("a job");
+    assert_eq!((job.phase, job.restored_at_ms), (Phase::AwaitingApproval, None));
+}
+
+/// Each state of the job's row, in the order in which they were written: of the real service and the real store.
+async fn recorded(store: &Store) -> Vec<super::model::Seen> {
+    use sqlx::Row as _;
+    let rows = sqlx::query("SELECT phase, accepted, reported, restored FROM trace ORDER BY id")
+        .fetch_all(store.pool())
+        .await
+        .expect("the record");
+    let seen = rows.iter().map(|row| super::model::Seen {
+        phase: Phase::from_name(row.get::<&str, _>(0)).expect("a phase"),
+        accepted: row.get(1),
+        reported: row.get(2),
+        restored: row.get(3),
+    });
+    seen.collect()
+}
+
+/// Has the database write down each change of a job's row.
+async fn record(store: &Store) {
+    sqlx::query(
+        "CREATE TABLE IF NOT EXISTS trace (id INTEGER PRIMARY KEY, phase TEXT, accepted BOOLEAN, reported BOOLEAN, \
+         restored BOOLEAN)",
+    )
+    .execute(store.pool())
+    .await
+    .expect("a table");
+    for (name, when) in [("made", "INSERT"), ("changed", "UPDATE")] {
+        let text = format!(
+            "CREATE TRIGGER IF NOT EXISTS {name} AFTER {when} ON jobs BEGIN INSERT INTO trace (phase, accepted, reported, \
+             restored) VALUES (NEW.phase, NEW.accepted, NEW.reported, NEW.restored_at_ms IS NOT NULL); END"
+        );
+        sqlx::query(sqlx::AssertSqlSafe(text)).execute(store.pool()).await.expect("a trigger");
+    }
+}
+
+#[tokio::test]
+async fn what_the_real_one_does_is_a_way_of_the_model() {
+    let (world, database) = World::in_file().await;
+    record(&world.store).await;
+    let id = world.job("s", JobKind::Update).await;
+    let mut runner = world.here().await;
+    let mut work = runner.work(vec![]).await.expect("work");
+    let given = assignment(&mut work).await;
+    // the stream breaks before it is accepted; then it is given out again
+    drop((work, runner));
+    let mut runner = world.here().await;
+    let mut work = runner.work(vec![held(&given, "assigned", 0)]).await.expect("work");
+    let given = loop {
+        if let Kind::Assignment(given) = next(&mut work).await {
+            break given;
+        }
+    };
+    let copy = World::backed_up(&database).await;
+    let at_the_back_up = recorded(&world.store).await.len();
+    assert!(runner.accept(&given).await.accepted);
+    runner.report(&given, 1, vec![phase("planning")]).await;
+    runner.report(&given, 2, vec![plan(true), phase("awaiting_approval")]).await;
+    world.jobs.approve(ORG, &id, "bob", None).await.expect("approved");
+    let before = recorded(&world.store).await;
+    super::model::follows(&before).expect("a way of the model");
+    drop((work, runner));
+    // restored, and presented
+    let world = world.restored(&copy).await;
+    let mut runner = world.here().await;
+    let _work = runner.work(vec![held(&given, "applied", 5)]).await.expect("work");
+    assert!(runner.present(&given).await.known);
+    let events =
+        [phase("planning"), plan(true), phase("awaiting_approval"), phase("applying"), result("applied", "ok")];
+    runner.report(&given, 1, events.to_vec()).await;
+    let after = recorded(&world.store).await;
+    let all = [&before[..], &after[at_the_back_up..]].concat();
+    println!("{} states of the row: {all:?}", all.len());
+    assert!(all.last().is_some_and(|last| last.phase == Phase::Applied && last.reported));
+    assert!(all.iter().any(|seen| seen.restored), "the restore is among them");
+    super::model::follows(&all).expect("a way of the model");
+    // and the check can fail: a phase that comes from nowhere
+    let mut wrong = all.clone();
+    wrong.insert(2, super::model::Seen { phase: Phase::Applied, accepted: true, reported: true, restored: false });
+    super::model::follows(&wrong).expect_err("no way");
 }

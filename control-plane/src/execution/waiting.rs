@@ -24,6 +24,8 @@ pub enum WaitsFor {
     },
     /// No instance of its runner takes jobs.
     Instance,
+    /// It was restored from an older back-up: an instance may have it, and says so when it comes; else it ends as lost.
+    Restored,
 }
 
 impl Jobs {
@@ -50,6 +52,9 @@ fn waits_for(job: &Job, open: &[Job], instances: &[(String, u32)]) -> Option<Wai
     // given out since it was looked at
     if open.iter().any(|now| now.id == job.id && now.phase != Phase::Pending) {
         return None;
+    }
+    if job.restored_at_ms.is_some() {
+        return Some(WaitsFor::Restored);
     }
     let of_stack = open.iter().filter(|other| other.stack == job.stack && other.id != job.id);
     let before = of_stack.filter(|other| other.phase != Phase::Pending || other.id < job.id);

@@ -56,8 +56,16 @@ impl World {
         let serial = CertificateFacts::read(&chain[0]).expect("a certificate").serial;
         let api_key = api_key::parse(Purpose::Runner, new_key().expose()).expect("a key");
         let runner = org.runner();
-        let new =
-            NewCredentials { organization: org.id, runner: &runner, serial: &serial, not_after_ms: i64::MAX, api_key };
+        let new = NewCredentials {
+            organization: org.id,
+            runner: &runner,
+            serial: &serial,
+            life_s: 1,
+            public_key_sha256: &serial,
+            renews: None,
+            not_after_ms: i64::MAX,
+            api_key,
+        };
         self.store.keep_credentials(&new).await.expect("kept");
         chain
     }
@@ -89,7 +97,16 @@ impl Org {
         };
         store.create_runner(&runner).await.expect("a runner");
         let api_key = api_key::parse(Purpose::Runner, org.key.expose()).expect("a key");
-        let new = NewCredentials { organization: id, runner: &runner.id, serial: "0", not_after_ms: i64::MAX, api_key };
+        let new = NewCredentials {
+            organization: id,
+            runner: &runner.id,
+            serial: "0",
+            life_s: 1,
+            public_key_sha256: "0",
+            renews: None,
+            not_after_ms: i64::MAX,
+            api_key,
+        };
         store.keep_credentials(&new).await.expect("kept");
         org
     }
@@ -142,7 +159,7 @@ async fn a_certificate_that_the_authority_issues_is_let_in() {
     // nothing of this may show up in the certificate
     params.subject_alt_names = vec![SanType::URI(world.uri("org_b", "run_of_org_b").try_into().expect("ascii"))];
     let csr = params.serialize_request(&key).expect("a request").pem().expect("PEM");
-    let issued = world.authority.issue_runner(&world.a.issuer, "org_a", "run_of_org_a", &csr, 1).expect("issued");
+    let issued = world.authority.issue_runner(&world.a.issuer, "org_a", "run_of_org_a", &csr, Some(1)).expect("issued");
     let chain: Vec<_> =
         CertificateDer::pem_slice_iter(issued.chain.as_bytes()).collect::<Result<_, _>>().expect("certificates");
     let api_key = api_key::parse(Purpose::Runner, new_key().expose()).expect("a key");
@@ -150,6 +167,9 @@ async fn a_certificate_that_the_authority_issues_is_let_in() {
         organization: "org_a",
         runner: "run_of_org_a",
         serial: &issued.serial,
+        life_s: issued.life_s,
+        public_key_sha256: &issued.public_key_sha256,
+        renews: None,
         not_after_ms: issued.not_after_ms,
         api_key,
     };

@@ -74,12 +74,15 @@ impl World {
         self.store.create_runner(&new).await.expect("a runner");
         let pair = KeyPair::generate().expect("a key");
         let csr = CertificateParams::default().serialize_request(&pair).expect("a request").pem().expect("PEM");
-        let issued = self.authority.issue_runner(&issuer, organization, runner, &csr, 1).expect("issued");
+        let issued = self.authority.issue_runner(&issuer, organization, runner, &csr, Some(1)).expect("issued");
         let api_key = api_key::generate(Purpose::Runner).expect("a key");
         let new = NewCredentials {
             organization,
             runner,
             serial: &issued.serial,
+            life_s: issued.life_s,
+            public_key_sha256: &issued.public_key_sha256,
+            renews: None,
             not_after_ms: issued.not_after_ms,
             api_key: api_key::parse(Purpose::Runner, api_key.expose()).expect("a key"),
         };

@@ -13,7 +13,7 @@
 mod issue;
 mod tls;
 
-pub use issue::{DAYS_MAX, IssuedCertificate};
+pub use issue::{DAYS_DEFAULT, DAYS_MAX, IssuedCertificate};
 pub use tls::accept;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
@@ -47,6 +47,8 @@ pub struct Authority {
     root_pem: String,
     names: Vec<ServerName>,
     server: Arc<tls::ServerIdentity>,
+    /// How long a runner's certificate is good for whose request does not say, seconds.
+    life_s: i64,
 }
 
 /// Why the CA cannot work.
@@ -143,7 +145,13 @@ impl Authority {
         }
         let root = Issuer::from_ca_cert_der(&root_der, pair)?;
         let server = Arc::new(tls::ServerIdentity::new(issue::server(&root, &names)?));
-        Ok(Self { trust_domain, root, root_der, root_pem, names, server })
+        let life_s = i64::from(DAYS_DEFAULT) * 86_400;
+        Ok(Self { trust_domain, root, root_der, root_pem, names, server, life_s })
+    }
+    /// The same, whose certificates for runners are good for so many seconds where a request does not say.
+    #[must_use]
+    pub fn with_certificate_life(self, seconds: u32) -> Self {
+        Self { life_s: i64::from(seconds), ..self }
     }
 
     /// The trust domain: the control plane's own, in every identity that it gives.
@@ -185,14 +193,14 @@ fn make_root() -> Result<(String, KeyPair), PkiError> {
     let key = KeyPair::generate()?;
     let mut random = [0; 6];
     getrandom::fill(&mut random)?;
-    let id = crate::store::hex(&random);
+    let id = shared_proto::hex::encode(random);
     let mut params = CertificateParams::default();
     params.distinguished_name = Default::default();
     params.distinguished_name.push(DnType::CommonName, format!("Runner control plane {id} root"));
     params.subject_alt_names = vec![SanType::URI(format!("spiffe://{id}.runner.internal").try_into()?)];
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    issue::valid_for(&mut params, ROOT_DAYS);
+    issue::valid_for(&mut params, ROOT_DAYS * 86_400);
     params.serial_number = Some(issue::serial()?);
     Ok((params.self_signed(&key)?.pem(), key))
 }
@@ -203,7 +211,8 @@ fn read(path: &Path) -> Result<String, PkiError> {
 
 /// Whole or not at all.
 fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), PkiError> {
-    crate::config::write_whole(path, content, mode).map_err(|source| PkiError::File { path: path.to_owned(), source })
+    shared_proto::file::write_whole(path, content, mode)
+        .map_err(|source| PkiError::File { path: path.to_owned(), source })
 }
 
 fn zeroize(text: &mut String) {

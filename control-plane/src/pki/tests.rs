@@ -22,7 +22,7 @@ fn runner_identity(authority: &Authority) -> Identity {
     let key = KeyPair::generate().expect("a key");
     let csr = CertificateParams::default().serialize_request(&key).expect("a request").pem().expect("PEM");
     let issuer = authority.make_issuer("org_a").expect("an issuing CA");
-    let issued = authority.issue_runner(&issuer, "org_a", "run_1", &csr, 90).expect("issued");
+    let issued = authority.issue_runner(&issuer, "org_a", "run_1", &csr, Some(90)).expect("issued");
     let chain = CertificateDer::pem_slice_iter(issued.chain.as_bytes()).collect::<Result<_, _>>().expect("PEM");
     (chain, PrivateKeyDer::Pkcs8(key.serialize_der().into()))
 }
@@ -102,7 +102,7 @@ fn of_a_request_only_the_key_is_taken() {
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
     let csr = params.serialize_request(&key).expect("a request").pem().expect("PEM");
-    let issued = authority.issue_runner(&issuer, "org_a", "run_1", &csr, 7).expect("issued");
+    let issued = authority.issue_runner(&issuer, "org_a", "run_1", &csr, Some(7)).expect("issued");
     let leaf = CertificateDer::from_pem_slice(issued.chain.as_bytes()).expect("PEM");
     let facts = CertificateFacts::read(&leaf).expect("a certificate");
     assert_eq!(facts.uris, [format!("spiffe://{}/org/org_a/runner/run_1", authority.trust_domain())]);
@@ -128,17 +128,17 @@ fn requests_that_are_none() {
     forged[last] ^= 1;
     let forged = pem_text(&forged);
     for bad in ["", "nonsense", &good[..200], &p384, &forged, authority.root_pem()] {
-        let failure = authority.issue_runner(&issuer, "org_a", "run_1", bad, 90).expect_err("refused");
+        let failure = authority.issue_runner(&issuer, "org_a", "run_1", bad, Some(90)).expect_err("refused");
         assert_eq!(failure.code, Code::InvalidArgument, "{failure}");
     }
     let long = format!("{good}{}", "\n".repeat(20_000) + "x");
-    assert_eq!(authority.issue_runner(&issuer, "o", "r", &long, 90).expect_err("refused").code, Code::TooLarge);
+    assert_eq!(authority.issue_runner(&issuer, "o", "r", &long, Some(90)).expect_err("refused").code, Code::TooLarge);
     for days in [0, DAYS_MAX + 1] {
-        assert!(authority.issue_runner(&issuer, "o", "r", &good, days).is_err());
+        assert!(authority.issue_runner(&issuer, "o", "r", &good, Some(days)).is_err());
     }
     let ed25519 = KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
     let ed25519 = CertificateParams::default().serialize_request(&ed25519).expect("a request").pem().expect("PEM");
-    authority.issue_runner(&issuer, "org_a", "run_1", &ed25519, 90).expect("Ed25519 is taken");
+    authority.issue_runner(&issuer, "org_a", "run_1", &ed25519, Some(90)).expect("Ed25519 is taken");
 }
 
 fn pem_bytes(pem: &str) -> Vec<u8> {

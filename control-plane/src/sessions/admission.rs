@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 /// How long an older session with the same instance id may take to prove that it lives.
 const PROBE: Duration = Duration::from_secs(1);
@@ -54,23 +55,27 @@ pub(super) async fn admit(
     };
     // who it is comes first: nothing below is told to a stranger
     let who = inner.registry.verify(claim).await?;
+    own_instance(&who, &hello.instance_id)?;
     let notice = versions(&hello.version)?;
     let max_operations = inner.settings.max_operations.min(hello.max_operations);
     if max_operations == 0 {
         return Err(Code::InvalidArgument.on("the runner takes no operations at once: max_operations is 0"));
     }
-    let about = about(hello)?;
+    let draining = hello.draining;
+    let token = hello.hand_over_token.clone();
+    let about = about(hello);
     let (commands_in, commands) = mpsc::channel(16);
     let live = Live::new(NewLive {
         id: format!("ses_{}", uuid::Uuid::now_v7().simple()),
         who,
         about,
         max_operations,
+        draining,
         channel,
         shares: flow::Shares::control_plane(inner.settings.budget),
         commands: commands_in,
     });
-    enter(inner, &live).await?;
+    enter(inner, &live, &token).await?;
     // a revocation between the first look and the table would have found nothing to close
     if let Err(refused) = inner.registry.standing(&live.who).await {
         inner.table.remove(&live);
@@ -80,11 +85,20 @@ pub(super) async fn admit(
 }
 
 /// Puts the session into the table. An older one with the same instance id has a second to prove that it lives: after a silent
-/// cut it is a ghost, and the runner must not be locked out by it.
-async fn enter(inner: &Inner, live: &Arc<Live>) -> Result<(), Failure> {
+/// cut it is a ghost, and the runner must not be locked out by it. With the token that it has announced it gives its place at once.
+async fn enter(inner: &Inner, live: &Arc<Live>, token: &[u8]) -> Result<(), Failure> {
     for _ in 0..RIVALS_MAX {
-        let rival = match inner.table.insert(live) {
-            Ok(()) => return Ok(()),
+        let rival = match inner.table.insert(live, token, Instant::now()) {
+            Ok(None) => return Ok(()),
+            Ok(Some(predecessor)) => {
+                tracing::info!(session = predecessor.id, by = live.id, "a session gives its place to another process");
+                return Ok(());
+            }
+            Err(Taken::Token) => {
+                return Err(Code::InstanceConflict
+                    .on("the hand-over token is not known: nobody has announced it, it was used, or it is too old")
+                    .next("Nothing to do: the process before it goes on. Try the upgrade again."));
+            }
             Err(Taken::Full) => {
                 return Err(Code::Busy.on(format!("the runner has {INSTANCES_MAX} instances connected already")));
             }
@@ -145,12 +159,9 @@ fn major_minor(version: &str) -> Option<(u64, u64)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
-/// What a runner says of itself, cut to size; only its instance's id must be well formed.
-fn about(hello: v1::Hello) -> Result<About, Failure> {
-    if !is_instance_id(&hello.instance_id) {
-        return Err(Code::InvalidArgument.on("the instance's id is not 1 to 128 letters, digits, '-', '_' or '.'"));
-    }
-    Ok(About {
+/// What a runner says of itself, cut to size.
+fn about(hello: v1::Hello) -> About {
+    About {
         instance_id: hello.instance_id,
         incarnation: text(hello.incarnation),
         version: text(hello.version),
@@ -164,12 +175,25 @@ fn about(hello: v1::Hello) -> Result<About, Failure> {
             .map(|c| Entry { name: text(c.name), provider: text(c.provider) })
             .collect(),
         engines: hello.engines.into_iter().take(LIST_MAX).map(text).collect(),
-    })
+    }
 }
 
 /// Whether it may be an instance's id.
 pub(crate) fn is_instance_id(id: &str) -> bool {
     (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+}
+
+/// Whether an instance's id is well formed, and the one that the certificate belongs to where it belongs to one.
+pub(crate) fn own_instance(who: &Verified, id: &str) -> Result<(), Failure> {
+    if !is_instance_id(id) {
+        return Err(Code::InvalidArgument.on("the instance's id is not 1 to 128 letters, digits, '-', '_' or '.'"));
+    }
+    match &who.instance {
+        Some(owner) if owner != id => Err(Code::CertificateInvalid
+            .on(format!("certificate {} was renewed by instance {owner} and belongs to it, this is {id}", who.serial))
+            .next("Give each instance a state directory of its own, with nothing in it that another one has written.")),
+        _ => Ok(()),
+    }
 }
 
 /// Without what would forge a line of a log or a table.
@@ -207,12 +231,23 @@ mod tests {
             connections: (0..2000).map(|i| v1::ConnectionEntry { name: i.to_string(), ..Default::default() }).collect(),
             ..Default::default()
         };
-        let about = about(hello).expect("well formed");
+        let about = about(hello);
         assert_eq!(about.connections.len(), LIST_MAX);
         assert_eq!(about.hostname.len(), TEXT_MAX);
         assert!(about.hostname.starts_with("abx"));
         for bad in ["", "a b", "../x/", "a\n", &"x".repeat(129)] {
             assert!(!is_instance_id(bad), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_certificate_that_an_instance_has_renewed_is_no_other_instances() {
+        let anyones = Verified::default();
+        assert_eq!((own_instance(&anyones, "i-1"), own_instance(&anyones, "i-2")), (Ok(()), Ok(())));
+        let its = Verified { instance: Some("i-1".into()), ..anyones };
+        assert_eq!(own_instance(&its, "i-1"), Ok(()));
+        let refused = own_instance(&its, "i-2").expect_err("another's");
+        assert_eq!(refused.code, Code::CertificateInvalid);
+        assert!(refused.message.contains("i-1") && refused.message.contains("i-2"), "{refused}");
     }
 }

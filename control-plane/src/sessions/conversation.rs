@@ -4,8 +4,9 @@ use super::Sessions;
 use super::admission::{self, Admitted};
 use super::channel::{self, Channel, Driver, origin};
 use super::pulse::{Due, Pulse};
-use super::registry::{Parting, Verified};
-use super::table::{Command, Live};
+use super::registry::{Parting, Renewal, Verified};
+use super::table::{Command, Live, SessionCertificate};
+use crate::pki::IssuedCertificate;
 use rustls_pki_types::CertificateDer;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::control_message::Kind as ToRunner;
@@ -28,6 +29,8 @@ const MESSAGE_MAX: usize = 256 * 1024;
 const LAST_WORD: Duration = Duration::from_millis(500);
 /// How often a live session is written down as seen.
 const SEEN_INTERVAL: Duration = Duration::from_secs(30);
+/// Between two renewals of one session: whoever asks more often has no use for them.
+const RENEWALS_APART: Duration = Duration::from_secs(1);
 /// When a runner that finds us full should come back.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Messages on their way to the runner.
@@ -50,8 +53,13 @@ struct Session<'a> {
     /// Who waits for an answer to a ping of at least that number. As many as there are rivals at once.
     probes: Vec<(u64, oneshot::Sender<()>)>,
     deregistered: bool,
+    /// It was told that another process has its place and nothing of its own is in flight.
+    told_succeeded: bool,
     seen: tokio::task::JoinSet<()>,
     seen_next: Instant,
+    /// The renewal that is under way, if one is.
+    renewals: tokio::task::JoinSet<Result<IssuedCertificate, Failure>>,
+    renewal_next: Instant,
 }
 
 /// How a session ended.
@@ -172,8 +180,11 @@ impl<'a> Session<'a> {
             pulse: Pulse::new(sessions.inner.settings.rhythm, Instant::now()),
             probes: Vec::new(),
             deregistered: false,
+            told_succeeded: false,
             seen: tokio::task::JoinSet::new(),
             seen_next: Instant::now(),
+            renewals: tokio::task::JoinSet::new(),
+            renewal_next: Instant::now(),
         }
     }
 
@@ -209,8 +220,12 @@ impl<'a> Session<'a> {
             _ => drop(self.line),
         }
         drop(self.driver);
+        self.renewals.shutdown().await;
         self.seen.shutdown().await;
-        registry.seen(&live.who, if last { parting } else { Parting::Present }).await;
+        // where another one is there it tells by itself, and may be the last to by now
+        if last {
+            registry.seen(&live.who, parting).await;
+        }
     }
 
     /// Talks until there is a reason to stop.
@@ -244,6 +259,14 @@ impl<'a> Session<'a> {
                     return self.cut(&why);
                 }
                 Some(command) = self.commands.recv() => self.obey(command),
+                // what was routed here before counts until it has ended, also where it has not arrived yet
+                () = live.idle(), if live.succeeded() && !self.told_succeeded => {
+                    let told = self.line.to.try_send(message(ToRunner::HandedOver(v1::HandedOver {})));
+                    self.told_succeeded = told.is_ok();
+                }
+                Some(done) = self.renewals.join_next() => {
+                    self.renewed(done.unwrap_or_else(|_| Err(Code::Internal.on("the renewal failed"))));
+                }
                 () = tokio::time::sleep_until(self.pulse.next(now)) => {}
             }
         }
@@ -320,9 +343,74 @@ impl<'a> Session<'a> {
                 self.deregistered = true;
                 self.live.leaving.store(true, Ordering::Release);
             }
+            Some(FromRunner::Renewal(v1::Renewal { csr })) => self.renew(csr, now),
+            Some(FromRunner::Draining(v1::Draining { draining })) => {
+                tracing::info!(session = self.live.id, draining, "whether the runner takes new work has changed");
+                self.live.draining.store(draining, Ordering::Release);
+            }
+            Some(FromRunner::HandOver(v1::HandOver { token_sha256 })) => self.hand_over(&token_sha256, now),
             // a second Hello, or something newer than this version: nothing depends on it
             Some(FromRunner::Hello(_)) | None => {}
         }
+    }
+
+    /// Another process of the instance is to come, or is not to come any more.
+    fn hand_over(&mut self, token_sha256: &[u8], now: Instant) {
+        if token_sha256.is_empty() {
+            tracing::info!(session = self.live.id, "the session keeps its place");
+            self.sessions.inner.table.take_back(&self.live);
+            self.told_succeeded = false;
+        } else if let Ok(digest) = token_sha256.try_into() {
+            tracing::info!(session = self.live.id, "the session hands its place over");
+            self.live.announce(digest, now);
+            let _ = self.line.to.try_send(message(ToRunner::HandOverNoted(v1::HandOverNoted {})));
+        }
+    }
+
+    /// Has a new key certified, one at a time.
+    fn renew(&mut self, request: String, now: Instant) {
+        if !self.renewals.is_empty() || now < self.renewal_next {
+            return self.renewed(Err(Code::Busy.on(format!("renewals of a session are {RENEWALS_APART:?} apart"))));
+        }
+        self.renewal_next = now + RENEWALS_APART;
+        let (registry, who) = (self.sessions.inner.registry.clone(), self.live.who.clone());
+        let renewal =
+            Renewal { serial: self.live.certificate().serial, instance: self.live.about.instance_id.clone(), request };
+        self.renewals.spawn(async move { registry.renew(&who, renewal).await });
+    }
+
+    /// Says what came of it.
+    fn renewed(&self, issued: Result<IssuedCertificate, Failure>) {
+        let live = &self.live;
+        let answer = match issued {
+            Ok(issued) => {
+                tracing::info!(
+                    session = live.id,
+                    identity = admission::shown(&live.who),
+                    instance = live.about.instance_id,
+                    serial = issued.serial,
+                    renews = live.certificate().serial,
+                    not_after = shared_proto::identity::rfc3339(issued.not_after_ms / 1000),
+                    "certificate renewed"
+                );
+                let IssuedCertificate { serial, not_after_ms, chain: certificate, .. } = issued;
+                live.renewed(SessionCertificate { serial, not_after_ms, renewed: true });
+                v1::Renewed { certificate, code: "ok".to_owned(), message: String::new() }
+            }
+            Err(failure) => {
+                tracing::warn!(
+                    session = live.id,
+                    identity = admission::shown(&live.who),
+                    code = failure.code.as_str(),
+                    detail = failure.message,
+                    "certificate not renewed"
+                );
+                let code = failure.code.as_str().to_owned();
+                v1::Renewed { certificate: String::new(), code, message: failure.message }
+            }
+        };
+        // where the queue is full the runner reads nothing: it asks again
+        let _ = self.line.to.try_send(message(ToRunner::Renewed(answer)));
     }
 
     fn obey(&mut self, command: Command) {
@@ -333,6 +421,8 @@ impl<'a> Session<'a> {
                 self.probes.push((nonce, answer));
                 self.ping(nonce);
             }
+            // by the session itself, which is looked at in each round
+            Command::Succeeded => {}
             Command::Leave { reason, retry_after_ms } => {
                 let _ = self.line.to.try_send(message(ToRunner::Leaving(v1::Leaving { reason, retry_after_ms })));
             }

@@ -1,8 +1,9 @@
 //! A runner for tests: a real HTTP/2 server with the generated services, over a pipe in memory. What an operation does is named by its
 //! connection.
 
-use super::registry::{Claim, Parting, Registry, Verified};
+use super::registry::{Claim, Parting, Registry, Renewal, Verified};
 use super::{Rhythm, Sessions, Settings};
+use crate::pki::IssuedCertificate;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use hyper::service::service_fn;
@@ -31,6 +32,7 @@ use tonic::{Request, Response, Status, Streaming};
 pub(crate) struct ListRegistry {
     pub(crate) revoked: Mutex<HashSet<String>>,
     pub(crate) seen: Mutex<Vec<(String, Parting)>>,
+    pub(crate) renewed: AtomicUsize,
 }
 
 /// One instance.
@@ -106,7 +108,7 @@ impl Registry for ListRegistry {
                 return Err(Code::ApiKeyInvalid.on("not known"));
             }
             let (organization, runner) = claim.session_for.expect("a session says who it is for");
-            Ok(Verified { organization, runner, serial: "1".into() })
+            Ok(Verified { organization, runner, serial: "1".into(), ..Verified::default() })
         })
     }
     fn standing<'a>(&'a self, who: &'a Verified) -> BoxFuture<'a, Result<(), Failure>> {
@@ -115,6 +117,19 @@ impl Registry for ListRegistry {
                 true => Err(Code::CertificateRevoked.on("revoked")),
                 false => Ok(()),
             }
+        })
+    }
+    fn renew<'a>(&'a self, who: &'a Verified, renewal: Renewal) -> BoxFuture<'a, Result<IssuedCertificate, Failure>> {
+        Box::pin(async move {
+            self.standing(who).await?;
+            let count = self.renewed.fetch_add(1, Ordering::AcqRel) + 1;
+            Ok(IssuedCertificate {
+                chain: format!("{} after {} of {}", renewal.request, renewal.serial, renewal.instance),
+                serial: format!("renewed-{count}"),
+                not_after_ms: 1_000,
+                life_s: 20,
+                public_key_sha256: String::new(),
+            })
         })
     }
     fn seen<'a>(&'a self, who: &'a Verified, parting: Parting) -> BoxFuture<'a, ()> {

@@ -15,18 +15,19 @@ mod conversation;
 pub(crate) mod fake;
 mod pulse;
 mod registry;
+mod succession;
 mod table;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use admission::{LIST_MAX, is_instance_id};
+pub(crate) use admission::{LIST_MAX, own_instance};
 pub(crate) use channel::{Channel, origin};
 #[cfg(test)]
 pub(crate) use channel::{Driver, handshake};
 pub(crate) use conversation::CUT;
 pub use pulse::Rhythm;
-pub use registry::{Claim, Parting, Registry, StoredRegistry, Verified};
-pub use table::{Entry, Instance};
+pub use registry::{Claim, Parting, Registry, Renewal, StoredRegistry, Verified};
+pub use table::{Entry, Instance, SessionCertificate};
 pub(crate) use table::{Live, Slot};
 
 use crate::operations::Operation;
@@ -77,6 +78,8 @@ pub enum Presence {
     Connected,
     /// All that are connected have said that they leave.
     Leaving,
+    /// Instances are connected and well, and have said that they take nothing new for now.
+    Draining,
     /// Instances are connected and miss their round trips.
     Unhealthy,
     /// None is connected.
@@ -168,12 +171,7 @@ impl Sessions {
 
     /// Whether a runner is there at all.
     pub fn presence(&self, organization: &str, runner: &str) -> Presence {
-        match self.inner.table.of_runner(organization, runner) {
-            sessions if sessions.is_empty() => Presence::Absent,
-            sessions if sessions.iter().any(|s| s.routable()) => Presence::Connected,
-            sessions if sessions.iter().all(|s| s.leaving.load(Ordering::Acquire)) => Presence::Leaving,
-            _ => Presence::Unhealthy,
-        }
+        table::presence(&self.inner.table.of_runner(organization, runner))
     }
 
     /// Sessions and operations at this moment.

@@ -2,16 +2,19 @@
 //!
 //! Nothing outside this file touches the map. A session is in it from its welcome to its end.
 
+use super::Presence;
 use super::channel::Channel;
 use super::registry::Verified;
+use super::succession::Announced;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::flow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
-/// Sessions of one runner at once.
+/// Instances of one runner at once; with those whose place another process has taken, twice as many sessions.
 pub(crate) const INSTANCES_MAX: usize = 64;
 
 /// What one session is told.
@@ -20,6 +23,8 @@ pub(crate) enum Command {
     Probe(oneshot::Sender<()>),
     /// Say that the control plane leaves.
     Leave { reason: String, retry_after_ms: u32 },
+    /// Another session has its place: say so once nothing is in flight on it.
+    Succeeded,
 }
 
 /// An entry of the runner's configuration, as it reported it.
@@ -44,6 +49,17 @@ pub(crate) struct About {
     pub(crate) engines: Vec<String>,
 }
 
+/// The newest certificate that a session's runner is known to have.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct SessionCertificate {
+    /// Its serial.
+    pub serial: String,
+    /// When it ends, Unix milliseconds.
+    pub not_after_ms: i64,
+    /// Whether the instance has renewed it by itself; else it is the credentials file's.
+    pub renewed: bool,
+}
+
 /// One session.
 pub(crate) struct Live {
     pub(crate) id: String,
@@ -56,7 +72,14 @@ pub(crate) struct Live {
     pub(crate) send: flow::SendShare,
     pub(crate) healthy: AtomicBool,
     pub(crate) leaving: AtomicBool,
+    /// It said that it takes nothing new; what is in flight goes on.
+    pub(crate) draining: AtomicBool,
     pub(crate) commands: mpsc::Sender<Command>,
+    /// Whoever shows what this is about gets its place.
+    announced: Announced,
+    /// Another process of its instance has its place: nothing new is routed here as long as that one takes it.
+    succeeded: AtomicBool,
+    certificate: Mutex<SessionCertificate>,
     /// Why it ended, once it has.
     pub(crate) ended: watch::Sender<Option<Failure>>,
     operations: AtomicU32,
@@ -70,6 +93,7 @@ pub(crate) struct NewLive {
     pub(crate) who: Verified,
     pub(crate) about: About,
     pub(crate) max_operations: u32,
+    pub(crate) draining: bool,
     pub(crate) channel: Channel,
     pub(crate) shares: flow::Shares,
     pub(crate) commands: mpsc::Sender<Command>,
@@ -89,6 +113,8 @@ pub(crate) enum NoSlot {
     Unhealthy,
     /// All that are connected are leaving.
     Leaving,
+    /// All that are healthy are being drained.
+    Draining,
     /// All healthy ones are full.
     Full,
 }
@@ -110,6 +136,8 @@ pub struct Instance {
     pub healthy: bool,
     /// Whether it said that it leaves.
     pub leaving: bool,
+    /// Whether it said that it takes no new work for now.
+    pub draining: bool,
     /// Operations at this moment.
     pub operations: u32,
     /// namespaces, confined, minimal.
@@ -120,6 +148,8 @@ pub struct Instance {
     pub connections: Vec<Entry>,
     /// The engines that it found.
     pub engines: Vec<String>,
+    /// Its newest certificate.
+    pub certificate: SessionCertificate,
 }
 
 #[derive(Default)]
@@ -137,6 +167,11 @@ impl Live {
         Arc::new(Self {
             budget: flow::Budget::new(new.shares.receive, new.max_operations),
             send: flow::SendShare::new(new.shares.send),
+            certificate: Mutex::new(SessionCertificate {
+                serial: new.who.serial.clone(),
+                not_after_ms: new.who.not_after_ms,
+                renewed: new.who.instance.is_some(),
+            }),
             id: new.id,
             who: new.who,
             about: new.about,
@@ -145,17 +180,46 @@ impl Live {
             channel: new.channel,
             healthy: AtomicBool::new(true),
             leaving: AtomicBool::new(false),
+            draining: AtomicBool::new(new.draining),
             commands: new.commands,
+            announced: Announced::default(),
+            succeeded: AtomicBool::new(false),
             ended: watch::Sender::new(None),
             operations: AtomicU32::new(0),
             idle: tokio::sync::Notify::new(),
         })
+    }
+    pub(crate) fn certificate(&self) -> SessionCertificate {
+        self.certificate.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+    pub(crate) fn renewed(&self, certificate: SessionCertificate) {
+        *self.certificate.lock().unwrap_or_else(PoisonError::into_inner) = certificate;
     }
     pub(crate) fn operations(&self) -> u32 {
         self.operations.load(Ordering::Acquire)
     }
     pub(crate) fn routable(&self) -> bool {
         self.healthy.load(Ordering::Acquire) && !self.leaving.load(Ordering::Acquire) && !self.channel.closed()
+    }
+    /// Whoever shows the token with that digest within its life gets this session's place, once.
+    pub(crate) fn announce(&self, token_sha256: [u8; 32], now: Instant) {
+        if !self.succeeded() {
+            self.announced.announce(token_sha256, now);
+        }
+    }
+    /// Another process of its instance has its place; it is told so once nothing is in flight on it.
+    fn give_way(&self) {
+        self.succeeded.store(true, Ordering::Release);
+        // where its queue is full it is seen at its next round
+        let _ = self.commands.try_send(Command::Succeeded);
+    }
+    /// Whether another process of its instance has its place.
+    pub(crate) fn succeeded(&self) -> bool {
+        self.succeeded.load(Ordering::Acquire)
+    }
+    /// Whether it takes operations.
+    fn takes(&self) -> bool {
+        self.routable() && !self.draining.load(Ordering::Acquire)
     }
     /// Ends it, for this reason unless it has ended already. Its operations and its own task see it at once.
     pub(crate) fn close(&self, why: Failure) {
@@ -196,12 +260,14 @@ impl Live {
             hostname: self.about.hostname.clone(),
             connected_at_ms: self.connected_at_ms,
             healthy: self.routable(),
-            leaving: self.leaving.load(Ordering::Acquire),
+            leaving: self.leaving.load(Ordering::Acquire) || self.succeeded(),
+            draining: self.draining.load(Ordering::Acquire),
             operations: self.operations(),
             isolation_level: self.about.isolation_level.clone(),
             isolation_missing: self.about.isolation_missing.clone(),
             connections: self.about.connections.clone(),
             engines: self.about.engines.clone(),
+            certificate: self.certificate(),
         }
     }
 }
@@ -223,18 +289,44 @@ impl Table {
         self.runners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a session in, unless another one has its instance id: that one comes back.
-    pub(crate) fn insert(&self, live: &Arc<Live>) -> Result<(), Taken> {
+    /// Takes a session in, unless another one has its instance id: that one comes back. With a hand-over token (else empty) it takes the
+    /// place of the one that has announced it, which is given.
+    pub(crate) fn insert(&self, live: &Arc<Live>, token: &[u8], now: Instant) -> Result<Option<Arc<Live>>, Taken> {
         let mut runners = self.lock();
         let sessions = runners.entry(key(&live.who)).or_default();
-        if let Some(other) = sessions.iter().find(|s| s.about.instance_id == live.about.instance_id) {
-            return Err(Taken::Instance(other.clone()));
+        if sessions.len() >= 2 * INSTANCES_MAX {
+            return Err(Taken::Full);
         }
-        if sessions.len() >= INSTANCES_MAX {
+        let holder = sessions.iter().find(|s| s.about.instance_id == live.about.instance_id && !s.succeeded()).cloned();
+        let predecessor = match holder {
+            None if token.is_empty() => None,
+            Some(holder) if token.is_empty() => return Err(Taken::Instance(holder)),
+            Some(holder) if holder.announced.redeem(token, now) => {
+                holder.give_way();
+                Some(holder)
+            }
+            _ => return Err(Taken::Token),
+        };
+        if sessions.iter().filter(|s| !s.succeeded()).count() >= INSTANCES_MAX {
             return Err(Taken::Full);
         }
         sessions.push(live.clone());
-        Ok(())
+        Ok(predecessor)
+    }
+
+    /// A session keeps its place, or has it back: nobody is to come, and whoever has come finishes what it has.
+    pub(crate) fn take_back(&self, live: &Live) {
+        let runners = self.lock();
+        live.announced.withdraw();
+        if !live.succeeded() {
+            return;
+        }
+        for session in runners.get(&key(&live.who)).into_iter().flatten() {
+            if session.id != live.id && session.about.instance_id == live.about.instance_id && !session.succeeded() {
+                session.give_way();
+            }
+        }
+        live.succeeded.store(false, Ordering::Release);
     }
 
     /// Lets a session go. Whether it was the runner's last.
@@ -256,15 +348,21 @@ impl Table {
         let Some(sessions) = runners.get(&(organization.to_owned(), runner.to_owned())) else {
             return Err(NoSlot::Absent);
         };
-        let Some(least) = sessions.iter().filter(|s| s.routable()).min_by_key(|s| s.operations()) else {
-            let leaving = sessions.iter().all(|s| s.leaving.load(Ordering::Acquire));
-            return Err(if leaving { NoSlot::Leaving } else { NoSlot::Unhealthy });
+        // one whose place another has is there for when that one is gone
+        let succeeded = !sessions.iter().any(|s| s.takes() && !s.succeeded());
+        let takes = |s: &&Arc<Live>| s.takes() && s.succeeded() == succeeded;
+        let Some(least) = sessions.iter().filter(takes).min_by_key(|s| s.operations()) else {
+            return Err(match presence(sessions) {
+                Presence::Leaving => NoSlot::Leaving,
+                Presence::Draining => NoSlot::Draining,
+                _ => NoSlot::Unhealthy,
+            });
         };
         let session = if least.operations() < least.max_operations {
             least
         } else {
             // limits may differ between instances
-            sessions.iter().find(|s| s.routable() && s.operations() < s.max_operations).ok_or(NoSlot::Full)?
+            sessions.iter().filter(takes).find(|s| s.operations() < s.max_operations).ok_or(NoSlot::Full)?
         };
         // counts only grow under the lock, so the limit holds
         session.operations.fetch_add(1, Ordering::AcqRel);
@@ -283,7 +381,8 @@ impl Table {
     /// Which process of an instance has its session.
     pub(crate) fn incarnation(&self, who: &Verified, instance: &str) -> Option<String> {
         let runners = self.lock();
-        let session = runners.get(&key(who))?.iter().find(|s| s.about.instance_id == instance)?;
+        let of_instance = runners.get(&key(who))?.iter().filter(|s| s.about.instance_id == instance);
+        let session = of_instance.min_by_key(|s| s.succeeded())?;
         Some(session.about.incarnation.clone())
     }
 
@@ -298,10 +397,23 @@ impl Table {
     }
 }
 
+/// Whether a runner with these sessions is there, and what it would do with an operation.
+pub(crate) fn presence(sessions: &[Arc<Live>]) -> Presence {
+    match sessions {
+        [] => Presence::Absent,
+        some if some.iter().any(|s| s.takes()) => Presence::Connected,
+        some if some.iter().all(|s| s.leaving.load(Ordering::Acquire)) => Presence::Leaving,
+        some if some.iter().any(|s| s.routable()) => Presence::Draining,
+        _ => Presence::Unhealthy,
+    }
+}
+
 /// Why a session is not taken in.
 pub(crate) enum Taken {
     /// Another live session has its instance id.
     Instance(Arc<Live>),
+    /// No session has announced its token, or that was used, or is over.
+    Token,
     /// The runner has too many.
     Full,
 }
@@ -321,6 +433,9 @@ impl NoSlot {
                 Code::RunnerUnavailable.on(format!("runner {runner} is connected but does not answer; {seen}"))
             }
             Self::Leaving => Code::RunnerLeaving.on(format!("runner {runner} is shutting down; {seen}")),
+            Self::Draining => Code::RunnerLeaving
+                .on(format!("runner {runner} is being drained and takes nothing new"))
+                .next("Name another runner, or run `runner drain --undo` on the runner's machine."),
             Self::Full => Code::Busy.on(format!("runner {runner} has as many operations as it takes at once")),
         }
     }

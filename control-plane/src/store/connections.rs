@@ -70,7 +70,7 @@ impl Store {
         .execute(self.pool())
         .await
         .map(drop)
-        .map_err(|e| taken(&e, "a connection", &connection.name, "making a connection"))
+        .map_err(|e| taken(e, "a connection", &connection.name, "making a connection"))
     }
 
     /// The organization's connections, oldest first, at most `limit`.

@@ -7,6 +7,7 @@
 mod decisions;
 mod hand_out;
 mod reports;
+mod restored;
 mod stacks;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -14,6 +15,7 @@ pub(crate) mod tests;
 pub use decisions::Cancelled;
 pub use hand_out::{Given, Standing};
 pub use reports::Reported;
+pub(crate) use restored::PRESENT_MS;
 pub use stacks::{NewStack, Stack};
 
 use super::{Store, broken, new_id, not_found};
@@ -30,7 +32,7 @@ const PENDING_MAX: i64 = 100;
 const OPEN_MAX: i64 = 1000;
 
 /// Where a job stands. In the order of a job's way; the ends come last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, sqlx::Type)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
 #[sqlx(rename_all = "snake_case")]
 pub enum Phase {
     /// Waits for an instance, or for its stack's turn.
@@ -141,6 +143,12 @@ pub struct Job {
     pub cancel_force: bool,
     /// How the workers were isolated that had it, the weakest of them.
     pub isolation_level: Option<String>,
+    /// How often a secret was taken out of its events; none where no step has told.
+    pub redacted: Option<i64>,
+    /// What was secret and too short to be taken out: names as JSON.
+    pub not_redacted: Option<String>,
+    /// When it was restored from an older back-up, unless its instance has told since what became of it.
+    pub restored_at_ms: Option<i64>,
 }
 
 /// What a plan would do.
@@ -176,6 +184,9 @@ pub struct JobEnd {
     /// The signal that ended the engine.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub engine_signal: String,
+    /// Where on the runner a state lies that the engine could not save. The state itself never comes here.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub rescued_state: String,
 }
 
 /// A job to be made.
@@ -193,6 +204,8 @@ pub struct NewJob {
     pub source: v1::Source,
     /// The engine's variables.
     pub variables: std::collections::HashMap<String, String>,
+    /// Secret ones that may stay in what is recorded.
+    pub not_redacted: Vec<String>,
     /// Entries of the runner's configuration.
     pub connections: Vec<String>,
     /// The user's name.
@@ -214,7 +227,7 @@ macro_rules! select_jobs {
             "jobs.approve_automatically, jobs.archive, jobs.fencing_token, jobs.instance, jobs.accepted, ",
             "jobs.assigned_at_ms, jobs.created_by, jobs.created_at_ms, jobs.started_at_ms, jobs.ended_at_ms, ",
             "jobs.revision, jobs.plan, jobs.result, jobs.reported, jobs.last_sequence, jobs.approved_by, ",
-            "jobs.discarded_by, jobs.canceled_by, jobs.cancel_force, jobs.isolation_level, ",
+            "jobs.discarded_by, jobs.canceled_by, jobs.cancel_force, jobs.isolation_level, jobs.redacted, jobs.not_redacted, jobs.restored_at_ms, ",
             $texts,
             "jobs.event_bytes FROM jobs JOIN stacks ON stacks.id = jobs.stack ",
             $rest
@@ -298,6 +311,10 @@ impl Job {
         let plan: Plan = serde_json::from_str(self.plan.as_deref()?).ok()?;
         Some(Plan { text: self.plan_text.clone().unwrap_or_default(), ..plan })
     }
+    /// What was secret and too short to be taken out of its events.
+    pub fn not_redacted(&self) -> std::collections::BTreeSet<String> {
+        self.not_redacted.as_deref().and_then(|names| serde_json::from_str(names).ok()).unwrap_or_default()
+    }
     /// The token as it is sent.
     pub fn token(&self) -> u64 {
         u64::try_from(self.fencing_token).unwrap_or(0)
@@ -339,6 +356,7 @@ impl Store {
             approve_automatically: new.approve_automatically,
             created_by: new.created_by.clone(),
             cancel_grace_seconds: 0,
+            not_redacted: new.not_redacted,
         }
         .encode_to_vec();
         if request.len() > bounds::JOB_REQUEST_MAX {

@@ -10,20 +10,26 @@ mod jobs;
 mod operation_records;
 mod organizations;
 mod runners;
+mod seal;
 mod users;
 
 pub use connections::{Connection, Provider};
-pub use issuers::{IssuerRecord, Signer};
+#[cfg(test)]
+pub(crate) use issuers::ISSUERS_MAX;
+pub use issuers::{IssuerRecord, IssuerShown, Signer};
+pub(crate) use jobs::PRESENT_MS;
 #[cfg(test)]
 pub(crate) use jobs::tests as jobs_tests;
 pub use jobs::{Cancelled, Given, Job, JobEnd, JobKind, NewJob, NewStack, Phase, Plan, Reported, Stack, Standing};
 pub use operation_records::OperationRecord;
 pub use organizations::Organization;
 pub(crate) use organizations::{not_found, taken};
+pub(crate) use runners::key_known;
 pub use runners::{CertificateRecord, Ended, KeyRecord, NewCredentials, Runner};
 pub use users::{Role, User};
 
 use shared_proto::failure::{Code, Failure};
+use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -40,6 +46,7 @@ const REVOCATIONS: usize = 1024;
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: SqlitePool,
+    seal: seal::Seal,
     revocations: broadcast::Sender<String>,
 }
 
@@ -92,6 +99,8 @@ impl Store {
             .map_err(|source| StoreError::File { path: at(), source })?;
         let options = SqliteConnectOptions::new()
             .filename(path)
+            // readers do not wait for the writer; and FULL, because in WAL mode NORMAL, sqlx's and many others' default, waits for the disk at
+            // checkpoints only: what was acknowledged to a runner or a user must be there after a power cut, not just after a crash
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
@@ -99,6 +108,8 @@ impl Store {
         let pool = SqlitePoolOptions::new()
             .max_connections(POOL)
             .acquire_timeout(WAIT)
+            // SQLite itself rolls back a transaction that the disk had no room for; sqlx then waits for its end for good
+            .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
             .connect_with(options)
             .await
             .map_err(|source| StoreError::Open { path: at(), source })?;
@@ -121,17 +132,30 @@ impl Store {
         Self::migrated(pool, path).await
     }
 
+    /// On connections of the caller's own, for simulations; `path` is what errors say.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn on(pool: SqlitePool, path: &Path) -> Result<Self, StoreError> {
+        Self::migrated(pool, path).await
+    }
+
     async fn migrated(pool: SqlitePool, path: &Path) -> Result<Self, StoreError> {
         sqlx::migrate!("./migrations")
             .run(&pool)
             .await
             .map_err(|source| StoreError::Migrate { path: path.to_owned(), source })?;
-        Ok(Self { pool, revocations: broadcast::channel(REVOCATIONS).0 })
+        let seal = seal::Seal::of(&pool).await.map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
+        Ok(Self { pool, seal, revocations: broadcast::channel(REVOCATIONS).0 })
     }
 
     /// The pool, for the modules of this folder.
     pub(crate) fn pool(&self) -> &SqlitePool {
         &self.pool
+    }
+
+    fn seal(&self) -> &seal::Seal {
+        &self.seal
     }
 
     /// The ids of runners that are revoked from now on. Subscribe before checking the runner, so that none is missed; after
@@ -148,6 +172,26 @@ impl Store {
         sqlx::query("SELECT 1").execute(&self.pool).await.map(drop).map_err(broken("asking the database"))
     }
 
+    /// Writes a copy of a database in a file, as it is at one moment, into a new file of its owner alone. Everybody else goes on meanwhile,
+    /// another process too; nothing is brought to this version's form.
+    ///
+    /// # Errors
+    /// `internal`, `disk_full`, `disk_unwritable`.
+    pub async fn copy(from: &Path, to: &Path) -> Result<(), Failure> {
+        use sqlx::Connection as _;
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let failed = broken("copying the database");
+        let io = |e: std::io::Error| failed(sqlx::Error::Io(e));
+        // made here with its mode: an empty file may be written to
+        let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(io)?;
+        let options = SqliteConnectOptions::new().filename(from).create_if_missing(false).busy_timeout(WAIT);
+        let mut connection = sqlx::SqliteConnection::connect_with(&options).await.map_err(&failed)?;
+        sqlx::query("VACUUM INTO $1").bind(to.to_string_lossy()).execute(&mut connection).await.map_err(&failed)?;
+        connection.close().await.map_err(&failed)?;
+        // SQLite does not wait for the disk here
+        file.sync_all().map_err(io)
+    }
+
     /// Writes everything out and closes.
     pub async fn close(&self) {
         self.pool.close().await;
@@ -159,26 +203,45 @@ pub(crate) fn new_id(kind: &str) -> String {
     format!("{kind}_{}", uuid::Uuid::now_v7().simple())
 }
 
-/// A database failure as callers see it; what happened is in the log.
+/// A database failure as callers see it; what happened is in the log. A disk that takes nothing has codes of its own: it is nobody's bug.
 pub(crate) fn broken(doing: &'static str) -> impl Fn(sqlx::Error) -> Failure {
     move |error| {
         tracing::error!(%error, "{doing} failed");
-        Code::Internal.on(format!("{doing} failed in the control plane"))
+        let failure = |code: Code| code.on(format!("{doing} failed in the control plane"));
+        match disk(&error) {
+            Some(Code::DiskFull) => failure(Code::DiskFull).next("Free space in the control plane's data folder."),
+            Some(code) => failure(code),
+            None => failure(Code::Internal),
+        }
+    }
+}
+
+/// Whether it is the disk: by SQLite's result codes, the primary one in the low byte.
+fn disk(error: &sqlx::Error) -> Option<Code> {
+    const READONLY: i32 = 8;
+    const IOERR: i32 = 10;
+    const FULL: i32 = 13;
+    const CANTOPEN: i32 = 14;
+    if let sqlx::Error::Io(error) = error {
+        use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        return match error.kind() {
+            StorageFull | QuotaExceeded => Some(Code::DiskFull),
+            ReadOnlyFilesystem => Some(Code::DiskUnwritable),
+            _ => None,
+        };
+    }
+    let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
+    match code & 0xff {
+        FULL => Some(Code::DiskFull),
+        // a journal's file that cannot be made or grown is said so
+        READONLY | IOERR | CANTOPEN => Some(Code::DiskUnwritable),
+        _ => None,
     }
 }
 
 /// Whether a write was refused because something of that name exists.
 pub(crate) fn is_taken(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
-}
-
-/// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, b| {
-        let _ = write!(text, "{b:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ async fn insert(connection: &mut SqliteConnection, organization: &Organization) 
         .execute(connection)
         .await
         .map(drop)
-        .map_err(|e| taken(&e, "an organization", &organization.name, "making an organization"))
+        .map_err(|e| taken(e, "an organization", &organization.name, "making an organization"))
 }
 
 /// What an unknown id gives, and an id of another organization: word by word the same.
@@ -88,11 +88,10 @@ pub(crate) fn not_found(what: &str, id_or_name: &str) -> Failure {
 }
 
 /// `conflict` where the name is taken, else what the database failed at.
-pub(crate) fn taken(error: &sqlx::Error, what: &str, name: &str, doing: &'static str) -> Failure {
-    if is_taken(error) {
+pub(crate) fn taken(error: sqlx::Error, what: &str, name: &str, doing: &'static str) -> Failure {
+    if is_taken(&error) {
         Code::Conflict.on(format!("there is {what} {name:?} already")).next("Choose another name.")
     } else {
-        tracing::error!(%error, "{doing} failed");
-        Code::Internal.on(format!("{doing} failed in the control plane"))
+        broken(doing)(error)
     }
 }

@@ -1,13 +1,14 @@
 //! Runners, their certificates and their API keys.
 
 use super::organizations::taken;
-use super::{Store, broken, hex, not_found};
+use super::{Store, broken, not_found};
 use shared_proto::api_key::KeyDigest;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::now_ms;
 use sqlx::FromRow;
 
-/// Certificates of one runner that are neither expired nor revoked.
+/// Certificates of one runner that are neither expired nor revoked and were handed out by the API; and those that its instances have
+/// renewed by themselves. Counted apart: instances that come and go must not keep an operator from making credentials.
 pub(super) const CERTIFICATES_MAX: i64 = 256;
 /// How long an expired certificate is remembered with its API key, milliseconds: its refusal names the date, not an unknown serial.
 const EXPIRED_KEPT_MS: i64 = 30 * 24 * 60 * 60 * 1000;
@@ -52,8 +53,14 @@ pub struct CertificateRecord {
     pub runner: String,
     /// When it expires.
     pub not_after_ms: i64,
+    /// When it was made.
+    pub created_at_ms: i64,
     /// When it was revoked.
     pub revoked_at_ms: Option<i64>,
+    /// The instance that it belongs to; `None`: whoever has the credentials file.
+    pub instance: Option<String>,
+    /// How long it is good for, seconds; `None`: it was made by an earlier version.
+    pub life_s: Option<i64>,
 }
 
 /// Whose API key that is.
@@ -78,8 +85,24 @@ pub struct NewCredentials<'a> {
     pub serial: &'a str,
     /// When it expires.
     pub not_after_ms: i64,
-    /// The API key's digest.
+    /// How long it is good for, seconds.
+    pub life_s: i64,
+    /// SHA-256 of its public key, hexadecimal.
+    pub public_key_sha256: &'a str,
+    /// The API key's digest: of a new one, or of the one with which the certificate was renewed.
     pub api_key: KeyDigest,
+    /// Where it was renewed: the instance that it belongs to, and the serial that it follows.
+    pub renews: Option<(&'a str, &'a str)>,
+}
+
+// === impl CertificateRecord ===
+
+impl CertificateRecord {
+    /// How long it was made to be good for, seconds.
+    pub fn life_s(&self) -> i64 {
+        // an earlier version did not write it down: whole days
+        self.life_s.unwrap_or_else(|| (self.not_after_ms - self.created_at_ms + 43_200_000) / 86_400_000 * 86_400)
+    }
 }
 
 impl Store {
@@ -96,7 +119,7 @@ impl Store {
             .execute(self.pool())
             .await
             .map(drop)
-            .map_err(|e| taken(&e, "a runner", &runner.name, "registering a runner"))
+            .map_err(|e| taken(e, "a runner", &runner.name, "registering a runner"))
     }
 
     /// The organization's runners, oldest first, at most `limit`.
@@ -177,17 +200,19 @@ impl Store {
             .map_err(broken("writing down when a runner was seen"))
     }
 
-    /// Keeps what is needed to know credentials again.
+    /// Keeps what is needed to know a certificate again, and its API key where that is new.
     ///
     /// # Errors
-    /// `busy` where the runner has too many that are still good.
+    /// `busy` where the runner has too many that are still good; `conflict` where the key of a renewed one is not new.
     pub async fn keep_credentials(&self, new: &NewCredentials<'_>) -> Result<(), Failure> {
         let failed = broken("keeping a certificate");
         let now = now_ms();
         let mut transaction = self.pool().begin().await.map_err(&failed)?;
         for statement in [
+            // a key goes with the last certificate of its credentials, renewed ones included
             "DELETE FROM api_keys WHERE runner = $1 AND serial IN \
-             (SELECT serial FROM certificates WHERE runner = $1 AND not_after_ms < $2)",
+             (SELECT serial FROM certificates WHERE runner = $1 AND not_after_ms < $2) AND NOT EXISTS \
+             (SELECT 1 FROM certificates c WHERE c.runner = $1 AND c.api_key_sha256 = api_keys.sha256 AND c.not_after_ms >= $2)",
             "DELETE FROM certificates WHERE runner = $1 AND not_after_ms < $2",
         ] {
             sqlx::query(statement)
@@ -198,10 +223,12 @@ impl Store {
                 .map_err(&failed)?;
         }
         let good: i64 = sqlx::query_scalar(
-            "SELECT COUNT(*) FROM certificates WHERE runner = $1 AND revoked_at_ms IS NULL AND not_after_ms > $2",
+            "SELECT COUNT(*) FROM certificates WHERE runner = $1 AND revoked_at_ms IS NULL AND not_after_ms > $2 \
+             AND (instance IS NOT NULL) = $3",
         )
         .bind(new.runner)
         .bind(now)
+        .bind(new.renews.is_some())
         .fetch_one(&mut *transaction)
         .await
         .map_err(&failed)?;
@@ -210,21 +237,43 @@ impl Store {
                 .on(format!("the runner has {good} certificates that are still good, the limit is {CERTIFICATES_MAX}"))
                 .next("Revoke the runner and register it again."));
         }
+        if new.renews.is_some() {
+            let known: i64 = sqlx::query_scalar(
+                "SELECT COUNT(*) FROM certificates WHERE organization = $1 AND public_key_sha256 = $2",
+            )
+            .bind(new.organization)
+            .bind(new.public_key_sha256)
+            .fetch_one(&mut *transaction)
+            .await
+            .map_err(&failed)?;
+            if known > 0 {
+                return Err(key_known());
+            }
+        }
         sqlx::query(
-            "INSERT INTO certificates (serial, organization, runner, not_after_ms, created_at_ms) VALUES ($1, $2, $3, $4, $5)",
+            "INSERT INTO certificates (serial, organization, runner, not_after_ms, created_at_ms, instance, life_s, \
+             public_key_sha256, renews, api_key_sha256) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         )
         .bind(new.serial)
         .bind(new.organization)
         .bind(new.runner)
         .bind(new.not_after_ms)
         .bind(now)
+        .bind(new.renews.map(|(instance, _)| instance))
+        .bind(new.life_s)
+        .bind(new.public_key_sha256)
+        .bind(new.renews.map(|(_, serial)| serial))
+        .bind(shared_proto::hex::encode(new.api_key.as_bytes()))
         .execute(&mut *transaction)
         .await
-        .map_err(&failed)?;
+        .map_err(|e| if super::is_taken(&e) { key_known() } else { failed(e) })?;
+        if new.renews.is_some() {
+            return transaction.commit().await.map_err(failed);
+        }
         sqlx::query(
             "INSERT INTO api_keys (sha256, organization, runner, serial, created_at_ms) VALUES ($1, $2, $3, $4, $5)",
         )
-        .bind(hex(new.api_key.as_bytes()))
+        .bind(shared_proto::hex::encode(new.api_key.as_bytes()))
         .bind(new.organization)
         .bind(new.runner)
         .bind(new.serial)
@@ -273,9 +322,16 @@ impl Store {
     /// `internal`.
     pub async fn api_key(&self, key: &KeyDigest) -> Result<Option<KeyRecord>, Failure> {
         sqlx::query_as("SELECT organization, runner, revoked_at_ms FROM api_keys WHERE sha256 = $1")
-            .bind(hex(key.as_bytes()))
+            .bind(shared_proto::hex::encode(key.as_bytes()))
             .fetch_optional(self.pool())
             .await
             .map_err(broken("looking an API key up"))
     }
+}
+
+/// Whoever asks for a renewal with a key that was certified before may not be the only one who has it.
+pub(crate) fn key_known() -> Failure {
+    Code::Conflict
+        .on("the signing request's key was certified before: a renewal is for a new one")
+        .next("Nothing to do: the runner makes another key and asks again.")
 }

@@ -102,6 +102,9 @@ async fn certificates_that_are_good_are_bounded() {
             organization: "a",
             runner: "run_1",
             serial: &n.to_string(),
+            life_s: 1,
+            public_key_sha256: &n.to_string(),
+            renews: None,
             not_after_ms: i64::MAX,
             api_key: api_key::parse(Purpose::Runner, key.expose()).expect("a key"),
         };
@@ -120,7 +123,16 @@ async fn long_expired_certificates_go_with_their_keys() {
         let key = api_key::generate(Purpose::Runner).expect("random");
         let api_key = api_key::parse(Purpose::Runner, key.expose()).expect("a key");
         digests.push(api_key);
-        let new = NewCredentials { organization: "a", runner: "run_1", serial, not_after_ms, api_key };
+        let new = NewCredentials {
+            organization: "a",
+            runner: "run_1",
+            serial,
+            life_s: 1,
+            public_key_sha256: serial,
+            renews: None,
+            not_after_ms,
+            api_key,
+        };
         store.keep_credentials(&new).await.expect("keeps");
     }
     assert_eq!(store.certificate("a", "old").await.expect("asks"), None);
@@ -156,4 +168,127 @@ async fn old_records_go() {
     store.close_operations().await.expect("closes");
     assert_eq!(store.operation("a", "op_00000000").await.expect("kept").code.as_deref(), Some("connection_lost"));
     assert_eq!(store.operations("a", 5).await.expect("lists").len(), 5);
+}
+
+/// What is renewed has a bound of its own, and an API key lives as long as the last certificate that goes with it.
+#[tokio::test]
+async fn what_is_renewed_is_bounded_by_itself_and_keeps_its_api_key() {
+    let store = Store::in_memory().await.expect("a store");
+    organization(&store, "a").await;
+    store.create_runner(&runner("run_1", "a", "r")).await.expect("a runner");
+    let api_key = api_key::generate(Purpose::Runner).expect("random");
+    let api_key = api_key::parse(Purpose::Runner, api_key.expose()).expect("a key");
+    let new = |serial: &'static str, not_after_ms: i64, renews: Option<(&'static str, &'static str)>| NewCredentials {
+        organization: "a",
+        runner: "run_1",
+        serial,
+        not_after_ms,
+        life_s: 1,
+        public_key_sha256: serial,
+        api_key,
+        renews,
+    };
+    let renewed = Some(("i-1", "file"));
+    store.keep_credentials(&new("file", i64::MAX, None)).await.expect("keeps");
+    store.keep_credentials(&new("renewed", i64::MAX, renewed)).await.expect("keeps");
+    sqlx::query("UPDATE certificates SET not_after_ms = 1 WHERE serial = 'file'")
+        .execute(store.pool())
+        .await
+        .expect("writes");
+    // the next one clears away what has ended long ago
+    store.keep_credentials(&new("next", i64::MAX, renewed)).await.expect("keeps");
+    assert_eq!(store.certificate("a", "file").await.expect("asks"), None);
+    assert!(store.api_key(&api_key).await.expect("asks").is_some(), "the renewed certificate has lost its API key");
+    let again = store.keep_credentials(&NewCredentials { serial: "other", ..new("next", i64::MAX, renewed) }).await;
+    assert_eq!(again.map_err(|f| f.code), Err(Code::Conflict), "a key was certified twice");
+    for n in 2..=runners::CERTIFICATES_MAX {
+        let serial = n.to_string();
+        let kept = store
+            .keep_credentials(&NewCredentials {
+                serial: &serial,
+                public_key_sha256: &serial,
+                ..new("", i64::MAX, renewed)
+            })
+            .await;
+        assert_eq!(kept.map_err(|f| f.code).err(), (n == runners::CERTIFICATES_MAX).then_some(Code::Busy), "{n}");
+    }
+    let other = api_key::generate(Purpose::Runner).expect("random");
+    let api_key = api_key::parse(Purpose::Runner, other.expose()).expect("a key");
+    store.keep_credentials(&NewCredentials { api_key, ..new("by hand", i64::MAX, None) }).await.expect("keeps");
+}
+
+#[tokio::test]
+async fn a_copy_has_all_of_it() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().expect("a folder");
+    let from = folder.path().join("store.db");
+    let store = Store::open(&from).await.expect("a store");
+    let store = super::jobs_tests::filled(store).await;
+    let stack = super::jobs_tests::stack(&store, "s").await;
+    let job = store.create_job(super::jobs_tests::new_job(&stack, JobKind::Update)).await.expect("a job");
+    let path = folder.path().join("copy.db");
+    Store::copy(&from, &path).await.expect("copied");
+    let facts = std::fs::metadata(&path).expect("is there");
+    assert_eq!(facts.permissions().mode() & 0o7777, 0o600);
+    assert!(facts.len() > 4096, "{facts:?}");
+    let copy = Store::open(&path).await.expect("opens");
+    assert_eq!(copy.job("org_a", &job.id).await, Ok(job));
+    assert_eq!(Store::copy(&from, &path).await.expect_err("is there").code, Code::Internal);
+}
+
+#[tokio::test]
+async fn what_is_acknowledged_waits_for_the_disk() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Store::open(&folder.path().join("store.db")).await.expect("a store");
+    // on every connection of the pool: it is a setting of each
+    let mut all = Vec::new();
+    for _ in 0..POOL {
+        let mut connection = store.pool().acquire().await.expect("a connection");
+        let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut *connection).await.expect("asked");
+        let full: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut *connection).await.expect("asked");
+        assert_eq!((mode.as_str(), full), ("wal", 2));
+        all.push(connection);
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_that_the_database_ended_itself_costs_only_its_connection() {
+    use sqlx::Connection as _;
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Store::open(&folder.path().join("store.db")).await.expect("a store");
+    let mut all = Vec::new();
+    for _ in 0..POOL {
+        all.push(store.pool().acquire().await.expect("a connection"));
+    }
+    for mut connection in all {
+        // as SQLite does where the disk is full: what is then rolled back again fails
+        let mut transaction = connection.begin().await.expect("begins");
+        sqlx::query("ROLLBACK").execute(&mut *transaction).await.expect("ends");
+        drop(transaction);
+    }
+    for _ in 0..2 * POOL {
+        store.writing().await.expect("begins").commit().await.expect("commits");
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_takes_nothing_has_its_code() {
+    let store = super::jobs_tests::store().await;
+    let stack = super::jobs_tests::stack(&store, "s").await;
+    let make = || store.create_job(super::jobs_tests::new_job(&stack, JobKind::Update));
+    sqlx::query("PRAGMA query_only = 1").execute(store.pool()).await.expect("set");
+    let refused = make().await.expect_err("read-only");
+    assert_eq!(refused.code, Code::DiskUnwritable);
+    sqlx::query("PRAGMA query_only = 0").execute(store.pool()).await.expect("set");
+    make().await.expect("writable again");
+    // no page more than there are: SQLite says the same as of a full disk
+    let pages: i64 = sqlx::query_scalar("PRAGMA max_page_count = 1").fetch_one(store.pool()).await.expect("set");
+    let refused = loop {
+        if let Err(refused) = make().await {
+            break refused;
+        }
+    };
+    assert_eq!((refused.code, pages > 1), (Code::DiskFull, true), "{refused}");
+    assert!(refused.next_step.contains("control plane"), "{refused}");
+    store.ready().await.expect("it reads on");
 }

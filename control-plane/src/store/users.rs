@@ -1,7 +1,7 @@
 //! Users: who may ask for what, by a token of which a digest is kept.
 
 use super::organizations::taken;
-use super::{Store, broken, hex};
+use super::{Store, broken};
 use serde::{Deserialize, Serialize};
 use shared_proto::api_key::KeyDigest;
 use shared_proto::failure::Failure;
@@ -63,12 +63,12 @@ impl Store {
         .bind(&user.organization)
         .bind(&user.name)
         .bind(user.role)
-        .bind(hex(token.as_bytes()))
+        .bind(shared_proto::hex::encode(token.as_bytes()))
         .bind(user.created_at_ms)
         .execute(self.pool())
         .await
         .map(drop)
-        .map_err(|e| taken(&e, "a user", &user.name, "making a user"))
+        .map_err(|e| taken(e, "a user", &user.name, "making a user"))
     }
 
     /// Gives a user another token; the old one is worth nothing from now on.
@@ -78,7 +78,7 @@ impl Store {
     pub async fn set_user_token(&self, user: &str, token: &KeyDigest) -> Result<(), Failure> {
         sqlx::query("UPDATE users SET token_sha256 = $2 WHERE id = $1")
             .bind(user)
-            .bind(hex(token.as_bytes()))
+            .bind(shared_proto::hex::encode(token.as_bytes()))
             .execute(self.pool())
             .await
             .map(drop)
@@ -91,7 +91,7 @@ impl Store {
     /// `internal`.
     pub async fn user_by_token(&self, token: &KeyDigest) -> Result<Option<User>, Failure> {
         sqlx::query_as("SELECT * FROM users WHERE token_sha256 = $1")
-            .bind(hex(token.as_bytes()))
+            .bind(shared_proto::hex::encode(token.as_bytes()))
             .fetch_optional(self.pool())
             .await
             .map_err(broken("looking a token up"))

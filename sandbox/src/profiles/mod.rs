@@ -12,7 +12,7 @@ pub use operation::OPERATION;
 pub use resolver::RESOLVER;
 pub use supervisor::SUPERVISOR;
 
-use crate::seccomp::{Allow, Check, Profile, has, is_int, is_not_int, lacks, masked};
+use crate::seccomp::{Allow, Check, Profile, has, is, is_int, is_not_int, lacks, masked};
 
 /// Where a job in a root of its own finds its folder as well, under a name that is short: a socket's address holds 108 bytes.
 pub const JOB_FOLDER: &str = "/job";
@@ -34,6 +34,9 @@ const CLONE_NAMESPACES: u64 = (libc::CLONE_NEWNS
 const NO_TERMINAL_TRICKS: &[&[Check]] = &[&[is_not_int(1, 0x5412), is_not_int(1, 0x541C), is_not_int(1, 0x5423)]];
 /// Only of the caller itself: the pid is 0.
 const OWN: &[&[Check]] = &[&[is_int(0, 0)]];
+/// Limits of the caller itself, and none of cores: that of one byte is what keeps the machine's own handler from being called
+/// ([`crate::own::NO_CORE`]).
+const OWN_LIMITS: &[&[Check]] = &[&[is_int(0, 0), is_not_int(1, libc::RLIMIT_CORE)], &[is_int(0, 0), is(2, 0)]];
 
 /// Memory, time, signals of its own, and its end: what every program does.
 const EVERYONE: &[Allow] = calls![
@@ -43,8 +46,6 @@ const EVERYONE: &[Allow] = calls![
     getrandom, sched_yield, uname, restart_syscall, membarrier, getrusage, getcpu,
     // the runtime asks for its processors
     sched_getaffinity: OWN,
-    // limits of others are not its business: a limit of processor time kills
-    prlimit64: OWN,
 ];
 #[cfg(target_arch = "x86_64")]
 const EVERYONE_LEGACY: &[Allow] = calls![arch_prctl, getrlimit, time];
@@ -94,6 +95,9 @@ const PROCESSES: &[Allow] = calls![
     // its own priority, and only that
     setpriority: &[&[is_int(0, 0), is_int(1, 0)]],
     sched_setaffinity: OWN,
+    // limits of others are not its business: a limit of processor time kills. Its own it may lower, that of cores too: gpg does, and gives
+    // up where it may not
+    prlimit64: OWN,
     ioctl: NO_TERMINAL_TRICKS,
     // leases, signals to others and notification belong to nobody here; locks, pipes' sizes and seals do no harm
     fcntl: &[&[is_not_int(1, 8), is_not_int(1, 10), is_not_int(1, 15), is_not_int(1, 1024), is_not_int(1, 1026)]],

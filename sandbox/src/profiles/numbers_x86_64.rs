@@ -8,4 +8,10 @@ numbers! {
     arch_prctl = SYS_arch_prctl, getrlimit = SYS_getrlimit, setrlimit = SYS_setrlimit, time = SYS_time, alarm = SYS_alarm,
     pause = SYS_pause, utime = SYS_utime, utimes = SYS_utimes, futimesat = SYS_futimesat, creat = SYS_creat, getpgrp = SYS_getpgrp,
     inotify_init = SYS_inotify_init, signalfd = SYS_signalfd, mknod = SYS_mknod,
+    // in no profile: for their names
+    _sysctl = SYS__sysctl, afs_syscall = SYS_afs_syscall, epoll_ctl_old = SYS_epoll_ctl_old, epoll_wait_old = SYS_epoll_wait_old,
+    get_thread_area = SYS_get_thread_area, getpmsg = SYS_getpmsg, ioperm = SYS_ioperm, iopl = SYS_iopl,
+    kexec_file_load = SYS_kexec_file_load, modify_ldt = SYS_modify_ldt, putpmsg = SYS_putpmsg, security = SYS_security,
+    set_thread_area = SYS_set_thread_area, sysfs = SYS_sysfs, tuxcall = SYS_tuxcall, uselib = SYS_uselib, ustat = SYS_ustat,
+    vserver = SYS_vserver,
 }

@@ -1,7 +1,7 @@
 //! A worker of one operation: bytes between sockets that it was given, and certificates read from files. It makes no process, opens no
 //! socket and signals nobody.
 
-use super::{EVERYONE, EVERYONE_LEGACY, READING, READING_LEGACY, SOCKETS, SOCKETS_LEGACY, THREADS};
+use super::{EVERYONE, EVERYONE_LEGACY, OWN_LIMITS, READING, READING_LEGACY, SOCKETS, SOCKETS_LEGACY, THREADS};
 use crate::seccomp::{Allow, Profile, is_int};
 
 /// The profile.
@@ -13,6 +13,7 @@ pub const OPERATION: Profile = Profile {
 };
 
 const OWN: &[Allow] = calls![
+    prlimit64: OWN_LIMITS,
     // descriptors: copies, flags; not owners, leases or notification
     fcntl: &[
         &[is_int(1, 0)],    // F_DUPFD

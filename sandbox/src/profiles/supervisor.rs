@@ -1,7 +1,9 @@
-//! The supervisor: sockets, its state directory, and signals to jobs that it adopted. It starts no program and no process: the spawner does.
+//! The supervisor: sockets and its state directory. It starts no program and no process and signals none: the spawner does.
 //! No tracing, no namespaces and mounts, no keys, no BPF, no io_uring, no change of users, owners or clocks.
 
-use super::{CONNECTING, EVERYONE, EVERYONE_LEGACY, READING, READING_LEGACY, SOCKETS, SOCKETS_LEGACY, THREADS};
+use super::{
+    CONNECTING, EVERYONE, EVERYONE_LEGACY, OWN_LIMITS, READING, READING_LEGACY, SOCKETS, SOCKETS_LEGACY, THREADS,
+};
 use crate::seccomp::{Allow, Profile, is_int};
 
 /// The profile.
@@ -13,8 +15,9 @@ pub const SUPERVISOR: Profile = Profile {
 };
 
 const OWN: &[Allow] = calls![
+    prlimit64: OWN_LIMITS,
     // its state directory: whole on disk or not there
-    mkdirat, unlinkat, renameat, renameat2, fchmod, fsync, fdatasync, ftruncate, flock, umask,
+    mkdirat, unlinkat, renameat, renameat2, fchmod, fchmodat, fsync, fdatasync, ftruncate, flock, umask,
     // descriptors: copies, flags, locks; not owners, leases or notification
     fcntl: &[
         &[is_int(1, 0)],    // F_DUPFD
@@ -28,8 +31,8 @@ const OWN: &[Allow] = calls![
     ioctl: &[&[is_int(1, 0x5421)], &[is_int(1, 0x5451)], &[is_int(1, 0x541B)], &[is_int(1, 0x5401)]],
     // threads' names, and whether it may be dumped: only ever no
     prctl: &[&[is_int(0, 15)], &[is_int(0, 3)], &[is_int(0, 4), is_int(1, 0)]],
-    // what a job left where its first process died; the kernel asks for the same user
-    kill,
+    // which process the spawner is to signal
+    pidfd_open,
     // its own threads' and its own end: abort
     tgkill, tkill,
     // secrets that are read again get locked memory of their own
@@ -38,6 +41,6 @@ const OWN: &[Allow] = calls![
     landlock_create_ruleset, landlock_add_rule,
 ];
 #[cfg(target_arch = "x86_64")]
-const OWN_LEGACY: &[Allow] = calls![mkdir, rmdir, unlink, rename];
+const OWN_LEGACY: &[Allow] = calls![mkdir, rmdir, unlink, rename, chmod];
 #[cfg(not(target_arch = "x86_64"))]
 const OWN_LEGACY: &[Allow] = &[];

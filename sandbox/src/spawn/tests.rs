@@ -6,13 +6,20 @@ use crate::landlock::{Access, Ruleset, Scope};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::io::Read as _;
-use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 
 const LIMITS: Limits =
     Limits { descriptors: 256, file_size: 1 << 20, memory: 1 << 30, processes: u64::MAX, niceness: 1 };
-const CONFINED: Confinement<'_> =
-    Confinement { limits: LIMITS, namespaces: None, network: None, own: None, domain: None, filter: None };
+const CONFINED: Confinement<'_> = Confinement {
+    limits: LIMITS,
+    namespaces: None,
+    network: None,
+    standing: None,
+    own: None,
+    files_as: None,
+    domain: None,
+    filter: None,
+};
 
 /// Runs a shell script as a worker; what it wrote to descriptor 3, and how it ended.
 fn run(script: &str, directory: Option<&File>) -> (String, WaitStatus) {
@@ -103,6 +110,114 @@ fn in_namespaces_it_sees_the_root_that_it_is_given_and_nobody_else() {
     eprintln!("{made} of {tried} kinds of namespaces are to be had here");
 }
 
+/// What a shell reports of its root and itself, in a root that it has put together or that stood before.
+fn in_root(standing: Option<&File>, own: Option<Own>) -> Result<String, SpawnError> {
+    let script = "exec 2>&3; echo pid $$ >&3; echo root /* >&3; pwd >&3; echo x >/usr/x; echo x >/x; mkdir /y; ls /etc /proc; \
+                  umount /usr || echo stays >&3; mount -t tmpfs x /usr || echo stays >&3";
+    let namespaces = Namespaces { user: User::Shared, network: false, root: Some(usual_root()) };
+    let standing = standing.map(|s| s.as_fd());
+    Ok(confined(script, &Confinement { namespaces: Some(&namespaces), standing, own, ..CONFINED })?.0)
+}
+
+#[test]
+fn a_root_that_stands_is_as_good_as_one_that_it_puts_together() {
+    if !is_root() {
+        return;
+    }
+    let namespaces = Namespaces { user: User::Shared, network: false, root: Some(usual_root()) };
+    let confine = Confinement { namespaces: Some(&namespaces), ..CONFINED };
+    let shell = File::open("/bin/sh").expect("a shell");
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    let plan = Plan {
+        program: Program::File(shell.as_fd()),
+        arguments: &[c"sh", c"-c", c"read -r line <&3"],
+        environment: &[],
+        inherit: &[theirs.as_fd()],
+        directory: None,
+        silent: true,
+        own_session: true,
+        dies_with_parent: true,
+        confine: Some(&confine),
+        handover: None,
+    };
+    let pid = match Spawner::new().expect("a stack").spawn(&plan) {
+        Ok(pid) => pid,
+        // what this machine forbids is no failure of ours
+        Err(e) => return assert_eq!(e.errno, Errno::EPERM, "{e}"),
+    };
+    let standing = crate::confine::root_of(pid).expect("its namespace");
+    drop((ours, theirs));
+    waitpid(Pid::from_raw(pid), None).expect("ends");
+    for own in [None, Some(Own { uid: 1_900_000_007, gid: 1_900_000_007 })] {
+        let alone = in_root(None, own).expect("starts");
+        assert!(alone.contains("pid 1\n") && alone.contains("/usr") && alone.matches("stays").count() == 2, "{alone}");
+        assert_eq!(alone.matches("Read-only file system").count(), 3, "{alone}");
+        // its first process has ended; each has a copy of its own, and leaves the next one's alone
+        for _ in 0..2 {
+            assert_eq!(in_root(Some(&standing), own).expect("starts"), alone);
+        }
+    }
+    let machines = File::open("/dev/null").expect("opens");
+    let refused = in_root(Some(&machines), None).expect_err("it is no namespace");
+    assert_eq!((refused.step, refused.errno), ("standing root", Errno::EINVAL));
+}
+
+#[test]
+fn what_a_child_can_gain_is_taken_from_all_of_them_at_once() {
+    if !is_root() {
+        return;
+    }
+    const SETS: &str = "grep -E '^Cap(Inh|Prm|Eff|Bnd|Amb)' /proc/self/status >&3";
+    let (_, before) = sets();
+    // of a thread and its children alone
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            crate::own::bound_children().expect("this process is root");
+            let none = "0000000000000000";
+            let (bounds, all) = sets();
+            // not confined: what root had before
+            assert_eq!((bounds.as_str(), all.as_str()), (none, before.as_str()));
+            let (text, _) = confined(SETS, &CONFINED).expect("starts");
+            assert_eq!(text.matches(none).count(), 5, "{text}");
+            let own = Some(Own { uid: 1_900_000_007, gid: 1_900_000_007 });
+            let (text, _) = confined(SETS, &Confinement { own, ..CONFINED }).expect("starts");
+            assert_eq!(text.matches(none).count(), 5, "{text}");
+            // a user namespace gives all of them anew
+            let namespaces = Namespaces { user: User::Same, network: false, root: None };
+            if let Ok((text, _)) = confined(SETS, &Confinement { namespaces: Some(&namespaces), ..CONFINED }) {
+                assert_eq!(text.matches(none).count(), 5, "{text}");
+            }
+        });
+    });
+}
+
+/// The bounding set of a child that is not confined, and what it may.
+fn sets() -> (String, String) {
+    let (mut ours, theirs) = UnixStream::pair().expect("a pair");
+    let plan = Plan {
+        program: Program::Path(c"/bin/sh"),
+        arguments: &[c"sh", c"-c", c"exec grep -E '^Cap(Bnd|Eff)' /proc/self/status >&3"],
+        environment: &[c"PATH=/usr/bin:/bin"],
+        inherit: &[theirs.as_fd()],
+        directory: None,
+        silent: true,
+        own_session: true,
+        dies_with_parent: true,
+        confine: None,
+        handover: None,
+    };
+    let pid = Spawner::new().expect("a stack").spawn(&plan).expect("starts");
+    drop(theirs);
+    let mut text = String::new();
+    ours.read_to_string(&mut text).expect("reads");
+    waitpid(Pid::from_raw(pid), None).expect("ends");
+    let set = |name: &str| {
+        let line = text.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default();
+        line.trim().to_owned()
+    };
+    (set("CapBnd:"), set("CapEff:"))
+}
+
 #[test]
 fn in_a_domain_it_reaches_what_the_domain_names() {
     let Ok(ruleset) = Ruleset::new(Scope { no_tcp: true, own_signals_and_sockets: true }) else {
@@ -168,6 +283,54 @@ fn as_a_user_of_its_own_it_is_nobody_else() {
 }
 
 #[test]
+fn what_is_shown_as_its_own_is_its_own_and_stays_ours() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    if !is_root() {
+        return;
+    }
+    let own = Own { uid: 1_900_000_008, gid: 1_900_000_009 };
+    let folder = std::env::temp_dir().join(format!("runner-mapped-{}", std::process::id()));
+    let at = |name: &str| folder.join(name);
+    for name in ["work", "reads", "plain"] {
+        std::fs::create_dir_all(at(name)).expect("makes");
+        std::fs::write(at(name).join("file"), name).expect("writes");
+        let private = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(at(name).join("file"), private).expect("sets");
+    }
+    std::fs::write(at("work/strangers"), "x").expect("writes");
+    std::os::unix::fs::chown(at("work/strangers"), Some(65_534), None).expect("gives");
+    std::fs::set_permissions(at("work/strangers"), std::fs::Permissions::from_mode(0o600)).expect("sets");
+    let mapping = crate::mapped::Mapping::new(own).expect("root may");
+    let shows = |path: &std::path::Path| mapping.can_show(File::open(path).expect("opens").as_fd());
+    // no file system that the kernel makes up can do it
+    assert!(!shows("/proc/self".as_ref()));
+    if !shows(&folder) {
+        return eprintln!("{} is on a file system that cannot show files as another user's", folder.display());
+    }
+    let root = usual_root().write(&at("work")).show_as_own(&at("reads")).show(&at("plain"));
+    let namespaces = Namespaces { user: User::Shared, network: true, root: Some(root) };
+    let script = format!(
+        "exec 2>&3; cd {0}; id -u >&3; for f in work reads plain; do stat -c '%u:%g' $f/file >&3; cat $f/file >&3; echo >&3; done; \
+         echo more >>work/file; mkdir -m 700 work/new; echo new >work/new/file; chmod 600 work/new/file; echo x >reads/file; \
+         cat work/strangers",
+        folder.display()
+    );
+    let confine = Confinement { namespaces: Some(&namespaces), own: Some(own), files_as: Some(&mapping), ..CONFINED };
+    let (text, _) = confined(&script, &confine).expect("starts");
+    let ids = "1900000008:1900000009";
+    assert!(text.starts_with(&format!("1900000008\n{ids}\nwork\n{ids}\nreads\n0:0\n")), "{text}");
+    // what is not shown so, what cannot be written there, and what is somebody else's
+    assert_eq!(text.matches("ermission denied").count(), 2, "{text}");
+    assert_eq!(text.matches("ead-only file system").count(), 1, "{text}");
+    assert_eq!(std::fs::read_to_string(at("work/file")).expect("reads"), "workmore\n");
+    for made in ["work/new", "work/new/file"] {
+        let found = std::fs::metadata(at(made)).expect("is there");
+        assert_eq!((found.uid(), found.gid()), (0, 0), "{made}");
+    }
+    std::fs::remove_dir_all(&folder).expect("removes");
+}
+
+#[test]
 fn it_has_its_socket_and_no_other_descriptor_and_no_variable() {
     let _open = File::open("/dev/zero").expect("opens");
     // `ls` itself opens the folder that it lists: one more
@@ -177,15 +340,19 @@ fn it_has_its_socket_and_no_other_descriptor_and_no_variable() {
 
 #[test]
 fn it_is_confined() {
-    let script = "grep -E '^(NoNewPrivs|Umask|SigBlk|SigIgn)' /proc/self/status >&3; grep -E 'core|open files|file size' /proc/self/limits >&3";
+    let script = "grep -E '^(NoNewPrivs|Umask|SigBlk|SigIgn)' /proc/self/status >&3; grep -E 'core|open files|file size' /proc/self/limits >&3; \
+                  echo OOM $(cat /proc/self/oom_score_adj). >&3";
     let (text, _) = run(script, None);
     let words: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj").expect("reads").trim().parse().expect("a number");
+    assert_eq!([-1000, 0, 500, 900].map(oom_score_of_workers), [300, 300, 800, 1000]);
     for expected in [
         "NoNewPrivs: 1",
         "Umask: 0077",
         "SigBlk: 0000000000000000",
         "SigIgn: 0000000000000000",
-        "Max core file size 0 0",
+        "Max core file size 1 1",
+        &format!("OOM {}.", oom_score_of_workers(own)),
         "Max open files 256 256",
         "Max file size 1048576 1048576",
     ] {

@@ -1,34 +1,48 @@
-//! `runner status`: asks the supervisor on this machine.
+//! `runner status`, `runner drain` and `runner upgrade`: ask the supervisor on this machine.
 
-use super::{SOCKET, Status};
+use super::{SOCKET, Status, Upgraded};
 use crate::cli::out;
 use crate::config::{Config, DEFAULT_FILE};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What the whole question may take, reading and writing each.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// What a hand-over may take: the supervisor answers before.
+const UPGRADE_DEADLINE: Duration = Duration::from_secs(70);
 /// The longest answer, bytes.
 const ANSWER_MAX: u64 = 4 << 20;
 
+/// How often it is looked whether what runs has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long a supervisor may be away while one waits for it: the launcher starts another one.
+const AWAY_MAX: Duration = Duration::from_secs(15);
+
+/// What is wished of the intake of work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wish {
+    /// Nothing new.
+    Drain,
+    /// Nothing new, and to be told when what runs has ended; for so long at most.
+    DrainAndWait(Option<Duration>),
+    /// New work again.
+    Resume,
+}
+
+/// Why there is no answer.
+enum Silent {
+    /// Nobody is there.
+    Away(std::io::Error),
+    /// What came is none.
+    Nonsense(String),
+}
+
 /// Prints the status; returns the exit code: 0 ready, 75 not ready, 69 not running.
 pub fn status(config: &Config, json: bool) -> i32 {
-    let path = config.state_dir.join(SOCKET);
-    let answer = ask(&path);
-    let text = match answer {
-        Ok(text) => text,
-        Err(e) => {
-            eprintln!("runner: no runner answers at {}: {e}\nnext: {}", path.display(), next_step(config, e.kind()));
-            return crate::exit::UNAVAILABLE;
-        }
-    };
-    let status: Status = match serde_json::from_str(&text) {
-        Ok(status) => status,
-        Err(e) => {
-            eprintln!("runner: the answer at {} is none: {e}", path.display());
-            return crate::exit::SOFTWARE;
-        }
+    let (text, status) = match ask(config, "status") {
+        Ok(answer) => answer,
+        Err(silent) => return silent.told(config),
     };
     if json {
         out(&text);
@@ -36,6 +50,119 @@ pub fn status(config: &Config, json: bool) -> i32 {
         out(&table(&status));
     }
     if status.ready { 0 } else { crate::exit::TEMPFAIL }
+}
+
+/// Has new work refused or taken again, and says what runs; returns the exit code: 0 done, 75 not within the time, 69 not running.
+pub fn drain(config: &Config, wish: &Wish, json: bool) -> i32 {
+    let question = if *wish == Wish::Resume { "resume" } else { "drain" };
+    let first = match ask(config, question) {
+        // asking twice changes nothing
+        Err(Silent::Away(e)) if died(e.kind()) => ask_again(config, question),
+        answer => answer,
+    };
+    let (mut text, mut status) = match first {
+        Ok(answer) => answer,
+        Err(silent) => return silent.told(config),
+    };
+    let mut code = 0;
+    if let Wish::DrainAndWait(most) = wish {
+        let start = Instant::now();
+        loop {
+            if !status.draining {
+                eprintln!("runner: new work is taken again: somebody else undid it, or the runner was started anew");
+                code = crate::exit::TEMPFAIL;
+                break;
+            }
+            if status.at_work() == (0, 0) {
+                break;
+            }
+            if most.is_some_and(|most| start.elapsed() >= most) {
+                code = crate::exit::TEMPFAIL;
+                break;
+            }
+            std::thread::sleep(LOOK_EVERY);
+            match ask_again(config, "status") {
+                Ok(answer) => (text, status) = answer,
+                Err(silent) => return silent.told(config),
+            }
+        }
+    }
+    let (operations, jobs) = status.at_work();
+    if json {
+        out(&text);
+    } else {
+        let takes = if status.draining { "takes no new work" } else { "takes new work" };
+        out(&format!("{takes}; at work: {}, {}", counted(operations, "operation"), counted(jobs, "job")));
+    }
+    code
+}
+
+/// Has another process, of the program that is installed now, take the supervisor's place; returns the exit code: 0 done, 69 not running, else
+/// what the new one exited with, or 75.
+pub fn upgrade(config: &Config, json: bool) -> i32 {
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum Answer {
+        Done {
+            upgraded: Upgraded,
+        },
+        Refused {
+            error: String,
+            #[serde(default)]
+            next_step: String,
+            #[serde(default)]
+            exit: Option<i32>,
+        },
+    }
+    let text = match exchange(&config.state_dir.join(SOCKET), "upgrade", UPGRADE_DEADLINE) {
+        Ok(text) if text.is_empty() => Err(ErrorKind::UnexpectedEof.into()),
+        answer => answer,
+    };
+    let text = match text {
+        Ok(text) => text,
+        Err(e) if e.kind() == ErrorKind::UnexpectedEof => {
+            eprintln!("runner: the supervisor ended before it had handed over\nnext: See what `runner status` says.");
+            return crate::exit::TEMPFAIL;
+        }
+        Err(e) => return Silent::Away(e).told(config),
+    };
+    match serde_json::from_str(&text) {
+        Ok(Answer::Done { upgraded }) => {
+            let (from, pid) = (&upgraded.from, upgraded.from_pid);
+            let done = format!(
+                "another process is in charge; the one before ({from}, process {pid}) finishes what it has in flight"
+            );
+            out(if json { &text } else { &done })
+        }
+        Ok(Answer::Refused { error, next_step, exit }) => {
+            eprintln!("runner: not upgraded: {error}");
+            if !next_step.is_empty() {
+                eprintln!("next: {next_step}");
+            }
+            exit.filter(|code| (1..=255).contains(code)).unwrap_or(crate::exit::TEMPFAIL)
+        }
+        Err(e) => Silent::Nonsense(format!("none: {e}")).told(config),
+    }
+}
+
+// === impl Silent ===
+
+impl Silent {
+    /// Says so; the exit code.
+    fn told(&self, config: &Config) -> i32 {
+        let path = config.state_dir.join(SOCKET);
+        match self {
+            Self::Away(e) => {
+                let next = next_step(config, e.kind());
+                eprintln!("runner: no runner answers at {}: {e}\nnext: {next}", path.display());
+                crate::exit::UNAVAILABLE
+            }
+            Self::Nonsense(why) => {
+                eprintln!("runner: the answer at {}: {why}", path.display());
+                crate::exit::SOFTWARE
+            }
+        }
+    }
 }
 
 /// What to do where nobody answers: mostly the wrong place was asked.
@@ -54,11 +181,46 @@ fn next_step(config: &Config, kind: ErrorKind) -> String {
     )
 }
 
-fn ask(path: &std::path::Path) -> std::io::Result<String> {
+/// The answer, as it came and as it is read.
+fn ask(config: &Config, question: &str) -> Result<(String, Status), Silent> {
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum Answer {
+        Refused { error: String },
+        Status(Box<Status>),
+    }
+    let text = exchange(&config.state_dir.join(SOCKET), question, DEADLINE).map_err(Silent::Away)?;
+    match serde_json::from_str(&text) {
+        Ok(Answer::Status(status)) => Ok((text, *status)),
+        Ok(Answer::Refused { error }) => Err(Silent::Nonsense(error)),
+        // one that went while it was asked says nothing
+        Err(_) if text.is_empty() => Err(Silent::Away(ErrorKind::UnexpectedEof.into())),
+        Err(e) => Err(Silent::Nonsense(format!("none: {e}"))),
+    }
+}
+
+/// The answer of a supervisor that was there a moment ago, or of the one that follows it.
+fn ask_again(config: &Config, question: &str) -> Result<(String, Status), Silent> {
+    let start = Instant::now();
+    loop {
+        match ask(config, question) {
+            Err(Silent::Away(_)) if start.elapsed() < AWAY_MAX => std::thread::sleep(LOOK_EVERY),
+            answer => return answer,
+        }
+    }
+}
+
+/// Whether it died, and its launcher may start another one: it was reached, or has left its socket behind. One that leaves removes that.
+fn died(kind: ErrorKind) -> bool {
+    use ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, UnexpectedEof};
+    matches!(kind, ConnectionRefused | ConnectionReset | BrokenPipe | UnexpectedEof)
+}
+
+fn exchange(path: &std::path::Path, question: &str, within: Duration) -> std::io::Result<String> {
     let mut socket = UnixStream::connect(path)?;
-    socket.set_read_timeout(Some(DEADLINE))?;
+    socket.set_read_timeout(Some(within))?;
     socket.set_write_timeout(Some(DEADLINE))?;
-    socket.write_all(b"status\n")?;
+    socket.write_all(format!("{question}\n").as_bytes())?;
     socket.shutdown(std::net::Shutdown::Write)?;
     let mut text = String::new();
     socket.take(ANSWER_MAX).read_to_string(&mut text)?;
@@ -77,6 +239,7 @@ fn table(s: &Status) -> String {
         ("runner", format!("{} of organization {}", s.runner, s.organization)),
         ("instance", s.instance.clone()),
         ("version", s.version.clone()),
+        ("new work", (if s.draining { "refused: `runner drain`" } else { "taken" }).to_owned()),
         ("live / ready / healthy", format!("{} / {} / {}", yes(s.live), yes(s.ready), yes(s.healthy))),
         ("tunnel", format!("{} to {}, {}", s.tunnel.state, s.tunnel.endpoint, counted(s.tunnel.attempts, "attempt"))),
     ];
@@ -95,8 +258,18 @@ fn table(s: &Status) -> String {
     }
     rows.push((
         "certificate",
-        format!("until {} ({})", s.certificate.not_after, counted(s.certificate.days_left, "day")),
+        format!(
+            "{} until {} ({}), renewed from {} on",
+            s.certificate.serial,
+            s.certificate.not_after,
+            counted(s.certificate.days_left, "day"),
+            s.certificate.renews_at
+        ),
     ));
+    rows.push(("  from", s.certificate.file.clone()));
+    if !s.certificate.trouble.is_empty() {
+        rows.push(("  trouble", s.certificate.trouble.clone()));
+    }
     rows.push(("isolation", format!("{} (required: {})", s.isolation.level, s.isolation.require)));
     rows.push(("  not enforced", s.isolation.missing.join(", ")));
     rows.push((

@@ -1,13 +1,16 @@
 //! How the runner is, gathered when somebody asks.
 
+use crate::clock::since_boot;
+use crate::intake::Intake;
 use crate::isolation::Guarantees;
 use crate::jobs::Jobs;
 use crate::operations::Operations;
+use crate::tunnel::leaf::Leaves;
 use crate::tunnel::{Settings, TunnelStatus};
 use serde::{Deserialize, Serialize};
 use shared_proto::bounds::{PING_INTERVAL, PING_MISSED};
 use std::sync::Arc;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Where it is gathered from.
@@ -17,6 +20,8 @@ pub struct Facts {
     pub settings: watch::Receiver<Arc<Settings>>,
     /// How the tunnel is.
     pub tunnel: watch::Receiver<TunnelStatus>,
+    /// The certificates.
+    pub leaves: Leaves,
     /// The operations.
     pub operations: Operations,
     /// The jobs.
@@ -25,8 +30,12 @@ pub struct Facts {
     pub guarantees: Guarantees,
     /// This instance's id.
     pub instance: Arc<str>,
+    /// Whether new work is taken.
+    pub intake: Intake,
     /// Cancelled when the runner leaves.
     pub drain: CancellationToken,
+    /// Where a hand-over is asked for.
+    pub upgrades: mpsc::Sender<super::Upgrade>,
 }
 
 /// How the runner is.
@@ -45,10 +54,12 @@ pub struct Status {
     pub instance: String,
     /// The supervisor answers.
     pub live: bool,
-    /// The tunnel is open and the control plane answered a ping lately.
+    /// The tunnel is open, the control plane answered a ping lately, and new work is taken.
     pub ready: bool,
     /// Ready, with a certificate that is valid now.
     pub healthy: bool,
+    /// No new work is taken: `runner drain`.
+    pub draining: bool,
     /// The tunnel.
     pub tunnel: TunnelStatus,
     /// The runner's certificate.
@@ -77,6 +88,14 @@ pub struct Certificate {
     pub not_after: String,
     /// Whole days until then; negative: it is over.
     pub days_left: i64,
+    /// When the runner asks for the next one, RFC 3339.
+    pub renews_at: String,
+    /// The file that it is from: the credentials file, or the renewed one in the state directory.
+    pub file: String,
+    /// Whether this instance has renewed it by itself.
+    pub renewed: bool,
+    /// What is wrong with the renewed one; empty: nothing.
+    pub trouble: String,
 }
 
 /// What holds for workers.
@@ -117,7 +136,50 @@ pub struct Named {
     pub provider: String,
 }
 
+// === impl Status ===
+
+impl Status {
+    /// Operations that run, and jobs that have not ended or whose end is not reported.
+    pub fn at_work(&self) -> (u32, usize) {
+        let done = |job: &&serde_json::Value| job.get("done").and_then(serde_json::Value::as_bool) == Some(true);
+        (self.operations.running, self.jobs.len() - self.jobs.iter().filter(done).count())
+    }
+}
+
+// === impl Facts ===
+
 impl Facts {
+    /// How the runner is after something was done, or why that was not done.
+    ///
+    /// # Errors
+    /// It cannot be put into words.
+    pub(super) async fn document(&self, done: std::io::Result<()>) -> serde_json::Result<Vec<u8>> {
+        match done {
+            Ok(()) => serde_json::to_vec(&self.status().await),
+            Err(e) => serde_json::to_vec(&serde_json::json!({ "error": format!("the state directory: {e}") })),
+        }
+    }
+
+    /// Hands over to another process, and says what came of it.
+    ///
+    /// # Errors
+    /// It cannot be put into words.
+    pub(super) async fn upgraded(&self) -> serde_json::Result<Vec<u8>> {
+        let (reply, answer) = oneshot::channel();
+        // one at a time: whoever finds another one waiting is told so
+        let asked = self.upgrades.try_send(reply).is_ok();
+        let answer = if asked { answer.await.ok() } else { None };
+        serde_json::to_vec(&match answer {
+            Some(Ok(upgraded)) => serde_json::json!({ "upgraded": upgraded }),
+            Some(Err(refusal)) => serde_json::json!({
+                "error": refusal.failure.message,
+                "next_step": refusal.failure.next_step,
+                "exit": refusal.exit,
+            }),
+            None => serde_json::json!({ "error": "another hand-over is under way, or the runner is stopping" }),
+        })
+    }
+
     /// Gathers.
     pub async fn status(&self) -> Status {
         let settings = self.settings.borrow().clone();
@@ -128,11 +190,13 @@ impl Facts {
         }
         let (config, credentials) = (&settings.config, &settings.credentials);
         let now = shared_proto::now_ms();
-        let lately = (2 * PING_INTERVAL + PING_MISSED).as_millis() as i64;
-        let ready = tunnel.state == "open" && now - tunnel.answered_ms < lately;
+        let lately = 2 * PING_INTERVAL + PING_MISSED;
+        let draining = self.intake.draining();
+        let ready = !draining && tunnel.state == "open" && since_boot().saturating_sub(tunnel.answered) < lately;
         let counts = self.operations.counts();
         let jobs = self.jobs.summary().await.unwrap_or_default();
-        let facts = &credentials.facts;
+        let leaf = self.leaves.current(credentials);
+        let facts = &leaf.facts;
         Status {
             version: shared_proto::VERSION.to_owned(),
             pid: std::process::id(),
@@ -140,6 +204,7 @@ impl Facts {
             runner: credentials.runner.clone(),
             instance: self.instance.to_string(),
             live: true,
+            draining,
             ready,
             healthy: ready && facts.check_dates(now, None).is_ok(),
             tunnel,
@@ -149,6 +214,10 @@ impl Facts {
                 not_before: shared_proto::identity::rfc3339(facts.not_before),
                 not_after: shared_proto::identity::rfc3339(facts.not_after),
                 days_left: (facts.not_after - now / 1000).div_euclid(86_400),
+                renews_at: shared_proto::identity::rfc3339(facts.renewal_due()),
+                file: if leaf.renewed { self.leaves.path() } else { credentials.path.clone() }.display().to_string(),
+                renewed: leaf.renewed,
+                trouble: self.leaves.trouble().map(|f| f.to_string()).unwrap_or_default(),
             },
             isolation: Isolation {
                 level: self.guarantees.level.as_str().to_owned(),

@@ -1,9 +1,10 @@
 //! From the merged table to types that cannot be wrong. Every message names the key, and what would be right.
 
+use super::narrow::{FileAccount, FileSession};
 use super::settings::{self, Shown, Source};
 use super::{
-    AwsSource, CONNECTIONS_MAX, Config, ConfigError, Connection, Engines, FILE_MAX, Isolation, Jobs, LIST_MAX,
-    LogFormat, Proxy, ProxyUrl, SETTINGS, Tunnel, WorkerPaths,
+    AtStop, AwsSource, CONNECTIONS_MAX, Config, ConfigError, Connection, Engines, FILE_MAX, Isolation, Jobs, LIST_MAX,
+    LogFormat, Proxy, ProxyUrl, SETTINGS, ServiceAccount, Tunnel, WorkerPaths,
 };
 use crate::workers::WARM_MAX;
 use serde::Deserialize;
@@ -57,6 +58,7 @@ struct FileProxy {
 #[serde(deny_unknown_fields, default)]
 struct FileIsolation {
     require: Isolation,
+    log_refused_calls: bool,
 }
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -79,6 +81,11 @@ struct FileJobs {
     hosts: String,
     memory_mib: u64,
     processes: u64,
+    take_over: bool,
+    at_stop: AtStop,
+    stop_grace_s: u64,
+    disk_mib: u64,
+    files: u64,
 }
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
@@ -97,6 +104,16 @@ struct FileConnection {
     profile: Option<String>,
     region: Option<String>,
     endpoint_url: Option<String>,
+    assume_role_arn: Option<String>,
+    external_id: Option<String>,
+    session_name: Option<String>,
+    session_seconds: Option<u64>,
+    session_policy: Option<String>,
+    session_policy_file: Option<PathBuf>,
+    session_policy_arns: Option<Vec<String>>,
+    service_account: Option<String>,
+    token_seconds: Option<u64>,
+    token_audiences: Option<Vec<String>>,
 }
 
 // === impl File ===
@@ -140,12 +157,22 @@ impl Default for FileWorkers {
 }
 impl Default for FileJobs {
     fn default() -> Self {
-        Self { reads: String::new(), hosts: String::new(), memory_mib: 0, processes: 4096 }
+        Self {
+            reads: String::new(),
+            hosts: String::new(),
+            memory_mib: 0,
+            processes: 4096,
+            disk_mib: 10_240,
+            files: 1_000_000,
+            take_over: true,
+            at_stop: AtStop::Auto,
+            stop_grace_s: 30,
+        }
     }
 }
 impl Default for FileIsolation {
     fn default() -> Self {
-        Self { require: Isolation::Confined }
+        Self { require: Isolation::Confined, log_refused_calls: false }
     }
 }
 
@@ -291,6 +318,7 @@ impl File {
             iac: absolute("workers.iac", self.workers.iac)?.unwrap_or_else(|| beside.join("runner-worker-iac")),
             reads: Vec::new(),
             job_memory_mib: 0,
+            tells_refused: self.isolation.log_refused_calls,
             job_processes: within("jobs.processes", self.jobs.processes, 16, u64::from(u32::MAX) - 1)? as u32,
         };
         let workers_warm = within("workers.warm", self.workers.warm.into(), 0, WARM_MAX.into())? as u32;
@@ -300,7 +328,20 @@ impl File {
             cli_config: absolute("engines.cli_config", self.engines.cli_config)?,
         };
         let memory_mib = within("jobs.memory_mib", self.jobs.memory_mib, 0, u64::from(u32::MAX) - 1)? as u32;
-        let jobs = Jobs { reads: reads(&self.jobs.reads)?, hosts: hosts(&self.jobs.hosts)?, memory_mib };
+        let disk_mib = within("jobs.disk_mib", self.jobs.disk_mib, 0, u64::from(u32::MAX) - 1)? as u32;
+        let files = within("jobs.files", self.jobs.files, 0, u64::from(u32::MAX) - 1)? as u32;
+        let (reads, hosts) = (reads(&self.jobs.reads)?, hosts(&self.jobs.hosts)?);
+        let jobs = Jobs {
+            reads,
+            hosts,
+            memory_mib,
+            disk_mib,
+            files,
+            take_over: self.jobs.take_over,
+            at_stop: self.jobs.at_stop,
+            stop_grace: Duration::from_secs(within("jobs.stop_grace_s", self.jobs.stop_grace_s, 5, 86_400)?),
+            end_with_runner: variables.contains_key(&OsString::from(crate::container::VARIABLE)),
+        };
         if self.connections.len() > CONNECTIONS_MAX {
             return Err(ConfigError(format!("more than {CONNECTIONS_MAX} connections")));
         }
@@ -428,6 +469,7 @@ impl Config {
                 "proxy.user" => self.proxy.user.clone().unwrap_or_default(),
                 "proxy.password_file" => path(&self.proxy.password_file),
                 "isolation.require" => self.isolation_require.as_str().to_owned(),
+                "isolation.log_refused_calls" => self.workers.tells_refused.to_string(),
                 "workers.ops" => self.workers.ops.display().to_string(),
                 "workers.warm" => self.workers_warm.to_string(),
                 "workers.iac" => self.workers.iac.display().to_string(),
@@ -438,7 +480,12 @@ impl Config {
                     let shown: Vec<_> = self.jobs.reads.iter().map(|p| p.display().to_string()).collect();
                     shown.join(":")
                 }
+                "jobs.take_over" => self.jobs.take_over.to_string(),
+                "jobs.at_stop" => self.jobs.at_stop.as_str().to_owned(),
+                "jobs.stop_grace_s" => self.jobs.stop_grace.as_secs().to_string(),
                 "jobs.memory_mib" => self.jobs.memory_mib.to_string(),
+                "jobs.disk_mib" => self.jobs.disk_mib.to_string(),
+                "jobs.files" => self.jobs.files.to_string(),
                 "jobs.processes" => self.workers.job_processes.to_string(),
                 "jobs.hosts" => self.jobs.hosts.join(","),
                 "sources.allow_file" => self.allow_file_sources.to_string(),
@@ -453,10 +500,13 @@ impl Config {
         let connections = self.connections.iter().map(|(name, connection)| Shown {
             key: format!("connections.{name}"),
             value: match connection {
-                Connection::Kubeconfig { path, context, .. } => format!("kubernetes {} {context}", path.display()),
-                Connection::InCluster => "kubernetes in_cluster".to_owned(),
-                Connection::Aws { source, profile, region, endpoint_url } => {
-                    format!("aws {} {profile} {region} {endpoint_url}", source.as_str())
+                Connection::Kubeconfig { path, context, account, .. } => {
+                    format!("kubernetes {} {context} {}", path.display(), of_account(account))
+                }
+                Connection::InCluster { account } => format!("kubernetes in_cluster {}", of_account(account)),
+                Connection::Aws { source, profile, region, endpoint_url, session } => {
+                    let session = session.as_ref().map(|s| format!("as {}", s.role_arn)).unwrap_or_default();
+                    format!("aws {} {profile} {region} {endpoint_url} {session}", source.as_str())
                 }
             }
             .split_whitespace()
@@ -466,6 +516,10 @@ impl Config {
         });
         settings.chain(connections).collect()
     }
+}
+
+fn of_account(account: &Option<ServiceAccount>) -> String {
+    account.as_ref().map(|a| format!("as {}/{}", a.namespace, a.name)).unwrap_or_default()
 }
 
 fn absolute(key: &str, path: PathBuf) -> Result<Option<PathBuf>, ConfigError> {
@@ -544,16 +598,38 @@ impl FileConnection {
         {
             return Err(bad("a name has letters, digits, '-', '.' and '_', at most 128"));
         }
+        let account = FileAccount {
+            service_account: self.service_account,
+            token_seconds: self.token_seconds,
+            token_audiences: self.token_audiences,
+        };
+        let session = FileSession {
+            assume_role_arn: self.assume_role_arn,
+            external_id: self.external_id,
+            session_name: self.session_name,
+            session_seconds: self.session_seconds,
+            session_policy: self.session_policy,
+            session_policy_file: self.session_policy_file,
+            session_policy_arns: self.session_policy_arns,
+        };
         let kubernetes = self.kubeconfig.is_some()
             || self.context.is_some()
             || self.exec_plugins.is_some()
-            || self.in_cluster.is_some();
-        let aws =
-            self.source.is_some() || self.profile.is_some() || self.region.is_some() || self.endpoint_url.is_some();
+            || self.in_cluster.is_some()
+            || account.is_given();
+        let aws = self.source.is_some()
+            || self.profile.is_some()
+            || self.region.is_some()
+            || self.endpoint_url.is_some()
+            || session.is_given();
         match self.provider.as_str() {
-            "kubernetes" if aws => Err(bad("source, profile, region and endpoint_url belong to provider \"aws\"")),
+            "kubernetes" if aws => Err(bad(
+                "source, profile, region, endpoint_url, assume_role_arn, external_id and session_… belong to provider \"aws\"",
+            )),
             "kubernetes" => match (self.in_cluster.unwrap_or(false), self.kubeconfig) {
-                (true, None) if self.context.is_none() && self.exec_plugins.is_none() => Ok(Connection::InCluster),
+                (true, None) if self.context.is_none() && self.exec_plugins.is_none() => {
+                    Ok(Connection::InCluster { account: account.check(name)? })
+                }
                 (true, _) => Err(bad("in_cluster takes neither kubeconfig nor context nor exec_plugins")),
                 (false, None) => Err(bad("needs kubeconfig = \"/path\" or in_cluster = true")),
                 (false, Some(path)) => {
@@ -563,12 +639,13 @@ impl FileConnection {
                     if let Some(plugin) = exec_plugins.iter().find(|p| !Path::new(p).is_absolute()) {
                         return Err(bad(&format!("exec_plugins: {plugin:?} is not an absolute path")));
                     }
-                    Ok(Connection::Kubeconfig { path, context: self.context.unwrap_or_default(), exec_plugins })
+                    let (context, account) = (self.context.unwrap_or_default(), account.check(name)?);
+                    Ok(Connection::Kubeconfig { path, context, exec_plugins, account })
                 }
             },
-            "aws" if kubernetes => {
-                Err(bad("kubeconfig, context, exec_plugins and in_cluster belong to provider \"kubernetes\""))
-            }
+            "aws" if kubernetes => Err(bad(
+                "kubeconfig, context, exec_plugins, in_cluster, service_account and token_… belong to provider \"kubernetes\"",
+            )),
             "aws" => {
                 let source = self
                     .source
@@ -584,7 +661,8 @@ impl FileConnection {
                 {
                     return Err(bad("endpoint_url must start with https:// or http://"));
                 }
-                Ok(Connection::Aws { source, profile, region: self.region.unwrap_or_default(), endpoint_url })
+                let (region, session) = (self.region.unwrap_or_default(), session.check(name)?);
+                Ok(Connection::Aws { source, profile, region, endpoint_url, session })
             }
             other => Err(bad(&format!("provider {other:?} is not one: kubernetes, aws"))),
         }

@@ -3,6 +3,7 @@
 
 mod check;
 pub use check::DEFAULT_FILE;
+mod narrow;
 mod programs;
 mod settings;
 
@@ -19,6 +20,11 @@ pub const FILE_MAX: u64 = 1024 * 1024;
 pub const CONNECTIONS_MAX: usize = 1024;
 /// The most entries of a list in it.
 pub const LIST_MAX: usize = 64;
+
+/// What the tunnel gets beyond the operations' grace to say goodbye.
+pub const GOODBYE: Duration = Duration::from_secs(4);
+/// Of the time from SIGTERM to SIGKILL, what the runner's own processes keep to end in good order.
+pub const STOP_RESERVE: Duration = Duration::from_secs(2);
 
 /// All of it.
 #[derive(Debug, Clone)]
@@ -133,8 +139,10 @@ pub struct WorkerPaths {
     pub reads: Vec<PathBuf>,
     /// What a job may have where it has a control group of its own: memory, MiB.
     pub job_memory_mib: u32,
-    /// And processes.
+    /// Where they can be counted, also without one: processes and threads.
     pub job_processes: u32,
+    /// Whether the system calls that operations and resolvers are refused are logged.
+    pub tells_refused: bool,
 }
 
 /// The engines; `None`: found on PATH.
@@ -157,6 +165,31 @@ pub struct Jobs {
     pub hosts: Vec<String>,
     /// Memory of each, MiB; 0: most of the machine's.
     pub memory_mib: u32,
+    /// What each takes of the disk at most, MiB; 0: no bound.
+    pub disk_mib: u32,
+    /// Files and folders of each at most; 0: no bound.
+    pub files: u32,
+    /// Whether an engine goes on whose worker has died, and another worker with it.
+    pub take_over: bool,
+    /// What becomes of them when the runner is stopped.
+    pub at_stop: AtStop,
+    /// What there is from SIGTERM to SIGKILL where they are stopped.
+    pub stop_grace: Duration,
+    /// Whether they would end with the runner: it is the first process of a container.
+    pub end_with_runner: bool,
+}
+
+/// What becomes of jobs when the runner is stopped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AtStop {
+    /// They are asked to stop where they would end with the runner.
+    #[default]
+    Auto,
+    /// They are asked to stop.
+    Stop,
+    /// They go on.
+    Leave,
 }
 
 /// A named target.
@@ -170,9 +203,14 @@ pub enum Connection {
         context: String,
         /// Programs that may be run for credentials, absolute.
         exec_plugins: Vec<String>,
+        /// The service account whose token workers get in the place of these credentials.
+        account: Option<ServiceAccount>,
     },
     /// The cluster that the runner itself runs in.
-    InCluster,
+    InCluster {
+        /// The service account whose token workers get in the place of the pod's own.
+        account: Option<ServiceAccount>,
+    },
     /// An AWS account.
     Aws {
         /// Where credentials come from.
@@ -183,7 +221,41 @@ pub enum Connection {
         region: String,
         /// A stand-in or a private endpoint; empty: AWS's own.
         endpoint_url: String,
+        /// The session that workers get in the place of these credentials.
+        session: Option<AwsSession>,
     },
+}
+
+/// A session of a role, perhaps narrowed by policies: STS' AssumeRole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AwsSession {
+    /// The role.
+    pub role_arn: String,
+    /// What its trust policy asks for; empty: nothing.
+    pub external_id: String,
+    /// By which it is known in CloudTrail.
+    pub session_name: String,
+    /// How long it lasts.
+    pub duration: Duration,
+    /// An inline policy, JSON; empty: none.
+    pub policy: String,
+    /// Where it was read from.
+    pub policy_file: Option<PathBuf>,
+    /// Managed policies.
+    pub policy_arns: Vec<String>,
+}
+
+/// A service account of the cluster, whose bound token workers get in the place of a connection's credentials.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceAccount {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// How long a token lasts.
+    pub duration: Duration,
+    /// For whom it is; empty: the API server itself.
+    pub audiences: Vec<String>,
 }
 
 /// Where AWS credentials come from.
@@ -203,14 +275,60 @@ pub enum AwsSource {
 #[error("{0}")]
 pub struct ConfigError(pub String);
 
+// === impl Config ===
+
+impl Config {
+    /// What jobs get to stop when the runner is stopped; `None`: they are left.
+    pub fn jobs_stop_within(&self) -> Option<Duration> {
+        let stops = match self.jobs.at_stop {
+            AtStop::Auto => self.jobs.end_with_runner,
+            AtStop::Stop => true,
+            AtStop::Leave => false,
+        };
+        stops.then(|| self.jobs.stop_grace.saturating_sub(STOP_RESERVE))
+    }
+    /// What operations in flight get at the end, which is no more than what there is.
+    pub fn drain_grace(&self) -> Duration {
+        let most = self.jobs_stop_within().map(|within| within.saturating_sub(GOODBYE));
+        most.map_or(self.tunnel.drain_grace, |most| self.tunnel.drain_grace.min(most))
+    }
+}
+
+// === impl AtStop ===
+
+impl AtStop {
+    /// As it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Stop => "stop",
+            Self::Leave => "leave",
+        }
+    }
+}
+
 // === impl Connection ===
 
 impl Connection {
     /// The provider's name.
     pub const fn provider(&self) -> &'static str {
         match self {
-            Self::Kubeconfig { .. } | Self::InCluster => "kubernetes",
+            Self::Kubeconfig { .. } | Self::InCluster { .. } => "kubernetes",
             Self::Aws { .. } => "aws",
+        }
+    }
+    /// The file that its session's policy was read from.
+    pub fn policy_file(&self) -> Option<&PathBuf> {
+        match self {
+            Self::Aws { session: Some(session), .. } => session.policy_file.as_ref(),
+            _ => None,
+        }
+    }
+    /// The service account whose token workers get.
+    pub fn account(&self) -> Option<&ServiceAccount> {
+        match self {
+            Self::Kubeconfig { account, .. } | Self::InCluster { account } => account.as_ref(),
+            Self::Aws { .. } => None,
         }
     }
 }

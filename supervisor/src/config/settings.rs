@@ -91,7 +91,12 @@ pub const SETTINGS: &[Setting] = &[
     text(
         "isolation.require",
         "confined",
-        "The weakest isolation with which it starts: minimal, confined or namespaces. At minimal a worker of an unprivileged runner can read its credentials",
+        "The weakest isolation with which it starts: minimal, confined or namespaces. At minimal a job can read its credentials, and of a root runner all that is root's",
+    ),
+    switch(
+        "isolation.log_refused_calls",
+        "false",
+        "For development: logs by name each system call that a worker of operations or a resolver is refused, once for each worker",
     ),
     text("workers.ops", "", "The program for operations; else runner-worker-ops beside the runner"),
     text("workers.iac", "", "The program for jobs; else runner-worker-iac beside the runner"),
@@ -114,7 +119,28 @@ pub const SETTINGS: &[Setting] = &[
         "0",
         "A job's memory, MiB, where systemd gives it a scope; 0: three quarters of the machine's",
     ),
-    number("jobs.processes", "4096", "A job's processes and threads, where systemd gives it a scope"),
+    number(
+        "jobs.processes",
+        "4096",
+        "A job's processes and threads, where they can be counted: in a scope of systemd's, or where the job has a user or a user namespace of its own",
+    ),
+    switch(
+        "jobs.take_over",
+        "true",
+        "Whether an engine whose worker has died goes on, attended by another one; else it is asked to stop, and the job fails",
+    ),
+    text(
+        "jobs.at_stop",
+        "auto",
+        "What becomes of jobs when the runner is stopped: leave (they go on), stop (they are asked to stop), or auto: stop where the runner is the first process of a container, which ends all others with it",
+    ),
+    number(
+        "jobs.stop_grace_s",
+        "30",
+        "What there is from SIGTERM to SIGKILL where jobs are stopped, seconds, as the platform was told: Kubernetes terminationGracePeriodSeconds (30 unless set), ECS stopTimeout (30; on Fargate at most 120), Cloud Run 10, Container Apps terminationGracePeriodSeconds (30; at most 600), docker stop 10",
+    ),
+    number("jobs.disk_mib", "10240", "What a job takes of the disk, its stack's state included, MiB; 0: no bound"),
+    number("jobs.files", "1000000", "A job's files and folders, its stack's state included; 0: no bound"),
     switch("sources.allow_file", "false", "Whether a job's Git source may be a folder of this machine (file://)"),
 ];
 

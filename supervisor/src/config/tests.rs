@@ -86,6 +86,26 @@ fn every_default_is_what_the_table_says() {
 }
 
 #[test]
+fn jobs_are_stopped_with_a_container_unless_it_is_said_otherwise() {
+    let within = |file: &str, variables: &[(&str, &str)]| {
+        let config = load(file, &[], variables).expect("loads");
+        (config.jobs_stop_within().map(|d| d.as_secs()), config.drain_grace().as_secs())
+    };
+    let container = [(crate::container::VARIABLE, "1234")];
+    assert_eq!(within("", &[]), (None, 25));
+    assert_eq!(within("", &container), (Some(28), 24));
+    assert_eq!(within("[jobs]\nat_stop = \"leave\"", &container), (None, 25));
+    assert_eq!(within("[jobs]\nat_stop = \"stop\"\nstop_grace_s = 600", &[]), (Some(598), 25));
+    // both sides of the bound; operations get no more than there is
+    assert_eq!(within("[jobs]\nstop_grace_s = 5", &container), (Some(3), 0));
+    assert_eq!(within("[jobs]\nstop_grace_s = 86400", &container), (Some(86_398), 25));
+    for wrong in ["stop_grace_s = 4", "stop_grace_s = 86401", "at_stop = \"never\""] {
+        let said = load(&format!("[jobs]\n{wrong}"), &[], &[]).expect_err("refused");
+        assert!(said.contains("jobs.stop_grace_s is") || said.contains("jobs.at_stop: unknown variant"), "{said}");
+    }
+}
+
+#[test]
 fn the_usual_variables_name_the_proxy_unless_we_do() {
     let variables = [("HTTPS_PROXY", "http://u@p.example:8080"), ("no_proxy", "a,b")];
     let config = load("", &[], &variables).expect("loads");
@@ -117,9 +137,60 @@ fn connections_are_read() {
         &[("AWS_PROFILE", "x"), ("SECRET", "y"), ("HOME", "/h")],
     )
     .expect("loads");
-    assert_eq!(config.connections["b"], Connection::InCluster);
+    assert_eq!(config.connections["b"], Connection::InCluster { account: None });
     assert_eq!(config.connections["c"].provider(), "aws");
     assert_eq!(config.environment.keys().collect::<Vec<_>>(), ["AWS_PROFILE", "HOME"]);
+}
+
+#[test]
+fn connections_are_narrowed_where_they_say_so() {
+    let config = load(
+        r#"
+        [connections.a]
+        provider = "kubernetes"
+        kubeconfig = "/k"
+        service_account = "tools/viewer"
+        token_seconds = 600
+        [connections.b]
+        provider = "kubernetes"
+        in_cluster = true
+        service_account = "tools/viewer"
+        [connections.c]
+        provider = "aws"
+        source = "instance_role"
+        assume_role_arn = "arn:aws:iam::123456789012:role/viewer"
+        session_policy_arns = ["arn:aws:iam::aws:policy/ReadOnlyAccess"]
+        "#,
+        &[],
+        &[],
+    )
+    .expect("loads");
+    for name in ["a", "b"] {
+        let account = config.connections[name].account().expect("an account");
+        assert_eq!((account.namespace.as_str(), account.name.as_str()), ("tools", "viewer"));
+    }
+    let shown: Vec<_> =
+        config.shown.iter().filter(|s| s.key.starts_with("connections.")).map(|s| s.value.as_str()).collect();
+    assert_eq!(
+        shown,
+        [
+            "kubernetes /k as tools/viewer",
+            "kubernetes in_cluster as tools/viewer",
+            "aws instance_role as arn:aws:iam::123456789012:role/viewer"
+        ]
+    );
+    let entry = |provider: &str, key: &str| load(&format!("[connections.a]\n{provider}\n{key}\n"), &[], &[]);
+    let aws = "provider = \"aws\"\nsource = \"environment\"";
+    let kubernetes = "provider = \"kubernetes\"\nin_cluster = true";
+    for (provider, key, word) in [
+        (aws, "service_account = \"a/b\"", "belong to provider \"kubernetes\""),
+        (kubernetes, "assume_role_arn = \"x\"", "belong to provider \"aws\""),
+        (aws, "session_policy = \"{}\"", "connections.a: session_policy needs assume_role_arn"),
+        (kubernetes, "token_seconds = 600", "need service_account"),
+    ] {
+        let said = entry(provider, key).expect_err("refused");
+        assert!(said.contains(word), "{said}");
+    }
 }
 
 #[test]

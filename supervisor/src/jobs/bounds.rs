@@ -27,8 +27,12 @@ pub(super) struct Hit {
     pub(super) what: String,
     /// Whether it is to be asked to end.
     pub(super) asks: bool,
+    /// Whether it is ended at once.
+    pub(super) ends: bool,
     /// Whether it is a bound of memory.
     pub(super) memory: bool,
+    /// Whether it is a bound of the disk.
+    pub(super) disk: bool,
 }
 
 // === impl Bounds ===
@@ -63,7 +67,7 @@ impl Bounds {
                 self.memory / MIB,
                 peak.unwrap_or_default()
             );
-            return Some(Hit { what, asks: false, memory: true });
+            return Some(Hit { what, asks: false, ends: false, memory: true, disk: false });
         }
         let refused = self.group.entry("pids.events", "max").unwrap_or(0);
         if refused > self.refused {
@@ -72,14 +76,14 @@ impl Bounds {
             self.refused = refused;
             let most = self.group.number("pids.max").unwrap_or(0);
             let what = format!("it had as many processes as it may have, {most}");
-            return first.then_some(Hit { what, asks: false, memory: false });
+            return first.then_some(Hit { what, asks: false, ends: false, memory: false, disk: false });
         }
         // not what the kernel would give back: files that were read
         let used = self.group.entry("memory.stat", "anon").unwrap_or(0);
         if !self.asked && used >= self.memory / 100 * SOFT {
             self.asked = true;
             let what = format!("it uses {} MiB of its {} MiB of memory", used / MIB, self.memory / MIB);
-            return Some(Hit { what, asks: true, memory: true });
+            return Some(Hit { what, asks: true, ends: false, memory: true, disk: false });
         }
         None
     }

@@ -4,10 +4,11 @@
 use super::bounds::Hit;
 use super::folder::Folder;
 use super::identity::ProcessIdentity;
+use runner_sandbox::channel;
 use shared_proto::frame::{self, FrameError, Kind};
-use shared_proto::v1::{JobBound, JobCancel, JobControl, JobNotice, JobPing, job_control, job_notice};
+use shared_proto::v1::{JobBound, JobCancel, JobControl, JobNotice, JobPing, JobStart, job_control, job_notice};
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -33,10 +34,10 @@ impl Control {
     /// # Errors
     /// It does not listen (yet), or somebody else does.
     pub(super) async fn connect(folder: &Folder, first: &ProcessIdentity) -> io::Result<Self> {
-        let work = folder.open_work()?;
-        // by way of the open folder: a socket's address holds 108 bytes
-        let path = format!("/proc/self/fd/{}/control.sock", work.as_raw_fd());
-        let stream = UnixStream::connect(path).await?;
+        let socket = folder.open_control()?;
+        // by way of what was looked at: neither through a link, nor to what was put in its place meanwhile
+        let stream = UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd())).await?;
+        channel::take_no_descriptors(stream.as_fd());
         let peer = stream.peer_cred()?.pid();
         if peer.is_none() || peer != first.worker() {
             return Err(io::Error::new(
@@ -55,9 +56,17 @@ impl Control {
     pub(super) async fn cancel(&mut self, by: &str, force: bool) -> Result<(), FrameError> {
         self.say(job_control::Kind::Cancel(JobCancel { by: by.to_owned(), force })).await
     }
+    /// Tells a worker that follows another one what that one was told.
+    pub(super) async fn take_over(&mut self, start: &JobStart) -> Result<(), FrameError> {
+        let writing = frame::write_message(&mut self.writer, Kind::Request, start);
+        tokio::time::timeout(WRITE_WITHIN, writing)
+            .await
+            .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+    }
     /// Tells it what bound it has run into.
     pub(super) async fn bound(&mut self, hit: &Hit) -> Result<(), FrameError> {
-        self.say(job_control::Kind::Bound(JobBound { what: hit.what.clone(), memory: hit.memory })).await
+        self.say(job_control::Kind::Bound(JobBound { what: hit.what.clone(), memory: hit.memory, disk: hit.disk }))
+            .await
     }
     /// Asks whether it lives.
     pub(super) async fn ping(&mut self, nonce: u64) -> Result<(), FrameError> {

@@ -1,17 +1,21 @@
-//! Which process a number means: a process id is used again, so a start time and the boot go with it. What is known of a step is its first
+//! Which process a number means: a process id is used again, so a start time, the boot and the container's life go with it. What is known of a step is its first
 //! process; the worker is the oldest of that one's children.
 
+use crate::container;
 use runner_sandbox::{Stat, stat};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// One process of one boot of this machine.
+/// One process of one boot of this machine, and of one life of the container that it is in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ProcessIdentity {
     pub(super) pid: i32,
     /// Clock ticks after boot.
     pub(super) start_time: u64,
     pub(super) boot_id: String,
+    /// Where the runner is a container's first process: processes of another life are gone, and their numbers are others'.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) container: String,
 }
 
 // === impl ProcessIdentity ===
@@ -20,19 +24,19 @@ impl ProcessIdentity {
     /// Of a process that is there now.
     pub(super) fn of(pid: i32) -> Option<Self> {
         let stat = stat(pid)?;
-        Some(Self { pid, start_time: stat.start_time, boot_id: boot_id() })
+        Some(Self { pid, start_time: stat.start_time, boot_id: boot_id(), container: container::life().to_owned() })
     }
     /// Whether that very process lives; a zombie does not.
     pub(super) fn alive(&self) -> bool {
-        self.boot_id == boot_id() && stat(self.pid).is_some_and(|s| s.start_time == self.start_time && !s.dead())
+        self.of_this_boot() && stat(self.pid).is_some_and(|s| s.start_time == self.start_time && !s.dead())
     }
-    /// Whether the machine was not started anew since.
+    /// Whether neither the machine nor the container was started anew since.
     pub(super) fn of_this_boot(&self) -> bool {
-        self.boot_id == boot_id()
+        self.boot_id == boot_id() && self.container == container::life()
     }
     /// Whether it is stopped (SIGSTOP, a debugger).
     pub(super) fn stopped(&self) -> bool {
-        stat(self.pid).is_some_and(|s| s.start_time == self.start_time && is_stopped(&s))
+        self.of_this_boot() && stat(self.pid).is_some_and(|s| s.start_time == self.start_time && is_stopped(&s))
     }
     /// Whether its worker is, or it itself.
     pub(super) fn works_not(&self) -> bool {
@@ -47,9 +51,9 @@ impl ProcessIdentity {
         let children = members.filter(|(_, s)| s.parent == self.pid && s.group == self.pid && !s.dead());
         children.min_by_key(|(pid, s)| (s.start_time, *pid)).map(|(pid, _)| pid)
     }
-    /// Whether its number may still name its session: it was of this boot, and nobody else has the number.
+    /// Whether its number may still name its session: it was of this boot and life, and nobody else has the number.
     fn number_is_its_own(&self) -> bool {
-        self.boot_id == boot_id() && stat(self.pid).is_none_or(|s| s.start_time == self.start_time)
+        self.of_this_boot() && stat(self.pid).is_none_or(|s| s.start_time == self.start_time)
     }
     /// What lives of the session that it led, where that is surely this job's: at least one of them works in the job's folder.
     pub(super) fn session(&self, folder: &Path) -> Vec<i32> {
@@ -90,8 +94,13 @@ mod tests {
         let mut later = own.clone();
         later.start_time += 1;
         assert!(!later.alive() && later.session(Path::new("/")).is_empty());
-        let mut before = own;
+        let mut before = own.clone();
         before.boot_id = "another".into();
         assert!(!before.alive() && before.session(Path::new("/")).is_empty());
+        // the same number and start time on the same boot, as a container's next life may have them
+        let mut before = own;
+        before.container = "another life".into();
+        assert!(!before.alive() && !before.stopped() && !before.of_this_boot());
+        assert!(before.session(Path::new("/")).is_empty() && before.engines(Path::new("/")).is_empty());
     }
 }

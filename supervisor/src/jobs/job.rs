@@ -7,22 +7,26 @@
 
 use super::bounds::Bounds;
 use super::control::Control;
+use super::disk::Disk;
 use super::ending;
+use super::evidence::{self, Evidence};
 use super::folder::{Assigned, Ending, Folder, Marker, Step, Store};
 use super::launch::{Launch, Worker};
 use super::service::{Held, Pause, Service};
 use super::spool::{self, Tip};
+use super::steady::Steady;
 use super::surroundings::{Settings, Surroundings};
 use super::upload::{Progress, Upload};
 use crate::workers::Exit;
 use nix::sys::signal::Signal;
 use shared_proto::ended::Left;
 use shared_proto::failure::{Code, Failure};
-use shared_proto::v1::{JobRequest, job_notice};
+use shared_proto::v1::{JobRequest, JobStart, job_notice};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
 
 /// How often a worker is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -30,8 +34,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const PING_EVERY: Duration = Duration::from_secs(5);
 /// How long the first process of a job may take to end after its worker's last word.
 const END_WITHIN: Duration = Duration::from_secs(5);
+/// Between two attempts to tell a worker that follows another one what to do.
+const AGAIN_EVERY: Duration = Duration::from_secs(5);
+/// How long a worker that is forced to end may take: it kills its engine and writes the result.
+const FORCED_WITHIN: Duration = Duration::from_secs(15);
 /// How long a cancel waits for the control socket before it goes as a signal.
 const CANCEL_BY_SOCKET: Duration = Duration::from_secs(5);
+/// Who wants a job to stop where the runner is stopped.
+const STOPPED: &str = "the runner, because it is being stopped";
 /// Between asking and forcing, where the job does not say, seconds.
 const GRACE_DEFAULT: u32 = 300;
 
@@ -60,10 +70,16 @@ pub(super) struct Job {
     pub(super) request: Result<JobRequest, Failure>,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) progress: watch::Sender<Progress>,
+    /// The control plane may have less of it than it had.
+    pub(super) recalled: Arc<Notify>,
     /// One for each job that is at work.
     pub(super) slots: Arc<Semaphore>,
+    /// All jobs are to stop: they would end with the runner, which is told to.
+    pub(super) stops: CancellationToken,
     /// What was decided and not yet done: a decision may come while the worker is still at its last words.
     pub(super) decided: Decided,
+    /// Held while something is done that must not be left in the middle.
+    pub(super) steady: Steady,
 }
 
 /// What users have decided about a job.
@@ -85,14 +101,19 @@ enum Gone {
     Unknown,
     /// It does not answer.
     Silent,
+    /// It took more of the disk than it may.
+    Full(String),
+    /// It was told to end at once, and did not.
+    Defiant,
 }
 
 /// Whether somebody wants the job to stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Cancel {
     by: String,
-    force: bool,
     since: Instant,
+    /// Since when it is to stop at once.
+    forced: Option<Instant>,
 }
 
 /// The job has its ending, or its result.
@@ -105,23 +126,41 @@ impl Job {
     pub(super) async fn run(mut self) {
         let held = Held { job_id: self.assigned.job_id.clone(), fencing_token: self.assigned.fencing_token };
         if !self.assigned.accepted && !self.accept(&held).await {
-            if let Err(e) = self.folder.remove() {
+            let (folder, acts) = (self.folder.clone(), self.steady.acts().await);
+            let removing = move || {
+                let _acts = acts;
+                folder.remove()
+            };
+            let removed = tokio::task::spawn_blocking(removing).await;
+            if let Err(e) = removed.unwrap_or_else(|e| Err(std::io::Error::other(e))) {
                 tracing::error!(job = held.job_id, error = %e, "the folder of a job that was not accepted stays");
             }
             return;
         }
         let (news, news_rx) = watch::channel(0);
-        let upload = Upload::new(&self.folder, &self.service, &held, self.progress.clone(), news_rx);
+        let upload =
+            Upload::new(&self.folder, &self.service, &held, self.progress.clone(), news_rx, Arc::clone(&self.recalled));
         // ends with this task: what is not sent waits in the folder
         let upload = AbortOnDrop(tokio::spawn(upload.run()));
         let (Ok(Over) | Err(Over)) = self.live(&held, &news).await;
-        news.send_modify(|n| *n += 1);
+        news.send_modify(|n| *n = n.wrapping_add(1));
         self.note_phase();
         self.until_released().await;
         drop(upload);
-        let (folder, keep) = (self.folder.clone(), self.request.is_err());
-        // a source may have many files; one that is damaged is kept for whoever looks into it
-        let removing = move || if keep { folder.set_aside().map(drop) } else { folder.remove() };
+        let folder = self.folder.clone();
+        let place = self.request.as_ref().ok().and_then(|request| {
+            let path = request.source.as_ref().map(|source| source.path.clone()).unwrap_or_default();
+            Some((self.store.stack(&request.stack_id).ok()?, path))
+        });
+        // a source may have many files; one that is damaged, or has a state that is nowhere else, is kept for whoever looks into it
+        let acts = self.steady.acts().await;
+        let removing = move || {
+            let _acts = acts;
+            match place {
+                Some((stack, path)) if evidence::rescue(&folder, &stack, &path).is_ok() => folder.remove(),
+                _ => folder.set_aside().map(drop),
+            }
+        };
         let done = tokio::task::spawn_blocking(removing).await.unwrap_or_else(|e| Err(std::io::Error::other(e)));
         match done {
             Ok(()) => tracing::info!(job = held.job_id, "job released"),
@@ -131,8 +170,9 @@ impl Job {
 
     /// Tells the control plane that the request is on the disk; `false` where the job is not ours.
     async fn accept(&mut self, held: &Held) -> bool {
-        let digest = digest(&self.assigned.request_sha256);
+        let digest = shared_proto::hex::decode(&self.assigned.request_sha256);
         let mut pause = Pause::new(self.service.backoff);
+        self.rests(true);
         loop {
             match self.service.accept(held, digest.clone()).await {
                 Ok(reply) if reply.accepted => break,
@@ -151,6 +191,7 @@ impl Job {
                 }
             }
         }
+        self.rests(false);
         tracing::info!(job = held.job_id, token = held.fencing_token, "job accepted");
         self.assigned.accepted = true;
         self.assigned.phase = "preparing".into();
@@ -171,7 +212,8 @@ impl Job {
             let mut left = Left::Nothing;
             for marker in [plan, apply].into_iter().flatten() {
                 if let Some(worker) = self.adopt(marker) {
-                    left = ending::end_session(&worker.identity, &self.folder, self.grace()).await;
+                    let _acts = self.steady.acts().await;
+                    left = ending::end_session(&*self.surroundings, &worker.identity, &self.folder, self.grace()).await;
                 }
             }
             return Err(self.fail(&failure, left.describe()));
@@ -205,20 +247,16 @@ impl Job {
     fn adopt(&self, marker: Marker) -> Option<Worker> {
         let identity = marker.process?;
         let bounds = if identity.alive() { Bounds::of(identity.pid) } else { None };
-        Some(Worker { identity, bounds, exit: None })
+        Some(Worker { identity, plan_sha256: marker.plan_sha256, bounds, exit: None })
     }
 
-    /// Whether a step has its marker, and yet nothing was begun: the supervisor died before it had told the worker what to do, or with the
-    /// worker before that one had written its first event, which comes before all that it does. After a power cut nothing is sure.
+    /// Whether a step has its marker, and yet nothing was begun: the supervisor died before it told the worker what to do. What the job has
+    /// written does not make it so, only the contrary: it could have cut its own events off. After a power cut nothing is sure.
     fn never_began(&mut self, step: Step, marker: &Marker) -> Result<bool, Over> {
-        if marker.damaged || marker.process.as_ref().is_some_and(|p| !p.of_this_boot() || p.alive()) {
+        if may_have_begun(marker) {
             return Ok(false);
         }
-        let tip = self.tip()?;
-        let untouched = match step {
-            Step::Plan => tip.last == 0,
-            Step::Apply => tip.phase.as_deref() == Some("awaiting_approval") && !tip.ended,
-        };
+        let untouched = is_untouched(step, &self.tip()?);
         if untouched {
             tracing::warn!(job = self.assigned.job_id, ?step, "the step was about to be started, and is started now");
         }
@@ -232,33 +270,36 @@ impl Job {
         let Ok(slot) = self.unless_cancelled(slots.acquire_owned()).await? else {
             return Err(self.fail(&Code::Internal.on("the slots of jobs are closed"), ""));
         };
-        let request = self.request.clone().map_err(|failure| self.fail(&failure, ""))?;
-        let (settings, surroundings, service) =
-            (Arc::clone(&self.settings), Arc::clone(&self.surroundings), self.service.clone());
-        let (store, folder) = (self.store.clone(), self.folder.clone());
-        let state_instance = self.assigned.state_instance.clone();
-        let launch = Launch {
-            settings: &settings,
-            surroundings: &surroundings,
-            service: &service,
-            store: &store,
-            folder: &folder,
-            held,
-            request: &request,
-            state_instance: &state_instance,
-            grace_seconds: u32::try_from(self.grace().as_secs()).unwrap_or(GRACE_DEFAULT),
-        };
+        let launch = self.launch(held).map_err(|failure| self.fail(&failure, ""))?;
         let start = match self.unless_cancelled(launch.prepare(step, plan, next)).await? {
             Ok(start) => start,
             Err(failure) => return Err(self.fail(&failure, "")),
         };
-        let worker = match launch.start(step, &start).await {
+        let acts = self.steady.acts().await;
+        let started = launch.start(step, &start).await;
+        drop(acts);
+        let worker = match started {
             Ok(worker) => worker,
             Err(failure) => return Err(self.fail(&failure, "")),
         };
         drop(start);
         tracing::info!(job = held.job_id, ?step, pid = worker.identity.pid, "job step started");
         self.follow_with(held, step, Some(worker), news, Some(slot)).await
+    }
+
+    /// What starting a step needs.
+    fn launch(&self, held: &Held) -> Result<Launch, Failure> {
+        Ok(Launch {
+            settings: Arc::clone(&self.settings),
+            surroundings: Arc::clone(&self.surroundings),
+            service: self.service.clone(),
+            store: self.store.clone(),
+            folder: self.folder.clone(),
+            held: held.clone(),
+            request: self.request.clone()?,
+            state_instance: self.assigned.state_instance.clone(),
+            grace_seconds: u32::try_from(self.grace().as_secs()).unwrap_or(GRACE_DEFAULT),
+        })
     }
 
     async fn follow(
@@ -286,9 +327,10 @@ impl Job {
         slot: Option<OwnedSemaphorePermit>,
     ) -> Result<Tip, Over> {
         let gone = match &mut worker {
-            Some(worker) => self.watch(worker, news).await,
+            Some(worker) => self.watch(held, step, worker, news).await,
             None => Gone::Unknown,
         };
+        let before = self.folder.marker(step).ok().flatten().and_then(|marker| marker.state_serial);
         if let Gone::Exit(exit) = &gone
             && exit.code != Some(0)
         {
@@ -297,11 +339,14 @@ impl Job {
         }
         // nothing of a step stays behind, however it ended
         let left = match &worker {
-            Some(worker) => ending::end_session(&worker.identity, &self.folder, self.grace()).await,
+            Some(worker) => {
+                let _acts = self.steady.acts().await;
+                ending::end_session(&*self.surroundings, &worker.identity, &self.folder, self.grace()).await
+            }
             None => Left::Nothing,
         };
         drop(slot);
-        news.send_modify(|n| *n += 1);
+        news.send_modify(|n| *n = n.wrapping_add(1));
         let tip = self.tip()?;
         if tip.ended {
             return Err(Over);
@@ -319,6 +364,14 @@ impl Job {
                 );
                 ("failed", Code::WorkerCrashed.on(message))
             }
+            Gone::Full(what) => ("failed", Code::WorkerOutOfDisk.on(format!("the job was ended, because {what}"))),
+            Gone::Defiant => {
+                let message = format!(
+                    "the job's worker was forced to end, had not after {} s, and was killed",
+                    FORCED_WITHIN.as_secs()
+                );
+                ("failed", Code::WorkerCrashed.on(message))
+            }
             Gone::Unknown => {
                 let message = "the job's worker is gone, and nothing tells how it ended".to_owned();
                 ("lost", Code::JobLost.on(message))
@@ -332,17 +385,25 @@ impl Job {
             left = left.describe(),
             "job ended by its supervisor"
         );
-        Err(self.end(tip.last, phase, &failure.next(next), left.describe()))
+        let evidence = self.evidence(step, &tip, before).await;
+        let left = format!("{}. {}", left.describe(), evidence.describe());
+        Err(self.end_with(tip.last, phase, &failure.next(next), &left, evidence.rescued))
     }
 
     /// Until the worker is gone, or has to go.
-    async fn watch(&mut self, worker: &mut Worker, news: &watch::Sender<u64>) -> Gone {
+    async fn watch(&mut self, held: &Held, step: Step, worker: &mut Worker, news: &watch::Sender<u64>) -> Gone {
         let mut control: Option<Control> = None;
+        let stack = self.request.as_ref().ok().and_then(|r| self.store.stack(&r.stack_id).ok());
+        let mut disk = Disk::new([self.folder.work(), stack.unwrap_or_default()], self.settings.disk);
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut heard, mut pinged, mut nonce) = (Instant::now(), Instant::now(), 0);
         let (mut delivered, mut signalled) = (None::<bool>, false);
         let mut over = None::<Instant>;
+        // a worker that follows another one waits for its word, and is told it then; and whether one that stood still was ended for that
+        let (mut waits, mut replaced) = (None::<Instant>, false);
+        let stops = self.stops.clone();
+        let mut stopping = false;
         let mut progress = self.progress.subscribe();
         loop {
             tokio::select! {
@@ -357,10 +418,16 @@ impl Job {
                     // the owner ends with the supervisor, and this task with it
                     None => std::future::pending().await,
                 },
+                () = stops.cancelled(), if !stopping => {
+                    stopping = true;
+                    self.decided.cancel(STOPPED.to_owned(), false);
+                }
                 notice = hear(&mut control), if control.is_some() => match notice {
-                    Some(job_notice::Kind::Appended(number)) => drop(news.send_replace(number)),
+                    // which number it says is no matter: the spool has it
+                    Some(job_notice::Kind::Appended(_)) => news.send_modify(|n| *n = n.wrapping_add(1)),
                     Some(job_notice::Kind::Pong(_)) => heard = Instant::now(),
                     Some(job_notice::Kind::StepEnded(_)) => over = Some(Instant::now()),
+                    Some(job_notice::Kind::Waits(does)) => waits = does.then(Instant::now),
                     None => control = None,
                 },
                 Ok(()) = progress.changed() => {
@@ -392,14 +459,20 @@ impl Job {
                             control = None;
                         }
                     }
-                    if let Some(hit) = worker.bounds.as_mut().and_then(Bounds::look) {
+                    for hit in worker.bounds.as_mut().and_then(Bounds::look).into_iter().chain(disk.look()) {
                         tracing::warn!(job = self.assigned.job_id, hit = hit.what, "the job is at its bounds");
                         if hit.asks {
                             self.decided.cancel(format!("the runner, because {}", hit.what), false);
                         }
+                        if hit.ends {
+                            return Gone::Full(hit.what);
+                        }
                         if let Some(open) = &mut control {
                             let _ = open.bound(&hit).await;
                         }
+                    }
+                    if self.decided.forced().is_some_and(|since| since.elapsed() >= FORCED_WITHIN) {
+                        return Gone::Defiant;
                     }
                     // the worker has said its last word, and the first process of the job does not end
                     if over.is_some_and(|over| over.elapsed() >= END_WITHIN) && worker.identity.stopped() {
@@ -407,35 +480,81 @@ impl Job {
                     }
                     // one without a socket is only given up where it surely stands still
                     if heard.elapsed() >= self.settings.silence_max && (control.is_some() || worker.identity.works_not()) {
-                        return Gone::Silent;
+                        let silent = worker.identity.worker().filter(|_| {
+                            self.settings.take_over && !replaced && !worker.identity.stopped()
+                        });
+                        let Some(silent) = silent else { return Gone::Silent };
+                        tracing::warn!(job = held.job_id, pid = silent, "the job's worker does not answer and is ended");
+                        let first = &worker.identity;
+                        let still = || first.worker() == Some(silent);
+                        ending::signal(&*self.surroundings, silent, Signal::SIGKILL, still).await;
+                        (control, replaced, heard) = (None, true, Instant::now());
                     }
                 }
             }
+            if let Some(open) = &mut control
+                && waits.is_some_and(|due| due <= Instant::now())
+            {
+                waits = match self.again(held, step, &worker.plan_sha256).await {
+                    Ok(start) => {
+                        tracing::warn!(job = held.job_id, ?step, "another worker goes on with the job");
+                        if open.take_over(&start).await.is_err() {
+                            control = None;
+                        }
+                        None
+                    }
+                    Err(failure) => {
+                        let (code, detail) = (failure.code.as_str(), failure.message);
+                        tracing::warn!(job = held.job_id, code, detail, "the next worker of the job still waits");
+                        Some(Instant::now() + AGAIN_EVERY)
+                    }
+                };
+                heard = Instant::now();
+            }
             if let Some(wanted) = &self.decided.cancel {
                 if let Some(open) = &mut control {
-                    if delivered.is_none_or(|force| wanted.force && !force) {
-                        match open.cancel(&wanted.by, wanted.force).await {
-                            Ok(()) => delivered = Some(wanted.force),
+                    let force = wanted.forced.is_some();
+                    if delivered.is_none_or(|forced| force && !forced) {
+                        match open.cancel(&wanted.by, force).await {
+                            Ok(()) => delivered = Some(force),
                             Err(_) => control = None,
                         }
                     }
                 } else if !signalled && wanted.since.elapsed() >= CANCEL_BY_SOCKET && worker.identity.alive() {
                     // the same as a cancel, to the worker alone
                     signalled = true;
-                    ending::signal(worker.identity.pid, Signal::SIGTERM);
+                    let first = &worker.identity;
+                    ending::signal(&*self.surroundings, first.pid, Signal::SIGTERM, || first.alive()).await;
                 }
             }
         }
     }
 
+    /// What is left to tell what a step did that has no end of its own.
+    async fn evidence(&self, step: Step, tip: &Tip, before: Option<u64>) -> Evidence {
+        let request = self.request.clone().unwrap_or_default();
+        let Ok(stack) = self.store.stack(&request.stack_id) else { return Evidence::default() };
+        let (folder, resource) = (self.folder.clone(), tip.resource.clone());
+        // a state may be large
+        let looking =
+            move || Evidence::of(&folder, &stack, &request.source.unwrap_or_default().path, step, resource, before);
+        tokio::task::spawn_blocking(looking).await.unwrap_or_default()
+    }
+
+    async fn again(&self, held: &Held, step: Step, plan_sha256: &str) -> Result<JobStart, Failure> {
+        self.launch(held)?.again(step, plan_sha256).await
+    }
+
     /// Waits for what a user decides about the plan; its hash, when it is approved.
     async fn approval(&mut self, tip: &Tip) -> Result<String, Over> {
         let automatic = self.request.as_ref().is_ok_and(|r| r.approve_automatically);
-        if automatic {
+        let stops = self.stops.clone();
+        if automatic && !stops.is_cancelled() {
             return Ok(tip.plan_sha256.clone());
         }
         loop {
-            if let Some(cancel) = &self.decided.cancel {
+            // a plan that was ready before it could be stopped may as well wait
+            if let Some(cancel) = self.decided.cancel.as_ref().filter(|cancel| cancel.by != STOPPED) {
                 return Err(self.cancelled(tip.last, &cancel.by));
             }
             if let Some(by) = &self.decided.discard {
@@ -450,15 +569,30 @@ impl Job {
                 }
                 None => {}
             }
-            let command = self.command().await;
-            self.decided.note(command);
+            if stops.is_cancelled() {
+                // a decision that comes now is told again to the next supervisor
+                self.rests(true);
+                std::future::pending::<()>().await;
+            }
+            tokio::select! {
+                command = self.command() => self.decided.note(command),
+                () = stops.cancelled() => {}
+            }
         }
+    }
+
+    fn rests(&self, rests: bool) {
+        self.progress.send_modify(|p| p.rests = rests);
     }
 
     /// Does it, unless the job is cancelled meanwhile: nothing runs yet.
     async fn unless_cancelled<T>(&mut self, doing: impl Future<Output = T>) -> Result<T, Over> {
         tokio::pin!(doing);
+        let stops = self.stops.clone();
         loop {
+            if stops.is_cancelled() {
+                self.decided.cancel(STOPPED.to_owned(), false);
+            }
             if let Some(by) = self.decided.stop() {
                 let last = self.tip()?.last;
                 return Err(self.cancelled(last, &by));
@@ -467,6 +601,7 @@ impl Job {
                 biased;
                 done = &mut doing => return Ok(done),
                 command = self.command() => self.decided.note(command),
+                () = stops.cancelled() => {}
             }
         }
     }
@@ -490,13 +625,14 @@ impl Job {
         if matches!(self.folder.ending(), Ok(Some(_))) {
             return Err(Over);
         }
-        spool::tip(&self.folder).map_err(|(why, tip)| {
-            self.progress.send_modify(|p| p.damaged = Some(why.clone()));
+        spool::tip(&self.folder).map_err(|damage| {
+            let (why, tip) = *damage;
+            // the upload finds the same, once it has told what comes before
             if tip.ended {
                 // what comes after the result is nobody's business
                 return Over;
             }
-            self.end(tip.last, "failed", &Code::SpoolDamaged.on(format!("the spool of the job: {why}")), "")
+            self.end(tip.last, "failed", &why.code.on(format!("the spool of the job: {}", why.message)), "")
         })
     }
 
@@ -510,7 +646,8 @@ impl Job {
 
     fn fail(&self, failure: &Failure, left: &str) -> Over {
         let last = match spool::tip(&self.folder) {
-            Ok(tip) | Err((_, tip)) => tip.last,
+            Ok(tip) => tip.last,
+            Err(damage) => damage.1.last,
         };
         self.end(last, "failed", failure, left)
     }
@@ -519,16 +656,27 @@ impl Job {
         self.end(last, "canceled", &failure, "")
     }
     fn end(&self, last: u64, phase: &str, failure: &Failure, left: &str) -> Over {
+        self.end_with(last, phase, failure, left, String::new())
+    }
+    fn end_with(&self, last: u64, phase: &str, failure: &Failure, left: &str, rescued: String) -> Over {
         let message = match left {
             "" => failure.message.clone(),
             left => format!("{}; {left}", failure.message),
         };
-        self.write(last, phase, failure.code.as_str(), message, failure.next_step.clone())
+        self.write(last, phase, failure.code.as_str(), message, failure.next_step.clone(), rescued)
     }
     fn end_well(&self, last: u64, phase: &str, message: String) -> Over {
-        self.write(last, phase, "ok", message, String::new())
+        self.write(last, phase, "ok", message, String::new(), String::new())
     }
-    fn write(&self, last: u64, phase: &str, code: &str, message: String, next_step: String) -> Over {
+    fn write(
+        &self,
+        last: u64,
+        phase: &str,
+        code: &str,
+        message: String,
+        next_step: String,
+        rescued_state: String,
+    ) -> Over {
         let ending = Ending {
             // what the control plane has already counts too, where a damaged spool has lost it
             sequence: last.max(self.folder.acknowledged()) + 1,
@@ -537,9 +685,10 @@ impl Job {
             code: code.to_owned(),
             message,
             next_step,
+            rescued_state,
         };
         if let Err(failure) = self.folder.end(&ending) {
-            // it is found again at the next start, and ended then
+            // it is told all the same; a supervisor that comes before the disk is back ends it by what it then finds
             tracing::error!(
                 job = self.assigned.job_id,
                 detail = failure.message,
@@ -551,12 +700,25 @@ impl Job {
 
     /// For people who look into the folder.
     fn note_phase(&mut self) {
-        let tip = spool::tip(&self.folder).unwrap_or_else(|(_, tip)| tip);
+        let tip = spool::tip(&self.folder).unwrap_or_else(|damage| damage.1);
         let ending = self.folder.ending().ok().flatten();
         if let Some(phase) = ending.map(|e| e.phase).or(tip.phase) {
             self.assigned.phase = phase;
             let _ = self.folder.assign(&self.assigned);
         }
+    }
+}
+
+/// Whether that process may have been told what to do.
+pub(super) fn may_have_begun(marker: &Marker) -> bool {
+    marker.damaged || marker.told || marker.process.as_ref().is_some_and(|p| !p.of_this_boot() || p.alive())
+}
+
+/// Whether the job's events say nothing of that step.
+pub(super) fn is_untouched(step: Step, tip: &Tip) -> bool {
+    match step {
+        Step::Plan => tip.last == 0,
+        Step::Apply => tip.phase.as_deref() == Some("awaiting_approval") && !tip.ended,
     }
 }
 
@@ -589,10 +751,14 @@ impl Decided {
     /// Asks for at least that; only ever more.
     fn cancel(&mut self, by: String, force: bool) {
         match &mut self.cancel {
-            None => self.cancel = Some(Cancel { by, force, since: Instant::now() }),
-            Some(asked) if force && !asked.force => (asked.by, asked.force) = (by, true),
+            None => self.cancel = Some(Cancel { by, since: Instant::now(), forced: force.then(Instant::now) }),
+            Some(asked) if force && asked.forced.is_none() => (asked.by, asked.forced) = (by, Some(Instant::now())),
             Some(_) => {}
         }
+    }
+    /// Since when it is to stop at once.
+    fn forced(&self) -> Option<Instant> {
+        self.cancel.as_ref()?.forced
     }
     /// Who wants it to stop, before anything runs.
     fn stop(&self) -> Option<String> {
@@ -612,10 +778,4 @@ async fn hear(control: &mut Option<Control>) -> Option<job_notice::Kind> {
         Some(control) => control.hear().await,
         None => std::future::pending().await,
     }
-}
-
-/// The bytes of hexadecimal digits that this program wrote.
-fn digest(hex: &str) -> Vec<u8> {
-    let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok()).unwrap_or(0);
-    hex.as_bytes().chunks(2).map(|pair| pair.iter().fold(0, |byte, b| byte << 4 | digit(*b))).collect()
 }

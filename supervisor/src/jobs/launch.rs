@@ -23,16 +23,16 @@ const CONNECTIONS_MAX: usize = 32;
 const TAKE_WITHIN: Duration = Duration::from_secs(10);
 
 /// What starting a step needs.
-pub(super) struct Launch<'a> {
-    pub(super) settings: &'a Settings,
-    pub(super) surroundings: &'a Arc<dyn Surroundings>,
-    pub(super) service: &'a Service,
-    pub(super) store: &'a Store,
-    pub(super) folder: &'a Folder,
-    pub(super) held: &'a Held,
-    pub(super) request: &'a JobRequest,
+pub(super) struct Launch {
+    pub(super) settings: Arc<Settings>,
+    pub(super) surroundings: Arc<dyn Surroundings>,
+    pub(super) service: Service,
+    pub(super) store: Store,
+    pub(super) folder: Folder,
+    pub(super) held: Held,
+    pub(super) request: JobRequest,
     /// The instance that has the stack's state, if it has no backend; empty: none, or not known.
-    pub(super) state_instance: &'a str,
+    pub(super) state_instance: String,
     /// What an engine gets to end by itself.
     pub(super) grace_seconds: u32,
 }
@@ -41,19 +41,46 @@ pub(super) struct Launch<'a> {
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) identity: ProcessIdentity,
+    /// The plan that it applies.
+    pub(super) plan_sha256: String,
     /// What it may have, where it has a control group of its own.
     pub(super) bounds: Option<Bounds>,
     /// How it ends, where somebody can tell.
     pub(super) exit: Option<oneshot::Receiver<Exit>>,
 }
 
-impl Launch<'_> {
+impl Launch {
     /// All that a step needs and that may fail before anything is started. May be dropped at any point.
     ///
     /// # Errors
     /// The job's failure.
     pub(super) async fn prepare(&self, step: Step, plan_sha256: &str, next_sequence: u64) -> Result<JobStart, Failure> {
-        let request = self.request;
+        let mut archive_path = String::new();
+        if let (Step::Plan, Some(source_kind::Kind::Archive(wanted))) =
+            (step, self.request.source.as_ref().and_then(|s| s.kind.as_ref()))
+        {
+            let path = source::fetch(&self.service, &self.held, &self.folder, wanted).await?;
+            archive_path = path.display().to_string();
+        }
+        self.word(step, plan_sha256, next_sequence, archive_path).await
+    }
+
+    /// What a worker is told that follows one of this step: its source is there.
+    ///
+    /// # Errors
+    /// The job's failure.
+    pub(super) async fn again(&self, step: Step, plan_sha256: &str) -> Result<JobStart, Failure> {
+        self.word(step, plan_sha256, 1, String::new()).await
+    }
+
+    async fn word(
+        &self,
+        step: Step,
+        plan_sha256: &str,
+        next_sequence: u64,
+        archive_path: String,
+    ) -> Result<JobStart, Failure> {
+        let request = &self.request;
         if request.format != 1 {
             return Err(Code::UnsupportedVersion.on(format!("the job's request is of format {}", request.format)));
         }
@@ -62,13 +89,6 @@ impl Launch<'_> {
         };
         if request.connections.len() > CONNECTIONS_MAX {
             return Err(Code::TooLarge.on(format!("the job names more than {CONNECTIONS_MAX} connections")));
-        }
-        let mut archive_path = String::new();
-        if let (Step::Plan, Some(source_kind::Kind::Archive(wanted))) =
-            (step, request.source.as_ref().and_then(|s| s.kind.as_ref()))
-        {
-            let path = source::fetch(self.service, self.held, self.folder, wanted).await?;
-            archive_path = path.display().to_string();
         }
         // resolved anew for each step: an approval may take days
         let mut targets = Vec::with_capacity(request.connections.len());
@@ -101,7 +121,7 @@ impl Launch<'_> {
             bounded: self.settings.job_cgroup,
             plan_sha256: plan_sha256.to_owned(),
             // the worker is told of another one only
-            state_instance: match self.state_instance {
+            state_instance: match self.state_instance.as_str() {
                 own if own == self.settings.instance_id => String::new(),
                 another => another.to_owned(),
             },
@@ -113,7 +133,12 @@ impl Launch<'_> {
     /// # Errors
     /// The marker cannot be written (nothing was started then), or the worker cannot be started.
     pub(super) async fn start(&self, step: Step, start: &JobStart) -> Result<Worker, Failure> {
-        let marker = Marker { process: None, plan_sha256: start.plan_sha256.clone(), damaged: false };
+        let mut marker = Marker { plan_sha256: start.plan_sha256.clone(), ..Marker::default() };
+        if step == Step::Apply {
+            let state = PathBuf::from(&start.state_directory);
+            let serial = tokio::task::spawn_blocking(move || super::evidence::serial(&state)).await;
+            marker.state_serial = serial.ok().flatten();
+        }
         self.folder.mark(step, &marker)?;
         let work = self.folder.open_work().map_err(|e| super::folder::broken(&self.folder.work(), &e))?;
         // a domain can only name what is there
@@ -130,11 +155,15 @@ impl Launch<'_> {
         let identity = ProcessIdentity::of(pid)
             .ok_or_else(|| Code::WorkerCrashed.on("the job's worker ended as soon as it was started"))?;
         // before it is told anything: what has no process here was never told what to do
-        self.folder.mark(step, &Marker { process: Some(identity.clone()), ..marker })?;
+        marker.process = Some(identity.clone());
+        self.folder.mark(step, &marker)?;
         let bounds = if self.settings.job_cgroup { Bounds::settled(pid).await } else { None };
         if self.settings.job_cgroup && bounds.is_none() {
             tracing::warn!(job = self.held.job_id, "the job did not get its scope, and has no bounds");
         }
+        // nor is what has, until here
+        marker.told = true;
+        self.folder.mark(step, &marker)?;
         let taking = async {
             frame::write_message(&mut socket, Kind::Request, &first).await?;
             frame::write_message(&mut socket, Kind::Request, start).await?;
@@ -146,7 +175,7 @@ impl Launch<'_> {
             Ok(Err(e)) => tracing::warn!(job = self.held.job_id, error = %e, "the worker did not take its request"),
             Err(_) => tracing::warn!(job = self.held.job_id, "the worker did not take its request in time"),
         }
-        Ok(Worker { identity, bounds, exit: Some(exit) })
+        Ok(Worker { identity, plan_sha256: start.plan_sha256.clone(), bounds, exit: Some(exit) })
     }
 }
 

@@ -11,32 +11,54 @@
 
 mod bounds;
 mod control;
+mod disk;
+mod durable;
 mod ending;
+mod evidence;
 mod folder;
 mod identity;
 mod job;
 mod launch;
 mod owner;
+mod removal;
 mod service;
 mod source;
 mod spool;
+mod steady;
 mod surroundings;
 mod upload;
 
 #[cfg(test)]
 mod tests;
 
+pub use disk::DiskLimits;
 pub use surroundings::{Connection, Refusal, SILENCE_MAX, Settings, Surroundings};
 
 use shared_proto::failure::{Code, Failure};
-use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// How often it is looked whether jobs that were asked to stop have.
+const STOP_LOOK: Duration = Duration::from_millis(50);
 
 /// The jobs of this instance. Cheap to clone; the jobs go on without it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Jobs {
-    asks: mpsc::Sender<owner::Ask>,
+    /// To the task that has them now.
+    asks: Arc<Mutex<mpsc::Sender<owner::Ask>>>,
+    how: Arc<How>,
 }
+
+/// What they are started with.
+struct How {
+    settings: Settings,
+    surroundings: Arc<dyn Surroundings>,
+    draining: watch::Receiver<bool>,
+}
+
+/// How long what must not be left in the middle may take until its end, where another process is to have the jobs.
+const LET_GO_WITHIN: Duration = Duration::from_secs(10);
 
 /// A job as `runner status` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -53,16 +75,29 @@ pub struct JobSummary {
     pub last_sequence: u64,
     /// The newest event that the control plane has.
     pub acknowledged: u64,
+    /// It has ended, and the control plane has its result.
+    pub done: bool,
 }
 
-/// Adopts what is in the jobs folder, then takes new jobs until the returned handle and all its clones are gone.
+/// Adopts what is in the jobs folder, then takes new jobs, but while `draining`, until the returned handle and all its clones are gone.
 ///
 /// # Errors
 /// The state directory cannot be used.
-pub fn start(settings: Settings, surroundings: Arc<dyn Surroundings>) -> Result<Jobs, Failure> {
-    let (asks, asked) = mpsc::channel(64);
-    owner::start(settings, surroundings, asked)?;
-    Ok(Jobs { asks })
+pub fn start(
+    settings: Settings,
+    surroundings: Arc<dyn Surroundings>,
+    draining: watch::Receiver<bool>,
+) -> Result<Jobs, Failure> {
+    let how = Arc::new(How { settings, surroundings, draining });
+    Ok(Jobs { asks: Arc::new(Mutex::new(how.start()?)), how })
+}
+
+impl How {
+    fn start(&self) -> Result<mpsc::Sender<owner::Ask>, Failure> {
+        let (asks, asked) = mpsc::channel(64);
+        owner::start(self.settings.clone(), Arc::clone(&self.surroundings), self.draining.clone(), asked)?;
+        Ok(asks)
+    }
 }
 
 // === impl Jobs ===
@@ -75,7 +110,63 @@ impl Jobs {
     pub async fn summary(&self) -> Result<Vec<JobSummary>, Failure> {
         let (reply, answer) = oneshot::channel();
         let gone = || Code::Internal.on("the jobs' task has ended");
-        self.asks.send(owner::Ask::Summary(reply)).await.map_err(|_| gone())?;
+        self.asks().send(owner::Ask::Summary(reply)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())
+    }
+
+    /// Has every job that is at work asked to stop, once, and takes no others; returns when the control plane has all of them, but for plans that
+    /// wait for their approval: nothing of these runs.
+    pub async fn stop(&self) {
+        loop {
+            let (reply, answer) = oneshot::channel();
+            if self.asks().send(owner::Ask::Stop(reply)).await.is_err() {
+                return;
+            }
+            match answer.await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => tokio::time::sleep(STOP_LOOK).await,
+            }
+        }
+    }
+
+    /// Lets go of all jobs for another process to adopt, once nothing is done that must not be left in the middle. From then on nothing of
+    /// this process acts on them or speaks for them.
+    ///
+    /// # Errors
+    /// Something takes too long; all goes on then.
+    pub async fn let_go(&self) -> Result<(), Failure> {
+        let (reply, done) = oneshot::channel();
+        let asks = self.asks();
+        let letting_go = async {
+            asks.send(owner::Ask::LetGo(reply)).await.ok()?;
+            done.await.ok()
+        };
+        match tokio::time::timeout(LET_GO_WITHIN, letting_go).await {
+            Ok(Some(())) => Ok(()),
+            Ok(None) => Err(Code::Internal.on("the jobs' task has ended")),
+            Err(_) => Err(Code::Busy
+                .on(format!("a job is at what must not be interrupted, for more than {LET_GO_WITHIN:?}"))
+                .next("Try again once its engine has ended, or its folder is removed.")),
+        }
+    }
+
+    /// Adopts them again, in the runtime that this is called in: nobody else has.
+    ///
+    /// # Errors
+    /// The state directory cannot be used.
+    pub fn adopt_again(&self) -> Result<(), Failure> {
+        *self.asks.lock().unwrap_or_else(PoisonError::into_inner) = self.how.start()?;
+        Ok(())
+    }
+
+    fn asks(&self) -> mpsc::Sender<owner::Ask> {
+        // nothing panics while holding it
+        self.asks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl std::fmt::Debug for Jobs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Jobs").finish_non_exhaustive()
     }
 }

@@ -4,16 +4,20 @@
 use super::JobSummary;
 use super::folder::{Folder, Store};
 use super::job::{Command, Decided, Job};
-use super::service::{Pause, Service};
+use super::service::{Held, Pause, Service};
+use super::steady::Steady;
 use super::surroundings::{Settings, Surroundings};
 use super::upload::Progress;
 use shared_proto::failure::{Code, Failure};
+use shared_proto::v1::event::Body;
 use shared_proto::v1::work_item::Kind;
-use shared_proto::v1::{Assignment, HeldJob, JobKind, JobRequest, WorkRequest};
+use shared_proto::v1::{Assignment, Event, HeldJob, JobKind, JobRequest, JobResult, Recall, WorkRequest};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 /// A Work stream that is silent for so long is dead.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
@@ -24,16 +28,23 @@ const HELD_MAX: usize = 1000;
 /// The most jobs that are in this instance's folder at once.
 const JOBS_MAX: usize = 4096;
 
+/// How often it is tried to tell that a job was refused.
+const REFUSED_TOLD: usize = 20;
+
 /// What the task is asked.
 pub(super) enum Ask {
     /// What there is.
     Summary(oneshot::Sender<Vec<JobSummary>>),
     /// What is held, for a new Work stream.
     Held(oneshot::Sender<Vec<HeldJob>>),
+    /// Stop them all; how many have not yet, or are not told.
+    Stop(oneshot::Sender<usize>),
     /// What the control plane says.
     Item(Kind),
     /// A job's task has ended: its folder is gone.
     Gone(String),
+    /// Let go of all jobs, as they are on the disk: another process adopts them. Answered once nothing of this one acts on them.
+    LetGo(oneshot::Sender<()>),
 }
 
 struct Owner {
@@ -43,8 +54,13 @@ struct Owner {
     store: Store,
     slots: Arc<Semaphore>,
     jobs: HashMap<String, Entry>,
+    draining: watch::Receiver<bool>,
+    stops: CancellationToken,
     asks: mpsc::WeakSender<Ask>,
     own: mpsc::Sender<Ask>,
+    /// All that acts on a job.
+    tasks: JoinSet<()>,
+    steady: Steady,
 }
 
 struct Entry {
@@ -52,8 +68,12 @@ struct Entry {
     stack_id: String,
     stack: String,
     kind: &'static str,
+    folder: Folder,
     commands: mpsc::Sender<Command>,
     progress: watch::Receiver<Progress>,
+    recalled: Arc<Notify>,
+    /// The control plane has all of it.
+    released: bool,
 }
 
 /// Phases in which a job keeps neither a slot nor its stack busy.
@@ -62,6 +82,7 @@ const ENDS: [&str; 7] = ["applied", "no_changes", "planned", "failed", "canceled
 pub(super) fn start(
     mut settings: Settings,
     surroundings: Arc<dyn Surroundings>,
+    draining: watch::Receiver<bool>,
     mut asked: mpsc::Receiver<Ask>,
 ) -> Result<(), Failure> {
     super::folder::private(&settings.state_dir).map_err(|e| super::folder::broken(&settings.state_dir, &e))?;
@@ -69,19 +90,43 @@ pub(super) fn start(
     settings.state_dir =
         settings.state_dir.canonicalize().map_err(|e| super::folder::broken(&settings.state_dir, &e))?;
     let store = Store::open(&settings.state_dir)?;
-    store.sweep();
+    // they may be large
+    let gone = store.sweep();
+    tokio::task::spawn_blocking(move || {
+        for path in gone {
+            if let Err(e) = super::removal::remove_tree(&path) {
+                tracing::warn!(path = %path.display(), error = %e, "what is left of a job stays");
+            }
+        }
+    });
     let settings = Arc::new(settings);
     let service = Service::new(&settings, Arc::clone(&surroundings));
     let slots = Arc::new(Semaphore::new(settings.at_once.max(1) as usize));
     let (own, mut from_within) = mpsc::channel(64);
     let asks = own.downgrade();
     let folders = store.list()?;
-    let mut owner = Owner { settings, surroundings, service, store, slots, jobs: HashMap::new(), asks, own };
+    let followed = draining.clone();
+    let stops = CancellationToken::new();
+    let mut owner = Owner {
+        settings,
+        surroundings,
+        service,
+        store,
+        slots,
+        jobs: HashMap::new(),
+        draining,
+        stops,
+        asks,
+        own,
+        tasks: JoinSet::new(),
+        steady: Steady::default(),
+    };
     tokio::spawn(async move {
         for folder in folders {
             owner.adopt(folder);
         }
-        let work = tokio::spawn(work(Arc::clone(&owner.settings), owner.service.clone(), owner.own.clone()));
+        let mut work =
+            tokio::spawn(work(Arc::clone(&owner.settings), owner.service.clone(), followed, owner.own.clone()));
         loop {
             let ask = tokio::select! {
                 ask = asked.recv() => match ask {
@@ -90,9 +135,23 @@ pub(super) fn start(
                     None => break,
                 },
                 Some(ask) = from_within.recv() => ask,
+                Some(_) = owner.tasks.join_next() => continue,
             };
-            owner.answer(ask).await;
+            let Ask::LetGo(mut reply) = ask else {
+                owner.answer(ask).await;
+                continue;
+            };
+            // whoever asks may give up before all is at rest: then all goes on
+            let Some(_rest) = owner.steady.rest(&mut reply).await else { continue };
+            work.abort();
+            let _ = (&mut work).await;
+            owner.tasks.shutdown().await;
+            drop(owner);
+            let _ = reply.send(());
+            return;
         }
+        // its tasks end with the process
+        owner.tasks.detach_all();
         work.abort();
     });
     Ok(())
@@ -103,8 +162,18 @@ impl Owner {
         match ask {
             Ask::Summary(reply) => drop(reply.send(self.summary())),
             Ask::Held(reply) => drop(reply.send(self.held())),
+            Ask::Stop(reply) => {
+                self.stops.cancel();
+                let left = |job: &&Entry| {
+                    let progress = job.progress.borrow();
+                    !progress.done && !progress.rests
+                };
+                let _ = reply.send(self.jobs.values().filter(left).count());
+            }
             Ask::Gone(id) => drop(self.jobs.remove(&id)),
+            Ask::LetGo(_) => {}
             Ask::Item(Kind::Assignment(assignment)) => self.assignment(assignment).await,
+            Ask::Item(Kind::Recall(recall)) => self.recall(&recall),
             Ask::Item(kind) => {
                 let (id, token, command) = match kind {
                     Kind::Approval(a) => {
@@ -113,15 +182,15 @@ impl Owner {
                     Kind::Cancel(c) => (c.job_id, c.fencing_token, Command::Cancel { by: c.by, force: c.force }),
                     Kind::Discard(d) => (d.job_id, d.fencing_token, Command::Discard { by: d.by }),
                     Kind::Release(r) => (r.job_id, r.fencing_token, Command::Release),
-                    Kind::Assignment(_) | Kind::Heartbeat(_) | Kind::Refusal(_) => return,
+                    Kind::Assignment(_) | Kind::Recall(_) | Kind::Heartbeat(_) | Kind::Refusal(_) => return,
                 };
                 self.tell(&id, token, command);
             }
         }
     }
 
-    fn tell(&self, id: &str, token: u64, command: Command) {
-        let Some(entry) = self.jobs.get(id) else {
+    fn tell(&mut self, id: &str, token: u64, command: Command) {
+        let Some(entry) = self.jobs.get_mut(id) else {
             tracing::debug!(job = id, ?command, "a decision on a job that is not here");
             return;
         };
@@ -129,10 +198,39 @@ impl Owner {
             tracing::warn!(job = id, token, ours = entry.token, "a decision under another fencing token");
             return;
         }
+        // from here on it is as good as gone: a control plane to which it is told as held would wait for it
+        entry.released |= command == Command::Release;
         if let Err(e) = entry.commands.try_send(command) {
             // it comes again on the next stream
             tracing::warn!(job = id, error = %e, "a decision did not reach its job");
         }
+    }
+
+    /// The control plane was restored from an older back-up: what it lacks of a job is told again, the job itself first.
+    fn recall(&mut self, recall: &Recall) {
+        let Some(entry) = self.jobs.get(&recall.job_id) else { return };
+        if entry.token != recall.fencing_token {
+            return;
+        }
+        tracing::info!(job = recall.job_id, unknown = recall.unknown, "the control plane asks for a job again");
+        let recalled = Arc::clone(&entry.recalled);
+        if !recall.unknown {
+            return recalled.notify_one();
+        }
+        let (service, folder) = (self.service.clone(), entry.folder.clone());
+        let held = Held { job_id: recall.job_id.clone(), fencing_token: recall.fencing_token };
+        self.tasks.spawn(async move {
+            // one that fails is asked for again
+            match present(&service, &folder, &held).await {
+                Ok(()) => recalled.notify_one(),
+                Err(failure) => tracing::warn!(
+                    job = held.job_id,
+                    code = failure.code.as_str(),
+                    detail = failure.message,
+                    "a job was not presented"
+                ),
+            }
+        });
     }
 
     async fn assignment(&mut self, assignment: Assignment) {
@@ -157,15 +255,26 @@ impl Owner {
         let at_work: Vec<_> = self.jobs.values().filter(|job| !ENDS.contains(&job.phase().as_str())).collect();
         let busy = at_work.iter().filter(|job| job.phase() != "awaiting_approval").count();
         let of_stack = at_work.iter().any(|job| job.stack_id == request.stack_id);
-        if busy >= self.settings.at_once as usize || of_stack || self.jobs.len() >= JOBS_MAX {
+        let draining = *self.draining.borrow() || self.stops.is_cancelled();
+        if draining || busy >= self.settings.at_once as usize || of_stack || self.jobs.len() >= JOBS_MAX {
             // not accepted, it goes back to the queue by itself
-            tracing::info!(job = id, busy, of_stack, "job not taken now");
+            tracing::info!(job = id, busy, of_stack, draining, "job not taken now");
             return;
         }
         let (store, instance) = (self.store.clone(), self.settings.instance_id.clone());
-        let made = tokio::task::spawn_blocking(move || store.create(&assignment, &instance)).await;
+        let (token, digest) = (assignment.fencing_token, assignment.request_sha256.clone());
+        let making = move || {
+            store.has_room()?;
+            store.create(&assignment, &instance)
+        };
+        let made = tokio::task::spawn_blocking(making).await;
         match made {
             Ok(Ok(folder)) => self.adopt(folder),
+            Ok(Err(failure)) if matches!(failure.code, Code::DiskFull | Code::StateUnusable) => {
+                tracing::error!(job = id, code = failure.code.as_str(), detail = failure.message, "job refused");
+                let held = Held { job_id: id, fencing_token: token };
+                self.tasks.spawn(refuse(self.service.clone(), held, digest, failure));
+            }
             Ok(Err(failure)) => {
                 tracing::error!(job = id, code = failure.code.as_str(), detail = failure.message, "job not taken");
             }
@@ -181,11 +290,23 @@ impl Owner {
                 let message = format!("it is of the instance {}", assigned.instance_id);
                 return set_aside(&folder, &Code::SpoolDamaged.on(message));
             }
+            Err(failure) if failure.code == Code::UnsupportedVersion => {
+                // another version's, which goes on with it once it is back
+                tracing::error!(
+                    job = folder.name(),
+                    code = failure.code.as_str(),
+                    detail = failure.message,
+                    next_step = failure.next_step,
+                    "a job is of another version and stays as it is"
+                );
+                return;
+            }
             Err(failure) => return set_aside(&folder, &failure),
         };
         let request = folder.request(&assigned);
         let known = request.clone().unwrap_or_default();
         let (commands, received) = mpsc::channel(COMMANDS);
+        let recalled = Arc::new(Notify::new());
         let (progress, progress_rx) = watch::channel(Progress { phase: assigned.phase.clone(), ..Progress::default() });
         let id = assigned.job_id.clone();
         let entry = Entry {
@@ -193,8 +314,11 @@ impl Owner {
             stack_id: known.stack_id.clone(),
             stack: known.stack_name.clone(),
             kind: kind_name(known.kind()),
+            folder: folder.clone(),
             commands,
             progress: progress_rx,
+            recalled: Arc::clone(&recalled),
+            released: false,
         };
         let job = Job {
             settings: Arc::clone(&self.settings),
@@ -206,12 +330,15 @@ impl Owner {
             request,
             commands: received,
             progress,
+            recalled,
             slots: Arc::clone(&self.slots),
+            stops: self.stops.clone(),
             decided: Decided::default(),
+            steady: self.steady.clone(),
         };
         self.jobs.insert(id.clone(), entry);
         let asks = self.asks.clone();
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             job.run().await;
             if let Some(asks) = asks.upgrade() {
                 let _ = asks.send(Ask::Gone(id)).await;
@@ -232,6 +359,7 @@ impl Owner {
                     phase: progress.phase.clone(),
                     last_sequence: progress.last,
                     acknowledged: progress.acknowledged,
+                    done: progress.done,
                 }
             })
             .collect();
@@ -243,6 +371,7 @@ impl Owner {
         let mut held: Vec<_> = self
             .jobs
             .iter()
+            .filter(|(_, job)| !job.released)
             .map(|(id, job)| {
                 let progress = job.progress.borrow();
                 let (job_id, phase) = (id.clone(), progress.phase.clone());
@@ -260,6 +389,31 @@ impl Owner {
 impl Entry {
     fn phase(&self) -> String {
         self.progress.borrow().phase.clone()
+    }
+}
+
+/// Ends a job that cannot be written down, instead of leaving it to come back for ever. It is accepted for that alone: nothing of it is ever
+/// started here, and where this is not told to its end, the control plane finds that nobody has the job.
+async fn refuse(service: Service, held: Held, digest: Vec<u8>, failure: Failure) {
+    if !service.accept(&held, digest).await.is_ok_and(|reply| reply.accepted) {
+        return;
+    }
+    let result = JobResult {
+        phase: "failed".into(),
+        code: failure.code.as_str().into(),
+        message: format!("the runner did not take the job: {}", failure.message),
+        next_step: failure.next_step,
+        ..JobResult::default()
+    };
+    let body = Some(Body::Result(result));
+    let event = Event { sequence: 1, time_ms: shared_proto::now_ms(), engine_read: None, body };
+    let mut pause = Pause::new(service.backoff);
+    for _ in 0..REFUSED_TOLD {
+        match service.report(&held, vec![event.clone()]).await {
+            Ok(_) => return,
+            Err(e) => tracing::warn!(job = held.job_id, code = e.code.as_str(), "a refusal was not told"),
+        }
+        tokio::time::sleep(pause.next()).await;
     }
 }
 
@@ -289,12 +443,41 @@ const fn kind_name(kind: JobKind) -> &'static str {
     }
 }
 
+/// Shows a job as it was assigned: only one that was accepted, which no other instance was ever given.
+async fn present(service: &Service, folder: &Folder, held: &Held) -> Result<(), Failure> {
+    let read = {
+        let folder = folder.clone();
+        move || {
+            let assigned = folder.assigned()?;
+            let request = folder.request_bytes(&assigned)?;
+            Ok::<_, Failure>((assigned, request))
+        }
+    };
+    let read = tokio::task::spawn_blocking(read).await;
+    let (assigned, request) = read.unwrap_or_else(|_| Err(Code::Internal.on("reading a job's folder panicked")))?;
+    if !assigned.accepted {
+        return Err(Code::Conflict.on("it was not accepted"));
+    }
+    let reply = service.present(held, request, shared_proto::hex::decode(&assigned.seal)).await?;
+    if reply.known { Ok(()) } else { Err(Failure::from_wire(&reply.code, &reply.message, "")) }
+}
+
+/// Why a Work stream is over.
+enum Over {
+    /// It failed, or was refused.
+    Failed(Failure),
+    /// Other words are to be said at its beginning.
+    Changed,
+    /// The owner is gone.
+    Gone,
+}
+
 /// Keeps a Work stream open.
-async fn work(settings: Arc<Settings>, service: Service, asks: mpsc::Sender<Ask>) {
+async fn work(settings: Arc<Settings>, service: Service, mut draining: watch::Receiver<bool>, asks: mpsc::Sender<Ask>) {
     let mut pause = Pause::new(service.backoff);
     loop {
-        match stream(&settings, &service, &asks, &mut pause).await {
-            Some(failure) => {
+        match stream(&settings, &service, &mut draining, &asks, &mut pause).await {
+            Over::Failed(failure) => {
                 tracing::warn!(
                     code = failure.code.as_str(),
                     detail = failure.message,
@@ -302,8 +485,8 @@ async fn work(settings: Arc<Settings>, service: Service, asks: mpsc::Sender<Ask>
                     "execution service not reached"
                 );
             }
-            // the owner is gone
-            None => return,
+            Over::Changed => continue,
+            Over::Gone => return,
         }
         tokio::time::sleep(pause.next()).await;
     }
@@ -313,32 +496,41 @@ async fn work(settings: Arc<Settings>, service: Service, asks: mpsc::Sender<Ask>
 async fn stream(
     settings: &Settings,
     service: &Service,
+    draining: &mut watch::Receiver<bool>,
     asks: &mpsc::Sender<Ask>,
     pause: &mut Pause,
-) -> Option<Failure> {
+) -> Over {
     let (reply, held) = oneshot::channel();
-    asks.send(Ask::Held(reply)).await.ok()?;
+    if asks.send(Ask::Held(reply)).await.is_err() {
+        return Over::Gone;
+    }
+    let Ok(held) = held.await else { return Over::Gone };
     let request = WorkRequest {
         instance_id: settings.instance_id.clone(),
         version: shared_proto::VERSION.to_owned(),
-        held: held.await.ok()?,
-        slots: settings.at_once,
+        held,
+        // what is held is decided on all the same
+        slots: if *draining.borrow_and_update() { 0 } else { settings.at_once },
         hostname: settings.hostname.clone(),
         incarnation: settings.incarnation.clone(),
     };
     let mut items = match service.work(request).await {
         Ok(items) => items,
-        Err(failure) => return Some(failure),
+        Err(failure) => return Over::Failed(failure),
     };
     let mut heard = false;
     loop {
-        let item = match tokio::time::timeout(SILENCE_MAX, items.message()).await {
+        let item = tokio::select! {
+            item = tokio::time::timeout(SILENCE_MAX, items.message()) => item,
+            Ok(()) = draining.changed() => return Over::Changed,
+        };
+        let item = match item {
             Ok(Ok(Some(item))) => item,
-            Ok(Ok(None)) => return Some(Code::DialFailed.on("the execution service ended the stream of work")),
-            Ok(Err(status)) => return Some(service.failure(&status)),
+            Ok(Ok(None)) => return Over::Failed(Code::DialFailed.on("the execution service ended the stream of work")),
+            Ok(Err(status)) => return Over::Failed(service.failure(&status)),
             Err(_) => {
                 let message = format!("the execution service was silent for {} s", SILENCE_MAX.as_secs());
-                return Some(Code::DialFailed.on(message));
+                return Over::Failed(Code::DialFailed.on(message));
             }
         };
         if !std::mem::replace(&mut heard, true) {
@@ -347,10 +539,14 @@ async fn stream(
         }
         match item.kind {
             Some(Kind::Refusal(refusal)) => {
-                return Some(Failure::from_wire(&refusal.code, &refusal.message, ""));
+                return Over::Failed(Failure::from_wire(&refusal.code, &refusal.message, ""));
             }
             Some(Kind::Heartbeat(_)) | None => {}
-            Some(kind) => asks.send(Ask::Item(kind)).await.ok()?,
+            Some(kind) => {
+                if asks.send(Ask::Item(kind)).await.is_err() {
+                    return Over::Gone;
+                }
+            }
         }
     }
 }

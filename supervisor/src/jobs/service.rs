@@ -6,7 +6,8 @@ use shared_proto::failure::{Code, Failure};
 use shared_proto::secret::Secret;
 use shared_proto::v1::execution_client::ExecutionClient;
 use shared_proto::v1::{
-    AcceptReply, AcceptRequest, Event, ReportReply, ReportRequest, SourceChunk, SourceRequest, WorkItem, WorkRequest,
+    AcceptReply, AcceptRequest, Event, PresentReply, PresentRequest, ReportReply, ReportRequest, SourceChunk,
+    SourceRequest, WorkItem, WorkRequest,
 };
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -123,6 +124,17 @@ impl Service {
             events,
         };
         self.bounded(self.client.clone().report(request)).await
+    }
+
+    pub(super) async fn present(&self, held: &Held, request: Vec<u8>, seal: Vec<u8>) -> Result<PresentReply, Failure> {
+        let request = PresentRequest {
+            job_id: held.job_id.clone(),
+            fencing_token: held.fencing_token,
+            instance_id: self.instance_id.clone(),
+            request,
+            seal,
+        };
+        self.bounded(self.client.clone().present(request)).await
     }
 
     pub(super) async fn source(

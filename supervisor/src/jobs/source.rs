@@ -1,6 +1,6 @@
 //! Fetches a job's source archive into `own/source.tar.gz`, by its hash, going on where a cut left it.
 
-use super::folder::{Folder, broken, hex};
+use super::folder::{Folder, broken};
 use super::service::{Held, Pause, Service};
 use sha2::{Digest as _, Sha256};
 use shared_proto::bounds::ARCHIVE_PACKED_MAX;
@@ -117,7 +117,7 @@ async fn hash_of(path: &Path) -> Option<(u64, String)> {
     let mut buffer = vec![0; 128 * 1024];
     loop {
         match file.read(&mut buffer).await.ok()? {
-            0 => return Some((size, hex(&hash.finalize()))),
+            0 => return Some((size, shared_proto::hex::encode(hash.finalize()))),
             n => {
                 size += n as u64;
                 hash.update(&buffer[..n]);

@@ -3,6 +3,7 @@
 
 use super::folder::Folder;
 use prost::Message as _;
+use shared_proto::failure::{Code, Failure};
 use shared_proto::spool::{Reader, SpoolError};
 use shared_proto::v1::Event;
 use shared_proto::v1::event::Body;
@@ -26,8 +27,10 @@ pub(super) struct Tip {
     pub(super) phase: Option<String>,
     /// The hash of the saved plan.
     pub(super) plan_sha256: String,
-    /// Whether the last event is the job's result.
+    /// Whether there is the job's result.
     pub(super) ended: bool,
+    /// What was last told of a resource.
+    pub(super) resource: String,
 }
 
 // === impl Events ===
@@ -40,50 +43,58 @@ impl Events {
     /// The next whole event; `None` where there is none yet.
     ///
     /// # Errors
-    /// In words: what is wrong with the spool. It cannot be read on.
-    pub(super) fn next(&mut self) -> Result<Option<Event>, String> {
+    /// What is wrong with the spool. It cannot be read on.
+    pub(super) fn next(&mut self) -> Result<Option<Event>, Failure> {
         if self.reader.is_none() {
             self.reader = self.open()?;
         }
         let Some(reader) = &mut self.reader else { return Ok(None) };
-        let Some(record) = reader.read().map_err(|e| e.to_string())? else { return Ok(None) };
+        let Some(record) = reader.read().map_err(|e| unreadable(&e))? else { return Ok(None) };
         let event = Event::decode(record.content.as_slice())
-            .map_err(|e| format!("the event {} is malformed: {e}", record.sequence))?;
+            .map_err(|e| Code::SpoolDamaged.on(format!("the event {} is malformed: {e}", record.sequence)))?;
         if event.sequence != record.sequence {
-            return Err(format!("the event {} says that it is {}", record.sequence, event.sequence));
+            let message = format!("the event {} says that it is {}", record.sequence, event.sequence);
+            return Err(Code::SpoolDamaged.on(message));
         }
         Ok(Some(event))
     }
 
     /// A spool that is not there yet, or has not its first bytes, is empty.
-    fn open(&self) -> Result<Option<Reader>, String> {
+    fn open(&self) -> Result<Option<Reader>, Failure> {
+        let broken = |e: std::io::Error| unreadable(&e.into());
         let path = self.folder.work().join("events");
         let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC;
         let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
             Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(e.to_string()),
+            // or leased by somebody, who is asked by the kernel to let go
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::WouldBlock) => return Ok(None),
+            Err(e) => return Err(broken(e)),
         };
-        let found = file.metadata().map_err(|e| e.to_string())?;
+        let found = file.metadata().map_err(broken)?;
         if !found.is_file() {
-            return Err("the spool is no regular file".into());
+            return Err(Code::SpoolDamaged.on("the spool is no regular file"));
         }
-        if found.len() < shared_proto::spool::MAGIC.len() as u64 {
-            return Ok(None);
-        }
-        match Reader::new(file) {
-            Ok(reader) => Ok(Some(reader)),
-            Err(SpoolError::Io(e)) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
-            Err(e) => Err(e.to_string()),
+        match shared_proto::spool::is_new(&file) {
+            Ok(true) => Ok(None),
+            Ok(false) => Reader::new(file).map(Some).map_err(|e| unreadable(&e)),
+            Err(e) => Err(broken(e)),
         }
     }
 }
 
-/// Reads all of it.
+fn unreadable(error: &SpoolError) -> Failure {
+    match error {
+        // whoever made it so: what cannot be read is damaged
+        SpoolError::Io(_) => Code::SpoolDamaged.on(error.to_string()),
+        _ => error.code().on(error.to_string()),
+    }
+}
+
+/// Reads all of it, or up to the job's result: what comes after that is nobody's business.
 ///
 /// # Errors
 /// What is wrong, in words, and what comes before it.
-pub(super) fn tip(folder: &Folder) -> Result<Tip, (String, Tip)> {
+pub(super) fn tip(folder: &Folder) -> Result<Tip, Box<(Failure, Tip)>> {
     let mut events = Events::new(folder);
     let mut tip = Tip::default();
     loop {
@@ -93,13 +104,19 @@ pub(super) fn tip(folder: &Folder) -> Result<Tip, (String, Tip)> {
                 tip.ended = matches!(event.body, Some(Body::Result(_)));
                 match event.body {
                     Some(Body::PhaseChanged(changed)) => tip.phase = Some(changed.phase),
+                    Some(Body::ResourceProgress(of)) => {
+                        tip.resource = format!("{} {} {}", of.address, of.action, of.state);
+                    }
                     Some(Body::PlanSaved(plan)) => tip.plan_sha256 = plan.sha256,
-                    Some(Body::Result(result)) => tip.phase = Some(result.phase),
+                    Some(Body::Result(result)) => {
+                        tip.phase = Some(result.phase);
+                        return Ok(tip);
+                    }
                     _ => {}
                 }
             }
             Ok(None) => return Ok(tip),
-            Err(why) => return Err((why, tip)),
+            Err(why) => return Err(Box::new((why, tip))),
         }
     }
 }

@@ -2,13 +2,14 @@
 //! are resolved, and tests put their own in its place.
 
 use crate::workers::{Reaches, Started};
+use nix::sys::signal::Signal;
+use runner_sandbox::PidFd;
 use shared_proto::failure::Failure;
 use shared_proto::secret::Secret;
 use shared_proto::v1::{JobFirst, JobTarget, Target};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -16,8 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// Says why the other end refused a connection after its handshake, once it has.
-pub type Refusal = Arc<dyn Fn() -> Option<Failure> + Send + Sync>;
+pub use crate::tunnel::dial::Refusal;
 
 /// A connection to the execution service.
 pub struct Connection {
@@ -49,6 +49,8 @@ pub trait Surroundings: Send + Sync + 'static {
     /// # Errors
     /// It cannot be executed.
     async fn start_worker(&self, directory: OwnedFd, reaches: Reaches) -> Result<Started, Failure>;
+    /// Has a signal sent to one process of a job, soon.
+    async fn signal(&self, process: PidFd, signal: Signal);
 }
 
 /// What of the configuration matters to jobs.
@@ -74,8 +76,12 @@ pub struct Settings {
     pub environment: BTreeMap<String, String>,
     /// The most that a first wait after a failure takes, and any.
     pub backoff: (Duration, Duration),
+    /// Whether a job's worker that has died is followed by another one.
+    pub take_over: bool,
     /// Whether each job gets a control group of its own.
     pub job_cgroup: bool,
+    /// What each job may take of the disk.
+    pub disk: super::DiskLimits,
     /// A worker that has not answered for so long is ended.
     pub silence_max: Duration,
 }

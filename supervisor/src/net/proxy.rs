@@ -62,6 +62,11 @@ impl Proxy {
         Ok(Some(Self { kind: Kind::Http, host: url.host.clone(), port: url.port, login: Login::load(config)? }))
     }
 
+    /// Whether what is asked of it is HTTP.
+    pub(crate) fn is_http(&self) -> bool {
+        self.kind == Kind::Http
+    }
+
     /// host:port.
     pub(crate) fn shown(&self) -> String {
         host_port(&self.host, self.port)

@@ -8,7 +8,7 @@
 //! let one operation's end be another's business.
 
 mod body;
-mod dial;
+pub(crate) mod dial;
 mod input;
 mod output;
 mod request;
@@ -61,6 +61,8 @@ struct Inner {
     workers: Workers,
     warm: Warm,
     resolver: Resolver,
+    /// Whether nothing new is taken.
+    draining: watch::Receiver<bool>,
     /// How their workers are isolated.
     isolation: &'static str,
     starting: Arc<Semaphore>,
@@ -122,11 +124,12 @@ struct Place(Arc<Inner>);
 // === impl Operations ===
 
 impl Operations {
-    /// Serves with these. `isolation`: the name for how workers of operations are isolated here.
+    /// Serves with these. `draining`: whether nothing new is taken. `isolation`: the name for how workers of operations are isolated here.
     pub fn new(
         settings: watch::Receiver<Arc<Settings>>,
         workers: Workers,
         resolver: Resolver,
+        draining: watch::Receiver<bool>,
         isolation: &'static str,
     ) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
@@ -137,6 +140,7 @@ impl Operations {
             workers,
             warm,
             resolver,
+            draining,
             isolation,
             starting,
             running: AtomicU32::new(0),
@@ -282,6 +286,9 @@ impl SessionOperations {
         let decided = tokio::time::timeout(WELCOME_GRACE, gate.wait_for(|gate| *gate != Gate::Before)).await;
         let gate = decided.ok().and_then(Result::ok).map_or(Gate::Before, |gate| *gate);
         match gate {
+            Gate::Open if *self.operations.inner.draining.borrow() => Err(Code::RunnerLeaving
+                .on("this runner is being drained")
+                .next("Name another runner, or run `runner drain --undo` on the runner's machine.")),
             Gate::Open => Ok(()),
             Gate::Before => Err(Code::Conflict.on("an operation was sent before the session was welcome")),
             Gate::Closed | Gate::Over => Err(Code::RunnerLeaving.on("this runner is stopping")),
@@ -387,7 +394,7 @@ impl SessionOperations {
             target.proxy_url.clear();
         }
         let credit = Credit::new(request.output_credit, Some(self.send.clone()));
-        let message = v1::WorkerRequest { request: Some(request), target: Some(target) };
+        let message = v1::WorkerRequest { request: Some(request), target: Some(target), ..Default::default() };
         let (Operation { mut worker, mut socket, dial }, starting) = inner.given(message).await?;
         let (window, first) = self.receive.window();
         // dropped where the stream is gone already, which the caller notices

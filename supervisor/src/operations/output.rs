@@ -3,6 +3,7 @@
 use super::body::{self, Item, Piece};
 use bytes::BufMut as _;
 use prost::Message as _;
+use shared_proto::failure::Code;
 use shared_proto::flow::Credit;
 use shared_proto::frame::{self, FrameError, Header, Kind};
 use shared_proto::v1;
@@ -48,6 +49,14 @@ async fn first_header<R: AsyncRead + Unpin>(
     header.await
 }
 
+/// Its last word, if it is one that there is.
+fn ended(outcome: v1::Outcome) -> Result<v1::Outcome, Broken> {
+    if outcome.code == "ok" || Code::from_name(&outcome.code).is_some() {
+        return Ok(outcome);
+    }
+    Err(Broken::Malformed("the worker ended by a code that there is not".to_owned()))
+}
+
 /// Passes frames until the outcome.
 pub(super) async fn pass<R: AsyncRead + Unpin>(
     socket: R,
@@ -71,7 +80,7 @@ pub(super) async fn pass<R: AsyncRead + Unpin>(
             Kind::Outcome => {
                 let mut content = vec![0; length];
                 socket.read_exact(&mut content).await.map_err(FrameError::from)?;
-                return Ok(v1::Outcome::decode(&content[..]).map_err(FrameError::from)?);
+                return ended(v1::Outcome::decode(&content[..]).map_err(FrameError::from)?);
             }
             found => return Err(FrameError::Unexpected { expected: Kind::Data, found }.into()),
         };

@@ -1,7 +1,7 @@
 //! The spawner: executes workers for the supervisor. Single-threaded, no runtime, no configuration, no secret; a loop around `poll`.
 //!
 //! ```text
-//!  supervisor ── Start, Kill, Program ──▶ ┌─────────┐ ── clone, execve ──▶ workers, each the leader of its own session
+//!  supervisor ── Start, Signal, … ──────▶ ┌─────────┐ ── clone, execve ──▶ workers, each the leader of its own session
 //!             ◀─ Started, Exited, … ───── │ spawner │ ◀── SIGCHLD ────────
 //!                                         └─────────┘
 //! ```
@@ -22,17 +22,23 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
+use runner_sandbox::confine::Confinement;
 use runner_sandbox::landlock::Ruleset;
-use runner_sandbox::{channel, process, sessions, spawn};
+use runner_sandbox::notify::{Listener, Refusals};
+use runner_sandbox::{PidFd, channel, inside, own, process, sessions, spawn};
 use sandboxes::Sandboxes;
 use scopes::Bounds;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixDatagram;
 use std::time::Instant;
 use wire::{Launch, Report, Request};
 
+/// Requests that are taken before it is looked again who has ended: under load the next one is there before one is done, and workers that
+/// nobody reaps count as live ones.
+const REQUESTS_A_ROUND: usize = 16;
 /// Live workers at once: twice the operations of a session by default, with room for resolvers and jobs.
 pub const WORKERS_MAX: usize = 2048;
 struct Spawner {
@@ -63,6 +69,14 @@ struct Worker {
     launch: Launch,
     /// Its number among those that live.
     slot: u32,
+    /// Where it is told of what it is refused.
+    told: Option<Told>,
+}
+
+/// Calls of a worker that its filter refuses.
+struct Told {
+    listener: Listener,
+    refusals: Refusals,
 }
 
 /// Numbers for those that live, each to one at a time.
@@ -71,8 +85,11 @@ struct Slots {
 }
 
 impl Slots {
-    fn new(count: usize) -> Self {
-        Self { free: (0..u32::try_from(count).unwrap_or(u32::MAX)).rev().collect() }
+    /// So many, from the first or from the second range of them.
+    fn new(count: usize, second: bool) -> Self {
+        let count = u32::try_from(count).unwrap_or(u32::MAX / 2);
+        let first = if second { count } else { 0 };
+        Self { free: (first..first + count).rev().collect() }
     }
     /// The one that was free for the shortest time; `None`: all are taken.
     fn take(&mut self) -> Option<u32> {
@@ -83,9 +100,27 @@ impl Slots {
     }
 }
 
-/// Runs until the supervisor's end closes; returns the exit code.
-pub fn run(supervisor: OwnedFd) -> i32 {
-    match Spawner::new(supervisor).and_then(|mut s| s.serve().inspect_err(|_| s.end())) {
+/// Starts a worker under that filter, which asks this process; as the plan says where the kernel asks nobody.
+fn start_telling(
+    spawner: &mut spawn::Spawner,
+    plan: &spawn::Plan<'_>,
+    telling: &Confinement<'_>,
+) -> (Result<i32, spawn::SpawnError>, Option<Told>) {
+    let Ok((here, there)) = UnixDatagram::pair() else { return (spawner.spawn(plan), None) };
+    let asking = spawn::Plan { confine: Some(telling), handover: Some(there.as_fd()), ..*plan };
+    match spawner.spawn(&asking) {
+        Ok(pid) => {
+            let told = inside::take(&here).ok().map(|(listener, _)| Told { listener, refusals: Refusals::default() });
+            (Ok(pid), told)
+        }
+        Err(_) => (spawner.spawn(plan), None),
+    }
+}
+
+/// Runs until the supervisor's end closes; returns the exit code. `second`: another spawner of this runner may be alive, whose workers have
+/// the first range of numbers.
+pub fn run(supervisor: OwnedFd, second: bool) -> i32 {
+    match Spawner::new(supervisor, second).and_then(|mut s| s.serve().inspect_err(|_| s.end())) {
         Ok(()) => 0,
         Err(e) => {
             crate::say!("runner spawner: {e}");
@@ -95,7 +130,7 @@ pub fn run(supervisor: OwnedFd) -> i32 {
 }
 
 impl Spawner {
-    fn new(supervisor: OwnedFd) -> io::Result<Self> {
+    fn new(supervisor: OwnedFd, second: bool) -> io::Result<Self> {
         process::become_subreaper()?;
         // the launcher says when it is over, by the supervisor's end; what a terminal or a service manager sends to all is not for us
         let mut mask = SigSet::empty();
@@ -105,9 +140,10 @@ impl Spawner {
         mask.thread_block()?;
         let mut watched = SigSet::empty();
         watched.add(Signal::SIGCHLD);
+        // before it is looked at; where it cannot be, each child does it
+        let _ = own::bound_children();
         let mut spawn = spawn::Spawner::new()?;
         let sandboxes = Sandboxes::find(&mut spawn);
-        let ready = Report::Ready(sandboxes.mechanisms());
         Ok(Self {
             supervisor,
             children: SignalFd::with_flags(&watched, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?,
@@ -116,10 +152,10 @@ impl Spawner {
             ops: CString::default(),
             iac: CString::default(),
             live: HashMap::new(),
-            slots: Slots::new(WORKERS_MAX),
+            slots: Slots::new(WORKERS_MAX, second),
             settling: HashMap::new(),
             bounds: Bounds { memory: u64::MAX, processes: u64::MAX },
-            reports: VecDeque::from([ready]),
+            reports: VecDeque::new(),
         })
     }
 
@@ -130,8 +166,13 @@ impl Spawner {
             if !self.reports.is_empty() {
                 interest |= PollFlags::POLLOUT;
             }
-            let mut watched =
-                [PollFd::new(self.supervisor.as_fd(), interest), PollFd::new(self.children.as_fd(), PollFlags::POLLIN)];
+            let mut watched = vec![
+                PollFd::new(self.supervisor.as_fd(), interest),
+                PollFd::new(self.children.as_fd(), PollFlags::POLLIN),
+            ];
+            let told: Vec<_> = self.live.iter().filter_map(|(pid, w)| Some((*pid, w.told.as_ref()?))).collect();
+            watched.extend(told.iter().map(|(_, told)| PollFd::new(told.listener.as_fd(), PollFlags::POLLIN)));
+            let told: Vec<_> = told.into_iter().map(|(pid, _)| pid).collect();
             // rounded up: one round too early would spin
             let due = self.settling.values().map(|s| s.until).min();
             let timeout = due.map_or(PollTimeout::NONE, |due| {
@@ -143,6 +184,10 @@ impl Spawner {
                 other => drop(other?),
             }
             let reap = watched[1].any().unwrap_or(true);
+            let flags: Vec<_> = watched[2..].iter().map(|w| w.revents().unwrap_or(PollFlags::empty())).collect();
+            for (pid, flags) in told.into_iter().zip(flags) {
+                self.tell(pid, flags);
+            }
             if reap {
                 while let Ok(Some(_)) = self.children.read_signal() {}
                 self.reap();
@@ -156,10 +201,10 @@ impl Spawner {
         }
     }
 
-    /// Takes what has come; `false` at the supervisor's end.
+    /// Takes what has come, or some of it; `false` at the supervisor's end.
     fn receive(&mut self) -> io::Result<bool> {
         let mut buffer = [0; wire::PROGRAM_SIZE];
-        loop {
+        for _ in 0..REQUESTS_A_ROUND {
             let received = match channel::receive(self.supervisor.as_fd(), &mut buffer) {
                 Ok(received) if received.length == 0 => return Ok(false),
                 Ok(received) => received,
@@ -177,16 +222,32 @@ impl Spawner {
                 Some(Request::Bounds { memory_mib, processes }) => {
                     self.bounds = Bounds { memory: u64::from(memory_mib) << 20, processes: processes.into() };
                 }
+                Some(Request::State) => {
+                    if let Some(state) = descriptors.next() {
+                        self.sandboxes.keep_state_in(state.as_fd());
+                    }
+                    self.reports.push_back(Report::Ready(self.sandboxes.mechanisms()));
+                }
+                // one answer is enough for all that asked meanwhile
+                Some(Request::Ask) if self.reports.contains(&Report::Here) => {}
+                Some(Request::Ask) => self.reports.push_back(Report::Here),
+                Some(Request::Signal { signal }) => {
+                    if let Some(process) = descriptors.next() {
+                        self.signal(&PidFd::from_descriptor(process), signal);
+                    }
+                }
                 Some(Request::Kill { pid, signal }) => self.kill(pid, signal),
                 Some(Request::Program { launch: Launch::Job, path }) => {
                     self.iac = path;
                     self.sandboxes.forget_reads();
                 }
+                Some(Request::Tells { refused }) => self.sandboxes.tell(refused),
                 Some(Request::Reads { path }) => self.sandboxes.reads(&path),
                 Some(Request::Program { path, .. }) => self.ops = path,
                 None => return Err(io::ErrorKind::InvalidData.into()),
             }
         }
+        Ok(true)
     }
 
     fn start(
@@ -215,11 +276,23 @@ impl Spawner {
             }
         };
         let job = launch == Launch::Job;
-        let namespaces = self.sandboxes.namespaces(launch, others, writes);
+        let user = match self.sandboxes.user_of(launch) {
+            Ok(user) => user,
+            Err(e) => {
+                self.slots.give_back(slot);
+                return Some(Report::Failed { id, errno: e.raw_os_error().unwrap_or(Errno::EAGAIN as i32) });
+            }
+        };
+        if launch == Launch::Operation {
+            self.sandboxes.renew(&mut self.spawn);
+        }
+        let namespaces = self.sandboxes.namespaces(launch, others, writes, user.as_ref());
         // a job's first process starts its own program once more; an operation asks for connections
         let second = if job { Some(&program) } else { others.first() };
         let inherit: Vec<_> = [socket].into_iter().chain(second).map(|d| d.as_fd()).collect();
-        let started = self.spawn.spawn(&spawn::Plan {
+        let (processes, domain) = (self.bounds.processes, domain.as_ref());
+        let confine = self.sandboxes.of(launch, slot, processes, namespaces.as_deref(), domain, user.as_ref());
+        let plan = spawn::Plan {
             program: spawn::Program::File(program.as_fd()),
             arguments: &arguments,
             environment: &[],
@@ -228,12 +301,16 @@ impl Spawner {
             silent: true,
             own_session: true,
             dies_with_parent: !job,
-            confine: Some(&self.sandboxes.of(launch, slot, namespaces.as_deref(), domain.as_ref())),
+            confine: Some(&confine),
             handover: None,
-        });
+        };
+        let (started, told) = match self.sandboxes.telling(launch) {
+            None => (self.spawn.spawn(&plan), None),
+            Some(filter) => start_telling(&mut self.spawn, &plan, &Confinement { filter: Some(filter), ..confine }),
+        };
         match started {
             Ok(pid) => {
-                self.live.insert(pid, Worker { id, launch, slot });
+                self.live.insert(pid, Worker { id, launch, slot, told });
                 // it waits for its first word meanwhile
                 let asks = self.sandboxes.scopes().filter(|_| job).map(|s| s.ask(&mut self.spawn, pid, self.bounds));
                 if let Some(Ok(asks)) = asks {
@@ -249,6 +326,24 @@ impl Spawner {
         }
     }
 
+    /// A worker asks about what its filter refuses: it stays refused, and is told of.
+    fn tell(&mut self, pid: i32, flags: PollFlags) {
+        let Some(worker) = self.live.get_mut(&pid) else { return };
+        let Some(told) = &mut worker.told else { return };
+        if flags.contains(PollFlags::POLLIN) {
+            // whoever made it may be gone again
+            if let Ok(call) = told.listener.receive()
+                && let Some(what) = told.refusals.answer(&told.listener, &call)
+            {
+                let kind = if worker.launch == Launch::Operation { "an operation" } else { "a resolver" };
+                crate::say!("runner spawner: the worker {pid} of {kind} was {what}");
+            }
+        } else if !flags.is_empty() {
+            // nobody is left who could ask
+            worker.told = None;
+        }
+    }
+
     /// A signal to a session. For an operation its leader's group suffices: the leader's end has the rest killed (`reap`).
     fn kill(&self, pid: i32, signal: i32) {
         let known = self.live.get(&pid);
@@ -261,6 +356,14 @@ impl Spawner {
             let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
         } else {
             let _ = sessions::signal(pid, signal);
+        }
+    }
+
+    /// A signal to one process of a job, also of one that an earlier spawner started: those of other users are nobody's business here.
+    fn signal(&self, process: &PidFd, signal: i32) {
+        let Some(pid) = process.pid() else { return };
+        if !self.is_ours(pid) && sandboxes::is_a_jobs(pid) {
+            let _ = process.signal(signal);
         }
     }
 
@@ -316,7 +419,7 @@ impl Spawner {
             if mortal && !contained && self.has_orphans() {
                 sessions::kill(pid.as_raw());
             }
-            if let Some(Worker { id, launch, slot }) = worker {
+            if let Some(Worker { id, launch, slot, .. }) = worker {
                 self.slots.give_back(slot);
                 self.reports.push_back(match (code, signal) {
                     // the first process of a pid namespace is ended by no signal but SIGKILL: its handlers exit so instead. And the first

@@ -42,6 +42,15 @@ pub enum Request {
         /// How many of a job's are written, after the working directory, before those that are read.
         writes: u8,
     },
+    /// The first one: with it comes the state directory, or the nearest folder to it that is there. [`Report::Ready`] answers it.
+    State,
+    /// [`Report::Here`] answers it.
+    Ask,
+    /// Send a signal to one process, which comes as a pidfd: one of a job.
+    Signal {
+        /// The signal.
+        signal: i32,
+    },
     /// Send a signal to a session.
     Kill {
         /// Its leader.
@@ -56,12 +65,17 @@ pub enum Request {
         /// Its absolute path.
         path: CString,
     },
-    /// What a job may have, where it has a control group of its own.
+    /// What a job may have: memory where it has a control group of its own, processes where they can be counted.
     Bounds {
         /// Memory, MiB.
         memory_mib: u32,
         /// Processes and threads.
         processes: u32,
+    },
+    /// Whether it tells what the filters of operations' workers and resolvers refuse.
+    Tells {
+        /// Whether it does.
+        refused: bool,
     },
     /// What every job reads, besides what is the same for all machines; forgotten with the next [`Request::Program`] for jobs.
     Reads {
@@ -98,6 +112,10 @@ pub struct Mechanisms {
     pub job_cgroup: bool,
     /// Jobs: their processes are counted by themselves.
     pub job_processes_bounded: bool,
+    /// Jobs: a user each, to whom the folders that are a job's are shown as its own.
+    pub job_own_user: bool,
+    /// The runner is root: jobs are, too, though without its rights, where they have no user of their own.
+    pub root: bool,
     /// Why jobs have no root of their own.
     pub job_refused: Option<Refused>,
 }
@@ -119,8 +137,10 @@ const REFUSED_AT: [usize; 2] = [16, 52];
 /// From the spawner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Report {
-    /// The first one: what it confines workers with.
+    /// The answer to [`Request::State`]: what it confines workers with.
     Ready(Mechanisms),
+    /// The answer to [`Request::Ask`].
+    Here,
     /// It has executed its program.
     Started {
         /// Of the request.
@@ -149,6 +169,15 @@ pub enum Report {
         /// The signal.
         signal: i32,
     },
+}
+
+// === impl Mechanisms ===
+
+impl Mechanisms {
+    /// Whether jobs are root, though without its rights: of a root runner, where they have no root of their own.
+    pub const fn jobs_are_root(&self) -> bool {
+        self.root && !self.job_root
+    }
 }
 
 // === impl Launch ===
@@ -194,6 +223,12 @@ impl Request {
                 out[3] = *writes;
                 out[8..16].copy_from_slice(&id.to_le_bytes());
             }
+            Self::State => out[0] = b'F',
+            Self::Ask => out[0] = b'A',
+            Self::Signal { signal } => {
+                out[0] = b'G';
+                out[4..8].copy_from_slice(&signal.to_le_bytes());
+            }
             Self::Kill { pid, signal } => {
                 out[0] = b'K';
                 out[4..8].copy_from_slice(&signal.to_le_bytes());
@@ -208,6 +243,7 @@ impl Request {
                 out[4..8].copy_from_slice(&memory_mib.to_le_bytes());
                 out[8..12].copy_from_slice(&processes.to_le_bytes());
             }
+            Self::Tells { refused } => (out[0], out[1]) = (b'T', u8::from(*refused)),
             Self::Reads { path } => {
                 out[0] = b'D';
                 with_path(&mut out, path);
@@ -225,11 +261,15 @@ impl Request {
                 domain: head[2] != 0,
                 writes: head[3],
             }),
+            (b'F', 0) => Some(Self::State),
+            (b'A', 0) => Some(Self::Ask),
+            (b'G', 0) => Some(Self::Signal { signal: int(head, 4)? }),
             (b'K', 0) => Some(Self::Kill { pid: int(head, 8)?, signal: int(head, 4)? }),
             (b'B', 0) => Some(Self::Bounds {
                 memory_mib: int(head, 4)?.cast_unsigned(),
                 processes: int(head, 8)?.cast_unsigned(),
             }),
+            (b'T', 0) => Some(Self::Tells { refused: head[1] != 0 }),
             (b'P', PATH_SIZE) => Some(Self::Program {
                 launch: Launch::from_byte(head[1])?,
                 path: CStr::from_bytes_until_nul(rest).ok()?.to_owned(),
@@ -288,6 +328,8 @@ impl Report {
                     m.job_network,
                     m.job_processes_bounded,
                     m.job_cgroup,
+                    m.job_own_user,
+                    m.root,
                 ];
                 let bits = flags.iter().rev().fold(0_u16, |bits, flag| bits << 1 | u16::from(*flag));
                 [out[1], out[4]] = bits.to_le_bytes();
@@ -301,6 +343,7 @@ impl Report {
                 }
                 return out;
             }
+            Self::Here => (b'H', 0, 0),
             Self::Started { id, pid } => (b'S', id, pid),
             Self::Failed { id, errno } => (b'F', id, errno),
             Self::Exited { id, code } => (b'E', id, code),
@@ -336,11 +379,14 @@ impl Report {
                     job_network: flag(6),
                     job_processes_bounded: flag(7),
                     job_cgroup: flag(8),
+                    job_own_user: flag(9),
+                    root: flag(10),
                     landlock: message[2],
                     refused: refused(0),
                     job_refused: refused(1),
                 })
             }
+            b'H' => Self::Here,
             b'S' => Self::Started { id, pid: value },
             b'F' => Self::Failed { id, errno: value },
             b'E' => Self::Exited { id, code: value },
@@ -362,9 +408,14 @@ mod tests {
     fn every_message_comes_back_and_nothing_else_is_one() {
         let requests = [
             Request::Start { id: u64::MAX, launch: Launch::Job, domain: true, writes: 2 },
+            Request::State,
+            Request::Ask,
+            Request::Signal { signal: 2 },
             Request::Kill { pid: 7, signal: 9 },
             Request::program(Launch::Operation, Path::new("/usr/lib/runner/ops")).expect("a path"),
             Request::Bounds { memory_mib: u32::MAX, processes: 7 },
+            Request::Tells { refused: true },
+            Request::Tells { refused: false },
             Request::reads(Path::new("/srv/mirror")).expect("a path"),
         ];
         for request in requests {
@@ -384,7 +435,10 @@ mod tests {
             Report::Ready(Mechanisms { job_asks: true, job_network: true, ..Mechanisms::default() }),
             Report::Ready(Mechanisms { job_processes_bounded: true, ..Mechanisms::default() }),
             Report::Ready(Mechanisms { job_cgroup: true, refused, ..Mechanisms::default() }),
+            Report::Ready(Mechanisms { job_own_user: true, ..Mechanisms::default() }),
+            Report::Ready(Mechanisms { root: true, ..Mechanisms::default() }),
             Report::Ready(Mechanisms { job_refused: Some(Refused::new("clone", 28)), ..Mechanisms::default() }),
+            Report::Here,
             Report::Started { id: 1, pid: 2 },
             Report::Failed { id: 1, errno: 2 },
             Report::Exited { id: 1, code: -1 },

@@ -1,7 +1,8 @@
 //! How long to wait before the next attempt: full jitter, growing, with one ceiling in the first two minutes of a cut and another after.
 //! Counted from the attempt's start, so that a slow failure does not add to the wait.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// How long a cut counts as a short one.
 pub const EARLY: Duration = Duration::from_secs(120);
@@ -64,10 +65,7 @@ impl Backoff {
     }
 }
 
-/// A random number in 0.0 ..= 1.0; the middle where the system has no randomness to give.
-pub fn random() -> f64 {
-    getrandom::u32().map_or(0.5, |n| f64::from(n) / f64::from(u32::MAX))
-}
+pub use shared_proto::chance::random;
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,9 @@
 //! The way to the control plane: TCP, directly or through a proxy, then TLS; all of it within one deadline. Used for the tunnel and for the
 //! execution service alike.
 
+use super::leaf::Leaves;
 use super::{Settings, tls};
+use crate::clock::since_boot;
 use crate::net::proxy::Proxy;
 use crate::net::tcp;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -9,8 +11,10 @@ use shared_proto::bounds::CONNECT_DEADLINE;
 use shared_proto::credentials::Endpoint;
 use shared_proto::failure::{Code, Failure};
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
@@ -26,9 +30,11 @@ const KEEPALIVE_COUNT: u32 = 3;
 pub struct Dialer {
     settings: watch::Receiver<Arc<Settings>>,
     clock: PeerClock,
+    leaves: Leaves,
 }
 
-/// How far the control plane's clock is from ours, once a session has told it: for judging certificate dates.
+/// The control plane's clock, once a session has told it: for judging certificate dates. Kept as what it said at zero of the time since boot,
+/// so that a step of this machine's own clock does not move it.
 #[derive(Debug, Clone)]
 pub struct PeerClock(Arc<AtomicI64>);
 
@@ -41,9 +47,38 @@ pub struct Connected {
     pub verdict: tls::Verdict,
 }
 
+/// A way to the other end. The runner's own is [`Dialer`]; a simulation has another one.
+pub trait Dial: Send + Sync + 'static {
+    /// What is read from and written to.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    /// Connects, within a time of its own.
+    fn dial(
+        &self,
+        endpoint: &Endpoint,
+        alpn: &'static [u8],
+    ) -> impl Future<Output = Result<Dialled<Self::Stream>, Failure>> + Send;
+}
+
+/// Why the other end refused a connection after its handshake, once it has.
+pub type Refusal = Arc<dyn Fn() -> Option<Failure> + Send + Sync>;
+
+/// A connection, however it came about.
+pub struct Dialled<S> {
+    /// After its handshake.
+    pub stream: S,
+    /// This machine's own address of it, where it has one.
+    pub local: Option<IpAddr>,
+    /// Ask it when the stream failed.
+    pub refusal: Refusal,
+}
+
 // === impl PeerClock ===
 
 const UNKNOWN: i64 = i64::MIN;
+
+fn boot_ms() -> i64 {
+    i64::try_from(since_boot().as_millis()).unwrap_or(i64::MAX)
+}
 
 impl Default for PeerClock {
     fn default() -> Self {
@@ -54,13 +89,13 @@ impl Default for PeerClock {
 impl PeerClock {
     /// The control plane has just said its time, Unix milliseconds.
     pub fn told(&self, ms: i64) {
-        self.0.store(ms.saturating_sub(shared_proto::now_ms()), Ordering::Relaxed);
+        self.0.store(ms.saturating_sub(boot_ms()), Ordering::Relaxed);
     }
     /// Its time now, if it is known.
     pub fn now_ms(&self) -> Option<i64> {
         match self.0.load(Ordering::Relaxed) {
             UNKNOWN => None,
-            offset => Some(shared_proto::now_ms().saturating_add(offset)),
+            at_boot => Some(boot_ms().saturating_add(at_boot)),
         }
     }
 }
@@ -72,8 +107,8 @@ const STEPS: [&str; 4] = ["resolving the name", "connecting", "the proxy's answe
 
 impl Dialer {
     /// A dialer for these settings.
-    pub fn new(settings: watch::Receiver<Arc<Settings>>, clock: PeerClock) -> Self {
-        Self { settings, clock }
+    pub fn new(settings: watch::Receiver<Arc<Settings>>, clock: PeerClock, leaves: Leaves) -> Self {
+        Self { settings, clock, leaves }
     }
 
     /// Connects, passes the proxy and shakes hands, all within [`CONNECT_DEADLINE`].
@@ -126,7 +161,18 @@ impl Dialer {
         };
         watch_over(&stream).map_err(|e| Code::DialFailed.on(format!("{}: {e}", endpoint.authority())))?;
         step.store(3, Ordering::Relaxed);
-        tls::handshake(stream, endpoint, &settings.credentials, alpn, self.clock.clone()).await
+        let leaf = self.leaves.current(&settings.credentials);
+        tls::handshake(stream, endpoint, &settings.credentials, &leaf, alpn, self.clock.clone()).await
+    }
+}
+
+impl Dial for Dialer {
+    type Stream = tls::Stream;
+
+    async fn dial(&self, endpoint: &Endpoint, alpn: &'static [u8]) -> Result<Dialled<tls::Stream>, Failure> {
+        let Connected { stream, verdict } = self.connect(endpoint, alpn).await?;
+        let local = stream.tcp().local_addr().ok().map(|a| a.ip());
+        Ok(Dialled { stream, local, refusal: Arc::new(move || verdict.told()) })
     }
 }
 

@@ -1,18 +1,24 @@
 //! Keeps a session: attempts, waits, and says what happened.
 
 use super::backoff::{self, Backoff, Limits};
-use super::dial::{Dialer, PeerClock};
+use super::dial::{Dial, PeerClock};
+use super::leaf::Leaves;
 use super::netwatch::{self, NetWatch};
+use super::renewal::Renewal;
 use super::session::{Conversation, Ended};
+use super::succession::Succession;
 use super::{Settings, serve};
+use crate::clock::{Suspension, since_boot};
 use crate::operations::Operations;
 use serde::{Deserialize, Serialize};
 use shared_proto::failure::{Code, Failure};
+use shared_proto::secret::Secret;
 use shared_proto::{TUNNEL_ALPN, v1};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Attempts that a change of the network brings about are this far apart at least: an interface that comes up says a dozen things.
@@ -36,6 +42,9 @@ pub struct TunnelStatus {
     pub since_ms: i64,
     /// When the control plane last answered a ping, Unix milliseconds.
     pub answered_ms: i64,
+    /// The same by the time since boot, which nobody sets.
+    #[serde(skip)]
+    pub answered: Duration,
     /// The last round trip, milliseconds.
     pub round_trip_ms: f64,
     /// Attempts since the start.
@@ -58,13 +67,15 @@ pub struct LastFailure {
 }
 
 /// What the tunnel is kept with.
-pub struct Parts {
+pub struct Parts<D> {
     /// Configuration and credentials.
     pub settings: watch::Receiver<Arc<Settings>>,
     /// Dials.
-    pub dialer: Dialer,
+    pub dialer: D,
     /// The control plane's clock.
     pub clock: PeerClock,
+    /// The certificates.
+    pub leaves: Leaves,
     /// Serves operations.
     pub operations: Operations,
     /// This instance's id.
@@ -75,8 +86,16 @@ pub struct Parts {
     pub about: About,
     /// Where the tunnel says how it is.
     pub status: watch::Sender<TunnelStatus>,
+    /// Whether nothing new is taken.
+    pub draining: watch::Receiver<bool>,
     /// Cancelled when the runner leaves.
     pub drain: CancellationToken,
+    /// Whoever is to have the session's place.
+    pub succession: Succession,
+    /// Cancelled when what is in flight as the runner leaves has had its grace already.
+    pub hurry: CancellationToken,
+    /// What is shown until a session is welcome, where this process takes another one's place.
+    pub token: Option<Secret>,
 }
 
 /// What the runner says of itself.
@@ -101,10 +120,12 @@ impl TunnelStatus {
         self.control_plane.clone_from(&welcome.version);
         self.since_ms = shared_proto::now_ms();
         self.answered_ms = self.since_ms;
+        self.answered = since_boot();
         self.last_failure = None;
     }
     pub(super) fn answered(&mut self, round_trip: Duration) {
         self.answered_ms = shared_proto::now_ms();
+        self.answered = since_boot();
         self.round_trip_ms = round_trip.as_secs_f64() * 1000.0;
     }
     fn waits(&mut self, failure: Option<&Failure>) {
@@ -123,9 +144,10 @@ impl TunnelStatus {
 }
 
 /// Keeps a session until the runner leaves.
-pub async fn run(parts: Parts) {
+pub async fn run<D: Dial>(mut parts: Parts<D>) {
     let mut settings = parts.settings.clone();
     let mut network = NetWatch::new();
+    let mut suspension = Suspension::default();
     let mut backoff = Backoff::new(limits(&settings.borrow()));
     while !parts.drain.is_cancelled() {
         let now = settings.borrow_and_update().clone();
@@ -136,28 +158,41 @@ pub async fn run(parts: Parts) {
         let lasted = welcomed.is_some_and(|since| since.elapsed() >= now.config.tunnel.lasted);
         let retry_after = match &ended {
             Ended::Refused(_, after) | Ended::Left(_, after) => *after,
-            Ended::Failed(_) | Ended::Drained => None,
+            Ended::Failed(_) | Ended::Drained | Ended::Woke(_) => None,
         };
         report(&ended, welcomed.is_some());
         let failure = match &ended {
             Ended::Failed(f) | Ended::Refused(f, _) => Some(f),
-            Ended::Left(..) | Ended::Drained => None,
+            Ended::Left(..) | Ended::Drained | Ended::Woke(_) => None,
         };
         parts.status.send_modify(|s| s.waits(failure));
         if matches!(ended, Ended::Drained) {
             break;
         }
-        if lasted {
+        if lasted || matches!(ended, Ended::Woke(_)) {
             backoff.reset();
+        }
+        if welcomed.is_some() {
+            // what was during a session was its own matter
+            suspension = Suspension::default();
+            // it was good once
+            parts.token = None;
+        }
+        if matches!(ended, Ended::Woke(_)) {
+            continue;
         }
         // the cut begins where a session ended, not where it had begun
         let from = if lasted { Instant::now() } else { started };
         let next = backoff.after(from, Instant::now(), backoff::random(), retry_after);
         tokio::select! {
-            () = tokio::time::sleep_until(next.into()) => {}
+            () = tokio::time::sleep_until(next) => {}
+            away = suspension.woke(), if retry_after.is_none() => {
+                tracing::info!(suspended_s = away.as_secs(), "this machine was suspended, trying at once");
+                backoff.reset();
+            }
             () = network.changed(), if retry_after.is_none() => {
                 tracing::info!("the network changed, trying at once");
-                tokio::time::sleep_until((started + NETWORK_SPACING).into()).await;
+                tokio::time::sleep_until(started + NETWORK_SPACING).await;
             }
             Ok(()) = settings.changed() => {}
             () = parts.drain.cancelled() => {}
@@ -167,19 +202,20 @@ pub async fn run(parts: Parts) {
 }
 
 /// One attempt, and the session if it comes to one.
-async fn attempt(parts: &Parts, settings: &Settings, network: &mut NetWatch) -> (Option<Instant>, Ended) {
+async fn attempt<D: Dial>(parts: &Parts<D>, settings: &Settings, network: &mut NetWatch) -> (Option<Instant>, Ended) {
     let endpoint = &settings.credentials.tunnel;
     parts.status.send_modify(|s| {
         s.state = "connecting".to_owned();
         s.endpoint = endpoint.authority();
         s.attempts += 1;
     });
-    if let Err(failure) = settings.credentials.facts.check_dates(shared_proto::now_ms(), parts.clock.now_ms()) {
+    let leaf = parts.leaves.current(&settings.credentials);
+    if let Err(failure) = leaf.facts.check_dates(shared_proto::now_ms(), parts.clock.now_ms()) {
         // said before the other end's alert says it; tried all the same: our clock may be the one that is wrong
         tracing::warn!(code = %failure.code, detail = failure.message, "certificate dates");
     }
     let connected = tokio::select! {
-        connected = parts.dialer.connect(endpoint, TUNNEL_ALPN) => connected,
+        connected = parts.dialer.dial(endpoint, TUNNEL_ALPN) => connected,
         () = parts.drain.cancelled() => return (None, Ended::Drained),
     };
     let connected = match connected {
@@ -188,7 +224,7 @@ async fn attempt(parts: &Parts, settings: &Settings, network: &mut NetWatch) -> 
     };
     let config = &settings.config;
     let operations = parts.operations.session(config.budget, config.max_operations);
-    let local = connected.stream.tcp().local_addr().ok().map(|a| a.ip());
+    let local = connected.local;
     let probe = Arc::new(Notify::new());
     let (welcomed, mut was_welcomed) = oneshot::channel();
     let conversation = Conversation {
@@ -196,9 +232,13 @@ async fn attempt(parts: &Parts, settings: &Settings, network: &mut NetWatch) -> 
         clock: parts.clock.clone(),
         operations: operations.clone(),
         status: parts.status.clone(),
+        draining: parts.draining.clone(),
         drain: parts.drain.clone(),
-        grace: config.tunnel.drain_grace,
+        grace: config.drain_grace(),
         probe: probe.clone(),
+        renewal: Renewal { leaves: parts.leaves.clone(), settings: parts.settings.clone(), clock: parts.clock.clone() },
+        succession: parts.succession.clone(),
+        hurry: parts.hurry.clone(),
         welcomed,
     };
     let over = operations.clone();
@@ -213,6 +253,9 @@ async fn attempt(parts: &Parts, settings: &Settings, network: &mut NetWatch) -> 
         ),
     };
     over.over();
+    if let Ended::Refused(why, _) = &ended {
+        parts.leaves.refused(&leaf, &settings.credentials, why);
+    }
     if matches!(ended, Ended::Drained) {
         // the process ends next: what was cut says so before
         let _ = tokio::time::timeout(LAST_WORDS, over.idle()).await;
@@ -232,7 +275,7 @@ async fn moved(network: &mut NetWatch, local: Option<IpAddr>, probe: &Notify) ->
     }
 }
 
-fn hello(parts: &Parts, settings: &Settings) -> v1::Hello {
+fn hello<D>(parts: &Parts<D>, settings: &Settings) -> v1::Hello {
     let (config, credentials) = (&settings.config, &settings.credentials);
     v1::Hello {
         protocol: shared_proto::PROTOCOL,
@@ -254,6 +297,8 @@ fn hello(parts: &Parts, settings: &Settings) -> v1::Hello {
         hostname: parts.about.hostname.clone(),
         engines: parts.about.engines.clone(),
         incarnation: parts.incarnation.to_string(),
+        draining: *parts.draining.borrow(),
+        hand_over_token: parts.token.iter().flat_map(|token| token.expose().bytes()).collect(),
     }
 }
 
@@ -267,6 +312,9 @@ fn report(ended: &Ended, was_open: bool) {
         }
         (Ended::Left(reason, after), _) => {
             tracing::info!(reason, retry_after_ms = after.map_or(0, |d| d.as_millis() as u64), "session ended");
+        }
+        (Ended::Woke(away), _) => {
+            tracing::info!(reason = "this machine was suspended", suspended_s = away.as_secs(), "session ended");
         }
         (Ended::Drained, true) => tracing::info!(reason = "the runner is stopping", "session ended"),
         (Ended::Drained, false) => {}

@@ -10,9 +10,12 @@
 pub mod backoff;
 pub mod dial;
 mod keeper;
+pub mod leaf;
 pub mod netwatch;
+mod renewal;
 mod serve;
 mod session;
+pub mod succession;
 pub mod tls;
 
 pub use keeper::{About, LastFailure, Parts, TunnelStatus, run};

@@ -1,6 +1,6 @@
 //! One connection: an HTTP/2 server, though we dialled it. Session first, operations after; nothing else is answered.
 
-use super::dial::Connected;
+use super::dial::Dialled;
 use super::session::{Conversation, Ended, SessionService};
 use crate::operations::SessionOperations;
 use http::{Request, Response};
@@ -15,6 +15,7 @@ use std::error::Error as StdError;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::Service;
@@ -62,15 +63,18 @@ impl hyper::service::Service<Request<Incoming>> for Routes {
 }
 
 /// Serves until the connection or the session is over.
-pub(super) async fn serve(
-    connected: Connected,
+pub(super) async fn serve<S>(
+    connected: Dialled<S>,
     conversation: Conversation,
     operations: SessionOperations,
     budget: u64,
     max_operations: u32,
     drain: CancellationToken,
-) -> Ended {
-    let Connected { stream, verdict } = connected;
+) -> Ended
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Dialled { stream, refusal, .. } = connected;
     let over = operations.clone();
     let (session, opened) = SessionService::new();
     let routes =
@@ -104,7 +108,7 @@ pub(super) async fn serve(
                 };
                 // the session may know better why, and does so at once
                 let said = tokio::time::timeout(Duration::from_millis(100), &mut conversation.0).await;
-                return match (verdict.told(), said) {
+                return match (refusal(), said) {
                     (Some(refused), _) => Ended::Refused(refused, None),
                     (None, Ok(Ok(Ended::Failed(f)))) if f.code == Code::ConnectionLost => Ended::Failed(lost(why)),
                     (None, Ok(Ok(ended))) => ended,

@@ -2,14 +2,18 @@
 
 use super::dial::PeerClock;
 use super::keeper::TunnelStatus;
+use super::renewal::Renewal;
+use super::succession::{Saying, Succession};
+use crate::clock::Suspension;
 use crate::operations::SessionOperations;
 use shared_proto::bounds::{CONNECT_DEADLINE, PEER_DEAD, PING_INTERVAL};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::{self, control_message as control, runner_message as runner, session_server};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -50,6 +54,8 @@ pub(super) enum Ended {
     Left(String, Option<Duration>),
     /// We left.
     Drained,
+    /// This machine was suspended for longer than the control plane waits for anybody.
+    Woke(Duration),
 }
 
 /// What a conversation needs.
@@ -58,10 +64,18 @@ pub(super) struct Conversation {
     pub(super) clock: PeerClock,
     pub(super) operations: SessionOperations,
     pub(super) status: watch::Sender<TunnelStatus>,
+    /// Whether nothing new is taken, of which the Hello says what was seen last.
+    pub(super) draining: watch::Receiver<bool>,
     pub(super) drain: CancellationToken,
     pub(super) grace: Duration,
     /// The network changed: is the other end still there?
     pub(super) probe: Arc<Notify>,
+    /// Renews the certificate meanwhile.
+    pub(super) renewal: Renewal,
+    /// Whoever is to have this one's place.
+    pub(super) succession: Succession,
+    /// Cancelled when what is in flight as we leave has had its grace already.
+    pub(super) hurry: CancellationToken,
     /// Told when it is welcome.
     pub(super) welcomed: oneshot::Sender<Instant>,
 }
@@ -98,6 +112,7 @@ impl session_server::Session for SessionService {
 impl Conversation {
     /// Talks until it is over.
     pub(super) async fn run(self, mut opened: mpsc::Receiver<Opened>) -> Ended {
+        let suspension = Suspension::default();
         let opened = match tokio::time::timeout(WELCOME_DEADLINE, opened.recv()).await {
             Ok(Some(opened)) => opened,
             Ok(None) => {
@@ -126,7 +141,7 @@ impl Conversation {
             }
         };
         match first {
-            Some(control::Kind::Welcome(welcome)) => self.talk(welcome, incoming, outgoing).await,
+            Some(control::Kind::Welcome(welcome)) => self.talk(welcome, incoming, outgoing, suspension).await,
             Some(control::Kind::Refusal(refusal)) => {
                 if refusal.control_plane_time_ms > 0 {
                     self.clock.told(refusal.control_plane_time_ms);
@@ -145,6 +160,7 @@ impl Conversation {
         welcome: v1::Welcome,
         mut incoming: Streaming<v1::ControlMessage>,
         outgoing: mpsc::Sender<Result<v1::RunnerMessage, Status>>,
+        mut suspension: Suspension,
     ) -> Ended {
         self.clock.told(welcome.control_plane_time_ms);
         let interval = match welcome.ping_interval_ms {
@@ -166,10 +182,26 @@ impl Conversation {
         let mut probed: Option<Instant> = None;
         let mut nonce = 0_u64;
         let mut left: Option<(String, Option<Duration>)> = None;
-        let drained = drained(&self.drain, &self.operations, self.grace);
+        let drained = drained(&self.drain, &self.operations, self.grace, &self.hurry);
         tokio::pin!(drained);
         let mut deregistered = false;
+        let (answers, answered) = mpsc::channel(1);
+        let renewing = self.renewal.keep(outgoing.clone(), answered);
+        tokio::pin!(renewing);
+        let mut draining = self.draining.clone();
+        let mut told = self.hello.draining;
+        let mut saying = self.succession.follow();
+        // an announcement was for the session that made it
+        let mut said = *saying.borrow_and_update();
         loop {
+            let now = *draining.borrow_and_update();
+            if now != told && send(runner::Kind::Draining(v1::Draining { draining: now })) {
+                told = now;
+            }
+            let now = *saying.borrow_and_update();
+            if now != said && send(now.message()) {
+                said = now;
+            }
             tokio::select! {
                 message = incoming.message() => {
                     let kind = match (message, &left) {
@@ -207,6 +239,12 @@ impl Conversation {
                                 millis(refusal.retry_after_ms),
                             );
                         }
+                        Some(control::Kind::Renewed(renewed)) => {
+                            // where one waits already nobody has asked for this one
+                            let _ = answers.try_send(renewed);
+                        }
+                        Some(control::Kind::HandOverNoted(_)) => self.succession.noted(),
+                        Some(control::Kind::HandedOver(_)) => self.succession.was_handed_over(),
                         Some(control::Kind::Welcome(_)) | None => {}
                     }
                 }
@@ -225,6 +263,14 @@ impl Conversation {
                         asked = Some((nonce, Instant::now()));
                     }
                 }
+                // while another process is to have the place, the next certificate is that one's to ask for
+                never = &mut renewing, if said == Saying::Nothing => match never {},
+                away = suspension.woke() => {
+                    if away >= PEER_DEAD {
+                        return Ended::Woke(away);
+                    }
+                    self.probe.notify_one();
+                }
                 () = self.probe.notified(), if probed.is_none() => {
                     nonce += 1;
                     send(runner::Kind::Ping(v1::Ping { nonce }));
@@ -235,6 +281,9 @@ impl Conversation {
                         "the network changed, and nothing was heard from the control plane for {PROBE_DEADLINE:?}"
                     )));
                 }
+                // told above; where there was no room for it, with the next message or tick
+                Ok(()) = draining.changed() => {}
+                Ok(()) = saying.changed() => {}
                 () = self.drain.cancelled(), if !deregistered => {
                     deregistered = true;
                     self.operations.close();
@@ -248,15 +297,20 @@ impl Conversation {
 }
 
 /// Resolves once we leave and nothing is in flight any more, or its grace is over.
-async fn drained(drain: &CancellationToken, operations: &SessionOperations, grace: Duration) {
+async fn drained(
+    drain: &CancellationToken,
+    operations: &SessionOperations,
+    grace: Duration,
+    hurry: &CancellationToken,
+) {
     drain.cancelled().await;
-    let _ = tokio::time::timeout(grace, operations.idle()).await;
+    let _ = tokio::time::timeout(grace, hurry.run_until_cancelled(operations.idle())).await;
 }
 
 /// Resolves then; never where there is no such time.
 async fn until(time: Option<Instant>) {
     match time {
-        Some(time) => tokio::time::sleep_until(time.into()).await,
+        Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
 }

@@ -7,7 +7,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::{AlertDescription, CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use shared_proto::credentials::{Credentials, Endpoint};
+use shared_proto::credentials::{Credentials, Endpoint, Leaf};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::identity::CertificateFacts;
 use std::error::Error as StdError;
@@ -30,6 +30,8 @@ pub struct Stream {
 pub struct Verdict {
     told: Arc<OnceLock<Failure>>,
     ours: Arc<CertificateFacts>,
+    /// From when on the other end's own certificate is valid, Unix seconds.
+    theirs_since: Option<i64>,
     clock: PeerClock,
 }
 
@@ -88,15 +90,19 @@ pub(super) async fn handshake(
     stream: TcpStream,
     endpoint: &Endpoint,
     credentials: &Credentials,
+    leaf: &Leaf,
     alpn: &'static [u8],
     clock: PeerClock,
 ) -> Result<Connected, Failure> {
-    let (config, verifier) = configuration(credentials, alpn)?;
+    let (config, verifier) = configuration(credentials, leaf, alpn)?;
     let name = ServerName::try_from(endpoint.host.clone())
         .map_err(|_| Code::ServerUntrusted.on(format!("{:?} is neither a DNS name nor an address", endpoint.host)))?;
-    let verdict = Verdict { told: Arc::default(), ours: Arc::new(credentials.facts.clone()), clock };
+    let ours = Arc::new(leaf.facts.clone());
+    let mut verdict = Verdict { told: Arc::default(), ours, theirs_since: None, clock };
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    match connector.connect(name, stream).await {
+    let result = connector.connect(name, stream).await;
+    verdict.theirs_since = verifier.shown.get().and_then(|c| CertificateFacts::read(c).ok()).map(|f| f.not_before);
+    match result {
         Ok(inner) => {
             if inner.get_ref().1.alpn_protocol() != Some(alpn) {
                 return Err(Code::DialFailed.on(format!(
@@ -122,6 +128,7 @@ pub(super) async fn handshake(
 
 fn configuration(
     credentials: &Credentials,
+    leaf: &Leaf,
     alpn: &'static [u8],
 ) -> Result<(rustls::ClientConfig, Arc<Remembering>), Failure> {
     let unusable = |what: &str, e: &dyn StdError| {
@@ -138,7 +145,7 @@ fn configuration(
         .map_err(|e| unusable("TLS 1.3", &e))?
         .dangerous() // not weaker: it asks rustls' own verifier and returns its verdict
         .with_custom_certificate_verifier(verifier.clone())
-        .with_client_auth_cert(credentials.chain.clone(), credentials.key.clone_key())
+        .with_client_auth_cert(leaf.chain.clone(), leaf.key.clone_key())
         .map_err(|e| unusable("its certificate", &e))?;
     config.alpn_protocols = vec![alpn.to_vec()];
     // every connection proves everything anew: a revoked or renewed certificate must not live on in a ticket
@@ -161,11 +168,12 @@ fn refused(
         | CertificateError::ExpiredContext { .. }
         | CertificateError::NotValidYet
         | CertificateError::NotValidYetContext { .. } => {
+            let made = clock_of(clock, facts.as_ref().map(|f| f.not_before));
             let judged = facts.and_then(|f| f.check_dates(shared_proto::now_ms(), clock.now_ms()).err());
             let judged = judged.unwrap_or_else(|| Code::ServerUntrusted.on(reason.to_string()));
             judged
                 .code
-                .on(format!("{shown}; {}", judged.message))
+                .on(format!("{shown}; {}{made}", judged.message))
                 .next("Check this machine's clock; otherwise renew the control plane's server certificate.")
         }
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
@@ -178,6 +186,18 @@ fn refused(
             Code::ServerUntrusted.on(format!("{shown}, which is not for {}", endpoint.host))
         }
         other => Code::ServerUntrusted.on(format!("{shown}: {other}")),
+    }
+}
+
+/// What is known of the other end's clock where it has not said its time: it makes its certificate anew at each start and each day, valid from
+/// five minutes before.
+fn clock_of(clock: &PeerClock, since: Option<i64>) -> String {
+    match (clock.now_ms(), since) {
+        (None, Some(since)) => {
+            let made = shared_proto::identity::rfc3339(since.saturating_add(300));
+            format!(", the control plane's clock said {made} when it made its own")
+        }
+        _ => String::new(),
     }
 }
 
@@ -228,9 +248,11 @@ impl Verdict {
             AlertDescription::UnknownCA => Code::UnknownCa.on(refused()),
             AlertDescription::CertificateExpired => by_dates().unwrap_or_else(|| {
                 Code::ClockSkew.on(format!(
-                    "{}; by this machine's clock it is valid until {}",
+                    "{}; this machine's clock says {}, the certificate is valid until {}{}",
                     refused(),
-                    shared_proto::identity::rfc3339(self.ours.not_after)
+                    shared_proto::identity::rfc3339(shared_proto::now_ms() / 1000),
+                    shared_proto::identity::rfc3339(self.ours.not_after),
+                    clock_of(&self.clock, self.theirs_since)
                 ))
             }),
             AlertDescription::CertificateRequired => {

@@ -4,14 +4,15 @@
 
 use super::{Exit, Request, Started};
 use crate::config::WorkerPaths;
-use crate::launcher::order;
+use crate::launcher::hand_over::{FORMAT, Kept};
+use crate::launcher::{order, word};
 use crate::spawner::wire::{self, Launch, Report};
 use nix::sys::socket::SockFlag;
 use runner_sandbox::channel;
 use shared_proto::failure::{Code, Failure};
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
@@ -26,6 +27,8 @@ pub struct Ends {
     pub spawner: OwnedFd,
     /// To the launcher: a new end to a new spawner comes here; its end means that the launcher is gone.
     pub launcher: OwnedFd,
+    /// The state directory, or the nearest folder to it that is there.
+    pub state: OwnedFd,
 }
 
 /// What the launcher orders.
@@ -37,18 +40,31 @@ pub enum Order {
     Now,
     /// Read configuration and credentials again.
     Reload,
+    /// A successor is in charge.
+    Given,
+    /// There is no successor.
+    Kept(Kept),
 }
 
 /// How long the spawner may take to try what it can do.
 const READY_WITHIN: Duration = Duration::from_secs(10);
+/// How long what must be sent waits where the system refuses to pass descriptors on.
+const PAUSE: Duration = Duration::from_millis(100);
+const TOO_MANY_UNDER_WAY: &str =
+    "processes of the runner's user have more descriptors under way to each other than the system allows one user";
 /// Orders that wait at once; each is acted on at once.
 const ORDERS: usize = 16;
 
 struct Link {
     spawner: Option<AsyncFd<OwnedFd>>,
+    launcher: OwnedFd,
+    /// As in [`Ends`].
+    state: OwnedFd,
     paths: WorkerPaths,
     next: u64,
     outgoing: VecDeque<Outgoing>,
+    /// Nothing is sent before.
+    pause: Option<tokio::time::Instant>,
     starting: HashMap<u64, Starting>,
     live: HashMap<u64, oneshot::Sender<Exit>>,
 }
@@ -69,22 +85,28 @@ pub(super) fn start(
     paths: WorkerPaths,
     requests: mpsc::Receiver<Request>,
 ) -> io::Result<mpsc::Receiver<Order>> {
+    let to_launcher = ends.launcher.try_clone()?;
     let launcher = crate::descriptor::watch(ends.launcher)?;
     let (tell, orders) = mpsc::channel(ORDERS);
     let mut link = Link {
         spawner: None,
+        launcher: to_launcher,
+        state: ends.state,
         paths,
         next: 1,
         outgoing: VecDeque::new(),
+        pause: None,
         starting: HashMap::new(),
         live: HashMap::new(),
     };
-    link.replace(ends.spawner)?;
+    link.attach(ends.spawner)?;
     tokio::spawn(link.run(launcher, requests, tell));
     Ok(orders)
 }
 
-pub(super) fn first_word(spawner: &OwnedFd) -> io::Result<wire::Mechanisms> {
+pub(super) fn first_word(ends: &Ends) -> io::Result<wire::Mechanisms> {
+    let spawner = &ends.spawner;
+    channel::send(spawner.as_fd(), &wire::Request::State.encode(), &[ends.state.as_fd()])?;
     use nix::poll::{PollFd, PollFlags, poll};
     let end = Instant::now() + READY_WITHIN;
     loop {
@@ -115,7 +137,7 @@ impl Link {
         let mut launcher_lives = true;
         loop {
             // what was just asked goes out at once; what does not fit waits below for room
-            if !self.outgoing.is_empty() && self.exchange().is_err() {
+            if !self.outgoing.is_empty() && self.pause.is_none() && self.exchange().is_err() {
                 self.lost();
             }
             if !launcher_lives && self.spawner.is_none() {
@@ -133,13 +155,15 @@ impl Link {
                             tracing::error!(error = %e, "the new spawner's socket is unusable");
                         }
                     }
+                    Ok(FromLauncher::Ask) => self.ask(),
                     Ok(FromLauncher::Order(order)) => drop(orders.try_send(order)),
                     Err(_) => {
                         launcher_lives = false;
                         let _ = orders.send(Order::Now).await;
                     }
                 },
-                ready = ready(self.spawner.as_ref(), !self.outgoing.is_empty()), if self.spawner.is_some() => {
+                () = until(self.pause), if self.pause.is_some() => self.pause = None,
+                ready = ready(self.spawner.as_ref(), !self.outgoing.is_empty() && self.pause.is_none()), if self.spawner.is_some() => {
                     if ready.is_err() || self.exchange().is_err() {
                         self.lost();
                     }
@@ -151,6 +175,12 @@ impl Link {
     /// A new spawner: it knows nothing yet.
     fn replace(&mut self, end: OwnedFd) -> io::Result<()> {
         self.lost();
+        let state = self.state.try_clone()?;
+        self.outgoing.push_back(Outgoing { request: wire::Request::State, descriptors: vec![state] });
+        self.attach(end)
+    }
+
+    fn attach(&mut self, end: OwnedFd) -> io::Result<()> {
         self.spawner = Some(crate::descriptor::watch(end)?);
         self.programs();
         Ok(())
@@ -165,10 +195,26 @@ impl Link {
         }
         let bounds =
             wire::Request::Bounds { memory_mib: self.paths.job_memory_mib, processes: self.paths.job_processes };
-        self.outgoing.push_back(Outgoing { request: bounds, descriptors: Vec::new() });
+        let tells = wire::Request::Tells { refused: self.paths.tells_refused };
+        for request in [bounds, tells] {
+            self.outgoing.push_back(Outgoing { request, descriptors: Vec::new() });
+        }
         for request in self.paths.reads.iter().take(wire::READS_MAX).filter_map(|path| wire::Request::reads(path)) {
             self.outgoing.push_back(Outgoing { request, descriptors: Vec::new() });
         }
+    }
+
+    /// The launcher asks whether we answer. We do: it is told once the spawner does as well. Where it has not taken what it was asked before,
+    /// it has not answered that either.
+    fn ask(&mut self) {
+        if self.outgoing.is_empty() && self.spawner.is_some() {
+            self.outgoing.push_back(Outgoing { request: wire::Request::Ask, descriptors: Vec::new() });
+        }
+    }
+
+    /// One word to the launcher. One that does not read is about to end, or asks again.
+    fn tell(&self, word: &[u8], descriptors: &[BorrowedFd<'_>]) {
+        let _ = channel::send(self.launcher.as_fd(), word, descriptors);
     }
 
     /// The spawner is gone, and with it whoever could tell how its workers end.
@@ -188,9 +234,15 @@ impl Link {
     fn request(&mut self, request: Request) {
         // no wait in here: whatever is put into `outgoing` is sent by the loop
         match request {
+            Request::Ready => self.tell(&[word::READY, FORMAT], &[]),
+            Request::Upgrade(end) => self.tell(&[word::UPGRADE], &[end.as_fd()]),
             Request::Programs(paths) => {
                 self.paths = paths;
                 self.programs();
+            }
+            Request::Signal { process, signal } => {
+                let request = wire::Request::Signal { signal };
+                self.outgoing.push_back(Outgoing { request, descriptors: vec![process.into()] });
             }
             Request::Kill { pid, signal } => self
                 .outgoing
@@ -237,6 +289,18 @@ impl Link {
             match channel::send(spawner.get_ref().as_fd(), &next.request.encode(), &descriptors) {
                 Ok(()) => drop(self.outgoing.pop_front()),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                // somebody of our user has as many descriptors under way as one user may: our workers cannot, but they may not be alone
+                Err(e) if e.raw_os_error() == Some(nix::libc::ETOOMANYREFS) => {
+                    if let wire::Request::Start { id, .. } = next.request {
+                        self.outgoing.pop_front();
+                        if let Some(starting) = self.starting.remove(&id) {
+                            let _ = starting.reply.send(Err(Code::Busy.on(TOO_MANY_UNDER_WAY)));
+                        }
+                        continue;
+                    }
+                    self.pause = Some(tokio::time::Instant::now() + PAUSE);
+                    break;
+                }
                 Err(e) => return Err(e),
             }
         }
@@ -247,6 +311,7 @@ impl Link {
         match report {
             // a spawner that was started again, on the same machine: what it found is known
             Report::Ready(mechanisms) => tracing::debug!(?mechanisms, "the spawner is ready"),
+            Report::Here => self.tell(&[word::ALIVE], &[]),
             Report::Started { id, pid } => {
                 let Some(Starting { socket, dial, reply }) = self.starting.remove(&id) else { return };
                 let (tell, exit) = oneshot::channel();
@@ -284,6 +349,13 @@ impl Link {
     }
 }
 
+async fn until(moment: Option<tokio::time::Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Our end, and the worker's, which is blocking: what the worker makes of it is the worker's own choice.
 fn socket_pair() -> io::Result<(UnixStream, OwnedFd)> {
     let (ours, theirs) = nix::sys::socket::socketpair(
@@ -292,6 +364,7 @@ fn socket_pair() -> io::Result<(UnixStream, OwnedFd)> {
         None,
         SockFlag::SOCK_CLOEXEC,
     )?;
+    channel::take_no_descriptors(ours.as_fd());
     let ours = StdUnixStream::from(ours);
     ours.set_nonblocking(true)?;
     Ok((UnixStream::from_std(ours)?, theirs))
@@ -303,6 +376,7 @@ fn dial_pair(launch: Launch) -> io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
         return Ok((None, None));
     }
     let (ours, theirs) = channel::pair()?;
+    channel::take_no_descriptors(ours.as_fd());
     Ok((Some(ours), Some(theirs)))
 }
 
@@ -317,6 +391,7 @@ async fn ready(spawner: Option<&AsyncFd<OwnedFd>>, write: bool) -> io::Result<()
 }
 
 enum FromLauncher {
+    Ask,
     End(OwnedFd),
     Order(Order),
 }
@@ -330,9 +405,16 @@ async fn from_launcher(launcher: &AsyncFd<OwnedFd>) -> io::Result<FromLauncher> 
             Ok(received) if received.length == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(received) => match (buffer[0], received.descriptors.into_iter().next()) {
                 (order::END, Some(end)) => return Ok(FromLauncher::End(end)),
+                (order::ASK, _) => return Ok(FromLauncher::Ask),
                 (order::DRAIN, _) => return Ok(FromLauncher::Order(Order::Drain)),
                 (order::NOW, _) => return Ok(FromLauncher::Order(Order::Now)),
                 (order::RELOAD, _) => return Ok(FromLauncher::Order(Order::Reload)),
+                (order::GIVEN, _) => return Ok(FromLauncher::Order(Order::Given)),
+                (order::KEPT, _) => {
+                    if let Some(why) = Kept::decode(&buffer[1..received.length]) {
+                        return Ok(FromLauncher::Order(Order::Kept(why)));
+                    }
+                }
                 _ => {}
             },
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),

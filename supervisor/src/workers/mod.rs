@@ -10,7 +10,9 @@ mod warm;
 use crate::domains::Domains;
 use crate::spawner::wire::{Launch, Mechanisms};
 use nix::fcntl::{OFlag, open};
+use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
+use runner_sandbox::PidFd;
 use runner_sandbox::landlock::Ruleset;
 use shared_proto::failure::{Code, Failure};
 use std::fmt;
@@ -124,6 +126,13 @@ pub(crate) enum Request {
         /// Where the answer goes. Dropped by whoever does not want it any more: it is killed then.
         reply: oneshot::Sender<Result<Started, Failure>>,
     },
+    /// Send a signal to one process of a job.
+    Signal {
+        /// The process.
+        process: PidFd,
+        /// The signal.
+        signal: i32,
+    },
     /// Send a signal to a worker's session.
     Kill {
         /// The session's leader.
@@ -131,6 +140,10 @@ pub(crate) enum Request {
         /// The signal.
         signal: i32,
     },
+    /// The launcher is to be told that the supervisor is up, or has read its configuration again.
+    Ready,
+    /// The launcher is to start a successor, which is to have that end.
+    Upgrade(OwnedFd),
     /// The paths of the workers' programs have changed.
     Programs(crate::config::WorkerPaths),
 }
@@ -156,8 +169,8 @@ impl Workers {
     ///
     /// # Errors
     /// It has ended, does not say it in time, or says something else.
-    pub fn mechanisms(spawner: &OwnedFd) -> std::io::Result<Mechanisms> {
-        link::first_word(spawner)
+    pub fn mechanisms(ends: &Ends) -> std::io::Result<Mechanisms> {
+        link::first_word(ends)
     }
 
     /// Starts a worker: always a new process.
@@ -206,6 +219,11 @@ impl Workers {
         Ok(Operation { worker, socket, dial })
     }
 
+    /// Sends a signal to one process of a job: it may be of another user than this one, who has no right over others.
+    pub async fn signal(&self, process: PidFd, signal: Signal) {
+        let _ = self.requests.send(Request::Signal { process, signal: signal as i32 }).await;
+    }
+
     /// Sends a signal to the whole session that the worker leads.
     pub async fn kill(&self, pid: i32, signal: i32) {
         let _ = self.requests.send(Request::Kill { pid, signal }).await;
@@ -219,6 +237,16 @@ impl Workers {
         {
             runtime.spawn(async move { requests.send(request).await });
         }
+    }
+
+    /// Has the launcher told that the supervisor is up, or has acted on a reload.
+    pub async fn ready(&self) {
+        let _ = self.requests.send(Request::Ready).await;
+    }
+
+    /// Has the launcher start a successor, and give it that end.
+    pub async fn upgrade(&self, end: OwnedFd) {
+        let _ = self.requests.send(Request::Upgrade(end)).await;
     }
 
     /// Changes the programs of workers that are started from now on.

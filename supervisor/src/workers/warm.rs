@@ -128,14 +128,18 @@ async fn keep(
 ) {
     let mut starts = JoinSet::new();
     let (mut pause, mut not_before) = (PAUSE, Instant::now());
+    let mut looked: Option<Instant> = None;
     loop {
-        let path = settings.borrow_and_update().config.workers.ops.clone();
-        // one look at a file that is executed all the time; on a thread for that all the same: its file system may not answer
-        let version = tokio::task::spawn_blocking(move || Version::of(&path)).await.ok().flatten();
+        if looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
+            let path = settings.borrow_and_update().config.workers.ops.clone();
+            // one look at a file that is executed all the time; on a thread for that all the same: its file system may not answer
+            let version = tokio::task::spawn_blocking(move || Version::of(&path)).await.ok().flatten();
+            inner.shelf().profile.program = version;
+            looked = Some(Instant::now());
+        }
         let now = Instant::now();
         let (lacking, profile, old) = {
             let mut shelf = inner.shelf();
-            shelf.profile.program = version;
             let old = shelf.remove_bad(inner.most(), now, Operation::has_ended);
             (shelf.lacking(inner.most(), starts.len(), now), shelf.profile, old)
         };
@@ -172,6 +176,7 @@ async fn keep(
                     return;
                 }
                 inner.shelf().profile.settings += 1;
+                looked = None;
             }
             () = tokio::time::sleep(if now < not_before { LOOK.min(not_before - now) } else { LOOK }) => {}
         }

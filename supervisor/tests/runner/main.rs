@@ -334,6 +334,32 @@ async fn spawner_and_supervisor_are_started_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_control_plane_that_knows_no_hand_over_is_said_and_nothing_changes() {
+    let control_plane = ControlPlane::start().await;
+    let runner = Runner::start(&control_plane, "");
+    let upgrade = async || {
+        let mut command = self::runner(runner.folder.path(), &["upgrade"]);
+        command.stderr(Stdio::piped());
+        let ended = tokio::task::spawn_blocking(move || command.output().expect("runs")).await.expect("joins");
+        (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned())
+    };
+    until("the admin socket", || runner.status().1["live"] == true).await;
+    // none is connected: nobody could give the place to another process
+    let (code, said) = upgrade().await;
+    assert!(code == Some(75) && said.contains("not connected"), "{code:?} {said}");
+    let session = control_plane.connection().await.open().await;
+    until("ready", || runner.status().0 == 0).await;
+    let mut operation = session.begin(exec("hang")).await;
+    operation.first().await;
+    let (supervisor, spawner) = (runner.role("supervisor"), runner.role("spawner"));
+    let (code, said) = upgrade().await;
+    assert!(code == Some(75) && said.contains("older") && said.contains("restart"), "{code:?} {said}");
+    assert_eq!((runner.role("supervisor"), runner.role("spawner")), (supervisor, spawner));
+    assert_eq!(session.run(unary("k", describe("hello"))).await.0.code, "ok");
+    assert_eq!(runner.status().0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stopped_readers_hold_nobody_up() {
     let control_plane = ControlPlane::start().await;
     let runner = Runner::start(&control_plane, "budget_mib = 8");
@@ -455,10 +481,10 @@ async fn the_supervisor_confines_itself() {
         assert_eq!(value("Seccomp:"), if holds("system_calls_filtered") { "2" } else { "0" }, "{text}");
     }
 
-    // no core, and what is locked
+    // no core, not even to a handler (core(5)), and what is locked
     let limits = std::fs::read_to_string(format!("/proc/{supervisor}/limits")).expect("reads");
     let core = limits.lines().find_map(|l| l.strip_prefix("Max core file size")).expect("a limit");
-    assert_eq!(core.split_whitespace().take(2).collect::<Vec<_>>(), ["0", "0"]);
+    assert_eq!(core.split_whitespace().take(2).collect::<Vec<_>>(), ["1", "1"]);
     let locked = field(supervisor, "status", "VmLck:");
     let least = if holds("memory_locked") { field(supervisor, "status", "VmRSS:") } else { 4 };
     assert!(locked >= least, "{locked} KiB are locked of {least}");
@@ -682,6 +708,38 @@ fn what_is_wrong_from_the_start_has_its_exit_code() {
     let version = Command::new(env!("CARGO_BIN_EXE_runner")).arg("version").output().expect("runs");
     assert_eq!(version.status.code(), Some(0));
     assert_eq!(code("", &["supervisor"]).0, Some(71));
+}
+
+#[test]
+fn what_this_machine_gives_is_shown_without_credentials_or_a_control_plane() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = format!("state_dir = \"{}/s\"\n", folder.path().display());
+    std::fs::write(folder.path().join("runner.toml"), config).expect("writes");
+    let shown = |arguments: &[&str]| {
+        let output = runner(folder.path(), arguments).stdout(Stdio::piped()).output().expect("runs");
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let all: serde_json::Value =
+        serde_json::from_str(&shown(&["isolation", "--profiles", "-o", "json"])).expect("JSON");
+    for kind in ["operations", "jobs"] {
+        let guarantees = all[kind]["guarantees"].as_object().expect("guarantees");
+        assert!(guarantees.len() == 8 && guarantees["credentials_unreadable"]["held"] == "enforced", "{all}");
+    }
+    let calls = |name: &str| {
+        let profiles = all["profiles"].as_array().expect("profiles");
+        let found = profiles.iter().find(|p| p["name"] == name).unwrap_or_else(|| panic!("no {name}: {all}"));
+        found["calls"].to_string()
+    };
+    let operation = calls("operation");
+    assert!(operation.contains("\"read\"") && !operation.contains("\"connect"), "{operation}");
+    // its own limits, but for that of cores
+    assert!(operation.contains("prlimit64[a0=0x0,a1!=0x4|a0=0x0,a2=0x0]"), "{operation}");
+    assert!(calls("job that is connected").contains("\"connect\"") && calls("supervisor").contains("\"flock\""));
+    let table = shown(&["isolation"]);
+    assert!(table.starts_with("level ") && table.contains("addresses_enforced"), "{table}");
+    assert!(!table.contains("profile "), "{table}");
+    assert!(!folder.path().join("s").exists(), "it leaves nothing");
 }
 
 fn field(pid: i32, file: &str, name: &str) -> u64 {

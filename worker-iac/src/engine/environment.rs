@@ -6,6 +6,7 @@ use super::private_folder;
 use crate::process::{Environment, TMP_DESCRIPTOR};
 use crate::stop::io_failure;
 use runner_sandbox::profiles::JOB_FOLDER;
+use runner_worker_iac::redaction::SHORTEST;
 use serde_json::{Value, json};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::{AwsTarget, JobStart, JobTarget, KubernetesTarget, target};
@@ -53,6 +54,14 @@ pub(crate) struct Folders<'a> {
 /// Whether the runner's configuration allows `file:` sources.
 pub(crate) fn allows_file(start: &JobStart) -> bool {
     start.environment.get(ALLOW_FILE).is_some_and(|value| value == "1")
+}
+
+/// Whether what the job's programs connect to may go by a proxy.
+pub(crate) fn has_proxy(start: &JobStart) -> bool {
+    let clusters = start.targets.iter().filter_map(|t| t.target.as_ref()?.kind.as_ref());
+    let of_cluster = |kind: &target::Kind| matches!(kind, target::Kind::Kubernetes(k) if !k.proxy_url.is_empty());
+    ["HTTPS_PROXY", "HTTP_PROXY"].iter().any(|name| start.environment.contains_key(*name))
+        || clusters.into_iter().any(of_cluster)
 }
 
 /// What every program of the job gets.
@@ -122,6 +131,13 @@ pub(crate) fn secrets(targets: &[JobTarget]) -> impl Iterator<Item = &str> {
         target::Kind::Kubernetes(k) => [k.token.as_str(), k.client_key_pem.as_str()],
         target::Kind::Aws(a) => [a.secret_access_key.as_str(), a.session_token.as_str()],
     })
+}
+
+/// The connections of which a secret is too short to be taken out of what is recorded, as their record calls them. No cloud makes such
+/// secrets; stand-ins do.
+pub(crate) fn not_redacted(targets: &[JobTarget]) -> impl Iterator<Item = String> {
+    let short = |target: &&JobTarget| secrets(std::slice::from_ref(*target)).any(|s| (1..SHORTEST).contains(&s.len()));
+    targets.iter().filter(short).map(|target| format!("connection {}", target.connection))
 }
 
 /// The connections' credentials: the first of a kind is the default, the others go by their connection's name (a context of the
@@ -325,6 +341,10 @@ mod tests {
         assert_eq!(for_git(&start, &folders).get("GIT_SSH_COMMAND").and_then(|v| v.to_str()), Some("ssh"));
         let found: Vec<_> = secrets(&start.targets).filter(|s| !s.is_empty()).collect();
         assert_eq!(found, ["t1", "t2", "s1", "s2"]);
+        let mut targets = start.targets;
+        targets.truncate(1);
+        targets.extend([kubernetes("seven", "seven-7"), aws("eight", "eight-88")]);
+        assert_eq!(not_redacted(&targets).collect::<Vec<_>>(), ["connection prod", "connection seven"]);
     }
 
     #[test]

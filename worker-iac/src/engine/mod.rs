@@ -1,17 +1,19 @@
 //! The engine: OpenTofu or Terraform. Both take the same commands; what differs is in [`Kind`].
 
 pub(crate) mod environment;
+pub(crate) mod followed;
 pub(crate) mod state;
 
 use crate::cancel::Watcher;
 use crate::events;
 use crate::journal::Journal;
-use crate::process::{self, Environment, Heard, Line, Program};
+use crate::process::{self, Environment, Heard, Line, Orphan, Program};
 use crate::stop::{Exit, Stop, io_failure};
+use followed::Followed;
 use serde_json::Value;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::event::Body;
-use shared_proto::v1::{EngineProgram, EngineStarted, JobKind, Outputs};
+use shared_proto::v1::{EngineProgram, EngineRead, EngineStarted, JobKind, Outputs};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -57,6 +59,8 @@ struct Complaint {
     first: Option<String>,
     stale: bool,
     disk_full: bool,
+    /// It said what it has applied, which comes last.
+    applied: bool,
 }
 
 // === impl Kind ===
@@ -223,6 +227,20 @@ impl Engine {
         Ok(text.trim_matches('\n').to_owned())
     }
 
+    /// Attends a command that a worker before this one has started, to its end.
+    pub(crate) async fn take_over(&mut self, followed: Followed) -> Result<Exit, Stop> {
+        let Followed { command, left, read, asked, complaint, .. } = followed;
+        let (out, err) = (self.work.join("engine.log"), self.work.join("engine.err"));
+        let program = self.program.clone();
+        let orphan = Orphan { path: &program, left, output: (&out, &err), read, asked };
+        let (journal, mut complaint) = (self.journal.clone(), complaint);
+        let exit = process::take_over(orphan, &mut self.cancel, self.grace, &self.journal, async |heard| {
+            heard_of_command(&journal, &mut complaint, heard).await;
+        })
+        .await?;
+        complaint.judge(&command, self.kind, exit, command == "plan")
+    }
+
     /// `apply` of a saved plan.
     pub(crate) async fn apply(&mut self, plan: &Path) -> Result<(), Stop> {
         let plan = plan.display().to_string();
@@ -252,21 +270,8 @@ impl Engine {
         let journal = self.journal.clone();
         let mut complaint = Complaint::default();
         let exit = self
-            .run(name, arguments, (&out, &err), async |heard| match heard {
-                Heard::Out(mut line) => {
-                    journal.redact_line(&mut line.text, line.left_out > 0);
-                    let body = if line.left_out > 0 {
-                        let text = format!("{}… [cut: {} bytes left out]", line.text, line.left_out);
-                        Some(events::output("stdout", &text))
-                    } else {
-                        events::of_line(&line.text)
-                    };
-                    if let Some(body) = body {
-                        complaint.hear(&body);
-                        journal.record(body).await;
-                    }
-                }
-                Heard::Err(line) => stderr(&journal, &mut complaint, line).await,
+            .run(name, arguments, (&out, &err), async |heard| {
+                heard_of_command(&journal, &mut complaint, heard).await;
             })
             .await?;
         complaint.judge(name, self.kind, exit, name == "plan")
@@ -297,6 +302,8 @@ impl Engine {
     ) -> Result<Exit, Stop> {
         let started =
             EngineStarted { engine: self.kind.name().into(), version: self.version.clone(), command: name.to_owned() };
+        let length = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());
+        self.journal.has_read(EngineRead { out: length(output.0), err: length(output.1) });
         self.journal.record(Body::EngineStarted(started)).await;
         // what came before is on disk before the engine can do anything
         self.journal.flush().await;
@@ -319,11 +326,31 @@ impl Engine {
     }
 }
 
+/// A line of a command whose standard output is lines of events.
+async fn heard_of_command(journal: &Journal, complaint: &mut Complaint, heard: Heard) {
+    match heard {
+        Heard::Out(mut line) => {
+            journal.redact_line(&mut line.text, line.left_out > 0);
+            let body = if line.left_out > 0 {
+                let text = format!("{}… [cut: {} bytes left out]", line.text, line.left_out);
+                Some(events::output("stdout", &text))
+            } else {
+                events::of_line(&line.text)
+            };
+            if let Some(body) = body {
+                complaint.hear(&body);
+                journal.record(body).await;
+            }
+        }
+        Heard::Err(line) => stderr(journal, complaint, line).await,
+    }
+}
+
 async fn stderr(journal: &Journal, complaint: &mut Complaint, line: Line) {
     if line.text.trim().is_empty() {
         return;
     }
-    let Line { mut text, left_out } = line;
+    let Line { mut text, left_out, .. } = line;
     // what is whole is looked through when it is recorded
     if left_out > 0 {
         journal.redact_line(&mut text, true);
@@ -345,6 +372,7 @@ impl Complaint {
                 let place = if d.address.is_empty() { String::new() } else { format!(" ({})", d.address) };
                 self.first.get_or_insert_with(|| format!("{}{place}", d.summary));
             }
+            Body::ChangeSummary(summary) => self.applied |= summary.operation == "apply",
             Body::OutputLine(line) => {
                 self.disk_full |= line.text.contains("no space left on device");
                 let words = line.text.trim_start_matches(['│', '╷', ' ']);
@@ -360,6 +388,10 @@ impl Complaint {
     fn judge(self, command: &str, kind: Kind, exit: Exit, two_is_good: bool) -> Result<Exit, Stop> {
         if exit == Exit::Code(0) || (two_is_good && exit == Exit::Code(2)) {
             return Ok(exit);
+        }
+        // its last word is as good, where nobody saw how it ended
+        if exit == Exit::Unknown && self.applied && self.first.is_none() {
+            return Ok(Exit::Code(0));
         }
         let said = self.first.map(|first| format!(": {first}")).unwrap_or_default();
         let message = format!("{} {command} ended with {}{said}", kind.name(), exit.describe());

@@ -8,12 +8,13 @@
 //! is allowed is then done here, on a copy of the caller's socket.
 
 use super::policy::{Policy, Verdict};
+use super::proxied::{Prepared, Relays};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, GetSockOpt, SetSockOpt, SockFlag, SockType, SockaddrStorage, UnixAddr, connect, getsockopt,
-    setsockopt, socket, sockopt,
+    AddressFamily, GetSockOpt, SetSockOpt, SockFlag, SockType, SockaddrStorage, UnixAddr, connect, getsockname,
+    getsockopt, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 use runner_sandbox::notify::{Call, Listener, socket_kind};
@@ -46,7 +47,9 @@ pub(super) struct Connector {
     /// Where questions for names go over TCP.
     name_server: Option<SocketAddr>,
     waiting: Vec<Waiting>,
-    refusals: Vec<SocketAddr>,
+    refusals: Vec<String>,
+    /// To HTTP proxies.
+    relays: Relays,
 }
 
 /// A blocking connect on its way.
@@ -77,11 +80,22 @@ enum Answer {
 
 impl Connector {
     pub(super) fn new(listener: Listener, own_network: bool, name_server: Option<SocketAddr>) -> Self {
-        Self { listener, own_network, name_server, waiting: Vec::new(), refusals: Vec::new() }
+        Self {
+            listener,
+            own_network,
+            name_server,
+            waiting: Vec::new(),
+            refusals: Vec::new(),
+            relays: Relays::default(),
+        }
     }
 
     pub(super) fn listener(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
+    }
+    /// What goes by a proxy.
+    pub(super) fn relays(&self) -> &Relays {
+        &self.relays
     }
     /// What is on its way: writable once it is decided.
     pub(super) fn waiting(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
@@ -109,8 +123,13 @@ impl Connector {
         AT_ONCE
     }
 
-    /// Finishes what is decided.
-    pub(super) fn finish(&mut self) {
+    /// Finishes what is decided, and passes on what goes by a proxy.
+    pub(super) fn finish(&mut self, policy: &Policy) {
+        let mut refused = Vec::new();
+        self.relays.serve(policy, |host, why| refused.push((format!("{host}, asked of the proxy"), why)));
+        for (what, why) in refused {
+            self.refused(what, why);
+        }
         let listener = &self.listener;
         self.waiting.retain(|waiting| {
             let result = match getsockopt(&waiting.socket, sockopt::SocketError) {
@@ -162,22 +181,38 @@ impl Connector {
             (Verdict::Inside, _) => return Ok(Answer::GoOn),
             (Verdict::Outside, _) => to,
             (Verdict::Refused(why), _) => {
-                self.refused(to, why);
+                self.refused(to.to_string(), why);
                 return Err(Errno::EACCES);
             }
         };
-        let address = SockaddrStorage::from(to);
         if !kind.closed {
+            let address = SockaddrStorage::from(to);
             // it is connected, or on its way, and stays so; what the kernel has to say about a second call it says itself
             return Ok(Answer::Now(connect(copy.as_raw_fd(), &address).map(|()| 0)));
         }
         let flags = OFlag::from_bits_truncate(fcntl(&copy, FcntlArg::F_GETFL)?);
         let waits = !flags.contains(OFlag::O_NONBLOCK);
+        let prepared = match policy.is_proxy(to) {
+            false => None,
+            true if self.relays.are_full() => return Err(Errno::EAGAIN),
+            true => Some(Prepared::new(to)?),
+        };
+        let to = match &prepared {
+            None => to,
+            Some(prepared) => prepared.address().map_err(|_| Errno::EIO)?,
+        };
+        let address = SockaddrStorage::from(to);
         let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let made = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
         take_over(&copy, &made);
         let place = Place { number, close_on_exec: close_on_exec(call.thread, number) };
-        match connect(made.as_raw_fd(), &address) {
+        let connected = connect(made.as_raw_fd(), &address);
+        if let (Some(prepared), Ok(()) | Err(Errno::EINPROGRESS)) = (prepared, connected) {
+            let own: SockaddrStorage = getsockname(made.as_raw_fd())?;
+            let own = own.as_sockaddr_in().ok_or(Errno::EIO)?;
+            self.relays.add(prepared, SocketAddr::new(own.ip().into(), own.port()));
+        }
+        match connected {
             Ok(()) => {
                 if waits {
                     block(&made)?;
@@ -217,16 +252,17 @@ impl Connector {
     }
 
     /// Writes it down for the job's worker, which tells it with how its engine ended.
-    fn refused(&mut self, to: SocketAddr, why: &str) {
+    fn refused(&mut self, to: String, why: &str) {
         if self.refusals.len() >= REFUSALS_MAX || self.refusals.contains(&to) {
             return;
         }
-        self.refusals.push(to);
+        self.refusals.push(to.clone());
         let file = OpenOptions::new()
             .append(true)
             .create(true)
             .mode(0o600)
-            .custom_flags(nix::libc::O_NOFOLLOW)
+            // nor a pipe that nobody reads: what runs in the job may put one there
+            .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK)
             .open(Path::new(super::REFUSALS));
         if let Ok(mut file) = file {
             let _ = writeln!(file, "{to}: {why}");

@@ -6,21 +6,25 @@
 //!                ▼ connects outside, and puts the socket in its place
 //! ```
 //! Where there are pid namespaces it heads the job's: with it everything ends that the job has started, and nothing inside can signal it.
-//! It lives as long as the job does, whoever else dies: a worker that dies leaves an engine, which is asked once to stop and still gets its
-//! connections, to write its state. It must stay small: one thread, no runtime, no credentials, nothing parsed but one bounded message of
-//! the supervisor, the addresses of connect() and the names and answers of DNS.
+//! It lives as long as the job does, whoever else dies: a worker that dies is followed by another one, which goes on with the engine where
+//! that one has left it. Where nobody follows, the engine is asked once to stop. Either way it still gets its connections. It must stay
+//! small: one thread, no runtime, no credentials, nothing parsed but one bounded message of the supervisor, the addresses of connect(), the
+//! names and answers of DNS, and the heads of requests to proxies.
 
 mod connect;
 mod names;
 mod policy;
+mod proxied;
+mod request;
 
 use connect::Connector;
 use names::Names;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use policy::Policy;
 use prost::Message as _;
@@ -29,26 +33,36 @@ use runner_sandbox::{inside, process, profiles, sessions, spawn, stat};
 use shared_proto::ended::{self, Left, WorkerEnded};
 use shared_proto::frame::FrameError;
 use shared_proto::v1::JobFirst;
+use std::ffi::{CStr, CString};
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
-use std::os::fd::AsFd as _;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 /// What was refused, one a line: in the job's folder, for its worker.
 pub(crate) const REFUSALS: &str = "refused";
+/// The exit code of a worker that was started to follow another one, and has nothing to go on with.
+pub(crate) const NOTHING_TO_FOLLOW: u8 = 3;
+/// The most workers that follow the first one: what kills each of them kills the next.
+const FOLLOWERS_MAX: u32 = 3;
 /// Where the spawner puts this program's own file.
 const PROGRAM: i32 = 4;
 /// The most that an engine whose worker is gone gets to end by itself.
 const GRACE_MAX: Duration = Duration::from_secs(30);
 /// What an engine's own children get once it is gone: its plug-ins end with it, a provisioner's command may not.
 const CHILDREN_MAX: Duration = Duration::from_secs(1);
+/// No worker is to follow any more: whoever sends it is about to end the job.
+const LAST: Signal = Signal::SIGUSR1;
 /// How often what is left is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// The worker's own limits are this process's.
+/// The worker's own limits are this process's, but for descriptors.
 const LIMITS: Limits =
     Limits { descriptors: u64::MAX, file_size: u64::MAX, memory: u64::MAX, processes: u64::MAX, niceness: 0 };
+/// Of this process's descriptors, in quarters: what the job itself may have.
+const DESCRIPTORS: u64 = 3;
 
 /// Why there is no worker.
 #[derive(Debug, thiserror::Error)]
@@ -70,13 +84,25 @@ enum State {
 }
 
 struct First {
+    spawner: spawn::Spawner,
+    program: OwnedFd,
     worker: Pid,
+    /// Workers that may still follow this one, and the signal that ended the one before.
+    followers: u32,
+    died_by: i32,
     signals: SignalFd,
-    connector: Option<Connector>,
-    names: Option<Names>,
+    /// Of each worker's network namespace: an engine stays in that of the worker that has started it.
+    networks: Vec<Network>,
+    name_servers: Vec<SocketAddr>,
     policy: Policy,
     grace: Duration,
     state: State,
+}
+
+/// A network namespace of a worker and what it started, or none of their own.
+struct Network {
+    connector: Option<Connector>,
+    names: Option<Names>,
 }
 
 /// Runs until nothing of the job is left; returns the exit code: the worker's, or 128 and the signal that ended it.
@@ -102,7 +128,7 @@ impl First {
     fn start(first: &JobFirst, socket: UnixStream) -> Result<Self, FirstError> {
         let mut mask = SigSet::empty();
         let signals =
-            [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGWINCH];
+            [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGWINCH, LAST];
         for signal in signals {
             mask.add(signal);
         }
@@ -110,30 +136,19 @@ impl First {
         let signals =
             SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(io::Error::from)?;
         let program = runner_sandbox::inherited_descriptor(PROGRAM)?;
-        let (asking, plain) = (profiles::JOB_ASKING.compile().ok(), profiles::JOB.compile().ok());
-        let plan = spawn::Plan {
-            program: spawn::Program::File(program.as_fd()),
-            arguments: &[c"runner-worker-iac", c"step"],
-            environment: &[],
-            inherit: &[socket.as_fd()],
-            directory: None,
-            silent: true,
-            own_session: false,
-            dies_with_parent: false,
-            confine: None,
-            handover: None,
-        };
-        let inside = inside::start(&mut spawn::Spawner::new()?, &plan, LIMITS, asking.as_ref(), plain.as_ref())?;
-        let servers: Vec<_> = first.name_servers.iter().filter_map(|s| s.parse().ok()).collect();
-        let own_network = inside.stub.is_some();
-        let first_server = servers.first().copied();
-        let names = inside.stub.map(|stub| Names::new(stub, servers)).transpose()?;
-        let connector = inside.listener.map(|listener| Connector::new(listener, own_network, first_server));
+        let mut spawner = spawn::Spawner::new()?;
+        let inside = start_inside(&mut spawner, &program, &[c"step"], &[socket.as_fd()])?;
+        let name_servers: Vec<_> = first.name_servers.iter().filter_map(|s| s.parse().ok()).collect();
+        let (worker, own_network) = (Pid::from_raw(inside.pid), inside.stub.is_some());
         Ok(Self {
-            worker: Pid::from_raw(inside.pid),
+            spawner,
+            program,
+            worker,
+            followers: if first.takes_over { FOLLOWERS_MAX } else { 0 },
+            died_by: 0,
             signals,
-            connector,
-            names,
+            networks: vec![Network::new(inside, &name_servers)?],
+            name_servers,
             policy: Policy::new(first, own_network),
             grace: Duration::from_secs(first.grace_seconds.into()).min(GRACE_MAX),
             state: State::Serving,
@@ -143,14 +158,16 @@ impl First {
     fn serve(&mut self) -> Result<u8, FirstError> {
         loop {
             let (signals, calls) = self.wait()?;
-            if calls {
-                self.connect();
-            }
-            if let Some(connector) = &mut self.connector {
-                connector.finish();
-            }
-            if let Some(names) = &mut self.names {
-                names.serve(&mut self.policy);
+            for (network, calls) in self.networks.iter_mut().zip(calls) {
+                if calls {
+                    network.connect(&self.policy);
+                }
+                if let Some(connector) = &mut network.connector {
+                    connector.finish(&self.policy);
+                }
+                if let Some(names) = &mut network.names {
+                    names.serve(&mut self.policy);
+                }
             }
             if signals {
                 while let Ok(Some(signal)) = self.signals.read_signal() {
@@ -168,18 +185,27 @@ impl First {
         }
     }
 
-    /// Waits for whatever comes first: whether it was a signal, and whether there are calls.
-    fn wait(&self) -> io::Result<(bool, bool)> {
+    /// Waits for whatever comes first: whether it was a signal, and in which networks there are calls.
+    fn wait(&self) -> io::Result<(bool, Vec<bool>)> {
+        let none = vec![false; self.networks.len()];
         let mut watched = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        if let Some(connector) = &self.connector {
-            watched.push(PollFd::new(connector.listener(), PollFlags::POLLIN));
-            watched.extend(connector.waiting().map(|w| PollFd::new(w, PollFlags::POLLOUT)));
-        }
-        if let Some(names) = &self.names {
-            watched.extend(names.sockets().map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)));
+        // where each one's listener is among them
+        let mut listeners = Vec::with_capacity(self.networks.len());
+        for network in &self.networks {
+            listeners.push(network.connector.as_ref().map(|_| watched.len()));
+            if let Some(connector) = &network.connector {
+                watched.push(PollFd::new(connector.listener(), PollFlags::POLLIN));
+                watched.extend(connector.waiting().map(|w| PollFd::new(w, PollFlags::POLLOUT)));
+                watched.extend(connector.relays().watched().map(|(end, flags)| PollFd::new(end, flags)));
+            }
+            if let Some(names) = &network.names {
+                watched.extend(names.sockets().map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)));
+            }
         }
         let looks = matches!(self.state, State::Ending { .. }).then(|| Instant::now() + LOOK_EVERY);
-        let due = [looks, self.names.as_ref().and_then(Names::due)].into_iter().flatten().min();
+        let names = self.networks.iter().filter_map(|n| n.names.as_ref().and_then(Names::due));
+        let relays = self.networks.iter().filter_map(|n| n.connector.as_ref()?.relays().due());
+        let due = looks.into_iter().chain(names).chain(relays).min();
         let timeout = match due {
             None => PollTimeout::NONE,
             // rounded up: one round too early would spin
@@ -190,31 +216,18 @@ impl First {
         };
         match poll(&mut watched, timeout) {
             Ok(_) => {}
-            Err(Errno::EINTR) => return Ok((true, false)),
+            Err(Errno::EINTR) => return Ok((true, none)),
             Err(e) => return Err(e.into()),
         }
-        let calls = self.connector.is_some() && watched[1].any().unwrap_or(false);
-        Ok((watched[0].any().unwrap_or(true), calls))
-    }
-
-    fn connect(&mut self) {
-        for _ in 0..Connector::at_once() {
-            let Some(connector) = &mut self.connector else { return };
-            if !connector.take(&self.policy) {
-                // the last who could call is gone
-                self.connector = None;
-                return;
-            }
-            let Some(connector) = &self.connector else { return };
-            let mut next = [PollFd::new(connector.listener(), PollFlags::POLLIN)];
-            if !matches!(poll(&mut next, PollTimeout::ZERO), Ok(1..)) {
-                return;
-            }
-        }
+        let is_ready = |place: Option<usize>| place.is_some_and(|at| watched[at].any().unwrap_or(false));
+        Ok((watched[0].any().unwrap_or(true), listeners.into_iter().map(is_ready).collect()))
     }
 
     /// What is sent to this process alone is for the worker; what a terminal or a service manager sends to all it has already.
-    fn relay(&self, signal: i32) {
+    fn relay(&mut self, signal: i32) {
+        if signal == LAST as i32 {
+            self.followers = 0;
+        }
         // SIGWINCH is what a scope that is stopped sends to all, and what nobody else minds
         let asks = [Signal::SIGTERM as i32, Signal::SIGWINCH as i32].contains(&signal);
         if asks && matches!(self.state, State::Serving) {
@@ -225,20 +238,55 @@ impl First {
     /// Reaps what has ended; the exit code, where the worker ended by itself.
     fn reap(&mut self) -> Option<u8> {
         loop {
-            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) if pid == self.worker => {
-                    return Some(u8::try_from(code).unwrap_or(u8::MAX));
-                }
-                Ok(WaitStatus::Signaled(pid, signal, _)) if pid == self.worker => self.worker_died(signal as i32),
-                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return None,
-                Err(Errno::EINTR) | Ok(_) => {}
-                Err(_) => return None,
+            let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+            let (pid, code, signal) = match waitid(Id::All, flags) {
+                Ok(WaitStatus::Exited(pid, code)) => (pid, code, 0),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, 0, signal as i32),
+                Err(Errno::EINTR) => continue,
+                _ => return None,
+            };
+            // what led a group may be an engine without its worker: whoever takes over asks for this. While its number is its own
+            if pid != self.worker
+                && let Some(stat) = stat(pid.as_raw()).filter(|s| s.group == pid.as_raw())
+                && let Err(e) = crate::process::note_reaped(pid.as_raw(), stat.start_time, code, signal)
+            {
+                eprintln!("runner-worker-iac: how {pid} ended cannot be noted: {e}");
+            }
+            let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
+            match signal {
+                _ if pid != self.worker => {}
+                0 if code == i32::from(NOTHING_TO_FOLLOW) && self.died_by > 0 => self.ask_engines(self.died_by),
+                0 => return Some(u8::try_from(code).unwrap_or(u8::MAX)),
+                signal => self.worker_died(signal),
             }
         }
     }
 
-    /// Asks each engine once: a second time would make it drop its state.
+    /// Has another worker go on with what this one has started. Where that is not to be, its engines are asked to end.
     fn worker_died(&mut self, signal: i32) {
+        if !matches!(self.state, State::Serving) {
+            return;
+        }
+        if self.followers == 0 {
+            return self.ask_engines(signal);
+        }
+        self.followers -= 1;
+        self.died_by = signal;
+        let text = CString::new(signal.to_string()).unwrap_or_default();
+        let started = start_inside(&mut self.spawner, &self.program, &[c"follow", &text], &[]);
+        let followed = started.map_err(FirstError::from).and_then(|inside| {
+            self.worker = Pid::from_raw(inside.pid);
+            self.networks.push(Network::new(inside, &self.name_servers)?);
+            Ok(())
+        });
+        if let Err(e) = followed {
+            eprintln!("runner-worker-iac: no worker follows: {e}");
+            self.ask_engines(signal);
+        }
+    }
+
+    /// Asks each engine once: a second time would make it drop its state.
+    fn ask_engines(&mut self, signal: i32) {
         let engines = engines(&others());
         for engine in &engines {
             let _ = kill(Pid::from_raw(*engine), Signal::SIGINT);
@@ -268,6 +316,60 @@ impl First {
             eprintln!("runner-worker-iac: {}: {e}", ended::FILE);
         }
         Some(code)
+    }
+}
+
+/// Starts a worker in a network namespace of its own, as far as there is one.
+fn start_inside(
+    spawner: &mut spawn::Spawner,
+    program: &OwnedFd,
+    mode: &[&CStr],
+    inherit: &[BorrowedFd<'_>],
+) -> Result<inside::Inside, spawn::SpawnError> {
+    let (asking, plain) = (profiles::JOB_ASKING.compile().ok(), profiles::JOB.compile().ok());
+    let arguments: Vec<&CStr> = [c"runner-worker-iac"].into_iter().chain(mode.iter().copied()).collect();
+    let plan = spawn::Plan {
+        program: spawn::Program::File(program.as_fd()),
+        arguments: &arguments,
+        environment: &[],
+        inherit,
+        directory: None,
+        silent: true,
+        own_session: false,
+        dies_with_parent: false,
+        confine: None,
+        handover: None,
+    };
+    // how many may be on their way between processes goes by user: a job that has its most there keeps no other from being started
+    let (most, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default();
+    let limits = Limits { descriptors: most / 4 * DESCRIPTORS, ..LIMITS };
+    inside::start(spawner, &plan, limits, asking.as_ref(), plain.as_ref())
+}
+
+// === impl Network ===
+
+impl Network {
+    fn new(inside: inside::Inside, name_servers: &[SocketAddr]) -> io::Result<Self> {
+        let own_network = inside.stub.is_some();
+        let first_server = name_servers.first().copied();
+        let names = inside.stub.map(|stub| Names::new(stub, name_servers.to_vec())).transpose()?;
+        let connector = inside.listener.map(|listener| Connector::new(listener, own_network, first_server));
+        Ok(Self { connector, names })
+    }
+
+    fn connect(&mut self, policy: &Policy) {
+        for _ in 0..Connector::at_once() {
+            let Some(connector) = &mut self.connector else { return };
+            if !connector.take(policy) {
+                // the last who could call is gone
+                self.connector = None;
+                return;
+            }
+            let mut next = [PollFd::new(connector.listener(), PollFlags::POLLIN)];
+            if !matches!(poll(&mut next, PollTimeout::ZERO), Ok(1..)) {
+                return;
+            }
+        }
     }
 }
 
@@ -311,13 +413,9 @@ fn children() -> Vec<i32> {
 }
 
 fn write_down(ended: &WorkerEnded) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .custom_flags(nix::libc::O_NOFOLLOW)
-        .open(ended::FILE)?;
+    // what the job has put there may be a pipe that nobody reads
+    let _ = std::fs::remove_file(ended::FILE);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(ended::FILE)?;
     file.write_all(&serde_json::to_vec(ended)?)?;
     file.sync_all()
 }

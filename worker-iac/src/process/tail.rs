@@ -16,6 +16,8 @@ const LINE_MAX: usize = 1024 * 1024;
 /// What was read is given back to the disk in pieces of so many bytes: an engine that talks for days must not fill it. The newest
 /// such piece stays, for whoever looks into the file.
 const KEEP: u64 = 64 * 1024 * 1024;
+/// What is taken of the disk before the program writes, bytes.
+const RESERVE: i64 = 256 * 1024;
 /// How often the file is looked at without inotify.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How often it is looked at beside inotify, which may lose an event where its queue is full.
@@ -28,6 +30,8 @@ pub(crate) struct Line {
     pub(crate) text: String,
     /// How many bytes were left out of it.
     pub(crate) left_out: usize,
+    /// Where in the file the next one begins.
+    pub(crate) end: u64,
 }
 
 /// A file that grows.
@@ -40,7 +44,8 @@ pub(super) struct Tail {
     searched: usize,
     left_out: usize,
     finished: bool,
-    /// How far it was read, and up to where it was given back.
+    /// How far its lines were given out, how far it was read, and up to where it was given back.
+    given: u64,
     offset: u64,
     freed: u64,
     watch: Option<AsyncFd<Watch>>,
@@ -58,13 +63,22 @@ impl AsRawFd for Watch {
 // === impl Tail ===
 
 impl Tail {
-    /// From the file's present end on; the file is made if there is none.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    /// From there on, or from the file's present end; the file is made if there is none.
+    pub(super) fn open(path: &Path, from: Option<u64>) -> io::Result<Self> {
         appending(path)?;
         let mut file = File::options().read(true).write(true).open(path)?;
-        let offset = file.seek(SeekFrom::End(0))?;
+        let offset = file.seek(from.map_or(SeekFrom::End(0), SeekFrom::Start))?;
+        // where the disk runs full, the program's last words fit all the same
+        if let Ok(end) = i64::try_from(offset) {
+            let _ = fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, end, RESERVE);
+        }
         let (pending, watch) = (Vec::new(), watch(path));
-        Ok(Self { file, pending, searched: 0, left_out: 0, finished: false, offset, freed: 0, watch })
+        Ok(Self { file, pending, searched: 0, left_out: 0, finished: false, given: offset, offset, freed: 0, watch })
+    }
+
+    /// How far its lines were given out.
+    pub(super) const fn given(&self) -> u64 {
+        self.given
     }
 
     /// The writer is gone: what comes after the last line's end is a line too.
@@ -118,9 +132,11 @@ impl Tail {
         let kept = end.min(LINE_MAX);
         let text = String::from_utf8_lossy(&self.pending[..kept]).trim_end_matches('\r').to_owned();
         let left_out = self.left_out + (end - kept);
+        // what was left out stands no more in `pending`
+        self.given += (next + self.left_out) as u64;
         self.pending.drain(..next);
         (self.searched, self.left_out) = (0, 0);
-        Line { text, left_out }
+        Line { text, left_out, end: self.given }
     }
 
     /// Waits until the file may have grown.
@@ -150,44 +166,50 @@ mod tests {
     use super::*;
     use std::io::Write as _;
 
-    fn line(text: &str, left_out: usize) -> Option<Line> {
-        Some(Line { text: text.into(), left_out })
+    fn line(text: &str, end: u64) -> Option<Line> {
+        Some(Line { text: text.into(), left_out: 0, end: EARLIER.len() as u64 + end })
     }
+    const EARLIER: &str = "of an earlier command\n";
 
     #[tokio::test]
     async fn lines_come_whole_however_they_are_written() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("log");
         let mut writer = appending(&path).expect("opens");
-        writer.write_all(b"of an earlier command\n").expect("writes");
-        let mut tail = Tail::open(&path).expect("opens");
+        writer.write_all(EARLIER.as_bytes()).expect("writes");
+        let mut tail = Tail::open(&path, None).expect("opens");
         assert_eq!(tail.next().expect("reads"), None);
         writer.write_all(b"on").expect("writes");
         tail.grown().await;
         assert_eq!(tail.next().expect("reads"), None);
         writer.write_all(b"e\r\n\ntw\xffo\nrest").expect("writes");
         tail.grown().await;
-        assert_eq!(tail.next().expect("reads"), line("one", 0));
-        assert_eq!(tail.next().expect("reads"), line("", 0));
-        assert_eq!(tail.next().expect("reads"), line("tw\u{fffd}o", 0));
+        assert_eq!(tail.next().expect("reads"), line("one", 5));
+        assert_eq!(tail.next().expect("reads"), line("", 6));
+        assert_eq!(tail.next().expect("reads"), line("tw\u{fffd}o", 11));
         assert_eq!(tail.next().expect("reads"), None);
         tail.finish();
-        assert_eq!(tail.next().expect("reads"), line("rest", 0));
+        assert_eq!(tail.next().expect("reads"), line("rest", 15));
         assert_eq!(tail.next().expect("reads"), None);
+        // another one reads on from where a line has ended
+        let mut next = Tail::open(&path, Some(EARLIER.len() as u64 + 6)).expect("opens");
+        assert_eq!(next.next().expect("reads"), line("tw\u{fffd}o", 11));
     }
 
     #[tokio::test]
     async fn a_line_without_end_is_cut_and_says_how_much() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("log");
-        let mut tail = Tail::open(&path).expect("opens");
+        let mut tail = Tail::open(&path, None).expect("opens");
         let mut writer = appending(&path).expect("opens");
         let long = vec![b'x'; LINE_MAX + 300_000];
         writer.write_all(&long).expect("writes");
         writer.write_all(b"\nnext\n").expect("writes");
         let cut = tail.next().expect("reads").expect("a line");
-        assert_eq!((cut.text.len(), cut.left_out), (LINE_MAX, 300_000));
-        assert_eq!(tail.next().expect("reads"), line("next", 0));
+        let end = long.len() as u64 + 1;
+        assert_eq!((cut.text.len(), cut.left_out, cut.end), (LINE_MAX, 300_000, end));
+        let next = tail.next().expect("reads").expect("a line");
+        assert_eq!((next.text.as_str(), next.end), ("next", end + 5));
         assert!(tail.pending.capacity() < 4 * LINE_MAX);
     }
 }

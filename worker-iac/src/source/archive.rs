@@ -88,7 +88,7 @@ fn checked(path: &Path, wanted: &ArchiveSource, stop: &AtomicBool) -> Result<Fil
             return Err(Code::Cancelled.on("unpacking the archive"));
         }
     }
-    let digest = crate::step::hex(&hash.finalize());
+    let digest = shared_proto::hex::encode(hash.finalize());
     if digest != wanted.sha256.to_ascii_lowercase() {
         return Err(
             Code::SourceRefused.on(format!("the archive's SHA-256 is {digest}, the job says {}", wanted.sha256))

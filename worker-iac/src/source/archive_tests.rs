@@ -192,7 +192,7 @@ fn size_and_hash_are_checked_first() {
     let path = folder.path().join("a.tar.gz");
     let packed = gz(&tar(&[file("main.tf", "")]));
     std::fs::write(&path, &packed).expect("writes");
-    let sha256 = crate::step::hex(&Sha256::digest(&packed));
+    let sha256 = shared_proto::hex::encode(Sha256::digest(&packed));
     let size = packed.len() as u64;
     let stop = AtomicBool::new(false);
     let good = ArchiveSource { sha256: sha256.clone(), size };

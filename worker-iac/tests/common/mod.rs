@@ -6,8 +6,8 @@ use shared_proto::frame::{Header, Kind};
 use shared_proto::spool::Reader;
 use shared_proto::v1::event::Body;
 use shared_proto::v1::{
-    ArchiveSource, EngineProgram, Event, GitSource, JobCancel, JobControl, JobKind, JobNotice, JobPing, JobRequest,
-    JobResult, JobStart, Source, job_control, source,
+    ArchiveSource, EngineProgram, Event, GitSource, JobCancel, JobControl, JobFirst, JobKind, JobNotice, JobPing,
+    JobRequest, JobResult, JobStart, Source, job_control, source,
 };
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -120,14 +120,22 @@ impl Job {
         self.folder.path().join("work")
     }
     pub fn begin(&self, step: &str) -> Running {
+        self.begin_as("step", None, step)
+    }
+    /// The step with its first process, whose workers are followed by others when they die.
+    pub fn begin_followed(&self, step: &str) -> Running {
+        let first = JobFirst { takes_over: true, ..Default::default() };
+        self.begin_as("job", Some(&first), step)
+    }
+    fn begin_as(&self, mode: &str, first: Option<&JobFirst>, step: &str) -> Running {
         let mut start = self.start.clone();
         start.step = step.into();
         start.next_sequence = events(&self.work()).len() as u64 + 1;
         let (mut ours, theirs) = UnixStream::pair().expect("a pair");
         // descriptor 3 without unsafe code: a shell moves it there; setsid as the spawner does
         let child = Command::new("sh")
-            .args(["-c", "exec 3<&0 </dev/null; exec setsid \"$0\" step"])
-            .arg(env!("CARGO_BIN_EXE_runner-worker-iac"))
+            .args(["-c", "exec 3<&0 4<\"$0\" </dev/null; exec setsid \"$0\" \"$1\""])
+            .args([env!("CARGO_BIN_EXE_runner-worker-iac"), mode])
             .current_dir(self.work())
             .env_clear()
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
@@ -135,9 +143,10 @@ impl Job {
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()
             .expect("starts");
-        let content = start.encode_to_vec();
-        ours.write_all(&Header::new(Kind::Request, content.len()).expect("fits").encode()).expect("writes");
-        ours.write_all(&content).expect("writes");
+        for content in first.map(prost::Message::encode_to_vec).into_iter().chain([start.encode_to_vec()]) {
+            ours.write_all(&Header::new(Kind::Request, content.len()).expect("fits").encode()).expect("writes");
+            ours.write_all(&content).expect("writes");
+        }
         // ours goes: the worker must go on without it
         Running { child, work: self.work() }
     }
@@ -183,10 +192,38 @@ impl Running {
                     stream.set_read_timeout(Some(LONG)).expect("sets");
                     return Control(stream);
                 }
-                Err(e) => assert!(Instant::now() < end, "no control socket: {e}"),
+                Err(e) => assert!(Instant::now() < end, "no control socket: {e}: {:#?}", events(&self.work)),
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+    /// The worker below the first process, another one than that; its number.
+    pub fn worker(&self, not: Option<i32>) -> i32 {
+        let first = i32::try_from(self.child.id()).expect("a pid");
+        let is = |pid: &i32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<_> = line.split(|b| *b == 0).collect();
+            *pid != first && Some(*pid) != not && words.get(1).is_some_and(|w| *w == b"step" || *w == b"follow")
+        };
+        let end = Instant::now() + LONG;
+        loop {
+            if let Some(worker) = session_of(first).into_iter().find(is) {
+                return worker;
+            }
+            assert!(Instant::now() < end, "no worker: {:#?}", events(&self.work));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    /// The engine that runs: who leads a process group and neither is the first process nor a worker.
+    pub fn engine(&self) -> nix::unistd::Pid {
+        let first = i32::try_from(self.child.id()).expect("a pid");
+        let leads = |pid: &i32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let ours = line.split(|b| *b == 0).next().is_some_and(|w| w.ends_with(b"runner-worker-iac"));
+            let group = nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(*pid)));
+            !ours && group.is_ok_and(|g| g.as_raw() == *pid)
+        };
+        nix::unistd::Pid::from_raw(session_of(first).into_iter().find(leads).expect("an engine"))
     }
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"));
@@ -228,6 +265,12 @@ impl Control {
     }
     pub fn cancel(&mut self, by: &str, force: bool) {
         self.say(job_control::Kind::Cancel(JobCancel { by: by.into(), force }));
+    }
+    /// Tells a worker that waits for it what the one before it was told.
+    pub fn start(&mut self, start: &JobStart) {
+        let content = start.encode_to_vec();
+        self.0.write_all(&Header::new(Kind::Request, content.len()).expect("fits").encode()).expect("writes");
+        self.0.write_all(&content).expect("writes");
     }
     pub fn ping(&mut self, nonce: u64) {
         self.say(job_control::Kind::Ping(JobPing { nonce }));

@@ -9,6 +9,9 @@ mod exec;
 mod request;
 mod status;
 mod stream;
+mod token;
+
+pub(crate) use self::token::bound;
 
 use shared_proto::failure::Code;
 use shared_proto::v1::operation_request::What;

@@ -12,6 +12,7 @@ use aws_config::meta::region::ProvideRegion;
 use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::profile::region::ProfileFileRegionProvider;
 use aws_config::provider_config::ProviderConfig;
+use aws_config::sts::AssumeRoleProvider;
 use aws_config::web_identity_token::WebIdentityTokenCredentialsProvider;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::ProvideCredentials;
@@ -19,7 +20,7 @@ use aws_credential_types::provider::error::CredentialsError;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use prost::Message as _;
 use shared_proto::v1::target::Kind;
-use shared_proto::v1::{AwsTarget, ResolveAws};
+use shared_proto::v1::{AwsSession, AwsTarget, ResolveAws};
 use std::fs::File;
 use std::io::{Seek as _, Write as _};
 use std::os::fd::OwnedFd;
@@ -45,6 +46,7 @@ pub(super) fn from_environment(how: &ResolveAws) -> Option<Result<Resolved, Faul
     let key = variable(how, "AWS_ACCESS_KEY_ID");
     let secret = variable(how, "AWS_SECRET_ACCESS_KEY");
     match (key, secret) {
+        (Some(_), Some(_)) if how.session.is_some() => None,
         (Some(key), Some(secret)) => Some(Ok(Resolved {
             target: Kind::Aws(AwsTarget {
                 access_key_id: key.to_owned(),
@@ -113,6 +115,13 @@ async fn resolve_unbounded(how: &ResolveAws) -> Result<Resolved, Fault> {
             }
             ask(how, &builder.build()).await.map_err(|fault| missing_profile(how).unwrap_or(fault))?
         }
+        "environment" if variable(how, "AWS_ACCESS_KEY_ID").is_some() => Credentials::new(
+            variable(how, "AWS_ACCESS_KEY_ID").unwrap_or_default(),
+            variable(how, "AWS_SECRET_ACCESS_KEY").unwrap_or_default(),
+            variable(how, "AWS_SESSION_TOKEN").map(str::to_owned),
+            None,
+            "environment",
+        ),
         // pods of EKS have a token file, tasks of ECS a container endpoint, instances the metadata service
         "environment" | "instance_role" if variable(how, "AWS_WEB_IDENTITY_TOKEN_FILE").is_some() => {
             ask(how, &WebIdentityTokenCredentialsProvider::builder().configure(&config).build()).await?
@@ -130,6 +139,10 @@ async fn resolve_unbounded(how: &ResolveAws) -> Result<Resolved, Fault> {
                 .next("Use environment, profile or instance_role as the source in the connection's entry."));
         }
     };
+    let credentials = match &how.session {
+        None => credentials,
+        Some(session) => assume(how, session, credentials, region.clone()).await?,
+    };
     let valid_until_ms = match credentials.expiry() {
         None => files_valid(),
         Some(at) => valid_until(at.duration_since(UNIX_EPOCH).map_or(0, millis))?,
@@ -142,6 +155,42 @@ async fn resolve_unbounded(how: &ResolveAws) -> Result<Resolved, Fault> {
         endpoint_url: how.endpoint_url.clone(),
     };
     Ok(Resolved { target: Kind::Aws(target), valid_until_ms })
+}
+
+/// The session of a role that these credentials may assume, as narrow as its policies make it. Only this one leaves the resolver.
+async fn assume(
+    how: &ResolveAws,
+    session: &AwsSession,
+    credentials: Credentials,
+    region: Option<Region>,
+) -> Result<Credentials, Fault> {
+    let role = &session.role_arn;
+    let region = region.ok_or_else(|| {
+        unavailable(format!("the role {role} cannot be assumed without a region, whose STS is asked"))
+            .next("Give the connection's entry a region.")
+    })?;
+    let mut config = aws_config::defaults(BehaviorVersion::latest()).region(region).no_credentials();
+    if !how.endpoint_url.is_empty() {
+        config = config.endpoint_url(&how.endpoint_url);
+    }
+    let mut provider = AssumeRoleProvider::builder(role)
+        .session_name(&session.session_name)
+        .session_length(Duration::from_secs(session.duration_seconds.into()))
+        .configure(&config.load().await);
+    if !session.external_id.is_empty() {
+        provider = provider.external_id(&session.external_id);
+    }
+    if !session.policy.is_empty() {
+        provider = provider.policy(&session.policy);
+    }
+    if !session.policy_arns.is_empty() {
+        provider = provider.policy_arns(session.policy_arns.clone());
+    }
+    let provider = provider.build_from_provider(credentials).await;
+    provider.provide_credentials().await.map_err(|e| {
+        unavailable(format!("{}: the role {role} cannot be assumed: {}", shown(how), said(&e)))
+            .next("Look at the role's trust policy, and at the session's policies in the connection's entry.")
+    })
 }
 
 async fn ask(how: &ResolveAws, provider: &impl ProvideCredentials) -> Result<Credentials, Fault> {

@@ -111,7 +111,7 @@ fn files_valid() -> i64 {
 ///
 /// # Errors
 /// They have ended.
-fn valid_until(expiry_ms: i64) -> Result<i64, Fault> {
+pub(crate) fn valid_until(expiry_ms: i64) -> Result<i64, Fault> {
     let now = shared_proto::now_ms();
     if expiry_ms <= now {
         return Err(Fault::new(Code::CredentialsExpired, "the credentials that were given have expired already"));

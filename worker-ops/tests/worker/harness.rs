@@ -36,6 +36,7 @@ pub(crate) fn request(what: What, target: TargetKind) -> WorkerRequest {
     WorkerRequest {
         request: Some(OperationRequest { what: Some(what), connection: "test".into(), ..Default::default() }),
         target: Some(Target { kind: Some(target) }),
+        ..Default::default()
     }
 }
 

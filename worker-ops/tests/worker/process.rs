@@ -115,8 +115,12 @@ async fn wrong_provider() -> Result<()> {
     operation(identity, nowhere()).await?.failed("wrong_provider", "kubernetes")?;
     for incomplete in [
         WorkerRequest::default(),
-        WorkerRequest { request: Some(OperationRequest::default()), target: None },
-        WorkerRequest { request: Some(OperationRequest::default()), target: Some(Default::default()) },
+        WorkerRequest { request: Some(OperationRequest::default()), target: None, ..Default::default() },
+        WorkerRequest {
+            request: Some(OperationRequest::default()),
+            target: Some(Default::default()),
+            ..Default::default()
+        },
     ] {
         let mut worker = Worker::start("operation").await?;
         worker.send(Kind::Request, &incomplete.encode_to_vec()).await?;

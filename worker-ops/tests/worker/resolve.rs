@@ -9,7 +9,8 @@ use shared_proto::v1::resolve_reply::Kind as Reply;
 use shared_proto::v1::resolve_request::How;
 use shared_proto::v1::target::Kind as Target;
 use shared_proto::v1::{
-    AwsTarget, KubernetesTarget, ResolveAws, ResolveInCluster, ResolveKubeconfig, ResolveReply, ResolveRequest,
+    AwsSession, AwsTarget, KubernetesTarget, ResolveAws, ResolveInCluster, ResolveKubeconfig, ResolveReply,
+    ResolveRequest,
 };
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -29,6 +30,8 @@ pub(crate) fn scenarios(suite: Suite) -> Suite {
         .test("resolves_an_aws_profile", aws_profile)
         .test("resolves_the_role_of_a_container", container_role)
         .test("resolves_the_role_of_an_instance", instance_role)
+        .test("aws_gives_a_session_of_a_role_and_nothing_else", aws_session)
+        .test("a_role_that_cannot_be_assumed_is_named", aws_no_session)
         .test("aws_sources_that_give_nothing_are_named", aws_nothing)
 }
 
@@ -256,6 +259,152 @@ async fn instance_role() -> Result<()> {
         "{:?}",
         server.asked()
     );
+    Ok(())
+}
+
+const ROLE: &str = "arn:aws:iam::123456789012:role/narrow";
+const POLICY: &str = r#"{"Statement":[{"Action":"s3:List*","Effect":"Allow","Resource":"*"}],"Version":"2012-10-17"}"#;
+
+fn session() -> AwsSession {
+    AwsSession {
+        role_arn: ROLE.into(),
+        external_id: "of-the-customer".into(),
+        session_name: "runner-prod".into(),
+        duration_seconds: 900,
+        policy: POLICY.into(),
+        policy_arns: vec!["arn:aws:iam::aws:policy/ReadOnlyAccess".into()],
+    }
+}
+
+/// STS as it is documented: what is not a parameter of AssumeRole, or not within its bounds, is refused.
+fn sts(asked: &Asked) -> (u16, String) {
+    let refuse = |code: &str, message: &str| {
+        let error = format!("<Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error>");
+        (
+            400,
+            format!(
+                "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">{error}<RequestId>r</RequestId></ErrorResponse>"
+            ),
+        )
+    };
+    let form: Vec<(String, String)> =
+        asked.body.split('&').filter_map(|p| p.split_once('=')).map(|(k, v)| (decoded(k), decoded(v))).collect();
+    let get = |name: &str| form.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str()).unwrap_or_default();
+    let known = |name: &str| {
+        matches!(
+            name,
+            "Action" | "Version" | "RoleArn" | "RoleSessionName" | "ExternalId" | "DurationSeconds" | "Policy"
+        ) || name
+            .strip_prefix("PolicyArns.member.")
+            .and_then(|n| n.strip_suffix(".arn"))
+            .is_some_and(|n| n.parse::<u8>().is_ok_and(|n| n <= 10))
+    };
+    if let Some((name, _)) = form.iter().find(|(name, _)| !known(name)) {
+        return refuse("ValidationError", &format!("{name} is no parameter"));
+    }
+    if get("Action") != "AssumeRole" || get("Version") != "2011-06-15" {
+        return refuse("InvalidAction", "only AssumeRole");
+    }
+    let signed = asked.header("authorization");
+    if !signed.contains("Credential=AKLONG/") || !signed.contains("/eu-west-1/sts/aws4_request") {
+        return refuse("InvalidClientTokenId", "another key, region or service");
+    }
+    if get("RoleArn") != ROLE || get("ExternalId") != "of-the-customer" {
+        return refuse("AccessDenied", "User AKLONG is not authorized to perform sts:AssumeRole");
+    }
+    let seconds = get("DurationSeconds").parse::<u32>().unwrap_or(0);
+    let policies: usize = form.iter().filter(|(k, _)| k.starts_with("Policy")).map(|(_, v)| v.chars().count()).sum();
+    if !(900..=43_200).contains(&seconds) || !(2..=64).contains(&get("RoleSessionName").len()) || policies > 2048 {
+        return refuse("ValidationError", "out of bounds");
+    }
+    if serde_json::from_str::<serde_json::Value>(get("Policy")).is_err() {
+        return refuse("MalformedPolicyDocument", "not JSON");
+    }
+    let credentials = "<Credentials><AccessKeyId>ASIASESSION</AccessKeyId><SecretAccessKey>s3ss10n</SecretAccessKey>\
+        <SessionToken>narrow-token</SessionToken><Expiration>2999-01-01T00:00:00Z</Expiration></Credentials>";
+    let user = format!(
+        "<AssumedRoleUser><Arn>arn:aws:sts::123456789012:assumed-role/narrow/{0}</Arn><AssumedRoleId>AROA:{0}</AssumedRoleId></AssumedRoleUser>",
+        get("RoleSessionName")
+    );
+    (
+        200,
+        format!(
+            "<AssumeRoleResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><AssumeRoleResult>{credentials}{user}</AssumeRoleResult></AssumeRoleResponse>"
+        ),
+    )
+}
+
+/// As a form is read.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.bytes();
+    while let Some(b) = rest.next() {
+        bytes.push(match b {
+            b'+' => b' ',
+            b'%' => {
+                let digits: Vec<u8> = rest.by_ref().take(2).collect();
+                u8::from_str_radix(&String::from_utf8_lossy(&digits), 16).unwrap_or(b'?')
+            }
+            b => b,
+        });
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Of every source: what leaves the resolver is the session.
+async fn aws_session() -> Result<()> {
+    let server = Server::start(|asked: &Asked, _| match asked.line.split(' ').nth(1).unwrap_or_default() {
+        "/creds" => (200, role().replace("AKROLE", "AKLONG")),
+        _ => sts(asked),
+    })
+    .await?;
+    let folder = Scratch::new("aws-session")?;
+    folder.write(".aws/credentials", "[prod]\naws_access_key_id = AKLONG\naws_secret_access_key = l0ng\n")?;
+    let (home, uri) = (folder.path().display().to_string(), format!("{}/creds", server.url));
+    let region = ("AWS_REGION", "eu-west-1");
+    let keys = [region, ("AWS_ACCESS_KEY_ID", "AKLONG"), ("AWS_SECRET_ACCESS_KEY", "l0ng")];
+    let container = [region, ("AWS_CONTAINER_CREDENTIALS_FULL_URI", uri.as_str())];
+    for (source, profile, variables) in
+        [("environment", "", &keys[..]), ("profile", "prod", &[region]), ("instance_role", "", &container)]
+    {
+        let how = ResolveAws {
+            profile: profile.into(),
+            endpoint_url: server.url.clone(),
+            session: Some(session()),
+            ..aws_how(source, &isolated(&home, variables))
+        };
+        let reply = ask(How::Aws(how)).await?;
+        let target = aws(&reply)?;
+        let got = (target.access_key_id.as_str(), target.secret_access_key.as_str(), target.session_token.as_str());
+        ensure!(got == ("ASIASESSION", "s3ss10n", "narrow-token"), "{source}: {target:?}");
+        ensure!(target.region == "eu-west-1" && target.endpoint_url == server.url, "{source}: {target:?}");
+        ensure!((895..=900).contains(&left(&reply)), "{source}: {}", left(&reply));
+        ensure!(!String::from_utf8_lossy(&reply.encode_to_vec()).contains("l0ng"), "{source}: more than the session");
+    }
+    let form = decoded(&server.asked().last().context("asked")?.body);
+    ensure!(form.contains(&format!("Policy={POLICY}")) && form.contains("RoleSessionName=runner-prod"), "{form}");
+    Ok(())
+}
+
+async fn aws_no_session() -> Result<()> {
+    let server = Server::start(|asked: &Asked, _| sts(asked)).await?;
+    let keys = [("AWS_ACCESS_KEY_ID", "AKLONG"), ("AWS_SECRET_ACCESS_KEY", "l0ng"), ("AWS_REGION", "eu-west-1")];
+    let with = |session: AwsSession, variables: &[(&str, &str)]| {
+        let how = aws_how("environment", &isolated("/nonexistent", variables));
+        How::Aws(ResolveAws { endpoint_url: server.url.clone(), session: Some(session), ..how })
+    };
+    let stranger = AwsSession { external_id: String::new(), ..session() };
+    let reply = ask(with(stranger, &keys)).await?;
+    failed(&reply, "credentials_unavailable", &format!("the role {ROLE} cannot be assumed"))?;
+    failed(&reply, "credentials_unavailable", "AccessDenied")?;
+    failed(&reply, "credentials_unavailable", "not authorized to perform")?;
+    let malformed = AwsSession { policy: "{".into(), ..session() };
+    failed(&ask(with(malformed, &keys)).await?, "credentials_unavailable", "MalformedPolicyDocument")?;
+    failed(&ask(with(session(), &keys[..2])).await?, "credentials_unavailable", "without a region")?;
+    // without the keys the role is not asked for at all
+    failed(&ask(with(session(), &keys[2..])).await?, "credentials_unavailable", "AWS_ACCESS_KEY_ID")?;
+    let asked = server.asked().len();
+    ensure!(asked == 2, "{asked}");
     Ok(())
 }
 

@@ -64,6 +64,13 @@ impl Store {
         if job.phase != Phase::AwaitingApproval {
             return Err(not_in(&job, "discarded"));
         }
+        if job.restored_at_ms.is_some() {
+            return Err(Code::Conflict
+                .on(format!(
+                    "job {id} was restored from an older back-up, and what became of its plan since is not known yet"
+                ))
+                .next("Wait until its instance is connected, or cancel it."));
+        }
         let ending = JobEnd {
             code: "ok".into(),
             message: format!("the plan was discarded by {by}; nothing was changed"),
@@ -104,7 +111,9 @@ impl Store {
                 _ => Err(not_in(&job, "cancelled")),
             };
         }
-        let at_once = !job.accepted || job.phase == Phase::AwaitingApproval;
+        // a plan that waited at the time of a back-up may have been approved since: its instance knows
+        let waits = job.phase == Phase::AwaitingApproval && job.restored_at_ms.is_none();
+        let at_once = !job.accepted || waits;
         let lost = !at_once && force && job.instance.as_deref().is_none_or(gone);
         sqlx::query(
             "UPDATE jobs SET canceled_by = COALESCE(canceled_by, $2), cancel_force = (cancel_force OR $3), \

@@ -7,8 +7,10 @@
 //!          Work stream ended
 //! ```
 
+use super::super::seal::Assigned;
 use super::super::{Store, broken, is_taken, not_found};
 use super::{Job, Phase, read, select_jobs};
+use crate::clock::steady_ms;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::{now_ms, v1};
 
@@ -36,6 +38,8 @@ pub struct Given {
     pub request_sha256: Vec<u8>,
     /// The instance that has the stack's state, if it has no backend; none: nobody, or not known.
     pub state_instance: Option<String>,
+    /// This control plane's mark on it.
+    pub seal: Vec<u8>,
 }
 
 /// How an instance stands to a job that it names with a fencing token.
@@ -98,9 +102,9 @@ impl Store {
         }
         let candidates: Vec<Candidate> = sqlx::query_as(
             "SELECT jobs.id, stacks.last_instance, jobs.created_at_ms FROM jobs JOIN stacks ON stacks.id = jobs.stack \
-             WHERE jobs.runner = $1 AND jobs.phase = $2 AND NOT EXISTS (SELECT 1 FROM jobs AS other \
+             WHERE jobs.runner = $1 AND jobs.phase = $2 AND jobs.restored_at_ms IS NULL AND NOT EXISTS (SELECT 1 FROM jobs AS other \
              WHERE other.stack = jobs.stack AND other.phase <> $2 AND (other.ended_at_ms IS NULL OR \
-             (other.accepted AND NOT other.reported AND other.phase <> $3 AND other.ended_at_ms > $4))) \
+             (other.accepted AND NOT other.reported AND other.phase <> $3 AND other.ended_at_ms > $4 AND other.ended_at_ms <= $6))) \
              ORDER BY jobs.id LIMIT $5",
         )
         .bind(runner)
@@ -109,6 +113,8 @@ impl Store {
         .bind(Phase::Lost)
         .bind(now - SETTLE_MS)
         .bind(CANDIDATES_MAX)
+        // what ended later than now did so by another clock
+        .bind(now)
         .fetch_all(&mut *transaction)
         .await
         .map_err(&failed)?;
@@ -116,26 +122,49 @@ impl Store {
             None => true,
             Some(last) if last == instance => true,
             // the state may be there: it is that instance's while it is here, or may be back in a moment
-            Some(last) => !present.contains(last) && now - c.created_at_ms >= PREFERENCE_MS,
+            Some(last) => !present.contains(last) && !(0..PREFERENCE_MS).contains(&(now - c.created_at_ms)),
         });
         let Some(next) = next else { return Ok(None) };
-        let (token, request, request_sha256): (i64, Vec<u8>, Vec<u8>) = sqlx::query_as(
+        let (token, request, request_sha256, organization): (i64, Vec<u8>, Vec<u8>, String) = sqlx::query_as(
             "UPDATE jobs SET phase = $2, instance = $3, assigned_at_ms = $4, fencing_token = fencing_token + 1 \
-             WHERE id = $1 RETURNING fencing_token, request, request_sha256",
+             WHERE id = $1 RETURNING fencing_token, request, request_sha256, organization",
         )
         .bind(&next.id)
         .bind(Phase::Assigned)
         .bind(instance)
-        .bind(now)
+        .bind(steady_ms())
         .fetch_one(&mut *transaction)
         .await
         .map_err(&failed)?;
         transaction.commit().await.map_err(&failed)?;
         let fencing_token = u64::try_from(token).unwrap_or(0);
-        Ok(Some(Given { job_id: next.id, fencing_token, request, request_sha256, state_instance: next.last_instance }))
+        let seal = self.seal().mark(Assigned {
+            organization: &organization,
+            runner,
+            instance,
+            job: &next.id,
+            token: fencing_token,
+            request_sha256: &request_sha256,
+        });
+        let state_instance = next.last_instance;
+        Ok(Some(Given { job_id: next.id, fencing_token, request, request_sha256, state_instance, seal }))
     }
 
-    /// Has jobs wait again that were assigned before a moment and not accepted; those of one instance where one is given. How
+    /// Counts the time to accept anew for all that are assigned: the clock may have been another one when they were. Once, at the start.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub async fn begin_leases(&self) -> Result<(), Failure> {
+        sqlx::query("UPDATE jobs SET assigned_at_ms = $1 WHERE phase = $2")
+            .bind(steady_ms())
+            .bind(Phase::Assigned)
+            .execute(self.pool())
+            .await
+            .map(drop)
+            .map_err(broken("looking through assigned jobs"))
+    }
+
+    /// Has jobs wait again that were assigned before a moment (of the steady clock) and not accepted; those of one instance where one is given. How
     /// many they were.
     ///
     /// # Errors
@@ -213,12 +242,11 @@ impl Store {
     /// `internal`.
     pub async fn jobs_of_instance(&self, runner: &str, instance: &str) -> Result<Vec<Job>, Failure> {
         sqlx::query_as(select_jobs!(
-            light "WHERE jobs.runner = $1 AND jobs.instance = $2 AND jobs.accepted AND (jobs.phase <> $3 OR jobs.reported) AND \
-             (jobs.ended_at_ms IS NULL OR NOT jobs.reported OR jobs.ended_at_ms > $4) ORDER BY jobs.id DESC LIMIT $5"
+            light "WHERE jobs.runner = $1 AND jobs.instance = $2 AND jobs.accepted AND \
+             (jobs.ended_at_ms IS NULL OR NOT jobs.reported OR jobs.ended_at_ms > $3) ORDER BY jobs.id DESC LIMIT $4"
         ))
         .bind(runner)
         .bind(instance)
-        .bind(Phase::Lost)
         .bind(now_ms() - RELEASE_AGAIN_MS)
         .bind(FOLLOWED_MAX)
         .fetch_all(self.pool())

@@ -15,6 +15,8 @@ const EVENTS_MAX: usize = 16_384;
 const JOB_EVENTS_MAX: i64 = 64 * 1024 * 1024;
 /// What one text taken from events into the job may take, bytes.
 const TEXT_MAX: usize = 512 * 1024;
+/// Names of what a job could not take out of its events.
+const NOT_REDACTED_MAX: usize = 512;
 
 /// What became of a report.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,7 +66,11 @@ impl Store {
         if job.runner != runner {
             return Err(not_found("job", &report.job_id));
         }
-        let own = job.accepted && job.instance.as_deref() == Some(report.instance_id.as_str());
+        if !job.accepted {
+            // it was after the back-up that this is a copy of, or nobody says the truth: its instance presents it
+            return Err(Code::NotFound.on(format!("nobody accepted job {} here", job.id)));
+        }
+        let own = job.instance.as_deref() == Some(report.instance_id.as_str());
         if !own || job.token() != report.fencing_token {
             return Err(fenced(&job));
         }
@@ -79,7 +85,8 @@ impl Store {
             }
             let mut encoded = event.encode_to_vec();
             if bytes > JOB_EVENTS_MAX && is_words(event) {
-                encoded = v1::Event { sequence: event.sequence, time_ms: event.time_ms, body: None }.encode_to_vec();
+                encoded = v1::Event { sequence: event.sequence, time_ms: event.time_ms, ..Default::default() }
+                    .encode_to_vec();
             }
             bytes += i64::try_from(encoded.len()).unwrap_or(0);
             sqlx::query("INSERT INTO job_events (job, sequence, event) VALUES ($1, $2, $3)")
@@ -102,7 +109,7 @@ impl Store {
         sqlx::query(
             "UPDATE jobs SET phase = $2, revision = $3, plan = $4, outputs = $5, result = $6, reported = $7, \
              last_sequence = $8, event_bytes = $9, approved_by = $10, ended_at_ms = COALESCE(ended_at_ms, $11), \
-             plan_text = $12, isolation_level = $13 WHERE id = $1",
+             plan_text = $12, isolation_level = $13, redacted = $14, not_redacted = $15, restored_at_ms = NULL WHERE id = $1",
         )
         .bind(&job.id)
         .bind(job.phase)
@@ -117,6 +124,8 @@ impl Store {
         .bind(ended.then(now_ms))
         .bind(&job.plan_text)
         .bind(&job.isolation_level)
+        .bind(job.redacted)
+        .bind(&job.not_redacted)
         .execute(&mut *transaction)
         .await
         .map_err(&failed)?;
@@ -204,16 +213,35 @@ impl Story {
                 (plan.add, plan.change, plan.remove) = (summary.add, summary.change, summary.remove);
             }
             Body::Outputs(outputs) => self.job.outputs = Some(cut(&outputs.json, TEXT_MAX)),
+            Body::Redacted(redacted) => {
+                let count = i64::try_from(redacted.count).unwrap_or(i64::MAX);
+                self.job.redacted = Some(self.job.redacted.unwrap_or(0).saturating_add(count));
+                let mut names = self.job.not_redacted();
+                names.extend(redacted.not_redacted.iter().take(NOT_REDACTED_MAX).map(|name| cut(name, 256)));
+                let names: Vec<_> = names.into_iter().take(NOT_REDACTED_MAX).collect();
+                // what does not become JSON cannot be: they are texts
+                self.job.not_redacted = serde_json::to_string(&names).ok();
+            }
             Body::Result(result) => {
                 self.job.reported = true;
                 let code = Code::from_name(&result.code);
                 self.unclear = matches!(code, Some(Code::JobLost | Code::SpoolDamaged | Code::WorkerCrashed));
+                // a worker may say what it likes, and only what there is becomes a code
+                let (name, message) = match code {
+                    Some(code) => (code.as_str(), cut(&result.message, 16 * 1024)),
+                    None if result.code == "ok" => ("ok", cut(&result.message, 16 * 1024)),
+                    None => {
+                        let known = Failure::from_wire(&cut(&result.code, 128), &result.message, "");
+                        (known.code.as_str(), cut(&known.message, 16 * 1024))
+                    }
+                };
                 let end = JobEnd {
-                    code: cut(&result.code, 128),
-                    message: cut(&result.message, 16 * 1024),
+                    code: name.to_owned(),
+                    message,
                     next_step: cut(&result.next_step, 4 * 1024),
                     engine_exit_code: result.engine_exit_code,
                     engine_signal: cut(&result.engine_signal, 64),
+                    rescued_state: cut(&result.rescued_state, 4 * 1024),
                 };
                 let phase = match Phase::from_name(&result.phase) {
                     Some(phase) if phase >= Phase::Applied || phase == Phase::Planned => phase,
@@ -239,8 +267,10 @@ impl Story {
             // what does not become JSON cannot be: the plan is made of numbers and texts
             self.job.plan = serde_json::to_string(plan).ok();
         }
-        // one that ended here already (discarded, cancelled while it waited) stays what the user made it
-        if self.job.ended() {
+        // one that ended here already (discarded, cancelled while it waited) stays what the user made it; where it was only thought to be
+        // lost (a user who gives it up fences it off) its own result counts
+        let thought_lost = self.job.phase == Phase::Lost && self.end.is_some();
+        if self.job.ended() && !thought_lost {
             return (self.job, false);
         }
         if let Some((phase, end)) = self.end {

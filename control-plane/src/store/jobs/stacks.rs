@@ -23,6 +23,8 @@ pub struct Stack {
     pub source: String,
     /// The engine's variables.
     pub variables: String,
+    /// Secret variables that may stay in what is recorded.
+    pub not_redacted: String,
     /// Entries of the runner's configuration.
     pub connections: String,
     /// The instance that applied its last plan, or may have: one without a backend has its state there.
@@ -45,13 +47,15 @@ pub struct NewStack {
     /// JSON.
     pub variables: String,
     /// JSON.
+    pub not_redacted: String,
+    /// JSON.
     pub connections: String,
 }
 
 macro_rules! select_stacks {
     ($rest:literal) => {
         concat!(
-            "SELECT id, organization, name, engine, runner, source, variables, connections, last_instance, created_at_ms ",
+            "SELECT id, organization, name, engine, runner, source, variables, not_redacted, connections, last_instance, created_at_ms ",
             "FROM stacks WHERE organization = $1 AND deleted_at_ms IS NULL ",
             $rest
         )
@@ -66,8 +70,8 @@ impl Store {
     pub async fn create_stack(&self, organization: &str, new: &NewStack) -> Result<Stack, Failure> {
         let id = new_id("stk");
         sqlx::query(
-            "INSERT INTO stacks (id, organization, name, engine, runner, source, variables, connections, created_at_ms) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            "INSERT INTO stacks (id, organization, name, engine, runner, source, variables, connections, created_at_ms, \
+             not_redacted) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         )
         .bind(&id)
         .bind(organization)
@@ -78,9 +82,10 @@ impl Store {
         .bind(&new.variables)
         .bind(&new.connections)
         .bind(now_ms())
+        .bind(&new.not_redacted)
         .execute(self.pool())
         .await
-        .map_err(|e| taken(&e, "a stack", &new.name, "making a stack"))?;
+        .map_err(|e| taken(e, "a stack", &new.name, "making a stack"))?;
         self.stack(organization, &id).await
     }
 
@@ -117,8 +122,8 @@ impl Store {
     /// `not_found`, `conflict` where the new name is taken.
     pub async fn update_stack(&self, organization: &str, id: &str, new: &NewStack) -> Result<Stack, Failure> {
         let changed = sqlx::query(
-            "UPDATE stacks SET name = $3, engine = $4, runner = $5, source = $6, variables = $7, connections = $8 \
-             WHERE organization = $1 AND id = $2 AND deleted_at_ms IS NULL",
+            "UPDATE stacks SET name = $3, engine = $4, runner = $5, source = $6, variables = $7, connections = $8, \
+             not_redacted = $9 WHERE organization = $1 AND id = $2 AND deleted_at_ms IS NULL",
         )
         .bind(organization)
         .bind(id)
@@ -128,9 +133,10 @@ impl Store {
         .bind(&new.source)
         .bind(&new.variables)
         .bind(&new.connections)
+        .bind(&new.not_redacted)
         .execute(self.pool())
         .await
-        .map_err(|e| taken(&e, "a stack", &new.name, "changing a stack"))?;
+        .map_err(|e| taken(e, "a stack", &new.name, "changing a stack"))?;
         if changed.rows_affected() == 0 {
             return Err(not_found("stack", id));
         }

@@ -1,6 +1,7 @@
 //! A job's way through the store, step by step, and every step that is refused.
 
 use super::*;
+use crate::clock::steady_ms;
 use shared_proto::v1::event::Body;
 
 const ORG: &str = "org_a";
@@ -9,7 +10,10 @@ const HERE: &str = "i-1";
 
 /// An organization `org_a` with runner `run_1`, another organization `org_b` with `run_b`.
 pub(crate) async fn store() -> Store {
-    let store = Store::in_memory().await.expect("a store");
+    filled(Store::in_memory().await.expect("a store")).await
+}
+/// The same in a store of its own.
+pub(crate) async fn filled(store: Store) -> Store {
     for (organization, runner) in [(ORG, RUNNER), ("org_b", "run_b")] {
         sqlx::query("INSERT INTO organizations (id, name, created_at_ms) VALUES ($1, $1, 1)")
             .bind(organization)
@@ -33,6 +37,7 @@ pub(crate) async fn stack(store: &Store, name: &str) -> Stack {
         runner: None,
         source: "{}".into(),
         variables: "{}".into(),
+        not_redacted: "[]".into(),
         connections: "[]".into(),
     };
     store.create_stack(ORG, &new).await.expect("a stack")
@@ -46,6 +51,7 @@ pub(crate) fn new_job(stack: &Stack, kind: JobKind) -> NewJob {
         approve_automatically: false,
         source: v1::Source::default(),
         variables: [("password".to_owned(), "s3cr3t".to_owned())].into(),
+        not_redacted: vec![],
         connections: vec![],
         created_by: "ann".into(),
     }
@@ -74,7 +80,12 @@ async fn accepted(store: &Store, stack: &Stack, kind: JobKind) -> Given {
     given
 }
 fn report(given: &Given, from: u64, bodies: Vec<Body>) -> v1::ReportRequest {
-    let events = (from..).zip(bodies).map(|(sequence, body)| v1::Event { sequence, time_ms: 1, body: Some(body) });
+    let events = (from..).zip(bodies).map(|(sequence, body)| v1::Event {
+        sequence,
+        time_ms: 1,
+        engine_read: None,
+        body: Some(body),
+    });
     v1::ReportRequest {
         job_id: given.job_id.clone(),
         fencing_token: given.fencing_token,
@@ -446,6 +457,7 @@ async fn stacks_have_names_of_their_own_and_go_when_nothing_runs() {
         runner: Some(RUNNER.into()),
         source: "{}".into(),
         variables: "{}".into(),
+        not_redacted: "[]".into(),
         connections: "[]".into(),
     };
     assert_eq!(code(store.create_stack(ORG, &same).await), Code::Conflict);
@@ -472,6 +484,27 @@ async fn a_job_is_isolated_as_the_weakest_of_its_workers() {
     assert_eq!(now(&store, &given).await.isolation_level.as_deref(), Some("namespaces"));
     tell(&store, &given, 4, vec![isolated("applying", "confined"), isolated("applying", "namespaces")]).await;
     assert_eq!(now(&store, &given).await.isolation_level.as_deref(), Some("confined"));
+}
+
+#[tokio::test]
+async fn a_job_says_how_often_a_secret_was_taken_out() {
+    let store = store().await;
+    let stack = stack(&store, "s").await;
+    let given = accepted(&store, &stack, JobKind::Update).await;
+    assert_eq!((now(&store, &given).await.redacted, now(&store, &given).await.not_redacted), (None, None));
+    let redacted = |count: u64, names: &[&str]| {
+        Body::Redacted(v1::Redacted { count, not_redacted: names.iter().map(|n| (*n).to_owned()).collect() })
+    };
+    tell(&store, &given, 1, vec![redacted(2, &["pin"])]).await;
+    tell(&store, &given, 2, vec![redacted(1, &["pin", "connection c"])]).await;
+    let job = now(&store, &given).await;
+    assert_eq!((job.redacted, job.not_redacted.as_deref()), (Some(3), Some(r#"["connection c","pin"]"#)));
+    // what a worker makes up ends at a bound
+    let many = (0..2000).map(|i| format!("v{i}")).collect();
+    tell(&store, &given, 3, vec![Body::Redacted(v1::Redacted { count: u64::MAX, not_redacted: many })]).await;
+    let job = now(&store, &given).await;
+    let names: Vec<String> = serde_json::from_str(&job.not_redacted.expect("names")).expect("JSON");
+    assert_eq!((job.redacted, names.len()), (Some(i64::MAX), 512));
 }
 
 #[tokio::test]
@@ -518,4 +551,37 @@ async fn a_stack_whose_resources_nobody_destroyed_goes_only_by_force() {
     store.discard_job(ORG, &given.job_id, "bob").await.expect("discarded");
     tell(&store, &given, 6, vec![result("discarded", "ok")]).await;
     assert!(!refused(&planned).await);
+}
+
+/// What an earlier run of the program wrote by a clock that was a year off, either way, neither holds a job nor takes it away.
+#[tokio::test]
+async fn a_lease_of_another_clock_counts_anew() {
+    const YEAR_MS: i64 = 365 * 24 * 60 * 60 * 1000;
+    let store = store().await;
+    let stack = stack(&store, "s").await;
+    job(&store, &stack, JobKind::Update).await;
+    assign(&store, HERE, &[]).await.expect("a job");
+    for off in [YEAR_MS, -YEAR_MS] {
+        sqlx::query("UPDATE jobs SET assigned_at_ms = assigned_at_ms + $1")
+            .bind(off)
+            .execute(store.pool())
+            .await
+            .expect("writes");
+        let before = steady_ms();
+        store.begin_leases().await.expect("looks through them");
+        assert_eq!(store.take_back(RUNNER, None, before - 1).await, Ok(0), "taken away: {off}");
+    }
+    assert_eq!(store.take_back(RUNNER, None, steady_ms()).await, Ok(1), "held");
+}
+
+/// An instance that has the state is preferred for a while; a clock that was set back since must not make that a year.
+#[tokio::test]
+async fn a_preference_ends_by_whichever_clock() {
+    let store = store().await;
+    let stack = stack(&store, "s").await;
+    let job = job(&store, &stack, JobKind::Update).await;
+    sqlx::query("UPDATE stacks SET last_instance = 'i-gone'").execute(store.pool()).await.expect("writes");
+    assert!(assign(&store, HERE, &[HERE]).await.is_none(), "the one with the state may be back in a moment");
+    sqlx::query("UPDATE jobs SET created_at_ms = created_at_ms + 1000000").execute(store.pool()).await.expect("writes");
+    assert_eq!(assign(&store, HERE, &[HERE]).await.expect("its turn").job_id, job.id);
 }

@@ -1,18 +1,25 @@
 //! Whole jobs through this room, with the real worker and a real engine, and a control plane of the tests' own. Each supervisor
 //! is a runtime of its own, so that one can die like a process does. Skipped, and said so, where worker or engine are not there.
 
+mod crash;
 mod plane;
 
 use super::*;
-use plane::{Host, Plane, job, wait_for};
+use nix::sys::signal::Signal;
+use plane::{Host, Known, Plane, job, wait_for};
 use shared_proto::v1::work_item::Kind;
-use shared_proto::v1::{Approval, Cancel, Discard, JobKind, JobRelease};
+use shared_proto::v1::{Approval, Cancel, Discard, JobKind, JobRelease, Recall};
 use std::time::Duration;
 
 const SMALL: &str =
     "resource \"terraform_data\" \"a\" { input = \"x\" }\noutput \"o\" { value = terraform_data.a.output }\n";
 const SLOW: &str = "variable \"seconds\" { default = \"60\" }\nresource \"terraform_data\" \"first\" { input = \"done\" }\n\
     resource \"terraform_data\" \"slow\" {\n depends_on = [terraform_data.first]\n provisioner \"local-exec\" { command = \"echo sleeping; exec sleep ${var.seconds}\" }\n}\n";
+
+fn signal(pid: i32, signal: Signal) {
+    // one that has just ended is as good
+    let _ = runner_sandbox::PidFd::open(pid).and_then(|process| process.signal(signal as i32));
+}
 
 fn approve(id: &str) -> Kind {
     Kind::Approval(Approval { job_id: id.into(), fencing_token: 1, by: "somebody".into(), plan_sha256: String::new() })
@@ -22,6 +29,10 @@ fn cancel(id: &str) -> Kind {
 }
 fn release(id: &str) -> Kind {
     Kind::Release(JobRelease { job_id: id.into(), fencing_token: 1 })
+}
+
+fn recall(id: &str, unknown: bool) -> Kind {
+    Kind::Recall(Recall { job_id: id.into(), fencing_token: 1, unknown })
 }
 
 /// A job in mid-apply.
@@ -87,13 +98,56 @@ fn a_supervisor_that_dies_is_followed_by_one_that_goes_on() {
 }
 
 #[test]
+fn jobs_that_were_let_go_are_nobodys_until_they_are_adopted() {
+    let Some(host) = Host::new() else { return };
+    let plane = Plane::default();
+    let first = host.supervisor(&plane);
+    in_mid_apply(&plane, &host, "j1", "3");
+    first.let_go();
+    wait_for("the end of the worker", || host.ended("j1"));
+    assert!(plane.result("j1").is_none(), "somebody spoke for it");
+    first.adopt_again();
+    wait_for("the end", || plane.result("j1").is_some());
+    // and by another process, while the first one lives on
+    first.let_go();
+    let second = host.supervisor(&plane);
+    plane.tell_when_open(release("j1"));
+    wait_for("the release", || !host.folder("j1").exists());
+    assert_eq!(plane.result("j1").map(|r| r.phase), Some("applied".into()));
+    assert_eq!(plane.starts("j1"), (1, 1));
+    drop(second);
+}
+
+#[test]
+fn a_job_that_is_let_go_and_adopted_at_any_moment_ends_as_it_would() {
+    let Some(host) = Host::new() else { return };
+    let plane = Plane::default();
+    let supervisor = host.supervisor(&plane);
+    let mut request = job(&plane, "j1", JobKind::Update, SMALL);
+    request.approve_automatically = true;
+    plane.assign(request);
+    wait_for("its folder", || host.folder("j1").exists());
+    let mut times = 0;
+    while plane.result("j1").is_none() {
+        supervisor.let_go();
+        supervisor.adopt_again();
+        times += 1;
+        // a little further each time
+        std::thread::sleep(Duration::from_millis(times % 40));
+    }
+    println!("let go {times} times");
+    assert_eq!(plane.result("j1").map(|r| (r.phase, r.code)), Some(("applied".into(), "ok".into())));
+    assert_eq!(plane.starts("j1"), (1, 1), "no step is started twice");
+}
+
+#[test]
 fn a_killed_worker_ends_its_job_and_the_state_is_written() {
     let Some(host) = Host::new() else { return };
     let plane = Plane::default();
     let supervisor = host.supervisor(&plane);
     in_mid_apply(&plane, &host, "j1", "600");
     let worker = host.worker("j1", "started-apply").expect("a worker");
-    ending::signal(Host::inner(worker), nix::sys::signal::Signal::SIGKILL);
+    signal(Host::inner(worker), Signal::SIGKILL);
     wait_for("the end", || plane.result("j1").is_some());
     let result = plane.result("j1").expect("a result");
     assert_eq!((result.phase.as_str(), result.code.as_str()), ("failed", "worker_crashed"), "{result:?}");
@@ -115,7 +169,7 @@ fn a_worker_that_stands_still_is_ended() {
     let _supervisor = host.supervisor(&plane);
     in_mid_apply(&plane, &host, "j1", "600");
     let worker = host.worker("j1", "started-apply").expect("a worker");
-    ending::signal(Host::inner(worker), nix::sys::signal::Signal::SIGSTOP);
+    signal(Host::inner(worker), Signal::SIGSTOP);
     wait_for("the end", || plane.result("j1").is_some());
     let result = plane.result("j1").expect("a result");
     assert_eq!(result.code, "worker_crashed");
@@ -128,17 +182,112 @@ fn a_worker_that_died_while_nobody_looked_is_lost_and_not_started_again() {
     let Some(host) = Host::new() else { return };
     let plane = Plane::default();
     let first = host.supervisor(&plane);
+    // there is a state before
+    let mut request = job(&plane, "j0", JobKind::Update, SMALL);
+    request.approve_automatically = true;
+    plane.assign(request);
+    wait_for("the end", || plane.result("j0").is_some());
+    plane.tell(release("j0"));
+    wait_for("the release", || !host.folder("j0").exists());
+    let serial = || serde_json::from_str::<serde_json::Value>(&host.state("s1")).expect("a state")["serial"].clone();
+    let before = serial();
     in_mid_apply(&plane, &host, "j1", "600");
     let worker = host.worker("j1", "started-apply").expect("a worker");
     drop(first);
     for pid in runner_sandbox::sessions::members(worker) {
-        ending::signal(pid, nix::sys::signal::Signal::SIGKILL);
+        signal(pid, Signal::SIGKILL);
     }
     wait_for("its end", || runner_sandbox::sessions::members(worker).is_empty());
+    let lock = std::fs::read(host.stack("s1").join(".terraform.tfstate.lock.info")).expect("a lock is left");
+    let lock: serde_json::Value = serde_json::from_slice(&lock).expect("a lock");
+    // what an engine writes there that cannot save its state
+    std::fs::write(host.folder("j1").join("work/source/errored.tfstate"), "the only one").expect("writes");
     let _second = host.supervisor(&plane);
     wait_for("the end", || plane.result("j1").is_some());
-    assert_eq!(plane.result("j1").map(|r| (r.phase, r.code)), Some(("lost".into(), "job_lost".into())));
+    let result = plane.result("j1").expect("a result");
+    assert_eq!((result.phase.as_str(), result.code.as_str()), ("lost", "job_lost"));
+    let kept = host.stack("s1").join("errored-j1.tfstate");
+    for part in [
+        "The last that it told of a resource: terraform_data.slow".to_owned(),
+        format!("serial was {before} before and is {} now", serial()),
+        format!("the lock's id is {}", lock["ID"].as_str().expect("an id")),
+        format!("kept on the runner: {}", kept.display()),
+    ] {
+        assert!(result.message.contains(&part), "{part}: {}", result.message);
+    }
+    assert_eq!(result.rescued_state, kept.display().to_string());
+    plane.tell_when_open(release("j1"));
+    wait_for("the release", || !host.folder("j1").exists());
+    assert_eq!(std::fs::read(&kept).expect("outlives the job"), b"the only one");
     assert_eq!(plane.starts("j1"), (1, 1));
+}
+
+#[test]
+fn a_process_of_a_containers_life_before_is_not_taken_for_a_living_one() {
+    let Some(host) = Host::new() else { return };
+    let plane = Plane::default();
+    let first = host.supervisor(&plane);
+    in_mid_apply(&plane, &host, "j1", "600");
+    let worker = host.worker("j1", "started-apply").expect("a worker");
+    drop(first);
+    // the number, the start time and the boot are those of a process that lives; only the life is another one
+    let path = host.folder("j1").join("own/started-apply");
+    let text = std::fs::read(&path).expect("reads");
+    let mut marker: serde_json::Value = serde_json::from_slice(&text).expect("a marker");
+    marker.as_object_mut().expect("an object").remove("crc32c");
+    assert!(marker["process"]["container"].is_null(), "{marker}");
+    marker["process"]["container"] = "another life".into();
+    std::fs::write(&path, marker.to_string()).expect("writes");
+    let _second = host.supervisor(&plane);
+    wait_for("the end", || plane.result("j1").is_some());
+    let result = plane.result("j1").expect("a result");
+    assert_eq!((result.phase.as_str(), result.code.as_str()), ("lost", "job_lost"), "{result:?}");
+    assert!(result.message.contains("nothing of it was left running"), "{}", result.message);
+    // whoever has that number now is a stranger, and was let alone
+    let stranger = runner_sandbox::stat(Host::inner(worker)).expect("lives");
+    assert!(!stranger.dead() && stranger.state != b'T');
+    assert_eq!(plane.starts("j1"), (1, 1));
+}
+
+#[test]
+fn jobs_that_are_stopped_are_asked_once_and_told_and_plans_that_wait_are_left() {
+    let Some(host) = Host::new() else { return };
+    let plane = Plane::default();
+    let first = host.supervisor(&plane);
+    plane.assign(job(&plane, "j1", JobKind::Update, SMALL));
+    wait_for("the plan", || plane.phase("j1") == "awaiting_approval");
+    let mut request = job(&plane, "j2", JobKind::Update, SLOW);
+    (request.stack_id, request.approve_automatically) = ("s2".into(), true);
+    request.variables.insert("seconds".into(), "600".into());
+    plane.assign(request);
+    wait_for("the slow resource", || plane.text("j2").contains("sleeping"));
+    // the control plane is away at first: they are waited for until it has all of them
+    plane.update(|p| p.unreachable = true);
+    std::thread::scope(|scope| {
+        let stops = scope.spawn(|| first.stop());
+        wait_for("the end of the worker", || host.ended("j2"));
+        assert!(!stops.is_finished() && plane.result("j2").is_none());
+        plane.update(|p| p.unreachable = false);
+        stops.join().expect("stops");
+    });
+    let result = plane.result("j2").expect("told before the supervisor goes");
+    assert_eq!((result.phase.as_str(), result.code.as_str()), ("canceled", "cancelled"), "{result:?}");
+    assert_eq!(plane.asked("j2"), ["the runner, because it is being stopped"], "asked once");
+    assert!(host.state("s2").contains("\"first\""), "the state was saved");
+    assert!(!host.stack("s2").join(".terraform.tfstate.lock.info").exists(), "no lock is left");
+    // nothing new is taken, and an approval waits for the next supervisor
+    let mut late = job(&plane, "j3", JobKind::Update, SMALL);
+    late.stack_id = "s3".into();
+    plane.assign(late);
+    plane.tell(approve("j1"));
+    first.stop();
+    assert!(!host.folder("j3").exists());
+    assert_eq!((plane.phase("j1").as_str(), plane.starts("j1")), ("awaiting_approval", (1, 0)));
+    drop(first);
+    let _second = host.supervisor(&plane);
+    plane.tell_when_open(approve("j1"));
+    wait_for("the end", || plane.result("j1").is_some());
+    assert_eq!(plane.result("j1").map(|r| r.phase), Some("applied".into()));
 }
 
 #[test]
@@ -288,4 +437,134 @@ fn damaged_folders_are_told_and_keep_nobody_waiting() {
     plane.tell_when_open(approve("j4"));
     wait_for("the end", || plane.result("j4").is_some());
     assert_eq!(plane.result("j4").map(|r| r.phase), Some("applied".into()));
+}
+
+#[test]
+fn what_comes_before_a_damage_is_told_whoever_finds_it() {
+    let Some(host) = Host::new() else { return };
+    let plane = Plane::default();
+    let first = host.supervisor(&plane);
+    in_mid_apply(&plane, &host, "j1", "600");
+    let worker = host.worker("j1", "started-apply").expect("a worker");
+    drop(first);
+    for pid in runner_sandbox::sessions::members(worker) {
+        signal(pid, Signal::SIGKILL);
+    }
+    wait_for("its end", || runner_sandbox::sessions::members(worker).is_empty());
+    let mut events = std::fs::read(host.folder("j1").join("work/events")).expect("reads");
+    let end = events.len() - 1;
+    events[end] ^= 1;
+    std::fs::write(host.folder("j1").join("work/events"), events).expect("writes");
+    // one that has heard nothing of this job yet
+    std::fs::remove_file(host.folder("j1").join("own/acknowledged")).expect("removes");
+    plane.update(Known::forget);
+    let _second = host.supervisor(&plane);
+    wait_for("the end", || plane.result("j1").is_some());
+    assert_eq!(plane.result("j1").map(|r| (r.phase, r.code)), Some(("failed".into(), "spool_damaged".into())));
+    assert!(plane.text("j1").contains("sleeping"), "{}", plane.text("j1"));
+}
+
+#[test]
+fn a_spool_that_was_cut_after_it_was_read_keeps_no_job_from_its_end() {
+    let Some(host) = Host::new() else { return };
+    let plane = Plane::default();
+    plane.update(|p| p.unreachable = true);
+    let supervisor = host.supervisor(&plane);
+    let mut request = job(&plane, "j1", JobKind::Update, SLOW);
+    request.approve_automatically = true;
+    plane.assign(request);
+    // nobody has taken any of it
+    wait_for("events", || supervisor.summary().iter().any(|job| job.last_sequence >= 3));
+    let worker = host.worker("j1", "started-plan").expect("a worker");
+    for pid in runner_sandbox::sessions::members(worker) {
+        signal(pid, Signal::SIGKILL);
+    }
+    let file = std::fs::OpenOptions::new().write(true).open(host.folder("j1").join("work/events")).expect("opens");
+    file.set_len(8).expect("cuts");
+    plane.update(|p| p.unreachable = false);
+    wait_for("the end", || plane.result("j1").is_some());
+    let result = plane.result("j1").expect("a result");
+    assert_eq!((result.phase.as_str(), result.code.as_str()), ("failed", "worker_crashed"), "{result:?}");
+}
+
+#[test]
+fn what_an_older_copy_of_the_control_plane_lacks_is_told_again() {
+    let Some(host) = Host::new() else { return };
+    let plane = Plane::default();
+    let first = host.supervisor(&plane);
+    plane.assign(job(&plane, "j1", JobKind::Update, SMALL));
+    wait_for("the plan", || plane.phase("j1") == "awaiting_approval");
+    let all = plane.text("j1");
+    // nothing new will come by itself: it waits for its approval
+    for kept in [0, 1, 3] {
+        plane.restore("j1", Some(kept));
+        plane.tell(recall("j1", false));
+        wait_for("all of it again", || plane.text("j1") == all);
+    }
+    // a report whose first event is too new shows it as well
+    plane.restore("j1", Some(2));
+    plane.tell(approve("j1"));
+    wait_for("the end", || plane.result("j1").is_some());
+    let all = plane.text("j1");
+    assert_eq!(plane.result("j1").map(|r| r.phase), Some("applied".into()));
+    // and its result was taken already
+    plane.restore("j1", Some(4));
+    plane.tell(recall("j1", false));
+    wait_for("the end again", || plane.text("j1") == all);
+    drop(first);
+    plane.restore("j1", Some(1));
+    let _second = host.supervisor(&plane);
+    wait_for("the end once more", || plane.text("j1") == all);
+    assert_eq!(plane.starts("j1"), (1, 1), "no step is started twice");
+    plane.tell_when_open(release("j1"));
+    wait_for("the release", || !host.folder("j1").exists());
+}
+
+#[test]
+fn a_job_that_an_older_copy_does_not_know_is_presented_and_goes_on() {
+    let Some(host) = Host::new() else { return };
+    let plane = Plane::default();
+    let supervisor = host.supervisor(&plane);
+    in_mid_apply(&plane, &host, "j1", "3");
+    plane.restore("j1", None);
+    wait_for("the end of the worker", || host.ended("j1"));
+    // whoever does not know the job has not said that it is not wanted
+    assert_eq!((plane.result("j1"), plane.presented().len()), (None, 0));
+    plane.tell(Kind::Recall(Recall { job_id: "j1".into(), fencing_token: 2, unknown: true }));
+    plane.tell(recall("j1", true));
+    wait_for("the end", || plane.result("j1").is_some());
+    assert_eq!(plane.result("j1").map(|r| r.phase), Some("applied".into()));
+    assert_eq!(plane.starts("j1"), (1, 1), "no step is started twice");
+    let presented = plane.presented();
+    assert_eq!((presented.len(), presented[0].fencing_token, &presented[0].seal[..]), (1, 1, &b"seal"[..]));
+    assert!(!presented[0].request.is_empty());
+    plane.tell(release("j1"));
+    wait_for("the release", || !host.folder("j1").exists());
+    drop(supervisor);
+}
+
+#[test]
+fn a_damaged_spool_is_told_again_as_far_as_it_goes() {
+    let Some(host) = Host::new() else { return };
+    let plane = Plane::default();
+    let first = host.supervisor(&plane);
+    plane.assign(job(&plane, "j1", JobKind::Update, SMALL));
+    wait_for("the plan", || plane.phase("j1") == "awaiting_approval");
+    drop(first);
+    let path = host.folder("j1").join("work/events");
+    let mut events = std::fs::read(&path).expect("reads");
+    let end = events.len() - 1;
+    events[end] ^= 1;
+    std::fs::write(path, events).expect("writes");
+    plane.restore("j1", Some(2));
+    let _second = host.supervisor(&plane);
+    wait_for("the end", || plane.result("j1").is_some());
+    assert_eq!(plane.result("j1").map(|r| r.code), Some("spool_damaged".into()));
+    // sent once more, it is the same: the next supervisor knows that it was taken
+    let all = plane.text("j1");
+    drop(_second);
+    let _third = host.supervisor(&plane);
+    plane.tell_when_open(release("j1"));
+    wait_for("the release", || !host.folder("j1").exists());
+    assert_eq!(plane.text("j1"), all);
 }

@@ -3,7 +3,9 @@
 use crate::jobs::{Connection, JobSummary, Jobs, Settings, Surroundings};
 use crate::workers::{Exit, Reaches, Started};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use nix::sys::signal::Signal;
 use prost::Message as _;
+use runner_sandbox::PidFd;
 use sha2::{Digest as _, Sha256};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::secret::Secret;
@@ -44,6 +46,16 @@ pub(super) struct Known {
     pub(super) no_worker: bool,
     pub(super) unreachable: bool,
     pub(super) refuse_accept: bool,
+    /// Jobs that it does not know: it was restored from an older back-up.
+    unknown: Vec<String>,
+    presented: Vec<v1::PresentRequest>,
+}
+
+impl Known {
+    /// No event was ever reported.
+    pub(super) fn forget(&mut self) {
+        self.events.clear();
+    }
 }
 
 #[derive(Clone, Default)]
@@ -62,7 +74,14 @@ impl Plane {
         let request = request.encode_to_vec();
         let request_sha256 = Sha256::digest(&request).to_vec();
         let state_instance = state_instance.to_owned();
-        let assignment = v1::Assignment { job_id, fencing_token: 1, request, request_sha256, state_instance };
+        let assignment = v1::Assignment {
+            job_id,
+            fencing_token: 1,
+            request,
+            request_sha256,
+            state_instance,
+            seal: b"seal".to_vec(),
+        };
         self.tell_when_open(Kind::Assignment(assignment));
     }
     pub(super) fn tell(&self, kind: Kind) {
@@ -92,6 +111,15 @@ impl Plane {
             _ => None,
         }
     }
+    /// Who had its engine asked to stop, each time that somebody did.
+    pub(super) fn asked(&self, id: &str) -> Vec<String> {
+        let events = self.events(id).into_iter();
+        let asked = events.filter_map(|e| match e.body {
+            Some(Body::CancelProgress(progress)) if progress.step == "asked" => Some(progress.by),
+            _ => None,
+        });
+        asked.collect()
+    }
     /// How often plan and apply were started.
     pub(super) fn starts(&self, id: &str) -> (usize, usize) {
         let events = self.events(id);
@@ -99,6 +127,23 @@ impl Plane {
             events.iter().filter(|e| matches!(&e.body, Some(Body::EngineStarted(s)) if s.command == command)).count()
         };
         (count("plan"), count("apply"))
+    }
+    /// Is an older copy of itself from now on, with that many of a job's events; none: without the job.
+    pub(super) fn restore(&self, id: &str, events: Option<usize>) {
+        self.update(|p| {
+            let had = p.events.entry(id.into()).or_default();
+            match events {
+                Some(count) => had.truncate(count),
+                None => {
+                    had.clear();
+                    p.unknown.push(id.into());
+                }
+            }
+        });
+    }
+    /// What was presented to it.
+    pub(super) fn presented(&self) -> Vec<v1::PresentRequest> {
+        self.update(|p| p.presented.clone())
     }
     pub(super) fn held(&self) -> Vec<v1::HeldJob> {
         self.update(|p| p.held.clone())
@@ -151,6 +196,10 @@ impl Execution for Plane {
                 return Err(Status::unavailable("away"));
             }
             p.reports += 1;
+            if p.unknown.contains(&request.job_id) {
+                let code = "not_found".into();
+                return Ok(Response::new(v1::ReportReply { code, ..Default::default() }));
+            }
             let events = p.events.entry(request.job_id).or_default();
             let mut code = "ok";
             for event in request.events {
@@ -164,15 +213,28 @@ impl Execution for Plane {
                 match event.sequence.cmp(&(events.len() as u64 + 1)) {
                     std::cmp::Ordering::Less => assert_eq!(events[event.sequence as usize - 1], event),
                     std::cmp::Ordering::Equal => events.push(event),
-                    std::cmp::Ordering::Greater => panic!("a gap before {event:?}"),
+                    std::cmp::Ordering::Greater => {
+                        code = "invalid_argument";
+                        break;
+                    }
                 }
             }
             let acknowledged = events.len() as u64;
+            let has_result = matches!(events.last(), Some(e) if matches!(e.body, Some(Body::Result(_))));
             if p.lose_replies && p.reports % 2 == 1 {
                 return Err(Status::unavailable("the answer is lost"));
             }
-            Ok(Response::new(v1::ReportReply { acknowledged, code: code.into(), message: String::new() }))
+            Ok(Response::new(v1::ReportReply { acknowledged, code: code.into(), message: String::new(), has_result }))
         })
+    }
+
+    async fn present(&self, request: Request<v1::PresentRequest>) -> Result<Response<v1::PresentReply>, Status> {
+        let request = authorized(request)?;
+        self.update(|p| {
+            p.unknown.retain(|id| *id != request.job_id);
+            p.presented.push(request);
+        });
+        Ok(Response::new(v1::PresentReply { known: true, code: "ok".into(), message: String::new() }))
     }
 
     async fn source(&self, request: Request<v1::SourceRequest>) -> Result<Response<Self::SourceStream>, Status> {
@@ -195,7 +257,7 @@ impl Execution for Plane {
 /// A job whose source is an archive of one file.
 pub(super) fn job(plane: &Plane, id: &str, kind: JobKind, main: &str) -> JobRequest {
     let bytes = packed(main);
-    let sha256 = super::folder::hex(&Sha256::digest(&bytes));
+    let sha256 = shared_proto::hex::encode(Sha256::digest(&bytes));
     let size = bytes.len() as u64;
     plane.update(|p| p.archives.insert(sha256.clone(), bytes));
     JobRequest {
@@ -287,20 +349,25 @@ impl Host {
             git: "/usr/bin/git".into(),
             environment: BTreeMap::new(),
             backoff: (Duration::from_millis(50), Duration::from_millis(200)),
+            take_over: false,
             job_cgroup: false,
+            disk: super::DiskLimits::NONE,
             silence_max: self.silence_max,
         };
         let around = Around { plane: plane.clone(), worker: self.worker.clone() };
         let guard = runtime.enter();
-        let jobs = super::start(settings, Arc::new(around)).expect("starts");
+        let jobs = super::start(settings, Arc::new(around), tokio::sync::watch::channel(false).1).expect("starts");
         drop(guard);
         Supervisor { runtime: Some(runtime), jobs }
     }
     pub(super) fn folder(&self, id: &str) -> PathBuf {
         self.state.0.join("jobs").join(id)
     }
+    pub(super) fn stack(&self, stack: &str) -> PathBuf {
+        self.state.0.join("stacks").join(stack)
+    }
     pub(super) fn state(&self, stack: &str) -> String {
-        std::fs::read_to_string(self.state.0.join("stacks").join(stack).join("terraform.tfstate")).unwrap_or_default()
+        std::fs::read_to_string(self.stack(stack).join("terraform.tfstate")).unwrap_or_default()
     }
     /// The worker of a step whose first process that is.
     pub(super) fn inner(first: i32) -> i32 {
@@ -346,6 +413,20 @@ impl Supervisor {
     pub(super) fn summary(&self) -> Vec<JobSummary> {
         let runtime = self.runtime.as_ref().expect("lives");
         runtime.block_on(self.jobs.summary()).expect("answers")
+    }
+    /// As where another process is to have them.
+    pub(super) fn let_go(&self) {
+        let runtime = self.runtime.as_ref().expect("lives");
+        runtime.block_on(self.jobs.let_go()).expect("lets go");
+        assert!(runtime.block_on(self.jobs.summary()).is_err(), "it still has them");
+    }
+    pub(super) fn adopt_again(&self) {
+        let _in = self.runtime.as_ref().expect("lives").enter();
+        self.jobs.adopt_again().expect("adopts");
+    }
+    /// Has all jobs stopped, and waits for that.
+    pub(super) fn stop(&self) {
+        self.runtime.as_ref().expect("lives").block_on(self.jobs.stop());
     }
 }
 
@@ -408,6 +489,9 @@ impl Surroundings for Around {
         });
         ours.set_nonblocking(true).expect("sets");
         Ok(Started { pid, socket: tokio::net::UnixStream::from_std(ours).expect("a stream"), dial: None, exit })
+    }
+    async fn signal(&self, process: PidFd, signal: Signal) {
+        let _ = process.signal(signal as i32);
     }
 }
 

@@ -10,7 +10,7 @@
 mod reach;
 mod way;
 
-pub(super) use reach::Reach;
+pub(crate) use reach::Reach;
 
 use crate::config;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -36,7 +36,7 @@ enum Broken {
 
 /// Answers until the worker has closed its end, asks for too much, or asks as no worker does.
 /// `own` says what the runner's own proxy is now.
-pub(super) async fn serve(end: OwnedFd, reach: &Reach, own: impl Fn() -> config::Proxy) {
+pub(crate) async fn serve(end: OwnedFd, reach: &Reach, own: impl Fn() -> config::Proxy) {
     match answer(end, reach, own).await {
         Ok(()) => {}
         // its end is closed: it may have ended by itself

@@ -24,7 +24,7 @@ const REGION_MAX: usize = 32;
 
 /// Where to, and on which way.
 #[derive(Debug)]
-pub(in crate::operations) struct Reach {
+pub(crate) struct Reach {
     hosts: Hosts,
     pub(super) through: Through,
 }
@@ -57,7 +57,7 @@ impl Reach {
     ///
     /// # Errors
     /// `credentials_unavailable`: a proxy that is none, or no target at all.
-    pub(in crate::operations) fn of(target: &v1::Target) -> Result<Self, Failure> {
+    pub(crate) fn of(target: &v1::Target) -> Result<Self, Failure> {
         let wrong = |what: String| Code::CredentialsUnavailable.on(what);
         let one = |url: &str, through| match Address::parse(url) {
             Ok(Address { host, port, .. }) => Self { hosts: Hosts::One { host, port }, through },

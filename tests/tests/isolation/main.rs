@@ -1,6 +1,9 @@
 //! A hostile program in the place of workers, at each level of isolation that a machine may give: what it tries, and what must not
 //! succeed. What does succeed somewhere is named here, and in `docs/threat-model.md`.
 
+mod adoption;
+mod conduct;
+
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use runner_tests::control_plane::ControlPlane;
@@ -8,7 +11,7 @@ use runner_tests::process::Mark;
 use runner_tests::runner::{Setup, signal};
 use runner_tests::scratch::Scratch;
 use runner_tests::{Runner, Suite, archive, eventually, procfs, tools};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
@@ -28,14 +31,19 @@ const ATTEMPTS_MIN: usize = 90;
 struct Machine {
     /// What the runner is started under.
     under: Vec<String>,
-    /// The level that it must find, for operations and jobs alike, and for operations.
+    /// The level that it must find, and that for operations alone.
     level: &'static str,
+    operations: &'static str,
+    /// Whether each job is a user of its own.
+    own_users: bool,
     /// What succeeds for an operation's worker.
     operation: &'static [&'static str],
     /// What succeeds for a job's.
-    job: &'static [&'static str],
+    job: Vec<&'static str>,
     /// What succeeds for an engine, besides.
     engine: &'static [&'static str],
+    /// Whether the runner logs the system calls that are refused.
+    tells: bool,
 }
 
 /// What its worker's own domain does not keep from an engine: the connection that its job is for, and reading what is public.
@@ -109,6 +117,9 @@ const JOB_CONFINED: &[&str] = &[
     "processes_are_seen",
 ];
 
+/// What of that it may not where the credentials file is root's, who lets the runner's group read it.
+const OF_ITS_OWN_FILE: &[&str] = &["credentials_chmod", "credentials_utimes"];
+
 fn main() -> ExitCode {
     Suite::new()
         .serial()
@@ -118,12 +129,33 @@ fn main() -> ExitCode {
         .test("no_landlock", || tried(without("landlock"), "no Landlock"))
         .test("a_floor_that_this_machine_does_not_reach", a_floor_that_this_machine_does_not_reach)
         .test("an_unprivileged_user", || tried(unprivileged(), "unprivileged"))
+        .test("an_unprivileged_user_without_namespaces", || {
+            tried(unprivileged_without_namespaces(), "unprivileged, no namespaces")
+        })
+        .test("what_is_refused_is_told_by_name", || tried(telling(here()), "telling"))
+        .test("what_is_refused_is_told_by_name_without_namespaces", || {
+            tried(telling(without("namespaces")), "telling, no namespaces")
+        })
+        .test("misconduct_in_namespaces", || misconduct(here(), "namespaces"))
+        .test("misconduct_without_namespaces", || misconduct(without("namespaces"), "no namespaces"))
+        .test("misconduct_without_mounts", || misconduct(without("mount"), "no mounts"))
+        .test("misconduct_without_landlock", || misconduct(without("landlock"), "no Landlock"))
+        .test("misconduct_of_an_unprivileged_user", || misconduct(unprivileged(), "unprivileged"))
         .run()
 }
 
 /// This machine as it is.
 fn here() -> Result<Machine> {
-    Ok(Machine { under: Vec::new(), level: "namespaces", operation: &[], job: JOB_IN_NAMESPACES, engine: ENGINE })
+    Ok(Machine {
+        under: Vec::new(),
+        level: "namespaces",
+        operations: "namespaces",
+        own_users: true,
+        operation: &[],
+        job: JOB_IN_NAMESPACES.to_vec(),
+        engine: ENGINE,
+        tells: false,
+    })
 }
 
 fn without(what: &str) -> Result<Machine> {
@@ -131,17 +163,89 @@ fn without(what: &str) -> Result<Machine> {
     let under = vec![refuse, what.to_owned(), "--".to_owned()];
     let (level, job, engine) = match what {
         "landlock" => ("namespaces", JOB_WITHOUT_LANDLOCK, ENGINE_WITHOUT_LANDLOCK),
-        _ => ("confined", JOB_CONFINED, ENGINE),
+        // as root, of whose files a job has too much
+        _ => ("minimal", JOB_CONFINED, ENGINE),
     };
-    Ok(Machine { under, level, operation: &[], job, engine })
+    let operations = if level == "minimal" { "confined" } else { level };
+    Ok(Machine {
+        under,
+        level,
+        operations,
+        own_users: level == "namespaces",
+        operation: &[],
+        job: job.to_vec(),
+        engine,
+        tells: false,
+    })
 }
 
 /// The runner as a user without any privilege.
 fn unprivileged() -> Result<Machine> {
-    let script = "chmod 755 .. . && chown -R 65534:65534 . && \
-                  exec setpriv --reuid=65534 --regid=65534 --clear-groups -- \"$@\"";
-    let under = ["sh", "-c", script, "sh"].map(str::to_owned).to_vec();
-    Ok(Machine { under, level: "namespaces", operation: &[], job: JOB_IN_NAMESPACES, engine: ENGINE })
+    unprivileged_after("true")
+}
+
+/// The same after that command of root's, in the runner's folder.
+fn unprivileged_after(command: &str) -> Result<Machine> {
+    // with a limit that cannot be raised again
+    let script = format!(
+        "chmod 755 .. . && chown -R 65534:65534 . && {command} && ulimit -c 0 && \
+         exec setpriv --reuid=65534 --regid=65534 --clear-groups -- \"$@\""
+    );
+    let under = ["sh", "-c", &script, "sh"].map(str::to_owned).to_vec();
+    Ok(Machine {
+        under,
+        level: "namespaces",
+        operations: "namespaces",
+        own_users: false,
+        operation: &[],
+        job: JOB_IN_NAMESPACES.to_vec(),
+        engine: ENGINE,
+        tells: false,
+    })
+}
+
+/// The same on a machine that has none: what a container should be, with credentials from a volume of secrets.
+fn unprivileged_without_namespaces() -> Result<Machine> {
+    let machine = unprivileged_after("chown 0:65534 credentials.json && chmod 640 credentials.json")?;
+    let under = without("namespaces")?.under.into_iter().chain(machine.under).collect();
+    let job = JOB_CONFINED.iter().copied().filter(|a| !OF_ITS_OWN_FILE.contains(a)).collect();
+    Ok(Machine { under, level: "confined", operations: "confined", job, ..machine })
+}
+
+/// The same machine, with a runner that tells what its filters refuse: nothing else is refused, or allowed.
+fn telling(machine: Result<Machine>) -> Result<Machine> {
+    Ok(Machine { tells: true, ..machine? })
+}
+
+/// Whether what its filter refuses to an operation's worker is in the runner's log by name, where and only where that is asked for.
+async fn is_told(machine: &Machine, runner: &Runner) -> Result<()> {
+    const TOLD: &str = "was refused the system call ";
+    let said = || runner.process().stderr().since(Mark::default());
+    if !machine.tells {
+        ensure!(!said().iter().any(|l| l.contains(TOLD)), "told without being asked: {:?}", said());
+        return Ok(());
+    }
+    for call in ["ptrace", "bpf", "io_uring_setup"] {
+        let told = |l: &String| l.contains(&format!(" of an operation {TOLD}{call} (number "));
+        eventually(SECONDS, "a refused call's name", || async { Ok(said().iter().any(told).then_some(())) })
+            .await
+            .with_context(|| format!("{call} in {:?}", said()))?;
+    }
+    Ok(())
+}
+
+/// Whether `runner isolation` finds what the runner itself has found, which needs no runner.
+async fn is_foreseen(machine: &Machine, runner: &Runner) -> Result<()> {
+    let (foreseen, (_, status)) = (runner.isolation().await?, runner.status().await?);
+    ensure!(foreseen["level"] == machine.level, "{foreseen}");
+    let missing = |value: &Value| -> Vec<String> {
+        let all = value.as_array().into_iter().flatten().filter_map(Value::as_str);
+        // of the supervisor only one that runs can tell
+        all.filter(|m| !m.starts_with("supervisor")).map(str::to_owned).collect()
+    };
+    let (foreseen, found) = (missing(&foreseen["missing"]), missing(&status["isolation"]["missing"]));
+    ensure!(foreseen == found, "{foreseen:?}, and {found:?}");
+    Ok(())
 }
 
 async fn tried(machine: Result<Machine>, name: &str) -> Result<()> {
@@ -149,6 +253,12 @@ async fn tried(machine: Result<Machine>, name: &str) -> Result<()> {
     let control_plane = ControlPlane::start().await?;
     in_the_place_of_workers(&machine, name, &control_plane).await?;
     in_the_place_of_an_engine(&machine, name, &control_plane).await
+}
+
+async fn misconduct(machine: Result<Machine>, name: &str) -> Result<()> {
+    let (machine, control_plane) = (machine?, ControlPlane::start().await?);
+    conduct::ends_alone(&machine, name, &control_plane).await?;
+    adoption::is_not_believed(&machine, name, &control_plane).await
 }
 
 /// Its programs where an unprivileged user reaches them, wherever they were built; and not where temporary files are: a job has its own of
@@ -167,8 +277,12 @@ fn setup(machine: &Machine) -> Result<Setup> {
         std::fs::copy(tools::binary(program)?, &copy)?;
         std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755))?;
     }
+    setup.folder().write("mirror/provider", "what its neighbours execute")?;
+    let mirror = setup.folder().join("mirror");
+    let setup = setup.reads(&mirror);
     let program = setup.folder().join("runner");
     let require = format!("require = {:?}", machine.level);
+    let require = format!("{require}\nlog_refused_calls = {}", machine.tells);
     Ok(setup.program(program).table("isolation", &require).under(machine.under.clone()))
 }
 
@@ -195,6 +309,8 @@ fn targets(runner: &Runner, control_plane: &ControlPlane, loopback: std::net::So
         format!("launcher={}", runner.process().pid()),
         format!("loopback={loopback}"),
         format!("control_plane={}", control_plane.runner_address()),
+        format!("mirror={}", runner.folder().join("mirror").display()),
+        format!("engine={}", runner.folder().join("hostile").display()),
     ])
 }
 
@@ -227,7 +343,7 @@ async fn in_the_place_of_workers(machine: &Machine, name: &str, control_plane: &
     targets.push(format!("abstract={abstract_name}"));
 
     // the first job's worker is the neighbour of the second's
-    let mut reports = Vec::new();
+    let (mut reports, mut users) = (Vec::new(), BTreeSet::new());
     for stack in ["one", "two"] {
         let known = runner.processes().jobs;
         user.stack(stack, "opentofu", "").await?;
@@ -236,22 +352,28 @@ async fn in_the_place_of_workers(machine: &Machine, name: &str, control_plane: &
         let report = report_of(&runner, &job, "hostile.report").await?;
         reports.push(report);
         let worker = runner.processes().jobs.into_iter().find(|p| !known.contains(p));
-        targets.push(format!("neighbour={}", worker.context("the job's worker")?.pid));
+        let worker = worker.context("the job's worker")?.pid;
+        users.extend(procfs::user(worker));
+        targets.push(format!("neighbour={worker}"));
     }
+    let own_users = users.len() == 2 && users.iter().all(|user| (1_900_100_001..1_900_165_536).contains(user));
+    ensure!(own_users == machine.own_users, "the jobs' users are {users:?}");
     std::fs::write(runner.folder().join("target.kubeconfig"), kubeconfig(nowhere, &targets.join(";")))?;
     user.connection("target", "kubernetes", Some(&runner.id)).await?;
     let job = reports.pop().context("a report")?;
-    judge(name, "job", &job, machine.job)?;
+    judge(name, "job", &job, &machine.job)?;
     let mut stream = user.follow("target", "default", "any", "").await?;
     let operation = String::from_utf8(stream.rest().await?)?;
     judge(name, "operation", &operation, machine.operation)?;
+    is_told(machine, &runner).await?;
+    is_foreseen(machine, &runner).await?;
 
     let records = eventually(SECONDS, "the operation's level", || async {
         let records = user.get("/operations").await?;
         Ok(records["items"][0]["isolation_level"].is_string().then_some(records))
     })
     .await?;
-    ensure!(records["items"][0]["isolation_level"] == machine.level, "{records}");
+    ensure!(records["items"][0]["isolation_level"] == machine.operations, "{records}");
 
     // the tunnel, the session and the processes are as they were
     let now = runner.processes();
@@ -261,7 +383,7 @@ async fn in_the_place_of_workers(machine: &Machine, name: &str, control_plane: &
 
     // whatever a job's worker left ends with it, wherever it has hidden
     ensure!(!running(LEFT, 0).is_empty(), "the workers left nothing behind, so that nothing can be seen");
-    for worker in running("step", 1) {
+    for worker in job_workers(&runner) {
         signal(worker, Signal::SIGKILL)?;
     }
     eventually(SECONDS, "the end of what the jobs left", || async { Ok(running(LEFT, 0).is_empty().then_some(())) })
@@ -316,10 +438,8 @@ async fn in_the_place_of_an_engine(machine: &Machine, name: &str, control_plane:
     let came = tokio::time::timeout(Duration::from_millis(1), forbidden.accept()).await;
     ensure!(came.is_err(), "{came:?} has come to a forbidden port");
     let arrived = datagrams.try_recv(&mut [0; 8]);
-    ensure!(arrived.is_err() || machine.level == "confined", "a datagram has left the job");
-    for worker in running("step", 1) {
-        signal(worker, Signal::SIGKILL)?;
-    }
+    ensure!(arrived.is_err() || machine.level != "namespaces", "a datagram has left the job");
+    user.post(&format!("/jobs/{job}/cancel"), &json!({ "force": true })).await?;
     eventually(SECONDS, "the end of what the engine left", || async { Ok(running(LEFT, 0).is_empty().then_some(())) })
         .await
 }
@@ -351,6 +471,12 @@ impl Stuck {
     }
 }
 
+/// The workers of that runner's jobs, whichever program plays them.
+fn job_workers(runner: &Runner) -> Vec<i32> {
+    let all = procfs::descendants(runner.process().pid()).into_iter().map(|p| p.pid);
+    all.filter(|pid| procfs::command_line(*pid).get(1).is_some_and(|mode| mode == "step")).collect()
+}
+
 /// The processes whose argument of that place is that.
 fn running(argument: &str, place: usize) -> Vec<i32> {
     let is = |pid: i32| procfs::command_line(pid).get(place).is_some_and(|a| a == argument);
@@ -366,6 +492,12 @@ async fn a_floor_that_this_machine_does_not_reach() -> Result<()> {
     let said = runner.process().stderr().text();
     ensure!(status.code() == Some(78) && said.contains("isolation_too_weak"), "{status:?} {said}");
     ensure!(said.contains("jobs: namespaces (clone: EPERM"), "{said}");
+    // jobs of a root runner without namespaces are root: that is not confined
+    let setup = Setup::new()?.table("isolation", "require = \"confined\"").under(without("namespaces")?.under);
+    let runner = setup.setting("credentials = \"/nonexistent\"").launch_as_it_is("root")?;
+    let status = runner.process().ended(SECONDS).await?;
+    let said = runner.process().stderr().text();
+    ensure!(status.code() == Some(78) && said.contains("not as root"), "{status:?} {said}");
     Ok(())
 }
 

@@ -5,7 +5,12 @@
 //! socket; as a job's worker into its folder; as an engine among its data. No attempt does harm where it succeeds, and none sends a packet
 //! anywhere but to this machine itself.
 
+//!
+//! With `conduct=NAME` among its targets it does that one thing instead: what ends its operation or its job (`conduct`).
+
 #![allow(unsafe_code)] // an example of this crate, the only one where it may be: attackers do not use safe wrappers
+
+mod conduct;
 
 use prost::Message as _;
 use shared_proto::frame::{Header, Kind};
@@ -31,7 +36,7 @@ fn main() {
     let mode = std::env::args().nth(1).unwrap_or_default();
     // these parts are played by the real ones, which lie beside. The first process of a job starts this program as the job's worker
     let real = match mode.as_str() {
-        "job" => Some("real-worker-iac"),
+        "job" | "follow" => Some("real-worker-iac"),
         mode if mode.starts_with("resolve") => Some("real-worker-ops"),
         _ => None,
     };
@@ -59,7 +64,21 @@ fn main() {
     if socket.read_exact(&mut content).is_err() {
         return;
     }
-    let targets = if job { of_job(&content) } else { of_operation(&content) };
+    let start = JobStart::decode(&content[..]).unwrap_or_default();
+    let targets = if job { of_job(&start) } else { of_operation(&content) };
+    match targets.get("conduct") {
+        Some(name) if job => {
+            let foreign = |name: &str| targets.get(name).map(PathBuf::from).unwrap_or_default();
+            let (state, foreign, foreign_socket) =
+                (PathBuf::from(&start.state_directory), foreign("credentials"), foreign("admin"));
+            let id = start.request.map(|r| r.job_id).unwrap_or_default();
+            let own = targets.get("state").map(|state| Path::new(state).join("jobs").join(id).join("own"));
+            let (own, bystander) = (own.unwrap_or_default(), targets.get("bystander").cloned().unwrap_or_default());
+            return conduct::job(name, &conduct::Job { foreign, foreign_socket, state, own, bystander });
+        }
+        Some(name) => return conduct::operation(name, &socket),
+        None => {}
+    }
     let report = tried(&targets);
     if job {
         report_to(Path::new(""), &report);
@@ -105,9 +124,9 @@ fn of_operation(content: &[u8]) -> Targets {
     }
 }
 
-fn of_job(content: &[u8]) -> Targets {
-    let variables = JobStart::decode(content).ok().and_then(|s| s.request).map(|r| r.variables).unwrap_or_default();
-    parse(variables.get("targets").map_or("", String::as_str))
+fn of_job(start: &JobStart) -> Targets {
+    let targets = start.request.as_ref().and_then(|r| r.variables.get("targets"));
+    parse(targets.map_or("", String::as_str))
 }
 
 fn parse(text: &str) -> Targets {
@@ -272,6 +291,18 @@ fn connect(targets: &Targets, name: &str) -> Tried {
     std::net::TcpStream::connect_timeout(&to, within).map(|_| "connected".to_owned()).map_err(|e| e.to_string())
 }
 
+/// Whether it could be written: nothing is.
+fn written(path: &Path) -> Tried {
+    OpenOptions::new().write(true).open(path).map(|_| "opened".to_owned()).map_err(|e| e.to_string())
+}
+
+/// Whether it could be moved away: it is moved back.
+fn replaced(path: &Path) -> Tried {
+    let away = path.with_extension("away");
+    std::fs::rename(path, &away).map_err(|e| e.to_string())?;
+    std::fs::rename(&away, path).map(|()| "moved".to_owned()).map_err(|e| e.to_string())
+}
+
 fn write_new(path: impl AsRef<Path>) -> Tried {
     let path = path.as_ref();
     OpenOptions::new().write(true).create_new(true).open(path).map_err(|e| e.to_string())?;
@@ -356,6 +387,12 @@ const ATTEMPTS: &[(&str, Attempt)] = &[
     ("state_directory", |t| list(path(t, "state")?)),
     ("neighbours_spool", |t| neighbours_spool(&path(t, "state")?.join("jobs"))),
     ("other_connections_file", |t| read_file(path(t, "other_connection")?)),
+    // what its neighbours read and execute: a mirror of providers, an engine
+    ("provider_mirror_written", |t| written(&path(t, "mirror")?.join("provider"))),
+    ("provider_mirror_added_to", |t| write_new(path(t, "mirror")?.join("x"))),
+    ("provider_mirror_replaced", |t| replaced(&path(t, "mirror")?.join("provider"))),
+    ("engine_written", |t| written(&path(t, "engine")?)),
+    ("engine_replaced", |t| replaced(&path(t, "engine")?)),
     // an engine's own worker
     ("worker_environ", |t| read_file(of_worker(t, "environ")?)),
     ("worker_memory", |t| File::open(of_worker(t, "mem")?).map(|_| "opened".to_owned()).map_err(|e| e.to_string())),

@@ -1,0 +1,202 @@
+//! What is left to tell what a step did that ended without its own word: the last of its resources, the state's serial before and after, a
+//! lock that is left, and a state that the engine could not save, which is put where it outlives the job.
+//!
+//! All of it lies where what runs in the job may write: it is told to people and decides nothing. The state stays on the runner.
+
+use super::durable;
+use super::folder::{self, Folder, Step};
+use serde::Deserialize;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+/// The largest state that is read, bytes.
+const STATE_MAX: u64 = 64 << 20;
+/// The largest note of a lock, bytes.
+const LOCK_MAX: u64 = 64 * 1024;
+/// What is told of one text of the job's, characters.
+const TEXT_MAX: usize = 256;
+/// A state that is here, and the note of its lock.
+const STATE: &str = "terraform.tfstate";
+const LOCK: &str = ".terraform.tfstate.lock.info";
+/// What an engine leaves in the working copy that could not save its state.
+const ERRORED: &str = "errored.tfstate";
+/// In the working copy of a stack whose state is here.
+const OVERRIDE: &str = "runner_backend_override.tf.json";
+
+/// What was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Evidence {
+    applied: bool,
+    resource: String,
+    /// Whether the state is in the stack's folder on this runner.
+    here: bool,
+    serial: (Option<u64>, Option<u64>),
+    lock: String,
+    /// Where the state is that was not saved; empty: there is none.
+    pub(super) rescued: String,
+    /// Why that one could not be put there.
+    not_rescued: String,
+}
+
+// === impl Evidence ===
+
+impl Evidence {
+    /// Looks, and rescues. `path`: of the root module in the source. `before`: the state's serial when the step was started.
+    pub(super) fn of(
+        folder: &Folder,
+        stack: &Path,
+        path: &str,
+        step: Step,
+        resource: String,
+        before: Option<u64>,
+    ) -> Self {
+        let root = root(folder, path);
+        let here = root.is_some_and(|root| std::fs::symlink_metadata(root.join(OVERRIDE)).is_ok());
+        let mut found = Self {
+            applied: step == Step::Apply,
+            resource: shown(&resource),
+            here,
+            serial: (before, serial(stack)),
+            lock: lock(stack).unwrap_or_default(),
+            ..Self::default()
+        };
+        match rescue(folder, stack, path) {
+            Ok(at) => found.rescued = at.map(|at| at.display().to_string()).unwrap_or_default(),
+            Err(e) => found.not_rescued = e.to_string(),
+        }
+        found
+    }
+
+    /// In sentences.
+    pub(super) fn describe(&self) -> String {
+        let mut said = Vec::new();
+        said.push(match self.resource.as_str() {
+            "" => "It has told of no resource.".to_owned(),
+            last => format!("The last that it told of a resource: {last}."),
+        });
+        if self.applied {
+            let number = |serial: Option<u64>| serial.map_or_else(|| "none".to_owned(), |n| n.to_string());
+            said.push(if self.here {
+                let (before, after) = self.serial;
+                format!("The state's serial was {} before and is {} now.", number(before), number(after))
+            } else {
+                "The state is in the configuration's own backend: its serial is not known here.".to_owned()
+            });
+        }
+        if !self.lock.is_empty() {
+            said.push(format!("The state is still locked; the lock's id is {}.", self.lock));
+        }
+        if !self.rescued.is_empty() {
+            said.push(format!("The state that the engine could not save is kept on the runner: {}.", self.rescued));
+        }
+        if !self.not_rescued.is_empty() {
+            said.push(format!("The engine left {ERRORED}, which stays in the job's folder: {}.", self.not_rescued));
+        }
+        said.join(" ")
+    }
+}
+
+/// Puts the state that the engine could not save beside the stack's own one; where it then is, if there is any.
+///
+/// # Errors
+/// It is there, and cannot be taken.
+pub(super) fn rescue(folder: &Folder, stack: &Path, path: &str) -> io::Result<Option<PathBuf>> {
+    let Some(root) = root(folder, path) else { return Ok(None) };
+    let Some(state) = folder::read(&root.join(ERRORED), STATE_MAX)? else { return Ok(None) };
+    let at = stack.join(format!("errored-{}.tfstate", folder.name()));
+    let new = at.with_extension("new");
+    durable::write_new(&new, &state)?;
+    durable::rename(&new, &at)?;
+    durable::sync_folder(stack)?;
+    Ok(Some(at))
+}
+
+/// The serial of the state in a stack's folder.
+pub(super) fn serial(stack: &Path) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct State {
+        serial: u64,
+    }
+    let content = folder::read(&stack.join(STATE), STATE_MAX).ok()??;
+    serde_json::from_slice::<State>(&content).ok().map(|state| state.serial)
+}
+
+/// The id of the lock that was left there.
+fn lock(stack: &Path) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Lock {
+        #[serde(rename = "ID")]
+        id: String,
+    }
+    let content = folder::read(&stack.join(LOCK), LOCK_MAX).ok()??;
+    serde_json::from_slice::<Lock>(&content).ok().map(|lock| shown(&lock.id))
+}
+
+/// The root module, where that is in the working copy: what ran in the job may have put links there. Nothing of it runs any more.
+fn root(folder: &Folder, path: &str) -> Option<PathBuf> {
+    let work = folder.work().canonicalize().ok()?;
+    let inside = Path::new(path).components().filter(|part| matches!(part, Component::Normal(_)));
+    let root = work.join("source").join(inside.collect::<PathBuf>()).canonicalize().ok()?;
+    root.starts_with(&work).then_some(root)
+}
+
+/// A text of the job's for one line of people's.
+fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(TEXT_MAX).collect::<String>().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::folder::Store;
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_told_and_links_are_not_followed() {
+        let place = tempfile::tempdir().expect("a folder");
+        let store = Store::open(place.path()).expect("opens");
+        let assignment = shared_proto::v1::Assignment { job_id: "j1".into(), ..Default::default() };
+        let folder = store.create(&assignment, "i1").expect("creates");
+        let stack = store.stack("s1").expect("a name");
+        std::fs::create_dir_all(&stack).expect("makes");
+        let look =
+            || Evidence::of(&folder, &stack, "deep/module", Step::Apply, "a\u{1b}[1m create started".into(), Some(3));
+        let nothing = look();
+        assert_eq!((nothing.serial, nothing.rescued.as_str(), nothing.here), ((Some(3), None), "", false));
+        assert!(nothing.describe().contains("the configuration's own backend"), "{}", nothing.describe());
+        assert!(nothing.describe().contains("resource: a[1m create started."), "{}", nothing.describe());
+
+        let root = folder.work().join("source/deep/module");
+        std::fs::create_dir_all(&root).expect("makes");
+        std::fs::write(root.join(OVERRIDE), "{}").expect("writes");
+        std::fs::write(root.join(ERRORED), "a state").expect("writes");
+        std::fs::write(stack.join(STATE), r#"{"version":4,"serial":7,"resources":[]}"#).expect("writes");
+        std::fs::write(stack.join(LOCK), r#"{"ID":"the-lock","Who":"somebody"}"#).expect("writes");
+        let found = look();
+        let kept = stack.join("errored-j1.tfstate");
+        assert_eq!(found.rescued, kept.display().to_string());
+        assert_eq!(std::fs::read(&kept).expect("reads"), b"a state");
+        for part in ["serial was 3 before and is 7 now", "the lock's id is the-lock", "errored-j1.tfstate"] {
+            assert!(found.describe().contains(part), "{part}: {}", found.describe());
+        }
+        // of a state that is too large, and of one that is no state, nothing is said
+        for other in ["{", "[]", r#"{"serial":"7"}"#] {
+            std::fs::write(stack.join(STATE), other).expect("writes");
+            assert_eq!(serial(&stack), None, "{other}");
+        }
+
+        std::fs::remove_file(&kept).expect("removes");
+        let elsewhere = place.path().join("elsewhere");
+        std::fs::create_dir_all(elsewhere.join("module")).expect("makes");
+        std::fs::write(elsewhere.join("module").join(ERRORED), "another's").expect("writes");
+        std::fs::remove_dir_all(folder.work().join("source/deep")).expect("removes");
+        std::os::unix::fs::symlink(&elsewhere, folder.work().join("source/deep")).expect("links");
+        assert_eq!(look().rescued, "");
+        std::fs::remove_file(folder.work().join("source/deep")).expect("removes");
+        std::fs::create_dir_all(&root).expect("makes");
+        std::os::unix::fs::symlink(elsewhere.join("module").join(ERRORED), root.join(ERRORED)).expect("links");
+        let refused = look();
+        assert_eq!(refused.rescued, "");
+        assert!(refused.describe().contains("stays in the job's folder"), "{}", refused.describe());
+        assert!(!kept.exists());
+    }
+}
