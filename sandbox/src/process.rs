@@ -26,6 +26,18 @@ pub fn become_subreaper() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)
 }
 
+/// Sends this process's parent a signal that carries a number with it (`sigqueue(3)`): it reads that as the signal's `ssi_int`.
+///
+/// # Errors
+/// EPERM; EAGAIN where too many signals wait for processes of this user.
+pub fn signal_parent(signal: nix::sys::signal::Signal, number: i32) -> io::Result<()> {
+    let value = libc::sigval { sival_ptr: std::ptr::without_provenance_mut(number.cast_unsigned() as usize) };
+    // SAFETY: takes integers; the value is not looked into, its receiver takes it for a number.
+    let sent = unsafe { libc::sigqueue(libc::getppid(), signal as i32, value) };
+    nix::errno::Errno::result(sent)?;
+    Ok(())
+}
+
 /// Sees to it that a signal that ends a process ends this one, by that name.
 ///
 /// Takes back Rust's handlers of SIGSEGV and SIGBUS: they let the first such signal from outside pass without effect. What is lost is the

@@ -1,8 +1,11 @@
 //! OpenTofu and Terraform with a filesystem mirror: nothing is fetched.
 
+use crate::control_plane::User;
 use crate::process::{Ended, Program};
 use crate::{Scratch, tools};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -81,6 +84,44 @@ impl Engine {
             .env("TF_IN_AUTOMATION", "1")
             .run(Duration::from_secs(120))
             .await
+    }
+    /// Whether the engine's own plan says the same of a job's state as its events: what they say is made is there, and is to be left as it
+    /// is; where the job was applied, nothing is to be done.
+    ///
+    /// # Errors
+    /// It does not, or does not run.
+    pub async fn agrees(&self, user: &User, job: &str, module: &str, state: &Path) -> Result<()> {
+        let folder = Scratch::new("agrees")?;
+        folder.write("main.tf", module)?;
+        let kept = folder.join("terraform.tfstate");
+        let has_state = state.exists();
+        if has_state {
+            std::fs::copy(state, &kept).context("the state")?;
+        }
+        self.run(folder.path(), &["init", "-input=false", "-no-color"]).await?.success()?;
+        let planned = self.run(folder.path(), &["plan", "-input=false", "-detailed-exitcode", "-json"]).await?;
+        ensure!([0, 2].contains(&planned.code()), "{planned:?}");
+        let lines = planned.stdout.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let to_do: BTreeSet<_> = lines
+            .filter(|line| line["type"] == "planned_change")
+            .filter_map(|line| Some(line["change"]["resource"]["addr"].as_str()?.to_owned()))
+            .collect();
+        let progress = user.events_of(job, "resource_progress").await?;
+        let made: BTreeSet<_> = progress
+            .iter()
+            .filter(|p| p["state"] == "complete" && p["action"] == "create")
+            .filter_map(|p| Some(p["address"].as_str()?.to_owned()))
+            .collect();
+        let again: Vec<_> = to_do.intersection(&made).collect();
+        ensure!(again.is_empty(), "made, by its events, and to be made again: {again:?}");
+        let listed =
+            if has_state { self.run(folder.path(), &["state", "list"]).await?.success()? } else { String::new() };
+        let missing: Vec<_> = made.iter().filter(|address| !listed.lines().any(|line| line == *address)).collect();
+        ensure!(missing.is_empty(), "made, by its events, and not in its state: {missing:?}");
+        if user.job(job).await?.phase() == "applied" {
+            ensure!(planned.code() == 0, "applied, and there is something to do: {}", planned.stdout);
+        }
+        Ok(())
     }
 }
 

@@ -12,6 +12,7 @@ pub mod control_plane;
 pub mod ctl;
 pub mod cutter;
 pub mod dial;
+pub mod dice;
 pub mod engine;
 pub mod false_control_plane;
 pub mod https;

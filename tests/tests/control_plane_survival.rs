@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::time::Instant;
 
 const SECONDS: Duration = Duration::from_secs(60);
 const JOB: Duration = Duration::from_secs(120);
@@ -22,12 +23,14 @@ const KILLS: u64 = 100;
 const KILLS_LEAST: u64 = 10;
 /// The most between its start and its end, milliseconds.
 const LIFE_MAX_MS: u64 = 700;
+/// How long it is away, seconds; the jobs end meanwhile.
+const AWAY: u64 = 600;
 /// How long an apply takes, seconds: the control plane is gone before.
 const APPLY: u32 = 8;
 
 fn main() -> ExitCode {
     Suite::new()
-        .limit(300)
+        .limit(900)
         .test("only_a_whole_back_up_is_restored_and_only_where_nothing_is", back_up_refusals)
         .needs(&[Component::Tofu])
         .test("jobs_that_end_while_it_is_away_arrive_whole", || away(Back::AsItWas))
@@ -98,7 +101,9 @@ async fn away(back: Back) -> Result<()> {
         user.job_in(job, &["applying"], JOB).await?;
     }
     control_plane.kill();
+    let since = Instant::now();
     runner.no_workers(JOB).await?;
+    tokio::time::sleep_until(since + Duration::from_secs(scaled(AWAY))).await;
     if back == Back::Older {
         let data = control_plane.data();
         std::fs::rename(&data, control_plane.beside("lost"))?;

@@ -7,6 +7,7 @@ use hyper::Method;
 use nix::sys::signal::Signal;
 use runner_tests::cluster::ADMIN;
 use runner_tests::control_plane::{Executed, User};
+use runner_tests::dice::Dice;
 use runner_tests::engine::{EngineKind, slow_module};
 use runner_tests::runner::{Processes, Setup, signal};
 use runner_tests::suite::scaled;
@@ -52,35 +53,8 @@ fn main() -> ExitCode {
         .run()
 }
 
-/// Numbers that look random, the same for the same seed.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit.max(1)
-    }
-    fn of<T: Copy>(&mut self, all: &[T]) -> Option<T> {
-        let n = self.below(all.len() as u64) as usize;
-        all.get(n).copied()
-    }
-}
-
-fn seed() -> Result<u64> {
-    if let Some(seed) = std::env::var("RUNNER_TEST_SEED").ok().and_then(|s| s.parse().ok()) {
-        return Ok(seed);
-    }
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_err(|e| anyhow::anyhow!("{e}"))?;
-    Ok(u64::from_le_bytes(bytes) | 1)
-}
-
 async fn random_kills() -> Result<()> {
-    let seed = seed()?;
-    eprintln!("RUNNER_TEST_SEED={seed}");
-    let mut dice = Dice(seed);
+    let mut dice = Dice::seeded()?;
     let cluster = CLUSTER.get(usual_cluster).await?;
     let control_plane = ControlPlane::start().await?;
     let user = control_plane.admin().clone();

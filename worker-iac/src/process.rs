@@ -5,9 +5,10 @@ mod left;
 mod tail;
 
 use crate::cancel::{Cancel, Watcher};
+use crate::first;
 use crate::journal::Journal;
 use crate::stop::{Exit, Stop, io_failure};
-use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use runner_sandbox::landlock::{self, Access, Ruleset, Scope};
 use runner_sandbox::nested;
@@ -166,7 +167,10 @@ async fn attend<F: AsyncFnMut(Heard)>(
 ) -> Result<Exit, Stop> {
     let failed = |e: &io::Error| broken(path, e);
     let pid = running.pid();
-    // whom another one has asked is not asked again
+    // the one before may have been ended before it could
+    if asked && let Some(pid) = pid {
+        ask(pid);
+    }
     let mut deadline = asked.then(|| tokio::time::Instant::now() + grace);
     let mut seen = Cancel::No;
     let mut read = EngineRead { out: out.given(), err: err.given() };
@@ -189,8 +193,7 @@ async fn attend<F: AsyncFnMut(Heard)>(
                     journal.record(progress("asked", by)).await;
                     // whoever takes over from here knows that it was asked
                     journal.flush().await;
-                    // the process alone: its children get what it decides to give them
-                    let _ = kill(pid, Signal::SIGINT);
+                    ask(pid);
                     deadline = Some(tokio::time::Instant::now() + grace);
                 }
                 if let Cancel::Forced(by) = &now {
@@ -239,6 +242,14 @@ async fn pass_on<F: AsyncFnMut(Heard)>(
         hear(Heard::Err(line)).await;
     }
     Ok(())
+}
+
+/// Asks a program to stop; how often is no matter. The job's first process does it, because it remembers: a worker may die before it has,
+/// or behind it, and whoever follows could not know which.
+pub(crate) fn ask(program: Pid) {
+    if let Err(e) = runner_sandbox::process::signal_parent(first::ASK, program.as_raw()) {
+        eprintln!("runner-worker-iac: {program} is not asked to stop: {e}");
+    }
 }
 
 async fn force(pid: Option<Pid>, by: &str, journal: &Journal) {

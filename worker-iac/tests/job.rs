@@ -278,7 +278,10 @@ fn a_killed_worker_leaves_a_readable_spool_and_an_engine_that_finishes() {
         job.run("plan");
         let mut running = job.begin("apply");
         running.until("slow resource", started("terraform_data.slow"));
+        // the first process before it could see the other one's end
+        let worker = running.worker(None);
         running.signal(Signal::SIGKILL);
+        kill(Pid::from_raw(worker), Signal::SIGKILL).expect("signals");
         let status = running.child.wait().expect("waits");
         assert!(!status.success());
         let before = events(&job.work());
@@ -304,9 +307,9 @@ resource "terraform_data" "talks" {
 output "first" { value = terraform_data.first.output }
 "#;
 
-/// Kills the worker and has the next one told the same; its number.
+/// Kills the worker, where it lives, and has the next one told the same; its number.
 fn follow(running: &common::Running, job: &Job, step: &str, worker: i32) -> i32 {
-    kill(Pid::from_raw(worker), Signal::SIGKILL).expect("signals");
+    let _ = kill(Pid::from_raw(worker), Signal::SIGKILL);
     let next = running.worker(Some(worker));
     let mut control = running.control();
     loop {
@@ -379,6 +382,63 @@ fn a_worker_that_follows_asks_nobody_a_second_time() {
         assert_eq!((end.phase.as_str(), end.engine_exit_code), ("canceled", Some(1)), "{ended:#?}");
         assert_eq!(bodies(&ended).filter(|b| matches!(b, Body::CancelProgress(_))).count(), 1);
         assert_eq!(job.state()["resources"][0]["name"], "first");
+    }
+}
+
+/// A process that hardly gets a processor: between any two things that it does there is time to kill it.
+struct Starved(std::process::Child);
+
+impl Starved {
+    fn begin(pid: i32) -> Self {
+        let run = |program: &str, arguments: &[&str]| {
+            let ran = std::process::Command::new(program).args(arguments).stdout(std::process::Stdio::null()).status();
+            assert!(ran.is_ok_and(|status| status.success()), "{program} {arguments:?}");
+        };
+        let pid = pid.to_string();
+        let child = std::process::Command::new("chrt")
+            .args(["-f", "1", "taskset", "-c", "0", "sh", "-c", "while :; do :; done"])
+            .spawn();
+        let starved = Self(child.expect("starts"));
+        run("taskset", &["-a", "-c", "-p", "0", &pid]);
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("lives").flatten();
+        for thread in threads {
+            run("renice", &["-n", "19", "-p", &thread.file_name().to_string_lossy()]);
+        }
+        starved
+    }
+}
+
+impl Drop for Starved {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// It is killed the moment that the spool has that somebody wants the end: before or behind whatever it does about that.
+#[test]
+fn a_worker_that_dies_as_it_asks_has_its_engine_asked_once() {
+    for engine in engines() {
+        for _ in 0..3 {
+            let job = Job::new(&engine, JobKind::Update, &[("main.tf", SLOW)]);
+            job.run("plan");
+            let mut running = job.begin_followed("apply");
+            let worker = running.worker(None);
+            running.until("slow resource", started("terraform_data.slow"));
+            let starved = Starved::begin(worker);
+            running.control().cancel("somebody", false);
+            running.at_once("the cancel", |b| matches!(b, Body::CancelProgress(_)));
+            kill(Pid::from_raw(worker), Signal::SIGKILL).expect("signals");
+            drop(starved);
+            follow(&running, &job, "apply", worker);
+            assert!(running.wait().success());
+            let ended = events(&job.work());
+            let end = result(&ended);
+            assert_eq!((end.phase.as_str(), end.engine_exit_code), ("canceled", Some(1)), "{ended:#?}");
+            assert_eq!(bodies(&ended).filter(|b| matches!(b, Body::CancelProgress(_))).count(), 1);
+            assert!(!format!("{ended:?}").contains("Two interrupts"), "{ended:#?}");
+            assert_eq!(job.state()["resources"][0]["name"], "first");
+        }
     }
 }
 
@@ -459,8 +519,8 @@ fn a_backend_of_the_configuration_is_kept_and_a_local_one_is_moved() {
         let other = format!("terraform {{\n backend \"http\" {{ address = \"http://{address}/\" }}\n}}\n{SMALL}");
         let mut job = Job::new(&engine, JobKind::Update, &[("main.tf", &other)]);
         job.start.state_instance = "another".into();
-        job.run("plan");
-        let applied = job.run("apply");
+        job.run_here("plan");
+        let applied = job.run_here("apply");
         assert_eq!(result(&applied).phase, "applied", "{applied:#?}");
         assert!(String::from_utf8_lossy(&kept.lock().expect("whole")).contains("terraform_data"));
     }

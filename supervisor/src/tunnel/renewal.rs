@@ -156,6 +156,11 @@ fn again(leaf: &Leaf, random: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+    use rcgen::CertificateSigningRequestParams;
+    use shared_proto::chance::{self, Simulated};
+    use std::collections::BTreeMap;
+    use tokio::time::Instant;
 
     fn leaf(life: i64) -> Leaf {
         let key = KeyPair::generate().expect("a key");
@@ -165,6 +170,74 @@ mod tests {
         params.not_after = (std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(life as u64)).into();
         let pem = params.self_signed(&key).expect("signs").pem();
         Leaf::of(&pem, &Secret::new(key.serialize_pem()), ("o", "r"), false).expect("a leaf")
+    }
+
+    /// Signs like a control plane: what was asked for, for so many seconds from now.
+    fn certify(csr: &str, ca: &KeyPair, life: u64) -> String {
+        let mut request = CertificateSigningRequestParams::from_pem(csr).expect("a request");
+        let now = std::time::UNIX_EPOCH + Duration::from_millis(chance::now_ms() as u64);
+        request.params.not_before = now.into();
+        request.params.not_after = (now + Duration::from_secs(life)).into();
+        request.params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        let authority = CertificateParams::default().self_signed(ca).expect("signs");
+        let issuer = rcgen::Issuer::from_ca_cert_der(authority.der(), ca).expect("an issuer");
+        request.signed_by(&issuer).expect("signs").pem()
+    }
+
+    /// Its time goes by in a moment: some requests are refused, some are not answered, and at no moment is there none that is valid.
+    #[tokio::test(start_paused = true)]
+    async fn for_an_hour_of_lives_of_two_minutes_there_is_always_one_that_is_valid() {
+        const LIFE: u64 = 120;
+        let folder = tempfile::tempdir().expect("a folder");
+        let begin = Simulated { wall_ms: shared_proto::now_ms(), since_boot: Duration::from_secs(1000), seed: 7 };
+        let second = begin.wall_ms / 1000;
+        let credentials = super::super::leaf::tests::credentials(folder.path(), second, second + LIFE as i64);
+        chance::simulate(Some(begin));
+        let config = folder.path().join("runner.toml");
+        std::fs::write(&config, format!("state_dir = {0:?}\ncredentials = {0:?}\n", folder.path())).expect("writes");
+        let config = Config::load(Some(&config), &BTreeMap::new(), &BTreeMap::new()).expect("loads");
+        let clock = PeerClock::default();
+        clock.told(begin.wall_ms);
+        let leaves = Leaves::open(folder.path(), "i".into(), &credentials, clock.clone());
+        let settings = Arc::new(Settings { config, credentials });
+        let (_settings, settings_seen) = watch::channel(settings.clone());
+        let renewal = Renewal { leaves: leaves.clone(), settings: settings_seen, clock };
+        let (outgoing, mut asked) = mpsc::channel(8);
+        let (answering, answers) = mpsc::channel(8);
+        let keeping = tokio::spawn(renewal.keep(outgoing, answers));
+        let ca = KeyPair::generate().expect("a key");
+        let plane = tokio::spawn(async move {
+            let mut requests = 0_u32;
+            while let Some(Ok(message)) = asked.recv().await {
+                let Some(runner::Kind::Renewal(v1::Renewal { csr })) = message.kind else { continue };
+                requests += 1;
+                let answer = match requests % 4 {
+                    3 => v1::Renewed { code: "busy".into(), message: "later".into(), ..Default::default() },
+                    // the next one comes half a minute later
+                    1 if requests % 8 == 1 => continue,
+                    _ => v1::Renewed { certificate: certify(&csr, &ca, LIFE), ..Default::default() },
+                };
+                let _ = answering.send(answer).await;
+            }
+        });
+
+        let (start, mut serials) = (Instant::now(), std::collections::BTreeSet::new());
+        while start.elapsed() < Duration::from_secs(3600) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let gone = start.elapsed();
+            let wall_ms = begin.wall_ms + i64::try_from(gone.as_millis()).expect("an hour");
+            let seed = chance::simulated().expect("simulated").seed;
+            chance::simulate(Some(Simulated { wall_ms, since_boot: begin.since_boot + gone, seed }));
+            let leaf = leaves.current(&settings.credentials);
+            let left = leaf.facts.not_after - wall_ms / 1000;
+            assert!(left > 0 && leaf.facts.not_before <= wall_ms / 1000, "{left} s, after {gone:?}");
+            serials.insert(leaf.facts.serial.clone());
+        }
+        // due after 80 seconds, some a little later
+        assert!((36..=45).contains(&serials.len()), "{}", serials.len());
+        keeping.abort();
+        plane.abort();
+        chance::simulate(None);
     }
 
     #[test]

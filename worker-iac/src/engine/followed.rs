@@ -65,10 +65,10 @@ impl Followed {
         worth_it.then_some(found)
     }
 
-    /// Asks it to stop, in place of the worker that cannot yet; once.
+    /// Asks it to stop, in place of the worker that cannot yet.
     pub(crate) fn ask(&mut self) {
         if !std::mem::replace(&mut self.asked, true) && self.left.alive() {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.left.pid), nix::sys::signal::Signal::SIGINT);
+            crate::process::ask(nix::unistd::Pid::from_raw(self.left.pid));
         }
     }
 

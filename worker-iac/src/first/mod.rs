@@ -5,11 +5,12 @@
 //!                │  ◀── each connect() waits here ──┘
 //!                ▼ connects outside, and puts the socket in its place
 //! ```
-//! Where there are pid namespaces it heads the job's: with it everything ends that the job has started, and nothing inside can signal it.
+//! Where there are pid namespaces it heads the job's: with it everything ends that the job has started, and no signal from inside ends it.
 //! It lives as long as the job does, whoever else dies: a worker that dies is followed by another one, which goes on with the engine where
-//! that one has left it. Where nobody follows, the engine is asked once to stop. Either way it still gets its connections. It must stay
-//! small: one thread, no runtime, no credentials, nothing parsed but one bounded message of the supervisor, the addresses of connect(), the
-//! names and answers of DNS, and the heads of requests to proxies.
+//! that one has left it. Engines are asked to stop by this process alone, each once: it outlives whoever wants that, and wants it itself
+//! where nobody follows. Either way they still get their connections. It must stay small: one thread, no runtime, no credentials, nothing
+//! parsed but one bounded message of the supervisor, the addresses of connect(), the names and answers of DNS, and the heads of requests
+//! to proxies.
 
 mod connect;
 mod names;
@@ -33,6 +34,7 @@ use runner_sandbox::{inside, process, profiles, sessions, spawn, stat};
 use shared_proto::ended::{self, Left, WorkerEnded};
 use shared_proto::frame::FrameError;
 use shared_proto::v1::JobFirst;
+use std::collections::VecDeque;
 use std::ffi::{CStr, CString};
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
@@ -46,8 +48,11 @@ use std::time::{Duration, Instant};
 pub(crate) const REFUSALS: &str = "refused";
 /// The exit code of a worker that was started to follow another one, and has nothing to go on with.
 pub(crate) const NOTHING_TO_FOLLOW: u8 = 3;
-/// The most workers that follow the first one: what kills each of them kills the next.
-const FOLLOWERS_MAX: u32 = 3;
+/// The most workers that follow the first one, in all.
+const FOLLOWERS_MAX: u32 = 100;
+/// The most of them one after the other that do not live for [`LIVES`]: what kills each of them kills the next.
+const SHORT_MAX: u32 = 6;
+const LIVES: Duration = Duration::from_secs(1);
 /// Where the spawner puts this program's own file.
 const PROGRAM: i32 = 4;
 /// The most that an engine whose worker is gone gets to end by itself.
@@ -56,6 +61,10 @@ const GRACE_MAX: Duration = Duration::from_secs(30);
 const CHILDREN_MAX: Duration = Duration::from_secs(1);
 /// No worker is to follow any more: whoever sends it is about to end the job.
 const LAST: Signal = Signal::SIGUSR1;
+/// The program with the number that comes with it is to be asked to stop, unless it was: its worker sends it, and the next one again.
+pub(crate) const ASK: Signal = Signal::SIGUSR2;
+/// The most programs whose having been asked is remembered; a job has one at a time.
+const ASKED_MAX: usize = 64;
 /// How often what is left is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// The worker's own limits are this process's, but for descriptors.
@@ -89,7 +98,12 @@ struct First {
     worker: Pid,
     /// Workers that may still follow this one, and the signal that ended the one before.
     followers: u32,
+    /// How many in a row have died young, and when the present one was started.
+    short: u32,
+    since: Instant,
     died_by: i32,
+    /// Programs that were asked to stop, with their start.
+    asked: VecDeque<(i32, u64)>,
     signals: SignalFd,
     /// Of each worker's network namespace: an engine stays in that of the worker that has started it.
     networks: Vec<Network>,
@@ -127,8 +141,16 @@ pub(crate) fn run() -> Result<u8, FirstError> {
 impl First {
     fn start(first: &JobFirst, socket: UnixStream) -> Result<Self, FirstError> {
         let mut mask = SigSet::empty();
-        let signals =
-            [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGWINCH, LAST];
+        let signals = [
+            Signal::SIGCHLD,
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGHUP,
+            Signal::SIGQUIT,
+            Signal::SIGWINCH,
+            LAST,
+            ASK,
+        ];
         for signal in signals {
             mask.add(signal);
         }
@@ -145,7 +167,10 @@ impl First {
             program,
             worker,
             followers: if first.takes_over { FOLLOWERS_MAX } else { 0 },
+            short: 0,
+            since: Instant::now(),
             died_by: 0,
+            asked: VecDeque::new(),
             signals,
             networks: vec![Network::new(inside, &name_servers)?],
             name_servers,
@@ -169,9 +194,13 @@ impl First {
                     names.serve(&mut self.policy);
                 }
             }
+            self.networks.retain(|network| network.connector.is_some() || network.names.is_some());
             if signals {
                 while let Ok(Some(signal)) = self.signals.read_signal() {
-                    self.relay(i32::try_from(signal.ssi_signo).unwrap_or(0));
+                    match i32::try_from(signal.ssi_signo).unwrap_or(0) {
+                        ask if ask == ASK as i32 => self.ask(signal.ssi_int),
+                        other => self.relay(other),
+                    }
                 }
             }
             if let Some(code) = self.reap() {
@@ -267,11 +296,13 @@ impl First {
         if !matches!(self.state, State::Serving) {
             return;
         }
-        if self.followers == 0 {
+        self.short = if self.since.elapsed() < LIVES { self.short + 1 } else { 0 };
+        if self.followers == 0 || self.short > SHORT_MAX {
             return self.ask_engines(signal);
         }
         self.followers -= 1;
         self.died_by = signal;
+        self.since = Instant::now();
         let text = CString::new(signal.to_string()).unwrap_or_default();
         let started = start_inside(&mut self.spawner, &self.program, &[c"follow", &text], &[]);
         let followed = started.map_err(FirstError::from).and_then(|inside| {
@@ -285,11 +316,28 @@ impl First {
         }
     }
 
-    /// Asks each engine once: a second time would make it drop its state.
+    /// Asks a program of the job to stop, once: a second time would make an engine drop its state.
+    fn ask(&mut self, pid: i32) {
+        let seen = stat(pid);
+        // of another one it is not known who asks
+        let ours = seen.is_none_or(|s| s.group == pid && s.session == session());
+        let which = (pid, seen.map_or(0, |s| s.start_time));
+        if pid <= 1 || !ours || self.asked.contains(&which) {
+            return;
+        }
+        if self.asked.len() == ASKED_MAX {
+            self.asked.pop_front();
+        }
+        self.asked.push_back(which);
+        // the process alone: its children get what it decides to give them
+        let _ = kill(Pid::from_raw(pid), Signal::SIGINT);
+    }
+
+    /// Asks each engine that is left.
     fn ask_engines(&mut self, signal: i32) {
         let engines = engines(&others());
         for engine in &engines {
-            let _ = kill(Pid::from_raw(*engine), Signal::SIGINT);
+            self.ask(*engine);
         }
         let (left, grace) =
             if engines.is_empty() { (Left::Nothing, Duration::ZERO) } else { (Left::Killed, self.grace) };
@@ -361,8 +409,8 @@ impl Network {
         for _ in 0..Connector::at_once() {
             let Some(connector) = &mut self.connector else { return };
             if !connector.take(policy) {
-                // the last who could call is gone
-                self.connector = None;
+                // the last who could call, or ask for a name, is gone
+                (self.connector, self.names) = (None, None);
                 return;
             }
             let mut next = [PollFd::new(connector.listener(), PollFlags::POLLIN)];
@@ -373,11 +421,15 @@ impl Network {
     }
 }
 
+/// That of this process, and of all that is the job's.
+fn session() -> i32 {
+    nix::unistd::getsid(None).unwrap_or(nix::unistd::getpid()).as_raw()
+}
+
 /// The live processes of this session beside this one: where there is no /proc, none.
 fn others() -> Vec<i32> {
     let own = nix::unistd::getpid().as_raw();
-    let session = nix::unistd::getsid(None).map_or(own, Pid::as_raw);
-    sessions::members(session).into_iter().filter(|pid| *pid != own).collect()
+    sessions::members(session()).into_iter().filter(|pid| *pid != own).collect()
 }
 
 /// Those of them that lead a process group of their own: the engines. What they started is theirs to tell.

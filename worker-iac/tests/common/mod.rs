@@ -120,7 +120,7 @@ impl Job {
         self.folder.path().join("work")
     }
     pub fn begin(&self, step: &str) -> Running {
-        self.begin_as("step", None, step)
+        self.begin_as("job", Some(&JobFirst::default()), step)
     }
     /// The step with its first process, whose workers are followed by others when they die.
     pub fn begin_followed(&self, step: &str) -> Running {
@@ -151,7 +151,13 @@ impl Job {
         Running { child, work: self.work() }
     }
     pub fn run(&self, step: &str) -> Vec<Event> {
-        let mut running = self.begin(step);
+        self.whole(self.begin(step))
+    }
+    /// The same without a first process, so in the test's own network.
+    pub fn run_here(&self, step: &str) -> Vec<Event> {
+        self.whole(self.begin_as("step", None, step))
+    }
+    fn whole(&self, mut running: Running) -> Vec<Event> {
         let status = running.wait();
         assert!(status.success(), "{status:?}");
         events(&self.work())
@@ -175,10 +181,17 @@ impl Running {
     }
     /// Waits for an event.
     pub fn until(&self, what: &str, wanted: impl Fn(&Body) -> bool) {
+        self.look(Duration::from_millis(10), what, wanted);
+    }
+    /// The same, and returns within microseconds of its being written.
+    pub fn at_once(&self, what: &str, wanted: impl Fn(&Body) -> bool) {
+        self.look(Duration::ZERO, what, wanted);
+    }
+    fn look(&self, every: Duration, what: &str, wanted: impl Fn(&Body) -> bool) {
         let end = Instant::now() + LONG;
         while !events(&self.work).iter().filter_map(|e| e.body.as_ref()).any(&wanted) {
             assert!(Instant::now() < end, "no {what}: {:#?}", events(&self.work));
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(every);
         }
     }
     pub fn control(&self) -> Control {
