@@ -65,6 +65,7 @@ fn main() -> ExitCode {
         .test("workers_and_supervisors_killed_together", workers_and_supervisors_killed)
         .test("a_jobs_worker_stopped_can_be_cancelled", job_worker_stopped)
         .test("a_jobs_first_process_killed_or_stopped", first_process_killed_or_stopped)
+        .test("a_jobs_first_process_killed_under_another_supervisor", first_process_killed_after_adoption)
         .test("supervisor_killed_in_mid_apply", || survives(Death::Supervisor))
         .test("spawner_killed_in_mid_apply", || survives(Death::Spawner))
         .test("everything_above_the_job_killed_in_mid_apply", || survives(Death::All))
@@ -418,6 +419,33 @@ async fn first_process_killed_or_stopped() -> Result<()> {
     }
     ensure!(session_of(user, &set.runner).await? == session, "the session was another one");
     Ok(())
+}
+
+/// The spawner that could have told how it ended is gone: the kernel tells, from Linux 6.15 on.
+async fn first_process_killed_after_adoption() -> Result<()> {
+    let set = set().await?;
+    let user = set.control_plane.admin();
+    let (id, worker) = applying(&set, "adopted", 60).await?;
+    let mark = set.runner.mark();
+    let processes = set.runner.processes();
+    for process in [processes.spawner, processes.supervisor] {
+        signal(process.context("a process")?.pid, Signal::SIGKILL)?;
+    }
+    set.runner.session(mark, SECONDS).await?;
+    set.runner.message(mark, SECONDS, "job adopted").await?;
+    signal(worker.parent, Signal::SIGKILL)?;
+    let job = user.job_in(&id, &["failed", "lost"], JOB).await?;
+    let expected = if kernel()? >= (6, 15) { ("failed", "worker_crashed") } else { ("lost", "job_lost") };
+    ensure!((job.phase(), job.code()) == expected, "{}", job.0);
+    let told = job.0["result"]["message"].as_str().is_some_and(|m| m.contains("was ended by SIGKILL"));
+    ensure!(told == (expected.0 == "failed"), "{}", job.0);
+    user.whole(&id).await
+}
+
+fn kernel() -> Result<(u32, u32)> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok());
+    Ok((numbers.next().context("a version")?, numbers.next().context("its second number")?))
 }
 
 /// Who dies in the middle of an apply.

@@ -390,9 +390,10 @@ struct Starved(std::process::Child);
 
 impl Starved {
     fn begin(pid: i32) -> Self {
+        // where it may not be, it is killed within microseconds all the same
         let run = |program: &str, arguments: &[&str]| {
-            let ran = std::process::Command::new(program).args(arguments).stdout(std::process::Stdio::null()).status();
-            assert!(ran.is_ok_and(|status| status.success()), "{program} {arguments:?}");
+            let null = std::process::Stdio::null;
+            let _ = std::process::Command::new(program).args(arguments).stdout(null()).stderr(null()).status();
         };
         let pid = pid.to_string();
         let child = std::process::Command::new("chrt")
@@ -419,7 +420,11 @@ impl Drop for Starved {
 #[test]
 fn a_worker_that_dies_as_it_asks_has_its_engine_asked_once() {
     for engine in engines() {
-        for _ in 0..3 {
+        // whoever looks too late finds the job at its end: that was no hit
+        let (mut hits, mut tries) = (0, 0);
+        while hits < 3 {
+            tries += 1;
+            assert!(tries <= 20, "{hits} hits");
             let job = Job::new(&engine, JobKind::Update, &[("main.tf", SLOW)]);
             job.run("plan");
             let mut running = job.begin_followed("apply");
@@ -428,10 +433,14 @@ fn a_worker_that_dies_as_it_asks_has_its_engine_asked_once() {
             let starved = Starved::begin(worker);
             running.control().cancel("somebody", false);
             running.at_once("the cancel", |b| matches!(b, Body::CancelProgress(_)));
-            kill(Pid::from_raw(worker), Signal::SIGKILL).expect("signals");
+            let killed = kill(Pid::from_raw(worker), Signal::SIGKILL).is_ok();
             drop(starved);
-            follow(&running, &job, "apply", worker);
-            assert!(running.wait().success());
+            let over = bodies(&events(&job.work())).any(|b| matches!(b, Body::Result(_)));
+            if killed && !over {
+                hits += 1;
+                follow(&running, &job, "apply", worker);
+            }
+            assert!(running.wait().success() || over);
             let ended = events(&job.work());
             let end = result(&ended);
             assert_eq!((end.phase.as_str(), end.engine_exit_code), ("canceled", Some(1)), "{ended:#?}");

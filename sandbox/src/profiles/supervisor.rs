@@ -27,8 +27,14 @@ const OWN: &[Allow] = calls![
         &[is_int(1, 4)],    // F_SETFL
         &[is_int(1, 1030)], // F_DUPFD_CLOEXEC
     ],
-    // FIONBIO, FIOCLEX, FIONREAD, TCGETS (whether it is a terminal)
-    ioctl: &[&[is_int(1, 0x5421)], &[is_int(1, 0x5451)], &[is_int(1, 0x541B)], &[is_int(1, 0x5401)]],
+    // FIONBIO, FIOCLEX, FIONREAD, TCGETS (whether it is a terminal), PIDFD_GET_INFO
+    ioctl: &[
+        &[is_int(1, 0x5421)],
+        &[is_int(1, 0x5451)],
+        &[is_int(1, 0x541B)],
+        &[is_int(1, 0x5401)],
+        &[is_int(1, 0xc040_ff0b)],
+    ],
     // threads' names, and whether it may be dumped: only ever no
     prctl: &[&[is_int(0, 15)], &[is_int(0, 3)], &[is_int(0, 4), is_int(1, 0)]],
     // which process the spawner is to signal

@@ -1,8 +1,9 @@
-//! Which process a number means: a process id is used again, so a start time, the boot and the container's life go with it. What is known of a step is its first
-//! process; the worker is the oldest of that one's children.
+//! Which process a number means: a process id is used again, so a start time, the boot, the container's life and, where the kernel has one,
+//! a number that is never used again go with it. What is known of a step is its first process; the worker is the oldest of that one's
+//! children.
 
 use crate::container;
-use runner_sandbox::{Stat, stat};
+use runner_sandbox::{PidFd, Stat, stat};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,9 @@ pub(super) struct ProcessIdentity {
     /// Clock ticks after boot.
     pub(super) start_time: u64,
     pub(super) boot_id: String,
+    /// That of its pidfd, which no other process of this boot has; older kernels give none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) unique: Option<u64>,
     /// Where the runner is a container's first process: processes of another life are gone, and their numbers are others'.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) container: String,
@@ -23,12 +27,26 @@ pub(super) struct ProcessIdentity {
 impl ProcessIdentity {
     /// Of a process that is there now.
     pub(super) fn of(pid: i32) -> Option<Self> {
-        let stat = stat(pid)?;
-        Some(Self { pid, start_time: stat.start_time, boot_id: boot_id(), container: container::life().to_owned() })
+        let process = PidFd::open(pid).ok()?;
+        // what is seen from here on holds for the pidfd's process, or that one has ended
+        let (stat, unique) = (stat(pid)?, process.unique());
+        let container = container::life().to_owned();
+        Some(Self { pid, start_time: stat.start_time, boot_id: boot_id(), unique, container })
     }
     /// Whether that very process lives; a zombie does not.
     pub(super) fn alive(&self) -> bool {
-        self.of_this_boot() && stat(self.pid).is_some_and(|s| s.start_time == self.start_time && !s.dead())
+        self.of_this_boot()
+            && self.is_held()
+            && stat(self.pid).is_some_and(|s| s.start_time == self.start_time && !s.dead())
+    }
+    /// Whether the number is still that process's, by the number that is not used again; true where there is none.
+    fn is_held(&self) -> bool {
+        self.unique.is_none_or(|unique| PidFd::open(self.pid).is_ok_and(|now| now.unique() == Some(unique)))
+    }
+    /// A hold on it, as long as it lives: it tells how it ended, where the kernel tells that of what others reap.
+    pub(super) fn hold(&self) -> Option<PidFd> {
+        let process = PidFd::open(self.pid).ok()?;
+        self.alive().then_some(process)
     }
     /// Whether neither the machine nor the container was started anew since.
     pub(super) fn of_this_boot(&self) -> bool {
@@ -90,7 +108,16 @@ mod tests {
     #[test]
     fn this_process_lives_and_another_start_time_or_boot_does_not() {
         let own = ProcessIdentity::of(i32::try_from(std::process::id()).expect("a pid")).expect("is there");
-        assert!(own.alive() && !own.stopped());
+        assert!(own.alive() && !own.stopped() && own.hold().is_some());
+        if let Some(unique) = own.unique {
+            // the same number, start and boot: another process all the same
+            let other = ProcessIdentity { unique: Some(unique + 1), ..own.clone() };
+            assert!(!other.alive() && other.hold().is_none());
+        }
+        let older: ProcessIdentity =
+            serde_json::from_str(&serde_json::to_string(&own).expect("JSON").replace("unique", "other"))
+                .expect("reads");
+        assert!(older.unique.is_none() && older.alive());
         let mut later = own.clone();
         later.start_time += 1;
         assert!(!later.alive() && later.session(Path::new("/")).is_empty());

@@ -247,7 +247,8 @@ impl Job {
     fn adopt(&self, marker: Marker) -> Option<Worker> {
         let identity = marker.process?;
         let bounds = if identity.alive() { Bounds::of(identity.pid) } else { None };
-        Some(Worker { identity, plan_sha256: marker.plan_sha256, bounds, exit: None })
+        let process = identity.hold();
+        Some(Worker { identity, plan_sha256: marker.plan_sha256, bounds, exit: None, process })
     }
 
     /// Whether a step has its marker, and yet nothing was begun: the supervisor died before it told the worker what to do. What the job has
@@ -445,7 +446,7 @@ impl Job {
                 }
                 _ = look.tick() => {
                     if worker.exit.is_none() && !worker.identity.alive() {
-                        return Gone::Unknown;
+                        return worker.ended().await.map_or(Gone::Unknown, Gone::Exit);
                     }
                     if control.is_none() && let Ok(connected) = Control::connect(&self.folder, &worker.identity).await {
                         control = Some(connected);

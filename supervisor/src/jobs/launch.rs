@@ -8,6 +8,7 @@ use super::service::{Held, Service};
 use super::source;
 use super::surroundings::{Settings, Surroundings};
 use crate::workers::{Exit, Reaches, Started};
+use runner_sandbox::PidFd;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::frame::{self, Kind};
 use shared_proto::v1::{EngineProgram, JobKind, JobRequest, JobStart, JobTarget, source as source_kind};
@@ -19,6 +20,9 @@ use tokio::sync::oneshot;
 
 /// The most connections of one job.
 const CONNECTIONS_MAX: usize = 32;
+/// How often, and after how long each time, it is looked how a worker ended, until its parent has reaped it.
+const REAPED_LOOKS: u32 = 20;
+const REAPED_LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long a new worker may take to take its request.
 const TAKE_WITHIN: Duration = Duration::from_secs(10);
 
@@ -45,8 +49,24 @@ pub(super) struct Worker {
     pub(super) plan_sha256: String,
     /// What it may have, where it has a control group of its own.
     pub(super) bounds: Option<Bounds>,
-    /// How it ends, where somebody can tell.
+    /// How it ends, where the spawner can tell.
     pub(super) exit: Option<oneshot::Receiver<Exit>>,
+    /// How it ended, where the spawner that could tell is gone, and the kernel tells.
+    pub(super) process: Option<PidFd>,
+}
+
+impl Worker {
+    /// How it ended that is not alive any more, where the kernel tells. Its parent has to reap it first.
+    pub(super) async fn ended(&self) -> Option<Exit> {
+        let process = self.process.as_ref()?;
+        for _ in 0..REAPED_LOOKS {
+            if let Some(status) = process.exit_status() {
+                return Exit::of_status(status);
+            }
+            tokio::time::sleep(REAPED_LOOK_EVERY).await;
+        }
+        None
+    }
 }
 
 impl Launch {
@@ -175,7 +195,8 @@ impl Launch {
             Ok(Err(e)) => tracing::warn!(job = self.held.job_id, error = %e, "the worker did not take its request"),
             Err(_) => tracing::warn!(job = self.held.job_id, "the worker did not take its request in time"),
         }
-        Ok(Worker { identity, plan_sha256: start.plan_sha256.clone(), bounds, exit: Some(exit) })
+        let process = identity.hold();
+        Ok(Worker { identity, plan_sha256: start.plan_sha256.clone(), bounds, exit: Some(exit), process })
     }
 }
 

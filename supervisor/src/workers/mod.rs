@@ -298,6 +298,15 @@ impl Drop for Mortal {
 // === impl Exit ===
 
 impl Exit {
+    /// By the status that `wait(2)` gives; `None` for one that says no end.
+    pub(crate) fn of_status(status: i32) -> Option<Self> {
+        use nix::sys::wait::WaitStatus;
+        match WaitStatus::from_raw(nix::unistd::Pid::from_raw(1), status).ok()? {
+            WaitStatus::Exited(_, code) => Some(Self { code: Some(code), ..Self::default() }),
+            WaitStatus::Signaled(_, signal, _) => Some(Self { signal: Some(signal as i32), ..Self::default() }),
+            _ => None,
+        }
+    }
     /// As a failure of whatever the worker did.
     pub fn failure(&self) -> Failure {
         Code::WorkerCrashed.on(format!("the worker {self}"))

@@ -502,7 +502,7 @@ fn scratch() -> tempfile::TempDir {
 }
 
 fn before_this_boot() -> ProcessIdentity {
-    ProcessIdentity { pid: 4_000_000, start_time: 1, boot_id: "before".into(), container: String::new() }
+    ProcessIdentity { pid: 4_000_000, start_time: 1, boot_id: "before".into(), unique: None, container: String::new() }
 }
 /// It has died, and the machine goes on.
 fn of_this_boot() -> ProcessIdentity {
