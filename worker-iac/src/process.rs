@@ -83,6 +83,8 @@ pub(crate) async fn run<F: AsyncFnMut(Heard)>(
     let failed = |e: &io::Error| broken(program.path, e);
     let out = Tail::open(program.output.0, None).map_err(|e| failed(&e))?;
     let err = Tail::open(program.output.1, None).map_err(|e| failed(&e))?;
+    // without these nobody could take over
+    let _ = left::note_start(program.path);
     let child = spawn(&program).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
             Code::EngineMissing.on(format!("cannot run {shown}: {e}")).into()
@@ -90,7 +92,6 @@ pub(crate) async fn run<F: AsyncFnMut(Heard)>(
         _ => failed(&e),
     })?;
     if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()) {
-        // without it nobody could take over
         let _ = left::note(pid);
     }
     let running = Running::Child(child);
