@@ -6,7 +6,7 @@ use common::{Job, bodies, engines, events, outputs, phases, result, session_of};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use shared_proto::v1::event::Body;
-use shared_proto::v1::{JobKind, job_notice};
+use shared_proto::v1::{Event, JobKind, job_notice};
 use std::os::unix::fs::PermissionsExt as _;
 
 const SMALL: &str = r#"
@@ -358,6 +358,53 @@ fn workers_that_die_are_followed_and_the_job_ends_as_its_engine_does() {
         let job = job.again(JobKind::Destroy);
         job.run("plan");
         assert_eq!(result(&job.run("apply")).phase, "applied");
+    }
+}
+
+/// It dies before its engine has said another word: where its output was read to is known all the same.
+#[test]
+fn a_worker_that_dies_as_it_takes_over_costs_no_event_and_doubles_none() {
+    for engine in engines() {
+        let mut job = Job::new(&engine, JobKind::Update, &[("main.tf", SLOW)]);
+        job.request().variables.insert("seconds".into(), "1".into());
+        job.run("plan");
+        let mut running = job.begin_followed("apply");
+        running.until("slow resource", started("terraform_data.slow"));
+        let engine = running.engine();
+        kill(engine, Signal::SIGSTOP).expect("signals");
+        let goes_on = |worker: i32| {
+            let next = follow(&running, &job, "apply", worker);
+            let end = std::time::Instant::now() + common::LONG;
+            let notes = |events: &[Event]| {
+                bodies(events)
+                    .filter(|b| matches!(b, Body::OutputLine(l) if l.text.contains("another one goes on")))
+                    .count()
+            };
+            let before = notes(&events(&job.work()));
+            while notes(&events(&job.work())) == before {
+                assert!(std::time::Instant::now() < end, "it does not go on");
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            next
+        };
+        let worker = goes_on(running.worker(None));
+        goes_on(worker);
+        kill(engine, Signal::SIGCONT).expect("signals");
+        assert!(running.wait().success());
+        let ended = events(&job.work());
+        assert_eq!(result(&ended).phase, "applied", "{ended:#?}");
+        let mut done: Vec<_> = bodies(&ended)
+            .filter_map(|b| match b {
+                Body::ResourceProgress(p) if ["started", "complete"].contains(&p.state.as_str()) => {
+                    Some(format!("{} {} {}", p.address, p.action, p.state))
+                }
+                _ => None,
+            })
+            .collect();
+        let all = done.len();
+        done.sort();
+        done.dedup();
+        assert!(all > 3 && done.len() == all, "{ended:#?}");
     }
 }
 
