@@ -26,6 +26,8 @@ pub const PING_MISSED: Duration = Duration::from_secs(3);
 pub const PEER_DEAD: Duration = Duration::from_secs(10);
 /// The grace for operations in flight when either end leaves on purpose.
 pub const DRAIN_GRACE: Duration = Duration::from_secs(25);
+/// Jobs at once of an instance, at most: each has an engine and its plug-ins, which take some 100 MiB.
+pub const JOBS_AT_ONCE_MAX: u32 = 256;
 /// The largest encoded job request, bytes.
 pub const JOB_REQUEST_MAX: usize = 1024 * 1024;
 /// The largest encoded event, bytes; what is longer is cut and says so.

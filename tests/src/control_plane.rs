@@ -650,6 +650,13 @@ impl Executed {
 // === impl Job ===
 
 impl Job {
+    /// Its id.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn id(&self) -> Result<String> {
+        Ok(self.0["id"].as_str().context("a job has an id")?.to_owned())
+    }
     /// Its phase.
     pub fn phase(&self) -> &str {
         self.0["phase"].as_str().unwrap_or_default()

@@ -24,6 +24,11 @@ impl Dice {
         eprintln!("RUNNER_TEST_SEED={seed}");
         Ok(Self(seed))
     }
+    /// Others, for somebody who throws beside this one: what one does then changes nothing of what the other gets.
+    #[must_use]
+    pub fn apart(&mut self) -> Self {
+        Self(self.below(u64::MAX) | 1)
+    }
     /// One below that.
     pub fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;

@@ -106,7 +106,8 @@ enum Weight {
     End,
 }
 
-/// Opens the spool `events` in the working directory and starts its thread.
+/// Opens the spool `events` in the working directory and starts its thread. `read`: how far the engine's output was read by the worker before
+/// this one, so that what is recorded before more of it comes does not say otherwise.
 ///
 /// # Errors
 /// A spool that is damaged, or that lacks events which the supervisor has seen; the file.
@@ -115,6 +116,7 @@ pub(crate) fn open(
     reserve: &Path,
     redaction: watch::Receiver<Redaction>,
     next_expected: u64,
+    read: EngineRead,
 ) -> Result<(Journal, Progress, Closing), SpoolError> {
     let file = events_file(path)?;
     let again = file.try_clone()?;
@@ -150,7 +152,7 @@ pub(crate) fn open(
     // of what a power cut has torn; the eight bytes of a new file are none of it
     if torn >= shared_proto::spool::RECORD_HEADER as u64 {
         let text = format!("The spool's last record was torn: {torn} bytes were cut off.");
-        recorder.take(Body::OutputLine(OutputLine { stream: "runner".into(), text }), EngineRead::default())?;
+        recorder.take(Body::OutputLine(OutputLine { stream: "runner".into(), text }), read)?;
     }
     let handle = tokio::runtime::Handle::current();
     std::thread::Builder::new().name("journal".into()).spawn(move || {
@@ -160,7 +162,7 @@ pub(crate) fn open(
         }
         let _ = done.send(result);
     })?;
-    let journal = Journal { sender, redaction, read: Arc::default() };
+    let journal = Journal { sender, redaction, read: Arc::new(Mutex::new(read)) };
     Ok((journal, Progress { appended: appended_rx, failed: failed_rx }, Closing { done: closing }))
 }
 
@@ -508,7 +510,8 @@ mod tests {
         let path = folder.path().join("events");
         let reserve = folder.path().join("reserve");
         let (_secrets, redaction) = watch::channel(Redaction::new(["a-secret-value"]));
-        let (journal, progress, closing) = open(&path, &reserve, redaction.clone(), 1).expect("opens");
+        let (journal, progress, closing) =
+            open(&path, &reserve, redaction.clone(), 1, EngineRead::default()).expect("opens");
         journal.record(Body::PhaseChanged(PhaseChanged { phase: "preparing".into(), ..Default::default() })).await;
         journal.note("with a-secret-value in it").await;
         let long = "é".repeat(EVENT_MAX);
@@ -528,8 +531,11 @@ mod tests {
         assert!(texts[1].contains("with [redacted] in it"), "{}", texts[1]);
         assert!(texts[2].contains("bytes left out"));
         // a later process goes on; one that should have more events than there are refuses
-        assert!(open(&path, &reserve, redaction.clone(), 4).is_ok());
-        assert!(matches!(open(&path, &reserve, redaction, 5), Err(SpoolError::Damaged { after: 3, .. })));
+        assert!(open(&path, &reserve, redaction.clone(), 4, EngineRead::default()).is_ok());
+        assert!(matches!(
+            open(&path, &reserve, redaction, 5, EngineRead::default()),
+            Err(SpoolError::Damaged { after: 3, .. })
+        ));
     }
 
     /// A recorder whose disk gives it no more than so many bytes beyond what the reserve takes.

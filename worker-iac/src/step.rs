@@ -17,7 +17,9 @@ use sha2::{Digest as _, Sha256};
 use shared_proto::failure::Code;
 use shared_proto::spool::{Reader, SpoolError};
 use shared_proto::v1::event::Body;
-use shared_proto::v1::{Event, JobBound, JobKind, JobRequest, JobResult, JobStart, PhaseChanged, PlanSaved, Redacted};
+use shared_proto::v1::{
+    EngineRead, Event, JobBound, JobKind, JobRequest, JobResult, JobStart, PhaseChanged, PlanSaved, Redacted,
+};
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -80,16 +82,16 @@ pub(crate) async fn run(begin: Begin) -> Result<(), SpoolError> {
     let work = std::env::current_dir()?;
     let tmp = work.join("tmp");
     let private = private_folder(&tmp);
-    let next = match &begin {
+    let (next, read) = match &begin {
         Begin::Told(start) => {
             process::forget();
-            start.next_sequence
+            (start.next_sequence, EngineRead::default())
         }
         // all that there is was written by workers before it
-        Begin::Follows(..) => 1,
+        Begin::Follows(_, followed) => (1, followed.read),
     };
     let (redaction, secret) = watch::channel(Redaction::default());
-    let (journal, progress, closing) = journal::open(Path::new("events"), &tmp.join("reserve"), secret, next)?;
+    let (journal, progress, closing) = journal::open(Path::new("events"), &tmp.join("reserve"), secret, next, read)?;
     let (asker, mut cancel) = cancel::pair();
     let waits = matches!(begin, Begin::Follows(..));
     let (told, told_rx) = watch::channel(control::Told { waits, step_ended: None });

@@ -6,7 +6,7 @@ use common::{Job, bodies, engines, events, outputs, phases, result, session_of};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use shared_proto::v1::event::Body;
-use shared_proto::v1::{JobKind, job_notice};
+use shared_proto::v1::{Event, JobKind, job_notice};
 use std::os::unix::fs::PermissionsExt as _;
 
 const SMALL: &str = r#"
@@ -311,6 +311,12 @@ output "first" { value = terraform_data.first.output }
 fn follow(running: &common::Running, job: &Job, step: &str, worker: i32) -> i32 {
     let _ = kill(Pid::from_raw(worker), Signal::SIGKILL);
     let next = running.worker(Some(worker));
+    tell(running, job, step);
+    next
+}
+
+/// Has the worker that waits for it told what the one before was.
+fn tell(running: &common::Running, job: &Job, step: &str) {
     let mut control = running.control();
     loop {
         match control.hear() {
@@ -321,7 +327,6 @@ fn follow(running: &common::Running, job: &Job, step: &str, worker: i32) -> i32 
         }
     }
     control.start(&shared_proto::v1::JobStart { step: step.into(), ..job.start.clone() });
-    next
 }
 
 #[test]
@@ -358,6 +363,88 @@ fn workers_that_die_are_followed_and_the_job_ends_as_its_engine_does() {
         let job = job.again(JobKind::Destroy);
         job.run("plan");
         assert_eq!(result(&job.run("apply")).phase, "applied");
+    }
+}
+
+/// It dies before its engine has said another word: where its output was read to is known all the same.
+#[test]
+fn a_worker_that_dies_as_it_takes_over_costs_no_event_and_doubles_none() {
+    for engine in engines() {
+        let mut job = Job::new(&engine, JobKind::Update, &[("main.tf", SLOW)]);
+        job.request().variables.insert("seconds".into(), "1".into());
+        job.run("plan");
+        let mut running = job.begin_followed("apply");
+        running.until("slow resource", started("terraform_data.slow"));
+        let engine = running.engine();
+        kill(engine, Signal::SIGSTOP).expect("signals");
+        let goes_on = |worker: i32| {
+            let next = follow(&running, &job, "apply", worker);
+            let end = std::time::Instant::now() + common::LONG;
+            let notes = |events: &[Event]| {
+                bodies(events)
+                    .filter(|b| matches!(b, Body::OutputLine(l) if l.text.contains("another one goes on")))
+                    .count()
+            };
+            let before = notes(&events(&job.work()));
+            while notes(&events(&job.work())) == before {
+                assert!(std::time::Instant::now() < end, "it does not go on");
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            next
+        };
+        let worker = goes_on(running.worker(None));
+        goes_on(worker);
+        kill(engine, Signal::SIGCONT).expect("signals");
+        assert!(running.wait().success());
+        let ended = events(&job.work());
+        assert_eq!(result(&ended).phase, "applied", "{ended:#?}");
+        let mut done: Vec<_> = bodies(&ended)
+            .filter_map(|b| match b {
+                Body::ResourceProgress(p) if ["started", "complete"].contains(&p.state.as_str()) => {
+                    Some(format!("{} {} {}", p.address, p.action, p.state))
+                }
+                _ => None,
+            })
+            .collect();
+        let all = done.len();
+        done.sort();
+        done.dedup();
+        assert!(all > 3 && done.len() == all, "{ended:#?}");
+    }
+}
+
+/// What a process has taken of the processor, clock ticks of 10 ms.
+fn ticks(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("lives");
+    let fields: Vec<_> = text.rsplit(')').next().expect("fields").split_whitespace().collect();
+    [11, 12].map(|at: usize| fields[at].parse::<u64>().expect("a number")).iter().sum()
+}
+
+/// Its engine has ended, and nobody tells the next worker to go on: nobody of the first one's is left who could connect.
+#[test]
+fn a_first_process_that_waits_for_a_supervisor_takes_no_processor() {
+    for engine in engines() {
+        let mut job = Job::new(&engine, JobKind::Update, &[("main.tf", SLOW)]);
+        job.request().variables.insert("seconds".into(), "1".into());
+        job.run("plan");
+        let mut running = job.begin_followed("apply");
+        running.until("slow resource", started("terraform_data.slow"));
+        let (worker, engine) = (running.worker(None), running.engine());
+        kill(Pid::from_raw(worker), Signal::SIGKILL).expect("signals");
+        running.worker(Some(worker));
+        let end = std::time::Instant::now() + common::LONG;
+        while kill(engine, None).is_ok() {
+            assert!(std::time::Instant::now() < end, "the engine does not end");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let before = ticks(running.child.id());
+        // what is measured is what it takes in this time
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        let took = ticks(running.child.id()) - before;
+        assert!(took < 5, "{took} ticks of a hundred");
+        tell(&running, &job, "apply");
+        assert!(running.wait().success());
+        assert_eq!(result(&events(&job.work())).phase, "applied");
     }
 }
 

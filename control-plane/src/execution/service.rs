@@ -8,7 +8,7 @@ use super::work::Work;
 use crate::sessions::{Claim, Registry, Sessions, Verified, own_instance};
 use crate::store::Standing;
 use shared_proto::api_key::{self, Purpose};
-use shared_proto::bounds::SOURCE_CHUNK;
+use shared_proto::bounds::{JOBS_AT_ONCE_MAX, SOURCE_CHUNK};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::secret::Secret;
 use shared_proto::v1::execution_server::Execution;
@@ -25,8 +25,6 @@ use tonic::{Request, Response, Status};
 
 /// Jobs that an instance may say it holds.
 pub(super) const HELD_MAX: usize = 1000;
-/// Jobs that an instance takes at once, whatever it says.
-const SLOTS_MAX: u32 = 64;
 /// When it is told that a strange job's folder may go, each after the one before.
 const RELEASE_PAUSES: [Duration; 3] = [Duration::ZERO, Duration::from_secs(5), Duration::from_secs(10)];
 /// Chunks of an archive on their way.
@@ -109,7 +107,7 @@ impl Execution for Service {
                 .on(format!("the instance holds {} jobs, the limit is {HELD_MAX}", asked.held.len()))
                 .into());
         }
-        let slots = asked.slots.min(SLOTS_MAX);
+        let slots = asked.slots.min(JOBS_AT_ONCE_MAX);
         let (items, out) = mpsc::channel(ITEMS_MAX);
         let session = self.sessions.incarnation(&who, &asked.instance_id);
         let place = self

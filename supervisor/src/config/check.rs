@@ -9,6 +9,7 @@ use super::{
 use crate::workers::WARM_MAX;
 use serde::Deserialize;
 use shared_proto::address::HostPattern;
+use shared_proto::bounds::JOBS_AT_ONCE_MAX;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Read as _;
@@ -301,7 +302,7 @@ impl File {
         };
         let max_operations = within("max_operations", self.max_operations.into(), 1, 65_536)? as u32;
         let budget = within("budget_mib", self.budget_mib, 4, 4096)? << 20;
-        let jobs_at_once = within("jobs_at_once", self.jobs_at_once.into(), 0, 64)? as u32;
+        let jobs_at_once = within("jobs_at_once", self.jobs_at_once.into(), 0, JOBS_AT_ONCE_MAX.into())? as u32;
         let t = &self.tunnel;
         let millis = |key, value, least| within(key, value, least, 3_600_000).map(Duration::from_millis);
         let tunnel = Tunnel {

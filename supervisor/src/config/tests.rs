@@ -44,6 +44,8 @@ fn what_is_wrong_is_blamed_where_it_was_said() {
     assert!(said("", &[("max_operations", "0")], &[]).starts_with(&format!("--max-operations: {wrong}")));
     assert!(said("", &[], &[("RUNNERD_MAX_OPERATIONS", "0")]).starts_with(&format!("RUNNERD_MAX_OPERATIONS: {wrong}")));
     assert!(said("", &[("workers.warm", "65")], &[]).starts_with("--workers-warm: workers.warm is 65"));
+    assert!(said("jobs_at_once = 257", &[], &[]).contains("jobs_at_once is 257, it must be from 0 to 256"));
+    assert_eq!(load("jobs_at_once = 256", &[], &[]).expect("loads").jobs_at_once, 256);
     assert!(said("", &[("max_operations", "many")], &[]).starts_with("--max-operations: \"many\""));
     assert!(said("workers = 1", &[("workers.warm", "1")], &[]).starts_with("--workers-warm: in the file workers"));
 }

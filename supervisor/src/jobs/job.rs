@@ -40,6 +40,8 @@ const AGAIN_EVERY: Duration = Duration::from_secs(5);
 const FORCED_WITHIN: Duration = Duration::from_secs(15);
 /// How long a cancel waits for the control socket before it goes as a signal.
 const CANCEL_BY_SOCKET: Duration = Duration::from_secs(5);
+/// How often the start of a step is tried whose spawner dies meanwhile: it may be what kills each of them.
+const STARTS_MAX: u32 = 5;
 /// Who wants a job to stop where the runner is stopped.
 const STOPPED: &str = "the runner, because it is being stopped";
 /// Between asking and forcing, where the job does not say, seconds.
@@ -276,12 +278,20 @@ impl Job {
             Ok(start) => start,
             Err(failure) => return Err(self.fail(&failure, "")),
         };
-        let acts = self.steady.acts().await;
-        let started = launch.start(step, &start).await;
-        drop(acts);
-        let worker = match started {
-            Ok(worker) => worker,
-            Err(failure) => return Err(self.fail(&failure, "")),
+        let mut tries = 0;
+        let worker = loop {
+            let acts = self.steady.acts().await;
+            let started = launch.start(step, &start).await;
+            drop(acts);
+            tries += 1;
+            match started {
+                Ok(worker) => break worker,
+                // its spawner, or itself, died before it was told anything: nothing has begun
+                Err(failure) if failure.code == Code::WorkerCrashed && tries < STARTS_MAX => {
+                    tracing::warn!(job = held.job_id, ?step, detail = failure.message, "the step is started again");
+                }
+                Err(failure) => return Err(self.fail(&failure, "")),
+            }
         };
         drop(start);
         tracing::info!(job = held.job_id, ?step, pid = worker.identity.pid, "job step started");

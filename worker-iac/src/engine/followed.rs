@@ -20,7 +20,7 @@ pub(crate) struct Followed {
     /// The process of that command.
     pub(super) left: Left,
     /// How far its output is in the spool.
-    pub(super) read: EngineRead,
+    pub(crate) read: EngineRead,
     /// Whether it was asked to stop.
     pub(super) asked: bool,
     /// What it has complained of.

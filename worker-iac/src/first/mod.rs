@@ -414,7 +414,14 @@ impl Network {
                 return;
             }
             let mut next = [PollFd::new(connector.listener(), PollFlags::POLLIN)];
-            if !matches!(poll(&mut next, PollTimeout::ZERO), Ok(1..)) {
+            let ready = poll(&mut next, PollTimeout::ZERO).is_ok();
+            let said = next[0].revents().filter(|_| ready).unwrap_or(PollFlags::empty());
+            if said.contains(PollFlags::POLLHUP) {
+                // said again and again, while taking a call only says that there is none
+                (self.connector, self.names) = (None, None);
+                return;
+            }
+            if !said.contains(PollFlags::POLLIN) {
                 return;
             }
         }

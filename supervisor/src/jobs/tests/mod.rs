@@ -319,6 +319,28 @@ fn a_step_that_was_marked_and_never_told_what_to_do_is_started_by_the_next_super
 }
 
 #[test]
+fn a_step_whose_spawner_dies_as_it_is_started_is_started_by_the_next_one() {
+    let Some(host) = Host::new() else { return };
+    let plane = Plane::default();
+    let _supervisor = host.supervisor(&plane);
+    plane.update(|p| p.spawner_dies = 2);
+    plane.assign(job(&plane, "j1", JobKind::Update, SMALL));
+    wait_for("the plan", || plane.phase("j1") == "awaiting_approval");
+    plane.update(|p| p.spawner_dies = 1);
+    plane.tell(approve("j1"));
+    wait_for("the end", || plane.result("j1").is_some());
+    assert_eq!(plane.result("j1").map(|r| r.phase), Some("applied".into()));
+    assert_eq!(plane.starts("j1"), (1, 1));
+
+    // not for ever: it may be what kills each of them
+    plane.update(|p| p.spawner_dies = usize::MAX);
+    plane.assign(job(&plane, "j2", JobKind::Update, SMALL));
+    wait_for("the end", || plane.result("j2").is_some());
+    let ended = plane.result("j2").expect("it has ended");
+    assert_eq!((ended.phase.as_str(), ended.code.as_str()), ("failed", "worker_crashed"));
+}
+
+#[test]
 fn cancelled_and_discarded_jobs() {
     let Some(host) = Host::new() else { return };
     let plane = Plane::default();

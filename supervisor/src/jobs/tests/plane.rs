@@ -44,6 +44,8 @@ pub(super) struct Known {
     pub(super) lose_replies: bool,
     /// Workers are asked for in vain.
     pub(super) no_worker: bool,
+    /// So often the spawner dies as it is asked for one.
+    pub(super) spawner_dies: usize,
     pub(super) unreachable: bool,
     pub(super) refuse_accept: bool,
     /// Jobs that it does not know: it was restored from an older back-up.
@@ -470,6 +472,13 @@ impl Surroundings for Around {
         if self.plane.update(|p| p.no_worker) {
             // as long as that supervisor lives
             std::future::pending::<()>().await;
+        }
+        let dies = self.plane.update(|p| {
+            let left = p.spawner_dies.saturating_sub(1);
+            std::mem::replace(&mut p.spawner_dies, left) > 0
+        });
+        if dies {
+            return Err(Code::WorkerCrashed.on("the spawner ended while it started the worker"));
         }
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let work = std::fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())).expect("a folder");

@@ -1,6 +1,10 @@
 //! Workers, engines and the spawner killed by random signals at random moments, while operations and a job go on: the session is the same
-//! one at the end, every operation has ended once with a code that tells the truth, and nothing is left. `RUNNER_TEST_SCALE` (a percentage)
-//! makes the figures smaller; the seed is printed, and `RUNNER_TEST_SEED` repeats it.
+//! one at the end, every operation has ended once with a code that tells the truth, and nothing is left. `anything` kills whatever the
+//! product consists of, `adoption` the supervisor alone, and measures. `RUNNER_TEST_SCALE` (a percentage) makes the figures smaller; the
+//! seed is printed, and `RUNNER_TEST_SEED` repeats it.
+
+mod adoption;
+mod anything;
 
 use anyhow::{Context as _, Result, ensure};
 use hyper::Method;
@@ -50,6 +54,10 @@ fn main() -> ExitCode {
         .limit(900)
         .needs(&[Component::Cluster, Component::Tofu])
         .test("random_kills_take_nothing_with_them", random_kills)
+        .limit(3600)
+        .test("random_kills_of_anything_lose_nothing", anything::random_kills)
+        .needs(&[Component::Tofu])
+        .test("adoption_with_a_hundred_jobs", adoption::again_and_again)
         .run()
 }
 
