@@ -1,6 +1,8 @@
 //! Compiles the protocol with protox, so that no `protoc` is needed, and gives the messages that carry secrets a Debug written
 //! by hand (`src/redacted.rs`).
 
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
 use std::path::Path;
 
 /// Messages that carry a secret: their derived Debug would print it.
@@ -47,6 +49,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = ["session", "operations", "execution", "worker_iac"].map(|f| format!("runner/v1/{f}.proto"));
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(&files, [root])?;
+    keep(&descriptors)?;
     let mut build = tonic_prost_build::configure()
         .bytes(".runner.v1.OperationInput")
         .bytes(".runner.v1.OperationOutput")
@@ -66,4 +69,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     build = build.field_attribute(".runner.v1.Event.engine_read", "#[serde(skip)]");
     build.compile_fds(descriptors)?;
     Ok(())
+}
+
+/// The protocol as it is, without its comments: what `kept/` has of earlier versions, and today's to compare them with.
+fn keep(descriptors: &FileDescriptorSet) -> Result<(), Box<dyn std::error::Error>> {
+    let mut bare = descriptors.clone();
+    for file in &mut bare.file {
+        file.source_code_info = None;
+    }
+    let out = std::env::var_os("OUT_DIR").ok_or("no OUT_DIR")?;
+    Ok(std::fs::write(Path::new(&out).join("protocol.binpb"), bare.encode_to_vec())?)
 }

@@ -18,6 +18,8 @@ pub mod flow;
 pub mod frame;
 pub mod hex;
 pub mod identity;
+#[cfg(test)]
+mod kept;
 mod redacted;
 pub mod secret;
 pub mod spool;

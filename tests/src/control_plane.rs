@@ -19,18 +19,28 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const READY: Duration = Duration::from_secs(60);
+/// A port of the kernel's choice.
+const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 /// A running control plane with an empty database.
 pub struct ControlPlane {
     process: Option<Process>,
     folder: Scratch,
-    /// A file system of its own, that small, where the data folder is.
-    small: Option<u32>,
+    how: How,
     api: SocketAddr,
     runner: SocketAddr,
     admin: User,
+}
+
+/// How it is started, each time.
+#[derive(Debug, Default)]
+struct How {
+    /// Another program than this build's.
+    program: Option<PathBuf>,
     environment: Vec<(&'static str, String)>,
     under: Vec<String>,
+    /// A file system of its own, that small, where the data folder is.
+    small: Option<u32>,
 }
 
 /// A user, by whose token the API is asked.
@@ -76,7 +86,7 @@ impl ControlPlane {
     /// # Errors
     /// It does not start.
     pub async fn with_arguments(arguments: &[&str]) -> Result<Self> {
-        Self::listening(SocketAddr::from(([127, 0, 0, 1], 0)), arguments).await
+        Self::listening(ANY, arguments).await
     }
 
     /// Starts one that goes by clocks that the test sets.
@@ -84,7 +94,7 @@ impl ControlPlane {
     /// # Errors
     /// It does not start.
     pub async fn by_clock(clock: &Clock) -> Result<Self> {
-        Self::made(SocketAddr::from(([127, 0, 0, 1], 0)), &[], clock.environment().to_vec(), Vec::new(), None).await
+        Self::made(ANY, &[], How { environment: clock.environment().to_vec(), ..How::default() }).await
     }
 
     /// Starts one that is given so many descriptors, and may take more.
@@ -93,7 +103,7 @@ impl ControlPlane {
     /// It does not start.
     pub async fn with_descriptors(count: u64) -> Result<Self> {
         let under = vec!["prlimit".to_owned(), format!("--nofile={count}:"), "--".to_owned()];
-        Self::made(SocketAddr::from(([127, 0, 0, 1], 0)), &[], Vec::new(), under, None).await
+        Self::made(ANY, &[], How { under, ..How::default() }).await
     }
 
     /// Starts one whose runners dial that address, with more arguments.
@@ -101,7 +111,7 @@ impl ControlPlane {
     /// # Errors
     /// It does not start.
     pub async fn listening(runner: SocketAddr, arguments: &[&str]) -> Result<Self> {
-        Self::made(runner, arguments, Vec::new(), Vec::new(), None).await
+        Self::made(runner, arguments, How::default()).await
     }
 
     /// Starts one whose data folder is a file system of so many MiB, which nobody else sees: see [`ControlPlane::data`]. It goes with the
@@ -110,20 +120,21 @@ impl ControlPlane {
     /// # Errors
     /// It does not start, or only root may mount.
     pub async fn on_small_disk(mib: u32) -> Result<Self> {
-        Self::made(SocketAddr::from(([127, 0, 0, 1], 0)), &[], Vec::new(), Vec::new(), Some(mib)).await
+        Self::made(ANY, &[], How { small: Some(mib), ..How::default() }).await
     }
 
-    async fn made(
-        runner: SocketAddr,
-        arguments: &[&str],
-        environment: Vec<(&'static str, String)>,
-        under: Vec<String>,
-        small: Option<u32>,
-    ) -> Result<Self> {
+    /// Starts one of another version.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn by_program(program: &Path) -> Result<Self> {
+        Self::made(ANY, &[], How { program: Some(program.to_owned()), ..How::default() }).await
+    }
+
+    async fn made(runner: SocketAddr, arguments: &[&str], how: How) -> Result<Self> {
         let folder = Scratch::new("control-plane")?;
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (process, api, runner) = launch(&folder, any, runner, arguments, &environment, &under, small).await?;
-        let data = seen_by(&process, &folder, small);
+        let (process, api, runner) = launch(&folder, (ANY, runner), arguments, &how).await?;
+        let data = seen_by(&process, &folder, how.small);
         let token = std::fs::read_to_string(data.join("admin-token")).context("the administrator's token")?;
         let ca = std::fs::read_to_string(data.join("ca.pem")).context("the CA")?;
         let token = token.trim().to_owned();
@@ -132,16 +143,7 @@ impl ControlPlane {
             .as_str()
             .context("whoami names no organization")?
             .to_owned();
-        Ok(Self {
-            process: Some(process),
-            folder,
-            small,
-            api,
-            runner,
-            admin: User { client, token, organization },
-            environment,
-            under,
-        })
+        Ok(Self { process: Some(process), folder, how, api, runner, admin: User { client, token, organization } })
     }
 
     /// The administrator whose token it printed to a file.
@@ -161,9 +163,9 @@ impl ControlPlane {
     /// # Panics
     /// It is a file system of its own, and its process is not there.
     pub fn data(&self) -> PathBuf {
-        match self.small {
+        match self.how.small {
             None => self.folder.join("data"),
-            Some(_) => seen_by(self.process(), &self.folder, self.small),
+            Some(_) => seen_by(self.process(), &self.folder, self.how.small),
         }
     }
     /// Runs one of its commands to its end, on its data folder.
@@ -216,10 +218,13 @@ impl ControlPlane {
     /// It does not start.
     pub async fn start_again(&mut self) -> Result<()> {
         self.kill();
-        let (process, ..) =
-            launch(&self.folder, self.api, self.runner, &[], &self.environment, &self.under, self.small).await?;
+        let (process, ..) = launch(&self.folder, (self.api, self.runner), &[], &self.how).await?;
         self.process = Some(process);
         Ok(())
+    }
+    /// It is of another version the next time that it is started.
+    pub fn replace(&mut self, program: &Path) {
+        self.how.program = Some(program.to_owned());
     }
 
     /// A new organization with an owner.
@@ -306,30 +311,30 @@ fn seen_by(process: &Process, folder: &Scratch, small: Option<u32>) -> PathBuf {
 
 async fn launch(
     folder: &Scratch,
-    api: SocketAddr,
-    runner: SocketAddr,
+    (api, runner): (SocketAddr, SocketAddr),
     arguments: &[&str],
-    environment: &[(&'static str, String)],
-    under: &[String],
-    small: Option<u32>,
+    how: &How,
 ) -> Result<(Process, SocketAddr, SocketAddr)> {
     let data = folder.join("data").display().to_string();
-    let mut under = under.to_vec();
-    if let Some(mib) = small {
+    let mut under = how.under.clone();
+    if let Some(mib) = how.small {
         std::fs::create_dir_all(&data)?;
         let script = format!("mount -t tmpfs -o size={mib}m,mode=700 tmpfs {data} && exec \"$0\" \"$@\"");
         under.extend(["unshare", "--mount", "sh", "-c", &script].map(str::to_owned));
     }
-    let mut program = Program::own("runner-control-plane")?
+    let program = match &how.program {
+        Some(path) => Program::new(path),
+        None => Program::own("runner-control-plane")?,
+    };
+    let mut program = program
         .named("control plane")
-        .arg("--data")
-        .arg(folder.join("data").display().to_string())
+        .args(["--data", &data])
         .args(["--api-listen", &api.to_string(), "--runner-listen", &runner.to_string()])
         .args(["--name", "127.0.0.1", "--name", "localhost", "--log-format", "json"])
         .args(arguments.iter().copied())
         .folder(folder.path())
         .under(under);
-    for (name, value) in environment {
+    for (name, value) in &how.environment {
         program = program.env(name, value.clone());
     }
     let process = program.start()?;

@@ -200,6 +200,12 @@ impl Program {
     pub fn own(name: &str) -> Result<Self> {
         Ok(Self::new(tools::binary(name)?))
     }
+    /// Another version's program, with the same arguments and environment.
+    #[must_use]
+    pub fn replaced(mut self, path: impl Into<PathBuf>) -> Self {
+        self.path = path.into();
+        self
+    }
     /// The name in logs.
     #[must_use]
     pub fn named(mut self, name: impl Into<String>) -> Self {

@@ -22,7 +22,12 @@ pub enum Component {
     NetworkNamespace,
     /// A virtual machine with systemd, and what it takes to run it.
     Guest,
+    /// The programs of an earlier version, in the folder that [`OLD`] names.
+    Old,
 }
+
+/// The variable that names them.
+pub const OLD: &str = "RUNNER_TEST_OLD";
 
 /// The folder of the built components.
 pub fn folder() -> PathBuf {
@@ -104,6 +109,16 @@ impl Component {
                 .into_iter()
                 .find_map(program)
                 .or_else(|| exists(folder().join("guest/disk.img"))),
+            Self::Old => match std::env::var_os(OLD).map(PathBuf::from) {
+                None => Some(format!("{OLD} names no folder with an earlier version's programs")),
+                Some(folder) => {
+                    ["runner", "runner-worker-ops", "runner-worker-iac", "runner-control-plane", "runnerctl"]
+                        .map(|name| folder.join(name))
+                        .into_iter()
+                        .find(|path| !is_executable(path))
+                        .map(|path| format!("{} is not here: build that version", path.display()))
+                }
+            },
             Self::NetworkNamespace => {
                 if !nix::unistd::geteuid().is_root() {
                     Some("network namespaces need root".to_owned())
@@ -116,8 +131,9 @@ impl Component {
         }
     }
 
-    /// Whether its absence fails the suites even where `REQUIRE_COMPONENTS=1`: some things no installer can bring.
+    /// Whether its absence fails the suites even where `REQUIRE_COMPONENTS=1`: some things no installer can bring, and CI builds no earlier
+    /// version.
     pub const fn can_be_installed(self) -> bool {
-        !matches!(self, Self::Terraform | Self::NetworkNamespace)
+        !matches!(self, Self::Terraform | Self::NetworkNamespace | Self::Old)
     }
 }

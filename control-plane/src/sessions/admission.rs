@@ -216,6 +216,11 @@ mod tests {
         let code = |v: &str| versions(v).err().map(|f| f.code);
         assert_eq!(versions(shared_proto::VERSION), Ok(String::new()));
         assert_eq!(code(&format!("{major}.{}.7", minor + 2)), None);
+        // an earlier one is told, and works
+        if let Some(earlier) = minor.checked_sub(1) {
+            let told = versions(&format!("{major}.{earlier}.9")).expect("works");
+            assert!(told.contains("upgrade the runner"), "{told:?}");
+        }
         assert_eq!(code(&format!("{major}.{}.0-rc.1", minor + 3)), Some(Code::UnsupportedVersion));
         assert_eq!(code(&format!("{}.0.0", major + 1)), Some(Code::UnsupportedVersion));
         for bad in ["", "x", "1", ".", "99999999999999999999.1", &"1".repeat(100)] {

@@ -30,6 +30,7 @@ pub use users::{Role, User};
 
 use shared_proto::failure::{Code, Failure};
 use sqlx::Connection as _;
+use sqlx::migrate::MigrateError;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -69,13 +70,25 @@ pub enum StoreError {
         /// What sqlx said.
         source: sqlx::Error,
     },
+    /// A later version has brought the database to its form, and nothing leads back from there.
+    #[error(
+        "{}: database {path} was written by a newer version, which this one does not know (migration {migration}). Nothing was changed: \
+         start that version, or put a copy of the data folder from before it in its place",
+        Code::UnsupportedVersion
+    )]
+    Newer {
+        /// Where.
+        path: PathBuf,
+        /// The first step that is not known here.
+        migration: i64,
+    },
     /// A migration failed.
     #[error("database {path}: bringing it to this version's form: {source}")]
     Migrate {
         /// Where.
         path: PathBuf,
         /// What sqlx said.
-        source: sqlx::migrate::MigrateError,
+        source: MigrateError,
     },
 }
 
@@ -141,10 +154,10 @@ impl Store {
     }
 
     async fn migrated(pool: SqlitePool, path: &Path) -> Result<Self, StoreError> {
-        sqlx::migrate!("./migrations")
-            .run(&pool)
-            .await
-            .map_err(|source| StoreError::Migrate { path: path.to_owned(), source })?;
+        sqlx::migrate!("./migrations").run(&pool).await.map_err(|source| match source {
+            MigrateError::VersionMissing(migration) => StoreError::Newer { path: path.to_owned(), migration },
+            source => StoreError::Migrate { path: path.to_owned(), source },
+        })?;
         let seal = seal::Seal::of(&pool).await.map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
         Ok(Self { pool, seal, revocations: broadcast::channel(REVOCATIONS).0 })
     }

@@ -48,6 +48,22 @@ async fn a_database_on_disk_comes_back_and_is_its_owners() {
 }
 
 #[tokio::test]
+async fn a_database_of_a_newer_version_is_refused_by_name_and_left_as_it_is() {
+    let data = tempfile::tempdir().expect("a folder");
+    let path = data.path().join("x.db");
+    let store = Store::open(&path).await.expect("opens");
+    organization(&store, "a").await;
+    let later = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'later', TRUE, X'00', 0)";
+    sqlx::query(later).execute(store.pool()).await.expect("writes");
+    store.close().await;
+    let before = std::fs::read(&path).expect("reads");
+    let refused = Store::open(&path).await.expect_err("newer");
+    assert!(matches!(refused, StoreError::Newer { migration: 9999, .. }), "{refused:?}");
+    assert!(refused.to_string().starts_with("unsupported_version: "), "{refused}");
+    assert_eq!(std::fs::read(&path).expect("reads"), before);
+}
+
+#[tokio::test]
 async fn what_is_anothers_is_as_unknown_as_what_is_not() {
     let store = Store::in_memory().await.expect("a store");
     organization(&store, "a").await;

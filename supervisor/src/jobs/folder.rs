@@ -88,8 +88,9 @@ pub(super) struct Marker {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) state_serial: Option<u64>,
     /// Whether that process was about to be told what to do: from here on the step may have been begun, whatever the job's own events say.
+    /// None: the first versions did not say.
     #[serde(default)]
-    pub(super) told: bool,
+    pub(super) told: Option<bool>,
     /// It is there, and cannot be read.
     #[serde(skip)]
     pub(super) damaged: bool,
@@ -329,9 +330,7 @@ impl Folder {
         // a marker that cannot be read is one: the step is never started again
         match self.read_json(step.marker()) {
             Ok(marker) => Ok(marker),
-            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
-                Ok(Some(Marker { told: true, damaged: true, ..Marker::default() }))
-            }
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => Ok(Some(Marker { damaged: true, ..Marker::default() })),
             Err(e) => Err(broken(&self.own().join(step.marker()), &e)),
         }
     }

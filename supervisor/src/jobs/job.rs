@@ -722,7 +722,9 @@ impl Job {
 
 /// Whether that process may have been told what to do.
 pub(super) fn may_have_begun(marker: &Marker) -> bool {
-    marker.damaged || marker.told || marker.process.as_ref().is_some_and(|p| !p.of_this_boot() || p.alive())
+    // the first versions told whatever process they had noted
+    let told = marker.told.unwrap_or(marker.process.is_some());
+    marker.damaged || told || marker.process.as_ref().is_some_and(|p| !p.of_this_boot() || p.alive())
 }
 
 /// Whether the job's events say nothing of that step.

@@ -153,7 +153,7 @@ impl Launch {
     /// # Errors
     /// The marker cannot be written (nothing was started then), or the worker cannot be started.
     pub(super) async fn start(&self, step: Step, start: &JobStart) -> Result<Worker, Failure> {
-        let mut marker = Marker { plan_sha256: start.plan_sha256.clone(), ..Marker::default() };
+        let mut marker = Marker { plan_sha256: start.plan_sha256.clone(), told: Some(false), ..Marker::default() };
         if step == Step::Apply {
             let state = PathBuf::from(&start.state_directory);
             let serial = tokio::task::spawn_blocking(move || super::evidence::serial(&state)).await;
@@ -182,7 +182,7 @@ impl Launch {
             tracing::warn!(job = self.held.job_id, "the job did not get its scope, and has no bounds");
         }
         // nor is what has, until here
-        marker.told = true;
+        marker.told = Some(true);
         self.folder.mark(step, &marker)?;
         let taking = async {
             frame::write_message(&mut socket, Kind::Request, &first).await?;

@@ -261,7 +261,7 @@ impl SessionOperations {
     pub fn close(&self) {
         self.gate.send_replace(Gate::Closed);
     }
-    /// The session's connection is gone, and with it all that came over it.
+    /// The session's connection is gone, or about to be, and with it all that came over it: it ends.
     pub fn over(&self) {
         self.gate.send_replace(Gate::Over);
     }
@@ -278,6 +278,11 @@ impl SessionOperations {
             }
             fewer.await;
         }
+    }
+
+    async fn is_over(&self) {
+        // never closed: we have the other end
+        let _ = self.gate.subscribe().wait_for(|gate| *gate == Gate::Over).await;
     }
 
     async fn admitted(&self) -> Result<(), Failure> {
@@ -351,7 +356,11 @@ impl SessionOperations {
             connection = request::shown(&request.connection)
         );
         let accepted = accepted.get_or_init(|| Accepted { span: span.clone(), started: Instant::now() });
-        let (outcome, exit) = match self.decided(request, input, items).instrument(span).await {
+        let ended = tokio::select! {
+            ended = self.decided(request, input, items).instrument(span) => ended,
+            () = self.is_over() => Err(Code::ConnectionLost.on("this runner stopped while the operation ran").into()),
+        };
+        let (outcome, exit) = match ended {
             Ok(outcome) => (outcome, None),
             Err(Failed { failure, exit }) => (failure.outcome(), exit),
         };

@@ -127,6 +127,8 @@ where
     };
     // over: what is still in flight has had its grace, or its connection is of no use
     if matches!(ended, Ended::Drained | Ended::Refused(..)) {
+        // or it would keep the connection open for all of its time
+        over.over();
         connection.as_mut().graceful_shutdown();
         let _ = tokio::time::timeout(CLOSING, connection.as_mut()).await;
     }

@@ -163,11 +163,11 @@ fn life(root: &Path, process: &ProcessIdentity, by_itself: bool) -> (Vec<Entry>,
     assigned.accepted = true;
     folder.assign(&assigned).expect("writes");
     for step in [Step::Plan, Step::Apply] {
-        let mut marker = Marker { plan_sha256: "00".into(), ..Marker::default() };
+        let mut marker = Marker { plan_sha256: "00".into(), told: Some(false), ..Marker::default() };
         folder.mark(step, &marker).expect("writes");
         marker.process = Some(process.clone());
         folder.mark(step, &marker).expect("writes");
-        marker.told = true;
+        marker.told = Some(true);
         folder.mark(step, &marker).expect("writes");
         recording.knows(Fact::Told(step));
         let mut writer = open(&folder);

@@ -2,6 +2,7 @@
 //! is a runtime of its own, so that one can die like a process does. Skipped, and said so, where worker or engine are not there.
 
 mod crash;
+mod kept;
 mod plane;
 
 use super::*;

@@ -94,7 +94,7 @@ impl Plane {
         wait_for("a stream of work", || self.update(|p| p.stream.as_ref().is_some_and(|s| !s.is_closed())));
         self.tell(kind);
     }
-    fn events(&self, id: &str) -> Vec<v1::Event> {
+    pub(super) fn events(&self, id: &str) -> Vec<v1::Event> {
         self.update(|p| p.events.get(id).cloned().unwrap_or_default())
     }
     pub(super) fn text(&self, id: &str) -> String {
@@ -309,6 +309,7 @@ pub(super) struct Host {
     state: Temporary,
     worker: PathBuf,
     engine: PathBuf,
+    pub(super) instance: String,
     pub(super) silence_max: Duration,
 }
 
@@ -329,7 +330,9 @@ impl Host {
             ["tofu", "terraform"].iter().find_map(|name| folders.iter().map(|f| f.join(name)).find(|p| p.is_file()));
         match engine {
             Some(engine) if worker.is_file() => {
-                Some(Self { state: Temporary::new(), worker, engine, silence_max: super::SILENCE_MAX })
+                let mut host = Self::bare();
+                (host.worker, host.engine) = (worker, engine);
+                Some(host)
             }
             _ => {
                 println!("SKIPPED: {} or an engine is not here", worker.display());
@@ -337,12 +340,26 @@ impl Host {
             }
         }
     }
+    /// One without worker and engine.
+    pub(super) fn bare() -> Self {
+        let nowhere = PathBuf::from("/nonexistent");
+        Self {
+            state: Temporary::new(),
+            worker: nowhere.clone(),
+            engine: nowhere,
+            instance: "i1".into(),
+            silence_max: super::SILENCE_MAX,
+        }
+    }
+    pub(super) fn state_dir(&self) -> &Path {
+        &self.state.0
+    }
     pub(super) fn supervisor(&self, plane: &Plane) -> Supervisor {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
         let settings = Settings {
             state_dir: self.state.0.clone(),
-            instance_id: "i1".into(),
+            instance_id: self.instance.clone(),
             incarnation: "n1".into(),
             at_once: 4,
             hostname: "here".into(),
