@@ -425,7 +425,7 @@ fn ticks(pid: u32) -> u64 {
 fn a_first_process_that_waits_for_a_supervisor_takes_no_processor() {
     for engine in engines() {
         let mut job = Job::new(&engine, JobKind::Update, &[("main.tf", SLOW)]);
-        job.request().variables.insert("seconds".into(), "1".into());
+        job.request().variables.insert("seconds".into(), "5".into());
         job.run("plan");
         let mut running = job.begin_followed("apply");
         running.until("slow resource", started("terraform_data.slow"));
