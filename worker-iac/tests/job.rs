@@ -378,14 +378,14 @@ fn a_worker_that_dies_as_it_takes_over_costs_no_event_and_doubles_none() {
         let engine = running.engine();
         kill(engine, Signal::SIGSTOP).expect("signals");
         let goes_on = |worker: i32| {
-            let next = follow(&running, &job, "apply", worker);
-            let end = std::time::Instant::now() + common::LONG;
             let notes = |events: &[Event]| {
                 bodies(events)
                     .filter(|b| matches!(b, Body::OutputLine(l) if l.text.contains("another one goes on")))
                     .count()
             };
             let before = notes(&events(&job.work()));
+            let next = follow(&running, &job, "apply", worker);
+            let end = std::time::Instant::now() + common::LONG;
             while notes(&events(&job.work())) == before {
                 assert!(std::time::Instant::now() < end, "it does not go on");
                 std::thread::sleep(std::time::Duration::from_millis(5));
@@ -425,7 +425,7 @@ fn ticks(pid: u32) -> u64 {
 fn a_first_process_that_waits_for_a_supervisor_takes_no_processor() {
     for engine in engines() {
         let mut job = Job::new(&engine, JobKind::Update, &[("main.tf", SLOW)]);
-        job.request().variables.insert("seconds".into(), "1".into());
+        job.request().variables.insert("seconds".into(), "5".into());
         job.run("plan");
         let mut running = job.begin_followed("apply");
         running.until("slow resource", started("terraform_data.slow"));
