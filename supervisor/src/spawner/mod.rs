@@ -23,7 +23,7 @@ use nix::sys::stat::Mode;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use runner_sandbox::confine::Confinement;
-use runner_sandbox::landlock::Ruleset;
+use runner_sandbox::landlock::{Access, Ruleset};
 use runner_sandbox::notify::{Listener, Refusals};
 use runner_sandbox::{PidFd, channel, inside, own, process, sessions, spawn};
 use sandboxes::Sandboxes;
@@ -275,6 +275,11 @@ impl Spawner {
                 return Some(Report::Failed { id, errno: errno as i32 });
             }
         };
+        // the domain was made for the file that was at this path then, and it may have been replaced since
+        if let Some(Err(e)) = domain.as_ref().map(|domain| domain.allow(&program, Access::Read)) {
+            self.slots.give_back(slot);
+            return Some(Report::Failed { id, errno: e.raw_os_error().unwrap_or(Errno::EACCES as i32) });
+        }
         let job = launch == Launch::Job;
         let user = match self.sandboxes.user_of(launch) {
             Ok(user) => user,

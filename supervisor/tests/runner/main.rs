@@ -599,6 +599,37 @@ async fn a_worker_that_was_replaced_is_not_used_any_more() {
     }
 }
 
+/// As a package does it while all goes on: what a worker may execute is made for the one file, and the next moment it is another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_is_replaced_at_any_moment_fails_no_operation() {
+    let control_plane = ControlPlane::start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    for name in ["a", "b", "worker"] {
+        std::fs::copy(worker::program(), at(name)).expect("copies");
+    }
+    let _runner = Runner::start_of(&control_plane, "", Stdio::inherit(), 0, &at("worker"));
+    let session = control_plane.connection().await.open().await;
+    let going = std::sync::Arc::new(());
+    let (still, folder) = (std::sync::Arc::downgrade(&going), folder.path().to_owned());
+    let replacing = std::thread::spawn(move || {
+        for name in ["a", "b"].into_iter().cycle() {
+            if still.upgrade().is_none() {
+                return;
+            }
+            std::fs::hard_link(folder.join(name), folder.join("new")).expect("links");
+            std::fs::rename(folder.join("new"), folder.join("worker")).expect("renames");
+            std::thread::sleep(Duration::from_millis(7));
+        }
+    });
+    for n in 0..200 {
+        let outcome = session.run(unary("k", describe("hello"))).await.0;
+        assert_eq!(outcome.code, "ok", "{n}: {outcome:?}");
+    }
+    drop(going);
+    replacing.join().expect("it was replaced all along");
+}
+
 /// Welcome and the first operation travel on streams of their own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operation_that_overtakes_its_welcome_waits_for_it() {
