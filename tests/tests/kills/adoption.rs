@@ -40,6 +40,7 @@ pub(crate) async fn again_and_again() -> Result<()> {
     let engines = engines(&runner);
     ensure!(engines.len() == ids.len(), "{} engines of {} jobs: {engines:?}", engines.len(), ids.len());
 
+    eprintln!("{jobs} jobs, {kills} kills of the supervisor; the session is open, and all jobs are adopted, after:");
     let (mut sessions, mut adoptions) = (Vec::new(), Vec::new());
     let mut born = Instant::now();
     for n in 0..kills {
@@ -63,11 +64,12 @@ pub(crate) async fn again_and_again() -> Result<()> {
         };
         let (session, adopted) = tokio::try_join!(session, adopted)?;
         born = Instant::now();
+        let adopted = adopted.max(session);
+        eprintln!("{} ms, {} ms", session.as_millis(), adopted.as_millis());
         sessions.push(session);
-        adoptions.push(adopted.max(session));
+        adoptions.push(adopted);
         ensure!(!engines.iter().any(gone), "an engine has noticed");
     }
-    eprintln!("{jobs} jobs, {kills} kills of the supervisor; from each:");
     let back = figures("the session is open", sessions);
     let all = figures("it is, and all jobs are adopted", adoptions);
     ensure!(back.max(all) <= PROMISED, "{PROMISED:?} were promised");
