@@ -65,9 +65,11 @@ impl ProcessIdentity {
         if !self.alive() {
             return None;
         }
-        let members = runner_sandbox::sessions::members(self.pid).into_iter().filter_map(|pid| Some((pid, stat(pid)?)));
-        let children = members.filter(|(_, s)| s.parent == self.pid && s.group == self.pid && !s.dead());
-        children.min_by_key(|(pid, s)| (s.start_time, *pid)).map(|(pid, _)| pid)
+        let children =
+            runner_sandbox::sessions::listed_children(self.pid).into_iter().filter_map(|pid| Some((pid, stat(pid)?)));
+        // whoever left its session, or leads a group, is an engine or what one has left
+        let workers = children.filter(|(_, s)| s.session == self.pid && s.group == self.pid);
+        workers.min_by_key(|(pid, s)| (s.start_time, *pid)).map(|(pid, _)| pid)
     }
     /// Whether its number may still name its session: it was of this boot and life, and nobody else has the number.
     fn number_is_its_own(&self) -> bool {

@@ -451,7 +451,7 @@ fn kill_all() {
     }
     // each round kills all children that there are, and inherits theirs
     for _ in 0..1000 {
-        for child in children() {
+        for child in sessions::children(nix::unistd::getpid().as_raw()) {
             let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
         }
         match waitpid(None, None) {
@@ -460,15 +460,6 @@ fn kill_all() {
             Err(_) => return,
         }
     }
-}
-
-fn children() -> Vec<i32> {
-    let own = nix::unistd::getpid().as_raw();
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    entries
-        .filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| stat(*pid).is_some_and(|s| s.parent == own && !s.dead()))
-        .collect()
 }
 
 fn write_down(ended: &WorkerEnded) -> io::Result<()> {
