@@ -11,7 +11,9 @@
 macro_rules! say {
     ($($text:tt)*) => {{
         use std::io::Write as _;
-        let _ = writeln!(std::io::stderr(), $($text)*);
+        // at once: launcher, supervisor and spawner have one stream, and pieces of their lines would stand in each other's
+        let line = format!("{}\n", format_args!($($text)*));
+        let _ = std::io::stderr().write_all(line.as_bytes());
     }};
 }
 pub(crate) use say;

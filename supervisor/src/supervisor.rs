@@ -62,7 +62,7 @@ pub fn run(flags: &Flags) -> i32 {
         Err(Fatal::NotGiven(f)) => (crate::exit::TEMPFAIL, f.to_string()),
         Err(Fatal::System(e)) => (crate::exit::OS_ERROR, e),
     };
-    eprintln!("runner: {why}");
+    crate::say!("runner: {why}");
     if let Some(predecessor) = predecessor {
         predecessor.failed(&why);
     }

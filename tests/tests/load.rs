@@ -373,8 +373,9 @@ async fn cancelled_follows() -> Result<()> {
     Ok(())
 }
 
-/// Spins on more processors than there are, writes the same file again and again, and makes processes as long as it can.
-const GREEDY: &str = r#"for i in 1 2 3 4 5 6; do (while :; do :; done) & done; perl -e 'open F, ">", "$ENV{TMPDIR}/x"; while (1) { seek F, 0, 0; print F "x" x 65536 for 1..1024 }' & echo greedy; exec perl -e 'while (1) { my $p = fork; exec "sleep", "4321" if defined $p && !$p; select undef, undef, undef, 0.01 unless defined $p }'"#;
+/// Spins on more processors than there are, writes the same file again and again, and makes processes as long as it can; then it leaves its
+/// engine room for a thread, without which that would end.
+const GREEDY: &str = r#"for i in 1 2 3 4 5 6; do (while :; do :; done) & done; perl -e 'open F, ">", "$ENV{TMPDIR}/x"; while (1) { seek F, 0, 0; print F "x" x 65536 for 1..1024 }' & echo greedy; exec perl -e 'while (defined(my $p = fork)) { exec "sleep", "4321" unless $p; push @p, $p } kill KILL => splice @p, -20; waitpid -1, 0 for 1..20; sleep 4321'"#;
 /// The processes that it may have.
 const GREEDY_PROCESSES: usize = 400;
 
