@@ -2,7 +2,7 @@
 
 use crate::control_plane::User;
 use crate::process::{Ended, Program};
-use crate::{Scratch, tools};
+use crate::{Runner, Scratch, tools};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -90,13 +90,16 @@ impl Engine {
     ///
     /// # Errors
     /// It does not, or does not run.
-    pub async fn agrees(&self, user: &User, job: &str, module: &str, state: &Path) -> Result<()> {
+    pub async fn agrees(&self, runner: &Runner, user: &User, job: &str, module: &str) -> Result<()> {
+        let told = user.job(job).await?;
+        let stack = told.0["stack"]["id"].as_str().context("a stack")?;
+        let state = runner.state().join("stacks").join(stack).join("terraform.tfstate");
         let folder = Scratch::new("agrees")?;
         folder.write("main.tf", module)?;
         let kept = folder.join("terraform.tfstate");
         let has_state = state.exists();
         if has_state {
-            std::fs::copy(state, &kept).context("the state")?;
+            std::fs::copy(&state, &kept).context("the state")?;
         }
         self.run(folder.path(), &["init", "-input=false", "-no-color"]).await?.success()?;
         let planned = self.run(folder.path(), &["plan", "-input=false", "-detailed-exitcode", "-json"]).await?;
@@ -118,7 +121,7 @@ impl Engine {
             if has_state { self.run(folder.path(), &["state", "list"]).await?.success()? } else { String::new() };
         let missing: Vec<_> = made.iter().filter(|address| !listed.lines().any(|line| line == *address)).collect();
         ensure!(missing.is_empty(), "made, by its events, and not in its state: {missing:?}");
-        if user.job(job).await?.phase() == "applied" {
+        if told.phase() == "applied" {
             ensure!(planned.code() == 0, "applied, and there is something to do: {}", planned.stdout);
         }
         Ok(())

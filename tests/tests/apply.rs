@@ -174,9 +174,7 @@ async fn killed(victims: &'static [Victim], at_once: usize) -> Result<()> {
         let told = shown.matches(&format!("{address}: Creation complete")).count();
         ensure!(told == 1, "{address} is shown {told} times: {shown}");
     }
-    let stack = job.0["stack"]["id"].as_str().context("a stack")?;
-    let state = set.runner.state().join("stacks").join(stack).join("terraform.tfstate");
-    set.engine.agrees(&user, &id, &slow_module(module), &state).await?;
+    set.engine.agrees(&set.runner, &user, &id, &slow_module(module)).await?;
     eventually(SECONDS, "nothing of the job to be left", || async {
         let left = set.runner.job_processes();
         let folders: Vec<_> = std::fs::read_dir(set.runner.state().join("jobs"))?.flatten().map(|e| e.path()).collect();

@@ -4,7 +4,7 @@
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use runner_tests::control_plane::User;
-use runner_tests::engine::{EngineKind, quick_module};
+use runner_tests::engine::{EngineKind, quick_module, slow_module};
 use runner_tests::process::Mark;
 use runner_tests::procfs::{self, Stat, gone};
 use runner_tests::runner::{Setup, signal};
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
 struct Set {
     runner: Runner,
     control_plane: ControlPlane,
-    _engine: Option<Engine>,
+    engine: Option<Engine>,
 }
 
 async fn set(how: impl FnOnce(Setup) -> Setup) -> Result<Set> {
@@ -57,7 +57,7 @@ async fn set_with(arguments: &[&str], how: impl FnOnce(Setup) -> Setup) -> Resul
     setup.folder().write(TAKEN, "1")?;
     let runner = setup.start(control_plane.admin(), "runner-1").await?;
     control_plane.admin().post(&format!("/runners/{}/default", runner.id), &json!({})).await?;
-    Ok(Set { runner, control_plane, _engine: engine })
+    Ok(Set { runner, control_plane, engine })
 }
 
 /// As the first process of a pid namespace.
@@ -79,6 +79,12 @@ fn launcher(runner: &Runner) -> Result<Stat> {
 async fn applying(set: &Set, stack: &str, seconds: u32) -> Result<(String, Stat)> {
     let id = set.control_plane.admin().applying(stack, seconds, (JOB, SECONDS)).await?;
     Ok((id, set.runner.job_worker(SECONDS).await?))
+}
+
+/// The engine's own plan says the same of the state as a job of [`applying`] does.
+async fn engine_agrees(set: &Set, id: &str, seconds: u32) -> Result<()> {
+    let engine = set.engine.as_ref().context("an engine")?;
+    engine.agrees(&set.runner, set.control_plane.admin(), id, &slow_module(seconds)).await
 }
 
 async fn first_process() -> Result<()> {
@@ -148,7 +154,8 @@ async fn supervisor_killed() -> Result<()> {
     let job = user.job_in(&id, &["applied"], JOB).await?;
     ensure!(job.code() == "ok", "{}", job.0);
     user.started_once(&id, "apply").await?;
-    user.whole(&id).await
+    user.whole(&id).await?;
+    engine_agrees(&set, &id, 15).await
 }
 
 /// The launcher executes the new program in its place: it is the same life of the container, and so are its jobs' processes.
@@ -170,7 +177,8 @@ async fn upgraded() -> Result<()> {
     let job = user.job_in(&id, &["applied"], JOB).await?;
     ensure!(job.code() == "ok", "{}", job.0);
     user.started_once(&id, "apply").await?;
-    user.whole(&id).await
+    user.whole(&id).await?;
+    engine_agrees(&set, &id, 15).await
 }
 
 async fn wrong_configuration() -> Result<()> {
@@ -195,7 +203,8 @@ async fn wrong_configuration() -> Result<()> {
     ensure!(set.runner.process().ended(SECONDS).await?.code() == Some(0));
     let job = user.job_in(&id, &["canceled"], SECONDS).await?;
     ensure!(job.code() == "cancelled", "{}", job.0);
-    ensure_asked_once(user, &id).await
+    ensure_asked_once(user, &id).await?;
+    engine_agrees(&set, &id, 600).await
 }
 
 async fn ensure_asked_once(user: &User, id: &str) -> Result<()> {
@@ -219,6 +228,7 @@ async fn stopped() -> Result<()> {
     ensure!(job.phase() == "canceled" && job.code() == "cancelled", "{}", job.0);
     ensure_asked_once(&user, &id).await?;
     user.whole(&id).await?;
+    engine_agrees(&set, &id, 600).await?;
     // neither a lock nor a state that only lived in memory is left
     let stack = PathBuf::from(format!("stacks/{}", job.0["stack"]["id"].as_str().context("a stack")?));
     let folder = set.runner.state().join(stack);
@@ -303,7 +313,8 @@ async fn lost(ends: Ends) -> Result<()> {
         .context("somebody else has the number")?;
     ensure!(stranger.comm == "sleep" && stranger.state == 'S', "{stranger:?}");
     user.started_once(&id, "apply").await?;
-    user.whole(&id).await
+    user.whole(&id).await?;
+    engine_agrees(&set, &id, 600).await
 }
 
 async fn no_volume() -> Result<()> {
@@ -340,5 +351,6 @@ async fn stopped_on_a_machine() -> Result<()> {
     ensure!(set.runner.process().ended(SECONDS).await?.code() == Some(0));
     let job = user.job(&id).await?;
     ensure!(job.phase() == "canceled", "{}", job.0);
-    ensure_asked_once(user, &id).await
+    ensure_asked_once(user, &id).await?;
+    engine_agrees(&set, &id, 600).await
 }

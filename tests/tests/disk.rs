@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use runner_tests::cluster::ADMIN;
 use runner_tests::control_plane::User;
-use runner_tests::engine::EngineKind;
+use runner_tests::engine::{EngineKind, quick_module};
 use runner_tests::runner::Setup;
 use runner_tests::world::{Shared, usual_cluster};
 use runner_tests::{Cluster, Component, ControlPlane, Engine, Runner, Suite, eventually};
@@ -40,7 +40,7 @@ struct Set {
     runner: Runner,
     control_plane: ControlPlane,
     disk: Small,
-    _engine: Engine,
+    engine: Engine,
 }
 
 /// A file system in memory, which goes with the test.
@@ -97,7 +97,7 @@ async fn set(place: &str, options: &str) -> Result<Set> {
     let runner = setup.engines(&[&engine]).start(user, "runner-1").await?;
     user.post(&format!("/runners/{}/default", runner.id), &json!({})).await?;
     user.connection("cluster", "kubernetes", None).await?;
-    Ok(Set { runner, control_plane, disk, _engine: engine })
+    Ok(Set { runner, control_plane, disk, engine })
 }
 
 /// A module whose engine waits for a file to go, says much, and waits once more.
@@ -139,7 +139,7 @@ async fn gone_or_there(path: &Path, there: bool) -> Result<()> {
 async fn others(user: &User, code: &str) -> Result<()> {
     user.get("/connections/cluster/k8s/namespaces").await.context("an operation")?;
     let stack = format!("refused-{code}").replace('_', "-");
-    user.stack(&stack, "opentofu", runner_tests::engine::quick_module()).await?;
+    user.stack(&stack, "opentofu", quick_module()).await?;
     let id = user.start_job(&stack, &json!({ "kind": "preview" })).await?;
     let job = user.job_in(&id, &["failed"], JOB).await?;
     ensure!(job.code() == code, "{}", job.0);
@@ -185,7 +185,10 @@ async fn full(freed: bool) -> Result<()> {
     engine_went_on(user, &id).await?;
     let missing = missing(user, &id).await?;
     ensure!(missing > 0, "nothing is marked as missing: {}", job.0);
-    if !freed {
+    if freed {
+        set.engine.agrees(&set.runner, user, &id, &talkative(LINES)).await?;
+    } else {
+        // what the engine could not save is not in its state, and the job has said so
         std::fs::remove_file(&filler)?;
     }
     // the same stack goes on once there is room
@@ -211,6 +214,9 @@ async fn no_inodes() -> Result<()> {
     ensure!(matches!(job.code(), "ok" | "engine_failed"), "{}", job.0);
     engine_went_on(user, &id).await?;
     std::fs::remove_dir_all(&files)?;
+    if job.code() == "ok" {
+        set.engine.agrees(&set.runner, user, &id, &talkative(10)).await?;
+    }
     let again = user.start_job("talks", &json!({ "kind": "preview" })).await?;
     user.job_in(&again, &["planned", "no_changes"], JOB).await?;
     Ok(())
@@ -220,7 +226,7 @@ async fn read_only() -> Result<()> {
     // the lock beside it is held open for writing, which a file system that is to be read only does not allow
     let set = set("jobs", "size=256m").await?;
     let user = set.control_plane.admin();
-    user.stack("waits", "opentofu", runner_tests::engine::quick_module()).await?;
+    user.stack("waits", "opentofu", quick_module()).await?;
     let id = user.start_job("waits", &json!({ "kind": "update" })).await?;
     let plan = user.job_in(&id, &["awaiting_approval"], JOB).await?;
     // whoever has just written there closes it
@@ -233,8 +239,10 @@ async fn read_only() -> Result<()> {
     let started = user.events_of(&id, "engine_started").await?;
     ensure!(started.iter().all(|e| e["command"] != "apply"), "what cannot be marked was started: {started:?}");
     set.disk.remount(false)?;
+    set.engine.agrees(&set.runner, user, &id, quick_module()).await?;
     let again = user.start_job("waits", &json!({ "kind": "update", "approve_automatically": true })).await?;
     user.job_in(&again, &["applied"], JOB).await?;
     user.events(&id).await?;
+    set.engine.agrees(&set.runner, user, &again, quick_module()).await?;
     Ok(())
 }

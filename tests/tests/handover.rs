@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use runner_tests::cluster::ADMIN;
 use runner_tests::control_plane::{Executed, User};
-use runner_tests::engine::EngineKind;
+use runner_tests::engine::{EngineKind, quick_module, slow_module};
 use runner_tests::process::Mark;
 use runner_tests::procfs::{self, Stat};
 use runner_tests::runner::{Setup, signal};
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
 struct Set {
     runner: Runner,
     control_plane: ControlPlane,
-    _engine: Option<Engine>,
+    engine: Option<Engine>,
 }
 
 async fn set() -> Result<Set> {
@@ -71,7 +71,7 @@ async fn set() -> Result<Set> {
         .await?;
     user.post(&format!("/runners/{}/default", runner.id), &json!({})).await?;
     user.connection("cluster", "kubernetes", None).await?;
-    Ok(Set { runner, control_plane, _engine: engine })
+    Ok(Set { runner, control_plane, engine })
 }
 
 /// As a package does it: another file of that name.
@@ -319,13 +319,14 @@ async fn applying(set: &Set, stack: &str, seconds: u32) -> Result<String> {
     set.control_plane.admin().applying(stack, seconds, (JOB, SECONDS)).await
 }
 
-/// It was applied, by one engine, and each event is there once.
-async fn ensure_applied(set: &Set, id: &str) -> Result<()> {
+/// It was applied, by one engine, each event is there once, and the engine's own plan of its module says the same.
+async fn ensure_applied(set: &Set, id: &str, module: &str) -> Result<()> {
     let user = set.control_plane.admin();
     let job = user.job_in(id, &["applied", "failed", "lost"], JOB).await?;
     ensure!(job.phase() == "applied" && job.code() == "ok", "{}", job.0);
     user.whole(id).await?;
     user.started_once(id, "apply").await?;
+    set.engine.as_ref().context("an engine")?.agrees(&set.runner, user, id, module).await?;
     eventually(SECONDS, "no process of the job to be left, nor its folder", || async {
         let folder = set.runner.state().join("jobs").join(id);
         Ok((set.runner.job_processes().is_empty() && !folder.exists()).then_some(()))
@@ -348,15 +349,15 @@ async fn job_goes_on() -> Result<()> {
         one_pair(runner, &supervisors.into_iter().chain(spawners).collect::<Vec<_>>()).await?;
     }
     ensure!(user.job(&id).await?.phase() == "applying", "it was over before");
-    ensure_applied(&set, &id).await?;
+    ensure_applied(&set, &id, &slow_module(10)).await?;
     // a plan that waits is decided on by whoever is in charge by then
-    user.stack("waits", "opentofu", runner_tests::engine::quick_module()).await?;
+    user.stack("waits", "opentofu", quick_module()).await?;
     let id = user.start_job("waits", &json!({ "kind": "update" })).await?;
     user.job_in(&id, &["awaiting_approval"], JOB).await?;
     let upgraded = runner.upgrade(SECONDS).await?;
     ensure!(upgraded.code() == 0, "{upgraded:?}");
     user.post(&format!("/jobs/{id}/approve"), &json!({})).await?;
-    ensure_applied(&set, &id).await
+    ensure_applied(&set, &id, quick_module()).await
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -467,7 +468,7 @@ async fn killed(victim: Victim) -> Result<()> {
         }
     }
     if let Some(id) = &id {
-        ensure_applied(&set, id).await?;
+        ensure_applied(&set, id, &slow_module(45)).await?;
     }
     set.runner.no_workers(SECONDS).await
 }

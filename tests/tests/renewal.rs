@@ -115,6 +115,7 @@ async fn all_along() -> Result<()> {
     ensure!(certificate["renewed"] == true, "{certificate}");
     user.job_in(&job, &["applied"], SECONDS * 2).await?;
     user.events(&job).await?;
+    engine.agrees(&runner, user, &job, &slow_module(during + 10)).await?;
 
     // all of it is written down: whose each is, and what it follows
     let known = control_plane.certificates(&runner.id).await?;

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use runner_tests::cluster::ADMIN;
 use runner_tests::control_plane::{Executed, User};
 use runner_tests::ctl::Ctl;
-use runner_tests::engine::{EngineKind, quick_module};
+use runner_tests::engine::{EngineKind, quick_module, slow_module};
 use runner_tests::procfs::{self, Stat, gone};
 use runner_tests::runner::{Setup, signal};
 use runner_tests::world::{Shared, usual_cluster};
@@ -25,7 +25,7 @@ struct Set {
     runner: Runner,
     to_cluster: Cutter,
     control_plane: ControlPlane,
-    _engine: Option<Engine>,
+    engine: Option<Engine>,
 }
 
 async fn set() -> Result<Set> {
@@ -46,7 +46,7 @@ async fn set_with(how: impl FnOnce(Setup) -> Setup) -> Result<Set> {
         .await?;
     user.post(&format!("/runners/{}/default", runner.id), &json!({})).await?;
     user.connection("cluster", "kubernetes", None).await?;
-    Ok(Set { runner, to_cluster, control_plane, _engine: engine })
+    Ok(Set { runner, to_cluster, control_plane, engine })
 }
 
 fn main() -> ExitCode {
@@ -287,6 +287,12 @@ async fn spawner_killed() -> Result<()> {
     Ok(())
 }
 
+/// The engine's own plan says the same of the state as a job of [`applying`] does.
+async fn engine_agrees(set: &Set, id: &str, seconds: u32) -> Result<()> {
+    let engine = set.engine.as_ref().context("an engine")?;
+    engine.agrees(&set.runner, set.control_plane.admin(), id, &slow_module(seconds)).await
+}
+
 /// Starts a job whose apply takes a while, and waits until it is in the middle of it.
 async fn applying(set: &Set, stack: &str, seconds: u32) -> Result<(String, Stat)> {
     let id = set.control_plane.admin().applying(stack, seconds, (JOB, SECONDS)).await?;
@@ -311,6 +317,7 @@ async fn job_worker_killed() -> Result<()> {
         let told = notes.iter().filter(|n| n["text"].as_str().is_some_and(|t| t.contains(name)));
         ensure!(told.count() == 1, "{name}: {notes:?}");
         ensure_applied_once(user, &id).await?;
+        engine_agrees(&set, &id, 20).await?;
         user.events(&id).await?;
         eventually(SECONDS, "no process of the job to be left", || async {
             let left = set.runner.job_processes();
@@ -346,7 +353,7 @@ async fn job_worker_killed_and_not_followed() -> Result<()> {
     ensure!((job.phase(), job.code()) == ("failed", "worker_crashed"), "{}", job.0);
     let message = job.0["result"]["message"].as_str().unwrap_or_default();
     ensure!(message.contains("SIGKILL") && message.contains("was asked to stop, and did"), "{}", job.0);
-    Ok(())
+    engine_agrees(&set, &id, 60).await
 }
 
 /// Worker and supervisor, in either order; and one worker after the other.
@@ -371,7 +378,8 @@ async fn workers_and_supervisors_killed() -> Result<()> {
     ensure!(job.phase() == "applied" && job.code() == "ok", "{}", job.0);
     let events = user.events(&id).await?;
     ensure!(job.0["last_sequence"] == json!(events.len()), "{} of {}", events.len(), job.0["last_sequence"]);
-    ensure_applied_once(user, &id).await
+    ensure_applied_once(user, &id).await?;
+    engine_agrees(&set, &id, 15).await
 }
 
 async fn job_worker_stopped() -> Result<()> {
@@ -390,6 +398,7 @@ async fn job_worker_stopped() -> Result<()> {
         Ok(Some(()))
     })
     .await?;
+    engine_agrees(&set, &id, 60).await?;
     ensure!(session_of(user, &set.runner).await? == session, "the session was another one");
     Ok(())
 }
@@ -416,6 +425,7 @@ async fn first_process_killed_or_stopped() -> Result<()> {
             Ok(Some(()))
         })
         .await?;
+        engine_agrees(&set, &id, 60).await?;
     }
     ensure!(session_of(user, &set.runner).await? == session, "the session was another one");
     Ok(())
@@ -439,7 +449,8 @@ async fn first_process_killed_after_adoption() -> Result<()> {
     ensure!((job.phase(), job.code()) == expected, "{}", job.0);
     let told = job.0["result"]["message"].as_str().is_some_and(|m| m.contains("was ended by SIGKILL"));
     ensure!(told == (expected.0 == "failed"), "{}", job.0);
-    user.whole(&id).await
+    user.whole(&id).await?;
+    engine_agrees(&set, &id, 60).await
 }
 
 fn kernel() -> Result<(u32, u32)> {
@@ -490,6 +501,7 @@ async fn survives(death: Death) -> Result<()> {
     let applied = user.events_of(&id, "engine_started").await?;
     let applies = applied.iter().filter(|e| e["command"] == "apply").count();
     ensure!(applies == 1, "the engine applied {applies} times");
+    engine_agrees(&set, &id, 15).await?;
     // the same stack, the same state: nothing is to be done
     let again = user.start_job("survives", &json!({ "kind": "update" })).await?;
     user.job_in(&again, &["no_changes"], JOB).await?;
@@ -521,6 +533,7 @@ async fn everything_killed() -> Result<()> {
         ensure!(message.contains(part), "{part}: {message}");
     }
     user.started_once(&id, "apply").await?;
+    engine_agrees(&set, &id, 600).await?;
     eventually(SECONDS, "the job's folder to go", || async { Ok((!source.exists()).then_some(())) }).await?;
     let ctl = Ctl::new(&set.control_plane, &user)?;
     let copy = ctl.home().join("rescued");
@@ -596,6 +609,7 @@ async fn drained() -> Result<()> {
     let job = user.job(&id).await?;
     ensure!(job.phase() == "applied" && job.code() == "ok", "{}", job.0);
     ensure_applied_once(&user, &id).await?;
+    engine_agrees(&set, &id, 15).await?;
     let job = user.job(&later).await?;
     ensure!(job.phase() == "pending", "{}", job.0);
 

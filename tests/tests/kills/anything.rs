@@ -287,7 +287,7 @@ impl Set {
         let job = user.job_in(&id, &["applied"], JOB).await?;
         ensure!(job.0["outputs"]["greeting"]["value"] == greeting, "{}", job.0);
         ensure!(stack.lock().is_none(), "the lock of {} is left", stack.name);
-        self.engine.agrees(user, &id, &module(greeting, &stack.ledger()), &stack.state()).await
+        self.engine.agrees(&self.runner, user, &id, &module(greeting, &stack.ledger())).await
     }
 
     /// Whether the stack's state is what its last job says.
@@ -299,7 +299,7 @@ impl Set {
             return Ok(());
         };
         let module = module(&last.greeting, &told.stack.ledger());
-        self.engine.agrees(user, &last.id, &module, &told.stack.state()).await
+        self.engine.agrees(&self.runner, user, &last.id, &module).await
     }
 
     /// Kills so many; the longest that it took until the runner served again after each of those that it cannot do without.
@@ -482,9 +482,6 @@ fn find_sockets(folder: &Path, found: &mut BTreeSet<PathBuf>) -> Result<()> {
 // === impl Stack ===
 
 impl Stack {
-    fn state(&self) -> PathBuf {
-        self.folder.join("terraform.tfstate")
-    }
     /// Where an apply writes down that it has begun.
     fn ledger(&self) -> PathBuf {
         self.folder.join("begun")
