@@ -313,6 +313,7 @@ async fn join(prepared: Prepared, predecessor: Option<&Predecessor>, disk: &Hand
         state: &state,
         state_dir: &settings.config.state_dir,
         tunnel: tunnel_status.clone(),
+        settings: &replace,
     };
     let end = tokio::select! {
         end = orders_until_the_end(&mut orders, &reloading, &mut upgrades, &handing, &mut admin) => end,
@@ -494,6 +495,7 @@ struct HandingOver<'a> {
     state: &'a State,
     state_dir: &'a Path,
     tunnel: watch::Receiver<TunnelStatus>,
+    settings: &'a watch::Sender<Arc<Settings>>,
 }
 
 async fn hear(successor: Option<&Successor>) -> Heard {
@@ -529,7 +531,9 @@ impl HandingOver<'_> {
             return Err(refused(failure));
         }
         tracing::info!("handing over to another process");
-        self.workers.upgrade(theirs).await;
+        // and a second for all that is no wait
+        let leaves_within = self.settings.borrow().config.drain_grace() + GOODBYE + Duration::from_secs(1);
+        self.workers.upgrade(theirs, leaves_within).await;
         // one that is gone is told of by the launcher
         let whose = self.state.whose(self.state_dir).unwrap_or_default();
         let _ = successor.tell(&token, &whose);

@@ -16,7 +16,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 const SECONDS: Duration = Duration::from_secs(60);
@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         .test("a_spawner_that_is_killed_as_it_hands_over", || killed(Victim::OldSpawner))
         .test("a_spawner_that_is_killed_as_it_takes_over", || killed(Victim::NewSpawner))
         .test("told_to_end_as_it_hands_over_it_ends", told_to_end)
+        .test("one_that_does_not_leave_is_killed", does_not_leave)
         .test("a_launcher_that_is_killed_at_a_hand_over", || killed(Victim::Launcher))
         .needs(&[Component::Cluster, Component::Tofu])
         .test("a_job_in_mid_apply_goes_on", job_goes_on)
@@ -53,6 +54,10 @@ struct Set {
 }
 
 async fn set() -> Result<Set> {
+    set_with(|setup| setup).await
+}
+
+async fn set_with(how: impl FnOnce(Setup) -> Setup) -> Result<Set> {
     let cluster = CLUSTER.get(usual_cluster).await?;
     let control_plane = ControlPlane::start().await?;
     let engine = Engine::new(EngineKind::OpenTofu).ok();
@@ -61,8 +66,7 @@ async fn set() -> Result<Set> {
     let program = setup.folder().join("runner");
     install(&tools::binary("runner")?, &program)?;
     let [ops, iac] = [tools::binary("runner-worker-ops")?, tools::binary("runner-worker-iac")?];
-    let runner = setup
-        .cold()
+    let runner = how(setup.cold())
         .program(&program)
         .table("workers", &format!("ops = {ops:?}\niac = {iac:?}"))
         .kubernetes("cluster", &cluster.kubeconfig(cluster.address(), ADMIN))?
@@ -312,6 +316,41 @@ async fn one_that_never_comes_up() -> Result<()> {
     install(&tools::binary("runner")?, &runner.folder().join("runner"))?;
     let upgraded = runner.upgrade(SECONDS).await?;
     ensure!(upgraded.code() == 0, "{upgraded:?}");
+    user.get(NAMESPACES).await.map(|_| ())
+}
+
+/// A supervisor that is stopped as it is to leave would be in the way of the next hand-over for ever.
+async fn does_not_leave() -> Result<()> {
+    const GRACE: Duration = Duration::from_secs(2);
+    // what it says for the operations, the goodbye, and what the launcher gives it beyond
+    const KILLED_AFTER: Duration = Duration::from_secs(2 + 4 + 1 + 5);
+    let set = set_with(|setup| setup.table("tunnel", &format!("drain_grace_s = {}", GRACE.as_secs()))).await?;
+    let (runner, user) = (&set.runner, set.control_plane.admin());
+    let mut terminal = user.exec("cluster", "seen", "web-1", &["cat"], "container=app&stdin=true").await?;
+    terminal.send(0, b"before").await?;
+    ensure!(terminal.next().await?.context("an answer")?.1 == b"before"[..]);
+    let (supervisors, spawners) = runner.pairs();
+    let before = [supervisors.clone(), spawners].concat();
+    let mark = runner.mark();
+    let upgraded = runner.upgrade(SECONDS).await?;
+    ensure!(upgraded.code() == 0, "{upgraded:?}");
+    let start = Instant::now();
+    signal(supervisors[0].pid, Signal::SIGSTOP)?;
+    let another = runner.upgrade(SECONDS).await?;
+    ensure!(another.code() == 75 && another.stderr.contains("under way"), "{another:?}");
+    one_pair(runner, &before).await?;
+    let took = start.elapsed();
+    ensure!(took > KILLED_AFTER / 2 && took < KILLED_AFTER + Duration::from_secs(5), "{took:?}");
+    runner
+        .process()
+        .stderr()
+        .line(mark, SECONDS, "it is said", |l| l.contains("the supervisor that was to leave does not, and is killed"))
+        .await?;
+    let ended = Executed::read(&mut terminal).await?;
+    ensure!(ended.outcome["code"] == "connection_lost", "{}", ended.outcome);
+    user.get(NAMESPACES).await?;
+    let again = runner.upgrade(SECONDS).await?;
+    ensure!(again.code() == 0, "{again:?}");
     user.get(NAMESPACES).await.map(|_| ())
 }
 

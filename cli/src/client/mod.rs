@@ -26,6 +26,10 @@ use shared_proto::secret::Secret;
 use std::time::Duration;
 use tokio_util::io::ReaderStream;
 
+/// How long what takes effect once is sent again where its answer was lost: a control plane that is started again is back by then.
+const AGAIN: Duration = Duration::from_secs(30);
+/// Between two tries of that.
+const PAUSE: Duration = Duration::from_millis(500);
 /// How long an answer's head may take: the API's own deadline for one document is 30 s.
 const ANSWER: Duration = Duration::from_secs(60);
 /// The largest document that is read, bytes.
@@ -68,6 +72,25 @@ impl Client {
     /// Sends a document, gives the answer.
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         self.json(Method::POST, path, Some(body)).await
+    }
+    /// Sends a document that makes something, under a key of its own by which the API knows it again: where the connection ends before the
+    /// answer it is sent again, and what it made is made once.
+    pub(crate) async fn post_once(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let random = || getrandom::u64().map_err(|e| Code::Internal.on(format!("no randomness: {e}")));
+        let key = format!("{:016x}{:016x}", random()?, random()?);
+        let start = tokio::time::Instant::now();
+        let mut told = false;
+        loop {
+            match self.json_with(Method::POST, path, Some(body), Some(&key)).await {
+                Err(failure) if failure.code == Code::DialFailed && start.elapsed() < AGAIN => {
+                    if !std::mem::replace(&mut told, true) {
+                        eprintln!("· the control plane's answer was lost ({}), asking again", failure.message);
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+                answer => return answer,
+            }
+        }
     }
     /// Replaces a document.
     pub(crate) async fn put(&self, path: &str, body: &Value) -> Result<Value, Failure> {
@@ -113,7 +136,19 @@ impl Client {
     }
 
     async fn json(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
-        let request = self.request(method, path).header(header::ACCEPT, "application/json");
+        self.json_with(method, path, body, None).await
+    }
+    async fn json_with(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        key: Option<&str>,
+    ) -> Result<Value, Failure> {
+        let mut request = self.request(method, path).header(header::ACCEPT, "application/json");
+        if let Some(key) = key {
+            request = request.header("Idempotency-Key", key);
+        }
         let (request, body) = match body {
             Some(value) => {
                 let text = serde_json::to_vec(value).map_err(|e| Code::Internal.on(e.to_string()))?;

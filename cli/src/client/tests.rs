@@ -107,6 +107,33 @@ async fn an_upload_arrives_whole() {
 }
 
 #[tokio::test]
+async fn what_takes_effect_once_is_sent_again_under_its_key_where_its_answer_was_lost() {
+    let keys = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = Arc::clone(&keys);
+    let client = api(move |asked| {
+        let key = asked.headers["idempotency-key"].to_str().expect("text").to_owned();
+        assert_eq!((asked.method, &asked.body[..]), (Method::POST, &b"{\"kind\":\"update\"}"[..]));
+        seen.lock().expect("not poisoned").push(key);
+        match asked.number {
+            // the connection ends in the middle of the answer
+            0 => {
+                let broken = [Ok(Frame::data(Bytes::from("{\"id\":"))), Err(io::Error::other("cut"))];
+                Response::new(BodyExt::boxed(StreamBody::new(futures_util::stream::iter(broken))))
+            }
+            1 => answer(201, r#"{"id":"job_1"}"#),
+            _ => answer(409, r#"{"error":{"code":"conflict","message":"no"}}"#),
+        }
+    })
+    .await;
+    let body = serde_json::json!({ "kind": "update" });
+    assert_eq!(client.post_once("/stacks/s/jobs", &body).await.expect("made")["id"], "job_1");
+    // what is refused is refused, and another request has another key
+    assert_eq!(client.post_once("/stacks/s/jobs", &body).await.expect_err("refused").code, Code::Conflict);
+    let keys = keys.lock().expect("not poisoned");
+    assert!(keys.len() == 3 && keys[0] == keys[1] && keys[1] != keys[2] && keys[0].len() == 32, "{keys:?}");
+}
+
+#[tokio::test]
 async fn events_come_once_and_in_order_over_cuts() {
     let client = api(|asked| {
         let last = asked.headers["last-event-id"].to_str().expect("text").to_owned();

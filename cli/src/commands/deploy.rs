@@ -119,7 +119,7 @@ async fn start(command: &Deploy, session: &Session) -> Done<Value> {
             };
         }
     }
-    Ok(client.post(&path(&["stacks", &name, "jobs"], &[]), &job).await?)
+    Ok(client.post_once(&path(&["stacks", &name, "jobs"], &[]), &job).await?)
 }
 
 /// The stack's name: as it was given, else made of the folder's, which is said.

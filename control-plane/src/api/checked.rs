@@ -36,6 +36,24 @@ pub(crate) fn entry(field: &str, text: &str) -> Result<String, Failure> {
     Err(bad(field, text, "must be 1 to 63 letters, digits, dashes or underscores"))
 }
 
+/// The `Idempotency-Key` of a request (draft-ietf-httpapi-idempotency-key-header-07), with or without the quotes of a structured field.
+///
+/// # Errors
+/// `invalid_argument`.
+pub(crate) fn idempotency_key(headers: &http::HeaderMap) -> Result<Option<String>, Failure> {
+    const HEADER: &str = "idempotency-key";
+    let mut values = headers.get_all(HEADER).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return match headers.contains_key(HEADER) {
+            true => Err(Code::InvalidArgument.on("there is more than one Idempotency-Key")),
+            false => Ok(None),
+        };
+    };
+    let text = String::from_utf8_lossy(value.as_bytes());
+    let bare = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(&text);
+    entry("Idempotency-Key", bare).map(Some)
+}
+
 /// A Kubernetes namespace or container: a DNS label.
 ///
 /// # Errors

@@ -179,6 +179,44 @@ async fn a_stack_is_made_shown_changed_and_deleted() {
 }
 
 #[tokio::test]
+async fn a_request_for_a_job_that_is_sent_again_under_its_key_is_answered_with_that_job() {
+    let world = World::new().await;
+    world.stack("s").await;
+    world.stack("other").await;
+    let start = |stack: &'static str, keys: &'static [&'static str], body: Value| {
+        let mut request = Request::post(format!("/api/v1/stacks/{stack}/jobs"))
+            .header("authorization", format!("Bearer {}", world.ann.expose()))
+            .header("content-type", "application/json");
+        for key in keys {
+            request = request.header("Idempotency-Key", *key);
+        }
+        let answered = world.router.clone().oneshot(request.body(Body::from(body.to_string())).expect("a request"));
+        async move {
+            let response = answered.await.expect("answered");
+            let status = response.status();
+            let bytes = response.into_body().collect().await.expect("a body").to_bytes();
+            (status, serde_json::from_slice::<Value>(&bytes).expect("JSON"))
+        }
+    };
+    let update = || json!({"kind": "update", "variables": {"a": 1, "b": 2}});
+    let (status, first) = start("s", &["k-1"], update()).await;
+    assert_eq!(status, StatusCode::CREATED, "{first}");
+    // in other order, and quoted, as the header's own grammar has it
+    let (status, again) = start("s", &["\"k-1\""], json!({"variables": {"b": 2, "a": 1}, "kind": "update"})).await;
+    assert_eq!((status, &again["id"]), (StatusCode::CREATED, &first["id"]), "{again}");
+    for (stack, body) in [("s", json!({"kind": "destroy"})), ("s", json!({"kind": "update"})), ("other", update())] {
+        assert_eq!(code(&start(stack, &["k-1"], body).await), (409, "conflict"));
+    }
+    for keys in
+        [&[""][..], &["a b"], &["a", "b"], &["a234567890123456789012345678901234567890123456789012345678901234"]]
+    {
+        assert_eq!(code(&start("s", keys, update()).await), (400, "invalid_argument"), "{keys:?}");
+    }
+    let (_, list) = world.get("/jobs").await;
+    assert_eq!(list["items"].as_array().map(Vec::len), Some(1), "{list}");
+}
+
+#[tokio::test]
 async fn a_stack_that_made_something_is_deleted_by_force_and_says_where_its_state_stays() {
     let world = World::new().await;
     let stack = world.stack("s").await;

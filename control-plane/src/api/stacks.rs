@@ -4,11 +4,12 @@ use super::jobs::{JobView, JobViews};
 use super::source::{Source, Variables, checked_connections, checked_names, checked_path};
 use super::{ApiError, ApiState, Body, Caller, Named, OptionalBody, Params, Routes, checked};
 use crate::sessions::LIST_MAX;
-use crate::store::{JobKind, NewJob, NewStack, Runner, Stack};
+use crate::store::{Idempotency, JobKind, NewJob, NewStack, Runner, Stack};
 use axum::Json;
 use axum::extract::State;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use shared_proto::failure::{Code, Failure};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -124,7 +125,7 @@ struct StackList {
     items: Vec<StackView>,
 }
 /// A job to start.
-#[derive(Deserialize, ToSchema)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewJobBody {
     kind: JobKind,
@@ -225,15 +226,26 @@ async fn remove(
     Ok(Json(DeletedStack { id: stack.id, name: stack.name, state: left }))
 }
 
+/// Starts a job. A request that is sent again with the key of its first time, as its answer was lost, is answered with the job that it made.
 #[utoipa::path(post, path = "/api/v1/stacks/{stack}/jobs", tag = "jobs", request_body = NewJobBody,
-    params(("stack" = String, Path, description = "Id or name")), responses((status = 201, body = JobView)))]
+    params(("stack" = String, Path, description = "Id or name"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 63 letters, digits, dashes or underscores; the user's own")),
+    responses((status = 201, body = JobView)))]
 async fn start(
     State(state): State<ApiState>,
     caller: Caller,
     Named(stack): Named<String>,
+    headers: HeaderMap,
     Body(body): Body<NewJobBody>,
 ) -> Result<(StatusCode, Json<JobView>), ApiError> {
     let stack = state.store.stack(caller.org(), &stack).await?;
+    let idempotency = match checked::idempotency_key(&headers)? {
+        None => None,
+        Some(key) => {
+            let asked = json(&(&stack.id, &body))?;
+            Some(Idempotency { key, asked_sha256: Sha256::digest(asked).to_vec() })
+        }
+    };
     let kept: KeptSource = read_back(&stack.source, &stack)?;
     let source = match body.source {
         Some(source) => source.checked(&state, &caller).await?,
@@ -252,6 +264,7 @@ async fn start(
         not_redacted: checked_names(not_redacted)?,
         connections: read_back(&stack.connections, &stack)?,
         created_by: caller.user().name.clone(),
+        idempotency,
         stack,
     };
     let job = state.jobs.create(new).await?;

@@ -210,6 +210,17 @@ pub struct NewJob {
     pub connections: Vec<String>,
     /// The user's name.
     pub created_by: String,
+    /// By which the request is known again.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// What a request is known by when it is sent again, because its answer was lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Idempotency {
+    /// The sender's own: one request's, and its repetitions'.
+    pub key: String,
+    /// The SHA-256 of what was asked for.
+    pub asked_sha256: Vec<u8>,
 }
 
 /// A job's row without the request, which is read only to be sent; `light`: also without the long texts. sqlx takes no text that is put
@@ -330,10 +341,11 @@ impl Store {
         self.pool().begin_with("BEGIN IMMEDIATE").await
     }
 
-    /// Makes a job of a stack.
+    /// Makes a job of a stack; where its idempotency key has made one, that is given, however far it has come.
     ///
     /// # Errors
-    /// `too_large` for a request that no runner takes, `busy` where too many wait, `not_found` where the stack has gone.
+    /// `too_large` for a request that no runner takes, `busy` where too many wait, `not_found` where the stack has gone, `conflict`
+    /// where the key has made another job than this.
     pub async fn create_job(&self, new: NewJob) -> Result<Job, Failure> {
         let failed = broken("making a job");
         let id = new_id("job");
@@ -368,6 +380,12 @@ impl Store {
         }
         let digest = Sha256::digest(&request).to_vec();
         let mut transaction = self.writing().await.map_err(&failed)?;
+        if let Some(job) =
+            made_before(&mut transaction, &new.stack.organization, &new.created_by, &new.idempotency).await?
+        {
+            return Ok(job);
+        }
+        let (key, asked) = new.idempotency.map(|i| (i.key, i.asked_sha256)).unzip();
         let waiting: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM jobs WHERE stack = $1 AND ended_at_ms IS NULL")
             .bind(&new.stack.id)
             .fetch_one(&mut *transaction)
@@ -378,8 +396,8 @@ impl Store {
         }
         let made = sqlx::query(
             "INSERT INTO jobs (id, organization, stack, runner, kind, phase, approve_automatically, request, request_sha256, \
-             archive, created_by, created_at_ms) \
-             SELECT $1, organization, id, $4, $5, $6, $7, $8, $9, $10, $11, $12 FROM stacks \
+             archive, created_by, created_at_ms, idempotency_key, asked_sha256) \
+             SELECT $1, organization, id, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14 FROM stacks \
              WHERE organization = $2 AND id = $3 AND deleted_at_ms IS NULL",
         )
         .bind(&id)
@@ -394,6 +412,8 @@ impl Store {
         .bind(archive)
         .bind(&new.created_by)
         .bind(now_ms())
+        .bind(key)
+        .bind(asked)
         .execute(&mut *transaction)
         .await
         .map_err(&failed)?;
@@ -527,4 +547,30 @@ async fn may_have_applied(connection: &mut SqliteConnection, job: &Job) -> Resul
         .await
         .map(drop)
         .map_err(broken("noting where a stack's state may be"))
+}
+
+/// The job that a request's key has made.
+async fn made_before(
+    connection: &mut SqliteConnection,
+    organization: &str,
+    by: &str,
+    idempotency: &Option<Idempotency>,
+) -> Result<Option<Job>, Failure> {
+    let Some(Idempotency { key, asked_sha256 }) = idempotency else { return Ok(None) };
+    let made: Option<(String, Vec<u8>)> = sqlx::query_as(
+        "SELECT id, asked_sha256 FROM jobs WHERE organization = $1 AND created_by = $2 AND idempotency_key = $3",
+    )
+    .bind(organization)
+    .bind(by)
+    .bind(key)
+    .fetch_optional(&mut *connection)
+    .await
+    .map_err(broken("looking for a job by its request"))?;
+    match made {
+        None => Ok(None),
+        Some((id, asked)) if asked == *asked_sha256 => read(connection, organization, &id).await.map(Some),
+        Some((id, _)) => Err(Code::Conflict
+            .on(format!("the idempotency key {key} has made the job {id}, which was asked for in other words"))
+            .next("Give each request a key of its own.")),
+    }
 }

@@ -20,7 +20,9 @@ pub use issuers::{IssuerRecord, IssuerShown, Signer};
 pub(crate) use jobs::PRESENT_MS;
 #[cfg(test)]
 pub(crate) use jobs::tests as jobs_tests;
-pub use jobs::{Cancelled, Given, Job, JobEnd, JobKind, NewJob, NewStack, Phase, Plan, Reported, Stack, Standing};
+pub use jobs::{
+    Cancelled, Given, Idempotency, Job, JobEnd, JobKind, NewJob, NewStack, Phase, Plan, Reported, Stack, Standing,
+};
 pub use operation_records::OperationRecord;
 pub use organizations::Organization;
 pub(crate) use organizations::{not_found, taken};

@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 /// How long a new pair may take to be up.
 const READY_WITHIN: Duration = Duration::from_secs(30);
+/// What a supervisor that retires has beyond what it said that it takes: one that is later than that does not answer at all, and is killed.
+const LATE: Duration = Duration::from_secs(5);
 /// The launcher's state as it passes to the program that is executed in its place. A supervisor that is up says which one its own launcher
 /// reads; where that is another one the launcher goes on as it is.
 pub const FORMAT: u8 = 1;
@@ -59,7 +61,7 @@ pub(super) struct Retiring {
     spawner: Option<Child>,
     /// Its end would be an order to end at once.
     control: Option<OwnedFd>,
-    /// When a spawner that does not end is killed.
+    /// When the supervisor is killed; once it has ended, when a spawner that does not end is.
     until: Option<Instant>,
 }
 
@@ -177,9 +179,9 @@ impl Launcher {
 
     fn retire(&mut self, supervisor: Option<Child>, spawner: Option<Child>, control: Option<OwnedFd>) {
         // a spawner ends with its supervisor
-        let until = supervisor.is_none().then(|| Instant::now() + SPAWNER_GRACE);
+        let within = if supervisor.is_some() { self.leaves_within + LATE } else { SPAWNER_GRACE };
         if supervisor.is_some() || spawner.is_some() {
-            self.retiring.push(Retiring { supervisor, spawner, control, until });
+            self.retiring.push(Retiring { supervisor, spawner, control, until: Some(Instant::now() + within) });
         }
     }
 
@@ -258,7 +260,13 @@ impl Launcher {
         }
         for retiring in self.retiring.iter_mut().filter(|r| r.until.is_some_and(|until| until <= now)) {
             retiring.until = None;
-            retiring.spawner.iter().for_each(super::kill_child);
+            match &retiring.supervisor {
+                Some(supervisor) => {
+                    crate::say!("runner: the supervisor that was to leave does not, and is killed");
+                    super::kill_child(supervisor);
+                }
+                None => retiring.spawner.iter().for_each(super::kill_child),
+            }
         }
         if self.renews && self.retiring.is_empty() && self.candidate.is_none() {
             self.renew();

@@ -37,6 +37,8 @@ const RESTART_MAX: Duration = Duration::from_secs(5);
 const LIVED: Duration = Duration::from_secs(10);
 /// How long a spawner may take to end after its supervisor.
 const SPAWNER_GRACE: Duration = Duration::from_secs(2);
+/// The most that a supervisor may say it takes to leave, seconds: more than its `tunnel.drain_grace_s` can be.
+const LEAVES_MAX_S: u32 = 2 * 3600;
 
 /// The argument of a spawner that uses the second range of numbers.
 pub const SECOND: &CStr = c"second";
@@ -65,7 +67,8 @@ pub mod word {
     pub const READY: u8 = b'R';
     /// It answers, and so does the spawner.
     pub const ALIVE: u8 = b'A';
-    /// Start a successor, which is to have the end that comes with it.
+    /// Start a successor, which is to have the end that comes with it. Then four bytes, little endian: the seconds that this one takes at
+    /// most to leave, once the other is in charge.
     pub const UPGRADE: u8 = b'U';
 }
 
@@ -94,6 +97,8 @@ struct Launcher {
     candidate: Option<Candidate>,
     /// Pairs that have handed over, and what is left of those that did not come up.
     retiring: Vec<Retiring>,
+    /// What the supervisor in charge takes at most to leave once another one is.
+    leaves_within: Duration,
     /// Whether this program is executed anew once it can be.
     renews: bool,
     /// Which of two ranges of numbers the spawner uses: two that live at once have not the same.
@@ -193,6 +198,7 @@ impl Launcher {
             due: Some(Instant::now()),
             candidate: None,
             retiring: Vec::new(),
+            leaves_within: Duration::ZERO,
             renews: false,
             second: false,
         })
@@ -284,7 +290,14 @@ impl Launcher {
             match words[0] {
                 word::READY if self.terminating == 0 => self.manager.ready(),
                 word::ALIVE => self.manager.answered(),
-                word::UPGRADE => self.succession(descriptor),
+                word::UPGRADE => {
+                    let [_, a, b, c, d, ..] = words;
+                    let said = u32::from_le_bytes([a, b, c, d]);
+                    // an older one says nothing
+                    let within = if said == 0 { LEAVES_MAX_S } else { said.min(LEAVES_MAX_S) };
+                    self.leaves_within = Duration::from_secs(within.into());
+                    self.succession(descriptor);
+                }
                 _ => {}
             }
         }

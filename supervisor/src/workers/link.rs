@@ -235,7 +235,10 @@ impl Link {
         // no wait in here: whatever is put into `outgoing` is sent by the loop
         match request {
             Request::Ready => self.tell(&[word::READY, FORMAT], &[]),
-            Request::Upgrade(end) => self.tell(&[word::UPGRADE], &[end.as_fd()]),
+            Request::Upgrade { end, leaves_within } => {
+                let [a, b, c, d] = u32::try_from(leaves_within.as_secs()).unwrap_or(u32::MAX).to_le_bytes();
+                self.tell(&[word::UPGRADE, a, b, c, d], &[end.as_fd()]);
+            }
             Request::Programs(paths) => {
                 self.paths = paths;
                 self.programs();

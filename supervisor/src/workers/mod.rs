@@ -142,8 +142,13 @@ pub(crate) enum Request {
     },
     /// The launcher is to be told that the supervisor is up, or has read its configuration again.
     Ready,
-    /// The launcher is to start a successor, which is to have that end.
-    Upgrade(OwnedFd),
+    /// The launcher is to start a successor, which is to have that end; this process leaves within that time then.
+    Upgrade {
+        /// The end.
+        end: OwnedFd,
+        /// The time, in whole seconds.
+        leaves_within: Duration,
+    },
     /// The paths of the workers' programs have changed.
     Programs(crate::config::WorkerPaths),
 }
@@ -244,9 +249,10 @@ impl Workers {
         let _ = self.requests.send(Request::Ready).await;
     }
 
-    /// Has the launcher start a successor, and give it that end.
-    pub async fn upgrade(&self, end: OwnedFd) {
-        let _ = self.requests.send(Request::Upgrade(end)).await;
+    /// Has the launcher start a successor, and give it that end. `leaves_within`: what this process takes at most to leave, once the successor
+    /// is in charge; the launcher kills one that is still there after that.
+    pub async fn upgrade(&self, end: OwnedFd, leaves_within: Duration) {
+        let _ = self.requests.send(Request::Upgrade { end, leaves_within }).await;
     }
 
     /// Changes the programs of workers that are started from now on.

@@ -203,6 +203,7 @@ async fn use_it(shared: &Shared, store: &Store, jobs: &Jobs) -> Result<(), Failu
                 not_redacted: Vec::new(),
                 connections: Vec::new(),
                 created_by: plan.by.clone(),
+                idempotency: None,
             };
             jobs.create(new).await?;
             shared.lock().made.insert(plan.by.clone());

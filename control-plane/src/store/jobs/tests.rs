@@ -54,6 +54,7 @@ pub(crate) fn new_job(stack: &Stack, kind: JobKind) -> NewJob {
         not_redacted: vec![],
         connections: vec![],
         created_by: "ann".into(),
+        idempotency: None,
     }
 }
 
@@ -178,6 +179,31 @@ async fn what_is_another_organizations_is_not_there() {
     let elsewhere =
         NewJob { stack: Stack { organization: "org_b".into(), ..stack.clone() }, ..new_job(&stack, JobKind::Preview) };
     assert_eq!(code(store.create_job(elsewhere).await), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_request_that_is_sent_again_makes_no_other_job() {
+    let store = store().await;
+    let stack = stack(&store, "s").await;
+    let asked = |by: &str, key: &str, asked: u8| NewJob {
+        created_by: by.into(),
+        idempotency: Some(Idempotency { key: key.into(), asked_sha256: vec![asked; 32] }),
+        ..new_job(&stack, JobKind::Update)
+    };
+    let first = store.create_job(asked("ann", "k1", 1)).await.expect("a job");
+    assert_eq!(store.create_job(asked("ann", "k1", 1)).await.expect("the same").id, first.id);
+    let (one, two) = tokio::join!(store.create_job(asked("ann", "k2", 1)), store.create_job(asked("ann", "k2", 1)));
+    assert_eq!(one.expect("a job").id, two.expect("the same").id, "both at once");
+    assert_eq!(code(store.create_job(asked("ann", "k1", 2)).await), Code::Conflict, "other words");
+    assert_ne!(store.create_job(asked("eve", "k1", 1)).await.expect("another's").id, first.id);
+    for _ in 0..2 {
+        assert_ne!(store.create_job(new_job(&stack, JobKind::Update)).await.expect("no key").id, first.id);
+    }
+    assert_eq!(store.jobs(ORG, None, 10).await.expect("a list").len(), 5);
+    // it is known however many wait, and however it ended
+    store.cancel_job(ORG, &first.id, "ann", false, |_| true).await.expect("canceled");
+    let again = store.create_job(asked("ann", "k1", 1)).await.expect("the same");
+    assert_eq!((again.id, again.phase), (first.id, Phase::Canceled));
 }
 
 #[tokio::test]
