@@ -58,7 +58,6 @@ impl Stop {
         }
     }
     /// The failure in it, if it is one.
-    #[cfg(test)]
     pub(crate) fn failure(&self) -> Option<&Failure> {
         match self {
             Self::Failure(failure) | Self::Exec(failure) => Some(failure),

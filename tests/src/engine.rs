@@ -97,7 +97,8 @@ impl Engine {
         let folder = Scratch::new("agrees")?;
         folder.write("main.tf", module)?;
         let kept = folder.join("terraform.tfstate");
-        let has_state = state.exists();
+        // an engine that locks one makes an empty file first, which to it is none
+        let has_state = state.metadata().is_ok_and(|m| m.len() > 0);
         if has_state {
             std::fs::copy(&state, &kept).context("the state")?;
         }

@@ -4,18 +4,23 @@
 use anyhow::{Context as _, Result, ensure};
 use hyper::Method;
 use nix::sys::signal::Signal;
-use runner_tests::cluster::{ADMIN, free_port};
+use runner_tests::cluster::{ADMIN, LogSource, free_port};
 use runner_tests::control_plane::{ControlPlane, Job, User, aws_environment};
+use runner_tests::ctl::Ctl;
 use runner_tests::engine::{EngineKind, slow_module};
-use runner_tests::process::{Mark, Program};
+use runner_tests::process::{Mark, Process, Program};
 use runner_tests::proxy::{HttpProxy, Manner};
 use runner_tests::runner::Setup;
 use runner_tests::suite::scaled;
 use runner_tests::world::{Shared, usual_cluster};
 use runner_tests::{Cluster, Component, Cutter, Engine, Runner, Suite, Wire, eventually};
 use serde_json::{Value, json};
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const SECONDS: Duration = Duration::from_secs(30);
@@ -41,6 +46,7 @@ fn main() -> ExitCode {
         .test("control_plane_asked_to_leave_and_back", control_plane_leaves)
         .test("sigterm_lets_operations_finish", drain)
         .test("a_second_sigterm_ends_at_once", second_sigterm)
+        .test("a_followed_log_goes_on_over_cuts_each_line_once", follow_goes_on)
         .test("several_instances_share_the_work", several_instances)
         .test("a_second_instance_with_the_same_id_gets_nothing", same_id)
         .test("connect_proxy", connect_proxy)
@@ -66,7 +72,10 @@ struct Line {
 }
 
 async fn line_with(more: impl FnOnce(Setup) -> Setup) -> Result<Line> {
-    let cluster = cluster().await?;
+    line_to(cluster().await?, more).await
+}
+
+async fn line_to(cluster: &Cluster, more: impl FnOnce(Setup) -> Setup) -> Result<Line> {
     let control_plane = ControlPlane::start().await?;
     let wire = Cutter::new(control_plane.runner_address()).await?;
     let setup = Setup::new()?
@@ -145,6 +154,98 @@ async fn cut_and_back(how: Wire) -> Result<()> {
     let back = works_within(user, BACK).await?;
     ensure!(back < BACK, "it took {back:?}");
     line.runner.back_to(before, SECONDS).await
+}
+
+/// Lines that are logged all along, at a thousand a second and with their true times, until it is dropped.
+struct Logging {
+    over: Arc<AtomicBool>,
+    written: Arc<AtomicU64>,
+}
+
+impl Logging {
+    fn begin(file: PathBuf) -> Self {
+        let (over, written) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let (ends, counts) = (over.clone(), written.clone());
+        std::thread::spawn(move || {
+            let mut file = std::fs::OpenOptions::new().append(true).create(true).open(file).expect("the log");
+            let start = Instant::now();
+            while !ends.load(Ordering::Acquire) {
+                let due = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+                let mut lines = String::new();
+                for n in counts.load(Ordering::Acquire)..due {
+                    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+                    let second = shared_proto::identity::rfc3339(i64::try_from(nanos.as_secs()).unwrap_or(0));
+                    let second = second.trim_end_matches('Z');
+                    lines.push_str(&format!("{second}.{:09}Z stdout F line {n}\n", nanos.subsec_nanos()));
+                }
+                file.write_all(lines.as_bytes()).expect("written");
+                counts.fetch_max(due, Ordering::AcqRel);
+                // the pace of what is logged
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        Self { over, written }
+    }
+}
+
+impl Drop for Logging {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Release);
+    }
+}
+
+async fn follow_goes_on() -> Result<()> {
+    const CUTS: u64 = 10;
+    let log = LogSource::new("default", "talks", &["c"]);
+    let cluster = Cluster::with_logs(&[log]).await?;
+    cluster.pod("default", "talks", &["c"], &json!({})).await?;
+    let file = cluster.log_file("default", "talks", "c");
+    Cluster::append_log_at(&file, 1, "from before")?;
+    // each cut is one of its own, and the waits do not grow
+    let mut line =
+        line_to(&cluster, |setup| setup.table("tunnel", "lasted_ms = 1\nbackoff_early_max_ms = 500")).await?;
+    let ctl = Ctl::new(&line.control_plane, line.control_plane.admin())?;
+    let logging = Logging::begin(file);
+    let follows = ctl.start(&["k8s", "logs", "talks", "-n", "default", "-f", "--tail", "0"])?;
+    let gives_up = ctl.start(&["k8s", "logs", "talks", "-n", "default", "-f", "--tail", "0", "--no-resume"])?;
+    let more = |process: &Process| process.stdout().text().lines().count();
+    for cut in 0..CUTS {
+        let before = more(&follows);
+        eventually(SECONDS, "more lines", || async { Ok((more(&follows) > before + 300).then_some(())) }).await?;
+        let mark = line.runner.mark();
+        if cut % 5 == 4 {
+            // not the runner's end of it, but ours
+            line.control_plane.kill();
+            line.control_plane.start_again().await?;
+        } else {
+            line.wire.set(if cut % 2 == 0 { Wire::Reset } else { Wire::Close });
+            line.runner.message(mark, SECONDS, "session ended").await?;
+            line.wire.set(Wire::Pass);
+        }
+        line.runner.session(mark, SECONDS).await?;
+    }
+    let until = logging.written.load(Ordering::Acquire);
+    eventually(SECONDS, "all lines", || async {
+        Ok(follows.stdout().text().contains(&format!("line {until}\n")).then_some(()))
+    })
+    .await?;
+    drop(logging);
+    follows.signal(Signal::SIGINT)?;
+    ensure!(follows.ended(SECONDS).await?.code() == Some(130));
+    let text = follows.stdout().text();
+    let numbers: Vec<u64> = text
+        .lines()
+        .map(|line| line.strip_prefix("line ").with_context(|| format!("{line:?}"))?.parse().context("a number"))
+        .collect::<Result<_>>()?;
+    let whole = numbers.windows(2).find(|pair| pair[0] + 1 != pair[1]);
+    ensure!(whole.is_none(), "{whole:?}, over {} lines", numbers.len());
+    let said = follows.stderr().text();
+    ensure!(said.matches("the log goes on after its last line").count() as u64 == CUTS, "{said}");
+    eprintln!("{} lines over {CUTS} cuts", numbers.len());
+
+    ensure!(gives_up.ended(SECONDS).await?.code() == Some(69));
+    ensure!(gives_up.stderr().text().contains("connection_lost"), "{}", gives_up.stderr().text());
+    Ok(())
 }
 
 async fn quick_again() -> Result<()> {

@@ -1,5 +1,6 @@
 //! `k8s`: namespaces, pods, describe, logs; `exec` has a file of its own.
 
+use super::log_lines::Lines;
 use super::{Session, connection, exec, outcome};
 use crate::args::seconds;
 use crate::client::path;
@@ -8,6 +9,7 @@ use crate::stop::{self, Done, Stop};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
 use shared_proto::failure::{Code, Failure};
+use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt as _;
 
 /// `k8s`
@@ -97,6 +99,9 @@ pub(crate) struct Logs {
     /// Not older than this: 30s, 5m, 1h
     #[arg(long, value_parser = seconds, allow_hyphen_values = true, value_name = "DURATION")]
     since: Option<u64>,
+    /// Not older than that moment, in RFC 3339: 2026-01-02T15:04:05Z
+    #[arg(long, value_name = "TIME", conflicts_with = "since")]
+    since_time: Option<String>,
     /// Only the last lines; -1 for all
     #[arg(long, value_parser = lines, allow_negative_numbers = true, value_name = "LINES")]
     tail: Option<Tail>,
@@ -106,6 +111,9 @@ pub(crate) struct Logs {
     /// Each line with its time
     #[arg(long)]
     timestamps: bool,
+    /// End where the connection is lost (connection_lost) instead of going on after the last line once it is back
+    #[arg(long, requires = "follow")]
+    no_resume: bool,
 }
 
 /// How much of a log's end.
@@ -199,34 +207,122 @@ fn lines(text: &str) -> Result<Tail, String> {
     }
 }
 
+/// How long a log that is followed waits for the connection to come back.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Between two attempts: from the first to the last.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// What passes: the same may work in a while.
+fn is_passing(failure: &Failure) -> bool {
+    matches!(
+        failure.code,
+        Code::ConnectionLost
+            | Code::RunnerUnavailable
+            | Code::RunnerLeaving
+            | Code::DialFailed
+            | Code::DeadlineExceeded
+            | Code::Busy
+    )
+}
+
+/// A log, and once more from where it was cut as long as it is followed.
 async fn logs(command: &Logs, connection: &str, session: &Session) -> Done {
+    // so many bytes of it would have to be counted over all connections
+    let resumes = command.follow && !command.no_resume && command.limit_bytes.is_none();
+    let mut log = Log {
+        stdout: streams::stdout()?,
+        filter: session.output.terminal.then(|| Filter::new(session.output.colour)),
+        lines: resumes.then(|| Lines::new(command.all_containers, command.timestamps)),
+        opened: 0,
+    };
+    let start = Instant::now();
+    let mut from = From::Asked;
+    let (mut backoff, mut cut_since) = (BACKOFF.0, None);
+    loop {
+        let opened = log.opened;
+        let ended = read(command, connection, session, &from, &mut log).await;
+        let failure = match &ended {
+            Err(stop) => stop.failure().filter(|failure| is_passing(failure)),
+            Ok(()) => None,
+        };
+        let (Some(failure), Some(lines), 1..) = (failure, &mut log.lines, log.opened) else { return ended };
+        if log.opened > opened {
+            (backoff, cut_since) = (BACKOFF.0, None);
+            crate::output::remark(&format!("{}: the log goes on after its last line", failure.message));
+        }
+        if cut_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+            return ended;
+        }
+        from = match lines.resume() {
+            Some(time) => From::Time(time),
+            // nothing came yet of what is new since then
+            None if command.tail == Some(Tail::Lines(0)) => From::Since(start.elapsed().as_secs() + 1),
+            None => From::Asked,
+        };
+        tokio::time::sleep(backoff).await;
+        backoff = (backoff * 2).min(BACKOFF.1);
+    }
+}
+
+/// Where a log begins.
+enum From {
+    /// Where the user says.
+    Asked,
+    /// So many seconds ago.
+    Since(u64),
+    /// At that time.
+    Time(String),
+}
+
+/// Where a log goes.
+struct Log {
+    stdout: tokio::fs::File,
+    filter: Option<Filter>,
+    /// Where it goes on after a cut.
+    lines: Option<Lines>,
+    /// Streams whose head has come.
+    opened: u32,
+}
+
+/// One stream of it, to its end.
+async fn read(command: &Logs, connection: &str, session: &Session, from: &From, log: &mut Log) -> Done {
     let number = |n: Option<u64>| n.map(|n| n.to_string());
     let tail = match command.tail {
         Some(Tail::Lines(lines)) => Some(lines.into()),
         Some(Tail::All) | None => None,
     };
-    let (tail, since, limit) = (number(tail), number(command.since), number(command.limit_bytes));
+    let (tail, since, time) = match from {
+        From::Asked => (number(tail), number(command.since), command.since_time.clone()),
+        From::Since(seconds) => (None, Some(seconds.to_string()), None),
+        From::Time(time) => (None, None, Some(time.clone())),
+    };
+    let limit = number(command.limit_bytes);
     let flag = |on: bool| on.then_some("true");
     let query = session.query([
         ("container", command.container.as_deref()),
         ("all_containers", flag(command.all_containers)),
         ("follow", flag(command.follow)),
         ("previous", flag(command.previous)),
-        ("timestamps", flag(command.timestamps)),
+        ("timestamps", flag(command.timestamps || log.lines.is_some())),
         ("tail", tail.as_deref()),
         ("since_seconds", since.as_deref()),
+        ("since_time", time.as_deref()),
         ("limit_bytes", limit.as_deref()),
     ]);
     let at = command.pod.path(connection, Some("logs"), &query);
     let mut body = session.client.stream(&at, &[("accept", "text/plain")]).await?.into_body();
-    let mut stdout = streams::stdout()?;
-    let mut filter = session.output.terminal.then(|| Filter::new(session.output.colour));
+    log.opened += 1;
     let mut ended = None;
     while let Some(frame) = body.frame().await {
         let frame = frame
             .map_err(|_| Code::ConnectionLost.on("the connection to the control plane was cut before the log's end"))?;
         match frame.into_data() {
-            Ok(data) => write(&mut stdout, filter.as_mut(), &data).await?,
+            Ok(data) => {
+                let data = log.lines.as_mut().map_or(data.clone(), |lines| lines.add(&data).into());
+                if !data.is_empty() {
+                    write(&mut log.stdout, log.filter.as_mut(), &data).await?;
+                }
+            }
             Err(other) => {
                 if let Ok(trailers) = other.into_trailers() {
                     ended = trailers.get("runner-outcome").map(|v| outcome::read(v.as_bytes()));
@@ -234,11 +330,17 @@ async fn logs(command: &Logs, connection: &str, session: &Session) -> Done {
             }
         }
     }
-    if let Some(filter) = &mut filter {
-        stdout.write_all(&filter.finish()).await.map_err(stop::stdout)?;
+    let ended = ended.unwrap_or_else(|| Err(outcome::missing())).map_err(choose_container);
+    // what the next stream brings again is not written twice
+    if log.lines.is_none() || !ended.as_ref().is_err_and(is_passing) {
+        let rest = log.lines.as_mut().map(Lines::rest).unwrap_or_default();
+        write(&mut log.stdout, log.filter.as_mut(), &rest).await?;
+        if let Some(filter) = &mut log.filter {
+            log.stdout.write_all(&filter.finish()).await.map_err(stop::stdout)?;
+        }
+        log.stdout.flush().await.map_err(stop::stdout)?;
     }
-    stdout.flush().await.map_err(stop::stdout)?;
-    ended.unwrap_or_else(|| Err(outcome::missing())).map(|_| ()).map_err(|failure| choose_container(failure).into())
+    Ok(ended.map(|_| ())?)
 }
 
 /// Bytes to standard output: as they are, or made harmless for a terminal.

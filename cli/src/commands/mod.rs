@@ -9,6 +9,7 @@ pub(crate) mod exec;
 pub(crate) mod follow;
 pub(crate) mod job;
 pub(crate) mod k8s;
+mod log_lines;
 pub(crate) mod login;
 pub(crate) mod operation;
 pub(crate) mod organization;

@@ -37,6 +37,13 @@ pub(crate) struct Output {
 
 // === impl Output ===
 
+/// A remark on standard error, dim where a terminal shows it: what a person may want to know, and nobody has asked for.
+pub(crate) fn remark(text: &str) {
+    let no_colour = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+    let (dim, end) = if std::io::stderr().is_terminal() && !no_colour { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
+    eprintln!("{dim}· {}{end}", escape::line(text));
+}
+
 impl Output {
     /// By the flag, the terminal and NO_COLOR.
     pub(crate) fn new(format: Format) -> Self {

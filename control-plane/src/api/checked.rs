@@ -83,6 +83,17 @@ pub(crate) fn k8s_name(field: &str, text: String) -> Result<String, Failure> {
     Err(bad(field, &text, "is not a Kubernetes name (a DNS subdomain of at most 253 characters)"))
 }
 
+/// A moment, in RFC 3339.
+///
+/// # Errors
+/// `invalid_argument`.
+pub(crate) fn time(field: &str, text: String) -> Result<String, Failure> {
+    match time::OffsetDateTime::parse(&text, &time::format_description::well_known::Rfc3339) {
+        Ok(_) => Ok(text),
+        Err(_) => Err(bad(field, &text, "is not a time in RFC 3339, such as 2026-01-02T15:04:05Z")),
+    }
+}
+
 /// A Kubernetes label or field selector. Its grammar is the API server's to judge.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 //! Nothing is gathered here: the next bytes are taken from the operation when the client has taken the last ones, so a slow
 //! reader slows the pod's log and fills no memory.
 
-use super::checked::k8s_label;
+use super::checked::{k8s_label, time};
 use super::kubernetes::{PodPath, wanted};
 use super::outcome::OutcomeBody;
 use super::running::Running;
@@ -42,7 +42,9 @@ pub(super) fn routes() -> Routes {
     params(("connection" = String, Path, description = "Id or name"), ("namespace" = String, Path, description = "`-`: the connection's own"), ("pod" = String, Path),
         ("runner" = Option<String>, Query), ("container" = Option<String>, Query), ("all_containers" = Option<bool>, Query),
         ("follow" = Option<bool>, Query), ("previous" = Option<bool>, Query), ("timestamps" = Option<bool>, Query),
-        ("tail" = Option<i64>, Query), ("since_seconds" = Option<i64>, Query), ("limit_bytes" = Option<i64>, Query)),
+        ("tail" = Option<i64>, Query), ("since_seconds" = Option<i64>, Query),
+        ("since_time" = Option<String>, Query, description = "RFC 3339; the API server begins at its whole second"),
+        ("limit_bytes" = Option<i64>, Query)),
     responses((status = 200, description = "The log, with the trailer `runner-outcome`; as events, each chunk as `data:` lines, \
         at the end `event: outcome`", content((String = "text/plain"), (String = "text/event-stream")))))]
 async fn logs(
@@ -63,6 +65,7 @@ async fn logs(
         tail_lines: params.number("tail", 0..=i64::from(i32::MAX))?,
         since_seconds: params.number("since_seconds", 1..=i64::from(i32::MAX))?,
         limit_bytes: params.number("limit_bytes", 1..=i64::MAX)?,
+        since_time: params.text("since_time")?.map(|t| time("since_time", t)).transpose()?.unwrap_or_default(),
         ..Default::default()
     };
     params.finish()?;
@@ -71,6 +74,9 @@ async fn logs(
     }
     if request.follow && request.previous {
         return Err(Code::InvalidArgument.on("follow and previous exclude each other").into());
+    }
+    if request.since_seconds.is_some() && !request.since_time.is_empty() {
+        return Err(Code::InvalidArgument.on("since_seconds and since_time exclude each other").into());
     }
     let connection = path.connection.clone();
     let (namespace, pod) = path.checked()?;

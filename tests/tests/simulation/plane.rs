@@ -13,7 +13,7 @@ use shared_proto::v1::{self, operation_request::What};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use turmoil::net::TcpListener;
@@ -38,11 +38,16 @@ struct Gate(Arc<Held>);
 
 #[derive(Default)]
 struct Held {
-    pool: OnceLock<SqlitePool>,
+    /// Which holds this gate: let go of when the control plane is gone.
+    pool: Mutex<Option<SqlitePool>>,
     /// Whether somebody holds it.
     is: Mutex<bool>,
     /// The control plane is gone.
     over: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Lets everybody go who waits at a gate.
@@ -53,7 +58,7 @@ struct Open(Gate);
 impl Gate {
     /// Until the pool's only connection is back.
     fn hold(&self) {
-        let mut held = self.0.is.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = lock(&self.0.is);
         if std::mem::replace(&mut *held, true) {
             return;
         }
@@ -61,8 +66,8 @@ impl Gate {
         // a task on a thread of its own holds a paused clock
         tokio::task::spawn_blocking(move || {
             loop {
-                let mut held = gate.0.is.lock().unwrap_or_else(PoisonError::into_inner);
-                let back = gate.0.pool.get().is_some_and(|pool| pool.num_idle() > 0);
+                let mut held = lock(&gate.0.is);
+                let back = lock(&gate.0.pool).as_ref().is_some_and(|pool| pool.num_idle() > 0);
                 if back || gate.0.over.load(Ordering::Acquire) {
                     *held = false;
                     return;
@@ -77,6 +82,7 @@ impl Gate {
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.0.over.store(true, Ordering::Release);
+        drop(lock(&self.0.0.pool).take());
     }
 }
 
@@ -105,7 +111,7 @@ async fn store(folder: &Path, gate: &Gate) -> anyhow::Result<Store> {
         })
         .connect_with(options)
         .await?;
-    let _ = gate.0.pool.set(pool.clone());
+    *lock(&gate.0.pool) = Some(pool.clone());
     Ok(Store::on(pool, &path).await?)
 }
 

@@ -105,6 +105,7 @@ fn query(request: &K8sLogs, container: Option<&str>) -> String {
         ("timestamps", flag(request.timestamps)),
         ("tailLines", &tail),
         ("sinceSeconds", &since),
+        ("sinceTime", &request.since_time),
         ("limitBytes", &limit),
     ];
     url::form(pairs.into_iter().filter(|(_, value)| !value.is_empty()))
@@ -322,6 +323,8 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(query(&request, None), "previous=true&timestamps=true&sinceSeconds=60&limitBytes=10");
+        request = K8sLogs { since_time: "2026-01-02T03:04:05+01:00".into(), ..Default::default() };
+        assert_eq!(query(&request, None), "sinceTime=2026-01-02T03%3A04%3A05%2B01%3A00");
     }
 
     #[test]
