@@ -208,10 +208,14 @@ async fn follow_goes_on() -> Result<()> {
     let logging = Logging::begin(file);
     let follows = ctl.start(&["k8s", "logs", "talks", "-n", "default", "-f", "--tail", "0"])?;
     let gives_up = ctl.start(&["k8s", "logs", "talks", "-n", "default", "-f", "--tail", "0", "--no-resume"])?;
-    let more = |process: &Process| process.stdout().text().lines().count();
+    let shows = |process: &Process, line: u64| {
+        let shown = process.stdout().text().contains(&format!("line {line}\n"));
+        async move { Ok(shown.then_some(())) }
+    };
     for cut in 0..CUTS {
-        let before = more(&follows);
-        eventually(SECONDS, "more lines", || async { Ok((more(&follows) > before + 300).then_some(())) }).await?;
+        // one that is logged from now on: it is followed again
+        let line_to_come = logging.written.load(Ordering::Acquire) + 300;
+        eventually(SECONDS, "a new line", || shows(&follows, line_to_come)).await?;
         let mark = line.runner.mark();
         if cut % 5 == 4 {
             // not the runner's end of it, but ours
@@ -225,10 +229,7 @@ async fn follow_goes_on() -> Result<()> {
         line.runner.session(mark, SECONDS).await?;
     }
     let until = logging.written.load(Ordering::Acquire);
-    eventually(SECONDS, "all lines", || async {
-        Ok(follows.stdout().text().contains(&format!("line {until}\n")).then_some(()))
-    })
-    .await?;
+    eventually(SECONDS, "all lines", || shows(&follows, until)).await?;
     drop(logging);
     follows.signal(Signal::SIGINT)?;
     ensure!(follows.ended(SECONDS).await?.code() == Some(130));
