@@ -29,6 +29,12 @@ pub enum Left {
     Killed,
 }
 
+/// Whether these bytes are a state as OpenTofu and Terraform write it, whole: what a full disk cut off is none. An encrypted one is.
+pub fn is_whole_state(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<std::collections::HashMap<String, serde::de::IgnoredAny>>(bytes)
+        .is_ok_and(|members| !members.is_empty())
+}
+
 // === impl Left ===
 
 impl Left {

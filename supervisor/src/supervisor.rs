@@ -367,7 +367,12 @@ async fn join(prepared: Prepared, predecessor: Option<&Predecessor>, disk: &Hand
     }
     for job in jobs.summary().await.unwrap_or_default().into_iter().filter(|job| !job.done) {
         match end_with_us {
-            false => tracing::info!(job = job.job_id, phase = job.phase, "job goes on without the supervisor"),
+            false => tracing::info!(
+                job = job.job_id,
+                phase = job.phase,
+                stop = format!("runnerctl job cancel {}, once a runner is there again", job.job_id),
+                "job goes on without the supervisor"
+            ),
             true => tracing::warn!(job = job.job_id, phase = job.phase, "what runs of the job ends with the container"),
         }
     }

@@ -524,7 +524,7 @@ async fn everything_killed() -> Result<()> {
     })
     .await?;
     let source = set.runner.state().join("jobs").join(&id).join("work/source");
-    std::fs::write(source.join("errored.tfstate"), "the only one")?;
+    std::fs::write(source.join("errored.tfstate"), r#"{"serial":9}"#)?;
     set.runner.start_again().await?;
     let job = user.job_in(&id, &["lost"], JOB).await?;
     ensure!(job.code() == "job_lost", "{}", job.0);
@@ -539,7 +539,7 @@ async fn everything_killed() -> Result<()> {
     let copy = ctl.home().join("rescued");
     let to = copy.display().to_string();
     ctl.program(&["job", "rescue", &id, "--to", &to])?.run(SECONDS).await?.success()?;
-    ensure!(std::fs::read_to_string(&copy)? == "the only one");
+    ensure!(std::fs::read_to_string(&copy)? == r#"{"serial":9}"#);
     let said = ctl.program(&["job", "rescue", &id])?.run(SECONDS).await?.success()?;
     ensure!(said.contains("errored-") && said.contains("runner-1"), "{said}");
     Ok(())

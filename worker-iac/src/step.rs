@@ -308,6 +308,10 @@ impl Step {
             // a part of a state is none: the whole folder is kept instead
             return None;
         }
+        if !shared_proto::ended::is_whole_state(&state) {
+            // as where the disk was full
+            return None;
+        }
         let folder = Path::new(&self.start.state_directory);
         private_folder(folder).ok()?;
         let at = folder.join(format!("errored-{}.tfstate", self.request.job_id));

@@ -103,6 +103,10 @@ impl Evidence {
 pub(super) fn rescue(folder: &Folder, stack: &Path, path: &str) -> io::Result<Option<PathBuf>> {
     let Some(root) = root(folder, path) else { return Ok(None) };
     let Some(state) = folder::read(&root.join(ERRORED), STATE_MAX)? else { return Ok(None) };
+    if !shared_proto::ended::is_whole_state(&state) {
+        let what = format!("it has {} bytes, and they are no whole state", state.len());
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
     let at = stack.join(format!("errored-{}.tfstate", folder.name()));
     let new = at.with_extension("new");
     durable::write_new(&new, &state)?;
@@ -168,13 +172,13 @@ mod tests {
         let root = folder.work().join("source/deep/module");
         std::fs::create_dir_all(&root).expect("makes");
         std::fs::write(root.join(OVERRIDE), "{}").expect("writes");
-        std::fs::write(root.join(ERRORED), "a state").expect("writes");
+        std::fs::write(root.join(ERRORED), r#"{"serial":8}"#).expect("writes");
         std::fs::write(stack.join(STATE), r#"{"version":4,"serial":7,"resources":[]}"#).expect("writes");
         std::fs::write(stack.join(LOCK), r#"{"ID":"the-lock","Who":"somebody"}"#).expect("writes");
         let found = look();
         let kept = stack.join("errored-j1.tfstate");
         assert_eq!(found.rescued, kept.display().to_string());
-        assert_eq!(std::fs::read(&kept).expect("reads"), b"a state");
+        assert_eq!(std::fs::read(&kept).expect("reads"), br#"{"serial":8}"#);
         for part in ["serial was 3 before and is 7 now", "the lock's id is the-lock", "errored-j1.tfstate"] {
             assert!(found.describe().contains(part), "{part}: {}", found.describe());
         }
@@ -185,6 +189,14 @@ mod tests {
         }
 
         std::fs::remove_file(&kept).expect("removes");
+        // a disk that was full when the engine wrote it
+        for cut in ["", "{", r#"{"serial":"#, "{}", "[1]"] {
+            std::fs::write(root.join(ERRORED), cut).expect("writes");
+            let refused = look();
+            assert_eq!(refused.rescued, "", "{cut:?}");
+            assert!(refused.describe().contains("no whole state"), "{}", refused.describe());
+            assert!(rescue(&folder, &stack, "deep/module").is_err() && !kept.exists());
+        }
         let elsewhere = place.path().join("elsewhere");
         std::fs::create_dir_all(elsewhere.join("module")).expect("makes");
         std::fs::write(elsewhere.join("module").join(ERRORED), "another's").expect("writes");

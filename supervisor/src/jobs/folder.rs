@@ -327,15 +327,19 @@ impl Folder {
 
     /// Whether a step was started.
     pub(super) fn marker(&self, step: Step) -> Result<Option<Marker>, Failure> {
-        // a marker that cannot be read is one: the step is never started again
+        // a marker that cannot be read is one: the step is never started again, and its process is known by the copy
         match self.read_json(step.marker()) {
             Ok(marker) => Ok(marker),
-            Err(e) if e.kind() == io::ErrorKind::InvalidData => Ok(Some(Marker { damaged: true, ..Marker::default() })),
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                let copy = self.read_json::<Marker>(&copy_of(step)).ok().flatten();
+                Ok(Some(Marker { damaged: true, ..copy.unwrap_or_default() }))
+            }
             Err(e) => Err(broken(&self.own().join(step.marker()), &e)),
         }
     }
-    /// Says that a step is started, for good.
+    /// Says that a step is started, for good. A copy comes first: without it an engine could run on whose process nobody knows.
     pub(super) fn mark(&self, step: Step, marker: &Marker) -> Result<(), Failure> {
+        self.write_json(&copy_of(step), marker)?;
         self.write_json(step.marker(), marker)
     }
 
@@ -405,6 +409,11 @@ impl Folder {
         };
         written().map_err(|e| broken(&path, &e))
     }
+}
+
+/// Where a marker is a second time: no damage of one sector takes both.
+fn copy_of(step: Step) -> String {
+    format!("{}.copy", step.marker())
 }
 
 /// An id that may be a folder's name: it comes from the control plane.

@@ -22,6 +22,7 @@ use nix::sys::signal::Signal;
 use shared_proto::ended::Left;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::{JobRequest, JobStart, job_notice};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -156,10 +157,13 @@ impl Job {
         });
         // a source may have many files; one that is damaged, or has a state that is nowhere else, is kept for whoever looks into it
         let acts = self.steady.acts().await;
+        let damaged = self.progress.borrow().damaged.is_some()
+            || matches!(folder.ending(), Ok(Some(ending)) if ending.code == Code::SpoolDamaged.as_str())
+            || [Step::Plan, Step::Apply].iter().any(|step| matches!(folder.marker(*step), Ok(Some(m)) if m.damaged));
         let removing = move || {
             let _acts = acts;
             match place {
-                Some((stack, path)) if evidence::rescue(&folder, &stack, &path).is_ok() => folder.remove(),
+                Some((stack, path)) if !damaged && evidence::rescue(&folder, &stack, &path).is_ok() => folder.remove(),
                 _ => folder.set_aside().map(drop),
             }
         };
@@ -356,9 +360,10 @@ impl Job {
             }
             None => Left::Nothing,
         };
+        let unknown = worker.is_none() && self.folder.marker(step).ok().flatten().is_some_and(|marker| marker.damaged);
         drop(slot);
         news.send_modify(|n| *n = n.wrapping_add(1));
-        let tip = self.tip()?;
+        let tip = self.tip_after(if worker.is_some() { left.describe() } else { "" })?;
         if tip.ended {
             return Err(Over);
         }
@@ -383,6 +388,14 @@ impl Job {
                 );
                 ("failed", Code::WorkerCrashed.on(message))
             }
+            Gone::Unknown if unknown => {
+                let message = format!(
+                    "what was written down of the step's process is damaged, and so is its copy: whether something of the job still \
+                     runs is not known. Its folder is kept: {}",
+                    self.folder.own().parent().unwrap_or(Path::new("")).display()
+                );
+                ("lost", Code::JobLost.on(message))
+            }
             Gone::Unknown => {
                 let message = "the job's worker is gone, and nothing tells how it ended".to_owned();
                 ("lost", Code::JobLost.on(message))
@@ -397,7 +410,10 @@ impl Job {
             "job ended by its supervisor"
         );
         let evidence = self.evidence(step, &tip, before).await;
-        let left = format!("{}. {}", left.describe(), evidence.describe());
+        let left = match unknown {
+            true => evidence.describe(),
+            false => format!("{}. {}", left.describe(), evidence.describe()),
+        };
         Err(self.end_with(tip.last, phase, &failure.next(next), &left, evidence.rescued))
     }
 
@@ -633,6 +649,10 @@ impl Job {
 
     /// Where the spool ends; a damaged one ends the job.
     fn tip(&self) -> Result<Tip, Over> {
+        self.tip_after("")
+    }
+    /// The same once a step is over: what became of what was left of it is told with the damage.
+    fn tip_after(&self, left: &str) -> Result<Tip, Over> {
         if matches!(self.folder.ending(), Ok(Some(_))) {
             return Err(Over);
         }
@@ -643,7 +663,7 @@ impl Job {
                 // what comes after the result is nobody's business
                 return Over;
             }
-            self.end(tip.last, "failed", &why.code.on(format!("the spool of the job: {}", why.message)), "")
+            self.end(tip.last, "failed", &why.code.on(format!("the spool of the job: {}", why.message)), left)
         })
     }
 

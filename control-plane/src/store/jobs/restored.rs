@@ -235,6 +235,15 @@ impl Store {
             let what = "the control plane was restored from an older back-up, and the job has ended since: its stack's next one was begun";
             lose(&mut transaction, job, what).await?;
         }
+        // one that was given out meanwhile and that nobody accepted waits again: its instance does not take it as long as it has this one
+        sqlx::query("UPDATE jobs SET phase = $3, assigned_at_ms = NULL WHERE stack = $1 AND id <> $2 AND phase = $4")
+            .bind(&request.stack_id)
+            .bind(&request.job_id)
+            .bind(Phase::Pending)
+            .bind(Phase::Assigned)
+            .execute(&mut *transaction)
+            .await
+            .map_err(&failed)?;
         sqlx::query(
             "UPDATE jobs SET accepted = TRUE, phase = $2, instance = $3, fencing_token = $4, started_at_ms = $5, \
              assigned_at_ms = COALESCE(assigned_at_ms, $5), ended_at_ms = NULL, result = NULL, request = x'', \

@@ -206,6 +206,34 @@ async fn a_request_that_is_sent_again_makes_no_other_job() {
     assert_eq!((again.id, again.phase), (first.id, Phase::Canceled));
 }
 
+/// Neither would ever have gone on: the one not taken here because of the other, the other not taken there because of the one.
+#[tokio::test]
+async fn a_job_that_is_presented_goes_before_one_that_nobody_accepted() {
+    let store = store().await;
+    let stack = stack(&store, "s").await;
+    let first = job(&store, &stack, JobKind::Update).await;
+    let given = assign(&store, HERE, &[HERE]).await.expect("the first");
+    // restored from a back-up of before it was accepted; a user ends it, and the stack's next one is given out
+    store.mark_restored().await.expect("marked");
+    store.cancel_job(ORG, &first.id, "ann", false, |_| true).await.expect("canceled");
+    let second = job(&store, &stack, JobKind::Update).await;
+    let next = assign(&store, HERE, &[HERE]).await.expect("the second");
+    assert_eq!(next.job_id, second.id);
+    let presented = v1::PresentRequest {
+        job_id: given.job_id.clone(),
+        fencing_token: given.fencing_token,
+        instance_id: HERE.into(),
+        request: given.request.clone(),
+        seal: given.seal.clone(),
+    };
+    let taken = store.present_job(ORG, RUNNER, &presented).await.expect("taken");
+    assert_eq!((taken.id.as_str(), taken.accepted), (first.id.as_str(), true));
+    assert_eq!(store.job(ORG, &second.id).await.expect("there").phase, Phase::Pending);
+    assert_eq!(code(store.accept_job(ORG, RUNNER, &accept(&next, HERE)).await), Code::Fenced);
+    tell(&store, &given, 1, vec![result("no_changes", "ok")]).await;
+    assert_eq!(assign(&store, HERE, &[HERE]).await.expect("its turn").job_id, second.id);
+}
+
 #[tokio::test]
 async fn a_stack_has_one_job_at_a_time_and_an_instance_its_slots() {
     let store = store().await;

@@ -620,7 +620,7 @@ fn flipped_and_torn_bytes_at_every_offset_of_a_small_spool() {
         }
         for (step, marker) in [Step::Plan, Step::Apply].into_iter().zip(&markers) {
             let read = folder.marker(step).expect("is told as damaged").expect("is there");
-            assert!(read.damaged || read == *marker, "{read:?}");
+            assert_eq!(Marker { damaged: false, ..read.clone() }, *marker, "its process is known by the copy");
             assert!(!starts(&folder, step), "{step:?} would be started a second time");
         }
         assert!([0, acknowledged].contains(&folder.acknowledged()));
@@ -645,6 +645,8 @@ fn flipped_and_torn_bytes_at_every_offset_of_a_small_spool() {
         "own/assignment.json",
         "own/started-plan",
         "own/started-apply",
+        "own/started-plan.copy",
+        "own/started-apply.copy",
         "own/acknowledged",
         "own/result.json",
         "work/events",

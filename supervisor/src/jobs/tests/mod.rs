@@ -98,6 +98,85 @@ fn a_supervisor_that_dies_is_followed_by_one_that_goes_on() {
     wait_for("the release", || !host.folder("j1").exists());
 }
 
+/// Flips a bit in the middle of a file.
+fn flip(path: &std::path::Path) {
+    let mut bytes = std::fs::read(path).expect("reads");
+    let at = bytes.len() / 3;
+    bytes[at] ^= 1;
+    std::fs::write(path, bytes).expect("writes");
+}
+
+/// What a job's folder is kept as.
+fn kept_folder(host: &Host, id: &str) -> Option<std::path::PathBuf> {
+    let beside = std::fs::read_dir(host.folder(id).parent().expect("a folder")).expect("reads");
+    let name = format!(".damaged-{id}-");
+    beside
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&name)))
+}
+
+#[test]
+fn a_job_whose_marker_is_damaged_is_known_by_the_copy_and_goes_on() {
+    let Some(host) = Host::new() else { return };
+    let plane = Plane::default();
+    let first = host.supervisor(&plane);
+    in_mid_apply(&plane, &host, "j1", "3");
+    drop(first);
+    flip(&host.folder("j1").join("own/started-apply"));
+    let _second = host.supervisor(&plane);
+    wait_for("the end", || plane.result("j1").is_some());
+    assert_eq!(plane.result("j1").map(|r| (r.phase, r.code)), Some(("applied".into(), "ok".into())));
+    assert_eq!(plane.starts("j1"), (1, 1));
+    plane.tell_when_open(release("j1"));
+    wait_for("the release", || !host.folder("j1").exists());
+    assert!(kept_folder(&host, "j1").is_some(), "somebody may look into it");
+}
+
+#[test]
+fn a_job_whose_marker_and_copy_are_damaged_is_not_said_to_have_left_nothing() {
+    let Some(host) = Host::new() else { return };
+    let plane = Plane::default();
+    let first = host.supervisor(&plane);
+    in_mid_apply(&plane, &host, "j1", "600");
+    let worker = host.worker("j1", "started-apply").expect("a worker");
+    drop(first);
+    for file in ["own/started-apply", "own/started-apply.copy"] {
+        flip(&host.folder("j1").join(file));
+    }
+    let _second = host.supervisor(&plane);
+    wait_for("the end", || plane.result("j1").is_some());
+    let result = plane.result("j1").expect("a result");
+    assert_eq!((result.phase.as_str(), result.code.as_str()), ("lost", "job_lost"));
+    assert!(result.message.contains("still runs is not known"), "{}", result.message);
+    assert!(!result.message.contains("nothing of it was left"), "{}", result.message);
+    plane.tell_when_open(release("j1"));
+    wait_for("the release", || !host.folder("j1").exists());
+    assert!(kept_folder(&host, "j1").is_some_and(|kept| kept.join("work/events").exists()), "its engine works in it");
+    for pid in runner_sandbox::sessions::members(worker) {
+        signal(pid, Signal::SIGKILL);
+    }
+    wait_for("its end", || runner_sandbox::sessions::members(worker).is_empty());
+}
+
+#[test]
+fn a_spool_that_is_damaged_is_kept_and_what_became_of_its_engine_is_told() {
+    let Some(host) = Host::new() else { return };
+    let plane = Plane::default();
+    let first = host.supervisor(&plane);
+    in_mid_apply(&plane, &host, "j1", "600");
+    drop(first);
+    flip(&host.folder("j1").join("work/events"));
+    let _second = host.supervisor(&plane);
+    wait_for("the end", || plane.result("j1").is_some());
+    let result = plane.result("j1").expect("a result");
+    assert_eq!(result.code, "spool_damaged", "{result:?}");
+    assert!(result.message.contains("asked to stop, and did"), "{}", result.message);
+    plane.tell_when_open(release("j1"));
+    wait_for("the release", || !host.folder("j1").exists());
+    assert!(kept_folder(&host, "j1").is_some_and(|kept| kept.join("work/events").exists()));
+}
+
 #[test]
 fn jobs_that_were_let_go_are_nobodys_until_they_are_adopted() {
     let Some(host) = Host::new() else { return };
@@ -202,7 +281,7 @@ fn a_worker_that_died_while_nobody_looked_is_lost_and_not_started_again() {
     let lock = std::fs::read(host.stack("s1").join(".terraform.tfstate.lock.info")).expect("a lock is left");
     let lock: serde_json::Value = serde_json::from_slice(&lock).expect("a lock");
     // what an engine writes there that cannot save its state
-    std::fs::write(host.folder("j1").join("work/source/errored.tfstate"), "the only one").expect("writes");
+    std::fs::write(host.folder("j1").join("work/source/errored.tfstate"), r#"{"serial":9}"#).expect("writes");
     let _second = host.supervisor(&plane);
     wait_for("the end", || plane.result("j1").is_some());
     let result = plane.result("j1").expect("a result");
@@ -219,7 +298,7 @@ fn a_worker_that_died_while_nobody_looked_is_lost_and_not_started_again() {
     assert_eq!(result.rescued_state, kept.display().to_string());
     plane.tell_when_open(release("j1"));
     wait_for("the release", || !host.folder("j1").exists());
-    assert_eq!(std::fs::read(&kept).expect("outlives the job"), b"the only one");
+    assert_eq!(std::fs::read(&kept).expect("outlives the job"), br#"{"serial":9}"#);
     assert_eq!(plane.starts("j1"), (1, 1));
 }
 
