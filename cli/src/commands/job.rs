@@ -188,6 +188,10 @@ fn show(job: &Value) -> String {
         ("events", table::text(job, "/last_sequence")),
         ("redacted", redacted(job)),
     ]);
+    if !table::text(job, "/result/rescued_state").is_empty() {
+        let id = table::text(job, "/id");
+        text.push_str(&format!("\nIts engine could not save the state, which is kept: runnerctl job rescue {id}\n"));
+    }
     if let Some(why) = follow::waits(job) {
         text.push_str(&format!("\nIt {why}\n"));
     }

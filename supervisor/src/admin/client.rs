@@ -152,6 +152,15 @@ impl Silent {
     fn told(&self, config: &Config) -> i32 {
         let path = config.state_dir.join(SOCKET);
         match self {
+            // a read that waited for its time
+            Self::Away(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                eprintln!(
+                    "runner: the supervisor is there and does not answer (asked at {})\nnext: See whether its process is stopped, or the \
+                     machine short of memory or processors. Killed, it is started again by its launcher, and jobs go on.",
+                    path.display()
+                );
+                crate::exit::UNAVAILABLE
+            }
             Self::Away(e) => {
                 let next = next_step(config, e.kind());
                 eprintln!("runner: no runner answers at {}: {e}\nnext: {next}", path.display());

@@ -84,7 +84,10 @@ impl Evidence {
             });
         }
         if !self.lock.is_empty() {
-            said.push(format!("The state is still locked; the lock's id is {}.", self.lock));
+            said.push(format!(
+                "The note of a lock is left, which held as long as its engine lived; the lock's id is {}.",
+                self.lock
+            ));
         }
         if !self.rescued.is_empty() {
             said.push(format!("The state that the engine could not save is kept on the runner: {}.", self.rescued));
