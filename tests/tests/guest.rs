@@ -1,5 +1,6 @@
-//! The unit of `deploy/systemd` in a guest with systemd as PID 1: install, start, restart in mid-apply, a killed supervisor, reload, stop, a wrong
-//! configuration. The steps are in `tests/guest/run`. The guest is emulated: limits are generous, and nothing is measured.
+//! The unit of `deploy/systemd` in a guest with systemd as PID 1: install, start; restart, reload, stop and kill in mid-apply; a killed
+//! supervisor, the watchdog, a scope that is stopped as by a machine that goes down, jobs that want too much, a wrong configuration. The
+//! steps are in `tests/guest/run`. The guest is emulated: limits are generous, and nothing is measured.
 
 use anyhow::{Context as _, Result, ensure};
 use runner_tests::{Component, Scratch, Suite, tools};
@@ -7,7 +8,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 /// The guest's time altogether, seconds.
-const LIMIT: u64 = 600;
+const LIMIT: u64 = 900;
 
 /// One resource that takes a while, so that a restart falls into its apply, and two reloads before it.
 const MODULE: &str = r#"
