@@ -79,6 +79,7 @@ async fn under_systemd() -> Result<()> {
         String::from_utf8_lossy(&output.stderr),
         tail(&outside.join(".console"))
     );
+    println!("{said}");
     Ok(())
 }
 
