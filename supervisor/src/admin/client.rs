@@ -121,7 +121,10 @@ pub fn upgrade(config: &Config, json: bool) -> i32 {
     let text = match text {
         Ok(text) => text,
         Err(e) if e.kind() == ErrorKind::UnexpectedEof => {
-            eprintln!("runner: the supervisor ended before it had handed over\nnext: See what `runner status` says.");
+            eprintln!(
+                "runner: the supervisor ended before it had answered; another hand-over may have been quicker\n\
+                 next: See which process and version `runner status` says."
+            );
             return crate::exit::TEMPFAIL;
         }
         Err(e) => return Silent::Away(e).told(config),
@@ -271,7 +274,7 @@ fn table(s: &Status) -> String {
             "{} until {} ({}), renewed from {} on",
             s.certificate.serial,
             s.certificate.not_after,
-            counted(s.certificate.days_left, "day"),
+            if s.certificate.days_left < 0 { "over".to_owned() } else { counted(s.certificate.days_left, "day") },
             s.certificate.renews_at
         ),
     ));
