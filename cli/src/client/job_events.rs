@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 /// A stream on which nothing at all comes for this long, no comment either, is opened anew.
 const SILENCE: Duration = Duration::from_secs(60);
 /// Between two attempts: from the first to the last.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+pub(crate) const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// How long an unreachable control plane is waited for; the job goes on without us.
-const PATIENCE: Duration = Duration::from_secs(600);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 
 /// One numbered record, as it came and as this version reads it.
 #[derive(Debug, Clone)]
@@ -148,6 +148,6 @@ impl JobEvents {
 }
 
 /// Whether another attempt can help.
-fn is_passing(failure: &Failure) -> bool {
+pub(crate) fn is_passing(failure: &Failure) -> bool {
     matches!(failure.code, Code::DialFailed | Code::DeadlineExceeded | Code::Busy | Code::ConnectionLost)
 }

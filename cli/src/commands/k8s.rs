@@ -3,13 +3,14 @@
 use super::log_lines::Lines;
 use super::{Session, connection, exec, outcome};
 use crate::args::seconds;
+use crate::client::job_events::{self, BACKOFF, PATIENCE};
 use crate::client::path;
 use crate::output::{Format, escape::Filter, streams, table};
 use crate::stop::{self, Done, Stop};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
 use shared_proto::failure::{Code, Failure};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::io::AsyncWriteExt as _;
 
 /// `k8s`
@@ -207,22 +208,9 @@ fn lines(text: &str) -> Result<Tail, String> {
     }
 }
 
-/// How long a log that is followed waits for the connection to come back.
-const PATIENCE: Duration = Duration::from_secs(600);
-/// Between two attempts: from the first to the last.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-
-/// What passes: the same may work in a while.
+/// What passes: the same may work in a while, also where it is the runner that is away.
 fn is_passing(failure: &Failure) -> bool {
-    matches!(
-        failure.code,
-        Code::ConnectionLost
-            | Code::RunnerUnavailable
-            | Code::RunnerLeaving
-            | Code::DialFailed
-            | Code::DeadlineExceeded
-            | Code::Busy
-    )
+    job_events::is_passing(failure) || matches!(failure.code, Code::RunnerUnavailable | Code::RunnerLeaving)
 }
 
 /// A log, and once more from where it was cut as long as it is followed.

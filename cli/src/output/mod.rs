@@ -37,10 +37,14 @@ pub(crate) struct Output {
 
 // === impl Output ===
 
+/// Whether the user wants none (no-color.org).
+fn no_colour() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
+}
+
 /// A remark on standard error, dim where a terminal shows it: what a person may want to know, and nobody has asked for.
 pub(crate) fn remark(text: &str) {
-    let no_colour = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-    let (dim, end) = if std::io::stderr().is_terminal() && !no_colour { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
+    let (dim, end) = if std::io::stderr().is_terminal() && !no_colour() { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
     eprintln!("{dim}· {}{end}", escape::line(text));
 }
 
@@ -48,8 +52,7 @@ impl Output {
     /// By the flag, the terminal and NO_COLOR.
     pub(crate) fn new(format: Format) -> Self {
         let terminal = std::io::stdout().is_terminal();
-        let no_colour = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-        Self { format, terminal, colour: terminal && !no_colour }
+        Self { format, terminal, colour: terminal && !no_colour() }
     }
     /// Writes a document: as it is for JSON and YAML, by `table` for people.
     pub(crate) fn document(&self, value: &Value, table: impl FnOnce(&Value) -> String) -> Done {

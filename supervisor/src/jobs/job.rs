@@ -345,7 +345,7 @@ impl Job {
             Some(worker) => self.watch(held, step, worker, news).await,
             None => Gone::Unknown,
         };
-        let before = self.folder.marker(step).ok().flatten().and_then(|marker| marker.state_serial);
+        let marker = self.folder.marker(step).ok().flatten().unwrap_or_default();
         if let Gone::Exit(exit) = &gone
             && exit.code != Some(0)
         {
@@ -360,7 +360,7 @@ impl Job {
             }
             None => Left::Nothing,
         };
-        let unknown = worker.is_none() && self.folder.marker(step).ok().flatten().is_some_and(|marker| marker.damaged);
+        let unknown = worker.is_none() && marker.damaged;
         drop(slot);
         news.send_modify(|n| *n = n.wrapping_add(1));
         let tip = self.tip_after(if worker.is_some() { left.describe() } else { "" })?;
@@ -409,7 +409,7 @@ impl Job {
             left = left.describe(),
             "job ended by its supervisor"
         );
-        let evidence = self.evidence(step, &tip, before).await;
+        let evidence = self.evidence(step, &tip, marker.state_serial).await;
         let left = match unknown {
             true => evidence.describe(),
             false => format!("{}. {}", left.describe(), evidence.describe()),
