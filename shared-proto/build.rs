@@ -9,6 +9,8 @@ use std::path::Path;
 const SECRET: &[&str] = &[
     "Hello",
     "WorkerRequest",
+    "K8sRequest",
+    "HttpHeader",
     "Target",
     "Target.kind",
     "KubernetesTarget",

@@ -90,6 +90,7 @@ impl Caller {
             },
             Self::Operation(operation) => match operation.next().await {
                 Output::Data(bytes) => Ok(bytes.len()),
+                Output::Head(_) => bail!("a head came unasked"),
                 Output::Stderr(bytes) => bail!("{}", String::from_utf8_lossy(&bytes)),
                 Output::Outcome(outcome) => bail!("the operation ended: {} {}", outcome.code, outcome.message),
             },
@@ -226,7 +227,7 @@ impl Ours {
         v1::OperationRequest {
             operation_id: format!("bench-{}", shared_proto::now_ms()),
             organization_id: self.organization.clone(),
-            caller: Some(v1::Caller { user_id: "bench".into(), user_name: "bench".into() }),
+            caller: Some(v1::Caller { user_id: "bench".into(), user_name: "bench".into(), ..Default::default() }),
             connection: connection(self.services, kind),
             what: Some(v1::operation_request::What::K8sExec(exec)),
             ..Default::default()

@@ -1,6 +1,8 @@
 //! The command line's grammar: what may be typed. What it does is in `commands`.
 
-use crate::commands::{aws, ca, connection, deploy, job, k8s, login, operation, organization, runner, stack};
+use crate::commands::{
+    aws, ca, connection, deploy, job, k8s, kube_token, kubeconfig, login, operation, organization, runner, stack,
+};
 use crate::config::Overrides;
 use crate::output::Format;
 use clap::{Parser, Subcommand};
@@ -77,6 +79,11 @@ pub(crate) enum Command {
     Connection(connection::ConnectionCommand),
     /// Kubernetes through a runner
     K8s(k8s::K8s),
+    /// Contexts for kubectl, helm and other clients of Kubernetes, through a runner
+    Kubeconfig(kubeconfig::Kubeconfig),
+    /// The token of such a context: what kubectl runs
+    #[command(hide = true)]
+    KubeToken(kube_token::KubeToken),
     /// AWS through a runner
     Aws(aws::Aws),
     /// Stacks: named pieces of infrastructure

@@ -4,6 +4,7 @@
 use crate::api;
 use crate::pki::Authority;
 use crate::store::{Role, Store, User, new_id};
+use shared_proto::api_key::Purpose;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::file::write_whole;
 use shared_proto::now_ms;
@@ -31,7 +32,7 @@ pub async fn first_start(store: &Store, authority: &Authority, data: &Path) -> R
         return Ok(());
     }
     // the file first: an administrator whose token nobody has would be worse than a token that nobody knows
-    let (token, digest) = api::new_token()?;
+    let (token, digest) = api::new_token(Purpose::User)?;
     let path = data.join(TOKEN_FILE);
     write_whole(&path, format!("{}\n", token.expose()).as_bytes(), 0o600)
         .map_err(|e| Code::Internal.on(format!("{}: {e}", path.display())))?;
@@ -41,6 +42,7 @@ pub async fn first_start(store: &Store, authority: &Authority, data: &Path) -> R
         name: ADMINISTRATOR.to_owned(),
         role: Role::Admin,
         created_at_ms: now_ms(),
+        member_of: String::new(),
     };
     store.create_user(&user, &digest).await?;
     tracing::info!(file = %path.display(), "first start: the administrator's token was written");
@@ -50,7 +52,7 @@ pub async fn first_start(store: &Store, authority: &Authority, data: &Path) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shared_proto::api_key::{self, Purpose};
+    use shared_proto::api_key;
     use std::os::unix::fs::PermissionsExt as _;
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! API keys of runners and tokens of users: 256 random bits with a recognisable prefix and a checksum, so that a truncated or
 //! mistyped one is told apart from a wrong one, and secret scanners find it. The control plane stores a digest only.
 //!
-//! `rnk_` (runner key) or `rnt_` (user's token), 43 characters of base64url, 6 of base64url checksum (CRC-32C).
+//! `rnk_` (runner key), `rnt_` (user's token) or `rnc_` (a user's token for one cluster), 43 characters of base64url, 6 of base64url checksum (CRC-32C).
 
 use crate::secret::Secret;
 use base64::Engine as _;
@@ -16,6 +16,8 @@ pub enum Purpose {
     Runner,
     /// Authenticates a user to the API.
     User,
+    /// Authenticates a user to the Kubernetes API of one connection, for a while.
+    Cluster,
 }
 
 /// Why a text is not a key.
@@ -44,6 +46,7 @@ impl Purpose {
         match self {
             Self::Runner => "rnk_",
             Self::User => "rnt_",
+            Self::Cluster => "rnc_",
         }
     }
 }

@@ -10,6 +10,8 @@ pub const FIRST_MESSAGE_MAX: usize = 256 * 1024;
 pub const MESSAGE_MAX: usize = 64 * 1024;
 /// The most payload that one data, stderr or stdin message carries, bytes: with its tags it stays under [`MESSAGE_MAX`].
 pub const DATA_MAX: usize = MESSAGE_MAX - 16;
+/// The most that the head of an answer takes which is passed on, bytes, encoded. Go's own servers and clients stop at 1 MiB; API servers send 1 KiB.
+pub const HEAD_MAX: usize = 48 * 1024;
 /// Operations at once for a session, by default.
 pub const OPERATIONS_DEFAULT: u32 = 1024;
 /// The memory budget of a connection at each end, send buffers included, by default, bytes.

@@ -30,6 +30,8 @@ pub enum Kind {
     Outcome = 6,
     /// On a job's control socket: an encoded `JobControl` or `JobNotice`.
     Control = 7,
+    /// From a worker, before any data: the encoded `HttpHead` of an answer that is passed on.
+    Head = 8,
 }
 
 /// The header of a frame.
@@ -86,6 +88,7 @@ impl Kind {
             // an outcome is small; a resolver's reply carries certificates
             Self::Outcome => 256 * 1024,
             Self::Control => 4 * 1024,
+            Self::Head => crate::bounds::HEAD_MAX,
         }
     }
     fn from_byte(byte: u8) -> Option<Self> {
@@ -97,6 +100,7 @@ impl Kind {
             5 => Self::StdinClosed,
             6 => Self::Outcome,
             7 => Self::Control,
+            8 => Self::Head,
             _ => return None,
         })
     }
@@ -211,9 +215,16 @@ mod tests {
 
     #[tokio::test]
     async fn both_sides_of_every_limit() {
-        for kind in
-            [Kind::Request, Kind::Data, Kind::Stderr, Kind::Resize, Kind::StdinClosed, Kind::Outcome, Kind::Control]
-        {
+        for kind in [
+            Kind::Request,
+            Kind::Data,
+            Kind::Stderr,
+            Kind::Resize,
+            Kind::StdinClosed,
+            Kind::Outcome,
+            Kind::Control,
+            Kind::Head,
+        ] {
             let content = vec![7; kind.limit()];
             let (mut a, mut b) = tokio::io::duplex(kind.limit() + Header::SIZE);
             write(&mut a, kind, &content).await.expect("at the limit");

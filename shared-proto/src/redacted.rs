@@ -25,6 +25,8 @@ macro_rules! redact_kind {
 redact! {
     v1::Hello { protocol, version, organization_id, runner_id, instance_id },
     v1::WorkerRequest { request },
+    v1::K8sRequest { method, body },
+    v1::HttpHeader { name },
     v1::Target {},
     v1::KubernetesTarget { server, namespace },
     v1::AwsTarget { region, endpoint_url },

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// The token of an administrator.
@@ -30,6 +31,7 @@ const READY: Duration = Duration::from_secs(90);
 /// A running cluster.
 pub struct Cluster {
     // dropped in this order: kwok would complain about a missing API server
+    controllers: Option<Process>,
     kwok: Process,
     _api_server: Process,
     _etcd: Process,
@@ -102,10 +104,33 @@ impl Cluster {
         });
         api_server.unless_ended(ready).await?;
         let kwok = start_kwok(&folder, address, sources).await?;
-        let cluster = Self { kwok, _api_server: api_server, _etcd: etcd.0, folder, client, address, ca };
+        let cluster =
+            Self { controllers: None, kwok, _api_server: api_server, _etcd: etcd.0, folder, client, address, ca };
         cluster.node("node-1").await?;
         cluster.grant_restricted().await?;
         Ok(cluster)
+    }
+
+    /// Starts the controllers that make replica sets of deployments, pods of replica sets, and clear namespaces.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn controllers(&mut self) -> Result<()> {
+        let kubeconfig = self.folder.write("controllers.kubeconfig", self.kubeconfig(self.address, ADMIN))?;
+        let port = free_port()?;
+        let controllers = Program::component("kube-controller-manager")?
+            .arg(format!("--kubeconfig={}", kubeconfig.display()))
+            .args([
+                "--controllers=deployment,replicaset,namespace,garbagecollector,job,disruption",
+                "--leader-elect=false",
+            ])
+            .args(["--bind-address=127.0.0.1", "--concurrent-gc-syncs=2"])
+            .arg(format!("--secure-port={port}"))
+            .arg(format!("--cert-dir={}", self.folder.join("controllers").display()))
+            .start()?;
+        controllers.ready(READY, "the controllers run", |l| l.contains("Proceeding to collect garbage")).await?;
+        self.controllers = Some(controllers);
+        Ok(())
     }
 
     /// Plain calls as the administrator.
@@ -306,6 +331,29 @@ fn timestamp(seconds: i64) -> String {
     shared_proto::identity::rfc3339(seconds).replace('Z', ".000000000Z")
 }
 
+/// What every pod's ports lead to: it says again whatever it is told. One for all clusters of this process.
+///
+/// # Errors
+/// The system's.
+pub fn echo() -> Result<SocketAddr> {
+    static ECHO: OnceLock<Option<SocketAddr>> = OnceLock::new();
+    let start = || {
+        let listener = TcpListener::bind("127.0.0.1:0").ok()?;
+        let address = listener.local_addr().ok()?;
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                std::thread::spawn(move || {
+                    let (mut from, mut to) = (&stream, &stream);
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = stream.shutdown(std::net::Shutdown::Both);
+                });
+            }
+        });
+        Some(address)
+    };
+    (*ECHO.get_or_init(start)).context("no port for the echo")
+}
+
 fn kubeconfig(address: SocketAddr, ca_base64: &str, user: &str) -> String {
     let user = user.lines().map(|l| format!("    {l}\n")).collect::<String>();
     format!(
@@ -387,6 +435,14 @@ async fn start_kwok(folder: &Scratch, api_server: SocketAddr, sources: &[LogSour
         json!({
             "apiVersion": "kwok.x-k8s.io/v1alpha1", "kind": "ClusterExec", "metadata": { "name": "here" },
             "spec": { "execs": [{ "local": { "workDir": work } }] },
+        }),
+        json!({
+            "apiVersion": "kwok.x-k8s.io/v1alpha1", "kind": "ClusterAttach", "metadata": { "name": "shared" },
+            "spec": { "attaches": [{ "logsFile": shared }] },
+        }),
+        json!({
+            "apiVersion": "kwok.x-k8s.io/v1alpha1", "kind": "ClusterPortForward", "metadata": { "name": "echo" },
+            "spec": { "forwards": [{ "target": { "port": echo()?.port(), "address": "127.0.0.1" } }] },
         }),
     ];
     for source in sources {

@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 pub enum Component {
     /// etcd, kube-apiserver and kwok.
     Cluster,
+    /// kubectl, and what makes deployments roll: the controller manager.
+    Kubectl,
+    /// helm.
+    Helm,
     /// The AWS stand-in.
     Moto,
     /// OpenTofu with the provider mirror.
@@ -95,6 +99,8 @@ impl Component {
                 .into_iter()
                 .find_map(program)
                 .or_else(|| exists(folder().join("kwok-stages"))),
+            Self::Kubectl => ["kubectl", "kube-controller-manager"].into_iter().find_map(program),
+            Self::Helm => program("helm"),
             Self::Moto => program("moto_server"),
             Self::Tofu => program("tofu").or_else(|| exists(folder().join("mirror"))),
             Self::Terraform => program("terraform")

@@ -23,8 +23,9 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tail::Tail;
+use tokio::signal::unix::{SignalKind, signal};
 
 pub(crate) use left::{Left, forget, note_reaped};
 pub(crate) use tail::Line;
@@ -85,6 +86,7 @@ pub(crate) async fn run<F: AsyncFnMut(Heard)>(
     let err = Tail::open(program.output.1, None).map_err(|e| failed(&e))?;
     // without these nobody could take over
     let _ = left::note_start(program.path);
+    let died = signal(SignalKind::child()).map_err(|e| failed(&e))?;
     let child = spawn(&program).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
             Code::EngineMissing.on(format!("cannot run {shown}: {e}")).into()
@@ -94,7 +96,7 @@ pub(crate) async fn run<F: AsyncFnMut(Heard)>(
     if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()) {
         let _ = left::note(pid);
     }
-    let running = Running::Child(child);
+    let running = Running::Child { child, died };
     attend(program.path, running, (out, err), false, cancel, grace, journal, hear).await
 }
 
@@ -112,7 +114,7 @@ pub(crate) async fn take_over<F: AsyncFnMut(Heard)>(
     let failed = |e: &io::Error| broken(orphan.path, e);
     let out = Tail::open(orphan.output.0, Some(orphan.read.out)).map_err(|e| failed(&e))?;
     let err = Tail::open(orphan.output.1, Some(orphan.read.err)).map_err(|e| failed(&e))?;
-    let running = Running::Orphan(orphan.left);
+    let running = Running::Orphan { left: orphan.left, gone: None };
     attend(orphan.path, running, (out, err), orphan.asked, cancel, grace, journal, hear).await
 }
 
@@ -132,21 +134,27 @@ pub(crate) struct Orphan<'a> {
 }
 
 enum Running {
-    Child(tokio::process::Child),
-    Orphan(Left),
+    Child { child: tokio::process::Child, died: tokio::signal::unix::Signal },
+    Orphan { left: Left, gone: Option<Instant> },
 }
 
 impl Running {
     fn pid(&self) -> Option<Pid> {
         match self {
-            Self::Child(child) => child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw),
-            Self::Orphan(left) => left.alive().then_some(Pid::from_raw(left.pid)),
+            Self::Child { child, .. } => child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw),
+            Self::Orphan { left, .. } => left.alive().then_some(Pid::from_raw(left.pid)),
         }
     }
     async fn ended(&mut self) -> io::Result<Exit> {
         match self {
-            Self::Child(child) => child.wait().await.map(Exit::from),
-            Self::Orphan(left) => Ok(left.ended().await),
+            Self::Child { child, died } => {
+                // this process may die between that and whatever it makes of it
+                if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()) {
+                    left::note_end(pid, died).await;
+                }
+                child.wait().await.map(Exit::from)
+            }
+            Self::Orphan { left, gone } => Ok(left.ended(gone).await),
         }
     }
 }

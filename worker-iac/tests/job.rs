@@ -511,7 +511,7 @@ fn a_worker_that_dies_as_it_asks_has_its_engine_asked_once() {
         let (mut hits, mut tries) = (0, 0);
         while hits < 3 {
             tries += 1;
-            assert!(tries <= 20, "{hits} hits");
+            assert!(tries <= 60, "{hits} hits");
             let job = Job::new(&engine, JobKind::Update, &[("main.tf", SLOW)]);
             job.run("plan");
             let mut running = job.begin_followed("apply");
@@ -534,6 +534,39 @@ fn a_worker_that_dies_as_it_asks_has_its_engine_asked_once() {
             assert_eq!(bodies(&ended).filter(|b| matches!(b, Body::CancelProgress(_))).count(), 1);
             assert!(!format!("{ended:?}").contains("Two interrupts"), "{ended:#?}");
             assert_eq!(job.state()["resources"][0]["name"], "first");
+        }
+    }
+}
+
+/// It is killed once it has noted how its engine ended: nobody else could say that any more.
+#[test]
+fn a_worker_that_dies_behind_its_engine_has_said_how_that_ended() {
+    for engine in engines() {
+        let (mut hits, mut tries) = (0, 0);
+        while hits < 2 {
+            tries += 1;
+            assert!(tries <= 60, "{hits} hits");
+            let job = Job::new(&engine, JobKind::Update, &[("main.tf", SLOW)]);
+            job.run("plan");
+            let mut running = job.begin_followed("apply");
+            let worker = running.worker(None);
+            running.until("slow resource", started("terraform_data.slow"));
+            let starved = Starved::begin(worker);
+            running.control().cancel("somebody", false);
+            running.until_true("the engine's end", || {
+                std::fs::metadata(job.work().join("reaped")).is_ok_and(|m| m.len() > 0)
+            });
+            let killed = kill(Pid::from_raw(worker), Signal::SIGKILL).is_ok();
+            drop(starved);
+            let over = bodies(&events(&job.work())).any(|b| matches!(b, Body::Result(_)));
+            if killed && !over {
+                hits += 1;
+                follow(&running, &job, "apply", worker);
+            }
+            assert!(running.wait().success() || over);
+            let ended = events(&job.work());
+            let end = result(&ended);
+            assert_eq!((end.phase.as_str(), end.engine_exit_code), ("canceled", Some(1)), "{ended:#?}");
         }
     }
 }

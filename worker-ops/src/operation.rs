@@ -116,7 +116,8 @@ fn is_kubernetes(what: &What) -> bool {
         | What::K8sListPods(_)
         | What::K8sDescribePod(_)
         | What::K8sLogs(_)
-        | What::K8sExec(_) => true,
+        | What::K8sExec(_)
+        | What::K8sRequest(_) => true,
         What::ConnectionTest(_)
         | What::AwsCallerIdentity(_)
         | What::AwsListRegions(_)

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use prost::Message;
 use shared_proto::failure::Code;
 use shared_proto::frame::{self, FrameError, Header, Kind};
-use shared_proto::v1::{Outcome, TerminalSize};
+use shared_proto::v1::{HttpHead, Outcome, TerminalSize};
 use std::io::{self, IoSlice};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use tokio::io::{AsyncWriteExt, BufReader, Interest};
@@ -85,6 +85,16 @@ impl Output {
     /// Sends bytes of the document, the log or standard output, in as many frames as they need.
     pub(crate) async fn data(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         self.pieces(Kind::Data, bytes).await
+    }
+    /// Sends the head of an answer that is passed on, before anything else.
+    pub(crate) async fn head(&mut self, head: &HttpHead) -> Result<(), Fault> {
+        let bytes = head.encode_to_vec();
+        if bytes.len() > Kind::Head.limit() {
+            let message =
+                format!("the head of the answer has {} bytes, the limit is {}", bytes.len(), Kind::Head.limit());
+            return Err(Fault::new(Code::TooLarge, message));
+        }
+        self.write(Kind::Head, &bytes).await.map_err(|error| Fault::new(Code::Cancelled, error.to_string()))
     }
     /// Sends bytes of standard error.
     pub(crate) async fn stderr(&mut self, bytes: &[u8]) -> Result<(), Fault> {

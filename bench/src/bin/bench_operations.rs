@@ -236,7 +236,7 @@ impl Caller {
         let request = v1::OperationRequest {
             operation_id: format!("bench-{}", self.asked.fetch_add(1, Ordering::Relaxed)),
             organization_id: self.organization.clone(),
-            caller: Some(v1::Caller { user_id: "bench".into(), user_name: "bench".into() }),
+            caller: Some(v1::Caller { user_id: "bench".into(), user_name: "bench".into(), ..Default::default() }),
             connection: "cluster".into(),
             what: Some(v1::operation_request::What::K8sListPods(list)),
             ..Default::default()

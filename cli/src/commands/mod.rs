@@ -9,6 +9,8 @@ pub(crate) mod exec;
 pub(crate) mod follow;
 pub(crate) mod job;
 pub(crate) mod k8s;
+pub(crate) mod kube_token;
+pub(crate) mod kubeconfig;
 mod log_lines;
 pub(crate) mod login;
 pub(crate) mod operation;
@@ -46,14 +48,8 @@ pub(crate) struct Session {
 impl Session {
     /// For the context that flags, environment and the saved configuration name.
     fn open(global: &Global, interrupt: &Interrupt) -> Done<Self> {
-        // without a home there is no saved configuration, and the environment may say all
-        let file = match ConfigFile::path() {
-            Ok(path) => ConfigFile::load(&path)?,
-            Err(_) => ConfigFile::default(),
-        };
-        let context = config::resolve(&file, &global.overrides())?;
         Ok(Self {
-            client: Client::new(&context)?,
+            client: Client::new(&context(global)?)?,
             output: Output::new(global.output),
             runner: global.runner.clone(),
             interrupt: interrupt.clone(),
@@ -79,6 +75,16 @@ impl Session {
     }
 }
 
+/// The control plane and the user that flags, environment and the saved configuration name.
+fn context(global: &Global) -> Done<config::Context> {
+    // without a home there is no saved configuration, and the environment may say all
+    let file = match ConfigFile::path() {
+        Ok(path) => ConfigFile::load(&path)?,
+        Err(_) => ConfigFile::default(),
+    };
+    config::resolve(&file, &global.overrides())
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -98,6 +104,8 @@ pub(crate) async fn run(arguments: Arguments) -> Done {
         Command::Runner(command) => runner::run(command, &session()?).await,
         Command::Connection(command) => connection::run(command, &session()?).await,
         Command::K8s(command) => k8s::run(command, session).await,
+        Command::Kubeconfig(command) => kubeconfig::run(command, &global, &context(&global)?, &session()?).await,
+        Command::KubeToken(command) => kube_token::run(command, &context(&global)?).await,
         Command::Aws(command) => aws::run(command, &session()?).await,
         Command::Stack(command) => stack::run(command, &session()?).await,
         Command::Deploy(command) => deploy::run(command, &session()?).await,

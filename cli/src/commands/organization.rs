@@ -29,6 +29,9 @@ pub(crate) enum UserCommand {
         /// What the user may do
         #[arg(long, value_parser = ["admin", "owner", "member"], default_value = "member")]
         role: String,
+        /// A group that the user is in, as runners are told it: for their policy and for clusters that know the user; more than once for more
+        #[arg(long = "group", value_name = "NAME")]
+        groups: Vec<String>,
         /// Of which organization; yours by default
         #[arg(long, value_name = "NAME")]
         organization: Option<String>,
@@ -66,10 +69,10 @@ pub(crate) async fn organization(command: OrganizationCommand, session: &Session
 /// `user …`
 pub(crate) async fn user(command: UserCommand, session: &Session) -> Done {
     match command {
-        UserCommand::Create { name, role, organization } => {
+        UserCommand::Create { name, role, groups, organization } => {
             let work = async {
                 let at = users(session, organization).await?;
-                session.client.post(&at, &json!({ "name": name, "role": role })).await
+                session.client.post(&at, &json!({ "name": name, "role": role, "groups": groups })).await
             };
             let made = session.wait("creating", work).await?;
             session.output.document(&made, |made| {
@@ -87,11 +90,16 @@ pub(crate) async fn user(command: UserCommand, session: &Session) -> Done {
             session.output.document(&list, |list| {
                 let rows = table::items(list)
                     .iter()
-                    .map(|u| vec![table::text(u, "/name"), table::text(u, "/role"), table::text(u, "/id")]);
-                table::rows(&["NAME", "ROLE", "ID"], rows, "No users.")
+                    .map(|u| vec![table::text(u, "/name"), table::text(u, "/role"), groups(u), table::text(u, "/id")]);
+                table::rows(&["NAME", "ROLE", "GROUPS", "ID"], rows, "No users.")
             })
         }
     }
+}
+
+fn groups(user: &Value) -> String {
+    let groups = user["groups"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    groups.collect::<Vec<_>>().join(",")
 }
 
 async fn users(session: &Session, organization: Option<String>) -> Result<String, Failure> {

@@ -14,6 +14,8 @@ use utoipa::{OpenApi, ToSchema};
 
 /// Organizations of one control plane.
 const ORGANIZATIONS_MAX: usize = 1000;
+/// Groups of one user.
+const GROUPS_MAX: usize = 32;
 /// Users of one organization.
 const USERS_MAX: usize = 1000;
 
@@ -56,6 +58,8 @@ struct UserView {
     id: String,
     name: String,
     role: Role,
+    /// The groups that it is in, as runners are told them.
+    groups: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     created_at_ms: Option<i64>,
     /// Shown once, when the user is made.
@@ -93,6 +97,9 @@ struct NewUser {
     /// Like a DNS label, at most 63 characters.
     name: String,
     role: Role,
+    /// The groups that it is in, as runners are told them: each like a DNS label, at most 32.
+    #[serde(default)]
+    groups: Vec<String>,
 }
 
 #[utoipa::path(get, path = "/api/v1/whoami", tag = "account", responses((status = 200, body = WhoAmI)))]
@@ -154,8 +161,19 @@ async fn create_user(
             .on(format!("organization {} has {USERS_MAX} users, which is the limit", organization.name))
             .into());
     }
-    let token = new_token()?;
-    let user = User { id: new_id("usr"), organization: organization.id, name, role: new.role, created_at_ms: now_ms() };
+    let token = new_token(Purpose::User)?;
+    if new.groups.len() > GROUPS_MAX {
+        return Err(Code::InvalidArgument.on(format!("a user is in at most {GROUPS_MAX} groups")).into());
+    }
+    let groups = new.groups.iter().map(|group| checked::name("groups", group)).collect::<Result<Vec<_>, _>>()?;
+    let user = User {
+        id: new_id("usr"),
+        organization: organization.id,
+        name,
+        role: new.role,
+        created_at_ms: now_ms(),
+        member_of: groups.join(","),
+    };
     state.store.create_user(&user, &token.1).await?;
     tracing::info!(user = user.id, name = user.name, role = %user.role, organization = user.organization, "user made");
     let view = UserView { token: Some(token.0.expose().to_owned()), ..user.into() };
@@ -204,18 +222,26 @@ pub(crate) async fn add_organization(
     Ok(organization)
 }
 
-/// A user's token, and what is kept of it.
-pub(crate) fn new_token() -> Result<(shared_proto::secret::Secret, api_key::KeyDigest), Failure> {
+/// A token of a user's, and what is kept of it.
+pub(crate) fn new_token(purpose: Purpose) -> Result<(shared_proto::secret::Secret, api_key::KeyDigest), Failure> {
     let random = |_| Code::Internal.on("the system has no randomness");
-    let token = api_key::generate(Purpose::User).map_err(random)?;
-    let digest = api_key::parse(Purpose::User, token.expose())
+    let token = api_key::generate(purpose).map_err(random)?;
+    let digest = api_key::parse(purpose, token.expose())
         .map_err(|e| Code::Internal.on(format!("a new token is malformed: {e}")))?;
     Ok((token, digest))
 }
 
 impl From<User> for UserView {
     fn from(user: User) -> Self {
-        Self { id: user.id, name: user.name, role: user.role, created_at_ms: Some(user.created_at_ms), token: None }
+        let groups = user.groups().map(str::to_owned).collect();
+        Self {
+            id: user.id,
+            name: user.name,
+            role: user.role,
+            groups,
+            created_at_ms: Some(user.created_at_ms),
+            token: None,
+        }
     }
 }
 impl From<Organization> for OrganizationView {

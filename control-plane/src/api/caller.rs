@@ -1,12 +1,12 @@
 //! Who asks: the bearer token, its user and its role. Every route under `/api/v1` but the description itself is behind this.
 
 use super::{ApiError, ApiState};
-use crate::store::{Organization, Role, User};
+use crate::store::{Connection, Organization, Role, User};
 use axum::extract::{FromRequestParts, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use http::request::Parts;
-use http::{HeaderValue, header};
+use http::{HeaderMap, header};
 use shared_proto::api_key::{self, Purpose};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1;
@@ -21,6 +21,8 @@ pub struct Caller(Arc<Who>);
 struct Who {
     user: User,
     organization: Organization,
+    /// The id of the only connection that the token is for, and its Kubernetes API alone.
+    cluster: Option<String>,
 }
 
 // === impl Caller ===
@@ -53,7 +55,23 @@ impl Caller {
     }
     /// As a runner is told who asks.
     pub fn wire(&self) -> v1::Caller {
-        v1::Caller { user_id: self.0.user.id.clone(), user_name: self.0.user.name.clone() }
+        v1::Caller {
+            user_id: self.0.user.id.clone(),
+            user_name: self.0.user.name.clone(),
+            groups: self.0.user.groups().map(str::to_owned).collect(),
+        }
+    }
+    /// Refuses where the token is for another connection.
+    ///
+    /// # Errors
+    /// `permission_denied`.
+    pub fn may_use(&self, connection: &Connection) -> Result<(), Failure> {
+        match &self.0.cluster {
+            Some(only) if *only != connection.id => Err(Code::PermissionDenied
+                .on(format!("the token is not for the connection {}", connection.name))
+                .next("Get one with `runnerctl kube-token`.")),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -66,9 +84,19 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 }
 
 /// Looks the token up before anything of the request is read.
-pub(super) async fn authenticate(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
-    let header = request.headers().get(header::AUTHORIZATION).cloned();
-    match identify(&state, header).await {
+pub(super) async fn authenticate(State(state): State<ApiState>, request: Request, next: Next) -> Response {
+    let caller = identify(&state, request.headers(), &[Purpose::User]).await;
+    go_on(caller, request, next).await
+}
+
+/// The same where a token for one cluster is good too.
+pub(super) async fn authenticate_cluster(State(state): State<ApiState>, request: Request, next: Next) -> Response {
+    let caller = identify(&state, request.headers(), &[Purpose::Cluster, Purpose::User]).await;
+    go_on(caller, request, next).await
+}
+
+async fn go_on(caller: Result<Caller, Failure>, mut request: Request, next: Next) -> Response {
+    match caller {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
@@ -77,9 +105,10 @@ pub(super) async fn authenticate(State(state): State<ApiState>, mut request: Req
     }
 }
 
-async fn identify(state: &ApiState, header: Option<HeaderValue>) -> Result<Caller, Failure> {
-    let header =
-        header.ok_or_else(|| Code::Unauthenticated.on("no token was sent: the header `authorization` is missing"))?;
+async fn identify(state: &ApiState, headers: &HeaderMap, purposes: &[Purpose]) -> Result<Caller, Failure> {
+    let header = headers
+        .get(header::AUTHORIZATION)
+        .ok_or_else(|| Code::Unauthenticated.on("no token was sent: the header `authorization` is missing"))?;
     let token = header
         .to_str()
         .ok()
@@ -87,13 +116,16 @@ async fn identify(state: &ApiState, header: Option<HeaderValue>) -> Result<Calle
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, token)| token.trim())
         .ok_or_else(|| Code::Unauthenticated.on("the header `authorization` is not `Bearer TOKEN`"))?;
-    let digest = api_key::parse(Purpose::User, token)
-        .map_err(|e| Code::Unauthenticated.on(format!("the token is malformed: {e}")))?;
-    let user = state
-        .store
-        .user_by_token(&digest)
-        .await?
-        .ok_or_else(|| Code::Unauthenticated.on("the token is not known to this control plane"))?;
+    // of what form it is to be, where it is of none
+    let purpose = purposes.iter().copied().find(|p| token.starts_with(p.prefix())).unwrap_or(Purpose::User);
+    let digest =
+        api_key::parse(purpose, token).map_err(|e| Code::Unauthenticated.on(format!("the token is malformed: {e}")))?;
+    let known = match purpose {
+        Purpose::Cluster => state.store.user_by_kube_token(&digest).await?.map(|(user, only)| (user, Some(only))),
+        _ => state.store.user_by_token(&digest).await?.map(|user| (user, None)),
+    };
+    let unknown = || Code::Unauthenticated.on("the token is not known to this control plane, or is over");
+    let (user, cluster) = known.ok_or_else(unknown)?;
     let organization = state.store.organization(&user.organization).await?;
-    Ok(Caller(Arc::new(Who { user, organization })))
+    Ok(Caller(Arc::new(Who { user, organization, cluster })))
 }

@@ -58,6 +58,14 @@ impl ApiError {
         self.operation = Some(id.to_owned());
         self
     }
+    /// What failed.
+    pub(crate) fn failure(&self) -> &Failure {
+        &self.failure
+    }
+    /// The operation that it ended.
+    pub(crate) fn operation(&self) -> Option<&str> {
+        self.operation.as_deref()
+    }
     /// Its code.
     pub fn code(&self) -> Code {
         self.failure.code

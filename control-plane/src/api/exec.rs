@@ -143,6 +143,7 @@ async fn output(running: &mut Running, sink: &mut SplitSink<WebSocket, Message>)
             output = running.next() => match output {
                 Output::Data(bytes) => message(kind::STDOUT, &bytes),
                 Output::Stderr(bytes) => message(kind::STDERR, &bytes),
+                Output::Head(_) => continue,
                 Output::Outcome(outcome) => return Some(OutcomeBody::from(&outcome)),
             },
             _ = pings.tick() => Message::Ping(Bytes::new()),

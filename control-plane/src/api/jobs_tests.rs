@@ -11,6 +11,7 @@ use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use shared_proto::api_key::Purpose;
 use shared_proto::secret::Secret;
 use shared_proto::v1::{self, event};
 use std::sync::Arc;
@@ -126,13 +127,14 @@ impl World {
 
 async fn user(store: &Store, authority: &Authority, organization: &str) -> (String, Secret) {
     let organization = add_organization(store, authority, organization.into()).await.expect("an organization").id;
-    let (token, digest) = new_token().expect("a token");
+    let (token, digest) = new_token(Purpose::User).expect("a token");
     let user = User {
         id: new_id("usr"),
         organization: organization.clone(),
         name: "u".into(),
         role: Role::Member,
         created_at_ms: 1,
+        member_of: String::new(),
     };
     store.create_user(&user, &digest).await.expect("a user");
     (organization, token)

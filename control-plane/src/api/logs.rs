@@ -132,6 +132,7 @@ impl Log {
         Body::new(StreamBody::new(stream::unfold(self, move |mut log| async move {
             log.place.as_ref()?;
             let frame = match log.next().await {
+                Output::Head(_) => Ok(Frame::data(Bytes::new())),
                 Output::Data(bytes) | Output::Stderr(bytes) => Ok(Frame::data(bytes)),
                 Output::Outcome(outcome) => {
                     log.place = None;
@@ -150,6 +151,7 @@ impl Log {
             let event = loop {
                 match tokio::time::timeout(SSE_ALIVE, log.next()).await {
                     Err(_) => break ": alive\n\n".to_owned(),
+                    Ok(Output::Head(_)) => {}
                     Ok(Output::Data(bytes) | Output::Stderr(bytes)) => {
                         let text = take_text(&mut held, &bytes);
                         if !text.is_empty() {

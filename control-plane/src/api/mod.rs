@@ -22,6 +22,7 @@ mod listener;
 mod logs;
 mod operations;
 mod outcome;
+mod pass;
 mod routes;
 mod runners;
 mod running;
@@ -104,6 +105,7 @@ fn routes() -> Routes {
         .merge(runners::routes())
         .merge(connections::routes())
         .merge(kubernetes::routes())
+        .merge(pass::routes())
         .merge(logs::routes())
         .merge(exec::routes())
         .merge(aws::routes())
@@ -121,6 +123,7 @@ fn documents() -> Vec<utoipa::openapi::OpenApi> {
         runners::Document::openapi(),
         connections::Document::openapi(),
         kubernetes::Document::openapi(),
+        pass::Document::openapi(),
         logs::Document::openapi(),
         exec::Document::openapi(),
         aws::Document::openapi(),
@@ -138,11 +141,13 @@ pub fn router(state: ApiState) -> Router {
         .into_router()
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .layer(middleware::from_fn_with_state(state.clone(), caller::authenticate));
+    let passing = pass::passing().layer(middleware::from_fn_with_state(state.clone(), caller::authenticate_cluster));
     Router::new()
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::ready))
         .route("/api/v1/openapi.json", get(move || async move { axum::Json(description) }))
         .merge(api)
+        .merge(passing)
         .fallback(|| async { ApiError::from(Code::NotFound.on("there is no such path")) })
         .method_not_allowed_fallback(|| async {
             ApiError::from(Code::MethodNotAllowed.on("this path does not take this method"))

@@ -80,6 +80,7 @@ impl Running {
     /// `not_found`, `wrong_provider`, `no_runner`, `runner_unavailable`, `busy`, `too_large`.
     pub(crate) async fn start(state: &ApiState, caller: &Caller, wanted: Wanted) -> Result<Self, ApiError> {
         let connection = state.store.connection(caller.org(), &wanted.connection).await?;
+        caller.may_use(&connection)?;
         if let Some(provider) = wanted.provider
             && provider != connection.provider
         {
@@ -232,8 +233,8 @@ impl Running {
         loop {
             match self.next().await {
                 Output::Outcome(outcome) => return (document.freeze(), outcome),
-                // a document has no second stream
-                Output::Stderr(_) => {}
+                // a document has no second stream, and no head
+                Output::Stderr(_) | Output::Head(_) => {}
                 Output::Data(bytes) => {
                     if document.len() + bytes.len() > DOCUMENT_MAX {
                         let failure = Code::TooLarge
@@ -299,6 +300,7 @@ fn kind(what: &What) -> &'static str {
         What::K8sDescribePod(_) => "k8s_describe_pod",
         What::K8sLogs(_) => "k8s_logs",
         What::K8sExec(_) => "k8s_exec",
+        What::K8sRequest(_) => "k8s_request",
         What::AwsCallerIdentity(_) => "aws_caller_identity",
         What::AwsListRegions(_) => "aws_list_regions",
         What::AwsListResources(_) => "aws_list_resources",

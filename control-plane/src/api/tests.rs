@@ -167,13 +167,14 @@ impl Org {
 }
 
 async fn token(state: &ApiState, organization: &Organization, name: &str, role: Role) -> String {
-    let (token, digest) = new_token().expect("random");
+    let (token, digest) = new_token(Purpose::User).expect("random");
     let user = User {
         id: new_id("usr"),
         organization: organization.id.clone(),
         name: name.into(),
         role,
         created_at_ms: now_ms(),
+        member_of: String::new(),
     };
     state.store.create_user(&user, &digest).await.expect("a user");
     token.expose().to_owned()

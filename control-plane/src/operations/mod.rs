@@ -29,6 +29,8 @@ use tokio::task::AbortHandle;
 /// What comes out of an operation.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Output {
+    /// The head of an answer that is passed on: once, before anything else.
+    Head(v1::HttpHead),
     /// A document's bytes, log bytes, standard output.
     Data(Bytes),
     /// Standard error.
@@ -109,6 +111,7 @@ impl Operation {
                     self.feed.grant(grant);
                 }
             }
+            Output::Head(_) => {}
             Output::Outcome(outcome) => self.outcome = Some(outcome.clone()),
         }
         output

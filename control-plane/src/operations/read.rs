@@ -59,6 +59,7 @@ impl Reading {
             Ok(answer) => answer.into_inner(),
             Err(status) => return self.failed(&status).outcome(),
         };
+        let mut begun = false;
         loop {
             let kind = match stream.message().await {
                 Ok(Some(message)) => {
@@ -77,9 +78,13 @@ impl Reading {
                     self.feed.granted_to_us(credit);
                     continue;
                 }
+                // one, which no window counts
+                Some(Kind::Head(head)) if !begun => Output::Head(head),
+                Some(Kind::Head(_)) => return Code::FlowViolation.on("the runner sent a head behind others").outcome(),
                 Some(Kind::Outcome(outcome)) => return outcome,
                 None => return Code::FlowViolation.on("the runner sent an empty message").outcome(),
             };
+            begun = true;
             if let Output::Data(bytes) | Output::Stderr(bytes) = &output
                 && let Err(overrun) = self.held.window().received(flow::cost(bytes.len()))
             {

@@ -19,6 +19,7 @@ async fn finish(mut operation: Operation) -> (usize, v1::Outcome) {
     let mut bytes = 0;
     loop {
         match operation.next().await {
+            Output::Head(head) => panic!("{head:?}"),
             Output::Data(b) | Output::Stderr(b) => bytes += b.len(),
             Output::Outcome(outcome) => return (bytes, outcome),
         }
@@ -74,6 +75,7 @@ async fn stdin_goes_in_as_the_runner_grants_it_and_comes_back() {
     let (mut back, mut sizes) = (0, Bytes::new());
     let outcome = loop {
         match operation.next().await {
+            Output::Head(head) => panic!("{head:?}"),
             Output::Stderr(bytes) => back += bytes.len(),
             Output::Data(bytes) => sizes = bytes,
             Output::Outcome(outcome) => break outcome,

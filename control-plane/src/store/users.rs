@@ -34,6 +34,17 @@ pub struct User {
     pub role: Role,
     /// When it was made.
     pub created_at_ms: i64,
+    /// The groups that it is in, with a comma between; see [`User::groups`].
+    pub member_of: String,
+}
+
+// === impl User ===
+
+impl User {
+    /// The groups that it is in.
+    pub fn groups(&self) -> impl Iterator<Item = &str> {
+        self.member_of.split(',').filter(|name| !name.is_empty())
+    }
 }
 
 // === impl Role ===
@@ -57,7 +68,7 @@ impl Store {
     /// `conflict` where the name is taken.
     pub async fn create_user(&self, user: &User, token: &KeyDigest) -> Result<(), Failure> {
         sqlx::query(
-            "INSERT INTO users (id, organization, name, role, token_sha256, created_at_ms) VALUES ($1, $2, $3, $4, $5, $6)",
+            "INSERT INTO users (id, organization, name, role, token_sha256, created_at_ms, member_of) VALUES ($1, $2, $3, $4, $5, $6, $7)",
         )
         .bind(&user.id)
         .bind(&user.organization)
@@ -65,24 +76,83 @@ impl Store {
         .bind(user.role)
         .bind(shared_proto::hex::encode(token.as_bytes()))
         .bind(user.created_at_ms)
+        .bind(&user.member_of)
         .execute(self.pool())
         .await
         .map(drop)
         .map_err(|e| taken(e, "a user", &user.name, "making a user"))
     }
 
-    /// Gives a user another token; the old one is worth nothing from now on.
+    /// Gives a user another token; the old one, and what was got with it, is worth nothing from now on.
     ///
     /// # Errors
     /// `internal`.
     pub async fn set_user_token(&self, user: &str, token: &KeyDigest) -> Result<(), Failure> {
-        sqlx::query("UPDATE users SET token_sha256 = $2 WHERE id = $1")
-            .bind(user)
+        let failed = broken("changing a user's token");
+        let changed = async {
+            let mut transaction = self.pool().begin().await?;
+            sqlx::query("UPDATE users SET token_sha256 = $2 WHERE id = $1")
+                .bind(user)
+                .bind(shared_proto::hex::encode(token.as_bytes()))
+                .execute(&mut *transaction)
+                .await?;
+            sqlx::query("DELETE FROM kube_tokens WHERE user_id = $1").bind(user).execute(&mut *transaction).await?;
+            transaction.commit().await
+        };
+        changed.await.map_err(failed)
+    }
+
+    /// Keeps a user's token for the Kubernetes API of one connection, and forgets those that are over.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub async fn add_kube_token(
+        &self,
+        user: &str,
+        connection: &str,
+        token: &KeyDigest,
+        expires_at_ms: i64,
+    ) -> Result<(), Failure> {
+        let failed = broken("keeping a token");
+        let kept = async {
+            sqlx::query("DELETE FROM kube_tokens WHERE expires_at_ms < $1")
+                .bind(shared_proto::now_ms())
+                .execute(self.pool())
+                .await?;
+            sqlx::query(
+                "INSERT INTO kube_tokens (token_sha256, user_id, connection, expires_at_ms) VALUES ($1, $2, $3, $4)",
+            )
             .bind(shared_proto::hex::encode(token.as_bytes()))
+            .bind(user)
+            .bind(connection)
+            .bind(expires_at_ms)
             .execute(self.pool())
             .await
-            .map(drop)
-            .map_err(broken("changing a user's token"))
+        };
+        kept.await.map(drop).map_err(failed)
+    }
+
+    /// Whose token for the Kubernetes API that is, and of which connection, if it is anyone's and not over.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub async fn user_by_kube_token(&self, token: &KeyDigest) -> Result<Option<(User, String)>, Failure> {
+        #[derive(FromRow)]
+        struct Found {
+            #[sqlx(flatten)]
+            user: User,
+            connection: String,
+        }
+        let found: Option<Found> = sqlx::query_as(
+            "SELECT users.*, kube_tokens.connection FROM kube_tokens JOIN users ON users.id = kube_tokens.user_id \
+             WHERE kube_tokens.token_sha256 = $1 AND kube_tokens.expires_at_ms > $2",
+        )
+        .bind(shared_proto::hex::encode(token.as_bytes()))
+        .bind(shared_proto::now_ms())
+        .fetch_optional(self.pool())
+        .await
+        .map_err(broken("looking a token up"))?;
+        Ok(found.map(|found| (found.user, found.connection)))
     }
 
     /// Whose token that is, if it is anyone's.

@@ -47,6 +47,8 @@ pub(super) enum Piece {
     Data,
     /// `OperationOutput.stderr`.
     Stderr,
+    /// `OperationOutput.head`, encoded as it is.
+    Head,
 }
 
 // === impl RunBody ===
@@ -146,6 +148,7 @@ pub(super) fn piece(kind: Piece, length: usize) -> BytesMut {
     bytes.put_u8(match kind {
         Piece::Data => 2 << 3 | 2,
         Piece::Stderr => 3 << 3 | 2,
+        Piece::Head => 5 << 3 | 2,
     });
     prost::encoding::encode_varint(length as u64, &mut bytes);
     bytes
@@ -168,5 +171,10 @@ mod tests {
                 assert_eq!(ours.freeze(), message(theirs), "{length}");
             }
         }
+        let head =
+            v1::HttpHead { status: 200, headers: vec![v1::HttpHeader { name: "a".into(), value: vec![7; 300] }] };
+        let mut ours = piece(Piece::Head, head.encoded_len());
+        head.encode(&mut ours).expect("fits");
+        assert_eq!(ours.freeze(), message(operation_output::Kind::Head(head)));
     }
 }

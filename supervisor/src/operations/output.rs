@@ -1,7 +1,8 @@
 //! From the worker's socket to the tunnel. A piece is read only once there is credit for it: what the reader does not take stays in the worker.
 
 use super::body::{self, Item, Piece};
-use bytes::BufMut as _;
+use bytes::buf::Limit;
+use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message as _;
 use shared_proto::failure::Code;
 use shared_proto::flow::Credit;
@@ -66,6 +67,7 @@ pub(super) async fn pass<R: AsyncRead + Unpin>(
 ) -> Result<v1::Outcome, Broken> {
     let mut socket = BufReader::with_capacity(READ_AHEAD, socket);
     let mut first = Some(first_header(&mut socket, starting).await?);
+    let mut begun = false;
     loop {
         let header = match first.take() {
             Some(header) => header,
@@ -82,23 +84,38 @@ pub(super) async fn pass<R: AsyncRead + Unpin>(
                 socket.read_exact(&mut content).await.map_err(FrameError::from)?;
                 return ended(v1::Outcome::decode(&content[..]).map_err(FrameError::from)?);
             }
+            // one, and small: it costs no credit
+            Kind::Head if !begun => Piece::Head,
             found => return Err(FrameError::Unexpected { expected: Kind::Data, found }.into()),
         };
+        begun = true;
+        if piece == Piece::Head {
+            let mut bytes = body::piece(piece, length).limit(length);
+            read_whole(&mut socket, &mut bytes).await?;
+            send(items, bytes.into_inner().freeze()).await?;
+            continue;
+        }
         let mut left = length;
         while left > 0 {
             let Some(now) = credit.take(left).await else { return Err(Broken::Ended("its reader is gone".to_owned())) };
-            let bytes = body::piece(piece, now);
-            let mut room = bytes.limit(now);
-            while room.has_remaining_mut() {
-                let read = socket.read_buf(&mut room).await.map_err(FrameError::from)?;
-                if read == 0 {
-                    return Err(Broken::Ended("its socket ended within a frame".to_owned()));
-                }
-            }
+            let mut bytes = body::piece(piece, now).limit(now);
+            read_whole(&mut socket, &mut bytes).await?;
             left -= now;
-            if items.send(Item::Data(room.into_inner().freeze())).await.is_err() {
-                return Err(Broken::Ended("its reader is gone".to_owned()));
-            }
+            send(items, bytes.into_inner().freeze()).await?;
         }
     }
+}
+
+/// Fills the room that there is.
+async fn read_whole<R: AsyncRead + Unpin>(socket: &mut R, room: &mut Limit<BytesMut>) -> Result<(), Broken> {
+    while room.has_remaining_mut() {
+        if socket.read_buf(room).await.map_err(FrameError::from)? == 0 {
+            return Err(Broken::Ended("its socket ended within a frame".to_owned()));
+        }
+    }
+    Ok(())
+}
+
+async fn send(items: &mpsc::Sender<Item>, bytes: Bytes) -> Result<(), Broken> {
+    items.send(Item::Data(bytes)).await.map_err(|_| Broken::Ended("its reader is gone".to_owned()))
 }

@@ -39,6 +39,7 @@ const fn describe(what: &What) -> (&'static str, &'static str, bool) {
         What::K8sDescribePod(_) => ("k8s_describe_pod", "kubernetes", false),
         What::K8sLogs(_) => ("k8s_logs", "kubernetes", true),
         What::K8sExec(_) => ("k8s_exec", "kubernetes", true),
+        What::K8sRequest(_) => ("k8s_request", "kubernetes", true),
         What::AwsCallerIdentity(_) => ("aws_caller_identity", "aws", false),
         What::AwsListRegions(_) => ("aws_list_regions", "aws", false),
         What::AwsListResources(_) => ("aws_list_resources", "aws", false),

@@ -216,7 +216,7 @@ impl Operation {
                     bytes.len()
                 }
                 operation_output::Kind::Stderr(bytes) => bytes.len(),
-                operation_output::Kind::Flow(_) => 0,
+                operation_output::Kind::Flow(_) | operation_output::Kind::Head(_) => 0,
             };
             self.send(operation_input::Kind::Flow(v1::Flow { credit: cost(length) })).await;
         }
@@ -242,7 +242,7 @@ impl Operation {
                     data.extend_from_slice(&more);
                     self.send(operation_input::Kind::Flow(v1::Flow { credit: cost(more.len()) })).await;
                 }
-                operation_output::Kind::Stderr(_) => {}
+                operation_output::Kind::Stderr(_) | operation_output::Kind::Head(_) => {}
                 operation_output::Kind::Outcome(outcome) => return (outcome, data),
             }
         }

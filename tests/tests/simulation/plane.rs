@@ -286,7 +286,7 @@ async fn operate(shared: Shared, sessions: Sessions) {
                 Ok(mut operation) => loop {
                     match operation.next().await {
                         Output::Outcome(outcome) => break outcome.code,
-                        Output::Data(_) | Output::Stderr(_) => {
+                        Output::Head(_) | Output::Data(_) | Output::Stderr(_) => {
                             shared.broken("an operation without a worker said something".to_owned())
                         }
                     }

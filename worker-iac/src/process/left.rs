@@ -1,8 +1,12 @@
-//! A program whose worker has died: which process it is, and how it ended, by the word of the job's first process, which reaps it.
+//! A program whose worker has died: which process it is, and how it ended, by the word of whoever reaped it: that worker, or the job's first
+//! process.
 //!
 //! Both stand in files of the job's folder, which what runs in the job cannot write where there is Landlock.
 
 use crate::stop::Exit;
+use nix::errno::Errno;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
 use runner_sandbox::stat;
 use std::fs::OpenOptions;
 use std::io::{self, Read as _, Write as _};
@@ -15,13 +19,13 @@ use std::time::{Duration, Instant};
 const PROGRAM: &str = "program";
 /// The most that is read of it, bytes: a path is no longer.
 const NOTE_MAX: u64 = 4200;
-/// What the first process has reaped of the job's programs: `PID START CODE SIGNAL`, a line each.
+/// How the job's programs ended, noted before each was reaped: `PID START CODE SIGNAL`, a line each.
 const REAPED: &str = "reaped";
 /// The most of it that is written, and read, bytes. A job that leaves so many programs has its own taken for lost.
 const REAPED_MAX: u64 = 64 * 1024;
 /// How often a process of others is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How long the first process may take to say how one ended.
+/// How long whoever reaps one may take to say how it ended.
 const REAPED_WITHIN: Duration = Duration::from_secs(5);
 
 /// A program that may still run.
@@ -55,15 +59,32 @@ fn write_note(mut line: Vec<u8>) -> io::Result<()> {
     options.open(PROGRAM)?.write_all_at(&line, 0)
 }
 
-/// Notes how a program of the job ended that had no worker any more, on disk. Before it is reaped: by its number.
+/// Notes how a program of the job ended. Before it is reaped, by its number: nobody else could say it afterwards.
 pub(crate) fn note_reaped(pid: i32, start_time: u64, code: i32, signal: i32) -> io::Result<()> {
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
     let mut file = OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(REAPED)?;
     if file.metadata()?.len() >= REAPED_MAX {
         return Ok(());
     }
-    file.write_all(format!("{pid} {start_time} {code} {signal}\n").as_bytes())?;
-    file.sync_all()
+    // whoever reads it lives on the same host: what a crash of that leaves of it is of no use to anybody
+    file.write_all(format!("{pid} {start_time} {code} {signal}\n").as_bytes())
+}
+
+/// Waits for the end of a child of this process, and notes it. `died`: wakes whenever a child has ended.
+pub(super) async fn note_end(pid: i32, died: &mut tokio::signal::unix::Signal) {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    let (code, signal) = loop {
+        match waitid(Id::Pid(Pid::from_raw(pid)), flags) {
+            Ok(WaitStatus::Exited(_, code)) => break (code, 0),
+            Ok(WaitStatus::Signaled(_, signal, _)) => break (0, signal as i32),
+            Ok(_) if died.recv().await.is_some() => {}
+            Err(Errno::EINTR) => {}
+            _ => return,
+        }
+    };
+    if let Some(stat) = stat(pid) {
+        let _ = note_reaped(pid, stat.start_time, code, signal);
+    }
 }
 
 /// Forgets what an earlier step noted.
@@ -114,12 +135,13 @@ impl Left {
         stat(self.pid).is_some_and(|s| s.start_time == self.start_time && !s.dead())
     }
 
-    /// Waits for its end. Nobody may have seen it: its worker may have reaped it before it died itself.
-    pub(super) async fn ended(self) -> Exit {
+    /// Waits for its end. `gone`: since when it is, where that was seen before; whoever waits may be dropped in between and wait again.
+    /// Where the disk is full, nobody may be able to say how it ended.
+    pub(super) async fn ended(self, gone: &mut Option<Instant>) -> Exit {
         while self.alive() {
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        let since = Instant::now();
+        let since = *gone.get_or_insert_with(Instant::now);
         loop {
             if let Some(exit) = self.reaped() {
                 return exit;
@@ -131,7 +153,7 @@ impl Left {
         }
     }
 
-    /// How it ended, where the first process has said so.
+    /// How it ended, where that was said.
     fn reaped(self) -> Option<Exit> {
         let text = std::fs::read_to_string(REAPED).ok()?;
         text.lines().rev().find_map(|line| {
@@ -140,5 +162,30 @@ impl Left {
             let (code, signal): (i32, i32) = (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);
             its.then_some(if signal > 0 { Exit::Signal(signal) } else { Exit::Code(code) })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cancel, journal, process};
+    use shared_proto::v1::EngineRead;
+    use tokio::sync::watch;
+
+    #[tokio::test]
+    async fn whoever_waits_for_an_end_that_nobody_noted_is_told_so() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        let (_secrets, redaction) = watch::channel(Default::default());
+        let opened = journal::open(&at("events"), &at("reserve"), redaction, 1, EngineRead::default());
+        let (journal, _progress, _closing) = opened.expect("opens");
+        let (_asker, mut cancel) = cancel::pair();
+        let (out, err) = (at("out"), at("err"));
+        let left = Left { pid: 0, start_time: 0 };
+        let read = EngineRead::default();
+        let orphan = process::Orphan { path: Path::new("engine"), left, output: (&out, &err), read, asked: false };
+        let taken = process::take_over(orphan, &mut cancel, Duration::from_secs(60), &journal, async |_| {});
+        let ended = tokio::time::timeout(4 * REAPED_WITHIN, taken).await.expect("ends");
+        assert_eq!(ended.expect("an end"), Exit::Unknown);
     }
 }

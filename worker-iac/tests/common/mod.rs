@@ -187,6 +187,13 @@ impl Running {
     pub fn at_once(&self, what: &str, wanted: impl Fn(&Body) -> bool) {
         self.look(Duration::ZERO, what, wanted);
     }
+    /// Waits for what no event tells, and returns within microseconds of it.
+    pub fn until_true(&self, what: &str, wanted: impl Fn() -> bool) {
+        let end = Instant::now() + LONG;
+        while !wanted() {
+            assert!(Instant::now() < end, "no {what}: {:#?}", events(&self.work));
+        }
+    }
     fn look(&self, every: Duration, what: &str, wanted: impl Fn(&Body) -> bool) {
         let end = Instant::now() + LONG;
         while !events(&self.work).iter().filter_map(|e| e.body.as_ref()).any(&wanted) {

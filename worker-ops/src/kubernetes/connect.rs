@@ -1,15 +1,15 @@
 //! The connection to an API server, from the resolved target alone.
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
-use http::{Method, Response};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
+use http::{HeaderMap, Method, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shared_proto::address::Address;
 use shared_proto::failure::Code;
-use shared_proto::v1::KubernetesTarget;
+use shared_proto::v1::{Impersonation, KubernetesTarget};
 
 use super::errors;
 use crate::fault::Fault;
@@ -20,10 +20,14 @@ const DOCUMENT_MAX: usize = 64 * 1024 * 1024;
 /// The longest name of a namespace, pod or container (RFC 1123 subdomain).
 const NAME_MAX: usize = 253;
 
+/// What the names of the headers begin with that say as whom the API server is to act.
+pub(super) const IMPERSONATE: &str = "impersonate-";
+
 /// An API server, with what authenticates to it.
 pub(crate) struct Cluster {
     client: Client,
     authorization: Option<HeaderValue>,
+    impersonation: Vec<(HeaderName, HeaderValue)>,
     namespace: String,
 }
 
@@ -61,8 +65,10 @@ impl Cluster {
                 Some(value)
             }
         };
+        let impersonation = target.impersonation.map(|who| impersonation(&who)).transpose()?.unwrap_or_default();
         let namespace = if target.namespace.is_empty() { "default".to_owned() } else { target.namespace };
-        Ok(Self { client: Client::new(Endpoint { address, tls, dialer: dialer.clone() }), authorization, namespace })
+        let client = Client::new(Endpoint { address, tls, dialer: dialer.clone() });
+        Ok(Self { client, authorization, impersonation, namespace })
     }
 
     /// To the same API server, over a connection of its own.
@@ -70,6 +76,7 @@ impl Cluster {
         Self {
             client: self.client.another(),
             authorization: self.authorization.clone(),
+            impersonation: self.impersonation.clone(),
             namespace: self.namespace.clone(),
         }
     }
@@ -92,10 +99,23 @@ impl Cluster {
             .header(USER_AGENT, concat!("runner/", env!("CARGO_PKG_VERSION")))
             .body(Full::new(body))
             .map_err(|e| Fault::new(Code::InvalidArgument, format!("no request can be made of it: {e}")))?;
-        if let Some(value) = &self.authorization {
-            request.headers_mut().insert(AUTHORIZATION, value.clone());
-        }
+        self.authenticate(request.headers_mut());
         Ok(request)
+    }
+
+    /// Puts in who asks: the connection's credentials, and as whom the API server is to act. Whatever of that was there goes.
+    pub(crate) fn authenticate(&self, headers: &mut HeaderMap) {
+        headers.remove(AUTHORIZATION);
+        let impersonates = |name: &HeaderName| name.as_str().starts_with(IMPERSONATE);
+        for name in headers.keys().filter(|name| impersonates(name)).cloned().collect::<Vec<_>>() {
+            headers.remove(name);
+        }
+        if let Some(value) = &self.authorization {
+            headers.insert(AUTHORIZATION, value.clone());
+        }
+        for (name, value) in &self.impersonation {
+            headers.append(name.clone(), value.clone());
+        }
     }
 
     /// Sends a request; an answer that is no success becomes a fault.
@@ -139,6 +159,19 @@ impl Cluster {
             Fault::new(Code::TargetFailed, format!("{shown}: an answer is not what a Kubernetes API server sends: {e}"))
         })
     }
+}
+
+/// The headers that say as whom the API server is to act.
+fn impersonation(who: &Impersonation) -> Result<Vec<(HeaderName, HeaderValue)>, Fault> {
+    let value = |text: &String| {
+        HeaderValue::from_str(text)
+            .map_err(|_| Fault::new(Code::InvalidArgument, format!("{text:?} cannot be the name of a user or a group")))
+    };
+    let mut headers = vec![(HeaderName::from_static("impersonate-user"), value(&who.user)?)];
+    for group in &who.groups {
+        headers.push((HeaderName::from_static("impersonate-group"), value(group)?));
+    }
+    Ok(headers)
 }
 
 /// A name that came from the control plane, as a segment of a path.

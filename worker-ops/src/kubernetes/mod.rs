@@ -6,6 +6,7 @@
 mod connect;
 mod errors;
 mod exec;
+mod pass;
 mod request;
 mod status;
 mod stream;
@@ -39,6 +40,7 @@ pub(crate) async fn serve(
         What::K8sDescribePod(describe) => request::describe_pod(&mut cluster, &describe, output).await,
         What::K8sLogs(logs) => stream::logs(&mut cluster, &logs, output).await,
         What::K8sExec(exec) => exec::exec(&mut cluster, exec, input, output).await,
+        What::K8sRequest(request) => pass::pass(&cluster, request, input, output).await,
         _ => Err(Fault::new(Code::WrongProvider, "the operation is of another provider")),
     };
     done.map_err(|fault| match namespace {

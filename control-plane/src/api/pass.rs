@@ -1,0 +1,413 @@
+//! The Kubernetes API of a connection, passed through: whatever a client of Kubernetes sends below a connection's `kubernetes/` goes to a
+//! worker as it is, and the answer comes back as the API server gave it. What fails before there is one is told as a `Status`, which such
+//! clients show.
+//!
+//! It must never pass on the caller's token, nor gather a body: the next piece is taken when the last one was.
+
+use super::listener::ConnectionPlace;
+use super::running::{Running, Wanted};
+use super::{ApiError, ApiState, Caller, Named, Params, Routes, StreamPlace, account};
+use crate::operations::{Input, Output};
+use crate::store::Provider;
+use axum::body::{Body, BodyDataStream};
+use axum::extract::{Request, State};
+use axum::response::Response;
+use axum::routing::any;
+use axum::{Extension, Json, Router};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{HeaderMap, StatusCode, Uri};
+use http_body::Body as _;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use shared_proto::api_key::Purpose;
+use shared_proto::failure::{Code, Failure};
+use shared_proto::now_ms;
+use shared_proto::v1::operation_request::What;
+use shared_proto::v1::{HttpHead, HttpHeader, K8sRequest, Outcome};
+use std::collections::HashMap;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_util::task::AbortOnDropHandle;
+use utoipa::{OpenApi, ToSchema};
+
+/// How long a token for the Kubernetes API of a connection is good.
+const TOKEN_LIFE: Duration = Duration::from_secs(3600);
+/// The longest path with its query, bytes.
+const TARGET_MAX: usize = 64 * 1024;
+/// All headers that are passed on, bytes: with the path they fit into an operation's first message.
+const HEADERS_MAX: usize = 64 * 1024;
+/// Read at once of what a client switched to, bytes.
+const READ: usize = 32 * 1024;
+/// How long what the API server still says is waited for once the client has said its last.
+const LAST_WORDS: Duration = Duration::from_secs(30);
+/// Of the client's headers those that are for this end.
+const OURS: [HeaderName; 3] = [header::AUTHORIZATION, header::COOKIE, header::HOST];
+
+#[derive(OpenApi)]
+#[openapi(paths(token))]
+pub(super) struct Document;
+
+pub(super) fn routes() -> Routes {
+    Routes::new().add("post", "/connections/{connection}/k8s/token", token)
+}
+
+/// The routes that take any method, and a token for one cluster. They are described by the Kubernetes API's own description.
+pub(super) fn passing() -> Router<ApiState> {
+    let mut router = Router::new();
+    for below in ["/api/v1/connections/{connection}", "/api/v1/runners/{runner}/connections/{connection}"] {
+        for rest in ["/kubernetes", "/kubernetes/", "/kubernetes/{*path}"] {
+            router = router.route(&format!("{below}{rest}"), any(pass));
+        }
+    }
+    router
+}
+
+/// A token for the Kubernetes API of one connection.
+#[derive(Serialize, ToSchema)]
+struct ClusterToken {
+    /// It is good for the Kubernetes API of this connection alone.
+    token: String,
+    /// Until when, Unix milliseconds.
+    expires_at_ms: i64,
+}
+
+#[utoipa::path(post, path = "/api/v1/connections/{connection}/k8s/token", tag = "kubernetes",
+    params(("connection" = String, Path, description = "Id or name")),
+    responses((status = 201, description = "For `/api/v1/connections/{connection}/kubernetes/…`, where the Kubernetes API of the \
+        connection is passed through, and for nothing else", body = ClusterToken)))]
+async fn token(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Named(connection): Named<String>,
+    params: Params,
+) -> Result<(StatusCode, Json<ClusterToken>), ApiError> {
+    params.finish()?;
+    let connection = state.store.connection(caller.org(), &connection).await?;
+    if connection.provider != Provider::Kubernetes {
+        let message = format!("connection {} is of provider {}", connection.name, connection.provider);
+        return Err(Code::WrongProvider.on(message).into());
+    }
+    let (token, digest) = account::new_token(Purpose::Cluster)?;
+    let expires_at_ms = now_ms() + i64::try_from(TOKEN_LIFE.as_millis()).unwrap_or(0);
+    state.store.add_kube_token(&caller.user().id, &connection.id, &digest, expires_at_ms).await?;
+    Ok((StatusCode::CREATED, Json(ClusterToken { token: token.expose().to_owned(), expires_at_ms })))
+}
+
+async fn pass(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Named(mut names): Named<HashMap<String, String>>,
+    place: Option<Extension<ConnectionPlace>>,
+    request: Request,
+) -> Response {
+    let wanted = Wanted {
+        connection: names.remove("connection").unwrap_or_default(),
+        runner: names.remove("runner"),
+        provider: Some(Provider::Kubernetes),
+        what: What::K8sRequest(K8sRequest::default()),
+        unary: false,
+    };
+    match serve(&state, &caller, wanted, place, request).await {
+        Ok(response) => response,
+        Err(error) => status(&error),
+    }
+}
+
+async fn serve(
+    state: &ApiState,
+    caller: &Caller,
+    mut wanted: Wanted,
+    connection_place: Option<Extension<ConnectionPlace>>,
+    mut request: Request,
+) -> Result<Response, ApiError> {
+    let upgrade =
+        request.headers().contains_key(header::UPGRADE).then(|| request.extensions_mut().remove::<OnUpgrade>());
+    let place =
+        if upgrade.is_some() || is_long(request.uri()) { Some(state.streams.take(&caller.user().id)?) } else { None };
+    wanted.what = What::K8sRequest(asked(&request, if wanted.runner.is_some() { 7 } else { 5 })?);
+    let mut running = Running::start(state, caller, wanted).await?;
+    let (input, body) = (running.input(), request.into_body());
+    let feeding = if body.is_end_stream() || upgrade.is_some() {
+        None
+    } else {
+        Some(AbortOnDropHandle::new(tokio::spawn(feed(body.into_data_stream(), input.clone()))))
+    };
+    let head = loop {
+        match running.next().await {
+            Output::Head(head) => break head,
+            Output::Outcome(outcome) if outcome.code != "ok" => {
+                return Err(ApiError::from_outcome(&outcome).of_operation(running.id()));
+            }
+            Output::Outcome(_) => {
+                let failure = Code::Internal.on("the runner ended the request without an answer");
+                return Err(ApiError::from(failure).of_operation(running.id()));
+            }
+            // nothing comes before the head
+            Output::Data(_) | Output::Stderr(_) => {}
+        }
+    };
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::from_u16(u16::try_from(head.status).unwrap_or(0))
+        .map_err(|_| Code::TargetFailed.on(format!("the API server answered with the status {}", head.status)))?;
+    *response.headers_mut() = answered(head);
+    response.headers_mut().insert(super::OPERATION_HEADER, running.header());
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let on_upgrade =
+            upgrade.flatten().ok_or_else(|| Code::InvalidArgument.on("this connection cannot be upgraded"))?;
+        tokio::spawn(async move {
+            if let Ok(upgraded) = on_upgrade.await {
+                switched(upgraded, running, input).await;
+            }
+            drop((place, connection_place));
+        });
+        return Ok(response);
+    }
+    *response.body_mut() = answer(running, feeding, place);
+    Ok(response)
+}
+
+/// The request as the runner gets it. `before`: so many segments of the path are ours.
+fn asked(request: &Request, before: usize) -> Result<K8sRequest, Failure> {
+    let whole = request.uri().path_and_query().map_or("/", |p| p.as_str());
+    let target = whole.match_indices(['/', '?']).nth(before).map_or("/", |(at, _)| &whole[at..]);
+    let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
+    if target.len() > TARGET_MAX {
+        return Err(
+            Code::TooLarge.on(format!("the path with its query has {} bytes, the limit is {TARGET_MAX}", target.len()))
+        );
+    }
+    let body = !request.body().is_end_stream();
+    let given = request.headers().iter().filter(|(name, _)| !OURS.contains(name));
+    let headers: Vec<_> =
+        given.map(|(name, value)| HttpHeader { name: name.to_string(), value: value.as_bytes().to_vec() }).collect();
+    let size: usize = headers.iter().map(|h| h.name.len() + h.value.len() + 8).sum();
+    if size > HEADERS_MAX {
+        return Err(Code::TooLarge.on(format!("the request's headers have {size} bytes, the limit is {HEADERS_MAX}")));
+    }
+    Ok(K8sRequest {
+        method: request.method().to_string(),
+        target,
+        headers,
+        body,
+        body_length: if body { request.body().size_hint().exact() } else { None },
+    })
+}
+
+/// Whether it goes on until somebody leaves: such requests count among a user's streams.
+fn is_long(uri: &Uri) -> bool {
+    let query = uri.query().unwrap_or_default();
+    query.split('&').any(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        matches!(name, "watch" | "follow") && !matches!(value, "false" | "0")
+    })
+}
+
+/// The answer's headers. What comes from a cluster must not act as a page of this host.
+fn answered(head: HttpHead) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(head.headers.len() + 3);
+    for HttpHeader { name, value } in head.headers {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            headers.append(name, value);
+        }
+    }
+    headers.remove(header::SET_COOKIE);
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox; default-src 'none'"));
+    headers
+}
+
+/// Passes the request's body on. Where the client breaks off, so does the operation, with the answer that nobody reads.
+async fn feed(mut body: BodyDataStream, input: Input) {
+    while let Some(piece) = body.next().await {
+        match piece {
+            Ok(bytes) if bytes.is_empty() => {}
+            Ok(bytes) => {
+                if input.stdin(bytes).await.is_err() {
+                    return;
+                }
+            }
+            // half a body must not look like a whole one
+            Err(_) => return,
+        }
+    }
+    let _ = input.close_stdin().await;
+}
+
+/// The answer's body as it comes. One that does not end properly is one that the client sees break off.
+fn answer(running: Running, feeding: Option<AbortOnDropHandle<()>>, place: Option<StreamPlace>) -> Body {
+    let state = Some((running, feeding, place));
+    Body::from_stream(futures_util::stream::unfold(state, |state| async move {
+        let (mut running, feeding, place) = state?;
+        loop {
+            match running.next().await {
+                Output::Data(bytes) => return Some((Ok(bytes), Some((running, feeding, place)))),
+                Output::Head(_) | Output::Stderr(_) => {}
+                Output::Outcome(outcome) if outcome.code == "ok" => return None,
+                Output::Outcome(outcome) => return Some((Err(broken_off(&outcome)), None)),
+            }
+        }
+    }))
+}
+
+fn broken_off(outcome: &Outcome) -> std::io::Error {
+    std::io::Error::other(format!("the operation ended with {}: {}", outcome.code, outcome.message))
+}
+
+/// Passes on what both sides say in the protocol that they switched to.
+async fn switched(upgraded: Upgraded, mut running: Running, input: Input) {
+    let (mut from, mut to) = tokio::io::split(TokioIo::new(upgraded));
+    let to_client = async {
+        loop {
+            match running.next().await {
+                Output::Data(bytes) => {
+                    if to.write_all(&bytes).await.is_err() || to.flush().await.is_err() {
+                        return;
+                    }
+                }
+                Output::Head(_) | Output::Stderr(_) => {}
+                Output::Outcome(outcome) => {
+                    if outcome.code == "ok" {
+                        let _ = to.shutdown().await;
+                    }
+                    return;
+                }
+            }
+        }
+    };
+    let from_client = async {
+        let mut buffer = BytesMut::new();
+        loop {
+            buffer.reserve(READ);
+            match from.read_buf(&mut buffer).await {
+                Ok(n) if n > 0 => {
+                    if input.stdin(buffer.split().freeze()).await.is_err() {
+                        // how it ended comes on the other way
+                        return std::future::pending().await;
+                    }
+                }
+                Ok(_) => break,
+                Err(_) => return,
+            }
+        }
+        let _ = input.close_stdin().await;
+        tokio::time::sleep(LAST_WORDS).await;
+    };
+    tokio::select! {
+        () = to_client => {}
+        () = from_client => {}
+    }
+}
+
+/// A failure as clients of Kubernetes take it.
+fn status(error: &ApiError) -> Response {
+    let failure = error.failure();
+    let code = StatusCode::from_u16(failure.code.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let reason = match failure.code.http() {
+        400 => "BadRequest",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "NotFound",
+        405 => "MethodNotAllowed",
+        406 => "NotAcceptable",
+        409 => "Conflict",
+        413 => "RequestEntityTooLarge",
+        422 => "Invalid",
+        429 => "TooManyRequests",
+        503 => "ServiceUnavailable",
+        504 => "Timeout",
+        _ => "InternalError",
+    };
+    let next = if failure.next_step.is_empty() { String::new() } else { format!(" ({})", failure.next_step) };
+    let body = serde_json::json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": format!("{}: {}{next}", failure.code, failure.message),
+        "reason": reason, "code": code.as_u16(),
+    });
+    let mut response = Response::new(Body::from(Bytes::from(body.to_string())));
+    *response.status_mut() = code;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(id) = error.operation().and_then(|id| HeaderValue::from_str(id).ok()) {
+        response.headers_mut().insert(super::OPERATION_HEADER, id);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(uri: &str, before: usize) -> String {
+        let request = Request::builder().uri(uri).body(Body::empty()).expect("a request");
+        asked(&request, before).expect("in bounds").target
+    }
+
+    #[test]
+    fn what_is_below_the_connection_goes_on_as_it_was_written() {
+        for (below, target_there) in [
+            ("", "/"),
+            ("/", "/"),
+            ("?a=/x", "/?a=/x"),
+            ("/api/v1/pods?limit=500&x=%2F", "/api/v1/pods?limit=500&x=%2F"),
+            ("//api", "//api"),
+            ("/api/%2e%2e/x", "/api/%2e%2e/x"),
+        ] {
+            assert_eq!(target(&format!("/api/v1/connections/c/kubernetes{below}"), 5), target_there);
+            assert_eq!(target(&format!("/api/v1/runners/r/connections/c/kubernetes{below}"), 7), target_there);
+        }
+    }
+
+    #[test]
+    fn both_sides_of_a_target_and_of_headers() {
+        let request = |target: usize, header: usize| {
+            let uri = format!("/api/v1/connections/c/kubernetes/{}", "a".repeat(target - 1));
+            Request::builder().uri(uri).header("a", "x".repeat(header)).body(Body::empty()).expect("a request")
+        };
+        // an URI is no longer than 64 KiB
+        assert!(asked(&request(TARGET_MAX - 100, HEADERS_MAX - 9), 5).is_ok());
+        let failure = asked(&request(1, HEADERS_MAX - 8), 5).expect_err("too large");
+        assert_eq!(failure.code, Code::TooLarge);
+    }
+
+    #[test]
+    fn what_goes_on_until_somebody_leaves() {
+        for (query, long) in [
+            ("watch=true", true),
+            ("watch=1&a=b", true),
+            ("a=b&watch", true),
+            ("follow=true", true),
+            ("watch=false", false),
+            ("watch=0", false),
+            ("limit=500", false),
+            ("", false),
+        ] {
+            assert_eq!(is_long(&format!("/x?{query}").parse().expect("an URI")), long, "{query}");
+        }
+    }
+
+    #[test]
+    fn our_own_headers_do_not_go_on() {
+        let request = Request::builder()
+            .uri("/api/v1/connections/c/kubernetes/api")
+            .header("authorization", "Bearer x")
+            .header("cookie", "a=b")
+            .header("host", "h")
+            .header("accept", "application/json")
+            .body(Body::empty())
+            .expect("a request");
+        let names: Vec<_> = asked(&request, 5).expect("in bounds").headers.into_iter().map(|h| h.name).collect();
+        assert_eq!(names, ["accept"]);
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_a_status() {
+        let response = status(&Code::RunnerUnavailable.on("runner r").into());
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let body = axum::body::to_bytes(response.into_body(), 4096).await.expect("a body");
+        let body: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!((body["kind"].as_str(), body["reason"].as_str()), (Some("Status"), Some("ServiceUnavailable")));
+        assert!(body["message"].as_str().is_some_and(|m| m.starts_with("runner_unavailable: runner r")));
+    }
+}

@@ -1,0 +1,301 @@
+//! Any request of the Kubernetes API, passed on as its client made it, and the answer as the API server gave it: whole documents, watches,
+//! logs, and what is switched to for exec, attach and port-forward, whichever protocol that is.
+//!
+//! It must never pass on what authenticates somebody else than the connection, nor what speaks of the connection between two hops.
+
+use bytes::Bytes;
+use futures_util::TryFutureExt as _;
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::{HeaderMap, Method, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use shared_proto::failure::Code;
+use shared_proto::v1::{HttpHead, HttpHeader, K8sRequest, Outcome};
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::mpsc;
+
+use super::connect::{Cluster, IMPERSONATE};
+use crate::fault::{Fault, done};
+use crate::net::http::lost;
+use crate::socket::{Incoming as Input, Input as Inputs, Output};
+
+/// The longest path with its query, bytes: an API server takes 1 MiB of headers; the words of a command are in it.
+const TARGET_MAX: usize = 64 * 1024;
+/// The most headers that are passed on.
+const HEADERS_MAX: usize = 64;
+/// Read at once from what was switched to, bytes.
+const READ: usize = 32 * 1024;
+/// A bearer token among the subprotocols of a WebSocket: https://github.com/kubernetes/kubernetes/pull/47740.
+const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
+
+/// Headers of one connection (RFC 9110, 7.6.1), and others that are not between the client and the API server.
+const NOT_PASSED: &[&str] = &[
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "authorization",
+    "cookie",
+    "content-length",
+    "expect",
+    "forwarded",
+    "host",
+    "via",
+];
+/// The same by what they begin with: `X-Remote-User` and others would be believed of an authenticating proxy.
+const NOT_PASSED_PREFIXES: &[&str] = &[IMPERSONATE, "x-forwarded-", "x-remote-", "x-real-ip"];
+
+/// Passes the request on.
+pub(super) async fn pass(
+    cluster: &Cluster,
+    request: K8sRequest,
+    input: &mut Inputs,
+    output: &mut Output,
+) -> Result<Outcome, Fault> {
+    let (into, pieces) = mpsc::channel(1);
+    let protocol = upgrade(&request.headers);
+    // what comes in behind a request to switch is not its body
+    let has_body = request.body && protocol.is_none();
+    let body = Passed { length: request.body_length, pieces: has_body.then_some(pieces) };
+    let request = outgoing(cluster, request, protocol.as_ref(), body)?;
+    let endpoint = cluster.endpoint();
+    let stream = endpoint.connect().await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| lost(endpoint, &e))?;
+    // ends with the answer's body, or with what was switched to
+    tokio::spawn(async move {
+        let _ = connection.with_upgrades().await;
+    });
+    let sending = sender.send_request(request).map_err(|e| lost(endpoint, &e));
+    if protocol.is_some() {
+        let answer = accepted(cluster, sending.await?).await?;
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return switched(cluster, answer, input, output).await;
+        }
+        output.head(&head(&answer)).await?;
+        return answer_body(cluster, answer.into_body(), output).await;
+    }
+    // one future to the end: a frame that was begun must not be lost in between
+    let mut feeding = pin!(feed(input, into));
+    let answer = tokio::select! {
+        answer = sending => accepted(cluster, answer?).await?,
+        fault = &mut feeding => return Err(fault),
+    };
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Fault::new(Code::TargetFailed, format!("{}: it switched protocols unasked", endpoint.shown())));
+    }
+    output.head(&head(&answer)).await?;
+    tokio::select! {
+        ended = answer_body(cluster, answer.into_body(), output) => ended,
+        fault = &mut feeding => Err(fault),
+    }
+}
+
+/// An answer to these credentials. Where the API server does not accept them, that is not the client's affair: the control plane has let it in.
+async fn accepted(cluster: &Cluster, answer: Response<Incoming>) -> Result<Response<Incoming>, Fault> {
+    if answer.status() == StatusCode::UNAUTHORIZED {
+        return Err(super::errors::refusal(cluster.endpoint(), answer).await);
+    }
+    Ok(answer)
+}
+
+/// The protocol that the client asks to switch to.
+fn upgrade(headers: &[HttpHeader]) -> Option<HeaderValue> {
+    let asked = headers.iter().find(|h| h.name.eq_ignore_ascii_case(UPGRADE.as_str()))?;
+    HeaderValue::from_bytes(&asked.value).ok()
+}
+
+fn outgoing(
+    cluster: &Cluster,
+    request: K8sRequest,
+    switches: Option<&HeaderValue>,
+    body: Passed,
+) -> Result<http::Request<Passed>, Fault> {
+    let wrong = |what: String| Fault::new(Code::InvalidArgument, what);
+    let method = Method::from_bytes(request.method.as_bytes())
+        .ok()
+        .filter(|method| *method != Method::CONNECT)
+        .ok_or_else(|| wrong(format!("{:?} is no method of the Kubernetes API", request.method)))?;
+    if !request.target.starts_with('/') || request.target.len() > TARGET_MAX {
+        return Err(wrong(format!("the request's path is none, or longer than {TARGET_MAX} bytes")));
+    }
+    let endpoint = cluster.endpoint();
+    let mut outgoing = http::Request::builder()
+        .method(method)
+        .uri(format!("{}{}", endpoint.address.prefix, request.target))
+        .body(body)
+        .map_err(|e| wrong(format!("no request can be made of it: {e}")))?;
+    let headers = outgoing.headers_mut();
+    *headers = passed(&request.headers)?;
+    let host = HeaderValue::from_str(&endpoint.address.host_header())
+        .map_err(|_| Fault::new(Code::TargetUnreachable, format!("{}: no host name", endpoint.shown())))?;
+    headers.insert(HOST, host);
+    if let Some(length) = request.body_length.filter(|_| request.body) {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    if let Some(protocol) = switches {
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, protocol.clone());
+    }
+    cluster.authenticate(headers);
+    Ok(outgoing)
+}
+
+/// Those of the client's headers that are the API server's business.
+fn passed(given: &[HttpHeader]) -> Result<HeaderMap, Fault> {
+    let wrong = |what: String| Fault::new(Code::InvalidArgument, what);
+    if given.len() > HEADERS_MAX {
+        return Err(wrong(format!("the request has {} headers, the limit is {HEADERS_MAX}", given.len())));
+    }
+    let mut headers = HeaderMap::with_capacity(given.len() + 4);
+    for header in given {
+        let name = HeaderName::from_bytes(header.name.as_bytes())
+            .map_err(|_| wrong(format!("{:?} is no header's name", header.name)))?;
+        if NOT_PASSED.contains(&name.as_str()) || NOT_PASSED_PREFIXES.iter().any(|p| name.as_str().starts_with(p)) {
+            continue;
+        }
+        let mut value = HeaderValue::from_bytes(&header.value)
+            .map_err(|_| wrong(format!("the value of the header {name} is none")))?;
+        if name == SEC_WEBSOCKET_PROTOCOL {
+            value = without_token(&value);
+        }
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+/// Subprotocols, but for one that is a token.
+fn without_token(protocols: &HeaderValue) -> HeaderValue {
+    let text = protocols.to_str().unwrap_or_default();
+    let kept: Vec<_> = text.split(',').map(str::trim).filter(|p| !p.starts_with(TOKEN_PROTOCOL)).collect();
+    HeaderValue::from_str(&kept.join(", ")).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// The answer's head, without what is between the API server and here. What it says of the body's length stays.
+fn head(answer: &Response<Incoming>) -> HttpHead {
+    let switched = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let stays = |name: &HeaderName| match name.as_str() {
+        "connection" | "upgrade" => switched,
+        "content-length" => true,
+        name => !NOT_PASSED.contains(&name),
+    };
+    let headers = answer.headers().iter().filter(|(name, _)| stays(name));
+    let headers =
+        headers.map(|(name, value)| HttpHeader { name: name.to_string(), value: value.as_bytes().to_vec().into() });
+    HttpHead { status: u32::from(answer.status().as_u16()), headers: headers.collect() }
+}
+
+/// Passes the body on, to its end.
+async fn answer_body(cluster: &Cluster, mut body: Incoming, output: &mut Output) -> Result<Outcome, Fault> {
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.map_err(|e| lost(cluster.endpoint(), &e))?.into_data() {
+            output.data(&data).await?;
+        }
+    }
+    Ok(done())
+}
+
+/// Passes on what both sides say in the protocol that was switched to. Ends when the API server does.
+async fn switched(
+    cluster: &Cluster,
+    answer: Response<Incoming>,
+    input: &mut Inputs,
+    output: &mut Output,
+) -> Result<Outcome, Fault> {
+    let endpoint = cluster.endpoint();
+    output.head(&head(&answer)).await?;
+    let upgraded = hyper::upgrade::on(answer).await.map_err(|e| lost(endpoint, &e))?;
+    let (mut from, mut to) = tokio::io::split(TokioIo::new(upgraded));
+    let from_target = async {
+        let mut buffer = vec![0; READ];
+        loop {
+            match from.read(&mut buffer).await {
+                Ok(0) => return Ok(done()),
+                Ok(n) => output.data(&buffer[..n]).await?,
+                Err(e) => return Err(lost(endpoint, &e)),
+            }
+        }
+    };
+    let to_target = async {
+        loop {
+            let sent = match input.next().await {
+                Ok(Some(Input::Stdin(bytes))) => match to.write_all(&bytes).await {
+                    Ok(()) => to.flush().await,
+                    failed => failed,
+                },
+                Ok(Some(Input::StdinClosed)) => to.shutdown().await,
+                Ok(Some(Input::Resize { .. })) => Ok(()),
+                // the end of the socket is the caller's cancel, and is watched elsewhere
+                Ok(None) => return std::future::pending().await,
+                Err(error) => return Fault::new(Code::Internal, error.to_string()),
+            };
+            if sent.is_err() {
+                // what is wrong with the other side, whoever reads from it sees
+                return std::future::pending().await;
+            }
+        }
+    };
+    tokio::select! {
+        ended = from_target => ended,
+        fault = to_target => Err(fault),
+    }
+}
+
+/// Passes standard input into the request's body. Returns only where the caller's side is at fault.
+async fn feed(input: &mut Inputs, into: mpsc::Sender<Bytes>) -> Fault {
+    let mut into = Some(into);
+    loop {
+        match input.next().await {
+            Ok(Some(Input::Stdin(bytes))) => {
+                if let Some(open) = &into
+                    && open.send(bytes).await.is_err()
+                {
+                    // the API server has answered before it had all
+                    into = None;
+                }
+            }
+            Ok(Some(Input::StdinClosed)) => into = None,
+            Ok(Some(Input::Resize { .. })) => {}
+            // the end of the socket is the caller's cancel, and is watched elsewhere
+            Ok(None) => return std::future::pending().await,
+            Err(error) => return Fault::new(Code::Internal, error.to_string()),
+        }
+    }
+}
+
+/// A request's body, as it comes in.
+struct Passed {
+    pieces: Option<mpsc::Receiver<Bytes>>,
+    length: Option<u64>,
+}
+
+impl Body for Passed {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match &mut self.pieces {
+            Some(pieces) => pieces.poll_recv(cx).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes)))),
+            None => Poll::Ready(None),
+        }
+    }
+    fn is_end_stream(&self) -> bool {
+        self.pieces.is_none()
+    }
+    fn size_hint(&self) -> SizeHint {
+        match (&self.pieces, self.length) {
+            (None, _) => SizeHint::with_exact(0),
+            (Some(_), Some(length)) => SizeHint::with_exact(length),
+            (Some(_), None) => SizeHint::default(),
+        }
+    }
+}
