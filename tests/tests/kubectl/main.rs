@@ -1,5 +1,7 @@
 //! kubectl and helm through the runner, beside the same by the cluster's own address: what they print and how they end is equal.
 
+mod helm;
+mod streams;
 mod table;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -145,7 +147,10 @@ impl Usual {
 
     /// What of a text is the side's own, or of the moment, by a word for it.
     fn same(&self, side: &Side, text: &str) -> Result<String> {
-        let mut text = text.replace(side.namespace, "NAMESPACE");
+        let mut text = text.to_owned();
+        for side in &self.sides {
+            text = text.replace(side.namespace, "NAMESPACE");
+        }
         let server = match side.namespace {
             "on-foot" => format!("https://{}", self.cluster.address()),
             _ => format!("https://{}/api/v1/connections/cluster/kubernetes", self.world.control_plane.api()),
@@ -155,6 +160,7 @@ impl Usual {
             (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "UID"),
             (r"eyJ[\w-]+\.[\w-]+\.[\w-]+", "TOKEN"),
             (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)?", "TIME"),
+            (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ [+-]\d{4}", "TIME"),
             (r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d [+-]\d{4}", "TIME"),
             (r#"("?resourceVersion"?: ?)"?\d+"?"#, "${1}VERSION"),
             (r"\b10\.\d+\.\d+\.\d+\b", "ADDRESS"),
@@ -179,7 +185,8 @@ impl Usual {
             let mut said = Vec::new();
             for side in &self.sides {
                 let ended = self.kubectl(side, step).await.with_context(|| step.words)?;
-                let (out, err) = (self.same(side, &ended.stdout)?, self.same(side, &ended.stderr)?);
+                let out = in_order(step, &self.same(side, &ended.stdout)?);
+                let err = self.same(side, &ended.stderr)?;
                 said.push((ended.code(), out, err));
             }
             let (foot, tram) = (&said[0], &said[1]);
@@ -194,6 +201,18 @@ impl Usual {
         eprintln!("{} commands agree", steps.len());
         Ok(())
     }
+}
+
+/// What is printed as it comes, and so in whatever order: sorted; of how far something is: how it ended.
+fn in_order(step: &Step, text: &str) -> String {
+    let mut lines: Vec<_> = text.lines().collect();
+    if step.words.starts_with("rollout status") || step.words.starts_with("wait ") {
+        return lines.last().map(|line| (*line).to_owned()).unwrap_or_default();
+    }
+    if step.words.starts_with("drain ") || step.words.contains("--all-containers") {
+        lines.sort_unstable();
+    }
+    lines.join("\n")
 }
 
 fn first_difference(foot: &(i32, String, String), tram: &(i32, String, String)) -> String {
@@ -255,5 +274,11 @@ fn main() -> ExitCode {
         .needs(&[Component::Cluster, Component::Kubectl])
         .test("what_changes_nothing", what_changes_nothing)
         .test("what_changes_something", what_changes_something)
+        .test("what_stays_open", streams::what_stays_open)
+        .test("an_upgrade_by_either_protocol_carries_much_both_ways", streams::much_both_ways)
+        .test("a_context_is_written_merged_and_removed_and_holds_no_secret", streams::contexts)
+        .test("what_ends_before_the_cluster_says_so_to_kubectl", streams::failures)
+        .needs(&[Component::Cluster, Component::Kubectl, Component::Helm])
+        .test("helm", helm::helm)
         .run()
 }
