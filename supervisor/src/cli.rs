@@ -1,5 +1,7 @@
 //! The command line: what is asked of a running runner, and help.
 
+mod policy;
+
 use crate::config::{Config, SETTINGS, Source};
 use crate::{admin, preflight};
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint};
@@ -140,6 +142,7 @@ fn command() -> Command {
                 ),
             ),
         )
+        .subcommand(policy::command(with_settings, output))
         .subcommand(Command::new("version").about("Print the version").arg(output()))
         .disable_help_subcommand(true)
 }
@@ -185,6 +188,12 @@ pub fn run(arguments: Vec<OsString>) -> i32 {
         Some(("config", matches)) => match matches.subcommand() {
             Some(("show", matches)) => with_config(matches, |config| show(&config, is_json(matches))),
             _ => crate::exit::USAGE,
+        },
+        Some(("policy", matches)) => match matches.subcommand() {
+            Some((name, matches)) => {
+                with_config(matches, |config| policy::run(&config, name, matches, is_json(matches)))
+            }
+            None => crate::exit::USAGE,
         },
         Some(("version", matches)) => {
             let version = shared_proto::VERSION;
@@ -250,6 +259,8 @@ mod tests {
             ("drain --help", "Usage: runner drain"),
             ("upgrade --help", "Usage: runner upgrade"),
             ("config show --help", "Usage: runner config show"),
+            ("policy check --help", "Usage: runner policy check"),
+            ("policy test --help", "Usage: runner policy test"),
             ("--help", "Usage: runner "),
         ] {
             let help =

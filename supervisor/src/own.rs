@@ -106,7 +106,7 @@ impl Own {
 /// The files that a configuration has the supervisor read, whenever.
 fn named(config: &Config) -> impl Iterator<Item = &PathBuf> {
     let policies = config.connections.values().filter_map(Connection::policy_file);
-    config.file.iter().chain([&config.credentials]).chain(&config.proxy.password_file).chain(policies)
+    config.file.iter().chain([&config.credentials, &config.policy.path]).chain(&config.proxy.password_file).chain(policies)
 }
 
 fn files(config: &Config) -> Files {

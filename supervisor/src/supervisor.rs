@@ -12,6 +12,7 @@ use crate::jobs::{self, Jobs, SILENCE_MAX, Surroundings};
 use crate::launcher::hand_over::Kept;
 use crate::operations::Operations;
 use crate::own::Own;
+use crate::policy::Permit;
 use crate::spawner::wire::Mechanisms;
 use crate::state::State;
 use crate::tunnel::dial::{Dialer, PeerClock};
@@ -27,12 +28,12 @@ use runner_sandbox::PidFd;
 use shared_proto::EXECUTION_ALPN;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::secret::Secret;
-use shared_proto::v1::{JobFirst, JobTarget, Target};
+use shared_proto::v1::{JobFirst, JobRequest, JobTarget, Target};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -668,7 +669,7 @@ impl Reloading<'_> {
             self.guarantees.suffice(config.isolation_require).map_err(|f| f.to_string())?;
             self.own.still_reads(&config)?;
             let domains = Domains::new(&config, &self.mechanisms).map_err(|e| format!("domains for workers: {e}"))?;
-            Ok((Settings::load(config).map_err(|f| f.to_string())?, domains))
+            Ok((self.replace.borrow().again(config)?, domains))
         });
         match loaded {
             Ok((settings, domains)) => {
@@ -702,7 +703,26 @@ impl Surroundings for Around {
         self.settings.borrow().credentials.api_key.clone()
     }
     async fn resolve(&self, connection: &str) -> Result<Target, Failure> {
+        let acts_as = self.settings.borrow().config.connections.get(connection).map(|c| c.impersonate().is_some());
+        if acts_as == Some(true) {
+            return Err(Code::WrongProvider
+                .on(format!("the connection {connection:?} acts as whoever asks, and a job goes on when nobody does"))
+                .next("Give the job a connection without `impersonate` in the runner's configuration."));
+        }
         self.resolver.resolve(connection).await.map(|target| (*target).clone())
+    }
+    fn allows(&self, request: &JobRequest, takes: bool) -> Result<Option<Permit>, Failure> {
+        let settings = self.settings.borrow().clone();
+        let decision = settings.policy.decide(&jobs::asked_of_policy(request), SystemTime::now());
+        if !decision.is_allowed() {
+            return Err(Code::PolicyDenied.on(decision.sentence));
+        }
+        match &decision.limit {
+            Some(limit) if takes => {
+                settings.limits.take(limit, Instant::now()).map(Some).map_err(|e| Code::Busy.on(e.to_string()))
+            }
+            _ => Ok(None),
+        }
     }
     async fn first_word(&self, targets: &[JobTarget]) -> JobFirst {
         let settings = self.settings.borrow().clone();

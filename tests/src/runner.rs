@@ -202,6 +202,14 @@ impl Setup {
         self.tables.push_str(&format!("[{name}]\n{lines}\n"));
         self
     }
+    /// Its policy, beside its configuration.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn policy(self, text: &str) -> Result<Self> {
+        self.folder.write("policy.toml", text)?;
+        Ok(self)
+    }
     /// An environment variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {

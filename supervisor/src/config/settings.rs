@@ -74,6 +74,7 @@ pub const SETTINGS: &[Setting] = &[
         "The credentials file that `runnerctl runner generate-credentials` wrote",
     ),
     text("state_dir", "/var/lib/runner", "Where jobs, the instance's id and the admin socket are kept"),
+    text("policy", "", "What may be asked of this runner; else policy.toml beside the configuration file, if it is there"),
     text("log_format", "text", "text or json"),
     text("log_level", "info", "error, warn, info, debug, trace, or TARGET=LEVEL,…"),
     number("max_operations", "1024", "Operations at once"),

@@ -11,6 +11,7 @@ mod body;
 pub(crate) mod dial;
 mod input;
 mod output;
+mod permission;
 mod request;
 
 use crate::credentials::Resolver;
@@ -376,10 +377,15 @@ impl SessionOperations {
     ) -> Result<v1::Outcome, Failed> {
         let settings = self.operations.inner.settings.borrow().clone();
         let decided = request::decide(&request, &settings)?;
+        let permission = permission::decide(&request, &settings)?;
         let _place = self.operations.place()?;
         drop(settings);
+        tracing::debug!(rule = permission.rule, "allowed");
+        // given back when it has ended
+        let _permits = permission.permits;
         let Decided { deadline, connection } = decided;
-        let serving = self.serve(request, &connection, input, items);
+        let told = (permission.masking, permission.impersonation);
+        let serving = self.serve(request, &connection, told, input, items);
         match deadline {
             None => serving.await,
             Some(deadline) => tokio::time::timeout(deadline, serving)
@@ -392,6 +398,7 @@ impl SessionOperations {
         &self,
         request: v1::OperationRequest,
         connection: &str,
+        (masking, impersonation): (Option<v1::Masking>, Option<v1::Impersonation>),
         input: Streaming<v1::OperationInput>,
         items: &mpsc::Sender<Item>,
     ) -> Result<v1::Outcome, Failed> {
@@ -401,9 +408,11 @@ impl SessionOperations {
         // passing the proxy is ours: its password is none of the worker's business
         if let Some(target::Kind::Kubernetes(target)) = &mut target.kind {
             target.proxy_url.clear();
+            target.impersonation = impersonation;
         }
         let credit = Credit::new(request.output_credit, Some(self.send.clone()));
-        let message = v1::WorkerRequest { request: Some(request), target: Some(target), ..Default::default() };
+        let message =
+            v1::WorkerRequest { request: Some(request), target: Some(target), masking, ..Default::default() };
         let (Operation { mut worker, mut socket, dial }, starting) = inner.given(message).await?;
         let (window, first) = self.receive.window();
         // dropped where the stream is gone already, which the caller notices

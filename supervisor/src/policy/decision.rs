@@ -1,6 +1,6 @@
 //! What was decided, by what, and how to say so.
 
-use super::glob::Glob;
+use shared_proto::glob::Glob;
 use super::limits::Limit;
 use super::request::Section;
 use super::rule::{Rule, Unmet};

@@ -2,7 +2,7 @@
 //! allow rule is as bad to its writer as one in a deny rule is to everybody else.
 
 use super::decision::Effect;
-use super::glob::Glob;
+use shared_proto::glob::Glob;
 use super::reader::{Keys, PolicyError};
 use super::request::{Section, reads};
 use super::rule::{CloudMatcher, JobsMatcher, KubernetesMatcher, Patterns, ResourcePattern};

@@ -1,6 +1,7 @@
 //! kubectl and helm through the runner, beside the same by the cluster's own address: what they print and how they end is equal.
 
 mod helm;
+mod policy;
 mod streams;
 mod table;
 
@@ -50,7 +51,7 @@ async fn usual() -> Result<&'static Usual> {
                     Cluster::append_log_at(&file, 1_767_225_600 + n, &format!("{container} says {n}"))?;
                 }
             }
-            let world = World::beside(&cluster, |setup| setup).await?;
+            let world = World::beside(&cluster, |setup| setup.policy(policy::SHOWN).expect("its folder is there")).await?;
             let ctl = Ctl::new(&world.control_plane, world.user())?;
             let files = files()?;
             let direct = files.write("direct.kubeconfig", cluster.kubeconfig(cluster.address(), cluster::ADMIN))?;
@@ -278,6 +279,9 @@ fn main() -> ExitCode {
         .test("an_upgrade_by_either_protocol_carries_much_both_ways", streams::much_both_ways)
         .test("a_context_is_written_merged_and_removed_and_holds_no_secret", streams::contexts)
         .test("what_ends_before_the_cluster_says_so_to_kubectl", streams::failures)
+        .test("secrets_are_masked", policy::secrets_are_masked)
+        .test("a_policy_decides", policy::a_policy_decides)
+        .test("tricks_do_not_pass", policy::tricks_do_not_pass)
         .needs(&[Component::Cluster, Component::Kubectl, Component::Helm])
         .test("helm", helm::helm)
         .run()
