@@ -40,6 +40,7 @@ pub mod operations;
 pub mod own;
 pub mod policy;
 pub mod preflight;
+pub mod recorder;
 pub mod spawner;
 pub mod state;
 pub mod supervisor;

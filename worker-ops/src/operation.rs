@@ -8,7 +8,9 @@ use shared_proto::frame::FrameError;
 use shared_proto::v1::operation_request::What;
 use shared_proto::v1::resolve_reply::Kind as Reply;
 use shared_proto::v1::target::Kind as Target;
-use shared_proto::v1::{self, BoundToken, KubernetesTarget, Masking, OperationRequest, Outcome, ResolveReply, WorkerRequest};
+use shared_proto::v1::{
+    self, BoundToken, KubernetesTarget, Masking, OperationRequest, Outcome, ResolveReply, WorkerRequest,
+};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;

@@ -3,9 +3,10 @@
 use super::narrow::{FileAccount, FileSession};
 use super::settings::{self, Shown, Source};
 use super::{
-    AtStop, AwsSource, CONNECTIONS_MAX, Config, ConfigError, Connection, Engines, FILE_MAX, Isolation, Jobs, LIST_MAX,
-    LogFormat, PolicyFile, Proxy, ProxyUrl, SETTINGS, ServiceAccount, Tunnel, WorkerPaths,
+    AtStop, AuditSettings, AwsSource, CONNECTIONS_MAX, Config, ConfigError, Connection, Engines, FILE_MAX, Isolation,
+    Jobs, LIST_MAX, LogFormat, PolicyFile, Proxy, ProxyUrl, SETTINGS, ServiceAccount, Tunnel, WorkerPaths,
 };
+use crate::audit::{OnFailure, Sink};
 use crate::workers::WARM_MAX;
 use serde::Deserialize;
 use shared_proto::address::HostPattern;
@@ -27,6 +28,7 @@ struct File {
     credentials: PathBuf,
     state_dir: PathBuf,
     policy: PathBuf,
+    audit: FileAudit,
     log_format: LogFormat,
     log_level: String,
     max_operations: u32,
@@ -40,6 +42,14 @@ struct File {
     jobs: FileJobs,
     sources: FileSources,
     connections: BTreeMap<String, FileConnection>,
+}
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileAudit {
+    on_failure: String,
+    file_mib: u64,
+    keep_files: u64,
+    sink: String,
 }
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -130,6 +140,7 @@ impl Default for File {
             credentials: "/etc/runner/credentials.json".into(),
             state_dir: "/var/lib/runner".into(),
             policy: PathBuf::new(),
+            audit: FileAudit::default(),
             log_format: LogFormat::Text,
             log_level: "info".into(),
             max_operations: shared_proto::bounds::OPERATIONS_DEFAULT,
@@ -379,6 +390,7 @@ impl File {
             credentials,
             state_dir,
             policy,
+            audit: self.audit.check()?,
             log_format: self.log_format,
             log_level: self.log_level,
             max_operations,
@@ -404,6 +416,34 @@ impl File {
         };
         config.shown = config.show(sources);
         Ok(config)
+    }
+}
+
+impl Default for FileAudit {
+    fn default() -> Self {
+        Self { on_failure: "closed".to_owned(), file_mib: 64, keep_files: 32, sink: String::new() }
+    }
+}
+
+impl FileAudit {
+    fn check(self) -> Result<AuditSettings, ConfigError> {
+        let bad = |what: String| Err(ConfigError(format!("audit.{what}")));
+        let on_failure = match self.on_failure.as_str() {
+            "closed" => OnFailure::Closed,
+            "open" => OnFailure::Open,
+            other => return bad(format!("on_failure: {other:?} is neither closed nor open")),
+        };
+        if !(1..=1024).contains(&self.file_mib) {
+            return bad(format!("file_mib: {} is not from 1 to 1024", self.file_mib));
+        }
+        let sink = match self.sink.split_once(':') {
+            None if self.sink.is_empty() => None,
+            Some(("file", path)) if path.starts_with('/') => Some(Sink::File(path.into())),
+            Some(("syslog", path)) if path.starts_with('/') => Some(Sink::Syslog(path.into())),
+            _ => return bad(format!("sink: {:?} is neither file:/PATH nor syslog:/PATH", self.sink)),
+        };
+        let keep_files = Some(self.keep_files).filter(|files| *files > 0);
+        Ok(AuditSettings { on_failure, file_max: self.file_mib << 20, keep_files, sink })
     }
 }
 
@@ -446,7 +486,10 @@ impl Config {
             Connection::Kubeconfig { path, .. } => Some(path),
             _ => None,
         });
-        let own = [&self.credentials, &self.state_dir, &self.policy.path].into_iter().chain(&self.proxy.password_file).chain(kubeconfigs);
+        let own = [&self.credentials, &self.state_dir, &self.policy.path]
+            .into_iter()
+            .chain(&self.proxy.password_file)
+            .chain(kubeconfigs);
         for path in own {
             let kept = real(path);
             for read in &self.jobs.reads {
@@ -469,6 +512,17 @@ impl Config {
             match key {
                 "credentials" => self.credentials.display().to_string(),
                 "state_dir" => self.state_dir.display().to_string(),
+                "audit.on_failure" => match self.audit.on_failure {
+                    OnFailure::Closed => "closed".to_owned(),
+                    OnFailure::Open => "open".to_owned(),
+                },
+                "audit.file_mib" => (self.audit.file_max >> 20).to_string(),
+                "audit.keep_files" => self.audit.keep_files.unwrap_or(0).to_string(),
+                "audit.sink" => match &self.audit.sink {
+                    Some(Sink::File(path)) => format!("file:{}", path.display()),
+                    Some(Sink::Syslog(path)) => format!("syslog:{}", path.display()),
+                    None => String::new(),
+                },
                 "policy" => self.policy.path.display().to_string(),
                 "log_format" => if self.log_format == LogFormat::Json { "json" } else { "text" }.to_owned(),
                 "log_level" => self.log_level.clone(),
@@ -517,7 +571,12 @@ impl Config {
             key: format!("connections.{name}"),
             value: match connection {
                 Connection::Kubeconfig { path, context, account, impersonate, .. } => {
-                    format!("kubernetes {} {context} {} {}", path.display(), of_account(account), of_caller(impersonate))
+                    format!(
+                        "kubernetes {} {context} {} {}",
+                        path.display(),
+                        of_account(account),
+                        of_caller(impersonate)
+                    )
                 }
                 Connection::InCluster { account, impersonate } => {
                     format!("kubernetes in_cluster {} {}", of_account(account), of_caller(impersonate))
@@ -647,7 +706,9 @@ impl FileConnection {
                 return Err(bad("impersonate_prefix has at most 64 characters, and no space"));
             }
             Some(true) if prefix.starts_with("system:") => {
-                return Err(bad("impersonate_prefix makes users of the cluster's own kind: begin it with something else than system:"));
+                return Err(bad(
+                    "impersonate_prefix makes users of the cluster's own kind: begin it with something else than system:",
+                ));
             }
             Some(true) => Some(prefix),
             _ if !prefix.is_empty() => return Err(bad("impersonate_prefix needs impersonate = true")),

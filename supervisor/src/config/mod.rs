@@ -9,6 +9,7 @@ mod settings;
 
 pub use settings::{SETTINGS, Setting, Shown, Source};
 
+use crate::audit::{OnFailure, Sink};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -37,6 +38,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// What may be asked of the runner.
     pub policy: PolicyFile,
+    /// How the audit log is kept.
+    pub audit: AuditSettings,
     /// How log lines look.
     pub log_format: LogFormat,
     /// Which log lines there are: `info`, or targets with levels as `tracing` filters them.
@@ -69,6 +72,19 @@ pub struct Config {
     pub environment: BTreeMap<String, String>,
     /// Every effective value and its source, for `config show`.
     pub shown: Vec<Shown>,
+}
+
+/// How the audit log is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditSettings {
+    /// What becomes of a request that cannot be written down.
+    pub on_failure: OnFailure,
+    /// How long a file of it may become, bytes.
+    pub file_max: u64,
+    /// How many of its files are kept; `None`: all.
+    pub keep_files: Option<u64>,
+    /// Where its lines are handed on to.
+    pub sink: Option<Sink>,
 }
 
 /// Where the runner's own policy is.

@@ -203,7 +203,9 @@ impl Owner {
             return;
         }
         // from here on it is as good as gone: a control plane to which it is told as held would wait for it
-        entry.released |= command == Command::Release;
+        if command == Command::Release && !std::mem::replace(&mut entry.released, true) {
+            self.surroundings.ended(id, &entry.phase());
+        }
         if let Err(e) = entry.commands.try_send(command) {
             // it comes again on the next stream
             tracing::warn!(job = id, error = %e, "a decision did not reach its job");
@@ -269,7 +271,7 @@ impl Owner {
         // room of jobs that are over
         let jobs = &self.jobs;
         self.permits.retain(|id, _| jobs.get(id).is_some_and(|job| !ENDS.contains(&job.phase().as_str())));
-        match self.surroundings.allows(&request, true) {
+        match self.surroundings.allows(&request, true).await {
             Ok(permit) => self.permits.extend(permit.map(|permit| (id.clone(), permit))),
             Err(failure) if failure.code == Code::Busy => {
                 tracing::info!(job = id, detail = failure.message, "job not taken now");

@@ -48,7 +48,9 @@ pub trait Surroundings: Send + Sync + 'static {
     ///
     /// # Errors
     /// `policy_denied`; `busy` where a bound of the rule is reached, and it is only not taken now.
-    fn allows(&self, request: &JobRequest, takes: bool) -> Result<Option<Permit>, Failure>;
+    async fn allows(&self, request: &JobRequest, takes: bool) -> Result<Option<Permit>, Failure>;
+    /// A job has ended in this phase, and the control plane has all of it.
+    fn ended(&self, job: &str, phase: &str);
     /// What the first process of a job is told before its worker is: how it connects for a job with these connections.
     async fn first_word(&self, targets: &[JobTarget]) -> JobFirst;
     /// Starts a job's first process in its folder; it reaches these files besides what every job does.

@@ -2,8 +2,8 @@
 //!
 //! It must never let anything pass that it does not know how to ask about: an operation of a new kind is asked about here, or refused.
 
-use crate::policy::{Attributes, CloudCall, Decision, Namespace, Permit, Request, Secrets, TargetError, What};
 use super::request::shown;
+use crate::policy::{Attributes, CloudCall, Decision, Namespace, Permit, Request, Secrets, TargetError, What};
 use crate::tunnel::Settings;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::{self, Impersonation, Masking, operation_request::What as Asked};
@@ -25,16 +25,38 @@ pub(super) struct Permission {
     pub(super) permits: Vec<Permit>,
 }
 
+/// An operation that may not be, and what decided.
+#[derive(Debug)]
+pub(super) struct Denied {
+    pub(super) failure: Failure,
+    pub(super) rule: String,
+}
+
 /// Decides.
 ///
 /// # Errors
-/// `policy_denied`, which names the rule; `busy` where a bound of the rule is reached; `invalid_argument` for what cannot be read in one way only.
-pub(super) fn decide(request: &v1::OperationRequest, settings: &Settings) -> Result<Permission, Failure> {
+/// `policy_denied`, which names the rule; `busy` where a bound of the rule is reached.
+pub(super) fn decide(
+    request: &v1::OperationRequest,
+    asked: &[What],
+    settings: &Settings,
+) -> Result<Permission, Denied> {
+    let mut rule = String::new();
+    by_rules(request, asked, settings, &mut rule).map_err(|failure| Denied { failure, rule })
+}
+
+fn by_rules(
+    request: &v1::OperationRequest,
+    asked: &[What],
+    settings: &Settings,
+    rule: &mut String,
+) -> Result<Permission, Failure> {
     let impersonation = impersonation(request, settings)?;
     let mut permission = Permission { impersonation, masking: None, rule: String::new(), permits: Vec::new() };
-    for what in asked(request, settings)? {
-        let request = asks(request, what);
+    for what in asked {
+        let request = asks(request, what.clone());
         let decision = settings.policy.decide(&request, SystemTime::now());
+        *rule = decision.by.name();
         if !decision.is_allowed() {
             return Err(Code::PolicyDenied.on(decision.sentence));
         }
@@ -43,7 +65,7 @@ pub(super) fn decide(request: &v1::OperationRequest, settings: &Settings) -> Res
             permission.permits.push(permit.map_err(|e| Code::Busy.on(e.to_string()))?);
         }
         permission.masking = masking(&request.what, &decision);
-        permission.rule = decision.by.name();
+        permission.rule.clone_from(rule);
     }
     Ok(permission)
 }
@@ -58,12 +80,14 @@ fn asks(request: &v1::OperationRequest, what: What) -> Request {
     }
 }
 
-/// All that an operation does, as rules see it: each has to be allowed.
-fn asked(request: &v1::OperationRequest, settings: &Settings) -> Result<Vec<What>, Failure> {
+/// All that an operation does, as rules see it: each has to be allowed. The last one is what it is about.
+///
+/// # Errors
+/// `invalid_argument`: it cannot be read in one way only.
+pub(super) fn asked(request: &v1::OperationRequest, settings: &Settings) -> Result<Vec<What>, Failure> {
     let kubernetes = |verb: &str, resource: &str, namespace: &str, name: &str| {
         // the connection's own default, which is known where its credentials are
-        let namespace =
-            if namespace.is_empty() { Namespace::Unknown } else { Namespace::Named(namespace.to_owned()) };
+        let namespace = if namespace.is_empty() { Namespace::Unknown } else { Namespace::Named(namespace.to_owned()) };
         Attributes::of_operation(verb, resource, namespace, name)
     };
     let one = |attributes: Attributes| vec![What::Kubernetes(Box::new(attributes))];
@@ -161,7 +185,9 @@ fn impersonation(request: &v1::OperationRequest, settings: &Settings) -> Result<
 }
 
 fn unreadable(error: TargetError) -> Failure {
-    Code::InvalidArgument.on(error.to_string()).next("Send the path as the Kubernetes API documents it, each part once.")
+    Code::InvalidArgument
+        .on(error.to_string())
+        .next("Send the path as the Kubernetes API documents it, each part once.")
 }
 
 fn masking(what: &What, decision: &Decision) -> Option<Masking> {

@@ -42,11 +42,11 @@ mod window;
 pub use cases::{CASES_MAX, Case, CaseResult, Cases};
 pub use decision::{By, Decision, Effect, Secrets};
 pub use file::{FILE_MAX, NAME_MAX, RULES_MAX, VERSION};
-pub use shared_proto::glob::{Glob, PATTERN_MAX, PATTERNS_MAX};
 pub use kubernetes::{Attributes, Namespace, WayIn};
 pub use limits::{CONCURRENCY_MAX, Limit, LimitError, Limits, Permit, RATE_MAX, Rate};
 pub use reader::PolicyError;
 pub use request::{CloudCall, JobCall, JobSource, Request, Section, What, reads};
+pub use shared_proto::glob::{Glob, PATTERN_MAX, PATTERNS_MAX};
 pub use summary::{RuleSummary, SectionSummary, Summary};
 pub use target::{PARAMETERS_MAX, TARGET_MAX, TargetError};
 

@@ -156,8 +156,8 @@ fn again(leaf: &Leaf, random: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Limits, Policy};
     use crate::config::Config;
+    use crate::policy::{Limits, Policy};
     use rcgen::CertificateSigningRequestParams;
     use shared_proto::chance::{self, Simulated};
     use std::collections::BTreeMap;

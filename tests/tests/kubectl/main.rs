@@ -51,7 +51,8 @@ async fn usual() -> Result<&'static Usual> {
                     Cluster::append_log_at(&file, 1_767_225_600 + n, &format!("{container} says {n}"))?;
                 }
             }
-            let world = World::beside(&cluster, |setup| setup.policy(policy::SHOWN).expect("its folder is there")).await?;
+            let world =
+                World::beside(&cluster, |setup| setup.policy(policy::SHOWN).expect("its folder is there")).await?;
             let ctl = Ctl::new(&world.control_plane, world.user())?;
             let files = files()?;
             let direct = files.write("direct.kubeconfig", cluster.kubeconfig(cluster.address(), cluster::ADMIN))?;
@@ -282,6 +283,7 @@ fn main() -> ExitCode {
         .test("secrets_are_masked", policy::secrets_are_masked)
         .test("a_policy_decides", policy::a_policy_decides)
         .test("tricks_do_not_pass", policy::tricks_do_not_pass)
+        .test("everything_is_written_down", policy::everything_is_written_down)
         .needs(&[Component::Cluster, Component::Kubectl, Component::Helm])
         .test("helm", helm::helm)
         .run()

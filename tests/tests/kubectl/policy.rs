@@ -16,7 +16,8 @@ use serde_json::json;
 use std::path::PathBuf;
 
 /// All of Kubernetes, with nothing masked.
-pub(super) const SHOWN: &str = "version = 1\n[kubernetes]\nsecrets = \"shown\"\n[[kubernetes.rule]]\nname = \"all\"\neffect = \"allow\"\n";
+pub(super) const SHOWN: &str =
+    "version = 1\n[kubernetes]\nsecrets = \"shown\"\n[[kubernetes.rule]]\nname = \"all\"\neffect = \"allow\"\n";
 
 /// What must not get out.
 const VALUES: [&str; 3] = ["correct-horse-battery", "staple-4711-staple", "multi\nline-value-0815"];
@@ -137,11 +138,17 @@ pub(super) async fn secrets_are_masked() -> Result<()> {
     ensure!(back.code() == 1 && back.stderr.contains("masked_write"), "{}", back.stderr);
     let written = place.kubectl("patch secret vault -n seen -p '{\"stringData\":{\"k9\":\"new-value\"}}'").await?;
     ensure!(written.code() == 0, "{}", written.stderr);
-    let oracle = format!(r#"patch secret vault -n seen --type=json -p '[{{"op":"test","path":"/data/k0","value":"{}"}}]'"#, STANDARD.encode(VALUES[0]));
+    let oracle = format!(
+        r#"patch secret vault -n seen --type=json -p '[{{"op":"test","path":"/data/k0","value":"{}"}}]'"#,
+        STANDARD.encode(VALUES[0])
+    );
     let guessed = place.kubectl(&oracle).await?;
     ensure!(guessed.code() == 1 && guessed.stderr.contains("masked_read"), "{}", guessed.stderr);
     let there = usual.cluster.read(&path).await?;
-    ensure!(there["data"]["k0"] == STANDARD.encode(VALUES[0]) && there["data"]["k9"] == STANDARD.encode("new-value"), "{there}");
+    ensure!(
+        there["data"]["k0"] == STANDARD.encode(VALUES[0]) && there["data"]["k9"] == STANDARD.encode("new-value"),
+        "{there}"
+    );
     Ok(())
 }
 
@@ -205,7 +212,12 @@ pub(super) async fn a_policy_decides() -> Result<()> {
         (0, "delete pod web-1 -n seen", denied, "delete pods"),
         (0, "create configmap x -n seen", denied, "policy_denied"),
         (0, "exec web-1 -n seen -c app -- true", denied, "policy_denied"),
-        (0, "get --raw /api/v1/namespaces/seen/pods/web-1/exec?command=true&container=app&stdout=true", denied, "create pods/exec"),
+        (
+            0,
+            "get --raw /api/v1/namespaces/seen/pods/web-1/exec?command=true&container=app&stdout=true",
+            denied,
+            "create pods/exec",
+        ),
         (0, "get --raw /api/v1/namespaces/seen/pods/web-1/proxy/", denied, "policy_denied"),
         (0, "get --raw /metrics", denied, "policy_denied"),
         (1, "exec web-1 -n seen -c app -- echo in", allowed, "in"),
@@ -218,7 +230,8 @@ pub(super) async fn a_policy_decides() -> Result<()> {
         for spdy in [false, true].into_iter().take(if text.starts_with("exec") { 2 } else { 1 }) {
             let (ctl, file) = &ctls[who];
             let mut program = place.program("kubectl")?.args(words(text)).folder(ctl.home());
-            program = program.env("HOME", ctl.home().display().to_string()).env("KUBECONFIG", file.display().to_string());
+            program =
+                program.env("HOME", ctl.home().display().to_string()).env("KUBECONFIG", file.display().to_string());
             if spdy {
                 program = program.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false");
             }
@@ -229,10 +242,14 @@ pub(super) async fn a_policy_decides() -> Result<()> {
     }
     // what runnerctl's own operations ask for goes by the same rules
     for (who, arguments, says) in [
-        (0, &["k8s", "-c", "cluster", "pods", "-n", "seen"][..], "web-1"),
-        (0, &["k8s", "-c", "cluster", "pods", "-n", "default"], "policy_denied"),
-        (0, &["k8s", "-c", "cluster", "exec", "web-1", "-n", "seen", "-c", "app", "--", "true"], "policy_denied"),
-        (2, &["k8s", "-c", "cluster", "namespaces"], "policy_denied"),
+        (0, &["k8s", "--connection", "cluster", "pods", "-n", "seen"][..], "web-1"),
+        (0, &["k8s", "--connection", "cluster", "pods", "-n", "default"], "policy_denied"),
+        (
+            0,
+            &["k8s", "--connection", "cluster", "exec", "web-1", "-n", "seen", "-c", "app", "--", "true"],
+            "policy_denied",
+        ),
+        (2, &["k8s", "--connection", "cluster", "namespaces"], "policy_denied"),
     ] {
         let ended = ctls[who].0.run(arguments).await?;
         let said = format!("{}{}", ended.stdout, ended.stderr);
@@ -243,7 +260,7 @@ pub(super) async fn a_policy_decides() -> Result<()> {
 
 /// A policy is read again whole or not at all, and one that is broken at the start allows nothing.
 async fn changes_take_effect(runner: &mut Runner, dora: &Ctl) -> Result<()> {
-    let pods = ["k8s", "-c", "cluster", "pods", "-n", "seen"];
+    let pods = ["k8s", "--connection", "cluster", "pods", "-n", "seen"];
     let file = runner.folder().join("policy.toml");
     let mark = runner.mark();
     std::fs::write(&file, format!("{TEAM}\nnonsense = 1\n"))?;
@@ -306,14 +323,22 @@ pub(super) async fn tricks_do_not_pass() -> Result<()> {
         "",
     ] {
         let (status, text) = place.ask(user, Method::GET, target, &[]).await?;
-        ensure!((status == 400 && text.contains("invalid_argument")) || (status == 403 && text.contains("policy_denied")), "{target}: {status} {text}");
+        ensure!(
+            (status == 400 && text.contains("invalid_argument")) || (status == 403 && text.contains("policy_denied")),
+            "{target}: {status} {text}"
+        );
     }
     for method in ["TRACE", "get", "PROPFIND", "BREW"] {
         let (status, text) = place.ask(user, Method::from_bytes(method.as_bytes())?, base, &[]).await?;
         ensure!((400..500).contains(&status), "{method}: {status} {text}");
     }
     // nobody becomes somebody else by a header
-    for (name, value) in [("impersonate-user", "system:admin"), ("impersonate-group", "system:masters"), ("x-remote-user", "admin"), ("x-http-method-override", "DELETE")] {
+    for (name, value) in [
+        ("impersonate-user", "system:admin"),
+        ("impersonate-group", "system:masters"),
+        ("x-remote-user", "admin"),
+        ("x-http-method-override", "DELETE"),
+    ] {
         let path = "/api/v1/namespaces/seen/configmaps";
         let (status, text) = place.ask(user, Method::GET, path, &[(name, value)]).await?;
         ensure!(status == 200 || status == 403, "{name}: {status} {text}");
@@ -336,5 +361,74 @@ pub(super) async fn tricks_do_not_pass() -> Result<()> {
     }
     usual.cluster.read("/api/v1/namespaces/seen").await?;
     place.world.runner.no_workers(SECONDS).await?;
+    Ok(())
+}
+
+/// The audit log of a runner, as its owner looks at it.
+async fn audit(runner: &Runner, arguments: &[&str]) -> Result<Ended> {
+    Program::own("runner")?
+        .arg("audit")
+        .args(arguments.iter().copied())
+        .env("RUNNERD_CONFIG", runner.folder().join("runner.toml").display().to_string())
+        .run(SECONDS)
+        .await
+}
+
+pub(super) async fn everything_is_written_down() -> Result<()> {
+    let usual = usual().await?;
+    let mut place = Place::new(usual, Some(SHOWN), "cluster").await?;
+    ensure!(place.kubectl("get pods -n seen").await?.code() == 0);
+    ensure!(place.kubectl("exec web-1 -n seen -c app -- sh -c 'echo so; exit 3'").await?.code() == 3);
+    let tricked = place.ask(place.world.user(), Method::GET, "/api/v1/../x", &[]).await?;
+    ensure!(tricked.0 == 400, "{tricked:?}");
+    let lines = |text: String| -> Result<Vec<serde_json::Value>> {
+        text.lines().map(|line| serde_json::from_str(line).context(line.to_owned())).collect()
+    };
+    let records = lines(audit(&place.world.runner, &["tail", "-n", "1000"]).await?.success()?)?;
+    let find = |wanted: serde_json::Value| {
+        let has = |record: &&serde_json::Value| {
+            wanted.as_object().is_some_and(|w| w.iter().all(|(name, value)| record[name] == *value))
+        };
+        records.iter().find(has).cloned().with_context(|| format!("no {wanted} in {records:#?}"))
+    };
+    let listed = find(json!({
+        "kind": "decision", "decision": "allow", "rule": "all", "user_name": "admin", "connection": "cluster",
+        "provider": "kubernetes", "action": "k8s_request", "verb": "list", "resource": "pods", "namespace": "seen",
+    }))?;
+    let ended = find(json!({ "kind": "end", "operation": listed["operation"], "code": "ok" }))?;
+    ensure!(ended["bytes_out"].as_u64().is_some_and(|bytes| bytes > 100), "{ended}");
+    find(json!({
+        "kind": "decision", "verb": "create", "resource": "pods/exec", "name": "web-1", "container": "app",
+        "command": "sh -c 'echo so; exit 3'",
+    }))?;
+    find(json!({ "kind": "decision", "decision": "deny", "code": "invalid_argument" }))?;
+    // an operation of runnerctl's own, a job's decision and end, and a change of what is decided by
+    place.ctl.text(&["k8s", "--connection", "cluster", "pods", "-n", "seen"]).await?;
+    place.world.runner.process().signal(Signal::SIGHUP)?;
+    eventually(SECONDS, "the change to be written down", || async {
+        let text = audit(&place.world.runner, &["tail", "--kind", "change"]).await?.success()?;
+        Ok(text.contains("digest").then_some(()))
+    })
+    .await?;
+    let good = audit(&place.world.runner, &["verify"]).await?;
+    ensure!(good.code() == 0, "{}{}", good.stdout, good.stderr);
+    // killed in the middle of it: the log is whole, and says so
+    place.world.runner.process().signal(Signal::SIGKILL)?;
+    place.world.runner.process().ended(SECONDS).await?;
+    place.world.runner.start_again().await?;
+    eventually(SECONDS, "it to serve", || async {
+        Ok((place.kubectl("get pods -n seen").await?.code() == 0).then_some(()))
+    })
+    .await?;
+    let good = audit(&place.world.runner, &["verify"]).await?;
+    ensure!(good.code() == 0, "{}{}", good.stdout, good.stderr);
+    // somebody changes one byte of what was denied
+    let key = audit(&place.world.runner, &["key"]).await?.success()?;
+    let key = usual.files.write("audit.pub", key)?.display().to_string();
+    let file = place.world.runner.state().join("audit/audit-000001.jsonl");
+    let changed = std::fs::read_to_string(&file)?.replacen("\"deny\"", "\"allow\"", 1);
+    let copy = usual.files.write("changed.jsonl", changed)?.display().to_string();
+    let bad = audit(&place.world.runner, &["verify", "--key", &key, &copy]).await?;
+    ensure!(bad.code() == 1 && bad.stdout.contains("changed.jsonl"), "{} {}{}", bad.code(), bad.stdout, bad.stderr);
     Ok(())
 }

@@ -1,6 +1,5 @@
 //! Annotations. Most say something about a Secret; some hold the Secret itself.
 
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 

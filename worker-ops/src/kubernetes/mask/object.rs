@@ -1,6 +1,5 @@
 //! What of an object in an answer about Secrets is shown.
 
-
 use super::annotation;
 use super::edit::{Edit, NotJson, elements, fields, is_array, is_object, string};
 use super::status;
