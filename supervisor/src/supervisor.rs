@@ -812,7 +812,7 @@ fn policy_digest(config: &Config) -> (String, Option<String>) {
     use sha2::Digest as _;
     let path = config.policy.path.display().to_string();
     let digest =
-        std::fs::read(&config.policy.path).ok().map(|text| shared_proto::hex::encode(&sha2::Sha256::digest(text)));
+        std::fs::read(&config.policy.path).ok().map(|text| shared_proto::hex::encode(&sha2::Sha256::digest(text)[..]));
     (path, digest)
 }
 

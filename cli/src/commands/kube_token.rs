@@ -13,7 +13,7 @@ use shared_proto::failure::{Code, Failure};
 use shared_proto::secret::Secret;
 use std::io::Read as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -40,7 +40,7 @@ struct Kept {
 pub(crate) async fn run(command: KubeToken, context: &Context) -> Done {
     let kept = file(context, &command.connection);
     let fresh = |kept: &Kept| kept.expires_at_ms - shared_proto::now_ms() > BEFORE_END_MS;
-    let kept_one = kept.as_ref().and_then(load).filter(fresh);
+    let kept_one = kept.as_deref().and_then(load).filter(fresh);
     let token = match kept_one {
         Some(token) => token,
         None => {
@@ -87,7 +87,7 @@ fn file(context: &Context, connection: &str) -> Option<PathBuf> {
 }
 
 /// One that others can read, or that is not whole, is none.
-fn load(path: &PathBuf) -> Option<Kept> {
+fn load(path: &Path) -> Option<Kept> {
     let file = std::fs::File::open(path).ok()?;
     let meta = file.metadata().ok()?;
     if !meta.is_file() || meta.mode() & 0o077 != 0 || meta.uid() != nix::unistd::geteuid().as_raw() {
@@ -98,7 +98,7 @@ fn load(path: &PathBuf) -> Option<Kept> {
     serde_json::from_str(&text).ok()
 }
 
-fn save(path: &PathBuf, token: &Kept) -> Result<(), Failure> {
+fn save(path: &Path, token: &Kept) -> Result<(), Failure> {
     let failed = |e: std::io::Error| stop::file(path, &e);
     if let Some(folder) = path.parent() {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;

@@ -1,6 +1,7 @@
 //! kubectl and helm through the runner, beside the same by the cluster's own address: what they print and how they end is equal.
 
 mod helm;
+mod people;
 mod policy;
 mod streams;
 mod table;
@@ -284,6 +285,7 @@ fn main() -> ExitCode {
         .test("a_policy_decides", policy::a_policy_decides)
         .test("tricks_do_not_pass", policy::tricks_do_not_pass)
         .test("everything_is_written_down", policy::everything_is_written_down)
+        .test("the_cluster_knows_the_person", people::the_cluster_knows_the_person)
         .needs(&[Component::Cluster, Component::Kubectl, Component::Helm])
         .test("helm", helm::helm)
         .run()
