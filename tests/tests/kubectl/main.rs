@@ -125,7 +125,7 @@ impl Usual {
     /// A program of a side, with what a person has who sits there.
     fn program(&self, name: &str, side: &Side) -> Result<Program> {
         let home = self.ctl.home().display().to_string();
-        let own = std::path::PathBuf::from(runner_tests::tools::binary("runnerctl")?);
+        let own = runner_tests::tools::binary("runnerctl")?;
         let own = own.parent().context("a folder")?.display().to_string();
         let path = format!("{own}:{}", std::env::var("PATH").unwrap_or_default());
         Ok(Program::component(name)?
