@@ -7,10 +7,13 @@ use crate::audit::{Audit, AuditError, Decision, Health, Kind, OnFailure, Options
 use crate::policy::{Attributes, CloudCall, JobCall, Namespace, What};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::{JobRequest, OperationRequest};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +24,12 @@ const OPEN_WITHIN: Duration = Duration::from_secs(10);
 /// How often it is tried whether that one has let go, and how often where something else is wrong.
 const HELD_AGAIN: Duration = Duration::from_millis(20);
 const FAILED_AGAIN: Duration = Duration::from_secs(2);
+/// Where the process that follows takes records of the one before, in the log's folder, and for how long: what was routed to that one goes on there.
+const RELAY: &str = "relay";
+const RELAY_FOR: Duration = Duration::from_secs(120);
+/// The most that a record takes on that way, bytes, and how long each may take.
+const RELAYED_MAX: u64 = 256 * 1024;
+const RELAYED_WITHIN: Duration = Duration::from_secs(10);
 /// The most of an exec's command line that is put together, bytes: the log cuts it much shorter.
 const COMMAND_MAX: usize = 8 * 1024;
 
@@ -35,7 +44,7 @@ struct Inner {
     folder: PathBuf,
     options: Options,
     state: watch::Sender<State>,
-    /// Ends the task that opens it.
+    /// Ends the task that opens it, and the one that takes records of the process before.
     opening: std::sync::Mutex<CancellationToken>,
     /// What went on while there was no log to write to.
     unwritten: AtomicU64,
@@ -80,8 +89,8 @@ pub struct RecorderStatus {
 // === impl Recorder ===
 
 impl Recorder {
-    /// Opens the log in that state directory, now or once it can.
-    pub fn start(state_dir: &Path, options: Options) -> Self {
+    /// Opens the log in that state directory, now or once it can. `follows`: another process has it, whose records are taken when it has let go.
+    pub fn start(state_dir: &Path, options: Options, follows: bool) -> Self {
         let inner = Inner {
             folder: state_dir.join(FOLDER),
             options,
@@ -90,7 +99,7 @@ impl Recorder {
             unwritten: AtomicU64::new(0),
         };
         let recorder = Self { inner: Arc::new(inner) };
-        recorder.open();
+        recorder.open(follows);
         recorder
     }
 
@@ -107,10 +116,10 @@ impl Recorder {
     }
 
     /// Opens it, and tries again until it can.
-    fn open(&self) {
+    fn open(&self, follows: bool) {
         let stop = CancellationToken::new();
         *self.inner.opening.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = stop.clone();
-        let inner = self.inner.clone();
+        let (inner, ended) = (self.inner.clone(), stop.clone());
         tokio::spawn(stop.run_until_cancelled_owned(async move {
             let mut told = false;
             loop {
@@ -123,6 +132,10 @@ impl Recorder {
                                 ?found,
                                 "the audit log was not as it was left; the log itself says what of it"
                             );
+                        }
+                        if follows {
+                            let taking = relay(inner.folder.join(RELAY), audit.clone());
+                            tokio::spawn(ended.run_until_cancelled_owned(taking));
                         }
                         inner.state.send_replace(State::Open(audit));
                         return;
@@ -145,9 +158,11 @@ impl Recorder {
         }));
     }
 
-    /// Lets go of it for the process that follows. What ends here from now on is not written down.
+    /// Lets go of it for the process that follows, which from now on writes down what is still asked here.
     pub async fn give(&self) {
         self.inner.opening.lock().unwrap_or_else(std::sync::PoisonError::into_inner).cancel();
+        // from here on it is the next one's
+        let _ = std::fs::remove_file(self.inner.folder.join(RELAY));
         if let State::Open(audit) = self.inner.state.send_replace(State::Given)
             && let Err(e) = audit.close().await
         {
@@ -158,7 +173,7 @@ impl Recorder {
     /// Takes it back from a process that did not follow.
     pub fn take_back(&self) {
         self.inner.state.send_replace(State::Waits(None));
-        self.open();
+        self.open(false);
     }
 
     /// The log, once it is open.
@@ -168,7 +183,7 @@ impl Recorder {
         match tokio::time::timeout(OPEN_WITHIN, open).await.map(|state| state.map(|state| state.clone())) {
             Ok(Ok(State::Open(audit))) => Ok(audit),
             Ok(Ok(State::Waits(Some(why)))) => Err(why),
-            Ok(Ok(State::Given)) => Err("another process has the audit log now".to_owned()),
+            Ok(Ok(State::Given)) => Err("the process that follows has the audit log".to_owned()),
             _ => Err("another process still has the audit log".to_owned()),
         }
     }
@@ -182,6 +197,20 @@ impl Recorder {
             return Ok(());
         }
         let open = self.inner.options.on_failure == OnFailure::Open;
+        if matches!(*self.inner.state.borrow(), State::Given) {
+            let path = self.inner.folder.join(RELAY);
+            let relayed = tokio::time::timeout(RELAYED_WITHIN, hand_on(&path, Relayed::of(record))).await;
+            return match relayed.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())) {
+                Ok(()) => Ok(()),
+                Err(_) if open => {
+                    self.inner.unwritten.fetch_add(1, Ordering::Relaxed);
+                    Ok(())
+                }
+                Err(e) => {
+                    Err(Code::AuditUnavailable.on(format!("the process that follows does not take the record: {e}")))
+                }
+            };
+        }
         let audit = match self.audit().await {
             Ok(audit) => audit,
             Err(_) if open => {
@@ -202,8 +231,17 @@ impl Recorder {
 
     /// Writes down what cannot be refused any more.
     pub fn note(&self, record: Record) {
-        if let State::Open(audit) = &*self.inner.state.borrow() {
-            audit.note(record);
+        match &*self.inner.state.borrow() {
+            State::Open(audit) => audit.note(record),
+            State::Given => {
+                let path = self.inner.folder.join(RELAY);
+                // its own log says nothing of one that is gone
+                tokio::spawn(async move {
+                    let _ = tokio::time::timeout(RELAYED_WITHIN, hand_on(&path, Relayed::of(record))).await;
+                });
+            }
+            State::Waits(_) => drop(self.inner.unwritten.fetch_add(1, Ordering::Relaxed)),
+            State::Off => {}
         }
     }
 
@@ -240,6 +278,70 @@ impl Recorder {
             }
         }
     }
+}
+
+/// A record on its way from the process before.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Relayed {
+    decision: bool,
+    record: Record,
+}
+
+impl Relayed {
+    fn of(record: Record) -> Self {
+        Self { decision: record.kind == Kind::Decision, record }
+    }
+}
+
+/// Hands a record on to the process that follows, and waits until that has it. It may not listen yet.
+async fn hand_on(path: &Path, relayed: Relayed) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(&relayed)?;
+    line.push(b'\n');
+    let mut stream = loop {
+        match UnixStream::connect(path).await {
+            Ok(stream) => break stream,
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+                tokio::time::sleep(HELD_AGAIN).await;
+            }
+            Err(e) => return Err(e),
+        }
+    };
+    stream.write_all(&line).await?;
+    match stream.read_u8().await? {
+        b'+' => Ok(()),
+        _ => Err(std::io::Error::other("it cannot be written down")),
+    }
+}
+
+/// Takes records of the process before, as long as that may have some. Only this user can reach it: the folder is its own alone.
+async fn relay(path: PathBuf, audit: Audit) {
+    let _ = std::fs::remove_file(&path);
+    let listener = match UnixListener::bind(&path) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "records of the process before are not taken"),
+    };
+    let over = tokio::time::sleep(RELAY_FOR);
+    tokio::pin!(over);
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(_) => break,
+            },
+            () = &mut over => break,
+        };
+        let audit = audit.clone();
+        tokio::spawn(tokio::time::timeout(RELAYED_WITHIN, async move {
+            let (read, mut write) = stream.into_split();
+            let mut line = String::new();
+            BufReader::new(read.take(RELAYED_MAX)).read_line(&mut line).await?;
+            let Relayed { decision, record } = serde_json::from_str(&line)?;
+            let kind = if decision { Kind::Decision } else { Kind::End };
+            let kept = audit.record(Record { kind, ..record }, Wait::Written).await.is_ok();
+            write.write_all(if kept { b"+" } else { b"-" }).await
+        }));
+    }
+    let _ = std::fs::remove_file(&path);
 }
 
 /// A record of what was decided about an operation. `asked`: what it asks for, as far as that could be read.
@@ -357,23 +459,32 @@ mod tests {
     #[tokio::test]
     async fn the_one_that_follows_goes_on_with_the_log_and_one_that_does_not_gives_it_back() {
         let folder = tempfile::tempdir().expect("a folder");
-        let first = Recorder::start(folder.path(), options());
+        let first = Recorder::start(folder.path(), options(), false);
         first.decision(record("op_1")).await.expect("writes");
         // what comes to the next one meanwhile waits
-        let second = Recorder::start(folder.path(), options());
+        let second = Recorder::start(folder.path(), options(), true);
         let waiting = tokio::spawn({
             let second = second.clone();
             async move { second.decision(record("op_2")).await }
         });
         first.give().await;
         waiting.await.expect("joins").expect("writes");
+        // what was routed to the one before
+        first.decision(record("op_1b")).await.expect("is handed on");
+        // and what comes to one that was itself the one that followed
+        let third = Recorder::start(folder.path(), options(), true);
+        second.give().await;
+        second.decision(record("op_1c")).await.expect("is handed on");
+        third.give().await;
+        second.take_back();
+        second.decision(record("op_1d")).await.expect("writes");
         assert_eq!((first.status().state.as_str(), second.status().state.as_str()), ("given", "open"));
         // one that failed to follow lets go of it
         second.give().await;
         first.take_back();
         first.decision(record("op_3")).await.expect("writes");
         first.give().await;
-        good(folder.path(), 3);
+        good(folder.path(), 6);
     }
 
     #[tokio::test]
@@ -381,10 +492,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         // in the place of the folder
         std::fs::write(folder.path().join(FOLDER), "").expect("writes");
-        let closed = Recorder::start(folder.path(), options());
+        let closed = Recorder::start(folder.path(), options(), false);
         let failure = closed.decision(record("op_1")).await.expect_err("not written");
         assert_eq!(failure.code, Code::AuditUnavailable);
-        let open = Recorder::start(folder.path(), Options { on_failure: OnFailure::Open, ..options() });
+        let open = Recorder::start(folder.path(), Options { on_failure: OnFailure::Open, ..options() }, false);
         open.decision(record("op_1")).await.expect("goes on");
         assert_eq!(open.status().lost, 1);
         // and by itself once it can

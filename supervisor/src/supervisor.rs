@@ -114,7 +114,10 @@ fn prepare(flags: &Flags, predecessor: Option<&Predecessor>) -> Result<Prepared,
     let own = Own::confine(&config, &mechanisms).map_err(system("giving up privileges"))?;
     guarantees.missing.extend(own.missing.iter().cloned());
     State::is_ours(&config.state_dir).map_err(Fatal::Failure)?;
-    let settings = Settings::load(config).map_err(Fatal::Failure)?;
+    let settings = match predecessor {
+        Some(_) => Settings::whole(config).map_err(|e| Fatal::Config(ConfigError(e)))?,
+        None => Settings::load(config).map_err(Fatal::Failure)?,
+    };
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .map_err(|_| Fatal::System("another TLS provider is installed".to_owned()))?;
@@ -154,7 +157,11 @@ fn live(prepared: Prepared, predecessor: Option<&Predecessor>) -> Result<(), Fat
     let recorder = {
         let _within = runtime.enter();
         let (config, runner) = (&prepared.settings.config, &prepared.settings.credentials.runner);
-        Recorder::start(&config.state_dir, audit_options(config, runner, &prepared.state.instance))
+        Recorder::start(
+            &config.state_dir,
+            audit_options(config, runner, &prepared.state.instance),
+            predecessor.is_some(),
+        )
     };
     let result = runtime.block_on(join(prepared, predecessor, disk.handle(), &recorder));
     // sealed at its end; a disk that hangs does not keep it

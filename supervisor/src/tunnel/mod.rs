@@ -62,6 +62,15 @@ impl Settings {
         Self::with(config, policy, Limits::default())
     }
 
+    /// The same for whoever takes over from a process that serves: with less it must not.
+    ///
+    /// # Errors
+    /// What is wrong with the credentials file, or with the policy.
+    pub fn whole(config: Config) -> Result<Arc<Self>, String> {
+        let policy = policy(&config)?;
+        Self::with(config, policy, Limits::default()).map_err(|failure| failure.to_string())
+    }
+
     /// Reads them again, whole or not at all.
     ///
     /// # Errors
