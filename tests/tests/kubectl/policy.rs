@@ -255,7 +255,26 @@ pub(super) async fn a_policy_decides() -> Result<()> {
         let said = format!("{}{}", ended.stdout, ended.stderr);
         ensure!(said.contains(says), "{arguments:?}: {said}");
     }
-    changes_take_effect(&mut place.world.runner, &ctls[0].0).await
+    // the control plane shows it beforehand, and as it changes
+    let shown = || async {
+        let shown = place.world.user().get(&format!("/runners/{}", place.world.runner.id)).await?;
+        anyhow::Ok(shown["instances"][0]["policy"].clone())
+    };
+    let policy = shown().await?;
+    ensure!(
+        policy["state"] == "read" && policy["sections"]["kubernetes"]["rules"][3]["name"] == "developers-read",
+        "{policy}"
+    );
+    ensure!(
+        policy["sections"]["kubernetes"]["default"] == "deny" && policy["sections"]["jobs"]["default"] == "allow",
+        "{policy}"
+    );
+    let control_plane = place.world.control_plane;
+    let (user, id) = (control_plane.admin().clone(), place.world.runner.id.clone());
+    changes_take_effect(&mut place.world.runner, &ctls[0].0).await?;
+    let shown = user.get(&format!("/runners/{id}")).await?;
+    ensure!(shown["instances"][0]["policy"]["state"] == "broken", "{shown}");
+    Ok(())
 }
 
 /// A policy is read again whole or not at all, and one that is broken at the start allows nothing.
