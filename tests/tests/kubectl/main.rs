@@ -279,6 +279,7 @@ fn main() -> ExitCode {
         .test("what_changes_something", what_changes_something)
         .test("what_stays_open", streams::what_stays_open)
         .test("an_upgrade_by_either_protocol_carries_much_both_ways", streams::much_both_ways)
+        .test("what_is_idle_lives", streams::what_is_idle_lives)
         .test("a_context_is_written_merged_and_removed_and_holds_no_secret", streams::contexts)
         .test("what_ends_before_the_cluster_says_so_to_kubectl", streams::failures)
         .test("secrets_are_masked", policy::secrets_are_masked)
