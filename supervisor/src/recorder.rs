@@ -344,8 +344,8 @@ async fn relay(path: PathBuf, audit: Audit) {
     let _ = std::fs::remove_file(&path);
 }
 
-/// A record of what was decided about an operation. `asked`: what it asks for, as far as that could be read.
-pub fn of_operation(request: &OperationRequest, kind: &str, provider: &str, asked: Option<&What>) -> Record {
+/// A record of what was decided about an operation. `asked`: what it asks for, as far as that could be read, what it is about last.
+pub fn of_operation(request: &OperationRequest, kind: &str, provider: &str, asked: &[What]) -> Record {
     let caller = request.caller.clone().unwrap_or_default();
     let record = Record {
         kind: Kind::Decision,
@@ -358,10 +358,20 @@ pub fn of_operation(request: &OperationRequest, kind: &str, provider: &str, aske
         provider: given(provider),
         ..Record::default()
     };
-    match asked {
+    let beside: Vec<_> = asked.iter().rev().skip(1).rev().filter_map(beside).collect();
+    let record = Record { detail: given(&beside.join(", ")), ..record };
+    match asked.last() {
         Some(What::Kubernetes(attributes)) => with_attributes(record, attributes),
         Some(What::Aws(call) | What::Gcp(call) | What::Azure(call)) => with_call(record, call),
         _ => record,
+    }
+}
+
+/// What an operation asks for beside what it is about, such as to act as somebody else.
+fn beside(what: &What) -> Option<String> {
+    match what {
+        What::Kubernetes(it) => Some(format!("{} {} {}", it.verb, it.resource, it.name)),
+        _ => None,
     }
 }
 
@@ -403,11 +413,12 @@ pub fn of_job(request: &JobRequest, job: &JobCall) -> Record {
 
 /// The same with what came of it.
 pub fn decided(record: Record, rule: &str, denied: Option<&Failure>) -> Record {
+    let detail = denied.map(|failure| failure.message.clone()).or_else(|| record.detail.clone());
     Record {
         decision: Some(if denied.is_some() { Decision::Deny } else { Decision::Allow }),
         rule: given(rule),
         code: denied.map(|failure| failure.code.as_str().to_owned()),
-        detail: denied.map(|failure| failure.message.clone()),
+        detail,
         ..record
     }
 }

@@ -17,7 +17,7 @@ use axum::{Extension, Json, Router};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, StatusCode, Uri};
+use http::{HeaderMap, StatusCode};
 use http_body::Body as _;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -141,8 +141,8 @@ async fn serve(
 ) -> Result<Response, ApiError> {
     let upgrade =
         request.headers().contains_key(header::UPGRADE).then(|| request.extensions_mut().remove::<OnUpgrade>());
-    let place =
-        if upgrade.is_some() || is_long(request.uri()) { Some(state.streams.take(&caller.user().id)?) } else { None };
+    // each may last as long as both ends like
+    let place = state.streams.take(&caller.user().id)?;
     wanted.what = What::K8sRequest(asked(&request, before)?);
     let mut running = Running::start(state, caller, wanted).await?;
     let (input, body) = (running.input(), request.into_body());
@@ -212,15 +212,6 @@ fn asked(request: &Request, before: usize) -> Result<K8sRequest, Failure> {
     })
 }
 
-/// Whether it goes on until somebody leaves: such requests count among a user's streams.
-fn is_long(uri: &Uri) -> bool {
-    let query = uri.query().unwrap_or_default();
-    query.split('&').any(|pair| {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        matches!(name, "watch" | "follow") && !matches!(value, "false" | "0")
-    })
-}
-
 /// The answer's headers. What comes from a cluster must not act as a page of this host.
 fn answered(head: HttpHead) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(head.headers.len() + 3);
@@ -253,7 +244,7 @@ async fn feed(mut body: BodyDataStream, input: Input) {
 }
 
 /// The answer's body as it comes. One that does not end properly is one that the client sees break off.
-fn answer(running: Running, feeding: Option<AbortOnDropHandle<()>>, place: Option<StreamPlace>) -> Body {
+fn answer(running: Running, feeding: Option<AbortOnDropHandle<()>>, place: StreamPlace) -> Body {
     let state = Some((running, feeding, place));
     Body::from_stream(futures_util::stream::unfold(state, |state| async move {
         let (mut running, feeding, place) = state?;
@@ -388,22 +379,6 @@ mod tests {
         assert!(asked(&request(TARGET_MAX - 100, HEADERS_MAX - 9), 5).is_ok());
         let failure = asked(&request(1, HEADERS_MAX - 8), 5).expect_err("too large");
         assert_eq!(failure.code, Code::TooLarge);
-    }
-
-    #[test]
-    fn what_goes_on_until_somebody_leaves() {
-        for (query, long) in [
-            ("watch=true", true),
-            ("watch=1&a=b", true),
-            ("a=b&watch", true),
-            ("follow=true", true),
-            ("watch=false", false),
-            ("watch=0", false),
-            ("limit=500", false),
-            ("", false),
-        ] {
-            assert_eq!(is_long(&format!("/x?{query}").parse().expect("an URI")), long, "{query}");
-        }
     }
 
     #[test]

@@ -436,17 +436,17 @@ impl SessionOperations {
     ) -> Result<(Decided, Permission), Failure> {
         let recorder = &self.operations.inner.recorder;
         let provider = settings.config.connections.get(&request.connection).map_or("", |c| c.provider());
-        let record = |asked: Option<&What>| recorder::of_operation(request, request::kind(request), provider, asked);
+        let record = |asked: &[What]| recorder::of_operation(request, request::kind(request), provider, asked);
         let read =
             request::decide(request, settings).and_then(|decided| Ok((decided, permission::asked(request, settings)?)));
         let (decided, asked) = match read {
             Ok(read) => read,
             Err(failure) => {
-                recorder.note(recorder::decided(record(None), "(not a request)", Some(&failure)));
+                recorder.note(recorder::decided(record(&[]), "(not a request)", Some(&failure)));
                 return Err(failure);
             }
         };
-        let record = record(asked.last());
+        let record = record(&asked);
         match permission::decide(request, &asked, settings) {
             Ok(permission) => {
                 recorder.decision(recorder::decided(record, &permission.rule, None)).await?;

@@ -351,13 +351,17 @@ pub(super) async fn tricks_do_not_pass() -> Result<()> {
         let (status, text) = place.ask(user, Method::from_bytes(method.as_bytes())?, base, &[]).await?;
         ensure!((400..500).contains(&status), "{method}: {status} {text}");
     }
+    for protocol in ["h2c", "websocket, h2c", "TLS/1.0"] {
+        let headers = [("connection", "upgrade"), ("upgrade", protocol)];
+        let (status, text) = place.ask(user, Method::GET, base, &headers).await?;
+        ensure!(status == 400 && text.contains("switch"), "{protocol}: {status} {text}");
+    }
     // nobody becomes somebody else by a header
-    for (name, value) in [
-        ("impersonate-user", "system:admin"),
-        ("impersonate-group", "system:masters"),
-        ("x-remote-user", "admin"),
-        ("x-http-method-override", "DELETE"),
-    ] {
+    for name in ["impersonate-user", "impersonate-group", "impersonate-uid", "Impersonate-Extra-x"] {
+        let (status, text) = place.ask(user, Method::GET, base, &[(name, "system:masters")]).await?;
+        ensure!(status == 403 && text.contains("impersonate"), "{name}: {status} {text}");
+    }
+    for (name, value) in [("x-remote-user", "admin"), ("x-http-method-override", "DELETE")] {
         let path = "/api/v1/namespaces/seen/configmaps";
         let (status, text) = place.ask(user, Method::GET, path, &[(name, value)]).await?;
         ensure!(status == 200 || status == 403, "{name}: {status} {text}");

@@ -30,6 +30,8 @@ use crate::socket::{Incoming as Input, Input as Inputs, Output};
 const TARGET_MAX: usize = 64 * 1024;
 /// The most headers that are passed on.
 const HEADERS_MAX: usize = 64;
+/// What exec, attach and port-forward are spoken in.
+const SWITCHED: [&str; 2] = ["SPDY/3.1", "websocket"];
 /// Read at once from what was switched to, bytes.
 const READ: usize = 32 * 1024;
 /// A bearer token among the subprotocols of a WebSocket: https://github.com/kubernetes/kubernetes/pull/47740.
@@ -66,7 +68,7 @@ pub(super) async fn pass(
     output: &mut Output,
 ) -> Result<Outcome, Fault> {
     let (into, pieces) = mpsc::channel(1);
-    let protocol = upgrade(&request.headers);
+    let protocol = upgrade(&request.headers)?;
     // what comes in behind a request to switch is not its body
     let has_body = request.body && protocol.is_none();
     let body = Passed { length: request.body_length, pieces: has_body.then_some(pieces) };
@@ -189,10 +191,23 @@ async fn accepted(cluster: &Cluster, answer: Response<Incoming>) -> Result<Respo
     Ok(answer)
 }
 
-/// The protocol that the client asks to switch to.
-fn upgrade(headers: &[HttpHeader]) -> Option<HeaderValue> {
-    let asked = headers.iter().find(|h| h.name.eq_ignore_ascii_case(UPGRADE.as_str()))?;
-    HeaderValue::from_bytes(&asked.value).ok()
+/// The protocol that the client asks to switch to. Those of exec, attach and port-forward alone: over another one, HTTP/2 without TLS above all,
+/// further requests could go that nobody has decided on.
+fn upgrade(headers: &[HttpHeader]) -> Result<Option<HeaderValue>, Fault> {
+    let asked: Vec<_> = headers.iter().filter(|h| h.name.eq_ignore_ascii_case(UPGRADE.as_str())).collect();
+    let known = match asked.as_slice() {
+        [] => return Ok(None),
+        [one] => SWITCHED.iter().find(|known| known.as_bytes().eq_ignore_ascii_case(&one.value)),
+        _ => None,
+    };
+    match known {
+        Some(known) => Ok(Some(HeaderValue::from_static(known))),
+        None => {
+            let said: Vec<_> = asked.iter().map(|h| String::from_utf8_lossy(&h.value)).collect();
+            let message = format!("no request switches to {:?} here", said.join(", "));
+            Err(Fault::new(Code::InvalidArgument, message).next("Use SPDY/3.1 or WebSocket, as kubectl does."))
+        }
+    }
 }
 
 fn outgoing(
@@ -376,6 +391,56 @@ impl Body for Passed {
             (None, _) => SizeHint::with_exact(0),
             (Some(_), Some(length)) => SizeHint::with_exact(length),
             (Some(_), None) => SizeHint::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(headers: &[(&str, &str)]) -> Vec<HttpHeader> {
+        headers.iter().map(|(n, v)| HttpHeader { name: (*n).to_owned(), value: v.as_bytes().to_vec() }).collect()
+    }
+
+    #[test]
+    fn what_is_between_two_hops_and_what_says_who_asks_does_not_go_on() {
+        let headers = given(&[
+            ("Accept", "application/json"),
+            ("Authorization", "Bearer x"),
+            ("Connection", "keep-alive, x-own"),
+            ("Transfer-Encoding", "chunked"),
+            ("Content-Length", "7"),
+            ("X-Remote-User", "admin"),
+            ("X-Forwarded-For", "10.0.0.1"),
+            ("Cookie", "a=b"),
+            ("Host", "elsewhere"),
+            ("Sec-WebSocket-Protocol", "v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.dG9rZW4"),
+        ]);
+        let found = passed(&headers).expect("headers");
+        let names: Vec<_> = found.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["accept", "sec-websocket-protocol"]);
+        assert_eq!(found[SEC_WEBSOCKET_PROTOCOL], "v5.channel.k8s.io");
+        for bad in [given(&[("a b", "x")]), given(&[("a", "x\r\ny: z")]), given(&[("a", "b"); HEADERS_MAX + 1])] {
+            assert!(passed(&bad).is_err());
+        }
+        assert!(passed(&given(&[("a", "b"); HEADERS_MAX])).is_ok());
+    }
+
+    #[test]
+    fn only_what_exec_is_spoken_in_is_switched_to() {
+        for (headers, expected) in [
+            (&[][..], Some(None)),
+            (&[("Upgrade", "websocket")], Some(Some("websocket"))),
+            (&[("upgrade", "WebSocket")], Some(Some("websocket"))),
+            (&[("upgrade", "SPDY/3.1")], Some(Some("SPDY/3.1"))),
+            (&[("upgrade", "h2c")], None),
+            (&[("upgrade", "websocket, h2c")], None),
+            (&[("upgrade", "websocket"), ("upgrade", "h2c")], None),
+            (&[("upgrade", "TLS/1.0")], None),
+        ] {
+            let found = upgrade(&given(headers)).ok().map(|p| p.map(|p| p.to_str().expect("text").to_owned()));
+            assert_eq!(found, expected.map(|p| p.map(str::to_owned)), "{headers:?}");
         }
     }
 }
