@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
 }
 
 /// Options of every command.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
     /// The saved context to use
@@ -103,6 +103,13 @@ pub(crate) enum Command {
     Completion {
         /// The shell
         shell: clap_complete::Shell,
+    },
+    /// What a shell offers after these words: what the completion scripts run
+    #[command(hide = true)]
+    Complete {
+        /// The words after the program's name, up to the one that is being typed
+        #[arg(last = true, allow_hyphen_values = true)]
+        words: Vec<String>,
     },
     /// The version
     Version,

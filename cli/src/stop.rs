@@ -79,7 +79,8 @@ impl From<Failure> for Stop {
     }
 }
 
-fn say(failure: &Failure) {
+/// Says what failed on standard error.
+pub(crate) fn say(failure: &Failure) {
     eprintln!("error: {} [{}]", escape::line(&failure.message), failure.code);
     if !failure.next_step.is_empty() {
         eprintln!("next: {}", escape::line(&failure.next_step));

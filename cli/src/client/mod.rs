@@ -5,11 +5,13 @@
 mod connect;
 pub(crate) mod job_events;
 pub(crate) mod sse;
+mod status;
 #[cfg(test)]
 pub(crate) mod tests;
 mod websocket;
 
 pub(crate) use connect::Endpoint;
+pub(crate) use status::failure as status_failure;
 pub(crate) use websocket::Socket;
 
 use crate::config::Context;
@@ -36,6 +38,9 @@ const ANSWER: Duration = Duration::from_secs(60);
 const DOCUMENT_MAX: usize = 128 * 1024 * 1024;
 /// The largest error that is read, bytes.
 const ERROR_MAX: usize = 256 * 1024;
+
+/// The header with an operation's id, of each answer to one.
+const OPERATION_HEADER: &str = "runner-operation";
 
 /// What is sent along.
 pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
@@ -145,17 +150,30 @@ impl Client {
         body: Option<&Value>,
         key: Option<&str>,
     ) -> Result<Value, Failure> {
-        let mut request = self.request(method, path).header(header::ACCEPT, "application/json");
-        if let Some(key) = key {
-            request = request.header("Idempotency-Key", key);
-        }
-        let (request, body) = match body {
+        let mut headers = vec![("accept", "application/json")];
+        headers.extend(key.map(|key| ("idempotency-key", key)));
+        let text = match body {
             Some(value) => {
-                let text = serde_json::to_vec(value).map_err(|e| Code::Internal.on(e.to_string()))?;
-                (request.header(header::CONTENT_TYPE, "application/json"), full(text))
+                headers.push(("content-type", "application/json"));
+                Some(serde_json::to_vec(value).map_err(|e| Code::Internal.on(e.to_string()))?)
             }
-            None => (request, empty()),
+            None => None,
         };
+        self.document(method, path, &headers, text).await
+    }
+    /// A request with these headers and this body, answered with a document.
+    pub(crate) async fn document(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, &str)],
+        body: Option<Vec<u8>>,
+    ) -> Result<Value, Failure> {
+        let mut request = self.request(method, path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = body.map_or_else(empty, full);
         let response = accepted(self.send(request, body).await?).await?;
         let status = response.status();
         let read = Limited::new(response.into_body(), DOCUMENT_MAX).collect();
@@ -215,18 +233,25 @@ async fn accepted(response: Response<Incoming>) -> Result<Response<Incoming>, Fa
     if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(response);
     }
+    // an operation has been carried out, and what answered is its target
+    let is_targets = response.headers().contains_key(OPERATION_HEADER);
     let bytes = tokio::time::timeout(ANSWER, Limited::new(response.into_body(), ERROR_MAX).collect())
         .await
         .ok()
         .and_then(Result::ok)
         .map(|collected| collected.to_bytes())
         .unwrap_or_default();
-    Err(error_of(status, &bytes))
+    let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_ok();
+    Err(if is_targets && !is_json { status::in_words(status.as_u16(), &bytes) } else { error_of(status, &bytes) })
 }
 
 /// The failure in an error's body.
 fn error_of(status: StatusCode, body: &[u8]) -> Failure {
-    let Some(error) = serde_json::from_slice::<Value>(body).ok().and_then(|v| v.get("error").cloned()) else {
+    let document = serde_json::from_slice::<Value>(body).unwrap_or_default();
+    if let Some(failure) = status::failure(&document, status.as_u16()) {
+        return failure;
+    }
+    let Some(error) = document.get("error") else {
         return by_status(status, "the control plane answered without saying why");
     };
     let text = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();

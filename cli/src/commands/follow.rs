@@ -49,7 +49,7 @@ impl Words {
     }
     fn say(&self, line: &str) -> Done {
         match self.output.format {
-            Format::Table | Format::Wide => self.output.line(line),
+            Format::Table | Format::Wide | Format::Name => self.output.line(line),
             Format::Json | Format::Yaml => {
                 self.note(line);
                 Ok(())

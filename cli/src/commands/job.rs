@@ -130,7 +130,7 @@ async fn logs(session: &Session, id: &str) -> Done {
         last = newest;
         for event in &events {
             match session.output.format {
-                Format::Table | Format::Wide => words.event(event)?,
+                Format::Table | Format::Wide | Format::Name => words.event(event)?,
                 // one event a line, so that a reader need not hold them all
                 Format::Json | Format::Yaml => session.output.line(&event.json.to_string())?,
             }

@@ -5,13 +5,11 @@ pub(crate) mod aws;
 pub(crate) mod ca;
 pub(crate) mod connection;
 pub(crate) mod deploy;
-pub(crate) mod exec;
 pub(crate) mod follow;
 pub(crate) mod job;
 pub(crate) mod k8s;
 pub(crate) mod kube_token;
 pub(crate) mod kubeconfig;
-mod log_lines;
 pub(crate) mod login;
 pub(crate) mod operation;
 pub(crate) mod organization;
@@ -23,11 +21,10 @@ use crate::args::{Arguments, Command, Global};
 use crate::client::Client;
 use crate::config::{self, ConfigFile};
 use crate::interrupt::Interrupt;
-use crate::output::{Output, progress};
+use crate::output::{Format, Output, progress};
 use crate::stop::Done;
 use clap::CommandFactory as _;
-use serde_json::Value;
-use shared_proto::failure::Failure;
+use shared_proto::failure::{Code, Failure};
 use std::future::Future;
 
 /// What a command needs.
@@ -56,7 +53,7 @@ impl Session {
         })
     }
     /// Waits for an answer with a spinner; Ctrl-C drops the request, and the operation with it.
-    pub(crate) async fn wait(&self, what: &str, work: impl Future<Output = Result<Value, Failure>>) -> Done<Value> {
+    pub(crate) async fn wait<T>(&self, what: &str, work: impl Future<Output = Result<T, Failure>>) -> Done<T> {
         let spinner = progress::spinner(what);
         let note = format!("{what}: cancelled; nothing goes on");
         let done = self.interrupt.guard(&note, async { Ok(work.await?) }).await;
@@ -94,6 +91,13 @@ pub(crate) async fn run(arguments: Arguments) -> Done {
     let interrupt = Interrupt::listen();
     let output = Output::new(global.output);
     let session = || Session::open(&global, &interrupt);
+    let has_names = matches!(&command, Command::K8s(command) if command.has_names());
+    if global.output == Format::Name && !has_names {
+        return Err(Code::InvalidArgument
+            .on("this command does not print names alone")
+            .next("Take -o table, json or yaml; `k8s get` prints names.")
+            .into());
+    }
     match command {
         Command::Login(command) => login::login(command, &global, &interrupt).await,
         Command::Context(command) => login::context(command, output),
@@ -115,9 +119,11 @@ pub(crate) async fn run(arguments: Arguments) -> Done {
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "runnerctl", &mut script);
+            script.extend_from_slice(k8s::complete::appended(shell).as_bytes());
             // a script is read by a shell, not by a terminal
             Output { terminal: false, ..output }.text(&String::from_utf8_lossy(&script))
         }
+        Command::Complete { words } => k8s::complete::run(&words, &global, &interrupt).await,
         Command::Version => output.document(&serde_json::json!({ "version": shared_proto::VERSION }), |_| {
             format!("runnerctl {}\n", shared_proto::VERSION)
         }),

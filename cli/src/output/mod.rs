@@ -4,7 +4,7 @@
 pub(crate) mod escape;
 pub(crate) mod progress;
 pub(crate) mod table;
-mod yaml;
+pub(crate) mod yaml;
 
 use crate::stop::{self, Done};
 use serde_json::Value;
@@ -22,6 +22,8 @@ pub(crate) enum Format {
     Json,
     /// For people and programs.
     Yaml,
+    /// Kinds and names only, of `k8s get` and the like
+    Name,
 }
 
 /// Where and how results are written.
@@ -57,7 +59,7 @@ impl Output {
     /// Writes a document: as it is for JSON and YAML, by `table` for people.
     pub(crate) fn document(&self, value: &Value, table: impl FnOnce(&Value) -> String) -> Done {
         let text = match self.format {
-            Format::Table | Format::Wide => table(value),
+            Format::Table | Format::Wide | Format::Name => table(value),
             Format::Json => serde_json::to_string_pretty(value).unwrap_or_default() + "\n",
             Format::Yaml => yaml::to_string(value),
         };

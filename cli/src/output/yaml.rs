@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 /// The whole document.
-pub(super) fn to_string(value: &Value) -> String {
+pub(crate) fn to_string(value: &Value) -> String {
     let mut out = String::new();
     match value {
         Value::Object(map) if !map.is_empty() => block(value, 0, &mut out),

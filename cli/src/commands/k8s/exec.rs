@@ -1,10 +1,13 @@
 //! `k8s exec`: a command in a container, with a terminal if asked. The remote exit code becomes ours; what fails on the way is
 //! said on standard error and exits 125. The local terminal is put back on every way out.
 
-use super::k8s::{PodName, write};
-use super::{Session, connection, outcome};
+use super::api::Api;
+use super::kinds::Kinds;
+use super::words::{self, Name, name_of};
+use super::{PODS, PodName, targets, write};
 use crate::client::{Client, Socket};
-use crate::output::{escape::Filter, streams};
+use crate::commands::{Session, outcome};
+use crate::output::{escape::Filter, streams, table};
 use crate::stop::{Done, Stop};
 use crate::terminal;
 use bytes::Bytes;
@@ -19,22 +22,26 @@ use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 
 /// The subprotocol.
-const PROTOCOL: &str = "runner.exec.v1";
+pub(super) const PROTOCOL: &str = "runner.exec.v1";
 /// A message's first byte.
-const STDIN: u8 = 0;
-const STDOUT: u8 = 1;
-const STDERR: u8 = 2;
-const OUTCOME: u8 = 3;
+pub(super) const STDIN: u8 = 0;
+pub(super) const STDOUT: u8 = 1;
+pub(super) const STDERR: u8 = 2;
+pub(super) const OUTCOME: u8 = 3;
 const RESIZE: u8 = 4;
-const STDIN_CLOSED: u8 = 5;
+pub(super) const STDIN_CLOSED: u8 = 5;
 /// Standard input is read in pieces of this many bytes.
-const PIECE: usize = 32 * 1024;
+pub(super) const PIECE: usize = 32 * 1024;
 
 /// `k8s exec`
 #[derive(Debug, clap::Args)]
 pub(crate) struct Exec {
-    #[command(flatten)]
-    pub(super) pod: PodName,
+    /// The pod, also as pod/NAME; or one of what has pods: deployment/NAME, service/NAME; a star at the end stands for any rest
+    #[arg(value_name = "POD")]
+    pub(super) target: String,
+    /// Its namespace; the connection's own by default
+    #[arg(short, long, env = "RUNNERCTL_NAMESPACE")]
+    namespace: Option<String>,
     /// The container; may be left out where there is one only
     #[arg(short, long)]
     container: Option<String>,
@@ -47,6 +54,19 @@ pub(crate) struct Exec {
     /// The command and its arguments, after `--`
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,
+}
+
+impl Exec {
+    /// The pod that is meant, without asking where it is named itself.
+    async fn pod(&self, api: &Api) -> Result<PodName, Failure> {
+        let (kind, name) = words::one(std::slice::from_ref(&self.target), Some(PODS[0]))?;
+        if PODS.contains(&kind.as_str()) && matches!(Name::read(&name), Name::Whole(_)) {
+            return Ok(PodName { pod: name, namespace: self.namespace.clone() });
+        }
+        let kinds = Kinds::of(api).await?;
+        let (_, pod) = targets::pod(api, &kinds, (&kind, &name), self.namespace.as_deref()).await?;
+        Ok(PodName { pod: name_of(&pod).to_owned(), namespace: Some(table::text(&pod, "/metadata/namespace")) })
+    }
 }
 
 /// `k8s exec`
@@ -75,8 +95,9 @@ async fn execute(command: &Exec, named: Option<&str>, session: &Session) -> Done
     let words = command.command.iter().map(|word| ("command", Some(word.as_str())));
     let query = session.query(own.into_iter().chain(words));
     let opening = async {
-        let connection = connection::choose(session, named, "kubernetes").await?;
-        Ok(session.client.websocket(&command.pod.path(&connection, Some("exec"), &query), PROTOCOL).await?)
+        let api = Api::of(session, named).await?;
+        let pod = command.pod(&api).await?;
+        Ok(session.client.websocket(&pod.path(&api.connection, Some("exec"), &query), PROTOCOL).await?)
     };
     let socket = session.interrupt.guard("the command was not started", opening).await?;
     // raw only now: what failed before is shown on an ordinary terminal
