@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         .test("sigterm_lets_operations_finish", drain)
         .test("a_second_sigterm_ends_at_once", second_sigterm)
         .test("a_followed_log_goes_on_over_cuts_each_line_once", follow_goes_on)
+        .test("an_event_stream_of_a_log_goes_on_after_the_last_event", events_go_on)
         .test("several_instances_share_the_work", several_instances)
         .test("a_second_instance_with_the_same_id_gets_nothing", same_id)
         .test("connect_proxy", connect_proxy)
@@ -645,4 +646,71 @@ async fn refused_soon(user: &User) -> Result<()> {
         Ok((answer.code() == "runner_unavailable").then_some(()))
     })
     .await
+}
+
+/// The lines of a followed log as events, gone on with after each cut by the last event's id.
+async fn events_go_on() -> Result<()> {
+    const LINES: usize = 4000;
+    let mut line = line().await?;
+    let user = line.control_plane.admin().clone();
+    let file = cluster().await?.log_file("seen", "web-1", "app");
+    let from = std::fs::read_to_string(&file)?.lines().count();
+    let writing = tokio::spawn(async move {
+        for n in 0..LINES {
+            Cluster::append_log(&file, &format!("event {n}"))?;
+            if n % 10 == 9 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        anyhow::Ok(())
+    });
+    let path = "/api/v1/connections/cluster/k8s/namespaces/seen/pods/web-1/logs?container=app&follow=true";
+    let (mut id, mut seen, mut cuts) = (None::<String>, Vec::new(), 0);
+    let deadline = std::time::Instant::now() + Duration::from_secs(120);
+    while seen.len() < from + LINES {
+        ensure!(std::time::Instant::now() < deadline, "{} of {} lines", seen.len(), from + LINES);
+        let mut headers = vec![("accept", "text/event-stream")];
+        headers.extend(id.as_deref().map(|id| ("last-event-id", id)));
+        let Ok(mut stream) = user.client().stream(path, &headers).await else { continue };
+        if !stream.status.is_success() {
+            // not back yet
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        }
+        let (mut text, begun) = (String::new(), seen.len());
+        while let Ok(Ok(Some(piece))) = tokio::time::timeout(Duration::from_secs(20), stream.next()).await {
+            text.push_str(std::str::from_utf8(&piece)?);
+            while let Some((event, rest)) = text.split_once("\n\n").map(|(e, r)| (e.to_owned(), r.to_owned())) {
+                text = rest;
+                if event.contains("event: outcome") {
+                    continue;
+                }
+                for field in event.lines() {
+                    match field.split_once(": ") {
+                        Some(("id", value)) => id = Some(value.to_owned()),
+                        Some(("data", value)) if !value.is_empty() => seen.push(value.to_owned()),
+                        _ => {}
+                    }
+                }
+            }
+            if seen.len() >= begun + LINES / 6 && cuts < 5 {
+                cuts += 1;
+                line.wire.set(Wire::Reset);
+                line.wire.set(Wire::Pass);
+            }
+            if seen.len() >= from + LINES {
+                break;
+            }
+        }
+    }
+    writing.await??;
+    let events: Vec<_> = seen.iter().filter(|l| l.starts_with("event ")).cloned().collect();
+    let expected: Vec<_> = (0..LINES).map(|n| format!("event {n}")).collect();
+    ensure!(events == expected, "{} lines, {} expected; {cuts} cuts", events.len(), expected.len());
+    eprintln!("{LINES} lines over {cuts} cuts");
+    let refused = user.client().stream(path, &[("accept", "text/event-stream"), ("last-event-id", "x")]).await?;
+    ensure!(refused.status == 400, "{}", refused.status);
+    line.runner.no_workers(SECONDS).await?;
+    line.control_plane.kill();
+    Ok(())
 }

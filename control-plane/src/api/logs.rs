@@ -5,6 +5,7 @@
 
 use super::checked::{k8s_label, time};
 use super::kubernetes::{PodPath, wanted};
+use super::log_events::{Given, Lines, Place};
 use super::outcome::OutcomeBody;
 use super::running::Running;
 use super::{ApiError, ApiState, Caller, Named, Params, Routes, StreamPlace};
@@ -46,7 +47,7 @@ pub(super) fn routes() -> Routes {
         ("since_time" = Option<String>, Query, description = "RFC 3339; the API server begins at its whole second"),
         ("limit_bytes" = Option<i64>, Query)),
     responses((status = 200, description = "The log, with the trailer `runner-outcome`; as events, each chunk as `data:` lines, \
-        at the end `event: outcome`", content((String = "text/plain"), (String = "text/event-stream")))))]
+        at the end `event: outcome`; where it is one container's, with `id:`, and `Last-Event-ID` goes on after that", content((String = "text/plain"), (String = "text/event-stream")))))]
 async fn logs(
     State(state): State<ApiState>,
     caller: Caller,
@@ -78,6 +79,29 @@ async fn logs(
     if request.since_seconds.is_some() && !request.since_time.is_empty() {
         return Err(Code::InvalidArgument.on("since_seconds and since_time exclude each other").into());
     }
+    let events = accepts_events(&headers);
+    // of one container: several have no order among them
+    let numbered = events && !request.all_containers && !request.previous && request.limit_bytes.is_none();
+    let place = match headers.get("last-event-id") {
+        Some(id) if events && numbered => Some(place(id)?),
+        Some(_) if events => {
+            return Err(Code::InvalidArgument
+                .on("only what one container says now can be gone on with after an event")
+                .next("Leave Last-Event-ID out, or all_containers, previous and limit_bytes.")
+                .into());
+        }
+        _ => None,
+    };
+    let (lines, request) = if numbered {
+        let lines = Lines::new(request.timestamps, place);
+        let mut request = K8sLogs { timestamps: true, ..request };
+        if let Some(begin) = place.and_then(Place::begin) {
+            (request.tail_lines, request.since_seconds, request.since_time) = (None, None, begin);
+        }
+        (Some(lines), request)
+    } else {
+        (None, request)
+    };
     let connection = path.connection.clone();
     let (namespace, pod) = path.checked()?;
     let what = What::K8sLogs(K8sLogs { namespace, pod, container: container.unwrap_or_default(), ..request });
@@ -92,8 +116,8 @@ async fn logs(
     }
     let operation = running.header();
     let log = Log { running, first, place: Some(place) };
-    let mut response = if accepts_events(&headers) {
-        let mut response = Response::new(log.events());
+    let mut response = if events {
+        let mut response = Response::new(log.events(lines));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         response
     } else {
@@ -107,6 +131,12 @@ async fn logs(
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     Ok(response)
+}
+
+/// Where a client goes on.
+fn place(id: &HeaderValue) -> Result<Place, ApiError> {
+    let parsed = id.to_str().ok().and_then(Place::parse);
+    parsed.ok_or_else(|| Code::InvalidArgument.on("Last-Event-ID is no event's of a log").into())
 }
 
 /// A log on its way.
@@ -143,30 +173,40 @@ impl Log {
         })))
     }
 
-    /// The same as events. Text is UTF-8 here, what is not is replaced, and every line end becomes a line feed.
-    fn events(self) -> Body {
-        let state = (self, Vec::new());
-        Body::from_stream(stream::unfold(state, |(mut log, mut held)| async move {
+    /// The same as events. Text is UTF-8 here, what is not is replaced, and every line end becomes a line feed. `lines`: each has an id, after
+    /// which it can be gone on with.
+    fn events(self, lines: Option<Lines>) -> Body {
+        let state = (self, Vec::new(), lines);
+        Body::from_stream(stream::unfold(state, |(mut log, mut held, mut lines)| async move {
             log.place.as_ref()?;
             let event = loop {
                 match tokio::time::timeout(SSE_ALIVE, log.next()).await {
                     Err(_) => break ": alive\n\n".to_owned(),
                     Ok(Output::Head(_)) => {}
                     Ok(Output::Data(bytes) | Output::Stderr(bytes)) => {
+                        let Given { text: bytes, id } = match &mut lines {
+                            Some(lines) => lines.add(&bytes),
+                            None => Given { text: bytes, id: None },
+                        };
                         let text = take_text(&mut held, &bytes);
                         if !text.is_empty() {
-                            break data(&text);
+                            let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();
+                            break format!("{id}{}", data(&text));
                         }
                     }
                     Ok(Output::Outcome(outcome)) => {
                         log.place = None;
+                        // of one that was cut off the last line may be half a one, and comes again
+                        if let Some(lines) = lines.as_mut().filter(|_| outcome.code == "ok") {
+                            held.extend_from_slice(&lines.rest());
+                        }
                         let rest = String::from_utf8_lossy(&held).into_owned();
                         let rest = if rest.is_empty() { String::new() } else { data(&rest) };
                         break format!("{rest}event: outcome\ndata: {}\n\n", OutcomeBody::from(&outcome).json());
                     }
                 }
             };
-            Some((Ok::<_, std::convert::Infallible>(Bytes::from(event)), (log, held)))
+            Some((Ok::<_, std::convert::Infallible>(Bytes::from(event)), (log, held, lines)))
         }))
     }
 }

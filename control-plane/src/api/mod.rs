@@ -19,6 +19,7 @@ mod jobs;
 mod kubernetes;
 mod ledger;
 mod listener;
+mod log_events;
 mod logs;
 mod operations;
 mod outcome;
