@@ -15,12 +15,13 @@ pub(crate) use websocket::Socket;
 use crate::config::Context;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use hyper::body::Incoming;
 use serde_json::Value;
+use shared_proto::aws;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::secret::Secret;
 use std::time::Duration;
@@ -133,6 +134,30 @@ impl Client {
             request = request.header(*name, *value);
         }
         accepted(self.send(request, empty()).await?).await
+    }
+
+    /// Passes a request to AWS on, whose headers stand among these under names of their own. How long it takes is its client's affair.
+    ///
+    /// # Errors
+    /// Whatever came before an answer of AWS.
+    pub(crate) async fn pass(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Body,
+    ) -> Result<Response<Incoming>, Failure> {
+        let mut request = self.request(method, path);
+        if let Some(own) = request.headers_mut() {
+            *own = headers;
+        }
+        let response = self.send_within(request, body, Duration::MAX).await?;
+        let of_aws = response.headers().get(aws::headers::ANSWER).is_some_and(|v| v == aws::headers::OF_AWS);
+        if of_aws {
+            return Ok(response);
+        }
+        let status = response.status();
+        Err(accepted(response).await.err().unwrap_or_else(|| by_status(status, "the control plane gave no answer of AWS")))
     }
 
     async fn json(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
@@ -271,8 +296,9 @@ fn late() -> Failure {
 pub(crate) fn empty() -> Body {
     full(Vec::new())
 }
-fn full(bytes: Vec<u8>) -> Body {
-    Full::new(Bytes::from(bytes)).map_err(|never| match never {}).boxed()
+/// A whole body.
+pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed()
 }
 
 /// A file from where it stands, in pieces; `sent` hears the length of each.
