@@ -170,5 +170,6 @@ fn is_region(text: &str) -> bool {
         }
         words += 1;
     }
-    number && words >= 2 && text.len() <= REGION_MAX
+    let known = PARTITIONS.iter().any(|(prefixes, ..)| prefixes.iter().any(|p| text.starts_with(p)));
+    number && words >= 2 && known && text.len() <= REGION_MAX
 }

@@ -177,8 +177,17 @@ impl Named<'_> {
         let names: Vec<String> = self.request.headers.iter().map(|h| h.name.to_ascii_lowercase()).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let said = Said { query: &query, headers: &names };
-        let mut found: Vec<_> =
-            self.services().flat_map(|s| s.rest(&self.request.method, &path, said)).collect();
+        let of = |path: &str| {
+            self.services().flat_map(|s| s.rest(&self.request.method, path, said)).collect::<Vec<_>>()
+        };
+        let mut found = of(&path);
+        if found.is_empty() && !s3 {
+            // of no service do two paths differ by a slash at their ends alone, and clients have written them both ways
+            found = match path.strip_suffix('/') {
+                Some(bare) if !bare.is_empty() => of(bare),
+                _ => of(&format!("{path}/")),
+            };
+        }
         found.sort_unstable();
         found.dedup();
         match found.as_slice() {
