@@ -157,7 +157,10 @@ impl Client {
             return Ok(response);
         }
         let status = response.status();
-        Err(accepted(response).await.err().unwrap_or_else(|| by_status(status, "the control plane gave no answer of AWS")))
+        Err(accepted(response)
+            .await
+            .err()
+            .unwrap_or_else(|| by_status(status, "the control plane gave no answer of AWS")))
     }
 
     async fn json(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {

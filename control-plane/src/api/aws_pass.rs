@@ -4,7 +4,7 @@
 //!
 //! It must never pass on the caller's token: of the headers only those that are marked as AWS' go on.
 
-use super::passing::{Feeding, answer, begun, given, head};
+use super::passing::{Feeding, answer, begun, given, head, length};
 use super::running::{Running, Wanted};
 use super::{ApiError, ApiState, Caller, Named, Params};
 use crate::store::Provider;
@@ -12,11 +12,11 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::any;
-use http::HeaderMap;
 use http::header::HeaderValue;
+use http::{HeaderMap, Method};
 use http_body::Body as _;
-use shared_proto::aws::headers as names;
 use shared_proto::aws;
+use shared_proto::aws::headers as names;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::AwsRequest;
 use shared_proto::v1::operation_request::What;
@@ -37,12 +37,14 @@ async fn pass(
     params.finish()?;
     let what = What::AwsRequest(asked(&request)?);
     let wanted = Wanted { connection, runner, provider: Some(Provider::Aws), what, unary: false };
+    let head_only = request.method() == Method::HEAD;
     let mut running = Running::start(&state, &caller, wanted).await?;
     let feeding = Feeding::start(request.into_body(), &running.input());
     let head = head(&mut running).await?;
     let mut response = begun(head, &running)?;
     response.headers_mut().insert(names::ANSWER, HeaderValue::from_static(names::OF_AWS));
-    *response.body_mut() = answer(running, feeding, None);
+    let length = if head_only { Some(0) } else { length(&response) };
+    *response.body_mut() = answer(running, feeding, None, length);
     Ok(response)
 }
 
@@ -81,7 +83,8 @@ mod tests {
     use super::*;
     use axum::body::Body;
 
-    const SCOPE: &str = "AWS4-HMAC-SHA256 Credential=AKIA/20260101/eu-west-1/s3/aws4_request, SignedHeaders=host, Signature=0";
+    const SCOPE: &str =
+        "AWS4-HMAC-SHA256 Credential=AKIA/20260101/eu-west-1/s3/aws4_request, SignedHeaders=host, Signature=0";
 
     #[test]
     fn only_what_is_marked_as_aws_goes_on() {

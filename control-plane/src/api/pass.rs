@@ -5,7 +5,7 @@
 //! It must never pass on the caller's token.
 
 use super::listener::ConnectionPlace;
-use super::passing::{Feeding, answer, begun, given, head};
+use super::passing::{Feeding, answer, begun, given, head, length};
 use super::running::{Running, Wanted};
 use super::{ApiError, ApiState, Caller, Named, Params, Routes, account};
 use crate::operations::{Input, Output};
@@ -17,7 +17,7 @@ use axum::routing::any;
 use axum::{Extension, Json, Router};
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderName, HeaderValue};
-use http::{StatusCode, Uri};
+use http::{Method, StatusCode, Uri};
 use http_body::Body as _;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -25,8 +25,8 @@ use serde::Serialize;
 use shared_proto::api_key::Purpose;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::now_ms;
-use shared_proto::v1::operation_request::What;
 use shared_proto::v1::K8sRequest;
+use shared_proto::v1::operation_request::What;
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -125,6 +125,7 @@ async fn serve(
     let place =
         if upgrade.is_some() || is_long(request.uri()) { Some(state.streams.take(&caller.user().id)?) } else { None };
     wanted.what = What::K8sRequest(asked(&request, if wanted.runner.is_some() { 7 } else { 5 })?);
+    let head_only = request.method() == Method::HEAD;
     let mut running = Running::start(state, caller, wanted).await?;
     let (input, body) = (running.input(), request.into_body());
     let feeding = if upgrade.is_some() { None } else { Feeding::start(body, &input) };
@@ -141,7 +142,8 @@ async fn serve(
         });
         return Ok(response);
     }
-    *response.body_mut() = answer(running, feeding, place);
+    let length = if head_only { Some(0) } else { length(&response) };
+    *response.body_mut() = answer(running, feeding, place, length);
     Ok(response)
 }
 

@@ -14,10 +14,14 @@ use http::{HeaderMap, StatusCode};
 use http_body::Body as _;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::{HttpHead, HttpHeader, Outcome};
+use std::time::Duration;
 use tokio_util::task::AbortOnDropHandle;
 
 /// All headers that are passed on, bytes: with the path they fit into an operation's first message.
 const HEADERS_MAX: usize = 64 * 1024;
+
+/// How long an outcome may take once the whole answer has come.
+const OUTCOME: Duration = Duration::from_secs(10);
 
 /// Passes a request's body on, as long as it is held.
 pub(super) struct Feeding {
@@ -117,13 +121,18 @@ async fn feed(mut body: BodyDataStream, input: Input) {
 }
 
 /// The answer's body as it comes. One that does not end properly is one that the client sees break off.
-pub(super) fn answer(running: Running, feeding: Option<Feeding>, place: Option<StreamPlace>) -> Body {
-    let state = Some((running, feeding, place));
+pub(super) fn answer(
+    running: Running,
+    feeding: Option<Feeding>,
+    place: Option<StreamPlace>,
+    length: Option<u64>,
+) -> Body {
+    let state = Some((Answering { running: Some(running), left: length }, feeding, place));
     Body::from_stream(futures_util::stream::unfold(state, |state| async move {
-        let (mut running, feeding, place) = state?;
+        let (mut answering, feeding, place) = state?;
         loop {
-            match running.next().await {
-                Output::Data(bytes) => return Some((Ok(bytes), Some((running, feeding, place)))),
+            match answering.next().await {
+                Output::Data(bytes) => return Some((Ok(bytes), Some((answering, feeding, place)))),
                 Output::Head(_) | Output::Stderr(_) => {}
                 Output::Outcome(outcome) if outcome.code == "ok" => return None,
                 Output::Outcome(outcome) => return Some((Err(broken_off(&outcome)), None)),
@@ -132,7 +141,46 @@ pub(super) fn answer(running: Running, feeding: Option<Feeding>, place: Option<S
     }))
 }
 
+/// How long the body is that an answer begins, where its head says it.
+pub(super) fn length(response: &Response) -> Option<u64> {
+    response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// An operation whose answer goes to a client. Once the client has all that the head has promised nobody asks for more, although the outcome is
+/// yet to come: it is waited for behind the client's back, so that the record does not say that it was cancelled.
+struct Answering {
+    running: Option<Running>,
+    /// Of the promised length what has not come; `None`: none was promised.
+    left: Option<u64>,
+}
+
+// === impl Answering ===
+
+impl Answering {
+    async fn next(&mut self) -> Output {
+        let Some(running) = &mut self.running else {
+            return Output::Outcome(Code::Internal.on("the operation has ended").outcome());
+        };
+        let output = running.next().await;
+        match &output {
+            Output::Data(bytes) => self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64)),
+            Output::Outcome(_) => self.left = None,
+            Output::Head(_) | Output::Stderr(_) => {}
+        }
+        output
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        if let (Some(mut running), Some(0)) = (self.running.take(), self.left) {
+            tokio::spawn(tokio::time::timeout(OUTCOME, async move {
+                while !matches!(running.next().await, Output::Outcome(_)) {}
+            }));
+        }
+    }
+}
+
 fn broken_off(outcome: &Outcome) -> std::io::Error {
     std::io::Error::other(format!("the operation ended with {}: {}", outcome.code, outcome.message))
 }
-

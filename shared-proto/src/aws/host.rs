@@ -90,6 +90,15 @@ impl<'a> Host<'a> {
                 return Some(Self { services, signing: None, place: Place::Region(region.to_owned()), bucket: None });
             }
         }
+        if let Some((region, name)) = front.split_once('.')
+            && in_partition(region)
+            && !dual
+        {
+            let services: Vec<_> = operations::services().iter().filter(|s| s.older(name)).collect();
+            if !services.is_empty() {
+                return Some(Self { services, signing: None, place: Place::Region(region.to_owned()), bucket: None });
+            }
+        }
         if let Some(host) = s3_without_region(front).filter(|_| !dual && name.ends_with(".amazonaws.com")) {
             return Some(host);
         }
@@ -97,6 +106,11 @@ impl<'a> Host<'a> {
         let (services, regions): (Vec<_>, Vec<_>) = fixed.unzip();
         let region = (*regions.first()?).to_owned();
         Some(Self { services, signing: None, place: Place::Global(region), bucket: None })
+    }
+
+    /// The service, by the name that its requests are signed for; the first where there are more.
+    pub fn service(&self) -> &'static str {
+        self.signing.or_else(|| self.services.first().map(|s| s.signing)).unwrap_or_default()
     }
 
     /// Whether requests to it are signed for that service.

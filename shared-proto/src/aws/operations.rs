@@ -69,6 +69,11 @@ impl Service {
         self.head('@').any(|line| line.split(' ').any(|pattern| fits(pattern, front)))
     }
 
+    /// Whether it has hosts that are a region and that name.
+    pub(super) fn older(&self, name: &str) -> bool {
+        self.head('%').any(|line| line == name)
+    }
+
     /// The region that its requests to that host are signed for, where the host is of none.
     pub(super) fn fixed(&self, host: &str) -> Option<&'static str> {
         self.head('!').find_map(|line| line.split_once(' ').filter(|(pattern, _)| fits(pattern, host)).map(|(_, r)| r))
@@ -88,7 +93,9 @@ impl Service {
         let mut most = (0, 0);
         for line in self.lines.lines() {
             let mut words = line.split(' ');
-            let (Some(m), Some(pattern), Some(operation)) = (words.next(), words.next(), words.next()) else { continue };
+            let (Some(m), Some(pattern), Some(operation)) = (words.next(), words.next(), words.next()) else {
+                continue;
+            };
             if m != method {
                 continue;
             }
@@ -106,7 +113,7 @@ impl Service {
     }
 
     fn head(&self, kind: char) -> impl Iterator<Item = &'static str> {
-        let lines = self.lines.lines().take_while(|line| line.starts_with(['@', '!']));
+        let lines = self.lines.lines().take_while(|line| line.starts_with(['@', '%', '!']));
         lines.filter_map(move |line| line.strip_prefix(kind)).map(str::trim_start)
     }
 }
@@ -221,7 +228,7 @@ mod tests {
             assert!(!service.name.is_empty() && !service.signing.is_empty() && !service.target.is_empty());
             for line in service.lines.lines() {
                 let ok = match line.chars().next() {
-                    Some('@' | '!') => true,
+                    Some('@' | '%' | '!') => true,
                     _ if service.protocols == "rest" => line.split(' ').count() >= 3,
                     _ => !line.contains(' '),
                 };

@@ -67,7 +67,11 @@ pub struct Asked {
 /// `invalid_argument`, `too_large`: it is malformed, its parts do not agree, or it could be read in two ways.
 pub fn read(request: &AwsRequest) -> Result<Asked, Failure> {
     let wrong = |what: String| Code::InvalidArgument.on(what);
-    if request.method.is_empty() || request.method.len() > 16 || !request.method.bytes().all(|b| b.is_ascii_uppercase()) || request.method == "CONNECT" {
+    if request.method.is_empty()
+        || request.method.len() > 16
+        || !request.method.bytes().all(|b| b.is_ascii_uppercase())
+        || request.method == "CONNECT"
+    {
         return Err(wrong("the request's method is none of AWS'".to_owned()));
     }
     let (path, query) = target(&request.target)?;
@@ -119,7 +123,9 @@ impl Named<'_> {
         let query = speaks("query") || speaks("ec2");
         let form = form && query;
         if !self.request.action.is_empty() && (!form || !is_action(&self.request.action)) {
-            return Err(wrong("an action is named for a request whose body is no form of the service, or it is no action"));
+            return Err(wrong(
+                "an action is named for a request whose body is no form of the service, or it is no action",
+            ));
         }
         if speaks("rest") {
             // what a service would make of that nobody can say
@@ -177,9 +183,8 @@ impl Named<'_> {
         let names: Vec<String> = self.request.headers.iter().map(|h| h.name.to_ascii_lowercase()).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let said = Said { query: &query, headers: &names };
-        let of = |path: &str| {
-            self.services().flat_map(|s| s.rest(&self.request.method, path, said)).collect::<Vec<_>>()
-        };
+        let of =
+            |path: &str| self.services().flat_map(|s| s.rest(&self.request.method, path, said)).collect::<Vec<_>>();
         let mut found = of(&path);
         if found.is_empty() && !s3 {
             // of no service do two paths differ by a slash at their ends alone, and clients have written them both ways
@@ -260,7 +265,9 @@ fn check_headers(request: &AwsRequest) -> Result<(), Failure> {
     let wrong = |what: String| Code::InvalidArgument.on(what);
     let headers = &request.headers;
     if headers.len() > HEADERS_COUNT {
-        return Err(Code::TooLarge.on(format!("the request has {} headers, the limit is {HEADERS_COUNT}", headers.len())));
+        return Err(
+            Code::TooLarge.on(format!("the request has {} headers, the limit is {HEADERS_COUNT}", headers.len()))
+        );
     }
     let size: usize = headers.iter().map(|h| h.name.len() + h.value.len()).sum();
     if size > HEADERS_MAX {
@@ -308,8 +315,9 @@ type Pairs = Vec<(String, String)>;
 /// Path, and the query decoded.
 fn target(target: &str) -> Result<(&str, Pairs), Failure> {
     if target.len() > TARGET_MAX {
-        return Err(Code::TooLarge
-            .on(format!("the path with its query has {} bytes, the limit is {TARGET_MAX}", target.len())));
+        return Err(
+            Code::TooLarge.on(format!("the path with its query has {} bytes, the limit is {TARGET_MAX}", target.len()))
+        );
     }
     // an URL with its host would be another request to some servers
     if !target.starts_with('/') || !target.bytes().all(|b| b.is_ascii_graphic()) || target.contains('#') {
@@ -337,7 +345,10 @@ fn is_odd(segment: &str) -> bool {
         if *b != b'%' {
             return false;
         }
-        let byte = bytes.get(at + 1..at + 3).and_then(|d| std::str::from_utf8(d).ok()).and_then(|d| u8::from_str_radix(d, 16).ok());
+        let byte = bytes
+            .get(at + 1..at + 3)
+            .and_then(|d| std::str::from_utf8(d).ok())
+            .and_then(|d| u8::from_str_radix(d, 16).ok());
         byte.is_none_or(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
     })
 }

@@ -41,7 +41,9 @@ impl Signature {
     pub fn of(headers: &[HttpHeader], query: &[(String, String)]) -> Result<Self, Failure> {
         let wrong = |what: &str| Code::InvalidArgument.on(what.to_owned());
         let header = super::request::single(headers, "authorization")?;
-        let values = |name: &str| query.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str()).collect::<Vec<_>>();
+        let values = |name: &str| {
+            query.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str()).collect::<Vec<_>>()
+        };
         let algorithms = values("X-Amz-Algorithm");
         match (header, algorithms.as_slice()) {
             (Some(_), [_, ..]) | (None, [_, _, ..]) => Err(wrong("the request carries more than one signature")),
@@ -91,7 +93,8 @@ impl Signature {
                     in_query,
                 })
             }
-            _ => Err(Code::InvalidArgument.on("the request's signature names no credential as KEY/DATE/REGION/SERVICE/aws4_request")),
+            _ => Err(Code::InvalidArgument
+                .on("the request's signature names no credential as KEY/DATE/REGION/SERVICE/aws4_request")),
         }
     }
 }

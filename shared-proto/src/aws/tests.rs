@@ -51,6 +51,8 @@ fn hosts_their_services_and_regions() {
         ("sync-states.eu-west-1.amazonaws.com", "states", "eu-west-1", "eu-west-1", ""),
         ("streams.dynamodb.eu-west-1.amazonaws.com", "dynamodb", "eu-west-1", "eu-west-1", ""),
         ("123456789012.ddb.eu-west-1.amazonaws.com", "dynamodb", "eu-west-1", "eu-west-1", ""),
+        ("eu-west-1.queue.amazonaws.com", "sqs", "eu-west-1", "eu-west-1", ""),
+        ("queue.amazonaws.com", "sqs", "us-east-1", "-", ""),
         ("rds.eu-west-1.amazonaws.com", "rds", "eu-west-1", "eu-west-1", ""),
         ("bedrock-runtime.us-west-2.amazonaws.com", "bedrock", "us-west-2", "us-west-2", ""),
         ("a1b2c3.execute-api.eu-west-1.amazonaws.com", "execute-api", "eu-west-1", "eu-west-1", ""),
@@ -107,6 +109,8 @@ fn hosts_that_are_no_service_of_aws() {
         "sts.cn-north-1.amazonaws.com",
         "sts.eu-west-1.amazonaws.com.cn",
         "nosuchservice.eu-west-1.amazonaws.com",
+        "eu-west-1.nosuchservice.amazonaws.com",
+        "eu-west-1.x.queue.amazonaws.com",
         // what customers run under AWS' domains
         "my-balancer-123.eu-west-1.elb.amazonaws.com",
         "ec2-1-2-3-4.eu-west-1.compute.amazonaws.com",
@@ -218,7 +222,9 @@ fn requests_that_could_be_read_in_two_ways() {
     ] {
         assert_eq!(read(&plain(more)).expect_err("refused").code, Code::InvalidArgument, "{more:?}");
     }
-    for target in ["", "*", "http://iam.amazonaws.com/", "//iam.amazonaws.com\u{e9}/", "/a b", "/a#b", "/?%zz", "/?a=%f"] {
+    for target in
+        ["", "*", "http://iam.amazonaws.com/", "//iam.amazonaws.com\u{e9}/", "/a b", "/a#b", "/?%zz", "/?a=%f"]
+    {
         let request = request("GET", host, target, "ec2", "eu-west-1", &[]);
         assert_eq!(read(&request).expect_err(target).code, Code::InvalidArgument);
     }
@@ -237,7 +243,8 @@ fn both_sides_of_the_bounds() {
     assert!(read(&long(TARGET_MAX)).is_ok());
     assert_eq!(read(&long(TARGET_MAX + 1)).expect_err("too long").code, Code::TooLarge);
     let own: usize = long(3).headers.iter().map(|h| h.name.len() + h.value.len()).sum();
-    let wide = |n: usize| request("GET", host, "/b/k", "s3", "eu-west-1", &[("x-amz-meta-a", &"a".repeat(n - own - 12))]);
+    let wide =
+        |n: usize| request("GET", host, "/b/k", "s3", "eu-west-1", &[("x-amz-meta-a", &"a".repeat(n - own - 12))]);
     assert!(read(&wide(HEADERS_MAX)).is_ok());
     assert_eq!(read(&wide(HEADERS_MAX + 1)).expect_err("too large").code, Code::TooLarge);
     let many = |n: usize| request("GET", host, "/b/k", "s3", "eu-west-1", &vec![("x-a", "b"); n - 2]);
@@ -304,7 +311,8 @@ fn operations_of_rest_services() {
         let asked = read(&request).expect(target);
         assert_eq!(asked.operation.unwrap_or("-"), operation, "{method} {host} {target} {more}");
     }
-    let route53 = request("POST", "route53.amazonaws.com", "/2013-04-01/hostedzone/Z/rrset/", "route53", "us-east-1", &[]);
+    let route53 =
+        request("POST", "route53.amazonaws.com", "/2013-04-01/hostedzone/Z/rrset/", "route53", "us-east-1", &[]);
     assert_eq!(read(&route53).expect("reads").operation, Some("ChangeResourceRecordSets"));
 }
 
@@ -335,7 +343,10 @@ fn operations_that_requests_name() {
     for (bad, why) in [
         (AwsRequest { action: "Run Instances".into(), ..plain.clone() }, "no name"),
         (AwsRequest { action: "a".repeat(129), ..plain.clone() }, "too long"),
-        (AwsRequest { target: "/?Action=DescribeInstances".into(), action: "RunInstances".into(), ..plain.clone() }, "two"),
+        (
+            AwsRequest { target: "/?Action=DescribeInstances".into(), action: "RunInstances".into(), ..plain.clone() },
+            "two",
+        ),
         (AwsRequest { target: "/?Action=DescribeInstances".into(), ..plain.clone() }, "two"),
         (AwsRequest { method: "GET".into(), action: "RunInstances".into(), ..plain }, "no form"),
     ] {
@@ -349,7 +360,9 @@ fn operations_that_requests_name() {
     assert_eq!(get("/?Action=GetCallerIdentity&Version=2011-06-15", true), None);
     assert_eq!(get("/?Action=GetCallerIdentity&Action=AssumeRole", false), None);
     let cbor = |path: &str| {
-        read(&request("POST", "monitoring.eu-west-1.amazonaws.com", path, "monitoring", "eu-west-1", &[])).expect(path).operation
+        read(&request("POST", "monitoring.eu-west-1.amazonaws.com", path, "monitoring", "eu-west-1", &[]))
+            .expect(path)
+            .operation
     };
     assert_eq!(cbor("/service/GraniteServiceVersion20100801/operation/PutMetricData"), Some("PutMetricData"));
     assert_eq!(cbor("/service/Other/operation/PutMetricData"), None);

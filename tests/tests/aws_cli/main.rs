@@ -137,6 +137,8 @@ impl Usual {
             .folder(&self.files.join("direct"))
             .env("HOME", shown(self.ctl.home()))
             .env("AWS_ENDPOINT_URL", self.moto.url())
+            // a client that asks another endpoint all the same must not leave the machine
+            .env("HTTPS_PROXY", "http://127.0.0.1:9")
             .env("AWS_REGION", "eu-central-1")
             .env("AWS_DEFAULT_REGION", "eu-central-1");
         for (name, value) in aws_environment() {
@@ -212,7 +214,12 @@ async fn the_cli_agrees() -> Result<()> {
     ensure!(out("direct")? == out("through")? && out("through")? == b"0123456789\n", "what was got is another");
     let services: std::collections::BTreeSet<_> =
         CHANGES.iter().chain(LOOKS).filter_map(|words| words.split(' ').next()).collect();
-    eprintln!("{} calls that change and {} that look agree, of {} services", CHANGES.len(), LOOKS.len(), services.len());
+    eprintln!(
+        "{} calls that change and {} that look agree, of {} services",
+        CHANGES.len(),
+        LOOKS.len(),
+        services.len()
+    );
     Ok(())
 }
 
@@ -234,7 +241,8 @@ async fn boto3_agrees() -> Result<()> {
 async fn signatures_are_right() -> Result<()> {
     let usual = usual().await?;
     let ended = usual.boto("strict", "signed.py", &[]).await?;
-    let wrong: Vec<_> = usual.strict.stdout().text().lines().filter(|l| !l.starts_with("listening")).map(str::to_owned).collect();
+    let wrong: Vec<_> =
+        usual.strict.stdout().text().lines().filter(|l| !l.starts_with("listening")).map(str::to_owned).collect();
     let text = ended.success().with_context(|| wrong.join("\n"))?;
     ensure!(text.contains("all signed") && wrong.is_empty(), "{text}\n{}", wrong.join("\n"));
     Ok(())
@@ -245,17 +253,17 @@ async fn refusals_of_aws_pass_unchanged() -> Result<()> {
     for (words, code, said) in [
         (
             "s3api get-object --bucket denied --key k out",
-            254,
+            255,
             "An error occurred (AccessDenied) when calling the GetObject operation: User: arn:aws:iam::1:user/x is not authorized",
         ),
         (
             "dynamodb list-tables",
-            254,
+            255,
             "An error occurred (ExpiredTokenException) when calling the ListTables operation: The security token included in the request is expired",
         ),
         (
             "s3api list-objects-v2 --bucket throttled",
-            254,
+            255,
             "An error occurred (SlowDown) when calling the ListObjectsV2 operation (reached max retries: 1): Please reduce your request rate.",
         ),
     ] {
@@ -299,7 +307,11 @@ async fn much_both_ways() -> Result<()> {
     let came = started.elapsed() - went;
     ensure!(digest(&up)? == digest(&down)?, "what came back is another");
     let resident = usual.runner.resident()?;
-    eprintln!("{} MiB went in {went:.1?}, came in {came:.1?}; the runner has {} MiB then", large() >> 20, resident >> 20);
+    eprintln!(
+        "{} MiB went in {went:.1?}, came in {came:.1?}; the runner has {} MiB then",
+        large() >> 20,
+        resident >> 20
+    );
     Ok(())
 }
 
@@ -328,7 +340,10 @@ async fn the_state_of_opentofu() -> Result<()> {
     tofu(&["apply", "-input=false", "-auto-approve", "-no-color"]).await?.success()?;
     let kept = usual.cli("account", "s3 cp s3://states/of/the/tests.tfstate -").await?.success()?;
     ensure!(kept.contains("kept by S3"), "{kept}");
-    ensure!(tofu(&["plan", "-input=false", "-detailed-exitcode", "-no-color"]).await?.code() == 0, "there is something to do");
+    ensure!(
+        tofu(&["plan", "-input=false", "-detailed-exitcode", "-no-color"]).await?.code() == 0,
+        "there is something to do"
+    );
     // somebody else's lock is seen
     folder.write("lock", json!({ "ID": "1", "Who": "somebody" }).to_string())?;
     let lock = shown(&folder.join("lock"));
@@ -344,9 +359,17 @@ async fn no_real_credential_on_the_clients_side() -> Result<()> {
     let usual = usual().await?;
     let keys = aws_environment();
     let real = [keys["AWS_ACCESS_KEY_ID"], keys["AWS_SECRET_ACCESS_KEY"]];
-    let program = usual.shell("account", &["sh", "-c", "env; cat \"$AWS_CA_BUNDLE\"; stat -c %a \"$AWS_CA_BUNDLE\"; aws sts get-caller-identity --debug"])?;
+    let program = usual.shell(
+        "account",
+        &[
+            "sh",
+            "-c",
+            "env; cat \"$AWS_CA_BUNDLE\"; stat -c %a \"$AWS_CA_BUNDLE\"; aws sts get-caller-identity --debug",
+        ],
+    )?;
     // what a person may have in the environment goes
-    let program = program.env("AWS_PROFILE", "prod").env("AWS_SESSION_TOKEN", "t0ken-of-a-person").env("NO_PROXY", "*,localhost");
+    let program =
+        program.env("AWS_PROFILE", "prod").env("AWS_SESSION_TOKEN", "t0ken-of-a-person").env("NO_PROXY", "*,localhost");
     let ended = program.run(SECONDS).await?;
     let text = format!("{}{}", ended.stdout, ended.stderr);
     ensure!(ended.code() == 0, "{text}");
@@ -355,7 +378,12 @@ async fn no_real_credential_on_the_clients_side() -> Result<()> {
     }
     let value = |name: &str| {
         let start = format!("{name}=");
-        ended.stdout.lines().find_map(|l| l.strip_prefix(start.as_str())).map(str::to_owned).with_context(|| name.to_owned())
+        ended
+            .stdout
+            .lines()
+            .find_map(|l| l.strip_prefix(start.as_str()))
+            .map(str::to_owned)
+            .with_context(|| name.to_owned())
     };
     let (id, secret) = (value("AWS_ACCESS_KEY_ID")?, value("AWS_SECRET_ACCESS_KEY")?);
     ensure!(value("AWS_REGION")? == "eu-central-1" && value("AWS_DEFAULT_REGION")? == "eu-central-1", "{text}");

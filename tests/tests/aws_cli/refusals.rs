@@ -44,7 +44,10 @@ pub(crate) async fn by_the_proxy() -> Result<()> {
     let before = usual.to_aws.len();
     let said = usual.boto("account", "refused.py", &[]).await?.success()?;
     for (name, status, part) in EXPECTED {
-        let line = said.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' ')).with_context(|| format!("{name} in {said}"))?;
+        let line = said
+            .lines()
+            .find_map(|l| l.strip_prefix(name)?.strip_prefix(' '))
+            .with_context(|| format!("{name} in {said}"))?;
         ensure!(line.starts_with(status) && line.contains(part), "{name}: {line}");
     }
     ensure!(said.lines().count() == EXPECTED.len(), "{said}");
@@ -58,7 +61,9 @@ pub(crate) async fn by_the_rest() -> Result<()> {
     let usual = usual().await?;
     let client = usual.control_plane.admin().client();
     let scope = |service: &str| {
-        format!("AWS4-HMAC-SHA256 Credential=AKIAANY/20260101/eu-central-1/{service}/aws4_request, SignedHeaders=host, Signature=00")
+        format!(
+            "AWS4-HMAC-SHA256 Credential=AKIAANY/20260101/eu-central-1/{service}/aws4_request, SignedHeaders=host, Signature=00"
+        )
     };
     let ask = async |given: &[(&str, &str)], body: &str| {
         let mut headers = BTreeMap::from([
@@ -87,12 +92,20 @@ pub(crate) async fn by_the_rest() -> Result<()> {
     let large = format!("{form}&x={}", "a".repeat(4 * 1024 * 1024));
     for (given, body, part) in [
         // decided on as one thing, and another one in the body
-        (&[("aws-action", "GetCallerIdentity")][..], "Action=AssumeRole&Version=2011-06-15", "names the action AssumeRole: not signed"),
+        (
+            &[("aws-action", "GetCallerIdentity")][..],
+            "Action=AssumeRole&Version=2011-06-15",
+            "names the action AssumeRole: not signed",
+        ),
         (&[("aws-action", "GetCallerIdentity")], "Action=GetCallerIdentity&Action=AssumeRole", "names no one action"),
         (&[("aws-action", "GetCallerIdentity")], "Action=GetCallerIdentity&%61ction=AssumeRole", "names no one action"),
         (&[("aws-action", "GetCallerIdentity")], "", "names no one action"),
         (&[("aws-action", long.as_str())], form, "or it is no action"),
-        (&[("aws-action", "GetCallerIdentity"), ("aws-header-content-type", "text/plain")], form, "no form of the service"),
+        (
+            &[("aws-action", "GetCallerIdentity"), ("aws-header-content-type", "text/plain")],
+            form,
+            "no form of the service",
+        ),
         (&[("aws-target", "/?Action=AssumeRole")], form, "in more than one way"),
         (&[("aws-host", "169.254.169.254")], form, "no host of an AWS service"),
         (&[("aws-host", "127.0.0.1")], form, "no host of an AWS service"),
@@ -107,8 +120,15 @@ pub(crate) async fn by_the_rest() -> Result<()> {
     }
     ensure!(usual.to_aws.len() == before, "something of it went on");
     // of another provider, and nobody's
-    let headers = [("aws-host", "sts.eu-central-1.amazonaws.com"), ("aws-target", "/"), ("aws-header-authorization", &scope("sts"))];
-    let answer = client.anonymous().request(Method::GET, "/api/v1/connections/account/aws/request", &headers, String::new()).await?;
+    let headers = [
+        ("aws-host", "sts.eu-central-1.amazonaws.com"),
+        ("aws-target", "/"),
+        ("aws-header-authorization", &scope("sts")),
+    ];
+    let answer = client
+        .anonymous()
+        .request(Method::GET, "/api/v1/connections/account/aws/request", &headers, String::new())
+        .await?;
     ensure!(answer.status.as_u16() == 401, "{answer:?}");
     Ok(())
 }

@@ -18,6 +18,8 @@ pub(crate) const CHANGES: &[&str] = &[
     "iam create-role --role-name of-the-tests --assume-role-policy-document {\"Version\":\"2012-10-17\",\"Statement\":[]}",
     "iam create-user --user-name somebody",
     "sqs create-queue --queue-name of-the-tests",
+    // by a host of its own, whatever endpoint is named: there is no direct way
+    "sqs get-queue-url --queue-name of-the-tests",
     "sns create-topic --name of-the-tests",
     "dynamodb create-table --table-name of-the-tests --attribute-definitions AttributeName=id,AttributeType=S --key-schema AttributeName=id,KeyType=HASH --billing-mode PAY_PER_REQUEST",
     "dynamodb put-item --table-name of-the-tests --item {\"id\":{\"S\":\"1\"},\"v\":{\"N\":\"2\"}}",
@@ -58,7 +60,6 @@ pub(crate) const LOOKS: &[&str] = &[
     "iam get-role --role-name of-the-tests",
     "iam list-users",
     "iam get-role --role-name nobody",
-    "sqs get-queue-url --queue-name of-the-tests",
     "sns list-topics",
     "dynamodb describe-table --table-name of-the-tests",
     "dynamodb get-item --table-name of-the-tests --key {\"id\":{\"S\":\"1\"}}",

@@ -47,7 +47,8 @@ class Handler(BaseHTTPRequestHandler):
         for name in self.headers.keys():
             if name.lower().startswith("x-amz-") and name.lower() not in signed.split(";"):
                 return "not signed: " + name
-        path, _, query = self.path.partition("?")
+        # as it was sent: self.path has slashes taken away
+        path, _, query = self.requestline.split(" ")[1].partition("?")
         if service != "s3":
             # the path is encoded once more, segment by segment
             path = "/".join(quote(segment, safe="-_.~") for segment in path.split("/"))
@@ -93,7 +94,10 @@ class Handler(BaseHTTPRequestHandler):
             said = {"__type": "com.amazon.coral.service#ExpiredTokenException", "message": "The security token included in the request is expired"}
             return self.answer(400, json.dumps(said).encode(), "application/x-amz-json-1.0", x_amzn_RequestId="1")
         if self.headers.get("content-type", "").startswith("application/x-www-form"):
-            return self.answer(200, b"<R><ListUsersResult><Users/></ListUsersResult><ResponseMetadata/></R>", "text/xml")
+            kind, inner = ("GetCallerIdentity", "<Account>1</Account><Arn>arn:aws:iam::1:user/x</Arn><UserId>x</UserId>") if b"GetCallerIdentity" in body else ("ListUsers", "<Users/>")
+            return self.answer(200, f"<{kind}Response><{kind}Result>{inner}</{kind}Result></{kind}Response>".encode(), "text/xml")
+        if "list-type=2" in self.path:
+            return self.answer(200, b"<ListBucketResult/>", "application/xml")
         if ".s3." in host or host.startswith("s3."):
             return self.answer(200, b"" if self.command in ("PUT", "HEAD") else b"content", "text/plain", ETag='"%s"' % hashlib.md5(body).hexdigest())
         self.answer(200, b"{}", "application/json")

@@ -164,7 +164,8 @@ async fn gathered(input: &mut Inputs) -> Result<Bytes, Fault> {
     loop {
         match input.next().await {
             Ok(Some(Input::Stdin(bytes))) if whole.len() + bytes.len() > FORM_MAX => {
-                let message = format!("the request's body is longer than {FORM_MAX} bytes and says no digest of itself");
+                let message =
+                    format!("the request's body is longer than {FORM_MAX} bytes and says no digest of itself");
                 return Err(Fault::new(Code::TooLarge, message)
                     .next("Send the body's SHA-256 in the header x-amz-content-sha256; `runnerctl aws` does."));
             }

@@ -32,15 +32,7 @@ const READ: usize = 32 * 1024;
 const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 
 /// Headers that are not between the client and the API server, beside those of one connection.
-const NOT_PASSED: &[&str] = &[
-    "authorization",
-    "cookie",
-    "content-length",
-    "expect",
-    "forwarded",
-    "host",
-    "via",
-];
+const NOT_PASSED: &[&str] = &["authorization", "cookie", "content-length", "expect", "forwarded", "host", "via"];
 /// The same by what they begin with: `X-Remote-User` and others would be believed of an authenticating proxy.
 const NOT_PASSED_PREFIXES: &[&str] = &[IMPERSONATE, "x-forwarded-", "x-remote-", "x-real-ip"];
 

@@ -9,7 +9,6 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use shared_proto::failure::{Code, Failure};
 use std::collections::HashMap;
 use std::io::Write as _;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use tempfile::NamedTempFile;
 use time::{Duration, OffsetDateTime};
@@ -24,7 +23,6 @@ const KEPT: usize = 256;
 /// The CA.
 pub(super) struct Ca {
     issuer: Issuer<'static, KeyPair>,
-    file: NamedTempFile,
     /// One for all hosts: it is as short-lived as the CA's.
     key: KeyPair,
     made: Mutex<HashMap<String, Arc<ServerConfig>>>,
@@ -33,15 +31,16 @@ pub(super) struct Ca {
 // === impl Ca ===
 
 impl Ca {
-    /// A new one, with its certificate in a file of the user's alone.
+    /// A new one, and the file with its certificate, which is the user's alone and goes when it is dropped.
     ///
     /// # Errors
     /// `internal`: no file, or no key.
-    pub(super) fn new() -> Result<Self, Failure> {
+    pub(super) fn new() -> Result<(Self, NamedTempFile), Failure> {
         let mut params = CertificateParams::default();
         params.distinguished_name = named("runnerctl aws, for this run alone");
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+        params.key_usages =
+            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
         live(&mut params);
         let pair = KeyPair::generate().map_err(unmade)?;
         let certificate = params.self_signed(&pair).map_err(unmade)?;
@@ -51,19 +50,11 @@ impl Ca {
                 .next("Name a folder that can be written in TMPDIR.")
         };
         // for its owner alone from the beginning
-        let mut file = tempfile::Builder::new().prefix("runnerctl-aws-").suffix(".pem").tempfile().map_err(unwritten)?;
+        let mut file =
+            tempfile::Builder::new().prefix("runnerctl-aws-").suffix(".pem").tempfile().map_err(unwritten)?;
         file.write_all(certificate.pem().as_bytes()).and_then(|()| file.flush()).map_err(unwritten)?;
-        Ok(Self {
-            issuer: Issuer::new(params, pair),
-            file,
-            key: KeyPair::generate().map_err(unmade)?,
-            made: Mutex::default(),
-        })
-    }
-
-    /// Where its certificate is.
-    pub(super) fn path(&self) -> &Path {
-        self.file.path()
+        let key = KeyPair::generate().map_err(unmade)?;
+        Ok((Self { issuer: Issuer::new(params, pair), key, made: Mutex::default() }, file))
     }
 
     /// TLS as that host.
@@ -126,18 +117,18 @@ mod tests {
 
     #[test]
     fn its_file_is_the_users_alone_and_goes_with_it() {
-        let ca = Ca::new().expect("a CA");
-        let path = ca.path().to_owned();
+        let (_ca, file) = Ca::new().expect("a CA");
+        let path = file.path().to_owned();
         assert_eq!(path.metadata().expect("a file").permissions().mode() & 0o777, 0o600);
         let text = std::fs::read_to_string(&path).expect("reads");
         assert!(text.starts_with("-----BEGIN CERTIFICATE-----") && !text.contains("PRIVATE"));
-        drop(ca);
+        drop(file);
         assert!(!path.exists());
     }
 
     #[test]
     fn hosts_are_kept_up_to_a_bound() {
-        let ca = Ca::new().expect("a CA");
+        let (ca, _file) = Ca::new().expect("a CA");
         let first = ca.host("h0.s3.eu-west-1.amazonaws.com").expect("a host");
         assert!(Arc::ptr_eq(&first, &ca.host("h0.s3.eu-west-1.amazonaws.com").expect("kept")));
         for n in 0..=KEPT {

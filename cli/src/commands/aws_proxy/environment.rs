@@ -118,7 +118,9 @@ mod tests {
         let value = |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, v)| v.to_string_lossy().into_owned());
         assert_eq!(value("NO_PROXY").as_deref(), Some("localhost,registry.example"));
         assert_eq!(value("AWS_REGION"), value("AWS_DEFAULT_REGION"));
-        assert!(value("HTTPS_PROXY").is_some_and(|v| v.starts_with("http://runner:") && v.ends_with("@127.0.0.1:4000")));
+        assert!(
+            value("HTTPS_PROXY").is_some_and(|v| v.starts_with("http://runner:") && v.ends_with("@127.0.0.1:4000"))
+        );
         assert_eq!(value("SSL_CERT_FILE"), None);
     }
 

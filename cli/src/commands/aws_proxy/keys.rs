@@ -70,7 +70,9 @@ mod tests {
         assert_ne!(one.access_key_id, other.access_key_id);
         let header = |keys: &Keys| format!("Basic {}", STANDARD.encode(format!("{USER}:{}", keys.password.expose())));
         assert!(one.admits(Some(header(&one).as_bytes())));
-        for bad in [header(&other), String::new(), "Basic".into(), "Basic !".into(), header(&one).replace("Basic", "Bearer")] {
+        for bad in
+            [header(&other), String::new(), "Basic".into(), "Basic !".into(), header(&one).replace("Basic", "Bearer")]
+        {
             assert!(!one.admits(Some(bad.as_bytes())), "{bad}");
         }
         assert!(!one.admits(None));

@@ -109,14 +109,24 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
 type Connected = (String, hyper::upgrade::OnUpgrade);
 
 /// Answers a request to the proxy itself.
-fn connect(shared: &Shared, mut request: Request<Incoming>, told: &tokio::sync::mpsc::Sender<Connected>) -> Response<Body> {
+fn connect(
+    shared: &Shared,
+    mut request: Request<Incoming>,
+    told: &tokio::sync::mpsc::Sender<Connected>,
+) -> Response<Body> {
     if !shared.keys.admits(request.headers().get(header::PROXY_AUTHORIZATION).map(HeaderValue::as_bytes)) {
-        let mut response = said(StatusCode::PROXY_AUTHENTICATION_REQUIRED, "this proxy is for another program's clients\n");
-        response.headers_mut().insert(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"runnerctl aws\""));
+        let mut response =
+            said(StatusCode::PROXY_AUTHENTICATION_REQUIRED, "this proxy is for another program's clients\n");
+        response
+            .headers_mut()
+            .insert(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"runnerctl aws\""));
         return response;
     }
     if request.method() != Method::CONNECT {
-        return said(StatusCode::FORBIDDEN, "runnerctl aws: only CONNECT to hosts of AWS is served here, and nothing without TLS\n");
+        return said(
+            StatusCode::FORBIDDEN,
+            "runnerctl aws: only CONNECT to hosts of AWS is served here, and nothing without TLS\n",
+        );
     }
     let authority = request.uri().authority().map(|a| a.as_str().to_ascii_lowercase()).unwrap_or_default();
     let (host, port) = authority.rsplit_once(':').unwrap_or((&authority, "443"));

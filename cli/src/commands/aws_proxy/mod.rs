@@ -25,7 +25,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use tokio::process::{Child, Command};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 
 /// Runs a program behind the proxy; no words: a shell. Its exit code is ours.
 pub(super) async fn run(session: &Session, connection: &str, region: Option<&str>, words: &[OsString]) -> Done {
@@ -46,24 +46,28 @@ async fn ran(session: &Session, connection: &str, region: Option<&str>, words: &
         None => own_region(session, connection).await?,
     };
     let keys = Arc::new(Keys::new()?);
-    let ca = Arc::new(Ca::new()?);
+    // held here, and by no task: it is to go also where tasks are left behind
+    let (ca, ca_file) = Ca::new()?;
     let route = path(&["connections", connection, "aws", "request"], &session.query([]));
     let passing = Passing::new(session.client.clone(), route, keys.clone());
-    let proxy = Proxy::start(ca.clone(), keys.clone(), passing).await?;
+    let proxy = Proxy::start(Arc::new(ca), keys.clone(), passing).await?;
     let shell = environment::shell();
     let (program, arguments) = words.split_first().unwrap_or((&shell, &[]));
     if words.is_empty() {
         eprintln!("· a shell with AWS through the connection {connection}; `exit` ends it");
     }
-    let (away, set) = environment::changes(std::env::vars_os(), &keys, proxy.address, ca.path(), region.as_deref());
+    let (away, set) =
+        environment::changes(std::env::vars_os(), &keys, proxy.address, ca_file.path(), region.as_deref());
     let mut command = Command::new(program);
     command.args(arguments);
     for name in away {
         command.env_remove(name);
     }
     command.envs(set);
+    // before the program is there: whoever ends us ends it
+    let signals = Signals::listen()?;
     let child = command.spawn().map_err(|e| unstarted(program, &e))?;
-    let status = ended(child).await?;
+    let status = ended(child, signals).await?;
     drop(proxy);
     Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
 }
@@ -74,12 +78,30 @@ async fn own_region(session: &Session, connection: &str) -> Result<Option<String
     Ok(who["region"].as_str().map(str::to_owned))
 }
 
+/// What would end this process.
+struct Signals {
+    int: SignalStream,
+    quit: SignalStream,
+    term: SignalStream,
+    hup: SignalStream,
+}
+
+// === impl Signals ===
+
+impl Signals {
+    fn listen() -> Result<Self, Failure> {
+        let to = |kind| signal(kind).map_err(|e| Code::Internal.on(format!("signals cannot be listened to: {e}")));
+        Ok(Self {
+            int: to(SignalKind::interrupt())?,
+            quit: to(SignalKind::quit())?,
+            term: to(SignalKind::terminate())?,
+            hup: to(SignalKind::hangup())?,
+        })
+    }
+}
+
 /// Waits. Signals of the terminal reach the program by themselves; those that come to this process alone go on to it.
-async fn ended(mut child: Child) -> Result<ExitStatus, Failure> {
-    let lost = |e: std::io::Error| Code::Internal.on(format!("the program's end is not known: {e}"));
-    let listen = |kind| signal(kind).map_err(lost);
-    let (mut int, mut quit) = (listen(SignalKind::interrupt())?, listen(SignalKind::quit())?);
-    let (mut term, mut hup) = (listen(SignalKind::terminate())?, listen(SignalKind::hangup())?);
+async fn ended(mut child: Child, mut signals: Signals) -> Result<ExitStatus, Failure> {
     let pid = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
     let pass = |signal| {
         if let Some(pid) = pid {
@@ -88,11 +110,13 @@ async fn ended(mut child: Child) -> Result<ExitStatus, Failure> {
     };
     loop {
         tokio::select! {
-            status = child.wait() => return status.map_err(lost),
-            _ = int.recv() => {}
-            _ = quit.recv() => {}
-            _ = term.recv() => pass(Signal::SIGTERM),
-            _ = hup.recv() => pass(Signal::SIGHUP),
+            status = child.wait() => {
+                return status.map_err(|e| Code::Internal.on(format!("the program's end is not known: {e}")));
+            }
+            _ = signals.int.recv() => {}
+            _ = signals.quit.recv() => {}
+            _ = signals.term.recv() => pass(Signal::SIGTERM),
+            _ = signals.hup.recv() => pass(Signal::SIGHUP),
         }
     }
 }

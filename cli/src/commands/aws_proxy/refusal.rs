@@ -45,21 +45,34 @@ pub(super) fn answer(form: Form, failure: &Failure) -> Response<Body> {
         next => format!("{} ({next})", failure.message),
     };
     let (kind, body) = match form {
-        Form::Json => {
-            ("application/x-amz-json-1.1", serde_json::json!({ "__type": code, "message": message }).to_string().into_bytes())
-        }
+        Form::Json => (
+            "application/x-amz-json-1.1",
+            serde_json::json!({ "__type": code, "message": message }).to_string().into_bytes(),
+        ),
         Form::Cbor => ("application/cbor", cbor(&[("__type", code), ("message", &message)])),
         Form::Query => (
             "text/xml",
-            format!("<ErrorResponse><Error><Type>Sender</Type>{}</Error><RequestId>runnerctl</RequestId></ErrorResponse>", xml(code, &message)).into_bytes(),
+            format!(
+                "<ErrorResponse><Error><Type>Sender</Type>{}</Error><RequestId>runnerctl</RequestId></ErrorResponse>",
+                xml(code, &message)
+            )
+            .into_bytes(),
         ),
         Form::Ec2 => (
             "text/xml",
-            format!("<Response><Errors><Error>{}</Error></Errors><RequestID>runnerctl</RequestID></Response>", xml(code, &message)).into_bytes(),
+            format!(
+                "<Response><Errors><Error>{}</Error></Errors><RequestID>runnerctl</RequestID></Response>",
+                xml(code, &message)
+            )
+            .into_bytes(),
         ),
         Form::S3 => (
             "application/xml",
-            format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error>{}<RequestId>runnerctl</RequestId></Error>", xml(code, &message)).into_bytes(),
+            format!(
+                "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error>{}<RequestId>runnerctl</RequestId></Error>",
+                xml(code, &message)
+            )
+            .into_bytes(),
         ),
     };
     let mut response = Response::new(full(body));
@@ -126,7 +139,10 @@ mod tests {
     #[test]
     fn by_which_it_is_told() {
         let headers = |pairs: &[(&'static str, &'static str)]| {
-            pairs.iter().map(|(n, v)| (http::HeaderName::from_static(n), HeaderValue::from_static(v))).collect::<HeaderMap>()
+            pairs
+                .iter()
+                .map(|(n, v)| (http::HeaderName::from_static(n), HeaderValue::from_static(v)))
+                .collect::<HeaderMap>()
         };
         let form = headers(&[("content-type", "application/x-www-form-urlencoded; charset=utf-8")]);
         for (given, service, expected) in [

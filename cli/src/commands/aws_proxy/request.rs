@@ -72,20 +72,20 @@ impl Passing {
     /// The answer to a request that came for that host: AWS' own, or a failure as AWS would tell it.
     pub(super) async fn pass(&self, host: &str, request: Request<Incoming>) -> Response<Body> {
         let (headers, head) = (request.headers().clone(), request.method() == http::Method::HEAD);
-        let mut service = String::new();
-        match self.passed(host, request, &mut service).await {
+        match self.passed(host, request).await {
             Ok(response) => response,
             Err(failure) => {
                 if head {
                     // an answer to HEAD has no words
                     eprintln!("· {failure}");
                 }
-                refusal::answer(Form::of(&headers, &service), &failure)
+                let service = aws::Host::parse(host).map_or("", |host| host.service());
+                refusal::answer(Form::of(&headers, service), &failure)
             }
         }
     }
 
-    async fn passed(&self, host: &str, request: Request<Incoming>, service: &mut String) -> Result<Response<Body>, Failure> {
+    async fn passed(&self, host: &str, request: Request<Incoming>) -> Result<Response<Body>, Failure> {
         let (parts, body) = request.into_parts();
         if parts.uri.authority().is_some() || parts.uri.scheme().is_some() {
             return Err(Code::InvalidArgument.on("a request within a tunnel names its host in the header alone"));
@@ -100,14 +100,15 @@ impl Passing {
             action: String::new(),
         };
         let read = aws::read(&asked)?;
-        service.clone_from(&read.signature.service);
         if read.signature.access_key_id != self.keys.access_key_id {
             return Err(Code::PolicyDenied
                 .on(format!(
                     "the request is signed with the key {}, which is not the one that runnerctl gave",
                     read.signature.access_key_id
                 ))
-                .next("Sign with what is in the environment: no other profile, no role that the client assumes itself."));
+                .next(
+                    "Sign with what is in the environment: no other profile, no role that the client assumes itself.",
+                ));
         }
         let content = self.content(&asked, &read, body).await?;
         asked.action = content.action.unwrap_or_default();
@@ -239,6 +240,9 @@ mod tests {
         let marked = marked(&headers);
         let mut names: Vec<_> = marked.iter().map(|(n, v)| format!("{n}={}", v.to_str().expect("text"))).collect();
         names.sort();
-        assert_eq!(names, ["aws-header-authorization=AWS4-HMAC-SHA256 x", "aws-header-x-amz-meta-a=1", "aws-header-x-amz-meta-a=2"]);
+        assert_eq!(
+            names,
+            ["aws-header-authorization=AWS4-HMAC-SHA256 x", "aws-header-x-amz-meta-a=1", "aws-header-x-amz-meta-a=2"]
+        );
     }
 }
