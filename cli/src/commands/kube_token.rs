@@ -13,7 +13,7 @@ use shared_proto::failure::{Code, Failure};
 use shared_proto::secret::Secret;
 use std::io::Read as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -98,7 +98,7 @@ fn load(path: &PathBuf) -> Option<Kept> {
     serde_json::from_str(&text).ok()
 }
 
-fn save(path: &PathBuf, token: &Kept) -> Result<(), Failure> {
+fn save(path: &Path, token: &Kept) -> Result<(), Failure> {
     let failed = |e: std::io::Error| stop::file(path, &e);
     if let Some(folder) = path.parent() {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;

@@ -18,7 +18,7 @@ use runner_tests::{Component, ControlPlane, Engine, EngineKind, Moto, Runner, Sc
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use std::io::{Read as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use table::{CHANGES, LOOKS};
@@ -38,6 +38,8 @@ struct Usual {
     to_aws: Recorder,
     /// Checks signatures.
     strict: Process,
+    /// The keys of the entry `renewed`.
+    profile: PathBuf,
 }
 
 static USUAL: Shared<Usual> = Shared::new();
@@ -68,10 +70,18 @@ async fn usual() -> Result<&'static Usual> {
                     ),
                 );
             }
+            let profile = setup.folder().write("aws-credentials", profile("AKIAOLD"))?;
+            let setup = setup.env("AWS_SHARED_CREDENTIALS_FILE", shown(&profile)).table(
+                "connections.renewed",
+                &format!(
+                    "provider = \"aws\"\nsource = \"profile\"\nprofile = \"renewed\"\nregion = \"eu-central-1\"\nendpoint_url = \"http://127.0.0.1:{port}\""
+                ),
+            );
             let runner = setup.start(user, "runner-1").await?;
             user.post(&format!("/runners/{}/default", runner.id), &json!({})).await?;
             aws_connection(user, "account").await?;
             aws_connection(user, "strict").await?;
+            aws_connection(user, "renewed").await?;
             let ca = std::fs::read_to_string(control_plane.data().join("ca.pem"))?;
             let (api, api_ca) = Recorder::tls(control_plane.api(), &ca).await?;
             let ctl = Ctl::new(&control_plane, user)?;
@@ -86,13 +96,19 @@ async fn usual() -> Result<&'static Usual> {
                     json!({ "Resources": { "Topic": { "Type": "AWS::SNS::Topic" } }, "Description": "x".repeat(900) });
                 files.write(format!("{way}/template.json"), template.to_string())?;
             }
-            Ok(Usual { moto, control_plane, runner, ctl, files, api, to_aws, strict })
+            Ok(Usual { moto, control_plane, runner, ctl, files, api, to_aws, strict, profile })
         })
         .await
 }
 
+/// A file of profiles with that key.
+fn profile(id: &str) -> String {
+    let secret = aws_environment()["AWS_SECRET_ACCESS_KEY"];
+    format!("[renewed]\naws_access_key_id = {id}\naws_secret_access_key = {secret}\n")
+}
+
 /// The Python that has boto3.
-fn python() -> std::path::PathBuf {
+fn python() -> PathBuf {
     tools::folder().join("moto/bin/python3")
 }
 fn script(name: &str) -> String {
@@ -411,7 +427,7 @@ fn holds(content: &[u8], text: &str) -> bool {
     content.windows(text.len()).any(|w| w == text.as_bytes())
 }
 
-fn files_below(folder: &Path) -> Result<Vec<std::path::PathBuf>> {
+fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
@@ -463,6 +479,7 @@ fn main() -> ExitCode {
         .test("refusals_of_aws_pass_unchanged", refusals_of_aws_pass_unchanged)
         .test("what_the_proxy_refuses", refusals::by_the_proxy)
         .test("what_runner_and_control_plane_refuse", refusals::by_the_rest)
+        .test("expired_credentials_are_resolved_again", refusals::expired)
         .test("the_programs_end_is_runnerctls", the_programs_end_is_runnerctls)
         .test("much_both_ways", much_both_ways)
         .needs(&[Component::Moto, Component::AwsClients, Component::Tofu])

@@ -3,6 +3,7 @@
 use super::usual;
 use anyhow::{Context as _, Result, ensure};
 use hyper::Method;
+use runner_tests::control_plane::aws_environment;
 use std::collections::BTreeMap;
 
 /// What the script is answered, by its names for it: how the answer begins, and what is in it.
@@ -56,31 +57,47 @@ pub(crate) async fn by_the_proxy() -> Result<()> {
     Ok(())
 }
 
+fn scope(service: &str) -> String {
+    format!(
+        "AWS4-HMAC-SHA256 Credential=AKIAANY/20260101/eu-central-1/{service}/aws4_request, SignedHeaders=host, Signature=00"
+    )
+}
+
+/// A request to STS by hand, but for what is given: its status, whether AWS answered, and what.
+async fn by_hand(connection: &str, given: &[(&str, &str)], body: &str) -> Result<(u16, bool, String)> {
+    let client = usual().await?.control_plane.admin().client();
+    let mut headers = BTreeMap::from([
+        ("aws-host", "sts.eu-central-1.amazonaws.com".to_owned()),
+        ("aws-target", "/".to_owned()),
+        ("aws-header-authorization", scope("sts")),
+        ("aws-header-content-type", "application/x-www-form-urlencoded".to_owned()),
+    ]);
+    for (name, value) in given {
+        headers.insert(name, (*value).to_owned());
+    }
+    let headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (*n, v.as_str())).collect();
+    let path = format!("/api/v1/connections/{connection}/aws/request");
+    let answer = client.request(Method::POST, &path, &headers, body.to_owned()).await?;
+    Ok((answer.status.as_u16(), answer.headers.contains_key("runner-answer"), answer.text()))
+}
+
+/// AWS' word for it goes on as it is, and the runner asks its source again for the next request.
+pub(crate) async fn expired() -> Result<()> {
+    let usual = usual().await?;
+    let form = "Action=GetCallerIdentity&Version=2011-06-15";
+    let (status, of_aws, text) = by_hand("renewed", &[], form).await?;
+    ensure!(status == 403 && of_aws && text.contains("<Code>ExpiredToken</Code>"), "{status} {text}");
+    let id = aws_environment()["AWS_ACCESS_KEY_ID"];
+    std::fs::write(&usual.profile, super::profile(id))?;
+    let (status, of_aws, text) = by_hand("renewed", &[], form).await?;
+    ensure!(status == 200 && of_aws && text.contains("<Arn>"), "{status} {text}");
+    Ok(())
+}
+
 /// Past runnerctl: whoever has a token of the API asks by hand.
 pub(crate) async fn by_the_rest() -> Result<()> {
     let usual = usual().await?;
-    let client = usual.control_plane.admin().client();
-    let scope = |service: &str| {
-        format!(
-            "AWS4-HMAC-SHA256 Credential=AKIAANY/20260101/eu-central-1/{service}/aws4_request, SignedHeaders=host, Signature=00"
-        )
-    };
-    let ask = async |given: &[(&str, &str)], body: &str| {
-        let mut headers = BTreeMap::from([
-            ("aws-host", "sts.eu-central-1.amazonaws.com".to_owned()),
-            ("aws-target", "/".to_owned()),
-            ("aws-header-authorization", scope("sts")),
-            ("aws-header-content-type", "application/x-www-form-urlencoded".to_owned()),
-        ]);
-        for (name, value) in given {
-            headers.insert(name, (*value).to_owned());
-        }
-        let headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (*n, v.as_str())).collect();
-        let path = "/api/v1/connections/account/aws/request";
-        let answer = client.request(Method::POST, path, &headers, body.to_owned()).await?;
-        let of_aws = answer.headers.contains_key("runner-answer");
-        Ok::<_, anyhow::Error>((answer.status.as_u16(), of_aws, answer.text()))
-    };
+    let ask = async |given: &[(&str, &str)], body: &str| by_hand("account", given, body).await;
     let form = "Action=GetCallerIdentity&Version=2011-06-15";
     for given in [&[][..], &[("aws-action", "GetCallerIdentity")]] {
         let (status, of_aws, text) = ask(given, form).await?;
@@ -125,6 +142,7 @@ pub(crate) async fn by_the_rest() -> Result<()> {
         ("aws-target", "/"),
         ("aws-header-authorization", &scope("sts")),
     ];
+    let client = usual.control_plane.admin().client();
     let answer = client
         .anonymous()
         .request(Method::GET, "/api/v1/connections/account/aws/request", &headers, String::new())

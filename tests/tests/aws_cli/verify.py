@@ -78,6 +78,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def any(self):
         body = self.body()
+        if "Credential=AKIAOLD/" in self.headers.get("authorization", ""):
+            said = b"<ErrorResponse><Error><Code>ExpiredToken</Code><Message>The security token is expired</Message></Error></ErrorResponse>"
+            return self.answer(403, said, "text/xml")
         wrong = self.wrong(body)
         host, target = self.headers["host"], self.headers.get("x-amz-target", "")
         xml = lambda code, words: f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{words}</Message></Error>".encode()

@@ -277,8 +277,7 @@ fn passed(given: &[HttpHeader]) -> Result<HeaderMap, Fault> {
 /// The answer's head, without what is between AWS and here. What it says of the body's length stays.
 fn head(answer: &Response<Incoming>) -> HttpHead {
     let headers = answer.headers().iter().filter(|(name, _)| !of_one_connection(name.as_str()));
-    let headers =
-        headers.map(|(name, value)| HttpHeader { name: name.to_string(), value: value.as_bytes().to_vec().into() });
+    let headers = headers.map(|(name, value)| HttpHeader { name: name.to_string(), value: value.as_bytes().to_vec() });
     HttpHead { status: u32::from(answer.status().as_u16()), headers: headers.collect() }
 }
 

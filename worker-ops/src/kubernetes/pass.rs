@@ -173,8 +173,7 @@ fn head(answer: &Response<Incoming>) -> HttpHead {
         name => !of_one_connection(name) && !NOT_PASSED.contains(&name),
     };
     let headers = answer.headers().iter().filter(|(name, _)| stays(name));
-    let headers =
-        headers.map(|(name, value)| HttpHeader { name: name.to_string(), value: value.as_bytes().to_vec().into() });
+    let headers = headers.map(|(name, value)| HttpHeader { name: name.to_string(), value: value.as_bytes().to_vec() });
     HttpHead { status: u32::from(answer.status().as_u16()), headers: headers.collect() }
 }
 

@@ -84,8 +84,8 @@ fn past_the_proxy(given: &str) -> String {
         let host = entry.trim_start_matches('*').trim_start_matches('.').split(':').next().unwrap_or_default();
         let host = host.to_ascii_lowercase();
         // an entry is the end of hosts' names, so that `com` is one of all of AWS'
-        let leads = |domain: &&str| domain.ends_with(&host) || host.ends_with(*domain);
-        !host.is_empty() && !DOMAINS.iter().any(|domain| leads(&domain))
+        let leads = |domain: &str| domain.ends_with(&host) || host.ends_with(domain);
+        !host.is_empty() && !DOMAINS.iter().any(|domain| leads(domain))
     });
     kept.collect::<Vec<_>>().join(",")
 }

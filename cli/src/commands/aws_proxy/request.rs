@@ -5,7 +5,7 @@
 
 use super::keys::Keys;
 use super::refusal::{self, Form};
-use crate::client::{Body, Client, empty, full};
+use crate::client::{Body, Client, Kept, empty, full};
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Request, Response};
@@ -49,6 +49,7 @@ pub(super) struct Passing {
     /// The route of the connection.
     path: String,
     keys: Arc<Keys>,
+    kept: Kept,
     gathered: Arc<Semaphore>,
 }
 
@@ -66,7 +67,7 @@ struct Content {
 impl Passing {
     /// To that route.
     pub(super) fn new(client: Client, path: String, keys: Arc<Keys>) -> Self {
-        Self { client, path, keys, gathered: Arc::new(Semaphore::new(GATHERED_ALL)) }
+        Self { client, path, keys, kept: Kept::default(), gathered: Arc::new(Semaphore::new(GATHERED_ALL)) }
     }
 
     /// The answer to a request that came for that host: AWS' own, or a failure as AWS would tell it.
@@ -127,7 +128,7 @@ impl Passing {
         if let Some(digest) = &content.digest {
             put(DIGEST, digest)?;
         }
-        let answer = self.client.pass(parts.method, &self.path, headers, content.body).await;
+        let answer = self.client.pass(&self.kept, parts.method, &self.path, headers, content.body).await;
         drop(content.held);
         Ok(answered(answer?))
     }
@@ -149,7 +150,7 @@ impl Passing {
             return Ok(plain(passing(body)));
         }
         let (bytes, held) = self.gather(body, GATHERED_MAX).await?;
-        let digest = hex::encode(&Sha256::digest(&bytes));
+        let digest = hex::encode(Sha256::digest(&bytes));
         Ok(Content { body: full(bytes), action: None, digest: Some(digest), held: Some(held) })
     }
 
