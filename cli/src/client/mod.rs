@@ -49,7 +49,9 @@ pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
 
 /// Connections for requests that are passed on, one after the other: clients of AWS send many, and each connection costs a TLS handshake.
 #[derive(Clone, Default)]
-pub(crate) struct Kept(Arc<Mutex<Vec<(SendRequest<Body>, Instant)>>>);
+pub(crate) struct Kept(Arc<Mutex<Vec<Idle>>>);
+/// One of them, and since when nobody has sent on it.
+type Idle = (SendRequest<Body>, Instant);
 
 /// A control plane and a user.
 #[derive(Debug, Clone)]

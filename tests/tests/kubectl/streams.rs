@@ -152,9 +152,7 @@ pub(super) async fn contexts() -> Result<()> {
     // kubectl takes it, what is the user's own is as it was, and each is there once
     ensure!(config("config get-contexts -o name").await? == "mine\nrunner-cluster\nrunner-limited\n");
     ensure!(config("config current-context").await? == "mine\n");
-    ensure!(
-        config("config view --raw -o jsonpath={.users[?(@.name==\"mine\")].user.token}").await?.trim_end() == "123"
-    );
+    ensure!(config("config view --raw -o jsonpath={.users[?(@.name==\"mine\")].user.token}").await?.trim_end() == "123");
     let text = std::fs::read_to_string(&file)?;
     let token = usual.world.user().token();
     ensure!(!text.contains(token) && !text.contains("rnc_") && !text.contains("rnt_"), "a secret is in it: {text}");
@@ -190,10 +188,7 @@ pub(super) async fn failures() -> Result<()> {
     let path = format!("{}:{}", own.parent().context("a folder")?.display(), std::env::var("PATH").unwrap_or_default());
     let kubectl = |words_of: &str| {
         let program = Program::component("kubectl").map(|p| {
-            p.args(["--kubeconfig", &file])
-                .args(words(words_of))
-                .env("PATH", path.clone())
-                .env("HOME", ctl.home().display().to_string())
+            p.args(["--kubeconfig", &file]).args(words(words_of)).env("PATH", path.clone()).env("HOME", ctl.home().display().to_string())
         });
         async move { anyhow::Ok(program?.run(SECONDS).await?) }
     };
