@@ -12,6 +12,8 @@ pub const MESSAGE_MAX: usize = 64 * 1024;
 pub const DATA_MAX: usize = MESSAGE_MAX - 16;
 /// The most that the head of an answer takes which is passed on, bytes, encoded. Go's own servers and clients stop at 1 MiB; API servers send 1 KiB.
 pub const HEAD_MAX: usize = 48 * 1024;
+/// What a runner says of its policy, bytes of JSON.
+pub const POLICY_SUMMARY_MAX: usize = 32 * 1024;
 /// Operations at once for a session, by default.
 pub const OPERATIONS_DEFAULT: u32 = 1024;
 /// The memory budget of a connection at each end, send buffers included, by default, bytes.

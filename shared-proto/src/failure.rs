@@ -65,6 +65,7 @@ failures! {
     Unauthenticated "unauthenticated" Unauthenticated 401 NOPERM "The token is missing, wrong or expired." "Run `runnerctl login`.";
     PermissionDenied "permission_denied" PermissionDenied 403 NOPERM "This user may not do that." "Ask an administrator of the organization.";
     NotFound "not_found" NotFound 404 NO_INPUT "There is no such thing in this organization." "List what there is and check the name.";
+    NotAcceptable "not_acceptable" InvalidArgument 406 USAGE "What is asked for cannot be answered in a form that the client takes." "Accept the form that the message names.";
     MethodNotAllowed "method_not_allowed" Unimplemented 405 USAGE "The path does not take this method." "Use a method that the answer's Allow header names.";
     Conflict "conflict" FailedPrecondition 409 GENERAL "It is not in a state in which that can be done." "Look at its present state and try again.";
     Busy "busy" ResourceExhausted 429 TEMPFAIL "A limit on work at once is reached." "Try again in a moment.";
@@ -138,6 +139,9 @@ failures! {
     IsolationTooWeak "isolation_too_weak" FailedPrecondition 409 CONFIG "This machine does not allow the isolation that the configuration requires." "Run on a kernel with Landlock and seccomp, which containers usually allow; or write a lower isolation.require down.";
     StateUnusable "state_unusable" FailedPrecondition 409 CONFIG "The runner's state directory cannot be used." "Name one with --state-dir or state_dir that the runner's user may write.";
     PolicyDenied "policy_denied" PermissionDenied 403 NOPERM "The runner's own policy refuses it." "Ask whoever owns the runner's policy; the message names the rule.";
+    AuditUnavailable "audit_unavailable" Unavailable 503 UNAVAILABLE "The runner cannot write its audit log, and does nothing that is not in it." "See to the disk of the runner's state directory, or let it go on with audit.on_failure = \"open\".";
+    MaskedWrite "masked_write" FailedPrecondition 422 USAGE "The write would put a mask in the place of a secret's value." "Write only what changes, from a source that has the real values.";
+    MaskedRead "masked_read" PermissionDenied 403 NOPERM "The request would read a value that is masked." "Ask whoever owns the runner's policy; or read what is shown.";
     TlsInspected "tls_inspected" Unauthenticated 502 CONFIG "Something between re-signs TLS." "Exempt the control plane's host from inspection; the message names the issuer.";
 }
 

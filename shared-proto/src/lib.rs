@@ -18,6 +18,7 @@ pub mod failure;
 pub mod file;
 pub mod flow;
 pub mod frame;
+pub mod glob;
 pub mod hex;
 pub mod identity;
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! The command line: what is asked of a running runner, and help.
 
+mod audit;
+mod policy;
+
 use crate::config::{Config, SETTINGS, Source};
 use crate::{admin, preflight};
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint};
@@ -140,6 +143,8 @@ fn command() -> Command {
                 ),
             ),
         )
+        .subcommand(audit::command(with_settings, output))
+        .subcommand(policy::command(with_settings, output))
         .subcommand(Command::new("version").about("Print the version").arg(output()))
         .disable_help_subcommand(true)
 }
@@ -186,6 +191,18 @@ pub fn run(arguments: Vec<OsString>) -> i32 {
             Some(("show", matches)) => with_config(matches, |config| show(&config, is_json(matches))),
             _ => crate::exit::USAGE,
         },
+        Some(("audit", matches)) => match matches.subcommand() {
+            Some((name, matches)) => {
+                with_config(matches, |config| audit::run(&config, name, matches, is_json(matches)))
+            }
+            None => crate::exit::USAGE,
+        },
+        Some(("policy", matches)) => match matches.subcommand() {
+            Some((name, matches)) => {
+                with_config(matches, |config| policy::run(&config, name, matches, is_json(matches)))
+            }
+            None => crate::exit::USAGE,
+        },
         Some(("version", matches)) => {
             let version = shared_proto::VERSION;
             out(&if is_json(matches) {
@@ -199,7 +216,8 @@ pub fn run(arguments: Vec<OsString>) -> i32 {
 }
 
 fn is_json(matches: &ArgMatches) -> bool {
-    matches.get_one::<String>("output").is_some_and(|o| o == "json")
+    // not every command has it
+    matches.try_get_one::<String>("output").ok().flatten().is_some_and(|o| o == "json")
 }
 
 fn with_config(matches: &ArgMatches, then: impl FnOnce(Config) -> i32) -> i32 {
@@ -250,6 +268,10 @@ mod tests {
             ("drain --help", "Usage: runner drain"),
             ("upgrade --help", "Usage: runner upgrade"),
             ("config show --help", "Usage: runner config show"),
+            ("audit tail --help", "Usage: runner audit tail"),
+            ("audit verify --help", "Usage: runner audit verify"),
+            ("policy check --help", "Usage: runner policy check"),
+            ("policy test --help", "Usage: runner policy test"),
             ("--help", "Usage: runner "),
         ] {
             let help =

@@ -231,7 +231,7 @@ async fn bound(
         duration_seconds: account.duration.as_secs() as u32,
         audiences: account.audiences.clone(),
     };
-    let request = v1::WorkerRequest { request: None, target: Some(asks), bound_token: Some(wanted) };
+    let request = v1::WorkerRequest { target: Some(asks), bound_token: Some(wanted), ..Default::default() };
     let Operation { mut worker, mut socket, dial } = workers.operation().await?;
     let dialling = async {
         if let Some(end) = dial {

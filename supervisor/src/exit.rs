@@ -1,5 +1,7 @@
 //! Exit codes, as `sysexits.h` has them.
 
+/// What was looked at is not as it should be.
+pub const GENERAL: i32 = 1;
 /// The command line is wrong.
 pub const USAGE: i32 = 64;
 /// Something that is named is not there.

@@ -19,6 +19,7 @@ macro_rules! say {
 pub(crate) use say;
 
 pub mod admin;
+pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -37,7 +38,9 @@ pub mod logging;
 pub mod net;
 pub mod operations;
 pub mod own;
+pub mod policy;
 pub mod preflight;
+pub mod recorder;
 pub mod spawner;
 pub mod state;
 pub mod supervisor;

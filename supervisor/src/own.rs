@@ -106,7 +106,12 @@ impl Own {
 /// The files that a configuration has the supervisor read, whenever.
 fn named(config: &Config) -> impl Iterator<Item = &PathBuf> {
     let policies = config.connections.values().filter_map(Connection::policy_file);
-    config.file.iter().chain([&config.credentials]).chain(&config.proxy.password_file).chain(policies)
+    config
+        .file
+        .iter()
+        .chain([&config.credentials, &config.policy.path])
+        .chain(&config.proxy.password_file)
+        .chain(policies)
 }
 
 fn files(config: &Config) -> Files {
@@ -122,6 +127,9 @@ fn files(config: &Config) -> Files {
         reads.extend(real(file).parent().map(Path::to_owned));
     }
     let mut writes = vec![real(&config.state_dir)];
+    if let Some(crate::audit::Sink::File(path)) = &config.audit.sink {
+        writes.extend(path.parent().map(real));
+    }
     writes.extend(DEVICES.iter().map(PathBuf::from));
     // the domains of resolvers and jobs are made of what is beside the runner's own files: names, and nothing of what is in them
     Files { lists: vec![PathBuf::from("/")], reads, writes }

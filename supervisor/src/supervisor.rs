@@ -12,6 +12,8 @@ use crate::jobs::{self, Jobs, SILENCE_MAX, Surroundings};
 use crate::launcher::hand_over::Kept;
 use crate::operations::Operations;
 use crate::own::Own;
+use crate::policy::{self, Permit};
+use crate::recorder::{self, Recorder};
 use crate::spawner::wire::Mechanisms;
 use crate::state::State;
 use crate::tunnel::dial::{Dialer, PeerClock};
@@ -19,7 +21,7 @@ use crate::tunnel::leaf::Leaves;
 use crate::tunnel::succession::Succession;
 use crate::tunnel::{self, Settings, TunnelStatus};
 use crate::workers::{Ends, Order, Program, Reaches, Started, Workers};
-use crate::{admin, hand_over, job_network, logging, state};
+use crate::{admin, audit, hand_over, job_network, logging, state};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
@@ -27,12 +29,12 @@ use runner_sandbox::PidFd;
 use shared_proto::EXECUTION_ALPN;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::secret::Secret;
-use shared_proto::v1::{JobFirst, JobTarget, Target};
+use shared_proto::v1::{JobFirst, JobRequest, JobTarget, Target};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -112,7 +114,10 @@ fn prepare(flags: &Flags, predecessor: Option<&Predecessor>) -> Result<Prepared,
     let own = Own::confine(&config, &mechanisms).map_err(system("giving up privileges"))?;
     guarantees.missing.extend(own.missing.iter().cloned());
     State::is_ours(&config.state_dir).map_err(Fatal::Failure)?;
-    let settings = Settings::load(config).map_err(Fatal::Failure)?;
+    let settings = match predecessor {
+        Some(_) => Settings::whole(config).map_err(|e| Fatal::Config(ConfigError(e)))?,
+        None => Settings::load(config).map_err(Fatal::Failure)?,
+    };
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .map_err(|_| Fatal::System("another TLS provider is installed".to_owned()))?;
@@ -149,7 +154,18 @@ fn live(prepared: Prepared, predecessor: Option<&Predecessor>) -> Result<(), Fat
         .enable_all()
         .build()
         .map_err(failed)?;
-    let result = runtime.block_on(join(prepared, predecessor, disk.handle()));
+    let recorder = {
+        let _within = runtime.enter();
+        let (config, runner) = (&prepared.settings.config, &prepared.settings.credentials.runner);
+        Recorder::start(
+            &config.state_dir,
+            audit_options(config, runner, &prepared.state.instance),
+            predecessor.is_some(),
+        )
+    };
+    let result = runtime.block_on(join(prepared, predecessor, disk.handle(), &recorder));
+    // sealed at its end; a disk that hangs does not keep it
+    let _ = runtime.block_on(async { tokio::time::timeout(GOODBYE, recorder.give()).await });
     // what still runs is in nobody's way: the process ends
     disk.shutdown_background();
     runtime.shutdown_background();
@@ -157,7 +173,12 @@ fn live(prepared: Prepared, predecessor: Option<&Predecessor>) -> Result<(), Fat
 }
 
 /// Joins the rooms, and waits for the end. `disk`: where jobs run.
-async fn join(prepared: Prepared, predecessor: Option<&Predecessor>, disk: &Handle) -> Result<(), Fatal> {
+async fn join(
+    prepared: Prepared,
+    predecessor: Option<&Predecessor>,
+    disk: &Handle,
+    recorder: &Recorder,
+) -> Result<(), Fatal> {
     let Prepared { flags, settings, mechanisms, guarantees, own, domains, mut state, ends } = prepared;
     let (reach, domains) = watch::channel(domains);
     let (replace, current) = watch::channel(settings.clone());
@@ -170,6 +191,7 @@ async fn join(prepared: Prepared, predecessor: Option<&Predecessor>, disk: &Hand
         current.clone(),
         workers.clone(),
         resolver.clone(),
+        recorder.clone(),
         intake.follow(),
         guarantees.operations.as_str(),
     );
@@ -179,7 +201,13 @@ async fn join(prepared: Prepared, predecessor: Option<&Predecessor>, disk: &Hand
     let hostname = nix::unistd::gethostname().ok().and_then(|h| h.into_string().ok()).unwrap_or_default();
     let engines = settings.config.engine_programs();
 
-    let around = Around { settings: current.clone(), dialer: dialer.clone(), resolver, workers: workers.clone() };
+    let around = Around {
+        settings: current.clone(),
+        dialer: dialer.clone(),
+        resolver,
+        workers: workers.clone(),
+        recorder: recorder.clone(),
+    };
     let around: Arc<dyn Surroundings> = Arc::new(around);
     let isolation = guarantees.jobs.as_str();
     let job_settings = job_settings(&settings.config, &mechanisms, &state, &hostname, &engines, isolation);
@@ -282,6 +310,7 @@ async fn join(prepared: Prepared, predecessor: Option<&Predecessor>, disk: &Hand
         tunnel: tunnel_status.clone(),
         leaves,
         operations: operations.clone(),
+        recorder: recorder.clone(),
         jobs: jobs.clone(),
         guarantees,
         instance: state.instance.clone(),
@@ -304,11 +333,12 @@ async fn join(prepared: Prepared, predecessor: Option<&Predecessor>, disk: &Hand
 
     workers.ready().await;
     let reloading =
-        Reloading { flags, replace: &replace, workers: &workers, reach, mechanisms, guarantees: &floor, own };
+        Reloading { flags, replace: &replace, workers: &workers, reach, mechanisms, guarantees: &floor, own, recorder };
     let handing = HandingOver {
         succession: &succession,
         workers: &workers,
         jobs: &jobs,
+        recorder,
         disk,
         state: &state,
         state_dir: &settings.config.state_dir,
@@ -496,6 +526,7 @@ struct HandingOver<'a> {
     succession: &'a Succession,
     workers: &'a Workers,
     jobs: &'a Jobs,
+    recorder: &'a Recorder,
     disk: &'a Handle,
     state: &'a State,
     state_dir: &'a Path,
@@ -607,6 +638,7 @@ impl HandingOver<'_> {
                         continue;
                     }
                     *let_go = true;
+                    self.recorder.give().await;
                     if let Some(admin) = admin {
                         admin.pause();
                     }
@@ -623,6 +655,7 @@ impl HandingOver<'_> {
 
     /// The other process is no more, and all of it is ours as before.
     fn take_back(&self, admin: Option<&mut Answering>) {
+        self.recorder.take_back();
         let _on_its_own = self.disk.enter();
         if let Err(failure) = self.jobs.adopt_again() {
             tracing::error!(code = %failure.code, detail = failure.message, "the jobs cannot be taken back");
@@ -655,6 +688,7 @@ struct Reloading<'a> {
     mechanisms: Mechanisms,
     guarantees: &'a Guarantees,
     own: Own,
+    recorder: &'a Recorder,
 }
 
 impl Reloading<'_> {
@@ -668,13 +702,23 @@ impl Reloading<'_> {
             self.guarantees.suffice(config.isolation_require).map_err(|f| f.to_string())?;
             self.own.still_reads(&config)?;
             let domains = Domains::new(&config, &self.mechanisms).map_err(|e| format!("domains for workers: {e}"))?;
-            Ok((Settings::load(config).map_err(|f| f.to_string())?, domains))
+            Ok((self.replace.borrow().again(config)?, domains))
         });
         match loaded {
             Ok((settings, domains)) => {
                 self.workers.use_programs(settings.config.workers.clone()).await;
                 self.reach.send_replace(domains);
+                let (policy, digest) = policy_digest(&settings.config);
                 self.replace.send_replace(settings);
+                self.recorder.reopen();
+                self.recorder.note(audit::Record {
+                    kind: audit::Kind::Change,
+                    detail: Some(format!(
+                        "configuration, credentials and policy were read again; the policy: {policy}"
+                    )),
+                    digest,
+                    ..Default::default()
+                });
                 tracing::info!("configuration and credentials read again");
             }
             Err(reason) => tracing::error!(reason, "not reloaded, nothing has changed"),
@@ -688,6 +732,7 @@ struct Around {
     dialer: Dialer,
     resolver: Resolver,
     workers: Workers,
+    recorder: Recorder,
 }
 
 #[tonic::async_trait]
@@ -702,7 +747,46 @@ impl Surroundings for Around {
         self.settings.borrow().credentials.api_key.clone()
     }
     async fn resolve(&self, connection: &str) -> Result<Target, Failure> {
+        let acts_as = self.settings.borrow().config.connections.get(connection).map(|c| c.impersonate().is_some());
+        if acts_as == Some(true) {
+            return Err(Code::WrongProvider
+                .on(format!("the connection {connection:?} acts as whoever asks, and a job goes on when nobody does"))
+                .next("Give the job a connection without `impersonate` in the runner's configuration."));
+        }
         self.resolver.resolve(connection).await.map(|target| (*target).clone())
+    }
+    async fn allows(&self, request: &JobRequest, takes: bool) -> Result<Option<Permit>, Failure> {
+        let settings = self.settings.borrow().clone();
+        let asked = jobs::asked_of_policy(request);
+        let decision = settings.policy.decide(&asked, SystemTime::now());
+        let record = match &asked.what {
+            policy::What::Job(job) => recorder::of_job(request, job),
+            _ => audit::Record::default(),
+        };
+        let rule = decision.by.name();
+        if !decision.is_allowed() {
+            let failure = Code::PolicyDenied.on(decision.sentence);
+            self.recorder.note(recorder::decided(record, &rule, Some(&failure)));
+            return Err(failure);
+        }
+        let permit = match &decision.limit {
+            Some(limit) if takes => {
+                // nothing is decided yet: it comes again
+                let permit = settings.limits.take(limit, Instant::now()).map_err(|e| Code::Busy.on(e.to_string()))?;
+                Some(permit)
+            }
+            _ => None,
+        };
+        self.recorder.decision(recorder::decided(record, &rule, None)).await?;
+        Ok(permit)
+    }
+    fn ended(&self, job: &str, phase: &str) {
+        self.recorder.note(audit::Record {
+            kind: audit::Kind::End,
+            job: Some(job.to_owned()),
+            code: Some(phase.to_owned()),
+            ..Default::default()
+        });
     }
     async fn first_word(&self, targets: &[JobTarget]) -> JobFirst {
         let settings = self.settings.borrow().clone();
@@ -715,6 +799,28 @@ impl Surroundings for Around {
     async fn signal(&self, process: PidFd, signal: Signal) {
         self.workers.signal(process, signal).await;
     }
+}
+
+/// How the audit log is kept.
+fn audit_options(config: &Config, runner: &str, instance: &str) -> audit::Options {
+    let settings = &config.audit;
+    audit::Options {
+        version: shared_proto::VERSION.to_owned(),
+        file_max: settings.file_max,
+        keep: audit::Keep { files: settings.keep_files, bytes: None },
+        on_failure: settings.on_failure,
+        sink: settings.sink.clone(),
+        ..audit::Options::new(runner, instance)
+    }
+}
+
+/// Where the policy is, and the SHA-256 of what stands there.
+fn policy_digest(config: &Config) -> (String, Option<String>) {
+    use sha2::Digest as _;
+    let path = config.policy.path.display().to_string();
+    let digest =
+        std::fs::read(&config.policy.path).ok().map(|text| shared_proto::hex::encode(&sha2::Sha256::digest(text)[..]));
+    (path, digest)
 }
 
 fn job_settings(

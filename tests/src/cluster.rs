@@ -149,6 +149,14 @@ impl Cluster {
     pub fn work_folder(&self) -> PathBuf {
         self.folder.join("work")
     }
+    /// What the API server's own audit log says of pods, a JSON object each.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn audit_log(&self) -> Result<Vec<Value>> {
+        let text = std::fs::read_to_string(self.folder.join("audit.log")).unwrap_or_default();
+        Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    }
     /// kwok itself, whose children are the commands that exec runs.
     pub fn kwok(&self) -> &Process {
         &self.kwok
@@ -397,6 +405,8 @@ async fn start_api_server(folder: &Scratch, etcd: u16) -> Result<(Process, Socke
     let tokens = folder
         .write("tokens.csv", format!("{ADMIN},admin,1,\"system:masters\"\n{RESTRICTED},{RESTRICTED_USER},2\n"))?;
     let certificates = folder.join("certs");
+    let audited = r#"{"apiVersion":"audit.k8s.io/v1","kind":"Policy","omitStages":["RequestReceived"],"rules":[{"level":"Metadata","resources":[{"group":"","resources":["pods"]}]},{"level":"None"}]}"#;
+    let audited = folder.write("audit-policy.json", audited)?;
     let api_server = Program::component("kube-apiserver")?
         .arg(format!("--etcd-servers=http://127.0.0.1:{etcd}"))
         .arg("--service-account-issuer=https://kubernetes.default.svc")
@@ -404,6 +414,8 @@ async fn start_api_server(folder: &Scratch, etcd: u16) -> Result<(Process, Socke
         .arg(format!("--service-account-signing-key-file={}", key.display()))
         .arg("--service-cluster-ip-range=10.0.0.0/24")
         .arg(format!("--token-auth-file={}", tokens.display()))
+        .arg(format!("--audit-policy-file={}", audited.display()))
+        .arg(format!("--audit-log-path={}", folder.join("audit.log").display()))
         .args(["--authorization-mode=RBAC", "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1"])
         .arg(format!("--secure-port={port}"))
         .arg(format!("--cert-dir={}", certificates.display()))

@@ -241,8 +241,15 @@ impl ControlPlane {
     /// # Errors
     /// The API refuses.
     pub async fn user(&self, organization: &str, name: &str, role: &str) -> Result<User> {
+        self.user_in(organization, name, role, &[]).await
+    }
+    /// A new user of an organization, in these groups.
+    ///
+    /// # Errors
+    /// The API refuses.
+    pub async fn user_in(&self, organization: &str, name: &str, role: &str, groups: &[&str]) -> Result<User> {
         let path = format!("/organizations/{organization}/users");
-        let made = self.admin.post(&path, &json!({ "name": name, "role": role })).await?;
+        let made = self.admin.post(&path, &json!({ "name": name, "role": role, "groups": groups })).await?;
         let token = made["token"].as_str().context("a new user has a token")?.to_owned();
         Ok(User { client: self.admin.client.with_token(&token), token, organization: organization.to_owned() })
     }

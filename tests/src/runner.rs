@@ -6,7 +6,7 @@ use crate::procfs::{self, Counts, Stat};
 use crate::scratch::Scratch;
 use crate::wait::eventually;
 use crate::{Cutter, Engine, EngineKind, Moto, tools};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -201,6 +201,14 @@ impl Setup {
     pub fn table(mut self, name: &str, lines: &str) -> Self {
         self.tables.push_str(&format!("[{name}]\n{lines}\n"));
         self
+    }
+    /// Its policy, beside its configuration.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn policy(self, text: &str) -> Result<Self> {
+        self.folder.write("policy.toml", text)?;
+        Ok(self)
     }
     /// An environment variable.
     #[must_use]
@@ -456,6 +464,19 @@ impl Runner {
     pub fn launch_again(&mut self) -> Result<()> {
         let process = self.program.clone().start()?;
         self.earlier.push(std::mem::replace(&mut self.process, process));
+        Ok(())
+    }
+    /// Its audit log is as it was written.
+    ///
+    /// # Errors
+    /// It is not, or there is none.
+    pub async fn audit_verifies(&self) -> Result<()> {
+        let ended = Program::own("runner")?
+            .args(["audit", "verify"])
+            .env("RUNNERD_CONFIG", shown(&self.folder.join("runner.toml")))
+            .run(Duration::from_secs(60))
+            .await?;
+        ensure!(ended.code() == 0, "{} {}{}", ended.code(), ended.stdout, ended.stderr);
         Ok(())
     }
     /// Processes of jobs, also of those that an earlier launcher left.

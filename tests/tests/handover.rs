@@ -206,6 +206,11 @@ async fn operations_do_not_notice() -> Result<()> {
     // and it ends as any other
     runner.process().signal(Signal::SIGTERM)?;
     ensure!(runner.process().ended(SECONDS).await?.code() == Some(0));
+    // whoever wrote it, each operation was written down
+    runner.audit_verifies().await?;
+    let log = std::fs::read_to_string(runner.state().join("audit/audit-000001.jsonl"))?;
+    let written = log.lines().filter(|line| line.contains("\"decision\":\"allow\"")).count() as u64;
+    ensure!(written >= served, "{written} of {served} are in the audit log");
     Ok(())
 }
 

@@ -8,7 +8,9 @@ use shared_proto::frame::FrameError;
 use shared_proto::v1::operation_request::What;
 use shared_proto::v1::resolve_reply::Kind as Reply;
 use shared_proto::v1::target::Kind as Target;
-use shared_proto::v1::{self, BoundToken, KubernetesTarget, OperationRequest, Outcome, ResolveReply, WorkerRequest};
+use shared_proto::v1::{
+    self, BoundToken, KubernetesTarget, Masking, OperationRequest, Outcome, ResolveReply, WorkerRequest,
+};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -70,11 +72,11 @@ async fn bound(wanted: BoundToken, target: Option<v1::Target>, dialer: &Dialer) 
 }
 
 async fn serve(request: WorkerRequest, dialer: &Dialer, input: &mut Input, output: &mut Output) -> Outcome {
-    let WorkerRequest { request: Some(request), target: Some(target), .. } = request else {
+    let WorkerRequest { request: Some(request), target: Some(target), masking, .. } = request else {
         return Fault::new(Code::Internal, "the request came without an operation or without a target").outcome();
     };
     let deadline = request.deadline_ms;
-    let work = dispatch(request, target.kind, dialer, input, output);
+    let work = dispatch(request, target.kind, masking, dialer, input, output);
     let ended = if deadline == 0 {
         work.await
     } else {
@@ -89,6 +91,7 @@ async fn serve(request: WorkerRequest, dialer: &Dialer, input: &mut Input, outpu
 async fn dispatch(
     request: OperationRequest,
     target: Option<Target>,
+    masking: Option<Masking>,
     dialer: &Dialer,
     input: &mut Input,
     output: &mut Output,
@@ -98,7 +101,7 @@ async fn dispatch(
     };
     match target {
         Some(Target::Kubernetes(target)) if !is_aws(&what) => {
-            kubernetes::serve(what, target, dialer, input, output).await
+            kubernetes::serve(what, target, masking, dialer, input, output).await
         }
         Some(Target::Aws(target)) if !is_kubernetes(&what) => aws::serve(what, target, dialer, input, output).await,
         Some(target) => {

@@ -40,7 +40,7 @@ struct Kept {
 pub(crate) async fn run(command: KubeToken, context: &Context) -> Done {
     let kept = file(context, &command.connection);
     let fresh = |kept: &Kept| kept.expires_at_ms - shared_proto::now_ms() > BEFORE_END_MS;
-    let kept_one = kept.as_ref().and_then(load).filter(fresh);
+    let kept_one = kept.as_deref().and_then(load).filter(fresh);
     let token = match kept_one {
         Some(token) => token,
         None => {
@@ -87,7 +87,7 @@ fn file(context: &Context, connection: &str) -> Option<PathBuf> {
 }
 
 /// One that others can read, or that is not whole, is none.
-fn load(path: &PathBuf) -> Option<Kept> {
+fn load(path: &Path) -> Option<Kept> {
     let file = std::fs::File::open(path).ok()?;
     let meta = file.metadata().ok()?;
     if !meta.is_file() || meta.mode() & 0o077 != 0 || meta.uid() != nix::unistd::geteuid().as_raw() {

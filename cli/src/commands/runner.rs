@@ -238,10 +238,33 @@ fn show(runner: &Value) -> String {
                 ),
             ),
             ("  engines", names("engines", "")),
+            ("  policy", policy(&instance["policy"])),
             ("  connections", names("connections", "/name")),
         ]));
     }
     text
+}
+
+/// What a runner's policy comes to, in a line.
+fn policy(policy: &Value) -> String {
+    match policy["state"].as_str() {
+        Some("absent") => return "none: what the connections' credentials allow".to_owned(),
+        Some("broken") => return format!("broken, nothing is allowed: {}", table::text(policy, "/reason")),
+        Some(_) => {}
+        None => return String::new(),
+    }
+    let sections = policy["sections"].as_object().into_iter().flatten();
+    let bound = sections.filter(|(_, section)| section["default"] == "deny").map(|(name, section)| {
+        let rules = section["rules"].as_array().map_or(0, Vec::len);
+        let allow = section["rules"].as_array().into_iter().flatten().filter(|r| r["effect"] == "allow").count();
+        match (rules, policy["cut"] == true) {
+            (_, true) => format!("{name}: by rules"),
+            (0, _) => format!("{name}: nothing"),
+            _ => format!("{name}: by {allow} of {rules} rules"),
+        }
+    });
+    let bound: Vec<_> = bound.collect();
+    if bound.is_empty() { "all is allowed".to_owned() } else { format!("{}; all else is allowed", bound.join(", ")) }
 }
 
 #[cfg(test)]
@@ -276,6 +299,23 @@ mod tests {
         );
         let listed = runners(&json!({"items": [runner]}));
         assert!(listed.lines().any(|l| l.starts_with("office") && l.contains("leaving")), "{listed}");
+    }
+
+    #[test]
+    fn a_policy_in_a_line() {
+        let section = |default: &str, rules: Value| json!({ "default": default, "rules": rules });
+        let read = json!({ "state": "read", "sections": {
+            "jobs": section("deny", json!([])), "aws": section("allow", json!([])),
+            "kubernetes": section("deny", json!([{ "effect": "allow" }, { "effect": "deny" }])),
+        } });
+        for (given, shown) in [
+            (read, "jobs: nothing, kubernetes: by 1 of 2 rules; all else is allowed"),
+            (json!({ "state": "broken", "reason": "line 1" }), "broken, nothing is allowed: line 1"),
+            (json!({ "state": "absent" }), "none: what the connections' credentials allow"),
+            (Value::Null, ""),
+        ] {
+            assert_eq!(policy(&given), shown);
+        }
     }
 
     #[test]

@@ -95,6 +95,20 @@ pub(super) async fn authenticate_cluster(State(state): State<ApiState>, request:
     go_on(caller, request, next).await
 }
 
+/// Whose token for one cluster a request has, with that connection's id; nothing where it has another kind of token, or none.
+pub(super) async fn of_cluster(state: &ApiState, headers: &HeaderMap) -> Option<Result<(Caller, String), Failure>> {
+    let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (_, token) = text.split_once(' ')?;
+    if !token.trim().starts_with(Purpose::Cluster.prefix()) {
+        return None;
+    }
+    let caller = identify(state, headers, &[Purpose::Cluster]).await;
+    Some(caller.map(|caller| {
+        let only = caller.0.cluster.clone().unwrap_or_default();
+        (caller, only)
+    }))
+}
+
 async fn go_on(caller: Result<Caller, Failure>, mut request: Request, next: Next) -> Response {
     match caller {
         Ok(caller) => {

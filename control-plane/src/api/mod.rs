@@ -151,7 +151,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/v1/openapi.json", get(move || async move { axum::Json(description) }))
         .merge(api)
         .merge(passing)
-        .fallback(|| async { ApiError::from(Code::NotFound.on("there is no such path")) })
+        .fallback(pass::elsewhere)
         .method_not_allowed_fallback(|| async {
             ApiError::from(Code::MethodNotAllowed.on("this path does not take this method"))
         })

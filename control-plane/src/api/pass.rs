@@ -7,12 +7,12 @@
 use super::listener::ConnectionPlace;
 use super::passing::{Feeding, answer, begun, given, head, length};
 use super::running::{Running, Wanted};
-use super::{ApiError, ApiState, Caller, Named, Params, Routes, account};
+use super::{ApiError, ApiState, Caller, Named, Params, Routes, account, caller};
 use crate::operations::{Input, Output};
 use crate::store::Provider;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::any;
 use axum::{Extension, Json, Router};
 use bytes::{Bytes, BytesMut};
@@ -107,16 +107,32 @@ async fn pass(
         what: What::K8sRequest(K8sRequest::default()),
         unary: false,
     };
-    match serve(&state, &caller, wanted, place, request).await {
-        Ok(response) => response,
-        Err(error) => status(&error),
-    }
+    let before = if wanted.runner.is_some() { 7 } else { 5 };
+    serve(&state, &caller, wanted, before, place, request).await.unwrap_or_else(|error| status(&error))
+}
+
+/// A path that is none of ours. With a token for one cluster it is that one's: `kubectl proxy` and others leave the path out that a
+/// kubeconfig has for its server.
+pub(super) async fn elsewhere(
+    State(state): State<ApiState>,
+    place: Option<Extension<ConnectionPlace>>,
+    request: Request,
+) -> Response {
+    let (caller, connection) = match caller::of_cluster(&state, request.headers()).await {
+        Some(Ok(found)) => found,
+        Some(Err(failure)) => return status(&failure.into()),
+        None => return ApiError::from(Code::NotFound.on("there is no such path")).into_response(),
+    };
+    let what = What::K8sRequest(K8sRequest::default());
+    let wanted = Wanted { connection, runner: None, provider: Some(Provider::Kubernetes), what, unary: false };
+    serve(&state, &caller, wanted, 0, place, request).await.unwrap_or_else(|error| status(&error))
 }
 
 async fn serve(
     state: &ApiState,
     caller: &Caller,
     mut wanted: Wanted,
+    before: usize,
     connection_place: Option<Extension<ConnectionPlace>>,
     mut request: Request,
 ) -> Result<Response, ApiError> {
@@ -124,7 +140,7 @@ async fn serve(
         request.headers().contains_key(header::UPGRADE).then(|| request.extensions_mut().remove::<OnUpgrade>());
     let place =
         if upgrade.is_some() || is_long(request.uri()) { Some(state.streams.take(&caller.user().id)?) } else { None };
-    wanted.what = What::K8sRequest(asked(&request, if wanted.runner.is_some() { 7 } else { 5 })?);
+    wanted.what = What::K8sRequest(asked(&request, before)?);
     let head_only = request.method() == Method::HEAD;
     let mut running = Running::start(state, caller, wanted).await?;
     let (input, body) = (running.input(), request.into_body());
@@ -277,6 +293,9 @@ mod tests {
             ("/api/%2e%2e/x", "/api/%2e%2e/x"),
         ] {
             assert_eq!(target(&format!("/api/v1/connections/c/kubernetes{below}"), 5), target_there);
+            if below.starts_with('/') {
+                assert_eq!(target(below, 0), target_there);
+            }
             assert_eq!(target(&format!("/api/v1/runners/r/connections/c/kubernetes{below}"), 7), target_there);
         }
     }

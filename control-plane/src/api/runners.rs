@@ -89,6 +89,10 @@ struct InstanceView {
     isolation_missing: Vec<String>,
     connections: Vec<EntryView>,
     engines: Vec<String>,
+    /// What its policy comes to: `{state,reason?,cut?,sections:{kind:{default,exec?,rules:[{name,effect,secrets?,keys}]}}}`, where state is
+    /// absent, broken or read. Null: it does not say.
+    #[schema(value_type = Object)]
+    policy: serde_json::Value,
     certificate: CertificateView,
 }
 /// The newest certificate of an instance.
@@ -319,6 +323,7 @@ impl From<Instance> for InstanceView {
             isolation_missing: i.isolation_missing,
             connections: i.connections.into_iter().map(|c| EntryView { name: c.name, provider: c.provider }).collect(),
             engines: i.engines,
+            policy: i.policy,
             certificate: CertificateView {
                 serial: i.certificate.serial,
                 not_after_ms: i.certificate.not_after_ms,

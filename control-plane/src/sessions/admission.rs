@@ -175,7 +175,14 @@ fn about(hello: v1::Hello) -> About {
             .map(|c| Entry { name: text(c.name), provider: text(c.provider) })
             .collect(),
         engines: hello.engines.into_iter().take(LIST_MAX).map(text).collect(),
+        policy: policy(&hello.policy),
     }
+}
+
+/// What a runner says of its policy; null where it says nothing, or too much.
+pub(crate) fn policy(text: &str) -> serde_json::Value {
+    let fits = text.len() <= shared_proto::bounds::POLICY_SUMMARY_MAX;
+    serde_json::from_str(text).ok().filter(|policy: &serde_json::Value| fits && policy.is_object()).unwrap_or_default()
 }
 
 /// Whether it may be an instance's id.

@@ -348,6 +348,11 @@ impl<'a> Session<'a> {
                 tracing::info!(session = self.live.id, draining, "whether the runner takes new work has changed");
                 self.live.draining.store(draining, Ordering::Release);
             }
+            Some(FromRunner::Policy(v1::PolicySummary { json })) => {
+                tracing::info!(session = self.live.id, "the runner's policy has changed");
+                let policy = super::admission::policy(&json);
+                *self.live.policy.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = policy;
+            }
             Some(FromRunner::HandOver(v1::HandOver { token_sha256 })) => self.hand_over(&token_sha256, now),
             // a second Hello, or something newer than this version: nothing depends on it
             Some(FromRunner::Hello(_)) | None => {}

@@ -47,6 +47,7 @@ pub(crate) struct About {
     pub(crate) isolation_missing: Vec<String>,
     pub(crate) connections: Vec<Entry>,
     pub(crate) engines: Vec<String>,
+    pub(crate) policy: serde_json::Value,
 }
 
 /// The newest certificate that a session's runner is known to have.
@@ -74,6 +75,8 @@ pub(crate) struct Live {
     pub(crate) leaving: AtomicBool,
     /// It said that it takes nothing new; what is in flight goes on.
     pub(crate) draining: AtomicBool,
+    /// What its policy comes to, as it said last.
+    pub(crate) policy: Mutex<serde_json::Value>,
     pub(crate) commands: mpsc::Sender<Command>,
     /// Whoever shows what this is about gets its place.
     announced: Announced,
@@ -148,6 +151,8 @@ pub struct Instance {
     pub connections: Vec<Entry>,
     /// The engines that it found.
     pub engines: Vec<String>,
+    /// What its policy comes to, in its own words; null: it does not say.
+    pub policy: serde_json::Value,
     /// Its newest certificate.
     pub certificate: SessionCertificate,
 }
@@ -174,6 +179,7 @@ impl Live {
             }),
             id: new.id,
             who: new.who,
+            policy: Mutex::new(new.about.policy.clone()),
             about: new.about,
             connected_at_ms: shared_proto::now_ms(),
             max_operations: new.max_operations,
@@ -267,6 +273,7 @@ impl Live {
             isolation_missing: self.about.isolation_missing.clone(),
             connections: self.about.connections.clone(),
             engines: self.about.engines.clone(),
+            policy: self.policy.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             certificate: self.certificate(),
         }
     }

@@ -47,7 +47,7 @@ const SIGNED_AHEAD: [&str; 7] = [
 /// What a request asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
-    /// The service, by the name that its requests are signed for: `s3`, `ec2`, `monitoring`.
+    /// The service, by the name that its requests are signed for: `s3`, `ec2`, `monitoring`. Rules name it by [`Asked::prefix`].
     pub service: String,
     /// The operation; `None`: it is not known, or not certain. Where it is out of a form, the worker holds the form to it before it signs.
     pub operation: Option<&'static str>,
@@ -59,6 +59,26 @@ pub struct Asked {
     pub payload: Option<Payload>,
     /// Whether the body is a form that names the operation.
     pub form: bool,
+}
+
+// === impl Asked ===
+
+impl Asked {
+    /// The service as IAM's policies name it in actions, and rules of a runner's policy with them; where that is not the name in signatures.
+    pub fn prefix(&self) -> &str {
+        match self.service.as_str() {
+            "monitoring" => "cloudwatch",
+            "tagging" => "tag",
+            // Cloud Control's own actions are of this service
+            "cloudcontrolapi" => "cloudformation",
+            "iotdata" | "iot-jobs-data" => "iot",
+            service => service,
+        }
+    }
+    /// `s3:GetObject`; with a question mark where the operation is not known.
+    pub fn shown(&self) -> String {
+        format!("{}:{}", self.prefix(), self.operation.unwrap_or("?"))
+    }
 }
 
 /// Reads it.

@@ -294,6 +294,21 @@ fn table(s: &Status) -> String {
             counted(s.operations.waiting, "worker")
         ),
     ));
+    rows.push((
+        "policy",
+        match (s.policy.trouble.as_str(), s.policy.there) {
+            ("", true) => s.policy.file.clone(),
+            ("", false) => format!("none: {} is not there", s.policy.file),
+            (trouble, _) => format!("NOTHING IS ALLOWED: {trouble}"),
+        },
+    ));
+    rows.push((
+        "audit log",
+        match s.audit.trouble.as_str() {
+            "" => format!("{}, {} lost", s.audit.state, counted(s.audit.lost, "record")),
+            trouble => format!("{}, {} lost: {trouble}", s.audit.state, counted(s.audit.lost, "record")),
+        },
+    ));
     let text = |job: &serde_json::Value, key: &str| job.get(key).and_then(|v| v.as_str()).unwrap_or("?").to_owned();
     for job in &s.jobs {
         rows.push((

@@ -5,6 +5,7 @@ use crate::intake::Intake;
 use crate::isolation::Guarantees;
 use crate::jobs::Jobs;
 use crate::operations::Operations;
+use crate::recorder::{Recorder, RecorderStatus};
 use crate::tunnel::leaf::Leaves;
 use crate::tunnel::{Settings, TunnelStatus};
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,8 @@ pub struct Facts {
     pub leaves: Leaves,
     /// The operations.
     pub operations: Operations,
+    /// The audit log.
+    pub recorder: Recorder,
     /// The jobs.
     pub jobs: Jobs,
     /// What holds for workers.
@@ -66,6 +69,10 @@ pub struct Status {
     pub certificate: Certificate,
     /// What holds for workers.
     pub isolation: Isolation,
+    /// The policy: its file, and what is wrong with it; empty: nothing.
+    pub policy: Policy,
+    /// The audit log.
+    pub audit: RecorderStatus,
     /// Operations.
     pub operations: Counts,
     /// Jobs, as `jobs` tells them.
@@ -108,6 +115,18 @@ pub struct Isolation {
     pub require: String,
     /// Guarantees that do not hold.
     pub missing: Vec<String>,
+}
+
+/// The policy.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Policy {
+    /// Its file.
+    pub file: String,
+    /// Whether that is there.
+    pub there: bool,
+    /// Why it cannot be used, and nothing is allowed; empty: it can.
+    pub trouble: String,
 }
 
 /// Operations.
@@ -224,6 +243,12 @@ impl Facts {
                 require: config.isolation_require.as_str().to_owned(),
                 missing: self.guarantees.missing.clone(),
             },
+            policy: Policy {
+                file: config.policy.path.display().to_string(),
+                there: config.policy.path.exists(),
+                trouble: settings.policy.reason().unwrap_or_default().to_owned(),
+            },
+            audit: self.recorder.status(),
             operations: Counts {
                 running: counts.running,
                 max: config.max_operations,

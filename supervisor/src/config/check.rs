@@ -3,9 +3,10 @@
 use super::narrow::{FileAccount, FileSession};
 use super::settings::{self, Shown, Source};
 use super::{
-    AtStop, AwsSource, CONNECTIONS_MAX, Config, ConfigError, Connection, Engines, FILE_MAX, Isolation, Jobs, LIST_MAX,
-    LogFormat, Proxy, ProxyUrl, SETTINGS, ServiceAccount, Tunnel, WorkerPaths,
+    AtStop, AuditSettings, AwsSource, CONNECTIONS_MAX, Config, ConfigError, Connection, Engines, FILE_MAX, Isolation,
+    Jobs, LIST_MAX, LogFormat, PolicyFile, Proxy, ProxyUrl, SETTINGS, ServiceAccount, Tunnel, WorkerPaths,
 };
+use crate::audit::{OnFailure, Sink};
 use crate::workers::WARM_MAX;
 use serde::Deserialize;
 use shared_proto::address::HostPattern;
@@ -18,12 +19,16 @@ use std::time::Duration;
 
 /// The file that is read where nobody names one, if it is there.
 pub const DEFAULT_FILE: &str = "/etc/runner/runner.toml";
+/// The policy where nobody names one, beside the configuration file.
+const POLICY_FILE: &str = "policy.toml";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct File {
     credentials: PathBuf,
     state_dir: PathBuf,
+    policy: PathBuf,
+    audit: FileAudit,
     log_format: LogFormat,
     log_level: String,
     max_operations: u32,
@@ -37,6 +42,14 @@ struct File {
     jobs: FileJobs,
     sources: FileSources,
     connections: BTreeMap<String, FileConnection>,
+}
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileAudit {
+    on_failure: String,
+    file_mib: u64,
+    keep_files: u64,
+    sink: String,
 }
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -115,6 +128,8 @@ struct FileConnection {
     service_account: Option<String>,
     token_seconds: Option<u64>,
     token_audiences: Option<Vec<String>>,
+    impersonate: Option<bool>,
+    impersonate_prefix: Option<String>,
 }
 
 // === impl File ===
@@ -124,6 +139,8 @@ impl Default for File {
         Self {
             credentials: "/etc/runner/credentials.json".into(),
             state_dir: "/var/lib/runner".into(),
+            policy: PathBuf::new(),
+            audit: FileAudit::default(),
             log_format: LogFormat::Text,
             log_level: "info".into(),
             max_operations: shared_proto::bounds::OPERATIONS_DEFAULT,
@@ -361,10 +378,19 @@ impl File {
             }
         };
         let (credentials, state_dir) = (whole("credentials", &self.credentials)?, whole("state_dir", &self.state_dir)?);
+        let policy = if self.policy.as_os_str().is_empty() {
+            let beside = file.as_deref().unwrap_or(Path::new(DEFAULT_FILE)).with_file_name(POLICY_FILE);
+            let path = std::path::absolute(beside).map_err(|e| ConfigError(format!("policy: {e}")))?;
+            PolicyFile { path, named: false }
+        } else {
+            PolicyFile { path: whole("policy", &self.policy)?, named: true }
+        };
         let mut config = Config {
             file,
             credentials,
             state_dir,
+            policy,
+            audit: self.audit.check()?,
             log_format: self.log_format,
             log_level: self.log_level,
             max_operations,
@@ -390,6 +416,34 @@ impl File {
         };
         config.shown = config.show(sources);
         Ok(config)
+    }
+}
+
+impl Default for FileAudit {
+    fn default() -> Self {
+        Self { on_failure: "closed".to_owned(), file_mib: 64, keep_files: 32, sink: String::new() }
+    }
+}
+
+impl FileAudit {
+    fn check(self) -> Result<AuditSettings, ConfigError> {
+        let bad = |what: String| Err(ConfigError(format!("audit.{what}")));
+        let on_failure = match self.on_failure.as_str() {
+            "closed" => OnFailure::Closed,
+            "open" => OnFailure::Open,
+            other => return bad(format!("on_failure: {other:?} is neither closed nor open")),
+        };
+        if !(1..=1024).contains(&self.file_mib) {
+            return bad(format!("file_mib: {} is not from 1 to 1024", self.file_mib));
+        }
+        let sink = match self.sink.split_once(':') {
+            None if self.sink.is_empty() => None,
+            Some(("file", path)) if path.starts_with('/') => Some(Sink::File(path.into())),
+            Some(("syslog", path)) if path.starts_with('/') => Some(Sink::Syslog(path.into())),
+            _ => return bad(format!("sink: {:?} is neither file:/PATH nor syslog:/PATH", self.sink)),
+        };
+        let keep_files = Some(self.keep_files).filter(|files| *files > 0);
+        Ok(AuditSettings { on_failure, file_max: self.file_mib << 20, keep_files, sink })
     }
 }
 
@@ -432,7 +486,10 @@ impl Config {
             Connection::Kubeconfig { path, .. } => Some(path),
             _ => None,
         });
-        let own = [&self.credentials, &self.state_dir].into_iter().chain(&self.proxy.password_file).chain(kubeconfigs);
+        let own = [&self.credentials, &self.state_dir, &self.policy.path]
+            .into_iter()
+            .chain(&self.proxy.password_file)
+            .chain(kubeconfigs);
         for path in own {
             let kept = real(path);
             for read in &self.jobs.reads {
@@ -455,6 +512,18 @@ impl Config {
             match key {
                 "credentials" => self.credentials.display().to_string(),
                 "state_dir" => self.state_dir.display().to_string(),
+                "audit.on_failure" => match self.audit.on_failure {
+                    OnFailure::Closed => "closed".to_owned(),
+                    OnFailure::Open => "open".to_owned(),
+                },
+                "audit.file_mib" => (self.audit.file_max >> 20).to_string(),
+                "audit.keep_files" => self.audit.keep_files.unwrap_or(0).to_string(),
+                "audit.sink" => match &self.audit.sink {
+                    Some(Sink::File(path)) => format!("file:{}", path.display()),
+                    Some(Sink::Syslog(path)) => format!("syslog:{}", path.display()),
+                    None => String::new(),
+                },
+                "policy" => self.policy.path.display().to_string(),
                 "log_format" => if self.log_format == LogFormat::Json { "json" } else { "text" }.to_owned(),
                 "log_level" => self.log_level.clone(),
                 "max_operations" => self.max_operations.to_string(),
@@ -501,10 +570,17 @@ impl Config {
         let connections = self.connections.iter().map(|(name, connection)| Shown {
             key: format!("connections.{name}"),
             value: match connection {
-                Connection::Kubeconfig { path, context, account, .. } => {
-                    format!("kubernetes {} {context} {}", path.display(), of_account(account))
+                Connection::Kubeconfig { path, context, account, impersonate, .. } => {
+                    format!(
+                        "kubernetes {} {context} {} {}",
+                        path.display(),
+                        of_account(account),
+                        of_caller(impersonate)
+                    )
                 }
-                Connection::InCluster { account } => format!("kubernetes in_cluster {}", of_account(account)),
+                Connection::InCluster { account, impersonate } => {
+                    format!("kubernetes in_cluster {} {}", of_account(account), of_caller(impersonate))
+                }
                 Connection::Aws { source, profile, region, endpoint_url, session } => {
                     let session = session.as_ref().map(|s| format!("as {}", s.role_arn)).unwrap_or_default();
                     format!("aws {} {profile} {region} {endpoint_url} {session}", source.as_str())
@@ -521,6 +597,10 @@ impl Config {
 
 fn of_account(account: &Option<ServiceAccount>) -> String {
     account.as_ref().map(|a| format!("as {}/{}", a.namespace, a.name)).unwrap_or_default()
+}
+
+fn of_caller(impersonate: &Option<String>) -> String {
+    impersonate.as_ref().map(|prefix| format!("for {prefix}USER")).unwrap_or_default()
 }
 
 fn absolute(key: &str, path: PathBuf) -> Result<Option<PathBuf>, ConfigError> {
@@ -617,7 +697,23 @@ impl FileConnection {
             || self.context.is_some()
             || self.exec_plugins.is_some()
             || self.in_cluster.is_some()
+            || self.impersonate.is_some()
+            || self.impersonate_prefix.is_some()
             || account.is_given();
+        let prefix = self.impersonate_prefix.unwrap_or_default();
+        let impersonate = match self.impersonate {
+            Some(true) if prefix.len() > 64 || !prefix.bytes().all(|b| b.is_ascii_graphic()) => {
+                return Err(bad("impersonate_prefix has at most 64 characters, and no space"));
+            }
+            Some(true) if prefix.starts_with("system:") => {
+                return Err(bad(
+                    "impersonate_prefix makes users of the cluster's own kind: begin it with something else than system:",
+                ));
+            }
+            Some(true) => Some(prefix),
+            _ if !prefix.is_empty() => return Err(bad("impersonate_prefix needs impersonate = true")),
+            _ => None,
+        };
         let aws = self.source.is_some()
             || self.profile.is_some()
             || self.region.is_some()
@@ -629,7 +725,7 @@ impl FileConnection {
             )),
             "kubernetes" => match (self.in_cluster.unwrap_or(false), self.kubeconfig) {
                 (true, None) if self.context.is_none() && self.exec_plugins.is_none() => {
-                    Ok(Connection::InCluster { account: account.check(name)? })
+                    Ok(Connection::InCluster { account: account.check(name)?, impersonate })
                 }
                 (true, _) => Err(bad("in_cluster takes neither kubeconfig nor context nor exec_plugins")),
                 (false, None) => Err(bad("needs kubeconfig = \"/path\" or in_cluster = true")),
@@ -641,11 +737,11 @@ impl FileConnection {
                         return Err(bad(&format!("exec_plugins: {plugin:?} is not an absolute path")));
                     }
                     let (context, account) = (self.context.unwrap_or_default(), account.check(name)?);
-                    Ok(Connection::Kubeconfig { path, context, exec_plugins, account })
+                    Ok(Connection::Kubeconfig { path, context, exec_plugins, account, impersonate })
                 }
             },
             "aws" if kubernetes => Err(bad(
-                "kubeconfig, context, exec_plugins, in_cluster, service_account and token_… belong to provider \"kubernetes\"",
+                "kubeconfig, context, exec_plugins, in_cluster, service_account, token_… and impersonate… belong to provider \"kubernetes\"",
             )),
             "aws" => {
                 let source = self

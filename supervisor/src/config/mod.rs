@@ -9,6 +9,7 @@ mod settings;
 
 pub use settings::{SETTINGS, Setting, Shown, Source};
 
+use crate::audit::{OnFailure, Sink};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -35,6 +36,10 @@ pub struct Config {
     pub credentials: PathBuf,
     /// Where jobs, the instance's id and the admin socket are.
     pub state_dir: PathBuf,
+    /// What may be asked of the runner.
+    pub policy: PolicyFile,
+    /// How the audit log is kept.
+    pub audit: AuditSettings,
     /// How log lines look.
     pub log_format: LogFormat,
     /// Which log lines there are: `info`, or targets with levels as `tracing` filters them.
@@ -67,6 +72,28 @@ pub struct Config {
     pub environment: BTreeMap<String, String>,
     /// Every effective value and its source, for `config show`.
     pub shown: Vec<Shown>,
+}
+
+/// How the audit log is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditSettings {
+    /// What becomes of a request that cannot be written down.
+    pub on_failure: OnFailure,
+    /// How long a file of it may become, bytes.
+    pub file_max: u64,
+    /// How many of its files are kept; `None`: all.
+    pub keep_files: Option<u64>,
+    /// Where its lines are handed on to.
+    pub sink: Option<Sink>,
+}
+
+/// Where the runner's own policy is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyFile {
+    /// The file.
+    pub path: PathBuf,
+    /// Whether somebody named it: then it has to be there.
+    pub named: bool,
 }
 
 /// How log lines look.
@@ -205,11 +232,15 @@ pub enum Connection {
         exec_plugins: Vec<String>,
         /// The service account whose token workers get in the place of these credentials.
         account: Option<ServiceAccount>,
+        /// Every request is made as the user who asks, whose name in the cluster begins with this; `None`: as the credentials themselves.
+        impersonate: Option<String>,
     },
     /// The cluster that the runner itself runs in.
     InCluster {
         /// The service account whose token workers get in the place of the pod's own.
         account: Option<ServiceAccount>,
+        /// As of [`Self::Kubeconfig`].
+        impersonate: Option<String>,
     },
     /// An AWS account.
     Aws {
@@ -324,10 +355,17 @@ impl Connection {
             _ => None,
         }
     }
+    /// What the names of the users begin with as whom requests are made; `None`: they are made as the credentials themselves.
+    pub fn impersonate(&self) -> Option<&str> {
+        match self {
+            Self::Kubeconfig { impersonate, .. } | Self::InCluster { impersonate, .. } => impersonate.as_deref(),
+            Self::Aws { .. } => None,
+        }
+    }
     /// The service account whose token workers get.
     pub fn account(&self) -> Option<&ServiceAccount> {
         match self {
-            Self::Kubeconfig { account, .. } | Self::InCluster { account } => account.as_ref(),
+            Self::Kubeconfig { account, .. } | Self::InCluster { account, .. } => account.as_ref(),
             Self::Aws { .. } => None,
         }
     }

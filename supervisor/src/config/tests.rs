@@ -139,7 +139,7 @@ fn connections_are_read() {
         &[("AWS_PROFILE", "x"), ("SECRET", "y"), ("HOME", "/h")],
     )
     .expect("loads");
-    assert_eq!(config.connections["b"], Connection::InCluster { account: None });
+    assert_eq!(config.connections["b"], Connection::InCluster { account: None, impersonate: None });
     assert_eq!(config.connections["c"].provider(), "aws");
     assert_eq!(config.environment.keys().collect::<Vec<_>>(), ["AWS_PROFILE", "HOME"]);
 }

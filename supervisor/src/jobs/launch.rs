@@ -75,6 +75,8 @@ impl Launch {
     /// # Errors
     /// The job's failure.
     pub(super) async fn prepare(&self, step: Step, plan_sha256: &str, next_sequence: u64) -> Result<JobStart, Failure> {
+        // what was allowed when it came may not be any more, and a plan waits for days
+        self.surroundings.allows(&self.request, false).await?;
         let mut archive_path = String::new();
         if let (Step::Plan, Some(source_kind::Kind::Archive(wanted))) =
             (step, self.request.source.as_ref().and_then(|s| s.kind.as_ref()))

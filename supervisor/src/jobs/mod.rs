@@ -20,6 +20,7 @@ mod identity;
 mod job;
 mod launch;
 mod owner;
+mod permission;
 mod removal;
 mod service;
 mod source;
@@ -32,6 +33,7 @@ mod upload;
 mod tests;
 
 pub use disk::DiskLimits;
+pub use permission::asked_of_policy;
 pub use surroundings::{Connection, Refusal, SILENCE_MAX, Settings, Surroundings};
 
 use shared_proto::failure::{Code, Failure};

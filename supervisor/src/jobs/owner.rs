@@ -8,6 +8,7 @@ use super::service::{Held, Pause, Service};
 use super::steady::Steady;
 use super::surroundings::{Settings, Surroundings};
 use super::upload::Progress;
+use crate::policy::Permit;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::event::Body;
 use shared_proto::v1::work_item::Kind;
@@ -54,6 +55,8 @@ struct Owner {
     store: Store,
     slots: Arc<Semaphore>,
     jobs: HashMap<String, Entry>,
+    /// Of jobs that a rule of the policy bounds.
+    permits: HashMap<String, Permit>,
     draining: watch::Receiver<bool>,
     stops: CancellationToken,
     asks: mpsc::WeakSender<Ask>,
@@ -114,6 +117,7 @@ pub(super) fn start(
         store,
         slots,
         jobs: HashMap::new(),
+        permits: HashMap::new(),
         draining,
         stops,
         asks,
@@ -199,7 +203,9 @@ impl Owner {
             return;
         }
         // from here on it is as good as gone: a control plane to which it is told as held would wait for it
-        entry.released |= command == Command::Release;
+        if command == Command::Release && !std::mem::replace(&mut entry.released, true) {
+            self.surroundings.ended(id, &entry.phase());
+        }
         if let Err(e) = entry.commands.try_send(command) {
             // it comes again on the next stream
             tracing::warn!(job = id, error = %e, "a decision did not reach its job");
@@ -261,8 +267,24 @@ impl Owner {
             tracing::info!(job = id, busy, of_stack, draining, "job not taken now");
             return;
         }
-        let (store, instance) = (self.store.clone(), self.settings.instance_id.clone());
         let (token, digest) = (assignment.fencing_token, assignment.request_sha256.clone());
+        // room of jobs that are over
+        let jobs = &self.jobs;
+        self.permits.retain(|id, _| jobs.get(id).is_some_and(|job| !ENDS.contains(&job.phase().as_str())));
+        match self.surroundings.allows(&request, true).await {
+            Ok(permit) => self.permits.extend(permit.map(|permit| (id.clone(), permit))),
+            Err(failure) if failure.code == Code::Busy => {
+                tracing::info!(job = id, detail = failure.message, "job not taken now");
+                return;
+            }
+            Err(failure) => {
+                tracing::warn!(job = id, code = failure.code.as_str(), detail = failure.message, "job refused");
+                let held = Held { job_id: id, fencing_token: token };
+                self.tasks.spawn(refuse(self.service.clone(), held, digest, failure));
+                return;
+            }
+        }
+        let (store, instance) = (self.store.clone(), self.settings.instance_id.clone());
         let making = move || {
             store.has_room()?;
             store.create(&assignment, &instance)
@@ -392,7 +414,7 @@ impl Entry {
     }
 }
 
-/// Ends a job that cannot be written down, instead of leaving it to come back for ever. It is accepted for that alone: nothing of it is ever
+/// Ends a job that cannot be written down, or that the policy does not allow, instead of leaving it to come back for ever. It is accepted for that alone: nothing of it is ever
 /// started here, and where this is not told to its end, the control plane finds that nobody has the job.
 async fn refuse(service: Service, held: Held, digest: Vec<u8>, failure: Failure) {
     if !service.accept(&held, digest).await.is_ok_and(|reply| reply.accepted) {
@@ -432,7 +454,7 @@ fn set_aside(folder: &Folder, failure: &Failure) {
     }
 }
 
-const fn kind_name(kind: JobKind) -> &'static str {
+pub(super) const fn kind_name(kind: JobKind) -> &'static str {
     match kind {
         JobKind::Unspecified => "unknown",
         JobKind::Preview => "preview",

@@ -1,12 +1,13 @@
 //! What jobs need from the rest of the supervisor, as one seam: so that nothing here knows how a tunnel is dialled or how credentials
 //! are resolved, and tests put their own in its place.
 
+use crate::policy::Permit;
 use crate::workers::{Reaches, Started};
 use nix::sys::signal::Signal;
 use runner_sandbox::PidFd;
 use shared_proto::failure::Failure;
 use shared_proto::secret::Secret;
-use shared_proto::v1::{JobFirst, JobTarget, Target};
+use shared_proto::v1::{JobFirst, JobRequest, JobTarget, Target};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -42,6 +43,14 @@ pub trait Surroundings: Send + Sync + 'static {
     /// # Errors
     /// `unknown_connection`, `credentials_unavailable` and the like.
     async fn resolve(&self, connection: &str) -> Result<Target, Failure>;
+    /// Whether the runner's own policy allows a job. `takes`: it is about to be taken, and counts within the bounds of the rule that allows it
+    /// until what is given back is dropped.
+    ///
+    /// # Errors
+    /// `policy_denied`; `busy` where a bound of the rule is reached, and it is only not taken now.
+    async fn allows(&self, request: &JobRequest, takes: bool) -> Result<Option<Permit>, Failure>;
+    /// A job has ended in this phase, and the control plane has all of it.
+    fn ended(&self, job: &str, phase: &str);
     /// What the first process of a job is told before its worker is: how it connects for a job with these connections.
     async fn first_word(&self, targets: &[JobTarget]) -> JobFirst;
     /// Starts a job's first process in its folder; it reaches these files besides what every job does.

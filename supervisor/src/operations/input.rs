@@ -10,6 +10,7 @@ use shared_proto::flow::{Credit, Window, cost};
 use shared_proto::frame::{Header, Kind};
 use shared_proto::v1::{self, operation_input};
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tonic::Streaming;
@@ -32,6 +33,7 @@ pub(super) async fn pass<W: AsyncWrite + Unpin>(
     mut window: Window,
     credit: &Credit,
     items: &mpsc::Sender<Item>,
+    moved: &AtomicU64,
 ) -> Failure {
     let mut pending: VecDeque<Pending> = VecDeque::new();
     let (mut open, mut stdin_open, mut writable) = (true, true, true);
@@ -52,6 +54,7 @@ pub(super) async fn pass<W: AsyncWrite + Unpin>(
                             return Code::FlowViolation.on(format!("standard input: {overrun}"));
                         }
                         if stdin_open {
+                            moved.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                             push(&mut pending, Kind::Data, bytes);
                         }
                     }

@@ -11,14 +11,19 @@ mod body;
 pub(crate) mod dial;
 mod input;
 mod output;
+mod permission;
 mod request;
 
+use crate::audit::{self, Record};
 use crate::credentials::Resolver;
+use crate::policy::What;
+use crate::recorder::{self, Moved, Recorder};
 use crate::tunnel::Settings;
 use crate::workers::{Exit, Mortal, Operation, Warm, Workers};
 use body::{Item, RunBody};
 use http::{Request, Response};
 use hyper::body::Incoming;
+use permission::Permission;
 use request::Decided;
 use shared_proto::bounds::FIRST_MESSAGE_MAX;
 use shared_proto::failure::{Code, Failure};
@@ -27,7 +32,7 @@ use shared_proto::frame::{self, Kind};
 use shared_proto::v1::{self, operation_input, operation_request, target};
 use std::convert::Infallible;
 use std::error::Error as _;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc, watch};
@@ -63,6 +68,7 @@ struct Inner {
     workers: Workers,
     warm: Warm,
     resolver: Resolver,
+    recorder: Recorder,
     /// Whether nothing new is taken.
     draining: watch::Receiver<bool>,
     /// How their workers are isolated.
@@ -111,6 +117,11 @@ enum Gate {
 struct Accepted {
     span: tracing::Span,
     started: Instant,
+    operation: String,
+    moved: Moved,
+    recorder: Recorder,
+    /// Whether its decision is in the audit log, and so its end belongs there.
+    allowed: AtomicBool,
 }
 
 /// Why an operation failed, and how its worker died where that is why.
@@ -131,6 +142,7 @@ impl Operations {
         settings: watch::Receiver<Arc<Settings>>,
         workers: Workers,
         resolver: Resolver,
+        recorder: Recorder,
         draining: watch::Receiver<bool>,
         isolation: &'static str,
     ) -> Self {
@@ -142,6 +154,7 @@ impl Operations {
             workers,
             warm,
             resolver,
+            recorder,
             draining,
             isolation,
             starting,
@@ -212,11 +225,23 @@ impl Inner {
 
 impl Accepted {
     /// Writes the line.
-    fn ended(&self, code: &str, exit: Option<Exit>, lasted: Duration) {
+    fn ended(&self, code: &str, status: i32, exit: Option<Exit>, lasted: Duration) {
         let signal = exit.and_then(|e| e.signal_name()).map(tracing::field::display);
         let exit_code = exit.and_then(|e| e.code);
         let duration_ms = lasted.as_millis() as u64;
         self.span.in_scope(|| tracing::info!(code, signal, exit_code, duration_ms, "operation ended"));
+        if self.allowed.load(Ordering::Relaxed) {
+            self.recorder.note(Record {
+                kind: audit::Kind::End,
+                operation: Some(self.operation.clone()),
+                code: Some(code.to_owned()),
+                status: Some(status).filter(|status| *status != 0),
+                bytes_in: Some(self.moved.bytes_in.load(Ordering::Relaxed)),
+                bytes_out: Some(self.moved.bytes_out.load(Ordering::Relaxed)),
+                ms: Some(duration_ms),
+                ..Record::default()
+            });
+        }
     }
 }
 
@@ -331,7 +356,7 @@ impl SessionOperations {
         let mut gate = self.gate.subscribe();
         let over = tokio::time::timeout(OVER_GRACE, gate.wait_for(|gate| *gate == Gate::Over)).await.is_ok();
         let code = if over { Code::ConnectionLost } else { Code::Cancelled };
-        accepted.ended(code.as_str(), None, lasted);
+        accepted.ended(code.as_str(), 0, None, lasted);
     }
 
     async fn operate(
@@ -358,16 +383,24 @@ impl SessionOperations {
             connection = request::shown(&request.connection),
             asked = tracing::field::Empty
         );
-        let accepted = accepted.get_or_init(|| Accepted { span: span.clone(), started: Instant::now() });
+        let accepted = accepted.get_or_init(|| Accepted {
+            span: span.clone(),
+            started: Instant::now(),
+            operation: request.operation_id.clone(),
+            moved: Moved::default(),
+            recorder: self.operations.inner.recorder.clone(),
+            allowed: AtomicBool::new(false),
+        });
         let ended = tokio::select! {
-            ended = self.decided(request, input, items).instrument(span) => ended,
+            ended = self.decided(request, input, items, accepted).instrument(span) => ended,
             () = self.is_over() => Err(Code::ConnectionLost.on("this runner stopped while the operation ran").into()),
         };
         let (outcome, exit) = match ended {
             Ok(outcome) => (outcome, None),
             Err(Failed { failure, exit }) => (failure.outcome(), exit),
         };
-        accepted.ended(&outcome.code, exit, accepted.started.elapsed());
+        let status = if outcome.target_status > 0 { outcome.target_status as i32 } else { outcome.exit_code };
+        accepted.ended(&outcome.code, status, exit, accepted.started.elapsed());
         outcome
     }
 
@@ -376,17 +409,23 @@ impl SessionOperations {
         request: v1::OperationRequest,
         input: Streaming<v1::OperationInput>,
         items: &mpsc::Sender<Item>,
+        accepted: &Accepted,
     ) -> Result<v1::Outcome, Failed> {
         let settings = self.operations.inner.settings.borrow().clone();
-        let decided = request::decide(&request, &settings)?;
+        let (decided, permission) = self.permitted(&request, &settings).await?;
+        accepted.allowed.store(true, Ordering::Relaxed);
+        let moved = &accepted.moved;
         let _place = self.operations.place()?;
         drop(settings);
+        tracing::debug!(rule = permission.rule, "allowed");
+        // given back when it has ended
+        let _permits = permission.permits;
         let Decided { deadline, connection, asked } = decided;
         if let Some(asked) = asked {
-            let operation = asked.operation.unwrap_or("?");
-            tracing::Span::current().record("asked", format!("{}:{operation}", asked.service));
+            tracing::Span::current().record("asked", asked.shown());
         }
-        let serving = self.serve(request, &connection, input, items);
+        let told = (permission.masking, permission.impersonation);
+        let serving = self.serve(request, &connection, told, moved, input, items);
         match deadline {
             None => serving.await,
             Some(deadline) => tokio::time::timeout(deadline, serving)
@@ -395,10 +434,43 @@ impl SessionOperations {
         }
     }
 
+    /// Decides, and has that written down before anything is done.
+    async fn permitted(
+        &self,
+        request: &v1::OperationRequest,
+        settings: &Settings,
+    ) -> Result<(Decided, Permission), Failure> {
+        let recorder = &self.operations.inner.recorder;
+        let provider = settings.config.connections.get(&request.connection).map_or("", |c| c.provider());
+        let record = |asked: Option<&What>| recorder::of_operation(request, request::kind(request), provider, asked);
+        let read =
+            request::decide(request, settings).and_then(|decided| Ok((decided, permission::asked(request, settings)?)));
+        let (decided, asked) = match read {
+            Ok(read) => read,
+            Err(failure) => {
+                recorder.note(recorder::decided(record(None), "(not a request)", Some(&failure)));
+                return Err(failure);
+            }
+        };
+        let record = record(asked.last());
+        match permission::decide(request, &asked, settings) {
+            Ok(permission) => {
+                recorder.decision(recorder::decided(record, &permission.rule, None)).await?;
+                Ok((decided, permission))
+            }
+            Err(permission::Denied { failure, rule }) => {
+                recorder.note(recorder::decided(record, &rule, Some(&failure)));
+                Err(failure)
+            }
+        }
+    }
+
     async fn serve(
         &self,
         request: v1::OperationRequest,
         connection: &str,
+        (masking, impersonation): (Option<v1::Masking>, Option<v1::Impersonation>),
+        moved: &Moved,
         input: Streaming<v1::OperationInput>,
         items: &mpsc::Sender<Item>,
     ) -> Result<v1::Outcome, Failed> {
@@ -408,17 +480,18 @@ impl SessionOperations {
         // passing the proxy is ours: its password is none of the worker's business
         if let Some(target::Kind::Kubernetes(target)) = &mut target.kind {
             target.proxy_url.clear();
+            target.impersonation = impersonation;
         }
         let aws = matches!(request.what, Some(operation_request::What::AwsRequest(_)));
         let credit = Credit::new(request.output_credit, Some(self.send.clone()));
-        let message = v1::WorkerRequest { request: Some(request), target: Some(target), ..Default::default() };
+        let message = v1::WorkerRequest { request: Some(request), target: Some(target), masking, ..Default::default() };
         let (Operation { mut worker, mut socket, dial }, starting) = inner.given(message).await?;
         let (window, first) = self.receive.window();
         // dropped where the stream is gone already, which the caller notices
         let _ = items.send(Item::Data(body::taken(inner.isolation, first))).await;
         let (reader, writer) = socket.split();
-        let output = output::pass(reader, credit.clone(), items, starting);
-        let input = input::pass(input, writer, window, &credit, items);
+        let output = output::pass(reader, credit.clone(), items, starting, &moved.bytes_out);
+        let input = input::pass(input, writer, window, &credit, items, &moved.bytes_in);
         let dialling = async {
             if let Some(end) = dial {
                 dial::serve(end, &reach, || inner.settings.borrow().config.proxy.clone()).await;

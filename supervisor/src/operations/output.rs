@@ -8,6 +8,7 @@ use shared_proto::failure::Code;
 use shared_proto::flow::Credit;
 use shared_proto::frame::{self, FrameError, Header, Kind};
 use shared_proto::v1;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, BufReader};
 use tokio::sync::{SemaphorePermit, mpsc};
@@ -64,6 +65,7 @@ pub(super) async fn pass<R: AsyncRead + Unpin>(
     credit: Credit,
     items: &mpsc::Sender<Item>,
     starting: Option<SemaphorePermit<'_>>,
+    moved: &AtomicU64,
 ) -> Result<v1::Outcome, Broken> {
     let mut socket = BufReader::with_capacity(READ_AHEAD, socket);
     let mut first = Some(first_header(&mut socket, starting).await?);
@@ -101,6 +103,7 @@ pub(super) async fn pass<R: AsyncRead + Unpin>(
             let mut bytes = body::piece(piece, now).limit(now);
             read_whole(&mut socket, &mut bytes).await?;
             left -= now;
+            moved.fetch_add(now as u64, Ordering::Relaxed);
             send(items, bytes.into_inner().freeze()).await?;
         }
     }

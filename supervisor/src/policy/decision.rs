@@ -1,10 +1,10 @@
 //! What was decided, by what, and how to say so.
 
-use super::glob::Glob;
 use super::limits::Limit;
 use super::request::Section;
 use super::rule::{Rule, Unmet};
 use serde::Serialize;
+use shared_proto::glob::Glob;
 use std::sync::Arc;
 
 /// Whether it may be.

@@ -54,9 +54,6 @@ pub(super) fn parse(text: &str) -> Result<BTreeMap<Section, Rules>, PolicyError>
     let document = reader::parse(text)?;
     let known: Vec<&str> = ["version"].into_iter().chain(Section::ALL.map(Section::as_str)).collect();
     let top = Keys::new(Place::top(text), document.get_ref(), 0..0, &known)?;
-    if top.is_empty() {
-        return Ok(BTreeMap::new());
-    }
     match top.number("version", 0, u32::MAX)? {
         Some(VERSION) => {}
         Some(_) => {

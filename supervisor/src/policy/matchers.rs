@@ -2,10 +2,10 @@
 //! allow rule is as bad to its writer as one in a deny rule is to everybody else.
 
 use super::decision::Effect;
-use super::glob::Glob;
 use super::reader::{Keys, PolicyError};
 use super::request::{Section, reads};
 use super::rule::{CloudMatcher, JobsMatcher, KubernetesMatcher, Patterns, ResourcePattern};
+use shared_proto::glob::Glob;
 use std::net::IpAddr;
 
 /// The verbs of resources.

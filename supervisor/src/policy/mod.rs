@@ -16,8 +16,8 @@
 //! `kind` that somebody forgets; that the section exists is the switch from allowed to denied; and the order that matters is only that
 //! of rules that can meet the same request. Names of rules are unique in the whole file: logs and audit name nothing else.
 //!
-//! - The first rule that matches decides. No rule: denied. No such section: allowed, as without a policy. A file in which there is
-//!   nothing has no section, so it denies nothing; to deny a kind of work write its header, such as `[jobs]`, and no rule.
+//! - The first rule that matches decides. No rule: denied. No such section: allowed, as without a policy. To deny a kind of work write
+//!   its header, such as `[jobs]`, and no rule. A file in which there is nothing, not even its version, cannot be used.
 //! - An allow rule matches what is certain to be what it says; a deny rule also what covers it or might be it (`rule`).
 //! - What cannot be decided by its own form is refused before any rule ([`TargetError`]).
 //! - A file that cannot be used denies everything: [`Policy::broken`].
@@ -26,7 +26,6 @@
 mod cases;
 mod decision;
 mod file;
-mod glob;
 mod kubernetes;
 mod limits;
 mod matchers;
@@ -43,11 +42,11 @@ mod window;
 pub use cases::{CASES_MAX, Case, CaseResult, Cases};
 pub use decision::{By, Decision, Effect, Secrets};
 pub use file::{FILE_MAX, NAME_MAX, RULES_MAX, VERSION};
-pub use glob::{Glob, PATTERN_MAX, PATTERNS_MAX};
 pub use kubernetes::{Attributes, Namespace, WayIn};
 pub use limits::{CONCURRENCY_MAX, Limit, LimitError, Limits, Permit, RATE_MAX, Rate};
 pub use reader::PolicyError;
 pub use request::{CloudCall, JobCall, JobSource, Request, Section, What, reads};
+pub use shared_proto::glob::{Glob, PATTERN_MAX, PATTERNS_MAX};
 pub use summary::{RuleSummary, SectionSummary, Summary};
 pub use target::{PARAMETERS_MAX, TARGET_MAX, TargetError};
 

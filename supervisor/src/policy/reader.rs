@@ -1,6 +1,6 @@
 //! TOML with its lines: a table is read key by key, so that whatever is wrong is said with line, rule and key.
 
-use super::glob::{Glob, PATTERNS_MAX};
+use shared_proto::glob::{Glob, PATTERNS_MAX};
 use std::io::{self, Read as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -171,10 +171,6 @@ impl<'t, 'i> Keys<'t, 'i> {
     pub(super) fn wrong(&self, key: &str, what: impl Into<String>) -> PolicyError {
         let at = self.get(key).map_or(self.span.start, |value| value.span().start);
         self.place.wrong(at, key, what)
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.table.is_empty()
     }
 
     pub(super) fn text(&self, key: &str) -> Result<Option<&'t str>, PolicyError> {

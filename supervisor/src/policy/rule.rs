@@ -5,11 +5,11 @@
 //! [`Match::May`] too, for what is denied must not be had by asking for more at once or by saying less.
 
 use super::decision::{Effect, Secrets};
-use super::glob::Glob;
 use super::kubernetes::{Attributes, Namespace, WayIn};
 use super::limits::Limit;
 use super::request::{CloudCall, JobCall, JobSource, Request, Section, What};
 use super::window::Window;
+use shared_proto::glob::Glob;
 use std::sync::Arc;
 use std::time::SystemTime;
 

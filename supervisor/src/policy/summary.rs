@@ -15,6 +15,9 @@ pub struct Summary {
     /// Why everything is denied, where it is broken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Its rules are left out: there are too many.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub cut: bool,
     /// Each kind of work.
     pub sections: BTreeMap<Section, SectionSummary>,
 }
@@ -48,6 +51,21 @@ pub struct RuleSummary {
 // === impl Policy ===
 
 impl Policy {
+    /// What it comes to, as JSON of at most [`shared_proto::bounds::POLICY_SUMMARY_MAX`] bytes: without its rules where they do not fit.
+    pub fn summary_text(&self) -> String {
+        let mut summary = self.summary();
+        // names and words: nothing that JSON cannot have
+        let text = serde_json::to_string(&summary).unwrap_or_default();
+        if text.len() <= shared_proto::bounds::POLICY_SUMMARY_MAX {
+            return text;
+        }
+        for section in summary.sections.values_mut() {
+            section.rules.clear();
+        }
+        summary.cut = true;
+        serde_json::to_string(&summary).unwrap_or_default()
+    }
+
     /// What it comes to.
     pub fn summary(&self) -> Summary {
         let all = |effect| {
@@ -55,9 +73,16 @@ impl Policy {
             Section::ALL.into_iter().map(|name| (name, section.clone())).collect::<BTreeMap<_, _>>()
         };
         let read = match &self.state {
-            State::Absent => return Summary { state: "absent", reason: None, sections: all(Effect::Allow) },
+            State::Absent => {
+                return Summary { state: "absent", reason: None, cut: false, sections: all(Effect::Allow) };
+            }
             State::Broken(reason) => {
-                return Summary { state: "broken", reason: Some(reason.clone()), sections: all(Effect::Deny) };
+                return Summary {
+                    state: "broken",
+                    reason: Some(reason.clone()),
+                    cut: false,
+                    sections: all(Effect::Deny),
+                };
             }
             State::Read(read) => read,
         };
@@ -74,7 +99,7 @@ impl Policy {
             let exec = of_kubernetes.then_some(section.exec);
             sections.insert(*name, SectionSummary { default: Effect::Deny, exec, rules: rules.collect() });
         }
-        Summary { state: "read", reason: None, sections }
+        Summary { state: "read", reason: None, cut: false, sections }
     }
 }
 

@@ -233,6 +233,7 @@ async fn attempt<D: Dial>(parts: &Parts<D>, settings: &Settings, network: &mut N
         operations: operations.clone(),
         status: parts.status.clone(),
         draining: parts.draining.clone(),
+        settings: parts.settings.clone(),
         drain: parts.drain.clone(),
         grace: config.drain_grace(),
         probe: probe.clone(),
@@ -298,6 +299,7 @@ fn hello<D>(parts: &Parts<D>, settings: &Settings) -> v1::Hello {
         engines: parts.about.engines.clone(),
         incarnation: parts.incarnation.to_string(),
         draining: *parts.draining.borrow(),
+        policy: settings.policy.summary_text(),
         hand_over_token: parts.token.iter().flat_map(|token| token.expose().bytes()).collect(),
     }
 }

@@ -157,6 +157,7 @@ fn again(leaf: &Leaf, random: f64) -> Duration {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::policy::{Limits, Policy};
     use rcgen::CertificateSigningRequestParams;
     use shared_proto::chance::{self, Simulated};
     use std::collections::BTreeMap;
@@ -199,7 +200,7 @@ mod tests {
         let clock = PeerClock::default();
         clock.told(begin.wall_ms);
         let leaves = Leaves::open(folder.path(), "i".into(), &credentials, clock.clone());
-        let settings = Arc::new(Settings { config, credentials });
+        let settings = Arc::new(Settings { config, credentials, policy: Policy::absent(), limits: Limits::default() });
         let (_settings, settings_seen) = watch::channel(settings.clone());
         let renewal = Renewal { leaves: leaves.clone(), settings: settings_seen, clock };
         let (outgoing, mut asked) = mpsc::channel(8);

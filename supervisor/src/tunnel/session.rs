@@ -1,5 +1,6 @@
 //! The tunnel's own conversation, `Session.Open`: who we are, whether we are welcome, and whether both ends are still there.
 
+use super::Settings;
 use super::dial::PeerClock;
 use super::keeper::TunnelStatus;
 use super::renewal::Renewal;
@@ -66,6 +67,8 @@ pub(super) struct Conversation {
     pub(super) status: watch::Sender<TunnelStatus>,
     /// Whether nothing new is taken, of which the Hello says what was seen last.
     pub(super) draining: watch::Receiver<bool>,
+    /// Whose policy is told again when it has changed.
+    pub(super) settings: watch::Receiver<Arc<Settings>>,
     pub(super) drain: CancellationToken,
     pub(super) grace: Duration,
     /// The network changed: is the other end still there?
@@ -190,6 +193,8 @@ impl Conversation {
         tokio::pin!(renewing);
         let mut draining = self.draining.clone();
         let mut told = self.hello.draining;
+        let mut settings = self.settings.clone();
+        let (mut policy, mut unsaid) = (self.hello.policy.clone(), false);
         let mut saying = self.succession.follow();
         // an announcement was for the session that made it
         let mut said = *saying.borrow_and_update();
@@ -197,6 +202,14 @@ impl Conversation {
             let now = *draining.borrow_and_update();
             if now != told && send(runner::Kind::Draining(v1::Draining { draining: now })) {
                 told = now;
+            }
+            if settings.has_changed().unwrap_or(false) {
+                let now = settings.borrow_and_update().policy.summary_text();
+                unsaid |= now != policy;
+                policy = now;
+            }
+            if unsaid && send(runner::Kind::Policy(v1::PolicySummary { json: policy.clone() })) {
+                unsaid = false;
             }
             let now = *saying.borrow_and_update();
             if now != said && send(now.message()) {
@@ -283,6 +296,7 @@ impl Conversation {
                 }
                 // told above; where there was no room for it, with the next message or tick
                 Ok(()) = draining.changed() => {}
+                Ok(()) = settings.changed() => {}
                 Ok(()) = saying.changed() => {}
                 () = self.drain.cancelled(), if !deregistered => {
                     deregistered = true;

@@ -441,6 +441,75 @@ fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// Read, and put objects in one region; no deletes.
+const POLICY: &str = "version = 1
+[aws]
+[[aws.rule]]
+name = \"no-deletes\"
+effect = \"deny\"
+actions = [\"s3:Delete*\"]
+[[aws.rule]]
+name = \"readers\"
+effect = \"allow\"
+services = [\"s3\", \"iam\", \"ec2\", \"dynamodb\", \"cloudwatch\"]
+read_only = true
+[[aws.rule]]
+name = \"putters\"
+effect = \"allow\"
+actions = [\"s3:PutObject\"]
+regions = [\"eu-central-1\"]
+";
+
+async fn the_policy_decides_by_operation() -> Result<()> {
+    let usual = usual().await?;
+    let user = usual.control_plane.admin();
+    let mut setup = Setup::new()?.cold();
+    for (name, value) in aws_environment() {
+        setup = setup.env(name, value);
+    }
+    let entry = format!(
+        "provider = \"aws\"\nsource = \"environment\"\nregion = \"eu-central-1\"\nendpoint_url = \"http://{}\"",
+        usual.to_aws.address()
+    );
+    let runner = setup.policy(POLICY)?.table("connections.ruled", &entry).start(user, "runner-2").await?;
+    user.connection("ruled", "aws", Some(&runner.id)).await?;
+    usual.cli("account", "s3 mb s3://ruled").await?.success()?;
+    for (words, allowed) in [
+        ("s3api put-object --bucket ruled --key k --body {files}/small.txt", true),
+        ("s3 ls s3://ruled", true),
+        ("s3api head-object --bucket ruled --key k", true),
+        ("s3api delete-object --bucket ruled --key k", false),
+        ("s3api put-bucket-acl --bucket ruled --acl public-read", false),
+        ("s3api copy-object --bucket ruled --key l --copy-source ruled/k", false),
+        ("s3api create-multipart-upload --bucket ruled --key l", false),
+        // of another region
+        ("--region eu-west-1 s3api put-object --bucket ruled --key k --body {files}/small.txt", false),
+        // the operation stands in the body
+        ("iam list-users", true),
+        ("iam create-access-key", false),
+        ("ec2 describe-vpcs", true),
+        ("ec2 create-vpc --cidr-block 10.8.0.0/16", false),
+        // in a header
+        ("dynamodb list-tables", true),
+        ("dynamodb delete-table --table-name of-the-tests", false),
+        // under another name than the signature's
+        ("cloudwatch describe-alarms", true),
+        ("cloudwatch delete-alarms --alarm-names of-the-tests", false),
+        ("sqs list-queues", false),
+        ("sts get-caller-identity", false),
+    ] {
+        let mut arguments: Vec<String> = ["--region", "eu-central-1", "--"].map(str::to_owned).into();
+        arguments.extend(usual.words(words, "through"));
+        let ended = usual.through("ruled", &arguments)?.run(SECONDS).await?;
+        let denied = ended.stderr.contains("policy_denied") || ended.stderr.contains("(403)");
+        ensure!((ended.code() == 0) == allowed && denied != allowed, "aws {words}: {ended:?}");
+    }
+    // without being allowed to ask who it is
+    let ended = usual.cli("ruled", "--region eu-central-1 s3 ls s3://ruled").await?;
+    ensure!(ended.code() == 0 && ended.stderr.contains("cannot be asked for (policy_denied)"), "{ended:?}");
+    Ok(())
+}
+
 async fn the_programs_end_is_runnerctls() -> Result<()> {
     let usual = usual().await?;
     for (words, code) in [("exit 0", 0), ("exit 7", 7), ("kill -KILL $$", 137), ("kill -TERM $$", 143)] {
@@ -480,6 +549,7 @@ fn main() -> ExitCode {
         .test("what_the_proxy_refuses", refusals::by_the_proxy)
         .test("what_runner_and_control_plane_refuse", refusals::by_the_rest)
         .test("expired_credentials_are_resolved_again", refusals::expired)
+        .test("the_policy_decides_by_operation", the_policy_decides_by_operation)
         .test("the_programs_end_is_runnerctls", the_programs_end_is_runnerctls)
         .test("much_both_ways", much_both_ways)
         .needs(&[Component::Moto, Component::AwsClients, Component::Tofu])

@@ -51,7 +51,11 @@ pub(super) async fn helm() -> Result<()> {
         for side in &usual.sides {
             let text = step.replace("{ns}", side.namespace);
             let ended = usual.program("helm", side)?.args(words(&text)).run(SECONDS).await.with_context(|| *step)?;
-            said.push((ended.code(), of_the_moment(&usual.same(side, &ended.stdout)?)?, usual.same(side, &ended.stderr)?));
+            said.push((
+                ended.code(),
+                of_the_moment(&usual.same(side, &ended.stdout)?)?,
+                usual.same(side, &ended.stderr)?,
+            ));
         }
         ensure!(said[0].0 == *code, "helm {step} by itself ended with {}: {}{}", said[0].0, said[0].1, said[0].2);
         if said[0] != said[1] {
@@ -64,6 +68,7 @@ pub(super) async fn helm() -> Result<()> {
 }
 
 fn of_the_moment(text: &str) -> Result<String> {
-    let day = regex::Regex::new(r"\w{3} \w{3} +\d+ \d\d:\d\d:\d\d \d{4}|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ \+0000 UTC")?;
+    let day =
+        regex::Regex::new(r"\w{3} \w{3} +\d+ \d\d:\d\d:\d\d \d{4}|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ \+0000 UTC")?;
     Ok(day.replace_all(text, "TIME").replace('\t', " "))
 }

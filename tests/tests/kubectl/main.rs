@@ -1,6 +1,8 @@
 //! kubectl and helm through the runner, beside the same by the cluster's own address: what they print and how they end is equal.
 
 mod helm;
+mod people;
+mod policy;
 mod streams;
 mod table;
 
@@ -50,7 +52,8 @@ async fn usual() -> Result<&'static Usual> {
                     Cluster::append_log_at(&file, 1_767_225_600 + n, &format!("{container} says {n}"))?;
                 }
             }
-            let world = World::beside(&cluster, |setup| setup).await?;
+            let world =
+                World::beside(&cluster, |setup| setup.policy(policy::SHOWN).expect("its folder is there")).await?;
             let ctl = Ctl::new(&world.control_plane, world.user())?;
             let files = files()?;
             let direct = files.write("direct.kubeconfig", cluster.kubeconfig(cluster.address(), cluster::ADMIN))?;
@@ -122,7 +125,7 @@ impl Usual {
     /// A program of a side, with what a person has who sits there.
     fn program(&self, name: &str, side: &Side) -> Result<Program> {
         let home = self.ctl.home().display().to_string();
-        let own = std::path::PathBuf::from(runner_tests::tools::binary("runnerctl")?);
+        let own = runner_tests::tools::binary("runnerctl")?;
         let own = own.parent().context("a folder")?.display().to_string();
         let path = format!("{own}:{}", std::env::var("PATH").unwrap_or_default());
         Ok(Program::component(name)?
@@ -276,8 +279,14 @@ fn main() -> ExitCode {
         .test("what_changes_something", what_changes_something)
         .test("what_stays_open", streams::what_stays_open)
         .test("an_upgrade_by_either_protocol_carries_much_both_ways", streams::much_both_ways)
+        .test("what_is_idle_lives", streams::what_is_idle_lives)
         .test("a_context_is_written_merged_and_removed_and_holds_no_secret", streams::contexts)
         .test("what_ends_before_the_cluster_says_so_to_kubectl", streams::failures)
+        .test("secrets_are_masked", policy::secrets_are_masked)
+        .test("a_policy_decides", policy::a_policy_decides)
+        .test("tricks_do_not_pass", policy::tricks_do_not_pass)
+        .test("everything_is_written_down", policy::everything_is_written_down)
+        .test("the_cluster_knows_the_person", people::the_cluster_knows_the_person)
         .needs(&[Component::Cluster, Component::Kubectl, Component::Helm])
         .test("helm", helm::helm)
         .run()

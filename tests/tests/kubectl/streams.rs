@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use runner_tests::ctl::Ctl;
 use runner_tests::process::{Mark, Process, Program};
 use runner_tests::world::World;
+use runner_tests::suite::scaled;
 use runner_tests::{Cluster, eventually};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -14,8 +15,10 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// Each way, bytes.
-const MUCH: usize = 24 << 20;
+/// Each way, bytes: a gibibyte at its full figure.
+fn much() -> usize {
+    usize::try_from(scaled(1 << 30)).unwrap_or(1 << 30)
+}
 
 /// What those scenarios work with: a pod of each side's own.
 async fn with_pods() -> Result<&'static Usual> {
@@ -113,22 +116,53 @@ pub(super) async fn much_both_ways() -> Result<()> {
         let line = forward.stdout().line(Mark::default(), SECONDS, "its port", |l| l.contains("127.0.0.1:")).await?;
         let port = line.split_once("127.0.0.1:").context("a port")?.1.split(' ').next().context("a port")?.parse()?;
         let at = SocketAddr::from(([127, 0, 0, 1], port));
-        echoes(at, MUCH).await?;
+        echoes(at, much()).await?;
         // several at once, and again after them
-        let both = tokio::join!(echoes(at, MUCH / 8), echoes(at, MUCH / 8));
+        let both = tokio::join!(echoes(at, much() / 8), echoes(at, much() / 8));
         both.0.and(both.1)?;
         echoes(at, 1).await?;
         forward.end();
     }
-    let input: Vec<u8> = (0..MUCH).map(|n| b'a' + (n % 26) as u8).collect();
+    let input: Vec<u8> = (0..much()).map(|n| b'a' + (n % 26) as u8).collect();
     for env in [None, Some(SPDY)] {
         let mut program = usual.program("kubectl", side)?.args(words("exec -i stream -n by-tram -- sha256sum"));
         if let Some((name, value)) = env {
             program = program.env(name, value);
         }
         let ended = program.input(input.clone()).run(SECONDS).await?.success()?;
-        ensure!(ended.starts_with(&shared_proto::hex::encode(&Sha256::digest(&input))), "{ended}");
+        ensure!(ended.starts_with(&shared_proto::hex::encode(&Sha256::digest(&input)[..])), "{ended}");
     }
+    usual.world.runner.no_workers(SECONDS).await
+}
+
+/// What nobody says anything over lives as long as both ends do: five minutes at its full figure.
+pub(super) async fn what_is_idle_lives() -> Result<()> {
+    let usual = with_pods().await?;
+    let (side, seconds) = (&usual.sides[1], scaled(300));
+    let kubectl = runner_tests::tools::find("kubectl").context("kubectl")?;
+    let late = format!("(sleep {seconds}; echo late) | {} exec -i stream -n by-tram -- cat", kubectl.display());
+    let mut idle = Vec::new();
+    for env in [None, Some(SPDY)] {
+        let mut program = usual.program("sh", side)?.args(["-c", &late]);
+        if let Some((name, value)) = env {
+            program = program.env(name, value);
+        }
+        idle.push(program.run(Duration::from_secs(seconds) + SECONDS));
+    }
+    let forward = usual.start(side, "port-forward pod/stream -n {ns} 0:80", None)?;
+    let line = forward.stdout().line(Mark::default(), SECONDS, "its port", |l| l.contains("127.0.0.1:")).await?;
+    let port = line.split_once("127.0.0.1:").context("a port")?.1.split(' ').next().context("a port")?.parse()?;
+    let at = SocketAddr::from(([127, 0, 0, 1], port));
+    let mut open = TcpStream::connect(at).await?;
+    open.write_all(b"a").await?;
+    ensure!(open.read_u8().await? == b'a');
+    for ended in futures_util::future::join_all(idle).await {
+        let said = ended?.success()?;
+        ensure!(said == "late\n", "{said:?}");
+    }
+    open.write_all(b"b").await?;
+    ensure!(open.read_u8().await? == b'b');
+    forward.end();
     usual.world.runner.no_workers(SECONDS).await
 }
 
@@ -152,7 +186,9 @@ pub(super) async fn contexts() -> Result<()> {
     // kubectl takes it, what is the user's own is as it was, and each is there once
     ensure!(config("config get-contexts -o name").await? == "mine\nrunner-cluster\nrunner-limited\n");
     ensure!(config("config current-context").await? == "mine\n");
-    ensure!(config("config view --raw -o jsonpath={.users[?(@.name==\"mine\")].user.token}").await?.trim_end() == "123");
+    ensure!(
+        config("config view --raw -o jsonpath={.users[?(@.name==\"mine\")].user.token}").await?.trim_end() == "123"
+    );
     let text = std::fs::read_to_string(&file)?;
     let token = usual.world.user().token();
     ensure!(!text.contains(token) && !text.contains("rnc_") && !text.contains("rnt_"), "a secret is in it: {text}");
@@ -188,7 +224,10 @@ pub(super) async fn failures() -> Result<()> {
     let path = format!("{}:{}", own.parent().context("a folder")?.display(), std::env::var("PATH").unwrap_or_default());
     let kubectl = |words_of: &str| {
         let program = Program::component("kubectl").map(|p| {
-            p.args(["--kubeconfig", &file]).args(words(words_of)).env("PATH", path.clone()).env("HOME", ctl.home().display().to_string())
+            p.args(["--kubeconfig", &file])
+                .args(words(words_of))
+                .env("PATH", path.clone())
+                .env("HOME", ctl.home().display().to_string())
         });
         async move { anyhow::Ok(program?.run(SECONDS).await?) }
     };

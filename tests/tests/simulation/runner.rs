@@ -8,6 +8,7 @@ use runner_supervisor::credentials::Resolver;
 use runner_supervisor::domains::Domains;
 use runner_supervisor::jobs::{self, Connection, DiskLimits, SILENCE_MAX, Surroundings};
 use runner_supervisor::operations::Operations;
+use runner_supervisor::recorder::Recorder;
 use runner_supervisor::spawner::wire::Mechanisms;
 use runner_supervisor::tunnel::dial::{Dial, Dialled, PeerClock};
 use runner_supervisor::tunnel::leaf::Leaves;
@@ -59,7 +60,7 @@ pub(crate) async fn live(setup: Setup) -> turmoil::Result {
     let (workers, _orders) = Workers::start_task(Ends { spawner, launcher, state }, config.workers.clone(), domains)?;
     let resolver = Resolver::start(current.clone(), workers.clone());
     let (_intake, draining) = watch::channel(false);
-    let operations = Operations::new(current.clone(), workers, resolver, draining.clone(), "confined");
+    let operations = Operations::new(current.clone(), workers, resolver, Recorder::off(), draining.clone(), "confined");
     let clock = PeerClock::default();
     let leaves = Leaves::open(&config.state_dir, INSTANCE.into(), &settings.credentials, clock.clone());
     let (status, _status) = watch::channel(TunnelStatus::default());
@@ -219,6 +220,14 @@ impl Surroundings for Around {
     }
     async fn resolve(&self, connection: &str) -> Result<Target, Failure> {
         Err(Code::UnknownConnection.on(connection))
+    }
+    fn ended(&self, _: &str, _: &str) {}
+    async fn allows(
+        &self,
+        _: &shared_proto::v1::JobRequest,
+        _: bool,
+    ) -> Result<Option<runner_supervisor::policy::Permit>, Failure> {
+        Ok(None)
     }
     async fn first_word(&self, _: &[JobTarget]) -> JobFirst {
         JobFirst::default()

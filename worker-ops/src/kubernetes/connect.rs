@@ -21,7 +21,7 @@ const DOCUMENT_MAX: usize = 64 * 1024 * 1024;
 const NAME_MAX: usize = 253;
 
 /// What the names of the headers begin with that say as whom the API server is to act.
-pub(super) const IMPERSONATE: &str = "impersonate-";
+const IMPERSONATE: &str = "impersonate-";
 
 /// An API server, with what authenticates to it.
 pub(crate) struct Cluster {
@@ -103,12 +103,15 @@ impl Cluster {
         Ok(request)
     }
 
-    /// Puts in who asks: the connection's credentials, and as whom the API server is to act. Whatever of that was there goes.
+    /// Puts in who asks: the connection's credentials, and as whom the API server is to act. Where that is said, whatever of it was there goes;
+    /// else it is what the supervisor has allowed.
     pub(crate) fn authenticate(&self, headers: &mut HeaderMap) {
         headers.remove(AUTHORIZATION);
-        let impersonates = |name: &HeaderName| name.as_str().starts_with(IMPERSONATE);
-        for name in headers.keys().filter(|name| impersonates(name)).cloned().collect::<Vec<_>>() {
-            headers.remove(name);
+        if !self.impersonation.is_empty() {
+            let impersonates = |name: &HeaderName| name.as_str().starts_with(IMPERSONATE);
+            for name in headers.keys().filter(|name| impersonates(name)).cloned().collect::<Vec<_>>() {
+                headers.remove(name);
+            }
         }
         if let Some(value) = &self.authorization {
             headers.insert(AUTHORIZATION, value.clone());

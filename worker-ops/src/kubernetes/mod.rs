@@ -6,6 +6,7 @@
 mod connect;
 mod errors;
 mod exec;
+mod mask;
 mod pass;
 mod request;
 mod status;
@@ -16,7 +17,7 @@ pub(crate) use self::token::bound;
 
 use shared_proto::failure::Code;
 use shared_proto::v1::operation_request::What;
-use shared_proto::v1::{KubernetesTarget, Outcome};
+use shared_proto::v1::{KubernetesTarget, Masking, Outcome};
 
 use self::connect::Cluster;
 use crate::fault::Fault;
@@ -27,6 +28,7 @@ use crate::socket::{Input, Output};
 pub(crate) async fn serve(
     what: What,
     target: KubernetesTarget,
+    masking: Option<Masking>,
     dialer: &Dialer,
     input: &mut Input,
     output: &mut Output,
@@ -40,7 +42,7 @@ pub(crate) async fn serve(
         What::K8sDescribePod(describe) => request::describe_pod(&mut cluster, &describe, output).await,
         What::K8sLogs(logs) => stream::logs(&mut cluster, &logs, output).await,
         What::K8sExec(exec) => exec::exec(&mut cluster, exec, input, output).await,
-        What::K8sRequest(request) => pass::pass(&cluster, request, input, output).await,
+        What::K8sRequest(request) => pass::pass(&cluster, request, masking, input, output).await,
         _ => Err(Fault::new(Code::WrongProvider, "the operation is of another provider")),
     };
     done.map_err(|fault| match namespace {

@@ -3,20 +3,23 @@
 //!
 //! It must never pass on what authenticates somebody else than the connection, nor what speaks of the connection between two hops.
 
+use bytes::Bytes;
 use futures_util::TryFutureExt as _;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use shared_proto::failure::Code;
-use shared_proto::v1::{HttpHead, HttpHeader, K8sRequest, Outcome};
+use shared_proto::glob::Glob;
+use shared_proto::v1::{HttpHead, HttpHeader, K8sRequest, Masking, Outcome};
 use std::pin::pin;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
-use super::connect::{Cluster, IMPERSONATE};
+use super::connect::Cluster;
+use super::mask::{self, Answer, MaskError, Masker, Refused, WriteRefused, Writes};
 use crate::fault::{Fault, done};
 use crate::net::http::lost;
 use crate::net::passed::{Passed, feed, of_one_connection};
@@ -34,12 +37,13 @@ const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 /// Headers that are not between the client and the API server, beside those of one connection.
 const NOT_PASSED: &[&str] = &["authorization", "cookie", "content-length", "expect", "forwarded", "host", "via"];
 /// The same by what they begin with: `X-Remote-User` and others would be believed of an authenticating proxy.
-const NOT_PASSED_PREFIXES: &[&str] = &[IMPERSONATE, "x-forwarded-", "x-remote-", "x-real-ip"];
+const NOT_PASSED_PREFIXES: &[&str] = &["x-forwarded-", "x-remote-", "x-real-ip"];
 
-/// Passes the request on.
+/// Passes the request on. `masking`: the answer may have Secrets in it, of which no value is shown but of those types.
 pub(super) async fn pass(
     cluster: &Cluster,
     request: K8sRequest,
+    masking: Option<Masking>,
     input: &mut Inputs,
     output: &mut Output,
 ) -> Result<Outcome, Fault> {
@@ -49,20 +53,18 @@ pub(super) async fn pass(
     let has_body = request.body && protocol.is_none();
     let body = Passed { length: request.body_length, pieces: has_body.then_some(pieces) };
     let request = outgoing(cluster, request, protocol.as_ref(), body)?;
+    if let Some(masking) = masking {
+        return masked(cluster, request, has_body.then_some(into), masking, input, output).await;
+    }
     let endpoint = cluster.endpoint();
-    let stream = endpoint.connect().await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| lost(endpoint, &e))?;
-    // ends with the answer's body, or with what was switched to
-    tokio::spawn(async move {
-        let _ = connection.with_upgrades().await;
-    });
+    let mut sender = connect(cluster).await?;
     let sending = sender.send_request(request).map_err(|e| lost(endpoint, &e));
     if protocol.is_some() {
         let answer = accepted(cluster, sending.await?).await?;
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             return switched(cluster, answer, input, output).await;
         }
-        output.head(&head(&answer)).await?;
+        output.head(&head(answer.status(), answer.headers())).await?;
         return answer_body(cluster, answer.into_body(), output).await;
     }
     // one future to the end: a frame that was begun must not be lost in between
@@ -74,11 +76,91 @@ pub(super) async fn pass(
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Fault::new(Code::TargetFailed, format!("{}: it switched protocols unasked", endpoint.shown())));
     }
-    output.head(&head(&answer)).await?;
+    output.head(&head(answer.status(), answer.headers())).await?;
     tokio::select! {
         ended = answer_body(cluster, answer.into_body(), output) => ended,
         fault = &mut feeding => Err(fault),
     }
+}
+
+/// The same where values are masked: what is written is looked at as a whole before any of it goes out.
+async fn masked(
+    cluster: &Cluster,
+    mut request: http::Request<Passed>,
+    into: Option<mpsc::Sender<Bytes>>,
+    masking: Masking,
+    input: &mut Inputs,
+    output: &mut Output,
+) -> Result<Outcome, Fault> {
+    mask::request_headers(request.headers_mut()).map_err(Fault::from)?;
+    let method = request.method().clone();
+    if let Some(into) = into {
+        let mut writes = Writes::new(request.headers()).map_err(Fault::from)?;
+        loop {
+            match input.next().await {
+                Ok(Some(Input::Stdin(bytes))) => writes.push(&bytes).map_err(Fault::from)?,
+                Ok(Some(Input::StdinClosed)) => break,
+                Ok(Some(Input::Resize { .. })) => {}
+                Ok(None) => return std::future::pending().await,
+                Err(error) => return Err(Fault::new(Code::Internal, error.to_string())),
+            }
+        }
+        // the channel has room for the one
+        let _ = into.try_send(writes.finish().map_err(Fault::from)?);
+    }
+    let mut sender = connect(cluster).await?;
+    let answer = sender.send_request(request).await.map_err(|e| lost(cluster.endpoint(), &e))?;
+    let answer = accepted(cluster, answer).await?;
+    let form = Answer::of(&method, answer.status(), answer.headers(), masking.watch).map_err(Fault::from)?;
+    // the supervisor has read them as patterns
+    let shown = masking.shown_types.iter().filter_map(|shown| Glob::parse(shown).ok()).collect();
+    let mut masker = Masker::new(form, shown);
+    let mut headers = answer.headers().clone();
+    mask::answer_headers(&mut headers);
+    output.head(&head(answer.status(), &headers)).await?;
+    let mut body = answer.into_body();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.map_err(|e| lost(cluster.endpoint(), &e))?.into_data() {
+            output.data(&masker.push(&data).map_err(Fault::from)?).await?;
+        }
+    }
+    masker.finish().map_err(Fault::from)?;
+    Ok(done())
+}
+
+impl From<Refused> for Fault {
+    fn from(refused: Refused) -> Self {
+        let code = match refused {
+            Refused::NotAcceptable { .. } => Code::NotAcceptable,
+            _ => Code::InvalidArgument,
+        };
+        Self::new(code, refused.to_string()).next(refused.next_step())
+    }
+}
+
+impl From<WriteRefused> for Fault {
+    fn from(refused: WriteRefused) -> Self {
+        Self::new(refused.code(), refused.to_string()).next(refused.next_step())
+    }
+}
+
+impl From<MaskError> for Fault {
+    fn from(error: MaskError) -> Self {
+        let code = if matches!(error, MaskError::TooLarge { .. }) { Code::TooLarge } else { Code::TargetFailed };
+        Self::new(code, error.to_string()).next(error.next_step())
+    }
+}
+
+/// A connection to the API server, for one request.
+async fn connect(cluster: &Cluster) -> Result<SendRequest<Passed>, Fault> {
+    let endpoint = cluster.endpoint();
+    let stream = endpoint.connect().await?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| lost(endpoint, &e))?;
+    // ends with the answer's body, or with what was switched to
+    tokio::spawn(async move {
+        let _ = connection.with_upgrades().await;
+    });
+    Ok(sender)
 }
 
 /// An answer to these credentials. Where the API server does not accept them, that is not the client's affair: the control plane has let it in.
@@ -165,16 +247,16 @@ fn without_token(protocols: &HeaderValue) -> HeaderValue {
 }
 
 /// The answer's head, without what is between the API server and here. What it says of the body's length stays.
-fn head(answer: &Response<Incoming>) -> HttpHead {
-    let switched = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
+fn head(status: StatusCode, headers: &HeaderMap) -> HttpHead {
+    let switched = status == StatusCode::SWITCHING_PROTOCOLS;
     let stays = |name: &HeaderName| match name.as_str() {
         "connection" | "upgrade" => switched,
         "content-length" => true,
         name => !of_one_connection(name) && !NOT_PASSED.contains(&name),
     };
-    let headers = answer.headers().iter().filter(|(name, _)| stays(name));
+    let headers = headers.iter().filter(|(name, _)| stays(name));
     let headers = headers.map(|(name, value)| HttpHeader { name: name.to_string(), value: value.as_bytes().to_vec() });
-    HttpHead { status: u32::from(answer.status().as_u16()), headers: headers.collect() }
+    HttpHead { status: u32::from(status.as_u16()), headers: headers.collect() }
 }
 
 /// Passes the body on, to its end.
@@ -195,7 +277,7 @@ async fn switched(
     output: &mut Output,
 ) -> Result<Outcome, Fault> {
     let endpoint = cluster.endpoint();
-    output.head(&head(&answer)).await?;
+    output.head(&head(answer.status(), answer.headers())).await?;
     let upgraded = hyper::upgrade::on(answer).await.map_err(|e| lost(endpoint, &e))?;
     let (mut from, mut to) = tokio::io::split(TokioIo::new(upgraded));
     let from_target = async {

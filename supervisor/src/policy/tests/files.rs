@@ -253,8 +253,12 @@ fn a_file() {
     assert!(said.starts_with(&format!("{}: line 2: key \"x\": ", path.display())), "{said}");
     write(b"version = 1\n# \xff\n");
     assert!(matches!(Policy::load(&path), Err(PolicyError::Unreadable { .. })));
-    write(&vec![b'\n'; FILE_MAX as usize]);
+    let mut longest = b"version = 1\n".to_vec();
+    longest.resize(FILE_MAX as usize, b'\n');
+    write(&longest);
     assert!(Policy::load(&path).is_ok());
+    write(b"");
+    assert!(Policy::load(&path).unwrap_err().to_string().contains("needs `version = 1`"));
     write(&vec![b'\n'; FILE_MAX as usize + 1]);
     assert!(matches!(Policy::load(&path), Err(PolicyError::TooLong { .. })));
     assert!(matches!(Policy::load(&folder), Err(PolicyError::Unreadable { .. })));

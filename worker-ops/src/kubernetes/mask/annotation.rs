@@ -1,7 +1,5 @@
 //! Annotations. Most say something about a Secret; some hold the Secret itself.
 
-use std::collections::BTreeSet;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -54,8 +52,8 @@ fn applied(text: &str) -> Option<String> {
     let mut out = Vec::with_capacity(object.len());
     let mut edit = Edit::new(object, &mut out);
     // a manifest can say any type: what counts is the type that the Secret has
-    let (none, mut columns) = (BTreeSet::new(), Columns::default());
-    let mut walk = Walk { shown_types: &none, write: false, columns: &mut columns };
+    let mut columns = Columns::default();
+    let mut walk = Walk { shown_types: &[], write: false, columns: &mut columns };
     walk.object(&mut edit, object, Place::Annotation).ok()?;
     edit.finish().ok()?;
     // kubectl ends it with a line feed

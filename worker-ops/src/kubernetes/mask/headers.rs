@@ -56,14 +56,6 @@ pub(crate) enum Answer {
 // === impl Refused ===
 
 impl Refused {
-    /// The HTTP status for the client.
-    pub(crate) fn status(&self) -> StatusCode {
-        match self {
-            Self::NotAcceptable { .. } => StatusCode::NOT_ACCEPTABLE,
-            Self::Unreadable { .. } | Self::Upgrade { .. } => StatusCode::BAD_REQUEST,
-        }
-    }
-
     /// What to do next.
     pub(crate) fn next_step(&self) -> &'static str {
         match self {

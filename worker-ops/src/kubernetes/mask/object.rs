@@ -1,12 +1,11 @@
 //! What of an object in an answer about Secrets is shown.
 
-use std::collections::BTreeSet;
-
 use super::annotation;
 use super::edit::{Edit, NotJson, elements, fields, is_array, is_object, string};
 use super::status;
 use super::table::{Columns, columns, row};
 use super::{MASK, MASK_BASE64};
+use shared_proto::glob::Glob;
 
 /// Where an object stands, which says what it may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +23,7 @@ pub(super) enum Place {
 /// What is true for all objects of one answer.
 pub(super) struct Walk<'w> {
     /// Secrets of these types are shown.
-    pub(super) shown_types: &'w BTreeSet<String>,
+    pub(super) shown_types: &'w [Glob],
     /// The answer is to a write, so that a refusal can be about what was stored.
     pub(super) write: bool,
     /// Of the Table, where it is one.
@@ -89,7 +88,7 @@ impl Walk<'_> {
             return status::status(edit, value, self.write);
         }
         let whole = matches!(place, Place::Document | Place::Element);
-        let shown = whole && said.type_.is(|type_| self.shown_types.contains(type_));
+        let shown = whole && said.type_.is(|type_| self.shown_types.iter().any(|shown| shown.matches(type_)));
         let lists = matches!(place, Place::Document | Place::Part);
         fields(value, |key, value| match key {
             "apiVersion" | "kind" | "type" | "immutable" => edit.scalar(value),

@@ -10,10 +10,9 @@
 //!
 //! This level only finds where something ends. What it cuts out is then read as JSON; what is none is refused.
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
 use serde::de::IgnoredAny;
+use shared_proto::glob::Glob;
 use thiserror::Error;
 
 use super::edit::{Edit, NotJson};
@@ -28,7 +27,7 @@ use super::{ELEMENT_MAX, MASK};
 /// empty value becomes a mask. After an error it gives no more; what it gave before has no value in it.
 pub(crate) struct Masker {
     answer: Answer,
-    shown_types: BTreeSet<String>,
+    shown_types: Vec<Glob>,
     columns: Columns,
     state: State,
     /// What is not yet whole.
@@ -140,10 +139,10 @@ impl MaskError {
 
 impl Masker {
     /// For an answer of this form. Secrets whose `type` is among these keep their values.
-    pub(crate) fn new<T: Into<String>>(answer: Answer, shown_types: impl IntoIterator<Item = T>) -> Self {
+    pub(crate) fn new(answer: Answer, shown_types: Vec<Glob>) -> Self {
         Self {
             answer,
-            shown_types: shown_types.into_iter().map(Into::into).collect(),
+            shown_types,
             columns: Columns::default(),
             state: State::Between,
             held: Vec::new(),
@@ -196,6 +195,7 @@ impl Masker {
     }
 
     /// The most bytes that were held at once.
+    #[cfg(test)]
     pub(crate) fn held_max(&self) -> usize {
         self.held_max
     }

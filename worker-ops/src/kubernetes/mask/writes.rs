@@ -1,8 +1,8 @@
 //! Writes of Secrets, looked at before they go out.
 
 use bytes::Bytes;
-use http::StatusCode;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use shared_proto::failure::Code;
 use thiserror::Error;
 
 use super::BODY_MAX;
@@ -70,23 +70,12 @@ enum Form {
 
 impl WriteRefused {
     /// The failure's code.
-    pub(crate) fn code(&self) -> &'static str {
+    pub(crate) fn code(&self) -> Code {
         match self {
-            Self::Mask => "masked_write",
-            Self::Reads { .. } => "masked_read",
-            Self::TooLarge { .. } => "too_large",
-            Self::Form { .. } | Self::Malformed { .. } => "invalid_argument",
-        }
-    }
-
-    /// The HTTP status for the client.
-    pub(crate) fn status(&self) -> StatusCode {
-        match self {
-            Self::Mask => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Reads { .. } => StatusCode::FORBIDDEN,
-            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Form { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Malformed { .. } => StatusCode::BAD_REQUEST,
+            Self::Mask => Code::MaskedWrite,
+            Self::Reads { .. } => Code::MaskedRead,
+            Self::TooLarge { .. } => Code::TooLarge,
+            Self::Form { .. } | Self::Malformed { .. } => Code::InvalidArgument,
         }
     }
 
@@ -271,7 +260,7 @@ mod tests {
             assert_eq!(write(APPLY, body), Err(WriteRefused::Malformed { expected: "YAML in UTF-8" }));
         }
         let reads = write(PATCH, br#"[{"op":"test","path":"/data/a","value":"eA=="}]"#).expect_err("reads");
-        assert_eq!((reads.code(), reads.status()), ("masked_read", StatusCode::FORBIDDEN));
+        assert_eq!(reads.code(), Code::MaskedRead);
         assert_eq!(write(PATCH, b"{}"), Err(WriteRefused::Malformed { expected: "a JSON patch" }));
 
         let mut headers = HeaderMap::new();

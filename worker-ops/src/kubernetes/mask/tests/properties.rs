@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::super::{Answer, MASK, MASK_BASE64, Masker};
-use super::{DOCUMENT, HELM, mask};
+use super::{DOCUMENT, HELM, helm, mask};
 
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
@@ -209,7 +209,7 @@ proptest! {
         prop_assert_eq!(&mask(form.answer(), out.as_bytes(), &sizes).expect("masked"), &out);
 
         let cut = cut.index(body.trim_end().len());
-        let mut masker = Masker::new(form.answer(), HELM);
+        let mut masker = Masker::new(form.answer(), helm());
         let out = masker.push(&body.as_bytes()[..cut]).expect("nothing wrong as far as it goes");
         for secret in &secrets {
             prop_assert!(!secret.is_in(&out, form.metadata_only()), "{cut}");

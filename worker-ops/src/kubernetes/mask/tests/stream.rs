@@ -1,7 +1,7 @@
 use std::io::Write as _;
 
 use super::super::{Answer, ELEMENT_MAX, MASK_BASE64, MaskError, Masker};
-use super::{DOCUMENT, HELM, mask};
+use super::{DOCUMENT, helm, mask};
 
 #[test]
 fn what_is_not_json_is_refused() {
@@ -62,16 +62,16 @@ fn what_is_packed_is_refused() {
 
 #[test]
 fn an_answer_without_a_body_has_none() {
-    let mut masker = Masker::new(Answer::Nothing, HELM);
+    let mut masker = Masker::new(Answer::Nothing, helm());
     assert_eq!(masker.push(b"").as_deref(), Ok(&b""[..]));
     assert_eq!(masker.push(b"{}"), Err(MaskError::Body));
     assert_eq!(masker.finish(), Err(MaskError::Body));
-    assert_eq!(Masker::new(Answer::Nothing, HELM).finish(), Ok(()));
+    assert_eq!(Masker::new(Answer::Nothing, helm()).finish(), Ok(()));
 }
 
 #[test]
 fn an_error_stays() {
-    let mut masker = Masker::new(DOCUMENT, HELM);
+    let mut masker = Masker::new(DOCUMENT, helm());
     let begin = masker.push(b"  {\"items\":[{\"data\":1}, x").expect("an element");
     assert_eq!(begin, "  {\"items\":[{\"data\":\"[masked by the runner]\"},");
     let failed = masker.push(b"]}").expect_err("not JSON");
@@ -91,7 +91,7 @@ fn every_cut_is_an_error_and_tells_nothing() {
     for (answer, body) in [(DOCUMENT, &secret), (DOCUMENT, &list), (Answer::Watch, &watch)] {
         assert!(mask(answer, body.as_bytes(), &[5]).is_ok_and(|out| out.contains(MASK_BASE64)));
         for cut in 0..body.trim_end().len() {
-            let mut masker = Masker::new(answer, HELM);
+            let mut masker = Masker::new(answer, helm());
             let out = masker.push(&body.as_bytes()[..cut]).expect("nothing wrong as far as it goes");
             assert!(!String::from_utf8_lossy(&out).contains("c2Vj"), "{cut}");
             let ended = masker.finish();
@@ -108,7 +108,7 @@ fn every_cut_is_an_error_and_tells_nothing() {
 fn a_list_of_any_length_takes_the_memory_of_an_element() {
     let secret =
         format!(r#"{{"metadata":{{"name":"n"}},"data":{{"a":"{}"}},"type":"Opaque"}},"#, "QUJD".repeat(16 * 1024));
-    let mut masker = Masker::new(DOCUMENT, HELM);
+    let mut masker = Masker::new(DOCUMENT, helm());
     masker.push(br#"{"kind":"SecretList","items":["#).expect("a list");
     // 256 MiB, in pieces that end anywhere
     let piece = secret.repeat(16);
@@ -137,7 +137,7 @@ fn what_is_too_long_is_refused() {
         (Answer::Watch, "{}\n{\"type\":\"ADDED\",\"object\":{\"data\":{\"a\":\"", 3),
     ] {
         for size in [1 << 16, usize::MAX] {
-            let mut masker = Masker::new(answer, HELM);
+            let mut masker = Masker::new(answer, helm());
             masker.push(before.as_bytes()).expect("within");
             let failed = long.chunks(size.min(long.len())).find_map(|piece| masker.push(piece).err());
             assert_eq!(failed, Some(MaskError::TooLarge { max: ELEMENT_MAX, at }), "{before}");

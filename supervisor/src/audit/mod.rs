@@ -1,0 +1,43 @@
+//! The runner's own audit log, on the customer's machine, that nobody can quietly change. docs/audit.md describes it for people.
+//!
+//! ```text
+//!  record ─▶ queue ─▶ one thread ─▶ audit-000001.jsonl ─▶ audit-000002.jsonl …      verify, tail: from the files alone
+//!                         │          each line names the hash of the one before; seals are signed
+//!                         └────────▶ collector (a file, syslog): dropped and counted where it is down
+//! ```
+//! What cannot be written refuses what it is about, or is counted ([`OnFailure`]). Nothing here may change a line that was written.
+
+mod error;
+mod files;
+mod handle;
+mod key;
+mod line;
+mod log;
+mod open;
+mod own;
+mod recipient;
+mod record;
+pub mod recording;
+mod report;
+mod sink;
+mod tail;
+mod verify;
+mod writer;
+
+pub use error::AuditError;
+pub use handle::{
+    Audit, FILE_MAX, FILE_MAX_LEAST, Health, OnFailure, Options, QUEUE_BYTES_MAX, QUEUE_MAX, Receipt, SEAL_AFTER,
+    SEAL_RECORDS, Stored, Wait, public_key,
+};
+pub use key::PublicKey;
+pub use line::{Digest, LINE_MAX, Point};
+pub use log::Keep;
+pub use open::Found;
+pub use record::{COMMAND_MAX, DETAIL_MAX, Decision, GROUPS_MAX, ID_MAX, Kind, NAME_MAX, Record, Redact};
+pub use report::{Before, FINDINGS_MAX, Finding, Note, Noted, Report, What};
+pub use sink::Sink;
+pub use tail::{Filter, Line, TAIL_MAX, Tail, tail};
+pub use verify::{Against, Target, verify};
+
+#[cfg(test)]
+mod tests;

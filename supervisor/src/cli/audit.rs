@@ -1,0 +1,136 @@
+//! `runner audit`: what the audit log says, and whether it is as it was written. From its files alone: no running runner is needed.
+
+use super::out;
+use crate::audit::{self, Against, Decision, Filter, Point, PublicKey, Target};
+use crate::config::Config;
+use crate::{exit, recorder};
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use std::io::Write as _;
+use std::path::PathBuf;
+
+/// Lines that are shown where nobody says how many.
+const LINES: u64 = 20;
+
+/// The subcommand.
+pub(super) fn command(with_settings: impl Fn(Command) -> Command, output: impl Fn() -> Arg) -> Command {
+    let text = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name(value).help(help)
+    };
+    let tail = Command::new("tail")
+        .about("The last records, one JSON object a line")
+        .arg(
+            Arg::new("lines")
+                .short('n')
+                .long("lines")
+                .value_name("N")
+                .value_parser(clap::value_parser!(u64))
+                .help(format!("So many [default: {LINES}]")),
+        )
+        .arg(Arg::new("follow").short('f').long("follow").action(ArgAction::SetTrue).help("Go on with what comes"))
+        .arg(text("user", "NAME", "Of this user only, by id or name"))
+        .arg(text("for-connection", "NAME", "Of this connection only"))
+        .arg(text("decision", "WORD", "Of this decision only: allow or deny"))
+        .arg(text("kind", "WORD", "Of this kind only, such as decision or end"))
+        .arg(text("operation", "ID", "Of this operation or job only"));
+    let verify = Command::new("verify")
+        .about("Whether the log is as it was written: names each record that was changed, dropped, swapped or cut off")
+        .after_help("Exits 0 when it is, 1 when it is not, 66 when there is no log.")
+        .arg(
+            Arg::new("files")
+                .value_name("FILE")
+                .action(ArgAction::Append)
+                .value_parser(clap::value_parser!(PathBuf))
+                .help("Copies of its files, in their order; else the log in the state directory"),
+        )
+        .arg(text("key", "FILE", "The public key that `runner audit key` printed, kept elsewhere"))
+        .arg(text("expected", "NUMBER:HASH", "A record that has to be in it, by number and hash, known from elsewhere"))
+        .arg(output());
+    Command::new("audit")
+        .about("What was asked of this runner, and what it decided")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(with_settings(tail))
+        .subcommand(with_settings(verify))
+        .subcommand(with_settings(Command::new("key").about("The public key that seals the log, in PEM")))
+}
+
+/// Runs it; the exit code.
+pub(super) fn run(config: &Config, name: &str, matches: &ArgMatches, as_json: bool) -> i32 {
+    let folder = config.state_dir.join(recorder::FOLDER);
+    let done = match name {
+        "tail" => tail(&folder, matches),
+        "verify" => verify(folder, matches, as_json),
+        _ => audit::public_key(&folder).map(|key| out(key.to_pem().trim_end())).map_err(Trouble::from),
+    };
+    done.unwrap_or_else(|trouble| {
+        eprintln!("runner: {}", trouble.message);
+        trouble.exit
+    })
+}
+
+struct Trouble {
+    message: String,
+    exit: i32,
+}
+
+impl From<audit::AuditError> for Trouble {
+    fn from(e: audit::AuditError) -> Self {
+        let exit = match e {
+            audit::AuditError::NoLog(_) => exit::NO_INPUT,
+            audit::AuditError::PublicKey(_) => exit::USAGE,
+            _ => exit::NO_PERMISSION,
+        };
+        Self { message: format!("{e} ({})", e.next_step()), exit }
+    }
+}
+
+fn tail(folder: &std::path::Path, matches: &ArgMatches) -> Result<i32, Trouble> {
+    let one = |name: &str| matches.get_one::<String>(name).cloned();
+    let decision = match one("decision").as_deref() {
+        None => None,
+        Some("allow") => Some(Decision::Allow),
+        Some("deny") => Some(Decision::Deny),
+        Some(other) => {
+            let message = format!("--decision: {other:?} is neither allow nor deny");
+            return Err(Trouble { message, exit: exit::USAGE });
+        }
+    };
+    let filter = Filter {
+        user: one("user"),
+        connection: one("for-connection"),
+        decision,
+        kind: one("kind"),
+        operation: one("operation"),
+    };
+    let lines = matches.get_one::<u64>("lines").copied().unwrap_or(LINES);
+    let lines = usize::try_from(lines).unwrap_or(usize::MAX);
+    for line in audit::tail(folder, lines, matches.get_flag("follow"), filter)? {
+        let line = line?;
+        // whoever reads it may have seen enough
+        if writeln!(std::io::stdout(), "{}", line.text).is_err() {
+            break;
+        }
+    }
+    Ok(0)
+}
+
+fn verify(folder: PathBuf, matches: &ArgMatches, as_json: bool) -> Result<i32, Trouble> {
+    let usage = |message: String| Trouble { message, exit: exit::USAGE };
+    let key = match matches.get_one::<String>("key") {
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|e| Trouble { message: format!("{path}: {e}"), exit: exit::NO_INPUT })?;
+            Some(PublicKey::from_text(&text)?)
+        }
+        None => None,
+    };
+    let expected = match matches.get_one::<String>("expected") {
+        Some(text) => Some(text.parse::<Point>().map_err(|_| usage(format!("{text:?} is not NUMBER:HASH")))?),
+        None => None,
+    };
+    let files: Vec<_> = matches.get_many::<PathBuf>("files").into_iter().flatten().cloned().collect();
+    let target = if files.is_empty() { Target::Folder(folder) } else { Target::Files(files) };
+    let report = audit::verify(&target, Against { key, expected })?;
+    out(&if as_json { serde_json::to_string(&report).unwrap_or_default() } else { report.to_string() });
+    Ok(if report.is_good() { 0 } else { exit::GENERAL })
+}

@@ -1,0 +1,164 @@
+//! `runner policy`: what the policy says of a request, and whether it says what its own cases expect. Needs no running runner.
+
+use super::out;
+use crate::config::Config;
+use crate::exit;
+use crate::policy::{Attributes, Cases, CloudCall, JobCall, JobSource, Policy, Request, What};
+use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+/// The cases where nobody names a file, beside the policy.
+const CASES_FILE: &str = "policy-tests.toml";
+
+/// The subcommand.
+pub(super) fn command(with_settings: impl Fn(Command) -> Command, output: impl Fn() -> Arg) -> Command {
+    let text = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name(value).help(help)
+    };
+    let check = Command::new("check")
+        .about("Whether a request is allowed, and by which rule; without a request, whether the file can be used")
+        .after_help(
+            "Exits 0 when it is allowed, 77 when it is denied, 64 when the request cannot be read in one way only, 78 when the file cannot be used.",
+        )
+        .arg(text("request", "METHOD PATH", "A request to a Kubernetes API: GET '/api/v1/namespaces/shop/pods?watch=true'").num_args(2))
+        .arg(text("aws", "SERVICE:ACTION", "An operation of AWS: s3:GetObject; s3: where the operation is not known"))
+        .arg(text("region", "REGION", "The operation's region").requires("aws"))
+        .arg(text("job", "KIND", "A job: preview, update, refresh, destroy or outputs"))
+        .arg(text("engine", "NAME", "The job's engine").requires("job").default_value("opentofu"))
+        .arg(text("stack", "NAME", "The job's stack").requires("job").default_value("stack"))
+        .arg(text("source", "HOST", "The host that the job's code comes from; @upload or @file").requires("job").default_value("@upload"))
+        .arg(text("connection-test", "PROVIDER", "A test of a connection of that provider"))
+        .group(ArgGroup::new("what").args(["request", "aws", "job", "connection-test"]))
+        .arg(text("person", "NAME", "Who asks"))
+        .arg(text("group", "NAME", "A group of whoever asks; more than once for more").action(ArgAction::Append))
+        .arg(text("connection", "NAME", "The connection; more than once for a job with more").action(ArgAction::Append))
+        .arg(output());
+    let test = Command::new("test")
+        .about("Whether the policy decides as its cases expect")
+        .after_help("Exits 0 when it does, 1 when it does not, 78 when a file cannot be used.")
+        .arg(
+            Arg::new("cases")
+                .value_name("FILE")
+                .value_parser(clap::value_parser!(PathBuf))
+                .help("The cases; else policy-tests.toml beside the policy"),
+        )
+        .arg(output());
+    Command::new("policy")
+        .about("What may be asked of this runner")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(with_settings(check))
+        .subcommand(with_settings(test))
+}
+
+/// Runs it; the exit code.
+pub(super) fn run(config: &Config, name: &str, matches: &ArgMatches, as_json: bool) -> i32 {
+    let path = &config.policy.path;
+    if config.policy.named && !path.exists() {
+        eprintln!("runner: {}: there is no such file", path.display());
+        return exit::CONFIG;
+    }
+    let policy = match Policy::load(path) {
+        Ok(policy) => policy,
+        Err(e) => {
+            eprintln!("runner: {e}");
+            return exit::CONFIG;
+        }
+    };
+    if name == "test" {
+        let beside = path.with_file_name(CASES_FILE);
+        return test(&policy, matches.get_one::<PathBuf>("cases").unwrap_or(&beside), as_json);
+    }
+    match request(matches) {
+        Ok(Some(request)) => check(&policy, &request, as_json),
+        Ok(None) => {
+            let there = path.exists();
+            out(&if as_json {
+                json!({ "file": path, "there": there, "policy": policy.summary() }).to_string()
+            } else if there {
+                format!("{} can be used", path.display())
+            } else {
+                format!("there is no {}: everything is allowed, with the values of secrets masked", path.display())
+            })
+        }
+        Err(message) => {
+            eprintln!("runner: {message}");
+            exit::USAGE
+        }
+    }
+}
+
+fn check(policy: &Policy, request: &Request, as_json: bool) -> i32 {
+    let decision = policy.decide(request, SystemTime::now());
+    out(&if as_json {
+        json!({
+            "effect": decision.effect,
+            "rule": decision.by.name(),
+            "sentence": decision.sentence,
+            "explanation": decision.explain(),
+        })
+        .to_string()
+    } else {
+        decision.explain().join("\n")
+    });
+    if decision.is_allowed() { 0 } else { exit::NO_PERMISSION }
+}
+
+fn test(policy: &Policy, path: &std::path::Path, as_json: bool) -> i32 {
+    let cases = match Cases::load(path) {
+        Ok(cases) => cases,
+        Err(e) => {
+            eprintln!("runner: {e}");
+            return exit::CONFIG;
+        }
+    };
+    let results = cases.run(policy);
+    let failed = results.iter().filter(|result| !result.passed).count();
+    out(&if as_json {
+        let results: Vec<_> = results
+            .iter()
+            .map(|r| json!({ "name": r.name, "line": r.line, "passed": r.passed, "shown": r.shown }))
+            .collect();
+        json!({ "cases": results, "failed": failed }).to_string()
+    } else {
+        let mut lines: Vec<_> = results.iter().filter(|r| !r.passed).map(|r| r.shown.clone()).collect();
+        lines.push(format!("{} of {} cases as expected", results.len() - failed, results.len()));
+        lines.join("\n")
+    });
+    if failed == 0 { 0 } else { exit::GENERAL }
+}
+
+/// The request that the arguments describe.
+fn request(matches: &ArgMatches) -> Result<Option<Request>, String> {
+    let one = |name: &str| matches.get_one::<String>(name).cloned();
+    let many = |name: &str| matches.get_many::<String>(name).map(|values| values.cloned().collect::<Vec<_>>());
+    let what = if let Some(words) = many("request") {
+        let [method, target] = words.as_slice() else { return Err("--request takes a method and a path".to_owned()) };
+        let attributes = Attributes::parse(method, target.as_bytes()).map_err(|e| e.to_string())?;
+        What::Kubernetes(Box::new(attributes))
+    } else if let Some(call) = one("aws") {
+        let (service, operation) = call.split_once(':').unwrap_or((&call, ""));
+        let operation = Some(operation).filter(|operation| !operation.is_empty());
+        What::Aws(CloudCall::aws(service, operation, one("region").as_deref()))
+    } else if let Some(kind) = one("job") {
+        let source = match one("source").unwrap_or_default().as_str() {
+            "@upload" => JobSource::Upload,
+            "@file" => JobSource::File,
+            host => JobSource::Host(host.to_owned()),
+        };
+        let (engine, stack) = (one("engine").unwrap_or_default(), one("stack").unwrap_or_default());
+        What::Job(JobCall { kind, engine, stack, source })
+    } else if let Some(provider) = one("connection-test") {
+        What::ConnectionTest { provider }
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(Request {
+        person: one("person"),
+        groups: many("group"),
+        connections: many("connection").unwrap_or_default(),
+        what,
+    }))
+}
