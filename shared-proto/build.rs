@@ -10,6 +10,7 @@ const SECRET: &[&str] = &[
     "Hello",
     "WorkerRequest",
     "K8sRequest",
+    "AwsRequest",
     "HttpHeader",
     "Target",
     "Target.kind",

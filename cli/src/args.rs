@@ -16,8 +16,8 @@ use std::path::PathBuf;
     propagate_version = true,
     disable_help_subcommand = true,
     after_help = "Exit codes: 0 done, 64 usage, 66 no such thing, 69 unavailable, 70 software, 75 try again (and: a job awaits \
-                  approval), 77 denied, 78 configuration, 130 interrupted; `k8s exec`: the remote command's own, 125 for \
-                  failures of runnerctl."
+                  approval), 77 denied, 78 configuration, 130 interrupted; `k8s exec`, `aws --` and `aws shell`: the \
+                  command's own, 125 for failures of runnerctl."
 )]
 pub(crate) struct Arguments {
     /// Options of every command.
@@ -191,6 +191,10 @@ mod tests {
             "k8s exec -it web -c main -- sh -c 'echo hi'",
             "aws resources --type AWS::S3::Bucket --region eu-central-1 --tag a=b --tag c=d",
             "aws resource --type AWS::S3::Bucket name",
+            "aws -C c -- s3 ls --recursive s3://b",
+            "aws --region eu-west-1 -- aws sts get-caller-identity --output json",
+            "aws shell",
+            "aws shell -C c -- tofu init",
             "stack create s --git https://example.org/x.git --ref main --engine terraform",
             "deploy . --name n --engine opentofu --var a=b --var-file v.json --auto-approve --connection c --runner r --kind destroy",
             "deploy --git https://example.org/x.git --ref v1 --name n",
@@ -211,6 +215,9 @@ mod tests {
             "deploy . --git x",
             "k8s logs web --since x",
             "aws resources --tag novalue",
+            "aws",
+            "aws s3 ls",
+            "aws shell tofu init",
             "pods",
         ] {
             let words = std::iter::once("runnerctl").chain(line.split(' ').filter(|w| !w.is_empty()));

@@ -48,6 +48,10 @@ impl Interrupt {
         });
         Self(token)
     }
+    /// Listens to nothing: for a command that runs a program, to which signals belong.
+    pub(crate) fn deaf() -> Self {
+        Self(CancellationToken::new())
+    }
     /// Waits for the first one.
     pub(crate) async fn requested(&self) {
         self.0.cancelled().await;

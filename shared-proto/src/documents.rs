@@ -110,6 +110,9 @@ pub struct AwsIdentity {
     pub arn: String,
     /// The caller's unique id.
     pub user_id: String,
+    /// The region that was asked: the connection's own where none is named. An earlier runner does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
 }
 
 /// `aws regions`.

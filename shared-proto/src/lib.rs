@@ -1,11 +1,13 @@
 //! What runner and control plane must agree on, and nothing else: the protocol's messages, identity, the credentials file,
 //! API keys, failure codes, flow control, what workers say and ask over their sockets, and the records of a job's spool.
 //!
-//! This crate must never open a network connection, start a process or know a cloud: both sides and every worker link it.
+//! This crate must never open a network connection, start a process or call a cloud: both sides and every worker link it. Of AWS it knows
+//! names, since whoever passes a request on must read it alike.
 #![forbid(unsafe_code)]
 
 pub mod address;
 pub mod api_key;
+pub mod aws;
 pub mod bounds;
 pub mod chance;
 pub mod credentials;

@@ -26,6 +26,7 @@ redact! {
     v1::Hello { protocol, version, organization_id, runner_id, instance_id },
     v1::WorkerRequest { request },
     v1::K8sRequest { method, body },
+    v1::AwsRequest { method, host, body, action },
     v1::HttpHeader { name },
     v1::Target {},
     v1::KubernetesTarget { server, namespace },

@@ -219,7 +219,7 @@ async fn bound(
     account: &ServiceAccount,
     mut target: v1::Target,
 ) -> Result<(v1::Target, i64), Failure> {
-    let reach = Reach::of(&target)?;
+    let reach = Reach::of(&target, None)?;
     let mut asks = target.clone();
     if let Some(Kubernetes(cluster)) = &mut asks.kind {
         // passing the proxy is ours

@@ -22,6 +22,7 @@ pub mod pki;
 pub mod process;
 pub mod procfs;
 pub mod proxy;
+pub mod recorder;
 pub mod runner;
 pub mod scratch;
 pub mod storm;

@@ -14,6 +14,8 @@ pub enum Component {
     Helm,
     /// The AWS stand-in.
     Moto,
+    /// The AWS CLI and boto3.
+    AwsClients,
     /// OpenTofu with the provider mirror.
     Tofu,
     /// Terraform with the provider mirror.
@@ -102,6 +104,7 @@ impl Component {
             Self::Kubectl => ["kubectl", "kube-controller-manager"].into_iter().find_map(program),
             Self::Helm => program("helm"),
             Self::Moto => program("moto_server"),
+            Self::AwsClients => program("aws").or_else(|| exists(folder().join("moto/bin/python3"))),
             Self::Tofu => program("tofu").or_else(|| exists(folder().join("mirror"))),
             Self::Terraform => program("terraform")
                 .map(|_| "terraform is not on PATH, and its licence lets nobody build it here".to_owned())

@@ -103,7 +103,7 @@ async fn dispatch(
         Some(Target::Kubernetes(target)) if !is_aws(&what) => {
             kubernetes::serve(what, target, masking, dialer, input, output).await
         }
-        Some(Target::Aws(target)) if !is_kubernetes(&what) => aws::serve(what, target, dialer, output).await,
+        Some(Target::Aws(target)) if !is_kubernetes(&what) => aws::serve(what, target, dialer, input, output).await,
         Some(target) => {
             let provider = if matches!(target, Target::Aws(_)) { "aws" } else { "kubernetes" };
             let message = format!("the connection {:?} is of the provider {provider}", request.connection);
@@ -125,7 +125,8 @@ fn is_kubernetes(what: &What) -> bool {
         | What::AwsCallerIdentity(_)
         | What::AwsListRegions(_)
         | What::AwsListResources(_)
-        | What::AwsGetResource(_) => false,
+        | What::AwsGetResource(_)
+        | What::AwsRequest(_) => false,
     }
 }
 

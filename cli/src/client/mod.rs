@@ -1,6 +1,6 @@
 //! The control plane's API as a client sees it: JSON requests, streams, server-sent events and WebSockets, each over a connection
-//! of its own, so that dropping one cancels it. TLS trusts the configured CA and nothing else; plain HTTP goes to loopback only.
-//! The token travels in one header and appears nowhere else.
+//! of its own, so that dropping one cancels it; what is passed on to AWS shares connections, one at a time. TLS trusts the configured CA
+//! and nothing else; plain HTTP goes to loopback only. The token travels in one header and appears nowhere else.
 
 mod connect;
 pub(crate) mod job_events;
@@ -17,15 +17,18 @@ pub(crate) use websocket::Socket;
 use crate::config::Context;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
 use serde_json::Value;
+use shared_proto::aws;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::secret::Secret;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio_util::io::ReaderStream;
 
 /// How long what takes effect once is sent again where its answer was lost: a control plane that is started again is back by then.
@@ -34,6 +37,10 @@ const AGAIN: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long an answer's head may take: the API's own deadline for one document is 30 s.
 const ANSWER: Duration = Duration::from_secs(60);
+/// Connections that are kept while nobody sends on them.
+const KEPT: usize = 16;
+/// How long each; the control plane closes them after 30 s.
+const IDLE: Duration = Duration::from_secs(20);
 /// The largest document that is read, bytes.
 const DOCUMENT_MAX: usize = 128 * 1024 * 1024;
 /// The largest error that is read, bytes.
@@ -44,6 +51,12 @@ const OPERATION_HEADER: &str = "runner-operation";
 
 /// What is sent along.
 pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
+
+/// Connections for requests that are passed on, one after the other: clients of AWS send many, and each connection costs a TLS handshake.
+#[derive(Clone, Default)]
+pub(crate) struct Kept(Arc<Mutex<Vec<Idle>>>);
+/// One of them, and since when nobody has sent on it.
+type Idle = (SendRequest<Body>, Instant);
 
 /// A control plane and a user.
 #[derive(Debug, Clone)]
@@ -140,6 +153,49 @@ impl Client {
         accepted(self.send(request, empty()).await?).await
     }
 
+    /// Passes a request to AWS on, whose headers stand among these under names of their own. How long it takes is its client's affair.
+    ///
+    /// # Errors
+    /// Whatever came before an answer of AWS.
+    pub(crate) async fn pass(
+        &self,
+        kept: &Kept,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Body,
+    ) -> Result<Response<Incoming>, Failure> {
+        let mut request = self.request(method, path);
+        if let Some(own) = request.headers_mut() {
+            *own = headers;
+        }
+        let mut request = self.whole(request, body)?;
+        let response = loop {
+            let (mut sender, is_new) = match kept.take() {
+                Some(sender) => (sender, false),
+                None => (self.open().await?, true),
+            };
+            match sender.try_send_request(request).await {
+                Ok(response) => {
+                    kept.back(sender);
+                    break response;
+                }
+                // it was closed while nobody used it, and nothing of this was sent
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) if !is_new => request = unsent,
+                    _ => return Err(cut(&self.endpoint, error.error())),
+                },
+            }
+        };
+        let of_aws = response.headers().get(aws::headers::ANSWER).is_some_and(|v| v == aws::headers::OF_AWS);
+        if of_aws {
+            return Ok(response);
+        }
+        let status = response.status();
+        let failed = accepted(response).await.err();
+        Err(failed.unwrap_or_else(|| by_status(status, "the control plane gave no answer of AWS")))
+    }
+
     async fn json(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
         self.json_with(method, path, body, None).await
     }
@@ -203,27 +259,57 @@ impl Client {
         body: Body,
         limit: Duration,
     ) -> Result<Response<Incoming>, Failure> {
+        let request = self.whole(request, body)?;
+        let mut sender = self.open().await?;
+        let lost = |e: hyper::Error| cut(&self.endpoint, &e);
+        tokio::time::timeout(limit, sender.send_request(request)).await.map_err(|_| late())?.map_err(lost)
+    }
+    /// With the headers that every request has.
+    fn whole(&self, request: http::request::Builder, body: Body) -> Result<Request<Body>, Failure> {
         // `Bearer` and a token of checked form: always a header's value, and marked so that nothing prints it
         let mut bearer = HeaderValue::from_str(&format!("Bearer {}", self.token.expose()))
             .map_err(|_| Code::InvalidArgument.on("the token is not a header's value"))?;
         bearer.set_sensitive(true);
-        let request = request
+        request
             .header(header::HOST, self.endpoint.authority())
             .header(header::USER_AGENT, concat!("runnerctl/", env!("CARGO_PKG_VERSION")))
             // without this no trailers come, and a log's outcome is in them
             .header(header::TE, "trailers")
             .header(header::AUTHORIZATION, bearer)
             .body(body)
-            .map_err(|e| Code::InvalidArgument.on(format!("not a request: {e}")))?;
-        let stream = self.endpoint.connect().await?;
-        let io = hyper_util::rt::TokioIo::new(stream);
+            .map_err(|e| Code::InvalidArgument.on(format!("not a request: {e}")))
+    }
+    /// A new connection, which ends when its last answer's body was read or dropped and nobody will send on it.
+    async fn open(&self) -> Result<SendRequest<Body>, Failure> {
+        let io = hyper_util::rt::TokioIo::new(self.endpoint.connect().await?);
         let lost = |e: hyper::Error| cut(&self.endpoint, &e);
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(lost)?;
-        // ends when the answer's body was read or dropped, which closes the connection
+        let (sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(lost)?;
         tokio::spawn(async move {
             let _ = connection.with_upgrades().await;
         });
-        tokio::time::timeout(limit, sender.send_request(request)).await.map_err(|_| late())?.map_err(lost)
+        Ok(sender)
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    fn take(&self) -> Option<SendRequest<Body>> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|(sender, since)| !sender.is_closed() && since.elapsed() < IDLE);
+        kept.pop().map(|(sender, _)| sender)
+    }
+    /// Once its answer was read to the end; one whose answer is dropped is closed.
+    fn back(&self, mut sender: SendRequest<Body>) {
+        let kept = self.0.clone();
+        tokio::spawn(async move {
+            if sender.ready().await.is_ok() {
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                if kept.len() < KEPT {
+                    kept.push((sender, Instant::now()));
+                }
+            }
+        });
     }
 }
 
@@ -296,8 +382,9 @@ fn late() -> Failure {
 pub(crate) fn empty() -> Body {
     full(Vec::new())
 }
-fn full(bytes: Vec<u8>) -> Body {
-    Full::new(Bytes::from(bytes)).map_err(|never| match never {}).boxed()
+/// A whole body.
+pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed()
 }
 
 /// A file from where it stands, in pieces; `sent` hears the length of each.

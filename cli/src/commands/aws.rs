@@ -1,14 +1,21 @@
-//! `aws`: who we are there, regions, resources.
+//! `aws`: who we are there, regions, resources; and AWS' own clients through the connection.
 
-use super::{Session, connection};
+use super::{Session, aws_proxy, connection};
 use crate::args::pair;
 use crate::client::path;
 use crate::output::{Format, table};
 use crate::stop::Done;
 use serde_json::Value;
+use std::ffi::OsString;
 
 /// `aws`
 #[derive(Debug, clap::Args)]
+#[command(
+    arg_required_else_help = true,
+    override_usage = "runnerctl aws [OPTIONS] <COMMAND>\n       runnerctl aws [OPTIONS] -- <WORDS OF THE AWS CLI>...",
+    after_help = "After `--` the AWS CLI runs with these words, through the connection: runnerctl aws -C account -- s3 ls\nIt needs no credentials on \
+                  this machine, and its exit code is runnerctl's; 125 where runnerctl itself fails."
+)]
 pub(crate) struct Aws {
     /// The connection to the account; may be left out where there is one only
     #[arg(short = 'C', long, global = true, env = "RUNNERCTL_CONNECTION", value_name = "NAME")]
@@ -17,7 +24,10 @@ pub(crate) struct Aws {
     #[arg(long, global = true, value_name = "REGION")]
     region: Option<String>,
     #[command(subcommand)]
-    command: AwsCommand,
+    command: Option<AwsCommand>,
+    /// The AWS CLI with these words, through the connection
+    #[arg(last = true, value_name = "WORDS OF THE AWS CLI")]
+    words: Vec<OsString>,
 }
 
 /// `aws …`
@@ -47,6 +57,21 @@ pub(crate) enum AwsCommand {
         /// Its primary identifier
         identifier: String,
     },
+    /// A shell, or a program, whose clients of AWS go through the connection
+    Shell {
+        /// The program and its arguments, after `--`; a shell where there is none
+        #[arg(last = true, value_name = "PROGRAM")]
+        words: Vec<OsString>,
+    },
+}
+
+// === impl Aws ===
+
+impl Aws {
+    /// Whether it runs a program, whose the signals of the terminal are.
+    pub(crate) fn runs_a_program(&self) -> bool {
+        matches!(self.command, None | Some(AwsCommand::Shell { .. }))
+    }
 }
 
 /// `aws …`
@@ -57,7 +82,15 @@ pub(crate) async fn run(command: Aws, session: &Session) -> Done {
         let chosen = connection::choose(session, command.connection.as_deref(), "aws").await?;
         session.client.get(&path(&["connections", &chosen, "aws", what], &query)).await
     };
-    match &command.command {
+    let program = async |words: &[OsString]| {
+        let chosen = connection::choose(session, command.connection.as_deref(), "aws").await?;
+        aws_proxy::run(session, &chosen, command.region.as_deref(), words).await
+    };
+    let Some(asked) = &command.command else {
+        return program(&aws_proxy::of_the_cli(&command.words)).await;
+    };
+    match asked {
+        AwsCommand::Shell { words } => program(words).await,
         AwsCommand::Whoami => {
             let who = session.wait("asking", ask("identity", vec![])).await?;
             session.output.document(&who, |who| {

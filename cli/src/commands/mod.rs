@@ -2,6 +2,7 @@
 //! inside of another.
 
 pub(crate) mod aws;
+mod aws_proxy;
 pub(crate) mod ca;
 pub(crate) mod connection;
 pub(crate) mod deploy;
@@ -88,7 +89,8 @@ fn context(global: &Global) -> Done<config::Context> {
 /// How it stopped.
 pub(crate) async fn run(arguments: Arguments) -> Done {
     let Arguments { global, command } = arguments;
-    let interrupt = Interrupt::listen();
+    let runs_a_program = matches!(&command, Command::Aws(command) if command.runs_a_program());
+    let interrupt = if runs_a_program { Interrupt::deaf() } else { Interrupt::listen() };
     let output = Output::new(global.output);
     let session = || Session::open(&global, &interrupt);
     let has_names = matches!(&command, Command::K8s(command) if command.has_names());

@@ -6,6 +6,7 @@
 mod account;
 mod archives;
 mod aws;
+mod aws_pass;
 mod caller;
 mod checked;
 mod connections;
@@ -24,6 +25,7 @@ mod logs;
 mod operations;
 mod outcome;
 mod pass;
+mod passing;
 mod routes;
 mod runners;
 mod running;
@@ -141,6 +143,7 @@ pub fn router(state: ApiState) -> Router {
     let api = routes()
         .into_router()
         .layer(DefaultBodyLimit::max(BODY_MAX))
+        .merge(aws_pass::passing())
         .layer(middleware::from_fn_with_state(state.clone(), caller::authenticate));
     let passing = pass::passing().layer(middleware::from_fn_with_state(state.clone(), caller::authenticate_cluster));
     Router::new()

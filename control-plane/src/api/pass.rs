@@ -2,22 +2,22 @@
 //! worker as it is, and the answer comes back as the API server gave it. What fails before there is one is told as a `Status`, which such
 //! clients show.
 //!
-//! It must never pass on the caller's token, nor gather a body: the next piece is taken when the last one was.
+//! It must never pass on the caller's token.
 
 use super::listener::ConnectionPlace;
+use super::passing::{Feeding, answer, begun, given, head, length};
 use super::running::{Running, Wanted};
-use super::{ApiError, ApiState, Caller, Named, Params, Routes, StreamPlace, account, caller};
+use super::{ApiError, ApiState, Caller, Named, Params, Routes, account, caller};
 use crate::operations::{Input, Output};
 use crate::store::Provider;
-use axum::body::{Body, BodyDataStream};
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::any;
 use axum::{Extension, Json, Router};
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt as _;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, StatusCode};
+use http::{Method, StatusCode};
 use http_body::Body as _;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -25,20 +25,17 @@ use serde::Serialize;
 use shared_proto::api_key::Purpose;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::now_ms;
+use shared_proto::v1::K8sRequest;
 use shared_proto::v1::operation_request::What;
-use shared_proto::v1::{HttpHead, HttpHeader, K8sRequest, Outcome};
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio_util::task::AbortOnDropHandle;
 use utoipa::{OpenApi, ToSchema};
 
 /// How long a token for the Kubernetes API of a connection is good.
 const TOKEN_LIFE: Duration = Duration::from_secs(3600);
 /// The longest path with its query, bytes.
 const TARGET_MAX: usize = 64 * 1024;
-/// All headers that are passed on, bytes: with the path they fit into an operation's first message.
-const HEADERS_MAX: usize = 64 * 1024;
 /// Read at once of what a client switched to, bytes.
 const READ: usize = 32 * 1024;
 /// How long what the API server still says is waited for once the client has said its last.
@@ -144,32 +141,12 @@ async fn serve(
     // each may last as long as both ends like
     let place = state.streams.take(&caller.user().id)?;
     wanted.what = What::K8sRequest(asked(&request, before)?);
+    let head_only = request.method() == Method::HEAD;
     let mut running = Running::start(state, caller, wanted).await?;
     let (input, body) = (running.input(), request.into_body());
-    let feeding = if body.is_end_stream() || upgrade.is_some() {
-        None
-    } else {
-        Some(AbortOnDropHandle::new(tokio::spawn(feed(body.into_data_stream(), input.clone()))))
-    };
-    let head = loop {
-        match running.next().await {
-            Output::Head(head) => break head,
-            Output::Outcome(outcome) if outcome.code != "ok" => {
-                return Err(ApiError::from_outcome(&outcome).of_operation(running.id()));
-            }
-            Output::Outcome(_) => {
-                let failure = Code::Internal.on("the runner ended the request without an answer");
-                return Err(ApiError::from(failure).of_operation(running.id()));
-            }
-            // nothing comes before the head
-            Output::Data(_) | Output::Stderr(_) => {}
-        }
-    };
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::from_u16(u16::try_from(head.status).unwrap_or(0))
-        .map_err(|_| Code::TargetFailed.on(format!("the API server answered with the status {}", head.status)))?;
-    *response.headers_mut() = answered(head);
-    response.headers_mut().insert(super::OPERATION_HEADER, running.header());
+    let feeding = if upgrade.is_some() { None } else { Feeding::start(body, &input) };
+    let head = head(&mut running).await?;
+    let mut response = begun(head, &running)?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let on_upgrade =
             upgrade.flatten().ok_or_else(|| Code::InvalidArgument.on("this connection cannot be upgraded"))?;
@@ -181,7 +158,8 @@ async fn serve(
         });
         return Ok(response);
     }
-    *response.body_mut() = answer(running, feeding, place);
+    let length = if head_only { Some(0) } else { length(&response) };
+    *response.body_mut() = answer(running, feeding, place, length);
     Ok(response)
 }
 
@@ -196,13 +174,8 @@ fn asked(request: &Request, before: usize) -> Result<K8sRequest, Failure> {
         );
     }
     let body = !request.body().is_end_stream();
-    let given = request.headers().iter().filter(|(name, _)| !OURS.contains(name));
-    let headers: Vec<_> =
-        given.map(|(name, value)| HttpHeader { name: name.to_string(), value: value.as_bytes().to_vec() }).collect();
-    let size: usize = headers.iter().map(|h| h.name.len() + h.value.len() + 8).sum();
-    if size > HEADERS_MAX {
-        return Err(Code::TooLarge.on(format!("the request's headers have {size} bytes, the limit is {HEADERS_MAX}")));
-    }
+    let own = request.headers().iter().filter(|(name, _)| !OURS.contains(name));
+    let headers = given(own.map(|(name, value)| (name.as_str(), value)))?;
     Ok(K8sRequest {
         method: request.method().to_string(),
         target,
@@ -210,57 +183,6 @@ fn asked(request: &Request, before: usize) -> Result<K8sRequest, Failure> {
         body,
         body_length: if body { request.body().size_hint().exact() } else { None },
     })
-}
-
-/// The answer's headers. What comes from a cluster must not act as a page of this host.
-fn answered(head: HttpHead) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(head.headers.len() + 3);
-    for HttpHeader { name, value } in head.headers {
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
-            headers.append(name, value);
-        }
-    }
-    headers.remove(header::SET_COOKIE);
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox; default-src 'none'"));
-    headers
-}
-
-/// Passes the request's body on. Where the client breaks off, so does the operation, with the answer that nobody reads.
-async fn feed(mut body: BodyDataStream, input: Input) {
-    while let Some(piece) = body.next().await {
-        match piece {
-            Ok(bytes) if bytes.is_empty() => {}
-            Ok(bytes) => {
-                if input.stdin(bytes).await.is_err() {
-                    return;
-                }
-            }
-            // half a body must not look like a whole one
-            Err(_) => return,
-        }
-    }
-    let _ = input.close_stdin().await;
-}
-
-/// The answer's body as it comes. One that does not end properly is one that the client sees break off.
-fn answer(running: Running, feeding: Option<AbortOnDropHandle<()>>, place: StreamPlace) -> Body {
-    let state = Some((running, feeding, place));
-    Body::from_stream(futures_util::stream::unfold(state, |state| async move {
-        let (mut running, feeding, place) = state?;
-        loop {
-            match running.next().await {
-                Output::Data(bytes) => return Some((Ok(bytes), Some((running, feeding, place)))),
-                Output::Head(_) | Output::Stderr(_) => {}
-                Output::Outcome(outcome) if outcome.code == "ok" => return None,
-                Output::Outcome(outcome) => return Some((Err(broken_off(&outcome)), None)),
-            }
-        }
-    }))
-}
-
-fn broken_off(outcome: &Outcome) -> std::io::Error {
-    std::io::Error::other(format!("the operation ended with {}: {}", outcome.code, outcome.message))
 }
 
 /// Passes on what both sides say in the protocol that they switched to.
@@ -376,8 +298,8 @@ mod tests {
             Request::builder().uri(uri).header("a", "x".repeat(header)).body(Body::empty()).expect("a request")
         };
         // an URI is no longer than 64 KiB
-        assert!(asked(&request(TARGET_MAX - 100, HEADERS_MAX - 9), 5).is_ok());
-        let failure = asked(&request(1, HEADERS_MAX - 8), 5).expect_err("too large");
+        assert!(asked(&request(TARGET_MAX - 100, 64 * 1024 - 9), 5).is_ok());
+        let failure = asked(&request(1, 64 * 1024 - 8), 5).expect_err("too large");
         assert_eq!(failure.code, Code::TooLarge);
     }
 

@@ -305,5 +305,6 @@ fn kind(what: &What) -> &'static str {
         What::AwsListRegions(_) => "aws_list_regions",
         What::AwsListResources(_) => "aws_list_resources",
         What::AwsGetResource(_) => "aws_get_resource",
+        What::AwsRequest(_) => "aws_request",
     }
 }

@@ -29,7 +29,7 @@ use shared_proto::bounds::FIRST_MESSAGE_MAX;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::flow::{Budget, Credit, SendShare, Shares};
 use shared_proto::frame::{self, Kind};
-use shared_proto::v1::{self, operation_input, target};
+use shared_proto::v1::{self, operation_input, operation_request, target};
 use std::convert::Infallible;
 use std::error::Error as _;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -51,6 +51,8 @@ const FIRST_MESSAGE_DEADLINE: Duration = Duration::from_secs(10);
 const STARTING_PER_PROCESSOR: usize = 4;
 /// How long after an operation's reader has gone its session may still turn out to be over: the two are noticed by tasks of their own.
 const OVER_GRACE: Duration = Duration::from_millis(100);
+/// The words of AWS for credentials that are good no more: they are resolved again for the next request.
+const EXPIRED: [&str; 3] = ["ExpiredToken", "ExpiredTokenException", "RequestExpired"];
 /// Messages between an operation and HTTP/2. Their bytes are paid for with credit before they are read.
 const OUTGOING: usize = 4;
 
@@ -378,7 +380,8 @@ impl SessionOperations {
             "operation",
             operation = request::shown(&request.operation_id),
             kind = request::kind(&request),
-            connection = request::shown(&request.connection)
+            connection = request::shown(&request.connection),
+            asked = tracing::field::Empty
         );
         let accepted = accepted.get_or_init(|| Accepted {
             span: span.clone(),
@@ -417,7 +420,10 @@ impl SessionOperations {
         tracing::debug!(rule = permission.rule, "allowed");
         // given back when it has ended
         let _permits = permission.permits;
-        let Decided { deadline, connection } = decided;
+        let Decided { deadline, connection, asked } = decided;
+        if let Some(asked) = asked {
+            tracing::Span::current().record("asked", asked.shown());
+        }
         let told = (permission.masking, permission.impersonation);
         let serving = self.serve(request, &connection, told, moved, input, items);
         match deadline {
@@ -470,12 +476,13 @@ impl SessionOperations {
     ) -> Result<v1::Outcome, Failed> {
         let inner = &self.operations.inner;
         let mut target = (*inner.resolver.resolve(connection).await?).clone();
-        let reach = dial::Reach::of(&target)?;
+        let reach = dial::Reach::of(&target, request.what.as_ref())?;
         // passing the proxy is ours: its password is none of the worker's business
         if let Some(target::Kind::Kubernetes(target)) = &mut target.kind {
             target.proxy_url.clear();
             target.impersonation = impersonation;
         }
+        let aws = matches!(request.what, Some(operation_request::What::AwsRequest(_)));
         let credit = Credit::new(request.output_credit, Some(self.send.clone()));
         let message = v1::WorkerRequest { request: Some(request), target: Some(target), masking, ..Default::default() };
         let (Operation { mut worker, mut socket, dial }, starting) = inner.given(message).await?;
@@ -498,7 +505,9 @@ impl SessionOperations {
         };
         match ended {
             Ok(outcome) => {
-                if outcome.code == Code::CredentialsExpired.as_str() {
+                // the answer of AWS went on as it is, and the outcome tells what it said
+                let expired = aws && EXPIRED.contains(&outcome.target_reason.as_str());
+                if outcome.code == Code::CredentialsExpired.as_str() || expired {
                     inner.resolver.forget(connection).await;
                 }
                 Ok(outcome)

@@ -5,6 +5,7 @@
 use super::request::shown;
 use crate::policy::{Attributes, CloudCall, Decision, Namespace, Permit, Request, Secrets, TargetError, What};
 use crate::tunnel::Settings;
+use shared_proto::aws;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::{self, Impersonation, Masking, operation_request::What as Asked};
 use std::time::{Instant, SystemTime};
@@ -91,7 +92,7 @@ pub(super) fn asked(request: &v1::OperationRequest, settings: &Settings) -> Resu
         Attributes::of_operation(verb, resource, namespace, name)
     };
     let one = |attributes: Attributes| vec![What::Kubernetes(Box::new(attributes))];
-    let aws = |service: &str, operation: &str, region: &str| {
+    let of_aws = |service: &str, operation: &str, region: &str| {
         let region = Some(region).filter(|region| !region.is_empty());
         vec![What::Aws(CloudCall::aws(service, Some(operation), region))]
     };
@@ -130,12 +131,16 @@ pub(super) fn asked(request: &v1::OperationRequest, settings: &Settings) -> Resu
             all.splice(0..0, somebody_else.into_iter().map(|a| What::Kubernetes(Box::new(a))));
             all
         }
-        Asked::AwsCallerIdentity(asked) => aws("sts", "GetCallerIdentity", &asked.region),
-        Asked::AwsListRegions(asked) => aws("ec2", "DescribeRegions", &asked.region),
-        Asked::AwsListResources(asked) if asked.type_name.is_empty() => aws("tag", "GetResources", &asked.region),
+        Asked::AwsCallerIdentity(asked) => of_aws("sts", "GetCallerIdentity", &asked.region),
+        Asked::AwsListRegions(asked) => of_aws("ec2", "DescribeRegions", &asked.region),
+        Asked::AwsListResources(asked) if asked.type_name.is_empty() => of_aws("tag", "GetResources", &asked.region),
         // Cloud Control's own actions are of this service
-        Asked::AwsListResources(asked) => aws("cloudformation", "ListResources", &asked.region),
-        Asked::AwsGetResource(asked) => aws("cloudformation", "GetResource", &asked.region),
+        Asked::AwsListResources(asked) => of_aws("cloudformation", "ListResources", &asked.region),
+        Asked::AwsGetResource(asked) => of_aws("cloudformation", "GetResource", &asked.region),
+        Asked::AwsRequest(asked) => {
+            let asked = aws::read(asked)?;
+            vec![What::Aws(CloudCall::aws(asked.prefix(), asked.operation, asked.region.as_deref()))]
+        }
     })
 }
 

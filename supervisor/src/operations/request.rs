@@ -1,6 +1,7 @@
 //! What an operation is, and whether this runner does it at all.
 
 use crate::tunnel::Settings;
+use shared_proto::aws;
 use shared_proto::bounds::UNARY_DEADLINE;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::{self, operation_request::What};
@@ -18,6 +19,8 @@ pub(super) struct Decided {
     pub(super) deadline: Option<Duration>,
     /// The entry of the configuration.
     pub(super) connection: String,
+    /// What a request to AWS asks for.
+    pub(super) asked: Option<aws::Asked>,
 }
 
 /// An id or a name as it may stand in a log line: it comes from outside.
@@ -44,6 +47,7 @@ const fn describe(what: &What) -> (&'static str, &'static str, bool) {
         What::AwsListRegions(_) => ("aws_list_regions", "aws", false),
         What::AwsListResources(_) => ("aws_list_resources", "aws", false),
         What::AwsGetResource(_) => ("aws_get_resource", "aws", false),
+        What::AwsRequest(_) => ("aws_request", "aws", true),
     }
 }
 
@@ -94,13 +98,17 @@ pub(super) fn decide(request: &v1::OperationRequest, settings: &Settings) -> Res
         return Err(Code::WrongProvider
             .on(format!("{name} needs {provider}, connection {connection:?} is {}", entry.provider())));
     }
+    let asked = match what {
+        What::AwsRequest(request) => Some(aws::read(request)?),
+        _ => None,
+    };
     let deadline = match (request.deadline_ms, stream) {
         (0, true) => None,
         (0, false) => Some(UNARY_DEADLINE),
         (ms, true) => Some(Duration::from_millis(ms.into())),
         (ms, false) => Some(Duration::from_millis(ms.into()).min(UNARY_DEADLINE)),
     };
-    Ok(Decided { deadline, connection: connection.clone() })
+    Ok(Decided { deadline, connection: connection.clone(), asked })
 }
 
 #[cfg(test)]

@@ -86,6 +86,13 @@ impl Account {
     pub(crate) fn region(&self) -> &str {
         &self.region
     }
+    pub(super) fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+    /// The way to a host of AWS: to itself, or to the connection's own endpoint in its place.
+    pub(super) fn way(&self, host: String) -> Result<Endpoint, Fault> {
+        endpoint(host, self.endpoint_url.as_ref(), self.dialer.clone())
+    }
 
     /// A call of the query protocol: a form goes, XML comes.
     pub(crate) async fn query(&mut self, service: Service, form: String) -> Result<Bytes, Fault> {
@@ -133,7 +140,8 @@ impl Account {
         let client = match &mut self.client {
             Some((of, client)) if *of == service => client,
             other => {
-                let endpoint = endpoint(service, &self.region, self.endpoint_url.as_ref(), self.dialer.clone())?;
+                let host = format!("{}.{}.{}", service.name(), self.region, domain(&self.region));
+                let endpoint = endpoint(host, self.endpoint_url.as_ref(), self.dialer.clone())?;
                 &mut other.insert((service, Client::new(endpoint))).1
             }
         };
@@ -170,15 +178,10 @@ fn domain(region: &str) -> &'static str {
     }
 }
 
-fn endpoint(service: Service, region: &str, given: Option<&Address>, dialer: Dialer) -> Result<Endpoint, Fault> {
+fn endpoint(host: String, given: Option<&Address>, dialer: Dialer) -> Result<Endpoint, Fault> {
     let address = match given {
         Some(address) => address.clone(),
-        None => Address {
-            https: true,
-            host: format!("{}.{region}.{}", service.name(), domain(region)),
-            port: 443,
-            prefix: String::new(),
-        },
+        None => Address { https: true, host, port: 443, prefix: String::new() },
     };
     let tls = if address.https {
         let wrong = |e| Fault::new(Code::TargetUnreachable, format!("{}: {e}", address.shown()));

@@ -1,7 +1,9 @@
-//! Operations on an AWS account: signed requests to STS, EC2, Cloud Control and the Tagging API. All of them read.
+//! Operations on an AWS account: signed requests to STS, EC2, Cloud Control and the Tagging API, all of which read, and whatever a client
+//! of AWS itself asks for.
 
 mod connect;
 mod errors;
+mod pass;
 mod request;
 mod resources;
 mod xml;
@@ -13,15 +15,19 @@ use shared_proto::v1::{AwsTarget, Outcome};
 use self::connect::Account;
 use crate::fault::Fault;
 use crate::net::Dialer;
-use crate::socket::Output;
+use crate::socket::{Input, Output};
 
 /// Does one operation.
 pub(crate) async fn serve(
     what: What,
     target: AwsTarget,
     dialer: &Dialer,
+    input: &mut Input,
     output: &mut Output,
 ) -> Result<Outcome, Fault> {
+    if let What::AwsRequest(request) = what {
+        return pass::pass(target, request, dialer, input, output).await;
+    }
     let asked = match &what {
         What::AwsCallerIdentity(r) => r.region.as_str(),
         What::AwsListRegions(r) => r.region.as_str(),

@@ -47,7 +47,8 @@ async fn identity(account: &mut Account) -> Result<AwsIdentity, Fault> {
     let records = xml::records(&answer, "GetCallerIdentityResult").map_err(|e| malformed("sts", &e))?;
     let mut record = records.into_iter().next().ok_or_else(|| malformed("sts", "it names no one"))?;
     let mut field = |name| record.remove(name).unwrap_or_default();
-    Ok(AwsIdentity { account: field("Account"), arn: field("Arn"), user_id: field("UserId") })
+    let region = Some(account.region().to_owned());
+    Ok(AwsIdentity { account: field("Account"), arn: field("Arn"), user_id: field("UserId"), region })
 }
 
 fn malformed(service: &str, what: &str) -> Fault {

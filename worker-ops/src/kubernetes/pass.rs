@@ -8,15 +8,13 @@ use futures_util::TryFutureExt as _;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::BodyExt as _;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use shared_proto::failure::Code;
 use shared_proto::glob::Glob;
 use shared_proto::v1::{HttpHead, HttpHeader, K8sRequest, Masking, Outcome};
-use std::convert::Infallible;
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::pin::pin;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
@@ -24,6 +22,7 @@ use super::connect::Cluster;
 use super::mask::{self, Answer, MaskError, Masker, Refused, WriteRefused, Writes};
 use crate::fault::{Fault, done};
 use crate::net::http::lost;
+use crate::net::passed::{Passed, feed, of_one_connection};
 use crate::socket::{Incoming as Input, Input as Inputs, Output};
 
 /// The longest path with its query, bytes: an API server takes 1 MiB of headers; the words of a command are in it.
@@ -37,25 +36,8 @@ const READ: usize = 32 * 1024;
 /// A bearer token among the subprotocols of a WebSocket: https://github.com/kubernetes/kubernetes/pull/47740.
 const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 
-/// Headers of one connection (RFC 9110, 7.6.1), and others that are not between the client and the API server.
-const NOT_PASSED: &[&str] = &[
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "authorization",
-    "cookie",
-    "content-length",
-    "expect",
-    "forwarded",
-    "host",
-    "via",
-];
+/// Headers that are not between the client and the API server, beside those of one connection.
+const NOT_PASSED: &[&str] = &["authorization", "cookie", "content-length", "expect", "forwarded", "host", "via"];
 /// The same by what they begin with: `X-Remote-User` and others would be believed of an authenticating proxy.
 const NOT_PASSED_PREFIXES: &[&str] = &["x-forwarded-", "x-remote-", "x-real-ip"];
 
@@ -256,7 +238,10 @@ fn passed(given: &[HttpHeader]) -> Result<HeaderMap, Fault> {
     for header in given {
         let name = HeaderName::from_bytes(header.name.as_bytes())
             .map_err(|_| wrong(format!("{:?} is no header's name", header.name)))?;
-        if NOT_PASSED.contains(&name.as_str()) || NOT_PASSED_PREFIXES.iter().any(|p| name.as_str().starts_with(p)) {
+        if of_one_connection(name.as_str())
+            || NOT_PASSED.contains(&name.as_str())
+            || NOT_PASSED_PREFIXES.iter().any(|p| name.as_str().starts_with(p))
+        {
             continue;
         }
         let mut value = HeaderValue::from_bytes(&header.value)
@@ -282,7 +267,7 @@ fn head(status: StatusCode, headers: &HeaderMap) -> HttpHead {
     let stays = |name: &HeaderName| match name.as_str() {
         "connection" | "upgrade" => switched,
         "content-length" => true,
-        name => !NOT_PASSED.contains(&name),
+        name => !of_one_connection(name) && !NOT_PASSED.contains(&name),
     };
     let headers = headers.iter().filter(|(name, _)| stays(name));
     let headers = headers.map(|(name, value)| HttpHeader { name: name.to_string(), value: value.as_bytes().to_vec() });
@@ -342,56 +327,6 @@ async fn switched(
     tokio::select! {
         ended = from_target => ended,
         fault = to_target => Err(fault),
-    }
-}
-
-/// Passes standard input into the request's body. Returns only where the caller's side is at fault.
-async fn feed(input: &mut Inputs, into: mpsc::Sender<Bytes>) -> Fault {
-    let mut into = Some(into);
-    loop {
-        match input.next().await {
-            Ok(Some(Input::Stdin(bytes))) => {
-                if let Some(open) = &into
-                    && open.send(bytes).await.is_err()
-                {
-                    // the API server has answered before it had all
-                    into = None;
-                }
-            }
-            Ok(Some(Input::StdinClosed)) => into = None,
-            Ok(Some(Input::Resize { .. })) => {}
-            // the end of the socket is the caller's cancel, and is watched elsewhere
-            Ok(None) => return std::future::pending().await,
-            Err(error) => return Fault::new(Code::Internal, error.to_string()),
-        }
-    }
-}
-
-/// A request's body, as it comes in.
-struct Passed {
-    pieces: Option<mpsc::Receiver<Bytes>>,
-    length: Option<u64>,
-}
-
-impl Body for Passed {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match &mut self.pieces {
-            Some(pieces) => pieces.poll_recv(cx).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes)))),
-            None => Poll::Ready(None),
-        }
-    }
-    fn is_end_stream(&self) -> bool {
-        self.pieces.is_none()
-    }
-    fn size_hint(&self) -> SizeHint {
-        match (&self.pieces, self.length) {
-            (None, _) => SizeHint::with_exact(0),
-            (Some(_), Some(length)) => SizeHint::with_exact(length),
-            (Some(_), None) => SizeHint::default(),
-        }
     }
 }
 

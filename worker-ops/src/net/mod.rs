@@ -5,6 +5,7 @@
 
 pub(crate) mod dial;
 pub(crate) mod http;
+pub(crate) mod passed;
 pub(crate) mod tls;
 pub(crate) mod url;
 

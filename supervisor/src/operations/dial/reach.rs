@@ -2,9 +2,11 @@
 
 use crate::net::proxy::Proxy;
 use shared_proto::address::Address;
+use shared_proto::aws::Host;
 use shared_proto::dial::Request;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1;
+use shared_proto::v1::operation_request::What;
 use shared_proto::v1::target::Kind as Target;
 
 /// The services of AWS that operations ask, by the names in their hosts.
@@ -53,11 +55,11 @@ pub(super) enum Through {
 // === impl Reach ===
 
 impl Reach {
-    /// What the target says.
+    /// What the target says, and for a request to AWS the request, whose host was found to be one of AWS' services.
     ///
     /// # Errors
     /// `credentials_unavailable`: a proxy that is none, or no target at all.
-    pub(crate) fn of(target: &v1::Target) -> Result<Self, Failure> {
+    pub(crate) fn of(target: &v1::Target, what: Option<&What>) -> Result<Self, Failure> {
         let wrong = |what: String| Code::CredentialsUnavailable.on(what);
         let one = |url: &str, through| match Address::parse(url) {
             Ok(Address { host, port, .. }) => Self { hosts: Hosts::One { host, port }, through },
@@ -72,7 +74,16 @@ impl Reach {
                 Ok(one(&target.server, through))
             }
             Some(Target::Aws(target)) => match target.endpoint_url.as_str() {
-                "" => Ok(Self { hosts: Hosts::Aws, through: Through::Ours }),
+                "" => {
+                    let hosts = match what {
+                        Some(What::AwsRequest(request)) => match Host::parse(&request.host) {
+                            Ok(_) => Hosts::One { host: request.host.clone(), port: 443 },
+                            Err(_) => Hosts::None,
+                        },
+                        _ => Hosts::Aws,
+                    };
+                    Ok(Self { hosts, through: Through::Ours })
+                }
                 url => Ok(one(url, Through::Nothing)),
             },
             None => Err(wrong("the connection has no target".to_owned())),
@@ -166,26 +177,52 @@ mod tests {
             (&own, "sts", 443, false),
             (&own, "169.254.169.254", 443, false),
         ] {
-            let reach = Reach::of(target).expect("a target");
+            let reach = Reach::of(target, None).expect("a target");
             let request = Request::new(host, port).expect("a request");
             assert_eq!(reach.allows(&request), allowed, "{host}:{port} of {reach:?}");
         }
     }
 
     #[test]
+    fn a_request_to_aws_reaches_its_own_host_alone() {
+        let what = |host: &str| What::AwsRequest(v1::AwsRequest { host: host.into(), ..Default::default() });
+        let may = |target: &v1::Target, asked: &str, host: &str, port| {
+            let reach = Reach::of(target, Some(&what(asked))).expect("a target");
+            reach.allows(&Request::new(host, port).expect("a request"))
+        };
+        let (own, stand_in) = (aws(""), aws("http://127.0.0.1:5000"));
+        let bucket = "b.s3.eu-central-1.amazonaws.com";
+        assert!(may(&own, bucket, bucket, 443));
+        for (host, port) in [
+            (bucket, 80),
+            ("c.s3.eu-central-1.amazonaws.com", 443),
+            ("sts.eu-central-1.amazonaws.com", 443),
+            ("169.254.169.254", 443),
+            ("127.0.0.1", 5000),
+        ] {
+            assert!(!may(&own, bucket, host, port), "{host}:{port}");
+        }
+        for host in ["169.254.169.254", "metadata.google.internal", "x.eu-west-1.elb.amazonaws.com", "evil.example"] {
+            assert!(!may(&own, host, host, 443) && !may(&own, host, host, 80), "{host}");
+        }
+        // the entry's own endpoint is where its requests go, whatever host they name
+        assert!(may(&stand_in, bucket, "127.0.0.1", 5000) && !may(&stand_in, bucket, bucket, 443));
+    }
+
+    #[test]
     fn what_is_wrong_with_a_target_is_said_without_its_secrets() {
-        let failure = Reach::of(&kubernetes("https://x", "ftp://u:s3cr3t@x")).expect_err("refused");
+        let failure = Reach::of(&kubernetes("https://x", "ftp://u:s3cr3t@x"), None).expect_err("refused");
         assert_eq!(failure.code, Code::CredentialsUnavailable);
         assert!(
             failure.message.contains("the URL of the proxy") && !failure.to_string().contains("s3cr3t"),
             "{failure}"
         );
-        assert!(Reach::of(&v1::Target::default()).is_err());
+        assert!(Reach::of(&v1::Target::default(), None).is_err());
         for target in [kubernetes("nonsense", ""), kubernetes("", ""), aws("https://u:p@x")] {
-            let reach = Reach::of(&target).expect("the worker's to name");
+            let reach = Reach::of(&target, None).expect("the worker's to name");
             assert!(!reach.allows(&Request::new("x", 443).expect("a request")), "{reach:?}");
         }
-        let reach = Reach::of(&kubernetes("https://x", "http://u:s3cr3t@x")).expect("a target");
+        let reach = Reach::of(&kubernetes("https://x", "http://u:s3cr3t@x"), None).expect("a target");
         assert!(!format!("{reach:?}").contains("s3cr3t"));
     }
 }

@@ -10,11 +10,11 @@ use tokio::net::TcpListener;
 
 fn kubernetes(server: &str, proxy_url: &str) -> Reach {
     let target = v1::KubernetesTarget { server: server.into(), proxy_url: proxy_url.into(), ..Default::default() };
-    Reach::of(&v1::Target { kind: Some(Target::Kubernetes(target)) }).expect("a target")
+    Reach::of(&v1::Target { kind: Some(Target::Kubernetes(target)) }, None).expect("a target")
 }
 
 fn aws() -> Reach {
-    Reach::of(&v1::Target { kind: Some(Target::Aws(v1::AwsTarget::default())) }).expect("a target")
+    Reach::of(&v1::Target { kind: Some(Target::Aws(v1::AwsTarget::default())) }, None).expect("a target")
 }
 
 fn no_proxy() -> config::Proxy {
