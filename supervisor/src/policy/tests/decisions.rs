@@ -41,7 +41,7 @@ fn what_holds_without_rules() {
     let section = Section::Kubernetes;
     assert_eq!(decide(&Policy::absent()), (Effect::Allow, By::NoPolicy));
     assert_eq!(decide(&policy("version = 1")), (Effect::Allow, By::NoSection(section)));
-    assert_eq!(decide(&policy("# nothing\n")), (Effect::Allow, By::NoSection(section)));
+    assert!(Policy::parse("# nothing\n").is_err());
     assert_eq!(decide(&policy("version = 1\n[jobs]\n")), (Effect::Allow, By::NoSection(section)));
     assert_eq!(decide(&policy("version = 1\n[kubernetes]\n")), (Effect::Deny, By::Default(section)));
     let broken = Policy::broken("line 3: it is\nnot");
