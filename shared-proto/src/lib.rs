@@ -23,6 +23,7 @@ pub mod hex;
 pub mod identity;
 #[cfg(test)]
 mod kept;
+pub mod lines;
 mod redacted;
 pub mod secret;
 pub mod spool;

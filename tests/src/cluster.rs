@@ -12,11 +12,14 @@ use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use hyper::Method;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 /// The token of an administrator.
 pub const ADMIN: &str = "admin-token-0123456789";
@@ -360,6 +363,25 @@ pub fn echo() -> Result<SocketAddr> {
         Some(address)
     };
     (*ECHO.get_or_init(start)).context("no port for the echo")
+}
+
+/// What goes to a pod's port comes back: so many bytes, equal, within two minutes.
+///
+/// # Errors
+/// It does not, or other bytes come.
+pub async fn echoes(address: SocketAddr, size: usize) -> Result<()> {
+    let (mut read, mut write) = TcpStream::connect(address).await?.into_split();
+    let data: Vec<u8> = (0..size).map(|n| (n * 31 + n / 251) as u8).collect();
+    let sent = Sha256::digest(&data);
+    let writing = tokio::spawn(async move {
+        write.write_all(&data).await?;
+        anyhow::Ok(write)
+    });
+    let mut back = vec![0; size];
+    tokio::time::timeout(Duration::from_secs(120), read.read_exact(&mut back)).await.context("all of it")??;
+    drop(writing.await??);
+    ensure!(Sha256::digest(&back) == sent, "what came back is another");
+    Ok(())
 }
 
 fn kubeconfig(address: SocketAddr, ca_base64: &str, user: &str) -> String {

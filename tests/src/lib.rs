@@ -8,6 +8,7 @@
 pub mod archive;
 pub mod clock;
 pub mod cluster;
+pub mod compare;
 pub mod control_plane;
 pub mod ctl;
 pub mod cutter;

@@ -7,6 +7,7 @@
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
+use shared_proto::lines::Cutter;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -41,7 +42,7 @@ pub(super) struct Given {
 pub(super) struct Lines {
     /// Whether the times are given out.
     timestamps: bool,
-    partial: Vec<u8>,
+    cutter: Cutter,
     /// A line that is too long has begun: whether its pieces are given out.
     long: Option<bool>,
     newest: Option<i128>,
@@ -100,7 +101,7 @@ impl Lines {
         let skip = after.map_or(Skip::Nothing, |place| Skip::Count { place, seen: 0 });
         Self {
             timestamps,
-            partial: Vec::new(),
+            cutter: Cutter::new(LINE_MAX),
             long: None,
             newest: None,
             begin: i128::MIN,
@@ -114,18 +115,10 @@ impl Lines {
     /// What of these bytes is to be given out: whole lines, or pieces of one that is too long.
     pub(super) fn add(&mut self, bytes: &[u8]) -> Given {
         let mut out = Vec::new();
-        for piece in bytes.split_inclusive(|b| *b == b'\n') {
-            let mut piece = piece;
-            while self.partial.len() + piece.len() > LINE_MAX {
-                let (now, later) = piece.split_at(LINE_MAX - self.partial.len());
-                self.partial.extend_from_slice(now);
-                self.flush(&mut out);
-                piece = later;
-            }
-            self.partial.extend_from_slice(piece);
-            if self.partial.ends_with(b"\n") {
-                self.flush(&mut out);
-            }
+        let mut pieces = Vec::new();
+        self.cutter.add(bytes, |piece| pieces.push(piece));
+        for piece in pieces {
+            self.flush(&piece, &mut out);
         }
         let id = if out.is_empty() { None } else { self.id() };
         Given { text: out.into(), id }
@@ -134,8 +127,8 @@ impl Lines {
     /// The log has ended: what is left of it.
     pub(super) fn rest(&mut self) -> Bytes {
         let mut out = Vec::new();
-        if !self.partial.is_empty() {
-            self.flush(&mut out);
+        if let Some(rest) = self.cutter.rest() {
+            self.flush(&rest, &mut out);
         }
         out.into()
     }
@@ -146,15 +139,14 @@ impl Lines {
         Some(format!("{newest}.{}.{:016x}", self.given.len(), self.last))
     }
 
-    fn flush(&mut self, out: &mut Vec<u8>) {
-        let line = std::mem::take(&mut self.partial);
+    fn flush(&mut self, line: &[u8], out: &mut Vec<u8>) {
         let ends = line.ends_with(b"\n");
         let gives = match self.long {
             Some(gives) => {
-                out.extend_from_slice(if gives { &line } else { b"" });
+                out.extend_from_slice(if gives { line } else { b"" });
                 gives
             }
-            None => self.line(&line, out),
+            None => self.line(line, out),
         };
         self.long = (!ends).then_some(gives);
     }
@@ -322,7 +314,7 @@ mod tests {
         let begin = lines.add(b"2026-01-02T03:04:05.000000000Z ");
         assert_eq!((begin.text.len(), begin.id), (0, None));
         let long = lines.add(&vec![b'x'; 3 * LINE_MAX]);
-        assert!(long.text.len() > 2 * LINE_MAX && long.id.is_none() && lines.partial.len() <= LINE_MAX);
+        assert!(long.text.len() > 2 * LINE_MAX && long.id.is_none() && lines.cutter.held() <= LINE_MAX);
         let end = lines.add(b"\n");
         assert!(end.text.ends_with(b"x\n") && end.id.is_some());
     }

@@ -7,6 +7,7 @@ mod table;
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use regex::Regex;
+use runner_tests::compare::words;
 use runner_tests::control_plane::{aws_environment, shown};
 use runner_tests::ctl::Ctl;
 use runner_tests::process::{Ended, Process, Program};
@@ -176,24 +177,6 @@ fn clients(program: Program) -> Program {
         .env("AWS_MAX_ATTEMPTS", "2")
         .env("PYTHONUTF8", "1")
         .env("AWS_EC2_METADATA_DISABLED", "true")
-}
-
-/// Words with a blank between; one in single quotes may hold blanks.
-fn words(text: &str) -> Vec<String> {
-    let mut words = vec![String::new()];
-    let mut quoted = false;
-    for c in text.chars() {
-        match c {
-            '\'' => quoted = !quoted,
-            ' ' if !quoted => words.push(String::new()),
-            c => {
-                if let Some(word) = words.last_mut() {
-                    word.push(c);
-                }
-            }
-        }
-    }
-    words
 }
 
 /// The same on both ways but for what names the way, and the moment.

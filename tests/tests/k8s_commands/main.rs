@@ -8,6 +8,7 @@ mod ways;
 use anyhow::{Context as _, Result, bail, ensure};
 use regex::Regex;
 use runner_tests::cluster::{ADMIN, LogSource};
+use runner_tests::compare::{first_difference, words};
 use runner_tests::ctl::Ctl;
 use runner_tests::process::{Ended, Program};
 use runner_tests::world::{Shared, World};
@@ -101,24 +102,6 @@ impl Usual {
     }
 }
 
-/// Words with a blank between; one in single quotes may hold blanks.
-fn words(text: &str) -> Vec<String> {
-    let mut words = vec![String::new()];
-    let mut quoted = false;
-    for c in text.chars() {
-        match c {
-            '\'' => quoted = !quoted,
-            ' ' if !quoted => words.push(String::new()),
-            c => {
-                if let Some(word) = words.last_mut() {
-                    word.push(c);
-                }
-            }
-        }
-    }
-    words
-}
-
 /// A text without what is of the moment.
 fn same(text: &str) -> Result<String> {
     let mut text = text.to_owned();
@@ -136,20 +119,8 @@ fn same(text: &str) -> Result<String> {
 
 /// The first line in which two texts differ.
 fn difference(ours: &str, theirs: &str) -> Option<String> {
-    let (mut left, mut right) = (ours.lines(), theirs.lines());
-    loop {
-        match (left.next(), right.next()) {
-            (None, None) => return None,
-            (a, b) if a == b => {}
-            (a, b) => {
-                return Some(format!(
-                    "  ours:   {:?}\n  theirs: {:?}",
-                    a.unwrap_or("(the end)"),
-                    b.unwrap_or("(the end)")
-                ));
-            }
-        }
-    }
+    let (a, b) = first_difference(ours, theirs)?;
+    Some(format!("  ours:   {a:?}\n  theirs: {b:?}"))
 }
 
 fn main() -> ExitCode {

@@ -2,11 +2,11 @@
 
 use super::*;
 use nix::sys::signal::Signal;
+use runner_tests::cluster::echoes;
 use runner_tests::cutter::{Cutter, Wire};
 use runner_tests::process::{Mark, Process};
 use runner_tests::runner::Setup;
 use runner_tests::{ControlPlane, Runner, eventually};
-use sha2::{Digest as _, Sha256};
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -45,22 +45,6 @@ async fn forwarded(process: &Process, remote: &str) -> Result<SocketAddr> {
     let is_it = |l: &str| l.starts_with("Forwarding from ") && l.contains(&format!("-> {remote} "));
     let line = process.ready(SECONDS, "the forwarded port", is_it).await?;
     Ok(line.split(' ').nth(2).context("an address")?.parse()?)
-}
-
-/// What goes to a pod's port comes back: so many bytes, equal, and the end of them.
-async fn echoes(address: SocketAddr, size: usize) -> Result<()> {
-    let (mut read, mut write) = TcpStream::connect(address).await?.into_split();
-    let data: Vec<u8> = (0..size).map(|n| (n * 31 + n / 251) as u8).collect();
-    let sent = Sha256::digest(&data);
-    let writing = tokio::spawn(async move {
-        write.write_all(&data).await?;
-        anyhow::Ok(write)
-    });
-    let mut back = vec![0; size];
-    tokio::time::timeout(SECONDS, read.read_exact(&mut back)).await.context("all of it")??;
-    drop(writing.await??);
-    ensure!(Sha256::digest(&back) == sent, "what came back is another");
-    Ok(())
 }
 
 pub(super) async fn port_forward() -> Result<()> {

@@ -8,6 +8,7 @@ mod table;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use regex::Regex;
+use runner_tests::compare::{self, words};
 use runner_tests::ctl::Ctl;
 use runner_tests::process::{Ended, Program};
 use runner_tests::world::{Shared, World, usual_cluster};
@@ -221,41 +222,12 @@ fn in_order(step: &Step, text: &str) -> String {
 fn first_difference(foot: &(i32, String, String), tram: &(i32, String, String)) -> String {
     let mut text = format!("  ended with {} and {}\n", foot.0, tram.0);
     for (name, a, b) in [("out", &foot.1, &tram.1), ("err", &foot.2, &tram.2)] {
-        if a == b {
-            continue;
-        }
-        let (mut left, mut right) = (a.lines(), b.lines());
-        loop {
-            match (left.next(), right.next()) {
-                (None, None) => break,
-                (a, b) if a == b => {}
-                (a, b) => {
-                    let cut = |line: Option<&str>| line.unwrap_or("(the end)").chars().take(400).collect::<String>();
-                    text.push_str(&format!("  {name}, direct:  {}\n  {name}, through: {}\n", cut(a), cut(b)));
-                    break;
-                }
-            }
+        if let Some((a, b)) = compare::first_difference(a, b) {
+            let cut = |line: &str| line.chars().take(400).collect::<String>();
+            text.push_str(&format!("  {name}, direct:  {}\n  {name}, through: {}\n", cut(a), cut(b)));
         }
     }
     text
-}
-
-/// Words with a blank between; one in single quotes may hold blanks.
-fn words(text: &str) -> Vec<String> {
-    let mut words = vec![String::new()];
-    let mut quoted = false;
-    for c in text.chars() {
-        match c {
-            '\'' => quoted = !quoted,
-            ' ' if !quoted => words.push(String::new()),
-            c => {
-                if let Some(word) = words.last_mut() {
-                    word.push(c);
-                }
-            }
-        }
-    }
-    words
 }
 
 async fn what_changes_nothing() -> Result<()> {

@@ -3,6 +3,7 @@
 use super::table::SPDY;
 use super::{SECONDS, Side, Usual, pod, usual, words};
 use anyhow::{Context as _, Result, ensure};
+use runner_tests::cluster::echoes;
 use runner_tests::ctl::Ctl;
 use runner_tests::process::{Mark, Process, Program};
 use runner_tests::suite::scaled;
@@ -50,22 +51,6 @@ async fn address(process: &Process, before: &str) -> Result<SocketAddr> {
     let line = process.stdout().line(Mark::default(), SECONDS, "its address", |l| l.contains(before)).await?;
     let rest = line.split_once(before).context("it is there")?.1;
     Ok(rest.split_whitespace().next().context("an address")?.parse()?)
-}
-
-/// What goes to a pod's port comes back: so many bytes, equal.
-async fn echoes(address: SocketAddr, size: usize) -> Result<()> {
-    let (mut read, mut write) = TcpStream::connect(address).await?.into_split();
-    let data: Vec<u8> = (0..size).map(|n| (n * 31 + n / 251) as u8).collect();
-    let sent = Sha256::digest(&data);
-    let writing = tokio::spawn(async move {
-        write.write_all(&data).await?;
-        anyhow::Ok(write)
-    });
-    let mut back = vec![0; size];
-    tokio::time::timeout(SECONDS, read.read_exact(&mut back)).await.context("all of it")??;
-    drop(writing.await??);
-    ensure!(Sha256::digest(&back) == sent, "what came back is another");
-    Ok(())
 }
 
 pub(super) async fn what_stays_open() -> Result<()> {

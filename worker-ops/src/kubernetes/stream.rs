@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use k8s_openapi::api::core::v1::Pod;
 use shared_proto::bounds::DATA_MAX;
 use shared_proto::failure::Code;
+use shared_proto::lines::Cutter;
 use shared_proto::v1::{K8sLogs, Outcome};
 use tokio::sync::mpsc;
 
@@ -241,48 +242,27 @@ async fn one_of_all(
 /// Cuts bytes into whole lines and puts a prefix before each.
 struct Lines {
     prefix: Vec<u8>,
-    /// The beginning of a line whose end has not come.
-    partial: Vec<u8>,
+    cutter: Cutter,
 }
 
 // === impl Lines ===
 
 impl Lines {
     fn new(prefix: Vec<u8>) -> Self {
-        Self { prefix, partial: Vec::new() }
+        Self { prefix, cutter: Cutter::new(LINE_MAX) }
     }
 
     /// The lines that are whole with these bytes.
     fn add(&mut self, bytes: &[u8]) -> Bytes {
         let mut out = Vec::new();
-        for piece in bytes.split_inclusive(|b| *b == b'\n') {
-            let mut piece = piece;
-            while self.partial.len() + piece.len() > LINE_MAX {
-                let (now, later) = piece.split_at(LINE_MAX - self.partial.len());
-                self.partial.extend_from_slice(now);
-                self.flush(&mut out);
-                piece = later;
-            }
-            self.partial.extend_from_slice(piece);
-            if self.partial.ends_with(b"\n") {
-                self.flush(&mut out);
-            }
-        }
+        let prefix = &self.prefix;
+        self.cutter.add(bytes, |line| out.extend([&prefix[..], &line].concat()));
         out.into()
     }
 
     /// A last line without an end.
     fn rest(&mut self) -> Bytes {
-        let mut out = Vec::new();
-        if !self.partial.is_empty() {
-            self.flush(&mut out);
-        }
-        out.into()
-    }
-
-    fn flush(&mut self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.prefix);
-        out.append(&mut self.partial);
+        self.cutter.rest().map(|line| [&self.prefix[..], &line].concat()).unwrap_or_default().into()
     }
 }
 
@@ -347,7 +327,7 @@ mod tests {
     fn a_line_without_an_end_does_not_fill_memory() {
         let mut lines = Lines::new(Vec::new());
         let out = lines.add(&vec![b'x'; 2 * LINE_MAX + 10]);
-        assert_eq!((out.len(), lines.partial.len()), (2 * LINE_MAX, 10));
+        assert_eq!((out.len(), lines.cutter.held()), (2 * LINE_MAX, 10));
         assert_eq!(lines.add(b"\n").len(), 11);
     }
 }

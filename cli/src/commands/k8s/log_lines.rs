@@ -4,6 +4,7 @@
 //! as long as a new connection may bring it again. Times need not rise from line to line: standard output and standard error are stamped
 //! by two writers. This module must never hold back a line that was not given out yet, nor give one out twice that it still knows.
 
+use shared_proto::lines::Cutter;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use time::OffsetDateTime;
@@ -27,8 +28,7 @@ pub(crate) struct Lines {
     prefixed: bool,
     /// Whether the time is given out.
     timestamps: bool,
-    /// What has come of a line whose end has not.
-    partial: Vec<u8>,
+    cutter: Cutter,
     /// The beginning of that line was given out, or held back, already.
     decided: Option<bool>,
     containers: HashMap<Vec<u8>, Container>,
@@ -54,25 +54,16 @@ impl Lines {
     /// For a log whose lines come with their times; `prefixed`: and with `[pod/POD/CONTAINER] ` before those. `timestamps`: whether the times
     /// are given out.
     pub(crate) fn new(prefixed: bool, timestamps: bool) -> Self {
-        Self { prefixed, timestamps, partial: Vec::new(), decided: None, containers: HashMap::new() }
+        Self { prefixed, timestamps, cutter: Cutter::new(LINE_MAX), decided: None, containers: HashMap::new() }
     }
 
     /// What is to be given out of these bytes.
     pub(crate) fn add(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        for piece in bytes.split_inclusive(|b| *b == b'\n') {
-            let mut piece = piece;
-            // at the same place on every connection
-            while self.partial.len() + piece.len() > LINE_MAX {
-                let (now, later) = piece.split_at(LINE_MAX - self.partial.len());
-                self.partial.extend_from_slice(now);
-                self.flush(&mut out);
-                piece = later;
-            }
-            self.partial.extend_from_slice(piece);
-            if self.partial.ends_with(b"\n") {
-                self.flush(&mut out);
-            }
+        let mut pieces = Vec::new();
+        self.cutter.add(bytes, |piece| pieces.push(piece));
+        for piece in pieces {
+            self.flush(&piece, &mut out);
         }
         out
     }
@@ -80,8 +71,8 @@ impl Lines {
     /// The log has ended: what is left of it.
     pub(crate) fn rest(&mut self) -> Vec<u8> {
         let mut out = Vec::new();
-        if !self.partial.is_empty() {
-            self.flush(&mut out);
+        if let Some(rest) = self.cutter.rest() {
+            self.flush(&rest, &mut out);
         }
         out
     }
@@ -89,7 +80,8 @@ impl Lines {
     /// Another connection follows: what it brings again is held back. Gives the time from which it is to begin, in RFC 3339; none where no
     /// line has come yet.
     pub(crate) fn resume(&mut self) -> Option<String> {
-        self.partial.clear();
+        // half a line comes again
+        let _ = self.cutter.rest();
         // a long one that was cut in the middle comes again from its start; only a log without prefixes has such
         if self.decided.take() == Some(true)
             && let Some(only) = self.containers.get_mut(&b""[..])
@@ -107,14 +99,13 @@ impl Lines {
         OffsetDateTime::from_unix_timestamp_nanos(from).ok()?.format(&Rfc3339).ok()
     }
 
-    fn flush(&mut self, out: &mut Vec<u8>) {
-        let line = std::mem::take(&mut self.partial);
+    fn flush(&mut self, line: &[u8], out: &mut Vec<u8>) {
         let gives = match self.decided {
             Some(gives) => {
-                out.extend_from_slice(if gives { &line } else { b"" });
+                out.extend_from_slice(if gives { line } else { b"" });
                 gives
             }
-            None => self.line(&line, out),
+            None => self.line(line, out),
         };
         self.decided = (!line.ends_with(b"\n")).then_some(gives);
     }
