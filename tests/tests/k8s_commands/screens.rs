@@ -90,6 +90,8 @@ fn of_the_moment(text: &str) -> Result<String> {
         (r"\b10\.\d+\.\d+\.\d+\b", "ADDRESS"),
         (r"rolling-[0-9a-f]{8,10}(-[0-9a-z]{5})?", "rolling-HASH"),
         (r"(ADDRESS) +", "$1 "),
+        // as wide as the longest age of the moment
+        (r"(?m)^(LAST SEEN|\d+h) +", "$1 "),
         (r"resourceVersion: .*", "resourceVersion: VERSION"),
         (r"Scaled up replica set .*", "Scaled up replica set"),
     ] {
