@@ -16,6 +16,8 @@ const SECRET: &[&str] = &[
     "Target.kind",
     "KubernetesTarget",
     "AwsTarget",
+    "GcpTarget",
+    "AzureTarget",
     "ResolveRequest",
     "ResolveRequest.how",
     "ResolveKubeconfig",

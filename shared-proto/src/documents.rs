@@ -101,58 +101,144 @@ pub struct KubernetesEvent {
     pub last_seen: Option<String>,
 }
 
-/// `aws whoami`.
+/// Who a connection's credentials are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AwsIdentity {
-    /// The account's number.
+pub struct Identity {
+    /// aws, gcp, azure or kubernetes.
+    pub provider: String,
+    /// The caller: an ARN, an account's address, a user.
+    pub principal: String,
+    /// The caller's unique id, where it has one beside.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub id: String,
+    /// AWS' account, Azure's tenant; empty: none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub account: String,
-    /// The caller's ARN.
-    pub arn: String,
-    /// The caller's unique id.
-    pub user_id: String,
-    /// The region that was asked: the connection's own where none is named. An earlier runner does not say it.
+    /// The place that was asked: the connection's own where none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub region: Option<String>,
+    pub place: Option<String>,
 }
 
-/// `aws regions`.
+/// Where resources can be asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AwsRegions {
-    /// Regions that are enabled for the account.
-    pub items: Vec<AwsRegion>,
+pub struct Places {
+    /// In the order of the provider.
+    pub items: Vec<Place>,
 }
 
-/// A region.
+/// A region, a project, a subscription or a namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AwsRegion {
-    /// Such as eu-central-1.
+pub struct Place {
+    /// As requests name it: eu-central-1, a project's or a subscription's id.
     pub name: String,
-    /// Such as opt-in-not-required.
-    pub opt_in_status: Option<String>,
+    /// region, project, subscription or namespace.
+    pub kind: String,
+    /// What people call it, where that is something else.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub title: String,
+    /// The provider's own word, such as opt-in-not-required, ACTIVE or Enabled.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub state: String,
 }
 
-/// `aws resources`.
+/// Resources of one place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct AwsResources {
-    /// In the order of the service.
-    pub items: Vec<AwsResource>,
+pub struct Resources {
+    /// In the order of the provider.
+    pub items: Vec<Resource>,
+    /// What could not be listed, and why; what could be is there.
+    #[serde(default)]
+    pub failures: Vec<ResourceFailure>,
     /// Whether there are more than the limit.
     pub truncated: bool,
 }
 
 /// A resource.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct AwsResource {
-    /// The Cloud Control type (AWS::S3::Bucket), or what the ARN says (s3).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Resource {
+    /// As `inventory` writes it.
     pub type_name: String,
-    /// Cloud Control's primary identifier, or the ARN.
-    pub identifier: String,
-    /// The region.
-    pub region: String,
-    /// Its tags, where the service told them.
+    /// By which the provider knows it: an ARN, a full resource name, a resource id, namespace/name.
+    pub id: String,
+    /// What people call it.
+    #[serde(default)]
+    pub name: String,
+    /// Region, zone, location or namespace; empty: it is in none.
+    #[serde(default)]
+    pub location: String,
+    /// The provider's own word, where it has one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub state: String,
+    /// Tags or labels, where the provider told them.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
-    /// Its properties, where the service told them.
-    #[serde(default)]
+    /// RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<String>,
+    /// Its page in the provider's console.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub link: String,
+    /// What `GetResource` wants for it, where that is not the id.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub identifier: String,
+    /// Its properties, where they were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub properties: Option<serde_json::Value>,
+}
+
+/// What of a list there is not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourceFailure {
+    /// The type, or empty: all of them.
+    #[serde(default)]
+    pub type_name: String,
+    /// A failure code.
+    pub code: String,
+    /// What failed, on what.
+    pub message: String,
+    /// What can be done; may be empty.
+    #[serde(default)]
+    pub next_step: String,
+}
+
+/// Where log lines are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogSources {
+    /// In the order of the provider.
+    pub items: Vec<LogSource>,
+    /// Whether there are more than the limit.
+    pub truncated: bool,
+}
+
+/// A log group, a stream of one, a log, a table.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogSource {
+    /// As requests name it.
+    pub name: String,
+    /// group, stream, log, workspace or table.
+    pub kind: String,
+    /// RFC 3339: of the newest line, where the provider says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_at: Option<String>,
+    /// What is stored, bytes, where the provider says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// How long it is kept, days, where the provider says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_days: Option<u32>,
+}
+
+/// A line of a log.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// RFC 3339 with milliseconds at least.
+    pub time: String,
+    /// The stream, resource or table that it is of; may be empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub source: String,
+    /// Such as ERROR; may be empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub severity: String,
+    /// Its text; where the provider has no text, one line of JSON.
+    pub message: String,
 }

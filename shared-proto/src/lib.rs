@@ -21,6 +21,7 @@ pub mod frame;
 pub mod glob;
 pub mod hex;
 pub mod identity;
+pub mod inventory;
 #[cfg(test)]
 mod kept;
 pub mod lines;

@@ -31,6 +31,8 @@ redact! {
     v1::Target {},
     v1::KubernetesTarget { server, namespace },
     v1::AwsTarget { region, endpoint_url },
+    v1::GcpTarget { project, principal, endpoint_url },
+    v1::AzureTarget { subscription, tenant, cloud, endpoint_url },
     v1::ResolveRequest { connection },
     v1::ResolveKubeconfig { path, context },
     v1::ResolveAws { source, profile, region },

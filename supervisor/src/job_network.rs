@@ -30,6 +30,8 @@ pub(crate) async fn first_word(config: &Config, control_plane: &[&Endpoint], tar
         let (urls, proxy) = match target {
             Target::Kubernetes(cluster) => (&cluster.server, cluster.proxy_url.as_str()),
             Target::Aws(account) => (&account.endpoint_url, ""),
+            Target::Gcp(projects) => (&projects.endpoint_url, ""),
+            Target::Azure(subscriptions) => (&subscriptions.endpoint_url, ""),
         };
         granted.extend(Address::parse(urls).map(|a| (a.host, a.port)));
         match Proxy::parse(proxy) {

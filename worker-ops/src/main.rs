@@ -8,6 +8,7 @@
 mod aws;
 mod document;
 mod fault;
+mod found;
 mod kubernetes;
 mod net;
 mod operation;

@@ -5,7 +5,6 @@
 use shared_proto::dial::DESCRIPTOR;
 use shared_proto::failure::Code;
 use shared_proto::frame::FrameError;
-use shared_proto::v1::operation_request::What;
 use shared_proto::v1::resolve_reply::Kind as Reply;
 use shared_proto::v1::target::Kind as Target;
 use shared_proto::v1::{
@@ -100,36 +99,11 @@ async fn dispatch(
         return Err(Fault::new(Code::UnsupportedVersion, "this runner does not know the operation that was asked for"));
     };
     match target {
-        Some(Target::Kubernetes(target)) if !is_aws(&what) => {
-            kubernetes::serve(what, target, masking, dialer, input, output).await
-        }
-        Some(Target::Aws(target)) if !is_kubernetes(&what) => aws::serve(what, target, dialer, input, output).await,
-        Some(target) => {
-            let provider = if matches!(target, Target::Aws(_)) { "aws" } else { "kubernetes" };
-            let message = format!("the connection {:?} is of the provider {provider}", request.connection);
-            Err(Fault::new(Code::WrongProvider, message))
+        Some(Target::Kubernetes(target)) => kubernetes::serve(what, target, masking, dialer, input, output).await,
+        Some(Target::Aws(target)) => aws::serve(what, target, dialer, input, output).await,
+        Some(Target::Gcp(_) | Target::Azure(_)) => {
+            Err(Fault::new(Code::UnsupportedVersion, "this runner's workers do not know the provider"))
         }
         None => Err(Fault::new(Code::Internal, "the request came without a target")),
     }
-}
-
-fn is_kubernetes(what: &What) -> bool {
-    match what {
-        What::K8sListNamespaces(_)
-        | What::K8sListPods(_)
-        | What::K8sDescribePod(_)
-        | What::K8sLogs(_)
-        | What::K8sExec(_)
-        | What::K8sRequest(_) => true,
-        What::ConnectionTest(_)
-        | What::AwsCallerIdentity(_)
-        | What::AwsListRegions(_)
-        | What::AwsListResources(_)
-        | What::AwsGetResource(_)
-        | What::AwsRequest(_) => false,
-    }
-}
-
-fn is_aws(what: &What) -> bool {
-    !is_kubernetes(what) && !matches!(what, What::ConnectionTest(_))
 }

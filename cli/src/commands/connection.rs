@@ -15,7 +15,7 @@ pub(crate) enum ConnectionCommand {
         /// Its name
         name: String,
         /// What it reaches
-        #[arg(long, value_parser = ["kubernetes", "aws"])]
+        #[arg(long, value_parser = ["kubernetes", "aws", "gcp", "azure"])]
         provider: String,
         /// Its entry in the runner's configuration; its own name by default
         #[arg(long, value_name = "NAME")]

@@ -1,6 +1,7 @@
 //! Text that comes from outside, held against its form before it goes any further. Each refusal names the field and the bound.
 
 use shared_proto::failure::{Code, Failure};
+use shared_proto::inventory::{TAGS_MAX, TEXT_MAX};
 use std::collections::HashMap;
 
 /// Arguments of one command.
@@ -9,8 +10,10 @@ const ARGUMENTS_MAX: usize = 256;
 const COMMAND_MAX: usize = 64 * 1024;
 /// A selector, bytes.
 const SELECTOR_MAX: usize = 4096;
-/// Tag filters of one request.
-const TAGS_MAX: usize = 50;
+/// What a provider knows a resource or a log by, bytes.
+const IDENTIFIER_MAX: usize = 1024;
+/// A filter in a provider's own language, bytes: CloudWatch takes 1,024, Cloud Logging 20,000.
+const FILTER_MAX: usize = 20_000;
 /// Columns or rows of a terminal.
 pub(crate) const TERMINAL_MAX: u32 = 1000;
 
@@ -131,51 +134,47 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<Vec<String>, Failure> {
     Ok(arguments)
 }
 
-/// An AWS region.
+/// A place or a type of resources, as a provider names it: what it means is the runner's to judge.
 ///
 /// # Errors
 /// `invalid_argument`.
-pub(crate) fn aws_region(field: &str, text: String) -> Result<String, Failure> {
-    if (1..=32).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        && text.starts_with(|c: char| c.is_ascii_lowercase())
-    {
+pub(crate) fn word(field: &str, text: String) -> Result<String, Failure> {
+    if (1..=TEXT_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
         return Ok(text);
     }
-    Err(bad(field, &text, "is not a region, such as eu-central-1"))
+    Err(bad(field, &text, "must be 1 to 256 printable ASCII characters without a space"))
 }
 
-/// A Cloud Control type.
+/// What a provider knows a resource or a log by.
 ///
 /// # Errors
 /// `invalid_argument`.
-pub(crate) fn aws_type(field: &str, text: String) -> Result<String, Failure> {
-    let parts: Vec<&str> = text.split("::").collect();
-    if parts.len() == 3
-        && text.len() <= 196
-        && parts.iter().all(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_alphanumeric()))
-    {
-        return Ok(text);
-    }
-    Err(bad(field, &text, "is not a Cloud Control type, such as AWS::S3::Bucket"))
-}
-
-/// A Cloud Control identifier.
-///
-/// # Errors
-/// `invalid_argument`.
-pub(crate) fn aws_identifier(field: &str, text: String) -> Result<String, Failure> {
-    if (1..=1024).contains(&text.len()) && !text.chars().any(char::is_control) {
+pub(crate) fn identifier(field: &str, text: String) -> Result<String, Failure> {
+    if (1..=IDENTIFIER_MAX).contains(&text.len()) && !text.chars().any(char::is_control) {
         return Ok(text);
     }
     Err(bad(field, &text, "must be 1 to 1024 bytes without control characters"))
+}
+
+/// A filter in a provider's own language, which is the provider's to judge.
+///
+/// # Errors
+/// `invalid_argument`, `too_large`.
+pub(crate) fn filter(field: &str, text: String) -> Result<String, Failure> {
+    if text.len() > FILTER_MAX {
+        return Err(Code::TooLarge.on(format!("{field} is {} bytes long, the limit is {FILTER_MAX}", text.len())));
+    }
+    if text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
+        return Err(bad(field, &text, "has a character in it that no filter has"));
+    }
+    Ok(text)
 }
 
 /// Tag filters, each `KEY=VALUE`; an empty value means any.
 ///
 /// # Errors
 /// `invalid_argument`, `too_large`.
-pub(crate) fn aws_tags(field: &str, texts: Vec<String>) -> Result<HashMap<String, String>, Failure> {
+pub(crate) fn tags(field: &str, texts: Vec<String>) -> Result<HashMap<String, String>, Failure> {
     if texts.len() > TAGS_MAX {
         return Err(Code::TooLarge.on(format!("{field} is there {} times, the limit is {TAGS_MAX}", texts.len())));
     }
@@ -242,17 +241,21 @@ mod tests {
     }
 
     #[test]
-    fn aws() {
-        assert!(aws_type("type", "AWS::S3::Bucket".into()).is_ok());
-        for bad in ["", "AWS::S3", "a::b::c::d", "AWS::S3::", "AWS::S3::B/x"] {
-            assert!(aws_type("type", bad.into()).is_err(), "{bad}");
+    fn clouds() {
+        for good in ["AWS::S3::Bucket", "eu-central-1", "Microsoft.Compute/virtualMachines", &"x".repeat(256)] {
+            assert!(word("type", good.into()).is_ok(), "{good}");
         }
-        assert!(aws_region("region", "eu-central-1".into()).is_ok());
-        for bad in ["", "EU", "a.b", "a/b", "1", "evil.example#"] {
-            assert!(aws_region("region", bad.into()).is_err(), "{bad}");
+        for bad in ["", "a b", "ä", "a\n", &"x".repeat(257)] {
+            assert!(word("type", bad.into()).is_err(), "{bad:?}");
         }
-        assert_eq!(aws_tags("tag", vec!["a=b=c".into()]).expect("parses").get("a").map(String::as_str), Some("b=c"));
-        assert!(aws_tags("tag", vec!["=b".into()]).is_err());
-        assert!(aws_tags("tag", vec!["a=1".into(), "a=2".into()]).is_err());
+        assert!(identifier("identifier", "x".repeat(1024)).is_ok());
+        for bad in ["", "a\0", &"x".repeat(1025)] {
+            assert!(identifier("identifier", bad.into()).is_err(), "{bad:?}");
+        }
+        assert!(filter("filter", "a\n".repeat(10_000)).is_ok() && filter("filter", "\u{1b}".into()).is_err());
+        assert_eq!(filter("filter", "a".repeat(20_001)).expect_err("too long").code, Code::TooLarge);
+        assert_eq!(tags("tag", vec!["a=b=c".into()]).expect("parses").get("a").map(String::as_str), Some("b=c"));
+        assert!(tags("tag", vec!["=b".into()]).is_err());
+        assert!(tags("tag", vec!["a=1".into(), "a=2".into()]).is_err());
     }
 }

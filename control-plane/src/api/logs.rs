@@ -1,4 +1,4 @@
-//! A pod's log, as it comes: plain bytes with the outcome in a trailer, or server-sent events.
+//! A log, of a pod or of a cloud, as it comes: plain bytes with the outcome in a trailer, or server-sent events.
 //!
 //! Nothing is gathered here: the next bytes are taken from the operation when the client has taken the last ones, so a slow
 //! reader slows the pod's log and fills no memory.
@@ -7,7 +7,7 @@ use super::checked::{k8s_label, time};
 use super::kubernetes::{PodPath, wanted};
 use super::log_events::{Given, Lines, Place};
 use super::outcome::OutcomeBody;
-use super::running::Running;
+use super::running::{Running, Wanted};
 use super::{ApiError, ApiState, Caller, Named, Params, Routes, StreamPlace};
 use crate::operations::Output;
 use axum::body::Body;
@@ -26,6 +26,10 @@ use utoipa::OpenApi;
 
 /// The trailer that carries the outcome.
 const OUTCOME_TRAILER: &str = "runner-outcome";
+/// From when on a log of a cloud is read where nobody says it, milliseconds.
+pub(super) const SINCE_DEFAULT_MS: i64 = 3_600_000;
+/// The most lines of a log of a cloud that are asked for at once.
+pub(super) const LINES_MAX: u32 = 1_000_000;
 /// How long the answer's head waits for the first bytes, so that an early failure is an ordinary error.
 const HEAD_WAIT: Duration = Duration::from_secs(3);
 /// Between two signs of life on an event stream.
@@ -105,8 +109,45 @@ async fn logs(
     let connection = path.connection.clone();
     let (namespace, pod) = path.checked()?;
     let what = What::K8sLogs(K8sLogs { namespace, pod, container: container.unwrap_or_default(), ..request });
+    answer(
+        &state,
+        &caller,
+        wanted(connection, runner, what, false),
+        Form { events, lines, version, headers: &headers, plain: "text/plain; charset=utf-8" },
+    )
+    .await
+}
+
+/// A log of another kind, whose lines have no numbers.
+///
+/// # Errors
+/// As of any operation, where it fails at once.
+pub(super) async fn stream(
+    state: &ApiState,
+    caller: &Caller,
+    wanted: Wanted,
+    headers: &HeaderMap,
+    version: Version,
+    plain: &'static str,
+) -> Result<Response, ApiError> {
+    answer(state, caller, wanted, Form { events: accepts_events(headers), lines: None, version, headers, plain }).await
+}
+
+/// In which form a log goes on.
+struct Form<'a> {
+    events: bool,
+    /// What numbers its events.
+    lines: Option<Lines>,
+    version: Version,
+    headers: &'a HeaderMap,
+    /// The content type where it goes on as it is.
+    plain: &'static str,
+}
+
+async fn answer(state: &ApiState, caller: &Caller, wanted: Wanted, form: Form<'_>) -> Result<Response, ApiError> {
+    let Form { events, lines, version, headers, plain } = form;
     let place = state.streams.take(&caller.user().id)?;
-    let mut running = Running::start(&state, &caller, wanted(connection, runner, what, false)).await?;
+    let mut running = Running::start(state, caller, wanted).await?;
 
     let first = tokio::time::timeout(HEAD_WAIT, running.next()).await.ok();
     if let Some(Output::Outcome(outcome)) = &first
@@ -121,9 +162,9 @@ async fn logs(
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         response
     } else {
-        let trailers = version == Version::HTTP_2 || says_trailers(&headers);
+        let trailers = version == Version::HTTP_2 || says_trailers(headers);
         let mut response = Response::new(log.plain(trailers));
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(plain));
         response.headers_mut().insert(header::TRAILER, HeaderValue::from_static(OUTCOME_TRAILER));
         response
     };

@@ -5,10 +5,10 @@
 
 mod account;
 mod archives;
-mod aws;
 mod aws_pass;
 mod caller;
 mod checked;
+mod cloud;
 mod connections;
 mod document;
 mod error;
@@ -111,7 +111,7 @@ fn routes() -> Routes {
         .merge(pass::routes())
         .merge(logs::routes())
         .merge(exec::routes())
-        .merge(aws::routes())
+        .merge(cloud::routes())
         .merge(operations::routes())
         .merge(stacks::routes())
         .merge(jobs::routes())
@@ -129,7 +129,7 @@ fn documents() -> Vec<utoipa::openapi::OpenApi> {
         pass::Document::openapi(),
         logs::Document::openapi(),
         exec::Document::openapi(),
-        aws::Document::openapi(),
+        cloud::Document::openapi(),
         operations::Document::openapi(),
         stacks::Document::openapi(),
         jobs::Document::openapi(),

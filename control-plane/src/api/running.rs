@@ -301,10 +301,12 @@ fn kind(what: &What) -> &'static str {
         What::K8sLogs(_) => "k8s_logs",
         What::K8sExec(_) => "k8s_exec",
         What::K8sRequest(_) => "k8s_request",
-        What::AwsCallerIdentity(_) => "aws_caller_identity",
-        What::AwsListRegions(_) => "aws_list_regions",
-        What::AwsListResources(_) => "aws_list_resources",
-        What::AwsGetResource(_) => "aws_get_resource",
         What::AwsRequest(_) => "aws_request",
+        What::WhoAmI(_) => "who_am_i",
+        What::ListPlaces(_) => "list_places",
+        What::ListResources(_) => "list_resources",
+        What::GetResource(_) => "get_resource",
+        What::ListLogs(_) => "list_logs",
+        What::ReadLogs(_) => "read_logs",
     }
 }

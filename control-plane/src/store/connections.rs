@@ -16,6 +16,10 @@ pub enum Provider {
     Kubernetes,
     /// An AWS account.
     Aws,
+    /// Projects of Google Cloud.
+    Gcp,
+    /// Subscriptions of Azure.
+    Azure,
 }
 
 /// A named target of an organization.
@@ -44,6 +48,8 @@ impl fmt::Display for Provider {
         f.write_str(match self {
             Self::Kubernetes => "kubernetes",
             Self::Aws => "aws",
+            Self::Gcp => "gcp",
+            Self::Azure => "azure",
         })
     }
 }

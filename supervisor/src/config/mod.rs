@@ -348,6 +348,13 @@ impl Connection {
             Self::Aws { .. } => "aws",
         }
     }
+    /// Where its resources are unless a request says otherwise; empty: that is known where its credentials are.
+    pub fn place(&self) -> &str {
+        match self {
+            Self::Kubeconfig { .. } | Self::InCluster { .. } => "",
+            Self::Aws { region, .. } => region,
+        }
+    }
     /// The file that its session's policy was read from.
     pub fn policy_file(&self) -> Option<&PathBuf> {
         match self {

@@ -10,6 +10,7 @@
 mod body;
 pub(crate) mod dial;
 mod input;
+mod inventory;
 mod output;
 mod permission;
 mod request;
@@ -421,6 +422,10 @@ impl SessionOperations {
         // given back when it has ended
         let _permits = permission.permits;
         let Decided { deadline, connection, asked } = decided;
+        let request = match permission.narrowed {
+            Some(list) => v1::OperationRequest { what: Some(list), ..request },
+            None => request,
+        };
         if let Some(asked) = asked {
             tracing::Span::current().record("asked", asked.shown());
         }
@@ -452,8 +457,8 @@ impl SessionOperations {
                 return Err(failure);
             }
         };
-        let record = record(&asked);
-        match permission::decide(request, &asked, settings) {
+        let record = record(&asked.calls());
+        match permission::decide(request, asked, settings) {
             Ok(permission) => {
                 recorder.decision(recorder::decided(record, &permission.rule, None)).await?;
                 Ok((decided, permission))

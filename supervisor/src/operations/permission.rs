@@ -2,12 +2,14 @@
 //!
 //! It must never let anything pass that it does not know how to ask about: an operation of a new kind is asked about here, or refused.
 
+use super::inventory::{self, OfType};
 use super::request::shown;
-use crate::policy::{Attributes, CloudCall, Decision, Namespace, Permit, Request, Secrets, TargetError, What};
+use crate::policy::{Attributes, CloudCall, Decision, Limit, Namespace, Permit, Request, Secrets, TargetError, What};
 use crate::tunnel::Settings;
 use shared_proto::aws;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::{self, Impersonation, Masking, operation_request::What as Asked};
+use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime};
 
 /// What the names of the headers begin with by which a client asks the API server to act as somebody.
@@ -18,6 +20,8 @@ const IMPERSONATE: &str = "impersonate-";
 pub(super) struct Permission {
     /// As whom the API server is to act, where the connection says that it is the one who asks.
     pub(super) impersonation: Option<Impersonation>,
+    /// The list of resources without the types that may not be listed.
+    pub(super) narrowed: Option<Asked>,
     /// What is shown of Secrets, where the answer may have some and not all of it is.
     pub(super) masking: Option<Masking>,
     /// What decided, by name.
@@ -33,13 +37,34 @@ pub(super) struct Denied {
     pub(super) rule: String,
 }
 
+/// All that an operation does, as rules see it.
+#[derive(Debug)]
+pub(super) enum AskedFor {
+    /// Each of these has to be allowed. The last one is what it is about.
+    All(Vec<What>),
+    /// Resources of these types: those that may not be listed are left out, and that is said in the answer.
+    Types(v1::ListResources, Vec<OfType>),
+}
+
+// === impl AskedFor ===
+
+impl AskedFor {
+    /// One after the other.
+    pub(super) fn calls(&self) -> Vec<What> {
+        match self {
+            Self::All(calls) => calls.clone(),
+            Self::Types(_, types) => types.iter().flat_map(|(_, calls)| calls.clone()).collect(),
+        }
+    }
+}
+
 /// Decides.
 ///
 /// # Errors
 /// `policy_denied`, which names the rule; `busy` where a bound of the rule is reached.
 pub(super) fn decide(
     request: &v1::OperationRequest,
-    asked: &[What],
+    asked: AskedFor,
     settings: &Settings,
 ) -> Result<Permission, Denied> {
     let mut rule = String::new();
@@ -48,27 +73,73 @@ pub(super) fn decide(
 
 fn by_rules(
     request: &v1::OperationRequest,
-    asked: &[What],
+    asked: AskedFor,
     settings: &Settings,
     rule: &mut String,
 ) -> Result<Permission, Failure> {
     let impersonation = impersonation(request, settings)?;
-    let mut permission = Permission { impersonation, masking: None, rule: String::new(), permits: Vec::new() };
-    for what in asked {
-        let request = asks(request, what.clone());
-        let decision = settings.policy.decide(&request, SystemTime::now());
-        *rule = decision.by.name();
-        if !decision.is_allowed() {
-            return Err(Code::PolicyDenied.on(decision.sentence));
+    let mut permission =
+        Permission { impersonation, narrowed: None, masking: None, rule: String::new(), permits: Vec::new() };
+    match asked {
+        AskedFor::All(calls) => {
+            for what in calls {
+                let (what, decision) = by_rule(request, what, settings, rule)?;
+                if let Some(limit) = &decision.limit {
+                    permission.permits.push(permit(limit, settings)?);
+                }
+                permission.masking = masking(&what, &decision);
+                permission.rule.clone_from(rule);
+            }
         }
-        if let Some(limit) = &decision.limit {
-            let permit = settings.limits.take(limit, Instant::now());
-            permission.permits.push(permit.map_err(|e| Code::Busy.on(e.to_string()))?);
+        AskedFor::Types(list, types) => {
+            let (mut listed, mut refused, mut limits) = (Vec::new(), Vec::new(), BTreeMap::new());
+            let mut first = None;
+            for (type_name, calls) in types {
+                let decided: Result<Vec<_>, _> =
+                    calls.into_iter().map(|what| by_rule(request, what, settings, rule)).collect();
+                match decided {
+                    Ok(decisions) => {
+                        permission.rule.clone_from(rule);
+                        limits.extend(decisions.into_iter().filter_map(|(_, d)| Some((d.by.name(), d.limit?))));
+                        listed.push(type_name);
+                    }
+                    Err(failure) => {
+                        refused.push(v1::TypeRefused { type_name, message: failure.message.clone() });
+                        first.get_or_insert((failure, rule.clone()));
+                    }
+                }
+            }
+            if let Some((failure, by)) = first.filter(|_| listed.is_empty()) {
+                *rule = by;
+                return Err(failure);
+            }
+            // one list is one request to a rule, however many types of its it has
+            for limit in limits.values() {
+                permission.permits.push(permit(limit, settings)?);
+            }
+            permission.narrowed = Some(Asked::ListResources(v1::ListResources { types: listed, refused, ..list }));
         }
-        permission.masking = masking(&request.what, &decision);
-        permission.rule.clone_from(rule);
     }
     Ok(permission)
+}
+
+fn by_rule(
+    request: &v1::OperationRequest,
+    what: What,
+    settings: &Settings,
+    rule: &mut String,
+) -> Result<(What, Decision), Failure> {
+    let request = asks(request, what);
+    let decision = settings.policy.decide(&request, SystemTime::now());
+    *rule = decision.by.name();
+    if !decision.is_allowed() {
+        return Err(Code::PolicyDenied.on(decision.sentence));
+    }
+    Ok((request.what, decision))
+}
+
+fn permit(limit: &Limit, settings: &Settings) -> Result<Permit, Failure> {
+    settings.limits.take(limit, Instant::now()).map_err(|e| Code::Busy.on(e.to_string()))
 }
 
 fn asks(request: &v1::OperationRequest, what: What) -> Request {
@@ -85,23 +156,19 @@ fn asks(request: &v1::OperationRequest, what: What) -> Request {
 ///
 /// # Errors
 /// `invalid_argument`: it cannot be read in one way only.
-pub(super) fn asked(request: &v1::OperationRequest, settings: &Settings) -> Result<Vec<What>, Failure> {
+pub(super) fn asked(request: &v1::OperationRequest, settings: &Settings) -> Result<AskedFor, Failure> {
     let kubernetes = |verb: &str, resource: &str, namespace: &str, name: &str| {
         // the connection's own default, which is known where its credentials are
         let namespace = if namespace.is_empty() { Namespace::Unknown } else { Namespace::Named(namespace.to_owned()) };
         Attributes::of_operation(verb, resource, namespace, name)
     };
     let one = |attributes: Attributes| vec![What::Kubernetes(Box::new(attributes))];
-    let of_aws = |service: &str, operation: &str, region: &str| {
-        let region = Some(region).filter(|region| !region.is_empty());
-        vec![What::Aws(CloudCall::aws(service, Some(operation), region))]
-    };
-    // there is one: that was looked at before
-    let Some(what) = &request.what else { return Ok(Vec::new()) };
-    Ok(match what {
+    let entry = settings.config.connections.get(&request.connection);
+    // there are both: that was looked at before
+    let (Some(what), Some(entry)) = (&request.what, entry) else { return Ok(AskedFor::All(Vec::new())) };
+    Ok(AskedFor::All(match what {
         Asked::ConnectionTest(_) => {
-            let provider = settings.config.connections.get(&request.connection).map(|c| c.provider());
-            vec![What::ConnectionTest { provider: provider.unwrap_or_default().to_owned() }]
+            vec![What::ConnectionTest { provider: entry.provider().to_owned() }]
         }
         Asked::K8sListNamespaces(_) => one(Attributes::of_operation("list", "namespaces", Namespace::None, "")),
         Asked::K8sListPods(list) if list.all_namespaces => {
@@ -131,17 +198,17 @@ pub(super) fn asked(request: &v1::OperationRequest, settings: &Settings) -> Resu
             all.splice(0..0, somebody_else.into_iter().map(|a| What::Kubernetes(Box::new(a))));
             all
         }
-        Asked::AwsCallerIdentity(asked) => of_aws("sts", "GetCallerIdentity", &asked.region),
-        Asked::AwsListRegions(asked) => of_aws("ec2", "DescribeRegions", &asked.region),
-        Asked::AwsListResources(asked) if asked.type_name.is_empty() => of_aws("tag", "GetResources", &asked.region),
-        // Cloud Control's own actions are of this service
-        Asked::AwsListResources(asked) => of_aws("cloudformation", "ListResources", &asked.region),
-        Asked::AwsGetResource(asked) => of_aws("cloudformation", "GetResource", &asked.region),
         Asked::AwsRequest(asked) => {
             let asked = aws::read(asked)?;
             vec![What::Aws(CloudCall::aws(asked.prefix(), asked.operation, asked.region.as_deref()))]
         }
-    })
+        Asked::ListResources(list) => {
+            return Ok(AskedFor::Types(list.clone(), inventory::by_type(list, entry)?));
+        }
+        Asked::WhoAmI(_) | Asked::ListPlaces(_) | Asked::GetResource(_) | Asked::ListLogs(_) | Asked::ReadLogs(_) => {
+            inventory::asks(what, entry)?
+        }
+    }))
 }
 
 /// As whom a client asks the API server to act, as Kubernetes' own rules see it: the verb impersonate.

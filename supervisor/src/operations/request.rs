@@ -43,11 +43,13 @@ const fn describe(what: &What) -> (&'static str, &'static str, bool) {
         What::K8sLogs(_) => ("k8s_logs", "kubernetes", true),
         What::K8sExec(_) => ("k8s_exec", "kubernetes", true),
         What::K8sRequest(_) => ("k8s_request", "kubernetes", true),
-        What::AwsCallerIdentity(_) => ("aws_caller_identity", "aws", false),
-        What::AwsListRegions(_) => ("aws_list_regions", "aws", false),
-        What::AwsListResources(_) => ("aws_list_resources", "aws", false),
-        What::AwsGetResource(_) => ("aws_get_resource", "aws", false),
         What::AwsRequest(_) => ("aws_request", "aws", true),
+        What::WhoAmI(_) => ("who_am_i", "", false),
+        What::ListPlaces(_) => ("list_places", "", false),
+        What::ListResources(_) => ("list_resources", "", false),
+        What::GetResource(_) => ("get_resource", "", false),
+        What::ListLogs(_) => ("list_logs", "", false),
+        What::ReadLogs(_) => ("read_logs", "", true),
     }
 }
 

@@ -224,6 +224,12 @@ impl CloudCall {
         }
     }
 
+    /// An operation of another cloud that is known to only read; `None`: one that is not known.
+    pub fn reading(service: &str, operation: Option<&str>) -> Self {
+        let read_only = operation.is_some();
+        Self { service: service.to_owned(), operation: operation.map(str::to_owned), region: None, read_only }
+    }
+
     /// Service and operation as a rule writes them.
     pub(super) fn name(&self, section: Section) -> Option<String> {
         let between = match section {

@@ -130,6 +130,8 @@ pub(crate) fn secrets(targets: &[JobTarget]) -> impl Iterator<Item = &str> {
     targets.iter().filter_map(|t| t.target.as_ref()?.kind.as_ref()).flat_map(|kind| match kind {
         target::Kind::Kubernetes(k) => [k.token.as_str(), k.client_key_pem.as_str()],
         target::Kind::Aws(a) => [a.secret_access_key.as_str(), a.session_token.as_str()],
+        target::Kind::Gcp(g) => [g.access_token.as_str(), ""],
+        target::Kind::Azure(a) => [a.management_token.as_str(), a.logs_token.as_str()],
     })
 }
 
@@ -145,10 +147,19 @@ pub(crate) fn not_redacted(targets: &[JobTarget]) -> impl Iterator<Item = String
 fn credentials(targets: &[JobTarget], tmp: &Path, environment: &mut Environment) -> Result<(), Failure> {
     let mut clusters = Vec::new();
     let mut accounts = Vec::new();
+    let mut projects = None;
     for target in targets {
         match target.target.as_ref().and_then(|t| t.kind.as_ref()) {
             Some(target::Kind::Kubernetes(cluster)) => clusters.push((target.connection.as_str(), cluster)),
             Some(target::Kind::Aws(account)) => accounts.push((target.connection.as_str(), account)),
+            Some(target::Kind::Gcp(of)) => {
+                projects.get_or_insert(of);
+            }
+            Some(target::Kind::Azure(_)) => {
+                let message =
+                    format!("the connection {} is of Azure, whose provider takes no token from us", target.connection);
+                return Err(Code::WrongProvider.on(message).next("Leave the connection out of the stack's."));
+            }
             None => {
                 let message = format!("the connection {} came without credentials", target.connection);
                 return Err(Code::CredentialsUnavailable.on(message));
@@ -160,6 +171,11 @@ fn credentials(targets: &[JobTarget], tmp: &Path, environment: &mut Environment)
         private_file(&path, kubeconfig(&clusters).to_string().as_bytes())?;
         environment.insert("KUBECONFIG".into(), path.clone().into());
         environment.insert("KUBE_CONFIG_PATH".into(), path.into());
+    }
+    if let Some(of) = projects {
+        // https://registry.terraform.io/providers/hashicorp/google/latest/docs/guides/provider_reference
+        environment.insert("GOOGLE_OAUTH_ACCESS_TOKEN".into(), of.access_token.clone().into());
+        environment.insert("GOOGLE_PROJECT".into(), of.project.clone().into());
     }
     if let Some((_, first)) = accounts.first() {
         for (name, value) in aws_variables(first) {

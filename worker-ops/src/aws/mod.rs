@@ -29,19 +29,19 @@ pub(crate) async fn serve(
         return pass::pass(target, request, dialer, input, output).await;
     }
     let asked = match &what {
-        What::AwsCallerIdentity(r) => r.region.as_str(),
-        What::AwsListRegions(r) => r.region.as_str(),
-        What::AwsListResources(r) => r.region.as_str(),
-        What::AwsGetResource(r) => r.region.as_str(),
+        What::WhoAmI(r) => r.place.as_str(),
+        What::ListPlaces(r) => r.place.as_str(),
+        What::ListResources(r) => r.place.as_str(),
+        What::GetResource(r) => r.place.as_str(),
         _ => "",
     };
     let mut account = Account::new(target, asked, dialer)?;
     match what {
         What::ConnectionTest(_) => request::connection_test(&mut account, output).await,
-        What::AwsCallerIdentity(_) => request::caller_identity(&mut account, output).await,
-        What::AwsListRegions(_) => request::list_regions(&mut account, output).await,
-        What::AwsListResources(list) => resources::list(&mut account, &list, output).await,
-        What::AwsGetResource(get) => resources::get(&mut account, &get, output).await,
+        What::WhoAmI(_) => request::who_am_i(&mut account, output).await,
+        What::ListPlaces(_) => request::list_regions(&mut account, output).await,
+        What::ListResources(list) => resources::list(&mut account, &list, output).await,
+        What::GetResource(get) => resources::get(&mut account, &get, output).await,
         _ => Err(Fault::new(Code::WrongProvider, "the operation is of another provider")),
     }
 }

@@ -1,6 +1,6 @@
 //! Who the connection's credentials are, and which regions there are.
 
-use shared_proto::documents::{AwsIdentity, AwsRegion, AwsRegions, ConnectionReport};
+use shared_proto::documents::{ConnectionReport, Identity, Place, Places};
 use shared_proto::failure::Code;
 use shared_proto::v1::Outcome;
 
@@ -14,13 +14,13 @@ use crate::socket::Output;
 /// Reaches STS and says who the credentials are.
 pub(crate) async fn connection_test(account: &mut Account, output: &mut Output) -> Result<Outcome, Fault> {
     let identity = identity(account).await?;
-    let report = ConnectionReport { provider: "aws".to_owned(), identity: identity.arn, version: None };
+    let report = ConnectionReport { provider: "aws".to_owned(), identity: identity.principal, version: None };
     Document::whole(output, &report).await?;
     Ok(done())
 }
 
 /// Account, ARN and unique id.
-pub(crate) async fn caller_identity(account: &mut Account, output: &mut Output) -> Result<Outcome, Fault> {
+pub(crate) async fn who_am_i(account: &mut Account, output: &mut Output) -> Result<Outcome, Fault> {
     let identity = identity(account).await?;
     Document::whole(output, &identity).await?;
     Ok(done())
@@ -32,23 +32,30 @@ pub(crate) async fn list_regions(account: &mut Account, output: &mut Output) -> 
     let answer = account.query(Service::Ec2, form).await?;
     let records = xml::records(&answer, "item").map_err(|e| malformed("ec2", &e))?;
     let items = records.into_iter().filter_map(|mut r| {
-        Some(AwsRegion {
+        Some(Place {
             name: r.remove("regionName")?,
-            opt_in_status: r.remove("optInStatus").filter(|s| !s.is_empty()),
+            kind: "region".to_owned(),
+            title: String::new(),
+            state: r.remove("optInStatus").unwrap_or_default(),
         })
     });
-    Document::whole(output, &AwsRegions { items: items.collect() }).await?;
+    Document::whole(output, &Places { items: items.collect() }).await?;
     Ok(done())
 }
 
-async fn identity(account: &mut Account) -> Result<AwsIdentity, Fault> {
+async fn identity(account: &mut Account) -> Result<Identity, Fault> {
     let form = url::form([("Action", "GetCallerIdentity"), ("Version", "2011-06-15")]);
     let answer = account.query(Service::Sts, form).await?;
     let records = xml::records(&answer, "GetCallerIdentityResult").map_err(|e| malformed("sts", &e))?;
     let mut record = records.into_iter().next().ok_or_else(|| malformed("sts", "it names no one"))?;
     let mut field = |name| record.remove(name).unwrap_or_default();
-    let region = Some(account.region().to_owned());
-    Ok(AwsIdentity { account: field("Account"), arn: field("Arn"), user_id: field("UserId"), region })
+    Ok(Identity {
+        provider: "aws".to_owned(),
+        principal: field("Arn"),
+        id: field("UserId"),
+        account: field("Account"),
+        place: Some(account.region().to_owned()),
+    })
 }
 
 fn malformed(service: &str, what: &str) -> Fault {

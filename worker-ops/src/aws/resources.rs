@@ -1,57 +1,43 @@
 //! Resources: of one type through Cloud Control, of all types that have tags through the Tagging API.
 
 use serde_json::{Value, json};
-use shared_proto::documents::AwsResource;
+use shared_proto::documents::Resource;
 use shared_proto::failure::Code;
-use shared_proto::v1::{AwsGetResource, AwsListResources, Outcome};
+use shared_proto::v1::{GetResource, ListResources, Outcome};
 use std::collections::BTreeMap;
 
 use super::connect::{Account, Service};
 use crate::document::Document;
 use crate::fault::{Fault, done};
+use crate::found::Found;
 use crate::socket::Output;
 
-/// Where nobody says how many.
-const LIMIT_DEFAULT: u32 = 1000;
-/// However many are asked for.
-const LIMIT_MAX: u32 = 10_000;
 /// Pages of one list: a service that gives empty pages for ever must not be read for ever.
 const PAGES_MAX: u32 = 1000;
-/// Filters by tag: the Tagging API takes no more.
-const TAGS_MAX: usize = 50;
 
 /// Lists resources.
-pub(crate) async fn list(
-    account: &mut Account,
-    request: &AwsListResources,
-    output: &mut Output,
-) -> Result<Outcome, Fault> {
-    if request.tags.len() > TAGS_MAX {
-        return Err(Fault::new(Code::TooLarge, format!("at most {TAGS_MAX} tags can be asked for")));
+pub(crate) async fn list(account: &mut Account, list: &ListResources, output: &mut Output) -> Result<Outcome, Fault> {
+    let mut found = Found::new(list, output);
+    for type_name in &list.types {
+        let listed = match type_name.as_str() {
+            "tagged" => by_tags(account, list, &mut found).await,
+            _ => by_type(account, type_name, list, &mut found).await,
+        };
+        match listed {
+            Ok(()) => {}
+            // one that is asked for alone has failed as a whole
+            Err(fault) if list.types.len() == 1 && list.refused.is_empty() => return Err(fault),
+            Err(fault) => found.failed(type_name, &fault),
+        }
+        if found.is_full() {
+            break;
+        }
     }
-    let limit = match request.limit {
-        0 => LIMIT_DEFAULT,
-        n => n.min(LIMIT_MAX),
-    };
-    let mut found = Found { document: Document::list(output), left: limit, truncated: false };
-    if request.type_name.is_empty() {
-        by_tags(account, request, &mut found).await?;
-    } else {
-        check_type(&request.type_name)?;
-        by_type(account, request, &mut found).await?;
-    }
-    let truncated = found.truncated;
-    found.document.end(&format!(r#","truncated":{truncated}"#)).await?;
-    let message = if truncated { format!("there are more than {limit} resources") } else { String::new() };
-    Ok(Outcome { truncated, message, ..done() })
+    found.end().await
 }
 
 /// One resource with its properties.
-pub(crate) async fn get(
-    account: &mut Account,
-    request: &AwsGetResource,
-    output: &mut Output,
-) -> Result<Outcome, Fault> {
+pub(crate) async fn get(account: &mut Account, request: &GetResource, output: &mut Output) -> Result<Outcome, Fault> {
     check_type(&request.type_name)?;
     if request.identifier.is_empty() {
         return Err(Fault::new(Code::InvalidArgument, "no identifier is given"));
@@ -62,54 +48,32 @@ pub(crate) async fn get(
     Ok(done())
 }
 
-/// What was found so far, on its way out.
-struct Found<'a> {
-    document: Document<'a>,
-    left: u32,
-    truncated: bool,
-}
-
-// === impl Found ===
-
-impl Found<'_> {
-    /// Passes one on; `false` where the limit had been reached.
-    async fn add(&mut self, resource: &AwsResource) -> Result<bool, Fault> {
-        if self.left == 0 {
-            self.truncated = true;
-            return Ok(false);
-        }
-        self.left -= 1;
-        self.document.item(resource).await?;
-        Ok(true)
-    }
-}
-
-async fn by_type(account: &mut Account, request: &AwsListResources, found: &mut Found<'_>) -> Result<(), Fault> {
+async fn by_type(
+    account: &mut Account,
+    type_name: &str,
+    list: &ListResources,
+    found: &mut Found<'_>,
+) -> Result<(), Fault> {
+    check_type(type_name)?;
     let mut token: Option<String> = None;
     for _ in 0..PAGES_MAX {
-        let mut body = json!({"TypeName": request.type_name, "MaxResults": 100});
+        let mut body = json!({"TypeName": type_name, "MaxResults": 100});
         if let Some(token) = &token {
             body["NextToken"] = json!(token);
         }
         let page = account.json(Service::CloudControl, "CloudApiService.ListResources", &body).await?;
         for description in array(&page, "ResourceDescriptions") {
-            let mut resource = resource(&request.type_name, account.region(), description);
-            if !request.tags.is_empty() {
-                // a list tells little more than identifiers; the resource itself tells its tags
-                if tags_of(resource.properties.as_ref()).is_none() {
-                    match self::description(account, &request.type_name, &resource.identifier).await {
-                        Ok(description) => {
-                            resource = self::resource(&request.type_name, account.region(), &description);
-                        }
-                        // gone between the list and the look
-                        Err(fault) if fault.code() == Code::TargetNotFound => continue,
-                        Err(fault) => return Err(fault),
-                    }
-                }
-                if !request.tags.iter().all(|(k, v)| resource.tags.get(k).is_some_and(|t| v.is_empty() || t == v)) {
-                    continue;
+            let mut resource = resource(type_name, account.region(), description);
+            // a list tells little more than identifiers; the resource itself tells its tags
+            if !list.tags.is_empty() && tags_of(resource.properties.as_ref()).is_none() {
+                match self::description(account, type_name, &resource.id).await {
+                    Ok(description) => resource = self::resource(type_name, account.region(), &description),
+                    // gone between the list and the look
+                    Err(fault) if fault.code() == Code::TargetNotFound => continue,
+                    Err(fault) => return Err(fault),
                 }
             }
+            resource.properties = None;
             if !found.add(&resource).await? {
                 return Ok(());
             }
@@ -119,12 +83,12 @@ async fn by_type(account: &mut Account, request: &AwsListResources, found: &mut 
             return Ok(());
         }
     }
-    found.truncated = true;
+    found.cut();
     Ok(())
 }
 
-async fn by_tags(account: &mut Account, request: &AwsListResources, found: &mut Found<'_>) -> Result<(), Fault> {
-    let filters: Vec<Value> = request
+async fn by_tags(account: &mut Account, list: &ListResources, found: &mut Found<'_>) -> Result<(), Fault> {
+    let filters: Vec<Value> = list
         .tags
         .iter()
         .map(|(key, value)| if value.is_empty() { json!({"Key": key}) } else { json!({"Key": key, "Values": [value]}) })
@@ -142,12 +106,13 @@ async fn by_tags(account: &mut Account, request: &AwsListResources, found: &mut 
         let page = account.json(Service::Tagging, target, &body).await?;
         for mapping in array(&page, "ResourceTagMappingList") {
             let arn = mapping.get("ResourceARN").and_then(Value::as_str).unwrap_or_default();
-            let resource = AwsResource {
+            let resource = Resource {
                 type_name: arn_type(arn),
-                identifier: arn.to_owned(),
-                region: arn_region(arn).unwrap_or(account.region()).to_owned(),
+                id: arn.to_owned(),
+                name: arn_name(arn).to_owned(),
+                location: arn_region(arn).unwrap_or_default().to_owned(),
                 tags: tags_of(Some(mapping)).unwrap_or_default(),
-                properties: None,
+                ..Default::default()
             };
             if !found.add(&resource).await? {
                 return Ok(());
@@ -158,7 +123,7 @@ async fn by_tags(account: &mut Account, request: &AwsListResources, found: &mut 
             return Ok(());
         }
     }
-    found.truncated = true;
+    found.cut();
     Ok(())
 }
 
@@ -181,18 +146,21 @@ fn check_type(type_name: &str) -> Result<(), Fault> {
         .next("Name one as Cloud Control does, such as AWS::S3::Bucket."))
 }
 
-fn resource(type_name: &str, region: &str, description: &Value) -> AwsResource {
+fn resource(type_name: &str, region: &str, description: &Value) -> Resource {
     // properties travel as a text that holds JSON
     let properties = description
         .get("Properties")
         .and_then(Value::as_str)
         .map(|text| serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned())));
-    AwsResource {
+    let id = description.get("Identifier").and_then(Value::as_str).unwrap_or_default();
+    Resource {
         type_name: type_name.to_owned(),
-        identifier: description.get("Identifier").and_then(Value::as_str).unwrap_or_default().to_owned(),
-        region: region.to_owned(),
+        id: id.to_owned(),
+        name: arn_name(id).to_owned(),
+        location: region.to_owned(),
         tags: tags_of(properties.as_ref()).unwrap_or_default(),
         properties,
+        ..Default::default()
     }
 }
 
@@ -225,6 +193,10 @@ fn arn_type(arn: &str) -> String {
         Some((kind, _)) if service != "s3" && !kind.is_empty() => format!("{service}:{kind}"),
         _ => service.to_owned(),
     }
+}
+/// What stands last in it; of what is no ARN: all of it.
+fn arn_name(arn: &str) -> &str {
+    if arn.starts_with("arn:") { arn.rsplit(['/', ':']).next().unwrap_or_default() } else { arn }
 }
 fn arn_region(arn: &str) -> Option<&str> {
     arn.split(':').nth(3).filter(|r| !r.is_empty())

@@ -86,6 +86,13 @@ impl Reach {
                 }
                 url => Ok(one(url, Through::Nothing)),
             },
+            Some(Target::Gcp(v1::GcpTarget { endpoint_url: url, .. }))
+            | Some(Target::Azure(v1::AzureTarget { endpoint_url: url, .. }))
+                if !url.is_empty() =>
+            {
+                Ok(one(url, Through::Nothing))
+            }
+            Some(Target::Gcp(_) | Target::Azure(_)) => Ok(Self { hosts: Hosts::None, through: Through::Ours }),
             None => Err(wrong("the connection has no target".to_owned())),
         }
     }

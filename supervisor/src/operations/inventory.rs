@@ -1,0 +1,116 @@
+//! What the operations that are of any provider ask of each, as the rules of the policy see it.
+//!
+//! It must never leave a call out that a worker makes for one of them.
+
+use crate::config::Connection;
+use crate::policy::{Attributes, CloudCall, Namespace, What};
+use shared_proto::failure::{Code, Failure};
+use shared_proto::inventory;
+use shared_proto::v1::{ListResources, operation_request::What as Asked};
+
+/// A type, and all that is asked for it.
+pub(super) type OfType = (String, Vec<What>);
+
+/// What such an operation asks for, but for a list of resources.
+///
+/// # Errors
+/// `wrong_provider`: there is no such thing there.
+pub(super) fn asks(asked: &Asked, entry: &Connection) -> Result<Vec<What>, Failure> {
+    let provider = entry.provider();
+    let cloud = |place: &str, aws: (&str, &str), gcp: (&str, &str), azure: (&str, &str)| {
+        let (service, operation) = match provider {
+            "aws" => aws,
+            "gcp" => gcp,
+            _ => azure,
+        };
+        vec![call(entry, place, service, Some(operation))]
+    };
+    let elsewhere = |what: &str, instead: &str| {
+        Err(Code::WrongProvider.on(format!("{what} of a cluster are asked for in another way")).next(instead))
+    };
+    Ok(match asked {
+        Asked::WhoAmI(_) if provider == "kubernetes" => {
+            of_cluster("create", "selfsubjectreviews.authentication.k8s.io", Namespace::None)
+        }
+        Asked::WhoAmI(who) => cloud(
+            &who.place,
+            ("sts", "GetCallerIdentity"),
+            ("oauth2", "tokeninfo"),
+            ("Microsoft.Resources", "subscriptions/read"),
+        ),
+        Asked::ListPlaces(_) if provider == "kubernetes" => of_cluster("list", "namespaces", Namespace::None),
+        Asked::ListPlaces(places) => cloud(
+            &places.place,
+            ("ec2", "DescribeRegions"),
+            ("cloudresourcemanager", "projects.search"),
+            ("Microsoft.Resources", "subscriptions/read"),
+        ),
+        Asked::GetResource(_) if provider == "kubernetes" => {
+            return elsewhere("details", "Use `runnerctl k8s get` or `runnerctl k8s describe`.");
+        }
+        Asked::GetResource(get) if provider == "aws" => {
+            vec![call(entry, &get.place, "cloudformation", Some("GetResource"))]
+        }
+        Asked::GetResource(get) => inventory::calls(provider, &get.type_name)
+            .iter()
+            .map(|c| call(entry, &get.place, &c.service, c.operation.as_deref()))
+            .collect(),
+        Asked::ListLogs(_) | Asked::ReadLogs(_) if provider == "kubernetes" => {
+            return elsewhere("logs", "Use `runnerctl k8s logs`.");
+        }
+        Asked::ListLogs(logs) => cloud(
+            &logs.place,
+            ("logs", if logs.source.is_empty() { "DescribeLogGroups" } else { "DescribeLogStreams" }),
+            ("logging", "logs.list"),
+            ("Microsoft.OperationalInsights", "workspaces/read"),
+        ),
+        Asked::ReadLogs(logs) => cloud(
+            &logs.place,
+            ("logs", "FilterLogEvents"),
+            ("logging", "entries.list"),
+            ("Microsoft.OperationalInsights", "workspaces/query/read"),
+        ),
+        _ => Vec::new(),
+    })
+}
+
+/// What a list of resources asks for, by type: where none is named, all that are known.
+///
+/// # Errors
+/// `invalid_argument`.
+pub(super) fn by_type(list: &ListResources, entry: &Connection) -> Result<Vec<OfType>, Failure> {
+    inventory::check(list)?;
+    let provider = entry.provider();
+    let named: Vec<String> = if list.types.is_empty() {
+        inventory::all(provider, !list.tags.is_empty()).iter().map(|t| t.name.to_owned()).collect()
+    } else {
+        list.types.clone()
+    };
+    let asks = |name: &String| {
+        if provider == "kubernetes" {
+            let namespace = match list.place.as_str() {
+                _ if inventory::CLUSTER_WIDE.contains(&name.as_str()) => Namespace::None,
+                "" => Namespace::All,
+                place => Namespace::Named(place.to_owned()),
+            };
+            return of_cluster("list", name, namespace);
+        }
+        let calls = inventory::calls(provider, name);
+        calls.iter().map(|c| call(entry, &list.place, &c.service, c.operation.as_deref())).collect()
+    };
+    Ok(named.into_iter().map(|name| (name.clone(), asks(&name))).collect())
+}
+
+fn of_cluster(verb: &str, resource: &str, namespace: Namespace) -> Vec<What> {
+    vec![What::Kubernetes(Box::new(Attributes::of_operation(verb, resource, namespace, "")))]
+}
+
+fn call(entry: &Connection, place: &str, service: &str, operation: Option<&str>) -> What {
+    let place = if place.is_empty() { entry.place() } else { place };
+    let region = Some(place).filter(|place| !place.is_empty());
+    match entry.provider() {
+        "gcp" => What::Gcp(CloudCall::reading(service, operation)),
+        "azure" => What::Azure(CloudCall::reading(service, operation)),
+        _ => What::Aws(CloudCall::aws(service, operation, region)),
+    }
+}
