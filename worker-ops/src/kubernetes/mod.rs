@@ -8,6 +8,7 @@ mod errors;
 mod exec;
 mod mask;
 mod pass;
+mod permissions;
 mod request;
 mod status;
 mod stream;
@@ -23,12 +24,14 @@ use self::connect::Cluster;
 use crate::fault::Fault;
 use crate::net::Dialer;
 use crate::socket::{Input, Output};
+use crate::steps::Steps;
 
 /// Does one operation.
 pub(crate) async fn serve(
     what: What,
     target: KubernetesTarget,
     masking: Option<Masking>,
+    steps: Steps,
     dialer: &Dialer,
     input: &mut Input,
     output: &mut Output,
@@ -36,13 +39,14 @@ pub(crate) async fn serve(
     let mut cluster = Cluster::new(target, dialer)?;
     let namespace = namespace(&what).map(|asked| cluster.namespace(asked).to_owned());
     let done = match what {
-        What::ConnectionTest(_) => request::connection_test(&mut cluster, output).await,
+        What::ConnectionTest(_) => request::connection_test(&mut cluster, steps, output).await,
         What::K8sListNamespaces(_) => request::list_namespaces(&mut cluster, output).await,
         What::K8sListPods(list) => request::list_pods(&mut cluster, &list, output).await,
         What::K8sDescribePod(describe) => request::describe_pod(&mut cluster, &describe, output).await,
         What::K8sLogs(logs) => stream::logs(&mut cluster, &logs, output).await,
         What::K8sExec(exec) => exec::exec(&mut cluster, exec, input, output).await,
         What::K8sRequest(request) => pass::pass(&cluster, request, masking, input, output).await,
+        What::ProbePermissions(probe) => permissions::probe(&mut cluster, &probe, output).await,
         _ => Err(Fault::new(Code::WrongProvider, "the operation is of another provider")),
     };
     done.map_err(|fault| match namespace {
