@@ -86,19 +86,31 @@ pub(super) fn by_type(list: &ListResources, entry: &Connection) -> Result<Vec<Of
     } else {
         list.types.clone()
     };
-    let asks = |name: &String| {
-        if provider == "kubernetes" {
-            let namespace = match list.place.as_str() {
-                _ if inventory::CLUSTER_WIDE.contains(&name.as_str()) => Namespace::None,
-                "" => Namespace::All,
-                place => Namespace::Named(place.to_owned()),
-            };
-            return of_cluster("list", name, namespace);
-        }
+    named.into_iter().map(|name| Ok((name.clone(), asks_for(&name, list, entry)?))).collect()
+}
+
+fn asks_for(name: &str, list: &ListResources, entry: &Connection) -> Result<Vec<What>, Failure> {
+    let provider = entry.provider();
+    if provider != "kubernetes" {
         let calls = inventory::calls(provider, name);
-        calls.iter().map(|c| call(entry, &list.place, &c.service, c.operation.as_deref())).collect()
+        return Ok(calls.iter().map(|c| call(entry, &list.place, &c.service, c.operation.as_deref())).collect());
+    }
+    let namespace = match list.place.as_str() {
+        _ if inventory::CLUSTER_WIDE.contains(&name) => Namespace::None,
+        "" => Namespace::All,
+        place => Namespace::Named(place.to_owned()),
     };
-    Ok(named.into_iter().map(|name| (name.clone(), asks(&name))).collect())
+    let mut asked = Vec::new();
+    if inventory::find(provider, name).is_none()
+        && let Some((_, group)) = name.split_once('.')
+    {
+        // the API server says which versions a group has that is not in the table
+        let about = Attributes::parse("GET", format!("/apis/{group}").as_bytes())
+            .map_err(|e| Code::InvalidArgument.on(format!("the type {name:?}: {e}")))?;
+        asked.push(What::Kubernetes(Box::new(about)));
+    }
+    asked.extend(of_cluster("list", name, namespace));
+    Ok(asked)
 }
 
 fn of_cluster(verb: &str, resource: &str, namespace: Namespace) -> Vec<What> {
@@ -107,7 +119,8 @@ fn of_cluster(verb: &str, resource: &str, namespace: Namespace) -> Vec<What> {
 
 fn call(entry: &Connection, place: &str, service: &str, operation: Option<&str>) -> What {
     let place = if place.is_empty() { entry.place() } else { place };
-    let region = Some(place).filter(|place| !place.is_empty());
+    // these are in none, as they are in requests of AWS' own clients
+    let region = Some(place).filter(|place| !place.is_empty() && !["iam", "route53"].contains(&service));
     match entry.provider() {
         "gcp" => What::Gcp(CloudCall::reading(service, operation)),
         "azure" => What::Azure(CloudCall::reading(service, operation)),

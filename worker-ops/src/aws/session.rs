@@ -36,10 +36,11 @@ impl<'a> Role<'a> {
     /// What to look at where it cannot be assumed.
     pub(crate) fn next_step(&self) -> String {
         let mut also = Vec::new();
-        if self.is_first && !self.session.tags.is_empty() {
+        // what the first session has, those that come of it have to be allowed too
+        if !self.session.tags.is_empty() {
             also.push("that it allows sts:TagSession");
         }
-        if self.is_first && !self.session.source_identity.is_empty() {
+        if !self.session.source_identity.is_empty() {
             also.push("that it allows sts:SetSourceIdentity");
         }
         if self.is_last {

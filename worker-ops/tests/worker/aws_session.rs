@@ -159,7 +159,8 @@ async fn refused() -> Result<()> {
         let says = format!("{with}: the role {} cannot be assumed: sts: AccessDenied", role(n));
         ensure!(outcome.code == "credentials_unavailable" && outcome.message.contains(&says), "{outcome:?}");
         ensure!(outcome.next_step.contains(&format!("the trust policy of {}", role(n))), "{outcome:?}");
-        ensure!(outcome.next_step.contains("sts:TagSession") == (n == 1), "{outcome:?}");
+        ensure!(outcome.next_step.contains("sts:TagSession"), "{outcome:?}");
+        ensure!(outcome.next_step.contains("session's policies") == (n == 3), "{outcome:?}");
         ensure!(server.asked().len() == n as usize, "{}", server.asked().len());
     }
     Ok(())

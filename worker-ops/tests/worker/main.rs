@@ -9,6 +9,7 @@ mod container;
 mod exec;
 mod harness;
 mod kubernetes;
+mod kubernetes_permissions;
 mod process;
 mod resolve;
 mod server;
@@ -25,5 +26,6 @@ fn main() -> ExitCode {
     let suite = aws_logs::scenarios(suite);
     let suite = aws_permissions::scenarios(suite);
     let suite = aws_session::scenarios(suite);
+    let suite = kubernetes_permissions::scenarios(suite);
     resolve::scenarios(suite).run()
 }
