@@ -3,8 +3,11 @@
 //! One task owns what is known. Whoever asks for a connection that is just being resolved waits for that same resolver: a burst of
 //! operations after a start runs one. It must never link an SDK, and never resolve anything but an entry of the runner's own configuration.
 
+mod known;
+
+use self::known::{Key, Known};
 use crate::clock::since_boot;
-use crate::config::{Asker, AwsRole, AwsSession, CONNECTIONS_MAX, Connection, Proxy, ServiceAccount};
+use crate::config::{Asker, AwsRole, AwsSession, Connection, Proxy, ServiceAccount};
 use crate::operations::dial::{self, Reach};
 use crate::tunnel::Settings;
 use crate::workers::{Operation, Program, Workers};
@@ -27,9 +30,6 @@ const QUESTIONS: usize = 256;
 /// A failure is remembered this long, so that a broken entry does not start a resolver for each operation of a burst.
 const FAILURE_KEPT: Duration = Duration::from_secs(1);
 
-/// What is remembered at once, beside one for each connection: those of connections whose sessions say who asks.
-const PEOPLE_MAX: usize = 1024;
-
 /// Resolved credentials of one connection. Secret as a whole.
 pub type Resolved = Result<Arc<v1::Target>, Failure>;
 
@@ -40,13 +40,6 @@ pub struct Tested {
     pub resolved: Resolved,
     /// What went well on the way to them.
     pub steps: Arc<[v1::Step]>,
-}
-
-/// Whose credentials: a connection's, and where its sessions say who asks, what they say.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Key {
-    connection: String,
-    said: Vec<String>,
 }
 
 /// Asks for credentials. Cheap to clone.
@@ -81,8 +74,7 @@ struct Task {
     settings: watch::Receiver<Arc<Settings>>,
     workers: Workers,
     questions: mpsc::Sender<Question>,
-    /// With the time since boot until which each is good: a step of the clock makes nothing last longer.
-    known: HashMap<Key, (Tested, Duration)>,
+    known: Known,
     waiting: HashMap<Key, Vec<oneshot::Sender<Tested>>>,
     /// Grows when the configuration is read again: an answer of before is for whoever asked before, and not kept.
     generation: u64,
@@ -98,7 +90,7 @@ impl Resolver {
             settings,
             workers,
             questions: questions.clone(),
-            known: HashMap::new(),
+            known: Known::default(),
             waiting: HashMap::new(),
             generation: 0,
         };
@@ -189,9 +181,7 @@ impl Task {
                 if anew {
                     self.known.remove(&key);
                 }
-                if let Some((tested, until)) = self.known.get(&key)
-                    && *until > since_boot()
-                {
+                if let Some(tested) = self.known.get(&key, since_boot()) {
                     let _ = reply.send(tested.clone());
                     return;
                 }
@@ -203,10 +193,7 @@ impl Task {
             }
             Question::Forget { whose, refused } => {
                 let Ok(key) = self.key(&whose) else { return };
-                let same = |(tested, _): &(Tested, _)| tested.resolved.as_ref().is_ok_and(|t| Arc::ptr_eq(t, &refused));
-                if self.known.get(&key).is_some_and(same) {
-                    self.known.remove(&key);
-                }
+                self.known.forget(&key, &refused);
             }
             Question::Done { key, tested, until, generation } => {
                 for reply in self.waiting.remove(&key).unwrap_or_default() {
@@ -214,24 +201,10 @@ impl Task {
                 }
                 // what says for which operation it is, is for no other
                 if generation == self.generation && !self.is_once(&key.connection) {
-                    self.keep(key, tested, until);
+                    self.known.keep(key, tested, until, since_boot());
                 }
             }
         }
-    }
-
-    fn keep(&mut self, key: Key, tested: Tested, until: Duration) {
-        const MOST: usize = CONNECTIONS_MAX + PEOPLE_MAX;
-        if self.known.len() >= MOST {
-            let now = since_boot();
-            self.known.retain(|_, (_, until)| *until > now);
-        }
-        if self.known.len() >= MOST
-            && let Some(first) = self.known.iter().min_by_key(|(_, (_, until))| *until).map(|(key, _)| key.clone())
-        {
-            self.known.remove(&first);
-        }
-        self.known.insert(key, (tested, until));
     }
 
     /// # Errors

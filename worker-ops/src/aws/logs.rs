@@ -172,6 +172,8 @@ async fn pages(
     let mut mark = String::new();
     loop {
         let mut parameters: Parameters<'_> = vec![("startTime", json!(from_ms.max(0)))];
+        // all streams' lines in one order; AWS does so in any case, other servers only where it is asked for
+        parameters.push(("interleaved", json!(true)));
         // as its ARN where it is of another account
         let name = if read.source.starts_with("arn:") { "logGroupIdentifier" } else { "logGroupName" };
         parameters.push((name, json!(read.source)));

@@ -136,7 +136,7 @@ async fn newest() -> Result<()> {
         let mut body: Value = serde_json::from_str(&one.body)?;
         body.as_object_mut().context("an object")?.remove("nextToken");
         let expected = json!({"logGroupName": "g", "logStreamNames": ["s"], "filterPattern": "{ $.level = \"error\" }",
-            "startTime": 500, "endTime": 4000});
+            "startTime": 500, "endTime": 4000, "interleaved": true});
         ensure!(body == expected, "{body}");
         ensure!(one.header("x-amz-target") == "Logs_20140328.FilterLogEvents", "{one:?}");
         ensure!(one.header("authorization").contains("/eu-central-1/logs/"), "{one:?}");

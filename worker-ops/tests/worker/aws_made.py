@@ -18,7 +18,7 @@ def say(kind, id, name, tags=None, state="", identifier=""):
 
 
 def pairs(tags):
-    return {(t.get("Key") or t.get("key")): (t.get("Value") or t.get("value")) for t in tags or []}
+    return {(t.get("Key") or t.get("key")): (t.get("Value") or t.get("value") or "") for t in tags or []}
 
 
 def pages(client, operation, key, **arguments):
