@@ -80,7 +80,7 @@ async fn usual() -> Result<&'static Usual> {
                     "provider = \"aws\"\nsource = \"profile\"\nprofile = \"renewed\"\nregion = \"eu-central-1\"\nendpoint_url = \"http://127.0.0.1:{port}\""
                 ),
             );
-            let again = setup.folder().write("aws-config", profile("AKIAOLD").replace("[renewed]", "[profile again]"))?;
+            let again = setup.folder().write("aws-config", self::profile("AKIAOLD").replace("[renewed]", "[profile again]"))?;
             let setup = setup.env("AWS_CONFIG_FILE", shown(&again)).table(
                 "connections.again",
                 &format!(

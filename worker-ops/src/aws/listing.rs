@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::connect::{Account, Asking, Parameters, Service, TAGGING};
 use super::kinds::{self, Call, Details, Kind, Sent, Tags};
+use super::pattern::Item;
 use super::tree;
 use crate::fault::Fault;
 use crate::found::Wanted;
@@ -43,12 +44,6 @@ struct Listing<'a, 'k> {
     /// Tags by ARN, where they are not with the resources; `None`: not asked for yet.
     tags: Option<HashMap<String, BTreeMap<String, String>>>,
     kept: &'k mut Kept<'a>,
-}
-
-/// Something of a list, and what it stands in.
-struct Item<'v> {
-    value: &'v Value,
-    around: Option<&'v Value>,
 }
 
 // === impl Kept ===
@@ -305,46 +300,6 @@ impl Listing<'_, '_> {
     }
 }
 
-// === impl Item ===
-
-impl Item<'_> {
-    /// What stands at a path, or around the item; `last:` before the path takes what is last in an ARN or a path, `before:` what is before it.
-    fn value_of(&self, expression: &str) -> String {
-        let (part, path) = expression.split_once(':').unwrap_or(("", expression));
-        let own = tree::text(self.value, path);
-        let text = match self.around {
-            Some(around) if own.is_empty() => tree::text(around, path),
-            _ => own,
-        };
-        let mut parts = text.rsplit(['/', ':']);
-        match part {
-            "last" => parts.next().unwrap_or_default().to_owned(),
-            "before" => parts.nth(1).unwrap_or_default().to_owned(),
-            _ => text,
-        }
-    }
-
-    /// A pattern with what its braces name.
-    fn fill(&self, pattern: &str, region: &str, escaped: bool) -> String {
-        let mut out = String::new();
-        let mut rest = pattern;
-        while let Some((before, (expression, after))) =
-            rest.split_once('{').and_then(|(before, more)| Some((before, more.split_once('}')?)))
-        {
-            out.push_str(before);
-            let value = match expression {
-                "partition" => Partition::of(region).name.to_owned(),
-                "region" => region.to_owned(),
-                expression => self.value_of(expression),
-            };
-            out.push_str(&if escaped { url::encode(&value) } else { value });
-            rest = after;
-        }
-        out.push_str(rest);
-        out
-    }
-}
-
 /// The parameters of every page; a number in the table is a number in JSON.
 pub(super) fn with(call: &'static Call, region: &str) -> Parameters<'static> {
     let value = |text: &str| match text.parse::<u32>() {
@@ -420,22 +375,6 @@ fn bucket_region(place: &Value) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn fill(pattern: &str, value: &Value, around: Option<&Value>, escaped: bool) -> String {
-        Item { value, around }.fill(pattern, "cn-north-1", escaped)
-    }
-
-    #[test]
-    fn patterns() {
-        let (item, around) = (json!({"id": "i-1", "a": {"b": "x/y"}}), json!({"ownerId": "123"}));
-        let arn = "arn:{partition}:ec2:{region}:{ownerId}:instance/{id}";
-        assert_eq!(fill(arn, &item, Some(&around), false), "arn:aws-cn:ec2:cn-north-1:123:instance/i-1");
-        assert_eq!(fill("p?n={a/b}&x", &item, None, true), "p?n=x%2Fy&x");
-        assert_eq!(fill("{last:a/b} {before:a/b} {none}", &item, None, false), "y x ");
-        let url = json!("https://sqs.cn-north-1.amazonaws.com.cn/123456789012/jobs");
-        assert_eq!(fill("{before:}:{last:}", &url, None, false), "123456789012:jobs");
-        assert_eq!(fill("", &item, None, false), "");
-    }
 
     #[test]
     fn where_buckets_are() {

@@ -7,6 +7,7 @@ mod kinds;
 mod listing;
 mod logs;
 mod pass;
+mod pattern;
 mod permissions;
 mod request;
 mod resources;
