@@ -38,16 +38,18 @@ pub(crate) async fn serve(
     if let What::AwsRequest(request) = what {
         return pass::pass(target, request, again, dialer, input, output).await;
     }
-    let account = Account::new(target, inventory::place(&what), dialer)?;
+    let place = inventory::place(&what).to_owned();
+    // what is of another provider is told so first
+    let account = || Account::new(target, &place, dialer);
     match what {
-        What::ConnectionTest(_) => request::connection_test(&account, steps, output).await,
-        What::WhoAmI(_) => request::who_am_i(&account, output).await,
-        What::ListPlaces(_) => request::list_regions(&account, output).await,
-        What::ListResources(list) => resources::list(&account, &list, output).await,
-        What::GetResource(get) => resources::get(&account, &get, output).await,
-        What::ListLogs(list) => logs::list(&account, &list, output).await,
-        What::ReadLogs(read) => logs::read(&account, &read, output).await,
-        What::ProbePermissions(probe) => permissions::probe(&account, &probe, output).await,
-        _ => Err(Fault::new(Code::WrongProvider, "the operation is of another provider")),
+        What::ConnectionTest(_) => request::connection_test(&account()?, steps, output).await,
+        What::WhoAmI(_) => request::who_am_i(&account()?, output).await,
+        What::ListPlaces(_) => request::list_regions(&account()?, output).await,
+        What::ListResources(list) => resources::list(&account()?, &list, output).await,
+        What::GetResource(get) => resources::get(&account()?, &get, output).await,
+        What::ListLogs(list) => logs::list(&account()?, &list, output).await,
+        What::ReadLogs(read) => logs::read(&account()?, &read, output).await,
+        What::ProbePermissions(probe) => permissions::probe(&account()?, &probe, output).await,
+        _ => Err(Fault::new(Code::WrongProvider, "the operation is of another provider than aws")),
     }
 }
