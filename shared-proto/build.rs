@@ -22,6 +22,7 @@ const SECRET: &[&str] = &[
     "ResolveRequest.how",
     "ResolveKubeconfig",
     "ResolveAws",
+    "AwsRole",
     "AwsSession",
     "ResolveReply",
     "ResolveReply.kind",

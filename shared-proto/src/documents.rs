@@ -13,6 +13,54 @@ pub struct ConnectionReport {
     pub identity: String,
     /// The target's own version, where it has one.
     pub version: Option<String>,
+    /// What was tried, in its order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<Step>,
+}
+
+/// What was tried on the way to a target.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// credentials: they were found; role: it was assumed; endpoint: it was reached; identity: the target said who it is.
+    pub name: String,
+    /// Whether it went well.
+    pub ok: bool,
+    /// On what: a source, a role, a host. Never a secret.
+    pub detail: String,
+    /// What can be done where it did not go well; may be empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub next_step: String,
+}
+
+/// What a connection's credentials may do of all that it is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PermissionReport {
+    /// What it is for: browse or logs.
+    pub purpose: String,
+    /// One for each permission.
+    pub items: Vec<Permission>,
+    /// The least that the provider has to allow for that purpose.
+    pub least_policy: LeastPolicy,
+}
+
+/// A permission.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Permission {
+    /// As the provider calls it: an action of IAM, a verb and a resource.
+    pub action: String,
+    /// yes, no or unknown.
+    pub allowed: String,
+    /// How that was found out, or why it was not.
+    pub how: String,
+}
+
+/// A policy in the provider's own language.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeastPolicy {
+    /// iam_policy or kubernetes_rbac.
+    pub format: String,
+    /// JSON or YAML, ready to be used.
+    pub text: String,
 }
 
 /// `k8s namespaces`.

@@ -8,10 +8,15 @@ mod azure;
 mod gcp;
 mod kubernetes;
 
+pub use aws::{
+    action as aws_action, actions as aws_actions, asked as aws_asked, is_global as aws_is_global,
+    is_listed as aws_is_listed, services as aws_services,
+};
 pub use kubernetes::CLUSTER_WIDE;
 
 use crate::failure::{Code, Failure};
 use crate::v1::ListResources;
+use crate::v1::operation_request::What;
 
 /// The most types of one list.
 pub const TYPES_MAX: usize = 64;
@@ -32,7 +37,8 @@ pub struct Type {
     pub name: &'static str,
     /// The service that lists it, as a rule of the policy names it.
     pub service: &'static str,
-    /// The operations of it that do so, as a rule names them; of Kubernetes: none, the verb is list.
+    /// The operations of it that do so, as a rule names them; one of another service has that before it, as in `tag:GetResources`. Of
+    /// Kubernetes: none, the verb is list.
     pub operations: &'static [&'static str],
 }
 
@@ -80,7 +86,10 @@ pub fn provider_of(type_name: &str) -> &'static str {
 /// All that is asked to list resources of a type; of clouds only.
 pub fn calls(provider: &str, type_name: &str) -> Vec<Call> {
     if let Some(known) = find(provider, type_name) {
-        let call = |operation: &&str| Call { service: known.service.into(), operation: Some((*operation).into()) };
+        let call = |operation: &&str| {
+            let (service, operation) = operation.split_once(':').unwrap_or((known.service, operation));
+            Call { service: service.to_owned(), operation: Some(operation.to_owned()) }
+        };
         return known.operations.iter().map(call).collect();
     }
     let call = |service: &str, operation: Option<&str>| {
@@ -97,6 +106,20 @@ pub fn calls(provider: &str, type_name: &str) -> Vec<Call> {
         // by Cloud Asset Inventory: whose listing it stands for cannot be told from the type's name
         "gcp" => call(type_name.split(['.', '/']).next().unwrap_or_default(), None),
         _ => Vec::new(),
+    }
+}
+
+/// The place that an operation names; empty: none, which is the connection's own.
+pub fn place(what: &What) -> &str {
+    match what {
+        What::WhoAmI(r) => &r.place,
+        What::ListPlaces(r) => &r.place,
+        What::ListResources(r) => &r.place,
+        What::GetResource(r) => &r.place,
+        What::ListLogs(r) => &r.place,
+        What::ReadLogs(r) => &r.place,
+        What::ProbePermissions(r) => &r.place,
+        _ => "",
     }
 }
 

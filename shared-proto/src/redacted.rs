@@ -36,6 +36,7 @@ redact! {
     v1::ResolveRequest { connection },
     v1::ResolveKubeconfig { path, context },
     v1::ResolveAws { source, profile, region },
+    v1::AwsRole { role_arn },
     v1::AwsSession { role_arn, session_name },
     v1::ResolveReply { valid_until_ms },
     v1::JobStart { step, next_sequence },
@@ -62,7 +63,8 @@ mod tests {
         let aws =
             v1::AwsTarget { secret_access_key: secret.into(), session_token: secret.into(), ..Default::default() };
         let hello = v1::Hello { api_key: secret.into(), hand_over_token: secret.into(), ..Default::default() };
-        let reply = v1::ResolveReply { kind: Some(v1::resolve_reply::Kind::Target(target.clone())), valid_until_ms: 1 };
+        let kind = Some(v1::resolve_reply::Kind::Target(target.clone()));
+        let reply = v1::ResolveReply { kind, valid_until_ms: 1, ..Default::default() };
         let start = v1::JobStart {
             targets: vec![v1::JobTarget { connection: "c".into(), target: Some(target.clone()) }],
             environment: [("A".to_owned(), secret.to_owned())].into(),

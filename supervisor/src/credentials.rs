@@ -3,8 +3,11 @@
 //! One task owns what is known. Whoever asks for a connection that is just being resolved waits for that same resolver: a burst of
 //! operations after a start runs one. It must never link an SDK, and never resolve anything but an entry of the runner's own configuration.
 
+mod known;
+
+use self::known::{Key, Known};
 use crate::clock::since_boot;
-use crate::config::{CONNECTIONS_MAX, Connection, Proxy, ServiceAccount};
+use crate::config::{Asker, AwsRole, AwsSession, Connection, Proxy, ServiceAccount};
 use crate::operations::dial::{self, Reach};
 use crate::tunnel::Settings;
 use crate::workers::{Operation, Program, Workers};
@@ -30,6 +33,15 @@ const FAILURE_KEPT: Duration = Duration::from_secs(1);
 /// Resolved credentials of one connection. Secret as a whole.
 pub type Resolved = Result<Arc<v1::Target>, Failure>;
 
+/// With how they were got.
+#[derive(Debug, Clone)]
+pub struct Tested {
+    /// Themselves.
+    pub resolved: Resolved,
+    /// What went well on the way to them.
+    pub steps: Arc<[v1::Step]>,
+}
+
 /// Asks for credentials. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Resolver {
@@ -38,18 +50,32 @@ pub struct Resolver {
 
 #[derive(Debug)]
 enum Question {
-    Resolve { connection: String, reply: oneshot::Sender<Resolved> },
-    Forget(String),
-    Done { connection: String, resolved: Resolved, until: Duration, generation: u64 },
+    Resolve { whose: Whose, anew: bool, reply: oneshot::Sender<Tested> },
+    Forget { whose: Whose, refused: Arc<v1::Target> },
+    Done { key: Key, tested: Tested, until: Duration, generation: u64 },
+}
+
+/// What a resolver gave.
+struct Got {
+    target: v1::Target,
+    until_ms: i64,
+    steps: Vec<v1::Step>,
+}
+
+/// A connection, and who asks for it: a person's name and the id of an operation.
+#[derive(Debug, Clone)]
+struct Whose {
+    connection: String,
+    person: String,
+    operation: String,
 }
 
 struct Task {
     settings: watch::Receiver<Arc<Settings>>,
     workers: Workers,
     questions: mpsc::Sender<Question>,
-    /// With the time since boot until which each is good: a step of the clock makes nothing last longer.
-    known: HashMap<String, (Resolved, Duration)>,
-    waiting: HashMap<String, Vec<oneshot::Sender<Resolved>>>,
+    known: Known,
+    waiting: HashMap<Key, Vec<oneshot::Sender<Tested>>>,
     /// Grows when the configuration is read again: an answer of before is for whoever asked before, and not kept.
     generation: u64,
 }
@@ -64,7 +90,7 @@ impl Resolver {
             settings,
             workers,
             questions: questions.clone(),
-            known: HashMap::new(),
+            known: Known::default(),
             waiting: HashMap::new(),
             generation: 0,
         };
@@ -72,21 +98,55 @@ impl Resolver {
         Self { questions }
     }
 
-    /// The credentials of a connection of the runner's own configuration.
+    /// The credentials of a connection of the runner's own configuration, for whoever asks.
     ///
     /// # Errors
     /// `unknown_connection`; what the resolver says; `worker_crashed`.
-    pub async fn resolve(&self, connection: &str) -> Resolved {
-        let (reply, answer) = oneshot::channel();
-        let gone = || Code::Internal.on("the task that resolves credentials has ended");
-        let question = Question::Resolve { connection: connection.to_owned(), reply };
-        self.questions.send(question).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
+    pub async fn resolve(&self, connection: &str, asker: Asker<'_>) -> Resolved {
+        self.ask(Whose::of(connection, asker), false).await.resolved
     }
 
-    /// The target did not accept them: ask again next time.
-    pub async fn forget(&self, connection: &str) {
-        let _ = self.questions.send(Question::Forget(connection.to_owned())).await;
+    /// The same got anew, whatever is known, with how.
+    pub async fn test(&self, connection: &str, asker: Asker<'_>) -> Tested {
+        self.ask(Whose::of(connection, asker), true).await
+    }
+
+    async fn ask(&self, whose: Whose, anew: bool) -> Tested {
+        let (reply, answer) = oneshot::channel();
+        let gone = || Tested::failed(Code::Internal.on("the task that resolves credentials has ended"));
+        if self.questions.send(Question::Resolve { whose, anew, reply }).await.is_err() {
+            return gone();
+        }
+        answer.await.unwrap_or_else(|_| gone())
+    }
+
+    /// The target did not accept these: ask again next time, unless somebody else has.
+    pub async fn forget(&self, connection: &str, asker: Asker<'_>, refused: Arc<v1::Target>) {
+        let whose = Whose::of(connection, asker);
+        let _ = self.questions.send(Question::Forget { whose, refused }).await;
+    }
+}
+
+// === impl Tested ===
+
+impl Tested {
+    fn failed(failure: Failure) -> Self {
+        Self { resolved: Err(failure), steps: Arc::new([]) }
+    }
+}
+
+// === impl Whose ===
+
+impl Whose {
+    fn of(connection: &str, asker: Asker<'_>) -> Self {
+        Self {
+            connection: connection.to_owned(),
+            person: asker.person.to_owned(),
+            operation: asker.operation.to_owned(),
+        }
+    }
+    fn asker(&self) -> Asker<'_> {
+        Asker { person: &self.person, operation: &self.operation }
     }
 }
 
@@ -113,58 +173,86 @@ impl Task {
 
     fn answer(&mut self, question: Question) {
         match question {
-            Question::Resolve { connection, reply } => {
-                if let Some((resolved, until)) = self.known.get(&connection)
-                    && *until > since_boot()
-                {
-                    let _ = reply.send(resolved.clone());
+            Question::Resolve { whose, anew, reply } => {
+                let key = match self.key(&whose) {
+                    Ok(key) => key,
+                    Err(failure) => return drop(reply.send(Tested::failed(failure))),
+                };
+                if anew {
+                    self.known.remove(&key);
+                }
+                if let Some(tested) = self.known.get(&key, since_boot()) {
+                    let _ = reply.send(tested.clone());
                     return;
                 }
-                let waiting = self.waiting.entry(connection.clone()).or_default();
+                let waiting = self.waiting.entry(key.clone()).or_default();
                 waiting.push(reply);
                 if waiting.len() == 1 {
-                    self.ask(connection);
+                    self.ask(key, whose);
                 }
             }
-            Question::Forget(connection) => drop(self.known.remove(&connection)),
-            Question::Done { connection, resolved, until, generation } => {
-                for reply in self.waiting.remove(&connection).unwrap_or_default() {
-                    let _ = reply.send(resolved.clone());
+            Question::Forget { whose, refused } => {
+                let Ok(key) = self.key(&whose) else { return };
+                self.known.forget(&key, &refused);
+            }
+            Question::Done { key, tested, until, generation } => {
+                for reply in self.waiting.remove(&key).unwrap_or_default() {
+                    let _ = reply.send(tested.clone());
                 }
-                // names come from the configuration, so there are never more of them than it may hold
-                if generation == self.generation && self.known.len() <= CONNECTIONS_MAX {
-                    self.known.insert(connection, (resolved, until));
+                // what says for which operation it is, is for no other
+                if generation == self.generation && !self.is_once(&key.connection) {
+                    self.known.keep(key, tested, until, since_boot());
                 }
             }
         }
     }
 
-    fn ask(&self, connection: String) {
+    /// # Errors
+    /// `policy_denied`: its sessions say who asks, and nobody does.
+    fn key(&self, whose: &Whose) -> Result<Key, Failure> {
+        let settings = self.settings.borrow();
+        let templates = settings.config.connections.get(&whose.connection).map(Connection::templates);
+        let told = templates.unwrap_or_default().into_iter().filter(|t| t.has_person() || t.has_operation());
+        let said = told.map(|template| template.fill(whose.asker())).collect::<Result<_, _>>()?;
+        Ok(Key { connection: whose.connection.clone(), said })
+    }
+
+    fn is_once(&self, connection: &str) -> bool {
+        let settings = self.settings.borrow();
+        let entry = settings.config.connections.get(connection);
+        entry.is_some_and(|entry| entry.templates().iter().any(|template| template.has_operation()))
+    }
+
+    fn ask(&self, key: Key, whose: Whose) {
         let settings = self.settings.borrow().clone();
         let (workers, questions, generation) = (self.workers.clone(), self.questions.clone(), self.generation);
         tokio::spawn(async move {
-            let answer = match settings.config.connections.get(&connection) {
-                None => Err(unknown(&connection)),
-                Some(entry) => {
-                    let how = how(entry, &settings.config.environment);
-                    let request = v1::ResolveRequest { connection: connection.clone(), how: Some(how) };
-                    match (resolve(&workers, request).await, entry.account()) {
-                        (Ok((target, _)), Some(account)) => {
-                            bound(&workers, &settings.config.proxy, &connection, account, target).await
+            let connection = &key.connection;
+            let answer = match settings.config.connections.get(connection) {
+                None => Err(unknown(connection)),
+                Some(entry) => match how(entry, &settings.config.environment, whose.asker()) {
+                    Err(failure) => Err(failure),
+                    Ok(how) => {
+                        let request = v1::ResolveRequest { connection: connection.clone(), how: Some(how) };
+                        match (resolve(&workers, request).await, entry.account()) {
+                            (Ok(got), Some(account)) => {
+                                bound(&workers, &settings.config.proxy, connection, account, got).await
+                            }
+                            (resolved, _) => resolved,
                         }
-                        (resolved, _) => resolved,
                     }
-                }
+                },
             };
-            let (resolved, valid) = match answer {
-                Ok((target, until_ms)) => {
+            let (tested, valid) = match answer {
+                Ok(Got { target, until_ms, steps }) => {
                     let left = until_ms.saturating_sub(shared_proto::now_ms());
-                    (Ok(Arc::new(target)), Duration::from_millis(u64::try_from(left).unwrap_or(0)))
+                    let tested = Tested { resolved: Ok(Arc::new(target)), steps: steps.into() };
+                    (tested, Duration::from_millis(u64::try_from(left).unwrap_or(0)))
                 }
-                Err(failure) => (Err(failure), FAILURE_KEPT),
+                Err(failure) => (Tested::failed(failure), FAILURE_KEPT),
             };
             let until = since_boot().saturating_add(valid);
-            let _ = questions.send(Question::Done { connection, resolved, until, generation }).await;
+            let _ = questions.send(Question::Done { key, tested, until, generation }).await;
         });
     }
 }
@@ -175,11 +263,15 @@ pub fn unknown(connection: &str) -> Failure {
     Code::UnknownConnection.on(format!("the runner's configuration has no connection {shown:?}"))
 }
 
-fn how(entry: &Connection, environment: &std::collections::BTreeMap<String, String>) -> How {
+fn how(
+    entry: &Connection,
+    environment: &std::collections::BTreeMap<String, String>,
+    asker: Asker<'_>,
+) -> Result<How, Failure> {
     let environment = |wanted: fn(&str) -> bool| {
         environment.iter().filter(|(name, _)| wanted(name)).map(|(n, v)| (n.clone(), v.clone())).collect()
     };
-    match entry {
+    Ok(match entry {
         Connection::InCluster { .. } => How::InCluster(v1::ResolveInCluster {}),
         Connection::Kubeconfig { path, context, exec_plugins, .. } => How::Kubeconfig(v1::ResolveKubeconfig {
             path: path.display().to_string(),
@@ -198,16 +290,25 @@ fn how(entry: &Connection, environment: &std::collections::BTreeMap<String, Stri
             region: region.clone(),
             endpoint_url: endpoint_url.clone(),
             environment: environment(|name| name.starts_with("AWS_") || matches!(name, "HOME" | "PATH")),
-            session: session.as_ref().map(|session| v1::AwsSession {
-                role_arn: session.role_arn.clone(),
-                external_id: session.external_id.clone(),
-                session_name: session.session_name.clone(),
-                duration_seconds: session.duration.as_secs() as u32,
-                policy: session.policy.clone(),
-                policy_arns: session.policy_arns.clone(),
-            }),
+            session: session.as_ref().map(|session| session_of(session, asker)).transpose()?,
         }),
-    }
+    })
+}
+
+fn session_of(session: &AwsSession, asker: Asker<'_>) -> Result<v1::AwsSession, Failure> {
+    let role = |role: &AwsRole| v1::AwsRole { role_arn: role.role_arn.clone(), external_id: role.external_id.clone() };
+    let tags = session.tags.iter().map(|(key, value)| Ok((key.clone(), value.fill(asker)?)));
+    Ok(v1::AwsSession {
+        role_arn: session.role_arn.clone(),
+        external_id: session.external_id.clone(),
+        session_name: session.session_name.fill(asker)?,
+        duration_seconds: session.duration.as_secs() as u32,
+        policy: session.policy.clone(),
+        policy_arns: session.policy_arns.clone(),
+        chain: session.chain.iter().map(role).collect(),
+        tags: tags.collect::<Result<_, Failure>>()?,
+        source_identity: session.source_identity.as_ref().map_or(Ok(String::new()), |name| name.fill(asker))?,
+    })
 }
 
 /// The same target with a token of that service account, and with nothing else that authenticates to it. A worker of operations asks for
@@ -217,8 +318,8 @@ async fn bound(
     proxy: &Proxy,
     connection: &str,
     account: &ServiceAccount,
-    mut target: v1::Target,
-) -> Result<(v1::Target, i64), Failure> {
+    Got { mut target, mut steps, .. }: Got,
+) -> Result<Got, Failure> {
     let reach = Reach::of(&target, None)?;
     let mut asks = target.clone();
     if let Some(Kubernetes(cluster)) = &mut asks.kind {
@@ -271,7 +372,9 @@ async fn bound(
             cluster.token = narrow.token;
             cluster.client_certificate_pem.clear();
             cluster.client_key_pem.clear();
-            Ok((target, reply.valid_until_ms))
+            let detail = format!("a token of the service account {}/{}", account.namespace, account.name);
+            steps.push(v1::Step { name: "role".to_owned(), ok: true, detail, next_step: String::new() });
+            Ok(Got { target, until_ms: reply.valid_until_ms, steps })
         }
         (Some(resolve_reply::Kind::Failure(o)), _) => {
             Err(Failure::from_wire(&o.code, &format!("connection {connection:?}: {}", o.message), &o.next_step))
@@ -280,7 +383,7 @@ async fn bound(
     }
 }
 
-async fn resolve(workers: &Workers, request: v1::ResolveRequest) -> Result<(v1::Target, i64), Failure> {
+async fn resolve(workers: &Workers, request: v1::ResolveRequest) -> Result<Got, Failure> {
     let connection = request.connection.clone();
     let on = |what: String| Code::CredentialsUnavailable.on(format!("connection {connection:?}: {what}"));
     let mut started = workers.start(Program::Resolver).await?;
@@ -314,7 +417,9 @@ async fn resolve(workers: &Workers, request: v1::ResolveRequest) -> Result<(v1::
         workers.kill(started.pid, nix::libc::SIGKILL).await;
     }
     match reply.kind {
-        Some(resolve_reply::Kind::Target(target)) => Ok((target, reply.valid_until_ms)),
+        Some(resolve_reply::Kind::Target(target)) => {
+            Ok(Got { target, until_ms: reply.valid_until_ms, steps: reply.steps })
+        }
         Some(resolve_reply::Kind::Failure(o)) => {
             // a resolver may have named it already
             let named = format!("connection {connection:?}");

@@ -2,7 +2,7 @@
 
 use crate::admin::{Answering, Refusal, Upgraded};
 use crate::cli::Flags;
-use crate::config::{Config, ConfigError, GOODBYE};
+use crate::config::{Asker, Config, ConfigError, GOODBYE};
 use crate::credentials::Resolver;
 use crate::domains::Domains;
 use crate::hand_over::{Following, Given, Heard, Predecessor, Successor};
@@ -746,14 +746,14 @@ impl Surroundings for Around {
     fn api_key(&self) -> Secret {
         self.settings.borrow().credentials.api_key.clone()
     }
-    async fn resolve(&self, connection: &str) -> Result<Target, Failure> {
+    async fn resolve(&self, connection: &str, asker: Asker<'_>) -> Result<Target, Failure> {
         let acts_as = self.settings.borrow().config.connections.get(connection).map(|c| c.impersonate().is_some());
         if acts_as == Some(true) {
             return Err(Code::WrongProvider
                 .on(format!("the connection {connection:?} acts as whoever asks, and a job goes on when nobody does"))
                 .next("Give the job a connection without `impersonate` in the runner's configuration."));
         }
-        self.resolver.resolve(connection).await.map(|target| (*target).clone())
+        self.resolver.resolve(connection, asker).await.map(|target| (*target).clone())
     }
     async fn allows(&self, request: &JobRequest, takes: bool) -> Result<Option<Permit>, Failure> {
         let settings = self.settings.borrow().clone();

@@ -17,13 +17,39 @@ const FAILURES_MAX: usize = 128;
 /// What was found so far.
 pub(crate) struct Found<'a> {
     document: Document<'a>,
-    tags: BTreeMap<String, String>,
-    /// In lower case.
-    text: String,
+    wanted: Wanted,
     limit: u32,
     left: u32,
     truncated: bool,
     failures: Vec<ResourceFailure>,
+}
+
+/// Which resources are asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    tags: BTreeMap<String, String>,
+    /// In lower case.
+    text: String,
+}
+
+// === impl Wanted ===
+
+impl Wanted {
+    /// What a list says.
+    pub(crate) fn of(list: &ListResources) -> Self {
+        Self { tags: list.tags.iter().map(|(k, v)| (k.clone(), v.clone())).collect(), text: list.text.to_lowercase() }
+    }
+
+    /// Whether it is one of those that were asked for.
+    pub(crate) fn fits(&self, resource: &Resource) -> bool {
+        let tagged = self.tags.iter().all(|(k, v)| resource.tags.get(k).is_some_and(|t| v.is_empty() || t == v));
+        let has = |text: &str| text.to_lowercase().contains(&self.text);
+        tagged
+            && (self.text.is_empty()
+                || has(&resource.name)
+                || has(&resource.id)
+                || resource.tags.iter().any(|(k, v)| has(k) || has(v)))
+    }
 }
 
 // === impl Found ===
@@ -43,8 +69,7 @@ impl<'a> Found<'a> {
         });
         Self {
             document: Document::list(output),
-            tags: list.tags.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
-            text: list.text.to_lowercase(),
+            wanted: Wanted::of(list),
             limit,
             left: limit,
             truncated: false,
@@ -52,20 +77,9 @@ impl<'a> Found<'a> {
         }
     }
 
-    /// Whether it is one of those that were asked for.
-    fn fits(&self, resource: &Resource) -> bool {
-        let tagged = self.tags.iter().all(|(k, v)| resource.tags.get(k).is_some_and(|t| v.is_empty() || t == v));
-        let has = |text: &str| text.to_lowercase().contains(&self.text);
-        tagged
-            && (self.text.is_empty()
-                || has(&resource.name)
-                || has(&resource.id)
-                || resource.tags.iter().any(|(k, v)| has(k) || has(v)))
-    }
-
     /// Passes one on if it fits; `false` where the limit had been reached, and nothing more is to be looked for.
     pub(crate) async fn add(&mut self, resource: &Resource) -> Result<bool, Fault> {
-        if !self.fits(resource) {
+        if !self.wanted.fits(resource) {
             return Ok(true);
         }
         if self.left == 0 {
@@ -75,6 +89,11 @@ impl<'a> Found<'a> {
         self.left -= 1;
         self.document.item(resource).await?;
         Ok(true)
+    }
+
+    /// How many more are taken.
+    pub(crate) fn room(&self) -> usize {
+        self.left as usize
     }
 
     /// There is more than what is looked for.

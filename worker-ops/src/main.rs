@@ -14,6 +14,7 @@ mod net;
 mod operation;
 mod resolve;
 mod socket;
+mod steps;
 
 use shared_proto::frame::FrameError;
 use std::process::ExitCode;

@@ -18,6 +18,7 @@ use std::time::Duration;
 use crate::fault::Fault;
 use crate::net::Dialer;
 use crate::socket::{self, Input, Output};
+use crate::steps::Steps;
 use crate::{aws, kubernetes, resolve};
 
 /// What an operation's worker is born with.
@@ -63,19 +64,24 @@ async fn bound(wanted: BoundToken, target: Option<v1::Target>, dialer: &Dialer) 
         let (token, expiry_ms) = kubernetes::bound(wanted, target, dialer).await?;
         let target = KubernetesTarget { token, ..Default::default() };
         let target = v1::Target { kind: Some(Target::Kubernetes(target)) };
-        Ok(ResolveReply { kind: Some(Reply::Target(target)), valid_until_ms: resolve::valid_until(expiry_ms)? })
+        Ok(ResolveReply {
+            kind: Some(Reply::Target(target)),
+            valid_until_ms: resolve::valid_until(expiry_ms)?,
+            ..Default::default()
+        })
     };
     narrowed
         .await
-        .unwrap_or_else(|fault| ResolveReply { kind: Some(Reply::Failure(fault.outcome())), valid_until_ms: 0 })
+        .unwrap_or_else(|fault| ResolveReply { kind: Some(Reply::Failure(fault.outcome())), ..Default::default() })
 }
 
 async fn serve(request: WorkerRequest, dialer: &Dialer, input: &mut Input, output: &mut Output) -> Outcome {
-    let WorkerRequest { request: Some(request), target: Some(target), masking, .. } = request else {
+    let WorkerRequest { request: Some(request), target: Some(target), masking, steps, again, .. } = request else {
         return Fault::new(Code::Internal, "the request came without an operation or without a target").outcome();
     };
     let deadline = request.deadline_ms;
-    let work = dispatch(request, target.kind, masking, dialer, input, output);
+    let told = (masking, Steps::after(steps), again);
+    let work = dispatch(request, target.kind, told, dialer, input, output);
     let ended = if deadline == 0 {
         work.await
     } else {
@@ -90,7 +96,7 @@ async fn serve(request: WorkerRequest, dialer: &Dialer, input: &mut Input, outpu
 async fn dispatch(
     request: OperationRequest,
     target: Option<Target>,
-    masking: Option<Masking>,
+    (masking, steps, again): (Option<Masking>, Steps, bool),
     dialer: &Dialer,
     input: &mut Input,
     output: &mut Output,
@@ -99,8 +105,10 @@ async fn dispatch(
         return Err(Fault::new(Code::UnsupportedVersion, "this runner does not know the operation that was asked for"));
     };
     match target {
-        Some(Target::Kubernetes(target)) => kubernetes::serve(what, target, masking, dialer, input, output).await,
-        Some(Target::Aws(target)) => aws::serve(what, target, dialer, input, output).await,
+        Some(Target::Kubernetes(target)) => {
+            kubernetes::serve(what, target, masking, steps, dialer, input, output).await
+        }
+        Some(Target::Aws(target)) => aws::serve(what, target, (steps, again), dialer, input, output).await,
         Some(Target::Gcp(_) | Target::Azure(_)) => {
             Err(Fault::new(Code::UnsupportedVersion, "this runner's workers do not know the provider"))
         }

@@ -46,6 +46,7 @@ async fn resolve(mut socket: UnixStream) -> Result<()> {
     let reply = v1::ResolveReply {
         kind: Some(v1::resolve_reply::Kind::Target(v1::Target { kind: Some(v1::target::Kind::Kubernetes(target)) })),
         valid_until_ms: shared_proto::now_ms() + 3_600_000,
+        ..Default::default()
     };
     frame::write_message(&mut socket, Kind::Outcome, &reply).await?;
     Ok(socket.shutdown().await?)

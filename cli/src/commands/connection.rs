@@ -46,10 +46,21 @@ pub(crate) enum ConnectionCommand {
         /// The connection
         name: String,
     },
-    /// Reach the target and say who the connection's credentials are there
+    /// Reach the target step by step and say who the connection's credentials are there
     Test {
         /// The connection
         name: String,
+    },
+    /// What its credentials may do of all that it is for, and the least policy that allows it
+    Permissions {
+        /// The connection
+        name: String,
+        /// The region that is asked, or the namespace; by default the connection's own, or all
+        #[arg(long, value_name = "PLACE")]
+        place: Option<String>,
+        /// Only the least policy, as the provider takes it
+        #[arg(long)]
+        policy: bool,
     },
 }
 
@@ -128,11 +139,37 @@ pub(crate) async fn run(command: ConnectionCommand, session: &Session) -> Done {
             let at = path(&["connections", &name, "test"], &session.query([]));
             let report = session.wait("testing the connection", client.post(&at, &json!({}))).await?;
             session.output.document(&report, |report| {
-                table::fields([
+                let fields = table::fields([
                     ("provider", table::text(report, "/provider")),
                     ("identity", table::text(report, "/identity")),
                     ("version", table::text(report, "/version")),
-                ])
+                ]);
+                let step = |step: &Value| {
+                    let ok = if step["ok"] == true { "ok" } else { "failed" };
+                    vec![table::text(step, "/name"), ok.to_owned(), table::text(step, "/detail")]
+                };
+                match report["steps"].as_array() {
+                    Some(steps) => {
+                        format!("{fields}\n{}", table::rows(&["STEP", "", "ON"], steps.iter().map(step), ""))
+                    }
+                    None => fields,
+                }
+            })
+        }
+        ConnectionCommand::Permissions { name, place, policy } => {
+            let query = session.query([("place", place.as_deref())]);
+            let at = path(&["connections", &name, "permissions"], &query);
+            let report = session.wait("asking what is allowed", client.get(&at)).await?;
+            session.output.document(&report, |report| {
+                let text = format!("{}\n", table::text(report, "/least_policy/text").trim_end());
+                if policy {
+                    return text;
+                }
+                let row = |item: &Value| {
+                    vec![table::text(item, "/action"), table::text(item, "/allowed"), table::text(item, "/how")]
+                };
+                let rows = table::rows(&["ACTION", "ALLOWED", "HOW"], table::items(report).iter().map(row), "");
+                format!("{rows}\nThe least that {} needs:\n\n{text}", table::text(report, "/purpose"))
             })
         }
     }

@@ -10,19 +10,20 @@ use http::{HeaderMap, Version};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::inventory::LIMIT_MAX;
 use shared_proto::v1::operation_request::What;
-use shared_proto::v1::{GetResource, ListLogs, ListPlaces, ReadLogs, WhoAmI};
+use shared_proto::v1::{GetResource, ListLogs, ListPlaces, ProbePermissions, ReadLogs, WhoAmI};
 use utoipa::OpenApi;
 
 /// Streams of a log group that are asked for by name.
 const STREAMS_MAX: usize = 100;
 
 #[derive(OpenApi)]
-#[openapi(paths(identity, places, resource, log_sources, log_lines))]
+#[openapi(paths(identity, permissions, places, resource, log_sources, log_lines))]
 pub(super) struct Document;
 
 pub(super) fn routes() -> Routes {
     Routes::new()
         .add("get", "/connections/{connection}/identity", identity)
+        .add("get", "/connections/{connection}/permissions", permissions)
         .add("get", "/connections/{connection}/places", places)
         .add("get", "/connections/{connection}/resource", resource)
         .add("get", "/connections/{connection}/log-sources", log_sources)
@@ -63,6 +64,24 @@ async fn identity(
     let (runner, place) = common(&mut params)?;
     params.finish()?;
     document(&state, &caller, connection, runner, What::WhoAmI(WhoAmI { place })).await
+}
+
+#[utoipa::path(get, path = "/api/v1/connections/{connection}/permissions", tag = "clouds",
+    params(("connection" = String, Path, description = "Id or name"),
+        ("place" = Option<String>, Query, description = "Of AWS: the region that is asked; of a cluster: the namespace; absent: all"),
+        ("runner" = Option<String>, Query)),
+    responses((status = 200, description = "What the connection's credentials may do of all that it is for, and the least policy: \
+        `{purpose,items:[{action,allowed,how}],least_policy:{format,text}}`", body = Object)))]
+async fn permissions(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Named(connection): Named<String>,
+    mut params: Params,
+) -> Result<Response, ApiError> {
+    let (runner, place) = common(&mut params)?;
+    params.finish()?;
+    let what = What::ProbePermissions(ProbePermissions { place, ..Default::default() });
+    document(&state, &caller, connection, runner, what).await
 }
 
 #[utoipa::path(get, path = "/api/v1/connections/{connection}/places", tag = "clouds",

@@ -318,5 +318,6 @@ fn kind(what: &What) -> &'static str {
         What::GetResource(_) => "get_resource",
         What::ListLogs(_) => "list_logs",
         What::ReadLogs(_) => "read_logs",
+        What::ProbePermissions(_) => "probe_permissions",
     }
 }

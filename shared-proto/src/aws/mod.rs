@@ -8,11 +8,13 @@
 //! Nothing here verifies a signature: what it is made with is no secret of AWS'. It says what the request is for, and that is compared.
 //! It must never give an operation that the request might not be: where two could be meant, there is none.
 
+mod endpoint;
 mod host;
 mod operations;
 mod request;
 mod signature;
 
+pub use endpoint::{Endpoint, Partition, is_region};
 pub use host::{Host, Place};
 pub use operations::operation_of;
 pub use request::{Asked, FORM_MAX, HEADERS_MAX, TARGET_MAX, action, is_form, read, without_signature};

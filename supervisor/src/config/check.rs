@@ -3,8 +3,9 @@
 use super::narrow::{FileAccount, FileSession};
 use super::settings::{self, Shown, Source};
 use super::{
-    AtStop, AuditSettings, AwsSource, CONNECTIONS_MAX, Config, ConfigError, Connection, Engines, FILE_MAX, Isolation,
-    Jobs, LIST_MAX, LogFormat, PolicyFile, Proxy, ProxyUrl, SETTINGS, ServiceAccount, Tunnel, WorkerPaths,
+    AtStop, AuditSettings, AwsRole, AwsSource, CONNECTIONS_MAX, Config, ConfigError, Connection, Engines, FILE_MAX,
+    Isolation, Jobs, LIST_MAX, LogFormat, PolicyFile, Proxy, ProxyUrl, Purpose, SETTINGS, ServiceAccount, Tunnel,
+    WorkerPaths,
 };
 use crate::audit::{OnFailure, Sink};
 use crate::workers::WARM_MAX;
@@ -120,7 +121,10 @@ struct FileConnection {
     endpoint_url: Option<String>,
     assume_role_arn: Option<String>,
     external_id: Option<String>,
+    role_chain: Option<Vec<AwsRole>>,
     session_name: Option<String>,
+    session_tags: Option<BTreeMap<String, String>>,
+    source_identity: Option<String>,
     session_seconds: Option<u64>,
     session_policy: Option<String>,
     session_policy_file: Option<PathBuf>,
@@ -130,6 +134,7 @@ struct FileConnection {
     token_audiences: Option<Vec<String>>,
     impersonate: Option<bool>,
     impersonate_prefix: Option<String>,
+    purpose: Option<Purpose>,
 }
 
 // === impl File ===
@@ -363,8 +368,9 @@ impl File {
         if self.connections.len() > CONNECTIONS_MAX {
             return Err(ConfigError(format!("more than {CONNECTIONS_MAX} connections")));
         }
-        let mut connections = BTreeMap::new();
+        let (mut connections, mut purposes) = (BTreeMap::new(), BTreeMap::new());
         for (name, entry) in self.connections {
+            purposes.extend(entry.purpose.map(|purpose| (name.clone(), purpose)));
             let connection = entry.check(&name)?;
             connections.insert(name, connection);
         }
@@ -405,6 +411,7 @@ impl File {
             jobs,
             allow_file_sources: self.sources.allow_file,
             connections,
+            purposes,
             environment: environment(variables),
             shown: Vec::new(),
         };
@@ -687,7 +694,10 @@ impl FileConnection {
         let session = FileSession {
             assume_role_arn: self.assume_role_arn,
             external_id: self.external_id,
+            role_chain: self.role_chain,
             session_name: self.session_name,
+            session_tags: self.session_tags,
+            source_identity: self.source_identity,
             session_seconds: self.session_seconds,
             session_policy: self.session_policy,
             session_policy_file: self.session_policy_file,
@@ -721,7 +731,7 @@ impl FileConnection {
             || session.is_given();
         match self.provider.as_str() {
             "kubernetes" if aws => Err(bad(
-                "source, profile, region, endpoint_url, assume_role_arn, external_id and session_… belong to provider \"aws\"",
+                "source, profile, region, endpoint_url, assume_role_arn, role_chain, external_id, source_identity and session_… belong to provider \"aws\"",
             )),
             "kubernetes" => match (self.in_cluster.unwrap_or(false), self.kubeconfig) {
                 (true, None) if self.context.is_none() && self.exec_plugins.is_none() => {

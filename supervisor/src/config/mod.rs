@@ -6,8 +6,10 @@ pub use check::DEFAULT_FILE;
 mod narrow;
 mod programs;
 mod settings;
+mod template;
 
 pub use settings::{SETTINGS, Setting, Shown, Source};
+pub use template::{Asker, Template};
 
 use crate::audit::{OnFailure, Sink};
 use serde::Deserialize;
@@ -68,6 +70,8 @@ pub struct Config {
     pub allow_file_sources: bool,
     /// Named targets and how to authenticate to them.
     pub connections: BTreeMap<String, Connection>,
+    /// What those are for of which it is said.
+    pub purposes: BTreeMap<String, Purpose>,
     /// What of the supervisor's own environment a resolver may be given: `AWS_*`, `HOME`, `PATH`.
     pub environment: BTreeMap<String, String>,
     /// Every effective value and its source, for `config show`.
@@ -264,8 +268,14 @@ pub struct AwsSession {
     pub role_arn: String,
     /// What its trust policy asks for; empty: nothing.
     pub external_id: String,
+    /// Roles that are assumed before it, each with the session of the one before.
+    pub chain: Vec<AwsRole>,
     /// By which it is known in CloudTrail.
-    pub session_name: String,
+    pub session_name: Template,
+    /// Tags of the first session, and of all that come of it.
+    pub tags: BTreeMap<String, Template>,
+    /// Who is behind it, which no session that comes of it can change.
+    pub source_identity: Option<Template>,
     /// How long it lasts.
     pub duration: Duration,
     /// An inline policy, JSON; empty: none.
@@ -274,6 +284,28 @@ pub struct AwsSession {
     pub policy_file: Option<PathBuf>,
     /// Managed policies.
     pub policy_arns: Vec<String>,
+}
+
+/// A role on the way to another one.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AwsRole {
+    /// The role.
+    pub role_arn: String,
+    /// What its trust policy asks for; empty: nothing.
+    #[serde(default)]
+    pub external_id: String,
+}
+
+/// What a connection is for: what its credentials have to be allowed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Purpose {
+    /// To see what there is.
+    #[default]
+    Browse,
+    /// To read logs.
+    Logs,
 }
 
 /// A service account of the cluster, whose bound token workers get in the place of a connection's credentials.
@@ -309,6 +341,10 @@ pub struct ConfigError(pub String);
 // === impl Config ===
 
 impl Config {
+    /// What a connection is for.
+    pub fn purpose(&self, connection: &str) -> Purpose {
+        self.purposes.get(connection).copied().unwrap_or_default()
+    }
     /// What jobs get to stop when the runner is stopped; `None`: they are left.
     pub fn jobs_stop_within(&self) -> Option<Duration> {
         let stops = match self.jobs.at_stop {
@@ -355,6 +391,16 @@ impl Connection {
             Self::Aws { region, .. } => region,
         }
     }
+    /// What the sessions of an AWS connection say of whoever asks: each template of it.
+    pub fn templates(&self) -> Vec<&Template> {
+        match self {
+            Self::Aws { session: Some(session), .. } => std::iter::once(&session.session_name)
+                .chain(session.tags.values())
+                .chain(&session.source_identity)
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
     /// The file that its session's policy was read from.
     pub fn policy_file(&self) -> Option<&PathBuf> {
         match self {
@@ -374,6 +420,18 @@ impl Connection {
         match self {
             Self::Kubeconfig { account, .. } | Self::InCluster { account, .. } => account.as_ref(),
             Self::Aws { .. } => None,
+        }
+    }
+}
+
+// === impl Purpose ===
+
+impl Purpose {
+    /// As it is written and sent.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Browse => "browse",
+            Self::Logs => "logs",
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What a connection's credentials are narrowed to before a worker gets them: an STS session for AWS, a bound token of a service account
 //! for Kubernetes. All that STS and the API server would refuse by form is refused here, at the start.
 
-use super::{AwsSession, ConfigError, ServiceAccount};
+use super::{AwsRole, AwsSession, ConfigError, ServiceAccount, Template};
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,7 +16,16 @@ const POLICY_ARNS_MAX: usize = 10;
 /// The shortest and the longest ARN.
 const ARN: std::ops::RangeInclusive<usize> = 20..=2048;
 const EXTERNAL_ID: std::ops::RangeInclusive<usize> = 2..=1224;
-const SESSION_NAME: std::ops::RangeInclusive<usize> = 2..=64;
+/// The longest name of a session, which source identities share, and the longest key and value of a tag.
+const SESSION_NAME_MAX: usize = 64;
+const TAG_KEY_MAX: usize = 128;
+const TAG_VALUE_MAX: usize = 256;
+/// Tags of one session.
+const TAGS_MAX: usize = 50;
+/// Roles before the one that is used: each costs a call to STS.
+const CHAIN_MAX: usize = 4;
+/// How long a session lasts whose role another role assumes, seconds.
+const CHAINED_SECONDS_MAX: u64 = 3600;
 /// How long a session lasts, seconds; a role may allow less, and one that another role assumes an hour.
 const SESSION_SECONDS: std::ops::RangeInclusive<u64> = 900..=43_200;
 const SESSION_SECONDS_DEFAULT: u64 = 3600;
@@ -33,7 +43,10 @@ const ACCOUNT_MAX: usize = 253;
 pub(super) struct FileSession {
     pub(super) assume_role_arn: Option<String>,
     pub(super) external_id: Option<String>,
+    pub(super) role_chain: Option<Vec<AwsRole>>,
     pub(super) session_name: Option<String>,
+    pub(super) session_tags: Option<BTreeMap<String, String>>,
+    pub(super) source_identity: Option<String>,
     pub(super) session_seconds: Option<u64>,
     pub(super) session_policy: Option<String>,
     pub(super) session_policy_file: Option<PathBuf>,
@@ -63,7 +76,10 @@ impl FileSession {
             ("session_policy_file", self.session_policy_file.is_some()),
             ("session_policy_arns", self.session_policy_arns.is_some()),
             ("external_id", self.external_id.is_some()),
+            ("role_chain", self.role_chain.is_some()),
             ("session_name", self.session_name.is_some()),
+            ("session_tags", self.session_tags.is_some()),
+            ("source_identity", self.source_identity.is_some()),
             ("session_seconds", self.session_seconds.is_some()),
         ]
         .into_iter()
@@ -83,30 +99,42 @@ impl FileSession {
                 ))),
             };
         };
-        if !is_arn(&role_arn, "role/") {
-            return Err(bad(format!("assume_role_arn: {role_arn:?} is not arn:PARTITION:iam::ACCOUNT:role/NAME")));
-        }
         let external_id = self.external_id.unwrap_or_default();
-        if !external_id.is_empty() && !fits(&external_id, &EXTERNAL_ID, b"_+=,.@:/-") {
-            return Err(bad(format!(
-                "external_id must have {} to {} letters, digits and _+=,.@:/-",
-                EXTERNAL_ID.start(),
-                EXTERNAL_ID.end()
-            )));
+        check_role("assume_role_arn", &role_arn, &external_id).map_err(bad)?;
+        let chain = self.role_chain.unwrap_or_default();
+        if chain.len() > CHAIN_MAX {
+            return Err(bad(format!("role_chain has {} roles, at most {CHAIN_MAX} are assumed before", chain.len())));
+        }
+        for role in &chain {
+            check_role("role_chain", &role.role_arn, &role.external_id).map_err(bad)?;
         }
         let session_name = self.session_name.unwrap_or_else(|| {
             // what cannot be in one cannot be in a connection's name either
-            format!("runner-{name}").chars().take(*SESSION_NAME.end()).collect()
+            format!("runner-{name}").chars().take(SESSION_NAME_MAX).collect()
         });
-        if !fits(&session_name, &SESSION_NAME, b"_+=,.@-") {
-            return Err(bad(format!(
-                "session_name must have {} to {} letters, digits and _+=,.@-",
-                SESSION_NAME.start(),
-                SESSION_NAME.end()
-            )));
+        let template = |key: &str, text: &str, most| Template::parse(text, most).map_err(|e| bad(format!("{key} {e}")));
+        let session_name = template("session_name", &session_name, SESSION_NAME_MAX)?;
+        let source_identity = self.source_identity.map(|text| template("source_identity", &text, SESSION_NAME_MAX));
+        let source_identity = source_identity.transpose()?;
+        let given = self.session_tags.unwrap_or_default();
+        if given.len() > TAGS_MAX {
+            return Err(bad(format!("session_tags has {}, STS takes {TAGS_MAX}", given.len())));
+        }
+        let mut tags = BTreeMap::new();
+        for (key, text) in given {
+            if !fits(&key, &(1..=TAG_KEY_MAX), b" _.:/=+-@") || key.to_ascii_lowercase().starts_with("aws:") {
+                return Err(bad(format!("session_tags: {key:?} is no key of a tag")));
+            }
+            let value = template(&format!("session_tags.{key}"), &text, TAG_VALUE_MAX)?;
+            tags.insert(key, value);
         }
         let seconds = self.session_seconds.unwrap_or(SESSION_SECONDS_DEFAULT);
         let duration = within("session_seconds", seconds, &SESSION_SECONDS).map_err(bad)?;
+        if !chain.is_empty() && seconds > CHAINED_SECONDS_MAX {
+            return Err(bad(format!(
+                "session_seconds is {seconds}: with a role_chain STS gives sessions of at most {CHAINED_SECONDS_MAX}"
+            )));
+        }
         let policy_arns = self.session_policy_arns.unwrap_or_default();
         if policy_arns.len() > POLICY_ARNS_MAX {
             return Err(bad(format!("session_policy_arns has {}, STS takes {POLICY_ARNS_MAX}", policy_arns.len())));
@@ -136,7 +164,18 @@ impl FileSession {
                 "the session's policies have {characters} characters without the room between, STS takes {POLICY_MAX} of all together"
             )));
         }
-        Ok(Some(AwsSession { role_arn, external_id, session_name, duration, policy, policy_file, policy_arns }))
+        Ok(Some(AwsSession {
+            role_arn,
+            external_id,
+            chain,
+            session_name,
+            tags,
+            source_identity,
+            duration,
+            policy,
+            policy_file,
+            policy_arns,
+        }))
     }
 }
 
@@ -173,6 +212,17 @@ impl FileAccount {
             audiences,
         }))
     }
+}
+
+fn check_role(key: &str, role_arn: &str, external_id: &str) -> Result<(), String> {
+    if !is_arn(role_arn, "role/") {
+        return Err(format!("{key}: {role_arn:?} is not arn:PARTITION:iam::ACCOUNT:role/NAME"));
+    }
+    if !external_id.is_empty() && !fits(external_id, &EXTERNAL_ID, b"_+=,.@:/-") {
+        let (least, most) = (EXTERNAL_ID.start(), EXTERNAL_ID.end());
+        return Err(format!("external_id must have {least} to {most} letters, digits and _+=,.@:/-"));
+    }
+    Ok(())
 }
 
 fn within(key: &str, seconds: u64, range: &std::ops::RangeInclusive<u64>) -> Result<Duration, String> {
@@ -234,6 +284,7 @@ fn packed(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Asker;
 
     const ROLE: &str = "arn:aws:iam::123456789012:role/runner";
 
@@ -251,7 +302,9 @@ mod tests {
     fn a_session_is_what_sts_takes() {
         assert_eq!(session(""), Ok(None));
         let plain = with_role("").expect("fine");
-        assert_eq!((plain.session_name.as_str(), plain.duration), ("runner-prod", Duration::from_secs(3600)));
+        let asker = Asker { person: "jo", operation: "op-1" };
+        let named = |session: &AwsSession| session.session_name.fill(asker).expect("a name");
+        assert_eq!((named(&plain).as_str(), plain.duration), ("runner-prod", Duration::from_secs(3600)));
         for key in [
             "session_policy = '{}'",
             "session_policy_file = '/p'",
@@ -285,6 +338,16 @@ mod tests {
             ("session_name = 'a'", "session_name"),
             ("session_name = 'a/b'", "session_name"),
             ("session_policy_arns = ['arn:aws:iam::aws:role/x']", "session_policy_arns"),
+            ("session_name = '{person}{operation}'", "comma"),
+            ("source_identity = '{nobody}'", "source_identity has {nobody}"),
+            ("session_tags = { 'aws:x' = 'yy' }", "no key of a tag"),
+            ("session_tags = { a = 'b/c' }", "session_tags.a must have"),
+            ("role_chain = [{ role_arn = 'x' }]", "role_chain"),
+            ("role_chain = [{ role_arn = 'arn:aws:iam::123456789012:role/a', external_id = 'x' }]", "external_id"),
+            (
+                "role_chain = [{ role_arn = 'arn:aws:iam::123456789012:role/a' }]\nsession_seconds = 3601",
+                "at most 3600",
+            ),
             ("session_policy = '{'", "is not JSON"),
             ("session_policy = '{}'", "no Statement"),
             ("session_policy = '{\"Statement\": [\"\u{153}\"]}'", "U+00FF"),
@@ -303,6 +366,22 @@ mod tests {
                 "{bad}"
             );
         }
+    }
+
+    #[test]
+    fn a_chain_of_roles_and_what_its_sessions_say() {
+        let role = |n: usize| format!("{{ role_arn = 'arn:aws:iam::123456789012:role/r{n}', external_id = 'id-{n}' }}");
+        let chain = |n: usize| format!("role_chain = [{}]", (0..n).map(role).collect::<Vec<_>>().join(", "));
+        let keys = "session_name = 'runner,{person}'\nsource_identity = '{person}'\nsession_tags = { operation = '{operation}' }";
+        let session = with_role(&format!("{}\n{keys}", chain(CHAIN_MAX))).expect("fine");
+        assert_eq!((session.chain.len(), session.chain[1].external_id.as_str()), (CHAIN_MAX, "id-1"));
+        assert!(session.session_name.has_person() && session.tags["operation"].has_operation());
+        assert!(with_role(&chain(CHAIN_MAX + 1)).expect_err("too many").contains("at most 4"));
+        let tags = |n: usize| {
+            let pairs: Vec<_> = (0..n).map(|n| format!("t{n} = 'value'")).collect();
+            format!("session_tags = {{ {} }}", pairs.join(", "))
+        };
+        assert!(with_role(&tags(TAGS_MAX)).is_ok() && with_role(&tags(TAGS_MAX + 1)).is_err());
     }
 
     #[test]
@@ -330,7 +409,7 @@ mod tests {
         // a connection's long name gives a session's name that fits
         let long = toml::from_str::<FileSession>(&format!("assume_role_arn = {ROLE:?}")).expect("parses");
         let session = long.check(&"n".repeat(128)).expect("fits").expect("a session");
-        assert_eq!(session.session_name.len(), 64);
+        assert_eq!(session.session_name.fill(Asker { person: "", operation: "" }).expect("a name").len(), 64);
     }
 
     #[test]

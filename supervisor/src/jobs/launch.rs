@@ -7,6 +7,7 @@ use super::identity::ProcessIdentity;
 use super::service::{Held, Service};
 use super::source;
 use super::surroundings::{Settings, Surroundings};
+use crate::config::Asker;
 use crate::workers::{Exit, Reaches, Started};
 use runner_sandbox::PidFd;
 use shared_proto::failure::{Code, Failure};
@@ -114,8 +115,9 @@ impl Launch {
         }
         // resolved anew for each step: an approval may take days
         let mut targets = Vec::with_capacity(request.connections.len());
+        let asker = Asker { person: &request.created_by, operation: &request.job_id };
         for connection in &request.connections {
-            let target = self.surroundings.resolve(connection).await?;
+            let target = self.surroundings.resolve(connection, asker).await?;
             targets.push(JobTarget { connection: connection.clone(), target: Some(target) });
         }
         let outputs = request.kind() == JobKind::Outputs;

@@ -1,6 +1,7 @@
 //! What jobs need from the rest of the supervisor, as one seam: so that nothing here knows how a tunnel is dialled or how credentials
 //! are resolved, and tests put their own in its place.
 
+use crate::config::Asker;
 use crate::policy::Permit;
 use crate::workers::{Reaches, Started};
 use nix::sys::signal::Signal;
@@ -42,7 +43,7 @@ pub trait Surroundings: Send + Sync + 'static {
     ///
     /// # Errors
     /// `unknown_connection`, `credentials_unavailable` and the like.
-    async fn resolve(&self, connection: &str) -> Result<Target, Failure>;
+    async fn resolve(&self, connection: &str, asker: Asker<'_>) -> Result<Target, Failure>;
     /// Whether the runner's own policy allows a job. `takes`: it is about to be taken, and counts within the bounds of the rule that allows it
     /// until what is given back is dropped.
     ///

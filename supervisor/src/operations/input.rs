@@ -28,9 +28,9 @@ struct Pending {
 
 /// Passes messages until something is wrong with them. Their end is no end of the operation: the worker goes on.
 pub(super) async fn pass<W: AsyncWrite + Unpin>(
-    mut input: Streaming<v1::OperationInput>,
+    input: &mut Streaming<v1::OperationInput>,
     mut socket: W,
-    mut window: Window,
+    window: &mut Window,
     credit: &Credit,
     items: &mpsc::Sender<Item>,
     moved: &AtomicU64,

@@ -120,7 +120,8 @@ fn of_cluster(verb: &str, resource: &str, namespace: Namespace) -> Vec<What> {
 
 fn call(entry: &Connection, place: &str, service: &str, operation: Option<&str>) -> What {
     let place = if place.is_empty() { entry.place() } else { place };
-    let region = Some(place).filter(|place| !place.is_empty());
+    // these are in none, as they are in requests of AWS' own clients
+    let region = Some(place).filter(|place| !place.is_empty() && !["iam", "route53"].contains(&service));
     match entry.provider() {
         "gcp" => What::Gcp(CloudCall::reading(service, operation)),
         "azure" => What::Azure(CloudCall::reading(service, operation)),

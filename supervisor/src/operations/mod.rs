@@ -16,7 +16,8 @@ mod permission;
 mod request;
 
 use crate::audit::{self, Record};
-use crate::credentials::Resolver;
+use crate::config::{Asker, Config, Connection};
+use crate::credentials::{Resolver, Tested};
 use crate::policy::What;
 use crate::recorder::{self, Moved, Recorder};
 use crate::tunnel::Settings;
@@ -417,12 +418,13 @@ impl SessionOperations {
         accepted.allowed.store(true, Ordering::Relaxed);
         let moved = &accepted.moved;
         let _place = self.operations.place()?;
+        let of_entry = probe(&request, &settings.config);
         drop(settings);
         tracing::debug!(rule = permission.rule, "allowed");
         // given back when it has ended
         let _permits = permission.permits;
         let Decided { deadline, connection, asked } = decided;
-        let request = match permission.narrowed {
+        let request = match permission.narrowed.or(of_entry) {
             Some(list) => v1::OperationRequest { what: Some(list), ..request },
             None => request,
         };
@@ -484,50 +486,106 @@ impl SessionOperations {
         connection: &str,
         (masking, impersonation): (Option<v1::Masking>, Option<v1::Impersonation>),
         moved: &Moved,
-        input: Streaming<v1::OperationInput>,
+        mut input: Streaming<v1::OperationInput>,
         items: &mpsc::Sender<Item>,
     ) -> Result<v1::Outcome, Failed> {
         let inner = &self.operations.inner;
-        let mut target = (*inner.resolver.resolve(connection).await?).clone();
-        let reach = dial::Reach::of(&target, request.what.as_ref())?;
-        // passing the proxy is ours: its password is none of the worker's business
-        if let Some(target::Kind::Kubernetes(target)) = &mut target.kind {
-            target.proxy_url.clear();
-            target.impersonation = impersonation;
-        }
-        let aws = matches!(request.what, Some(operation_request::What::AwsRequest(_)));
+        let caller = request.caller.clone().unwrap_or_default();
+        let operation = request.operation_id.clone();
+        let asker = Asker { person: &caller.user_name, operation: &operation };
+        let tests = matches!(request.what, Some(operation_request::What::ConnectionTest(_)));
         let credit = Credit::new(request.output_credit, Some(self.send.clone()));
-        let message = v1::WorkerRequest { request: Some(request), target: Some(target), masking, ..Default::default() };
-        let (Operation { mut worker, mut socket, dial }, starting) = inner.given(message).await?;
-        let (window, first) = self.receive.window();
-        // dropped where the stream is gone already, which the caller notices
-        let _ = items.send(Item::Data(body::taken(inner.isolation, first))).await;
-        let (reader, writer) = socket.split();
-        let output = output::pass(reader, credit.clone(), items, starting, &moved.bytes_out);
-        let input = input::pass(input, writer, window, &credit, items, &moved.bytes_in);
-        let dialling = async {
-            if let Some(end) = dial {
-                dial::serve(end, &reach, || inner.settings.borrow().config.proxy.clone()).await;
+        let (mut window, first) = self.receive.window();
+        let mut again = request.what.as_ref().is_some_and(takes_no_input);
+        let mut taken = Some(first);
+        loop {
+            let (resolved, steps) = if tests {
+                let Tested { resolved, steps } = inner.resolver.test(connection, asker).await;
+                (resolved?, steps.to_vec())
+            } else {
+                (inner.resolver.resolve(connection, asker).await?, Vec::new())
+            };
+            let mut target = (*resolved).clone();
+            let reach = dial::Reach::of(&target, request.what.as_ref())?;
+            // passing the proxy is ours: its password is none of the worker's business
+            if let Some(target::Kind::Kubernetes(target)) = &mut target.kind {
+                target.proxy_url.clear();
+                target.impersonation.clone_from(&impersonation);
             }
-            std::future::pending::<Infallible>().await
-        };
-        let ended = tokio::select! {
-            ended = output => ended,
-            failure = input => return Err(failure.into()),
-            never = dialling => match never {},
-        };
-        match ended {
-            Ok(outcome) => {
-                // the answer of AWS went on as it is, and the outcome tells what it said
-                let expired = aws && EXPIRED.contains(&outcome.target_reason.as_str());
-                if outcome.code == Code::CredentialsExpired.as_str() || expired {
-                    inner.resolver.forget(connection).await;
+            let message = v1::WorkerRequest {
+                request: Some(request.clone()),
+                target: Some(target),
+                masking: masking.clone(),
+                steps,
+                again,
+                ..Default::default()
+            };
+            let (Operation { mut worker, mut socket, dial }, starting) = inner.given(message).await?;
+            if let Some(first) = taken.take() {
+                // dropped where the stream is gone already, which the caller notices
+                let _ = items.send(Item::Data(body::taken(inner.isolation, first))).await;
+            }
+            let (reader, writer) = socket.split();
+            let mut begun = false;
+            let output = output::pass(reader, credit.clone(), items, starting, (&moved.bytes_out, &mut begun));
+            let input = input::pass(&mut input, writer, &mut window, &credit, items, &moved.bytes_in);
+            let dialling = async {
+                if let Some(end) = dial {
+                    dial::serve(end, &reach, || inner.settings.borrow().config.proxy.clone()).await;
                 }
-                Ok(outcome)
+                std::future::pending::<Infallible>().await
+            };
+            let ended = tokio::select! {
+                ended = output => ended,
+                failure = input => return Err(failure.into()),
+                never = dialling => match never {},
+            };
+            let outcome = match ended {
+                Ok(outcome) => outcome,
+                Err(output::Broken::Ended(what)) => return Err(Failed::crashed(&mut worker, what).await),
+                Err(output::Broken::Malformed(what)) => return Err(Code::WorkerCrashed.on(what).into()),
+            };
+            // where the answer of AWS went on as it is, the outcome tells what it said
+            if outcome.code != Code::CredentialsExpired.as_str() && !EXPIRED.contains(&outcome.target_reason.as_str()) {
+                return Ok(outcome);
             }
-            Err(output::Broken::Ended(what)) => Err(Failed::crashed(&mut worker, what).await),
-            Err(output::Broken::Malformed(what)) => Err(Code::WorkerCrashed.on(what).into()),
+            inner.resolver.forget(connection, asker, resolved).await;
+            // a test tells what is so
+            if !again || begun || tests {
+                return Ok(outcome);
+            }
+            tracing::info!(said = outcome.target_reason, "credentials refused as expired: they are got once more");
+            again = false;
         }
+    }
+}
+
+/// A question about permissions with what the connection's entry says of it.
+fn probe(request: &v1::OperationRequest, config: &Config) -> Option<operation_request::What> {
+    let Some(operation_request::What::ProbePermissions(asked)) = &request.what else { return None };
+    let narrowed = match config.connections.get(&request.connection) {
+        Some(Connection::Aws { session: Some(session), .. }) => {
+            !session.policy.is_empty() || !session.policy_arns.is_empty()
+        }
+        _ => false,
+    };
+    let purpose = config.purpose(&request.connection).as_str().to_owned();
+    Some(operation_request::What::ProbePermissions(v1::ProbePermissions {
+        purpose,
+        narrowed,
+        place: asked.place.clone(),
+    }))
+}
+
+/// Whether nothing comes after the request that a worker could have taken: then it can be given to another one. A request that is refused for
+/// its credentials was not carried out, whatever it asks for.
+fn takes_no_input(what: &operation_request::What) -> bool {
+    use operation_request::What;
+    match what {
+        What::K8sExec(_) => false,
+        What::K8sRequest(request) => !request.body,
+        What::AwsRequest(request) => !request.body,
+        _ => true,
     }
 }
 

@@ -59,17 +59,16 @@ fn ended(outcome: v1::Outcome) -> Result<v1::Outcome, Broken> {
     Err(Broken::Malformed("the worker ended by a code that there is not".to_owned()))
 }
 
-/// Passes frames until the outcome.
+/// Passes frames until the outcome. `begun`: whether any of them went on.
 pub(super) async fn pass<R: AsyncRead + Unpin>(
     socket: R,
     credit: Credit,
     items: &mpsc::Sender<Item>,
     starting: Option<SemaphorePermit<'_>>,
-    moved: &AtomicU64,
+    (moved, begun): (&AtomicU64, &mut bool),
 ) -> Result<v1::Outcome, Broken> {
     let mut socket = BufReader::with_capacity(READ_AHEAD, socket);
     let mut first = Some(first_header(&mut socket, starting).await?);
-    let mut begun = false;
     loop {
         let header = match first.take() {
             Some(header) => header,
@@ -87,10 +86,10 @@ pub(super) async fn pass<R: AsyncRead + Unpin>(
                 return ended(v1::Outcome::decode(&content[..]).map_err(FrameError::from)?);
             }
             // one, and small: it costs no credit
-            Kind::Head if !begun => Piece::Head,
+            Kind::Head if !*begun => Piece::Head,
             found => return Err(FrameError::Unexpected { expected: Kind::Data, found }.into()),
         };
-        begun = true;
+        *begun = true;
         if piece == Piece::Head {
             let mut bytes = body::piece(piece, length).limit(length);
             read_whole(&mut socket, &mut bytes).await?;

@@ -190,7 +190,7 @@ pub(super) fn asked(request: &v1::OperationRequest, settings: &Settings) -> Resu
     // there are both: that was looked at before
     let (Some(what), Some(entry)) = (&request.what, entry) else { return Ok(AskedFor::All(Vec::new())) };
     Ok(AskedFor::All(match what {
-        Asked::ConnectionTest(_) => {
+        Asked::ConnectionTest(_) | Asked::ProbePermissions(_) => {
             vec![What::ConnectionTest { provider: entry.provider().to_owned() }]
         }
         Asked::K8sListNamespaces(_) => one(Attributes::of_operation("list", "namespaces", Namespace::None, "")),

@@ -50,6 +50,7 @@ const fn describe(what: &What) -> (&'static str, &'static str, bool) {
         What::GetResource(_) => ("get_resource", "", false),
         What::ListLogs(_) => ("list_logs", "", false),
         What::ReadLogs(_) => ("read_logs", "", true),
+        What::ProbePermissions(_) => ("probe_permissions", "", false),
     }
 }
 

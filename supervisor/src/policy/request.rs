@@ -262,7 +262,8 @@ impl JobSource {
 /// Whether an AWS operation of that name only reads, and gives no credentials away. By the verbs that AWS itself names reads with; an
 /// operation that reads under another name counts as a write, which errs on the right side.
 pub fn reads(operation: &str) -> bool {
-    const VERBS: &[&str] = &["Get", "List", "Describe", "BatchGet", "BatchDescribe", "Head", "Lookup", "Search"];
+    const VERBS: &[&str] =
+        &["Get", "List", "Describe", "BatchGet", "BatchDescribe", "Head", "Lookup", "Search", "Filter"];
     // what is got there is a key to something
     const KEYS: &[&str] = &["Token", "Credential", "PasswordData", "SecretValue", "AccessDetails", "AuthorizationCode"];
     let by_verb = VERBS.iter().any(|verb| {
@@ -288,6 +289,7 @@ mod tests {
             ("ec2", "DescribeInstances", true),
             ("dynamodb", "BatchGetItem", true),
             ("sts", "GetCallerIdentity", true),
+            ("logs", "FilterLogEvents", true),
             ("ec2", "Describe", false),
             ("ec2", "Getaway", false),
             ("s3", "PutObject", false),

@@ -50,6 +50,7 @@ async fn resolve(socket: &mut UnixStream) {
     let reply = v1::ResolveReply {
         kind: Some(resolve_reply::Kind::Target(target)),
         valid_until_ms: shared_proto::now_ms() + 60_000,
+        ..Default::default()
     };
     frame::write_message(socket, Kind::Outcome, &reply).await.expect("writes");
 }

@@ -41,6 +41,8 @@ struct Usual {
     strict: Process,
     /// The keys of the entry `renewed`.
     profile: PathBuf,
+    /// Those of the entry `again`.
+    again: PathBuf,
 }
 
 static USUAL: Shared<Usual> = Shared::new();
@@ -78,11 +80,28 @@ async fn usual() -> Result<&'static Usual> {
                     "provider = \"aws\"\nsource = \"profile\"\nprofile = \"renewed\"\nregion = \"eu-central-1\"\nendpoint_url = \"http://127.0.0.1:{port}\""
                 ),
             );
+            let again = setup.folder().write("aws-config", self::profile("AKIAOLD").replace("[renewed]", "[profile again]"))?;
+            let setup = setup.env("AWS_CONFIG_FILE", shown(&again)).table(
+                "connections.again",
+                &format!(
+                    "provider = \"aws\"\nsource = \"profile\"\nprofile = \"again\"\nregion = \"eu-central-1\"\nendpoint_url = \"http://127.0.0.1:{port}\""
+                ),
+            );
+            let setup = setup.table(
+                "connections.named",
+                &format!(
+                    "provider = \"aws\"\nsource = \"environment\"\nregion = \"eu-central-1\"\nendpoint_url = \"http://{}\"\n\
+                     assume_role_arn = \"arn:aws:iam::123456789012:role/named\"\nsession_name = \"r,{{person}}\"\nsource_identity = \"{{person}}\"",
+                    to_aws.address()
+                ),
+            );
             let runner = setup.start(user, "runner-1").await?;
             user.post(&format!("/runners/{}/default", runner.id), &json!({})).await?;
             aws_connection(user, "account").await?;
             aws_connection(user, "strict").await?;
             aws_connection(user, "renewed").await?;
+            aws_connection(user, "again").await?;
+            aws_connection(user, "named").await?;
             let ca = std::fs::read_to_string(control_plane.data().join("ca.pem"))?;
             let (api, api_ca) = Recorder::tls(control_plane.api(), &ca).await?;
             let ctl = Ctl::new(&control_plane, user)?;
@@ -97,7 +116,7 @@ async fn usual() -> Result<&'static Usual> {
                     json!({ "Resources": { "Topic": { "Type": "AWS::SNS::Topic" } }, "Description": "x".repeat(900) });
                 files.write(format!("{way}/template.json"), template.to_string())?;
             }
-            Ok(Usual { moto, control_plane, runner, ctl, files, api, to_aws, strict, profile })
+            Ok(Usual { moto, control_plane, runner, ctl, files, api, to_aws, strict, profile, again })
         })
         .await
 }
@@ -532,6 +551,8 @@ fn main() -> ExitCode {
         .test("what_the_proxy_refuses", refusals::by_the_proxy)
         .test("what_runner_and_control_plane_refuse", refusals::by_the_rest)
         .test("expired_credentials_are_resolved_again", refusals::expired)
+        .test("sessions_bear_the_name_of_whoever_asks", refusals::named)
+        .test("an_operation_whose_credentials_expired_is_done_with_new_ones", refusals::again)
         .test("the_policy_decides_by_operation", the_policy_decides_by_operation)
         .test("the_programs_end_is_runnerctls", the_programs_end_is_runnerctls)
         .test("much_both_ways", much_both_ways)

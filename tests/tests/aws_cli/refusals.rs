@@ -4,6 +4,7 @@ use super::usual;
 use anyhow::{Context as _, Result, ensure};
 use hyper::Method;
 use runner_tests::control_plane::aws_environment;
+use serde_json::json;
 use std::collections::BTreeMap;
 
 /// What the script is answered, by its names for it: how the answer begins, and what is in it.
@@ -91,6 +92,51 @@ pub(crate) async fn expired() -> Result<()> {
     std::fs::write(&usual.profile, super::profile(id))?;
     let (status, of_aws, text) = by_hand("renewed", &[], form).await?;
     ensure!(status == 200 && of_aws && text.contains("<Arn>"), "{status} {text}");
+    Ok(())
+}
+
+/// An operation of the runner's own is asked for once more, with what its source gives now, and nobody notices; once, and not again.
+pub(crate) async fn again() -> Result<()> {
+    let usual = usual().await?;
+    let user = usual.control_plane.admin();
+    let refused = || usual.strict.stdout().text().lines().filter(|line| *line == "expired").count();
+    // where the source has nothing else, that is said after the second time
+    let identity = "/connections/again/identity";
+    let before = refused();
+    let (_, code) = user.refused(identity).await?;
+    ensure!(code == "credentials_expired" && refused() == before + 2, "{code}, {} times", refused() - before);
+    // what cannot be asked of AWS is refused with the credentials in hand, which are remembered
+    let (_, code) = user.refused("/connections/again/resource?type=Nonsense&identifier=x").await?;
+    ensure!(code == "invalid_argument", "{code}");
+    let renewed = super::profile(aws_environment()["AWS_ACCESS_KEY_ID"]).replace("[renewed]", "[profile again]");
+    std::fs::write(&usual.again, renewed)?;
+    let before = refused();
+    let who = user.get(identity).await?;
+    ensure!(who["principal"] == "arn:aws:iam::1:user/x", "{who}");
+    ensure!(refused() == before + 1, "the old key was tried {} times", refused() - before);
+    Ok(())
+}
+
+/// A session of a role for each person, which says who that is; a test of the connection says how it was got.
+pub(crate) async fn named() -> Result<()> {
+    let usual = usual().await?;
+    let admin = usual.control_plane.admin();
+    let other = usual.control_plane.user(&admin.organization, "jo-k", "member").await?;
+    let own = admin.get("/whoami").await?["user"]["name"].as_str().context("a name")?.to_owned();
+    for (user, name) in [(admin, own.as_str()), (&other, "jo-k"), (admin, own.as_str())] {
+        let who = user.get("/connections/named/identity").await?;
+        let principal = who["principal"].as_str().unwrap_or_default();
+        ensure!(principal.ends_with(&format!(":assumed-role/named/r,{name}")), "{who}");
+    }
+    let report = other.post("/connections/named/test", &json!({})).await?;
+    let steps: Vec<_> = report["steps"].as_array().into_iter().flatten().map(|step| step["name"].clone()).collect();
+    ensure!(steps == ["credentials", "role", "endpoint", "identity"], "{report}");
+    ensure!(report["steps"].to_string().contains("r,jo-k"), "{report}");
+    let permissions = other.get("/connections/named/permissions").await?;
+    ensure!(
+        permissions["least_policy"]["format"] == "iam_policy" && permissions["purpose"] == "browse",
+        "{permissions}"
+    );
     Ok(())
 }
 

@@ -79,6 +79,7 @@ class Handler(BaseHTTPRequestHandler):
     def any(self):
         body = self.body()
         if "Credential=AKIAOLD/" in self.headers.get("authorization", ""):
+            print("expired", flush=True)
             said = b"<ErrorResponse><Error><Code>ExpiredToken</Code><Message>The security token is expired</Message></Error></ErrorResponse>"
             return self.answer(403, said, "text/xml")
         wrong = self.wrong(body)

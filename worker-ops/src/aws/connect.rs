@@ -1,19 +1,24 @@
 //! Where AWS' services are, how a request is signed, and when it is sent again.
 
 use aws_credential_types::Credentials;
-use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
+use aws_sigv4::http_request::{
+    PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings, UriPathNormalizationMode,
+    sign,
+};
 use aws_sigv4::sign::v4;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
+use http::header::{HOST, USER_AGENT};
 use http_body_util::Full;
+use serde_json::Value;
 use shared_proto::address::Address;
+use shared_proto::aws::{self, is_region};
 use shared_proto::failure::Code;
 use shared_proto::v1::AwsTarget;
 use std::time::{Duration, SystemTime};
 
-use super::errors;
+use super::{errors, xml};
 use crate::fault::Fault;
-use crate::net::{Client, Dialer, Endpoint, Request, read_all, tls};
+use crate::net::{Client, Dialer, Endpoint, Request, read_all, tls, url};
 
 /// The longest answer that is taken, bytes.
 const ANSWER_MAX: usize = 16 * 1024 * 1024;
@@ -29,31 +34,56 @@ pub(crate) struct Account {
     region: String,
     /// A stand-in or private endpoint, for every service.
     endpoint_url: Option<Address>,
-    client: Option<(Service, Client)>,
     dialer: Dialer,
 }
 
-/// A service, by the name that it is signed with.
+/// How a service is spoken to. <https://smithy.io/2.0/aws/protocols/index.html>
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Service {
-    Sts,
-    Ec2,
-    CloudControl,
-    Tagging,
+pub(crate) enum Protocol {
+    /// A form with that version of the API goes, XML comes.
+    Query(&'static str),
+    /// JSON goes and comes, of the protocol's version, to the target before the dot.
+    Json(&'static str, &'static str),
+    /// A path is got, XML or JSON comes.
+    Rest,
 }
 
-// === impl Service ===
+/// A service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Service {
+    /// As requests to it are signed.
+    pub(crate) signing: &'static str,
+    pub(crate) protocol: Protocol,
+}
 
-impl Service {
-    /// In the host's name and in the signature alike.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Sts => "sts",
-            Self::Ec2 => "ec2",
-            Self::CloudControl => "cloudcontrolapi",
-            Self::Tagging => "tagging",
-        }
-    }
+pub(crate) const STS: Service = Service { signing: "sts", protocol: Protocol::Query("2011-06-15") };
+pub(crate) const EC2: Service = Service { signing: "ec2", protocol: Protocol::Query("2016-11-15") };
+pub(crate) const IAM: Service = Service { signing: "iam", protocol: Protocol::Query("2010-05-08") };
+pub(crate) const CLOUD_CONTROL: Service =
+    Service { signing: "cloudcontrolapi", protocol: Protocol::Json("1.0", "CloudApiService") };
+pub(crate) const TAGGING: Service =
+    Service { signing: "tagging", protocol: Protocol::Json("1.1", "ResourceGroupsTaggingAPI_20170126") };
+pub(crate) const LOGS: Service = Service { signing: "logs", protocol: Protocol::Json("1.1", "Logs_20140328") };
+
+/// Parameters of a call, in their order.
+pub(crate) type Parameters<'p> = Vec<(&'p str, Value)>;
+
+/// One service of an account, asked over one connection.
+pub(crate) struct Asking<'a> {
+    account: &'a Account,
+    service: Service,
+    /// For which region it is signed: not the account's where the service is in none.
+    region: String,
+    client: Client,
+}
+
+/// A request that is not signed yet.
+struct Unsigned<'a> {
+    method: &'static str,
+    /// Path and query.
+    target: &'a str,
+    headers: &'a [(&'a str, &'a str)],
+    body: Bytes,
 }
 
 // === impl Account ===
@@ -80,7 +110,7 @@ impl Account {
         }
         let token = Some(target.session_token).filter(|t| !t.is_empty());
         let credentials = Credentials::new(target.access_key_id, target.secret_access_key, token, None, "runner");
-        Ok(Self { credentials, region, endpoint_url, client: None, dialer: dialer.clone() })
+        Ok(Self { credentials, region, endpoint_url, dialer: dialer.clone() })
     }
 
     pub(crate) fn region(&self) -> &str {
@@ -93,36 +123,59 @@ impl Account {
     pub(super) fn way(&self, host: String) -> Result<Endpoint, Fault> {
         endpoint(host, self.endpoint_url.as_ref(), self.dialer.clone())
     }
-
-    /// A call of the query protocol: a form goes, XML comes.
-    pub(crate) async fn query(&mut self, service: Service, form: String) -> Result<Bytes, Fault> {
-        let headers = [("content-type", "application/x-www-form-urlencoded; charset=utf-8")];
-        self.call(service, &headers, form.into()).await
+    /// To ask a service in the account's region, or wherever it is where it is in none.
+    pub(crate) fn ask(&self, service: Service) -> Result<Asking<'_>, Fault> {
+        let at = aws::Endpoint::of(service.signing, &self.region);
+        Ok(Asking { account: self, service, region: at.region, client: Client::new(self.way(at.host)?) })
     }
+}
 
-    /// A call of the JSON protocol, to `target`.
-    pub(crate) async fn json(
+// === impl Asking ===
+
+impl Asking<'_> {
+    /// A call of an operation; of a REST service: a GET of that path. XML comes as the same shape as JSON would: see [`xml::tree`].
+    pub(crate) async fn call(
         &mut self,
-        service: Service,
-        target: &str,
-        body: &serde_json::Value,
-    ) -> Result<serde_json::Value, Fault> {
-        let version = match service {
-            Service::CloudControl => "application/x-amz-json-1.0",
-            _ => "application/x-amz-json-1.1",
+        operation: &str,
+        path: &str,
+        parameters: Parameters<'_>,
+    ) -> Result<Value, Fault> {
+        let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let pairs: Vec<_> = parameters.iter().map(|(name, value)| (*name, plain(value))).collect();
+        let pairs = || pairs.iter().map(|(name, value)| (*name, value.as_str()));
+        let answer = match self.service.protocol {
+            Protocol::Query(version) => {
+                let form = url::form([("Action", operation), ("Version", version)].into_iter().chain(pairs()));
+                let headers = [("content-type", "application/x-www-form-urlencoded; charset=utf-8")];
+                self.send(&Unsigned { method: "POST", target: "/", headers: &headers, body: form.into() }).await?
+            }
+            Protocol::Json(version, target) => {
+                let (kind, target) = (format!("application/x-amz-json-{version}"), format!("{target}.{operation}"));
+                let headers = [("content-type", kind.as_str()), ("x-amz-target", target.as_str())];
+                let body: serde_json::Map<_, _> = parameters.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+                let body = Value::Object(body).to_string().into();
+                self.send(&Unsigned { method: "POST", target: "/", headers: &headers, body }).await?
+            }
+            Protocol::Rest => {
+                let query = url::form(pairs());
+                let mark = if query.is_empty() || path.contains('?') { "" } else { "?" };
+                let target = format!("{path}{mark}{query}");
+                self.send(&Unsigned { method: "GET", target: &target, headers: &[], body: Bytes::new() }).await?
+            }
         };
-        let headers = [("content-type", version), ("x-amz-target", target)];
-        let answer = self.call(service, &headers, body.to_string().into()).await?;
-        serde_json::from_slice(&answer).map_err(|e| {
-            Fault::new(Code::TargetFailed, format!("{}: an answer is not the JSON that AWS sends: {e}", service.name()))
-        })
+        let first = answer.iter().find(|b| !b.is_ascii_whitespace());
+        let read = match first {
+            Some(b'<') => xml::tree(&answer),
+            _ => serde_json::from_slice(&answer).map_err(|e| format!("malformed JSON: {e}")),
+        };
+        read.map_err(|what| malformed(self.service.signing, &what))
     }
 
     /// Sends until there is an answer that stays: every call here reads, so sending one twice does no harm.
-    async fn call(&mut self, service: Service, headers: &[(&str, &str)], body: Bytes) -> Result<Bytes, Fault> {
+    async fn send(&mut self, request: &Unsigned<'_>) -> Result<Bytes, Fault> {
         let mut attempt = 1;
         loop {
-            let fault = match self.attempt(service, headers, body.clone()).await {
+            let fault = match self.attempt(request).await {
                 Ok(answer) => return Ok(answer),
                 Err(fault) => fault,
             };
@@ -136,46 +189,25 @@ impl Account {
         }
     }
 
-    async fn attempt(&mut self, service: Service, headers: &[(&str, &str)], body: Bytes) -> Result<Bytes, Fault> {
-        let client = match &mut self.client {
-            Some((of, client)) if *of == service => client,
-            other => {
-                let host = format!("{}.{}.{}", service.name(), self.region, domain(&self.region));
-                let endpoint = endpoint(host, self.endpoint_url.as_ref(), self.dialer.clone())?;
-                &mut other.insert((service, Client::new(endpoint))).1
-            }
-        };
-        let address = client.endpoint().address.clone();
-        let request = signed(&self.credentials, &self.region, service, &address, headers, body)?;
-        let answer = client.send(request).await?;
+    async fn attempt(&mut self, request: &Unsigned<'_>) -> Result<Bytes, Fault> {
+        let address = self.client.endpoint().address.clone();
+        let request = signed(&self.account.credentials, &self.region, self.service.signing, &address, request)?;
+        let answer = self.client.send(request).await?;
         let (status, type_header) = (answer.status(), errors::type_header(answer.headers()));
-        let body = read_all(client.endpoint(), answer.into_body(), ANSWER_MAX).await?.ok_or_else(|| {
+        let body = read_all(self.client.endpoint(), answer.into_body(), ANSWER_MAX).await?.ok_or_else(|| {
             Fault::new(Code::TargetFailed, format!("{}: an answer is longer than {ANSWER_MAX} bytes", address.shown()))
         })?;
-        if status.is_success() { Ok(body) } else { Err(errors::refusal(service.name(), status, type_header, &body)) }
+        if status.is_success() {
+            Ok(body)
+        } else {
+            Err(errors::refusal(self.service.signing, status, type_header, &body))
+        }
     }
 }
 
-/// Lower case letters, digits and dashes, as in eu-central-1.
-fn is_region(text: &str) -> bool {
-    text.len() <= 32
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        && text.starts_with(|c: char| c.is_ascii_lowercase())
-        && !text.ends_with('-')
-}
-
-/// The domain of the partition that a region is in. The supervisor connects to these only.
-fn domain(region: &str) -> &'static str {
-    match region {
-        r if r.starts_with("cn-") => "amazonaws.com.cn",
-        r if r.starts_with("us-isob-") => "sc2s.sgov.gov",
-        r if r.starts_with("us-isof-") => "csp.hci.ic.gov",
-        r if r.starts_with("us-iso-") => "c2s.ic.gov",
-        r if r.starts_with("eu-isoe-") => "cloud.adc-e.uk",
-        r if r.starts_with("eusc-") => "amazonaws.eu",
-        // aws and aws-us-gov
-        _ => "amazonaws.com",
-    }
+/// An answer that has not what it must have.
+pub(super) fn malformed(service: &str, what: &str) -> Fault {
+    Fault::new(Code::TargetFailed, format!("{service}: an answer is not what AWS sends: {what}"))
 }
 
 fn endpoint(host: String, given: Option<&Address>, dialer: Dialer) -> Result<Endpoint, Fault> {
@@ -192,45 +224,50 @@ fn endpoint(host: String, given: Option<&Address>, dialer: Dialer) -> Result<End
     Ok(Endpoint { address, tls, dialer })
 }
 
-/// A POST with signature version 4 over its host, its content and the given headers.
+/// A request with signature version 4 over its host, its content and the given headers.
 fn signed(
     credentials: &Credentials,
     region: &str,
-    service: Service,
+    signing: &str,
     address: &Address,
-    headers: &[(&str, &str)],
-    body: Bytes,
+    request: &Unsigned<'_>,
 ) -> Result<Request, Fault> {
     let internal = |e: String| Fault::new(Code::Internal, format!("a request to AWS cannot be signed: {e}"));
     let scheme = if address.https { "https" } else { "http" };
     let host = address.host_header();
-    let path = format!("{}/", address.prefix);
+    let target = format!("{}{}", address.prefix, request.target);
     let identity = credentials.clone().into();
+    let mut settings = SigningSettings::default();
+    // S3 takes a path as it stands, and wants to be told what was signed of the body
+    if signing == "s3" {
+        settings.percent_encoding_mode = PercentEncodingMode::Single;
+        settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
+        settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
+    }
     let params = v4::SigningParams::builder()
         .identity(&identity)
         .region(region)
-        .name(service.name())
+        .name(signing)
         .time(SystemTime::now())
-        .settings(SigningSettings::default())
+        .settings(settings)
         .build()
         .map_err(|e| internal(e.to_string()))?
         .into();
-    let signable = headers.iter().copied().chain([("host", host.as_str())]);
-    let url = format!("{scheme}://{host}{path}");
-    let signable = SignableRequest::new("POST", &url, signable, SignableBody::Bytes(&body))
+    let signable = request.headers.iter().copied().chain([("host", host.as_str())]);
+    let url = format!("{scheme}://{host}{target}");
+    let signable = SignableRequest::new(request.method, &url, signable, SignableBody::Bytes(&request.body))
         .map_err(|e| internal(e.to_string()))?;
     let (instructions, _) = sign(signable, &params).map_err(|e| internal(e.to_string()))?.into_parts();
     let mut builder = http::Request::builder()
-        .method("POST")
-        .uri(&path)
+        .method(request.method)
+        .uri(&target)
         .header(HOST, &host)
         .header(USER_AGENT, concat!("runner/", env!("CARGO_PKG_VERSION")));
-    for (name, value) in headers {
+    for (name, value) in request.headers {
         builder = builder.header(*name, *value);
     }
-    let mut request = builder.body(Full::new(body)).map_err(|e| internal(e.to_string()))?;
+    let mut request = builder.body(Full::new(request.body.clone())).map_err(|e| internal(e.to_string()))?;
     instructions.apply_to_request_http1x(&mut request);
-    debug_assert!(request.headers().contains_key(CONTENT_TYPE));
     Ok(request)
 }
 
@@ -257,25 +294,12 @@ mod tests {
     }
 
     #[test]
-    fn endpoints() {
-        for (service, region, host) in [
-            (Service::Sts, "eu-central-1", "sts.eu-central-1.amazonaws.com"),
-            (Service::Ec2, "cn-north-1", "ec2.cn-north-1.amazonaws.com.cn"),
-            (Service::CloudControl, "us-gov-west-1", "cloudcontrolapi.us-gov-west-1.amazonaws.com"),
-            (Service::Tagging, "us-isob-east-1", "tagging.us-isob-east-1.sc2s.sgov.gov"),
-        ] {
-            let name = format!("{}.{region}.{}", service.name(), domain(region));
-            assert_eq!(name, host);
-        }
-    }
-
-    #[test]
     fn a_request_is_signed_for_service_and_region_and_does_not_show_the_key() {
         let credentials = Credentials::new("AKID", "s3cr3t", Some("t0ken".into()), None, "test");
         let address = Address::parse("http://127.0.0.1:5000").expect("a URL");
         let headers = [("content-type", "application/x-amz-json-1.1"), ("x-amz-target", "A.B")];
-        let request =
-            signed(&credentials, "eu-west-1", Service::Tagging, &address, &headers, "{}".into()).expect("signs");
+        let unsigned = Unsigned { method: "POST", target: "/", headers: &headers, body: "{}".into() };
+        let request = signed(&credentials, "eu-west-1", "tagging", &address, &unsigned).expect("signs");
         let header =
             |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
         let authorization = header("authorization");

@@ -5,6 +5,7 @@ use shared_proto::failure::Code;
 
 use super::xml;
 use crate::fault::Fault;
+use crate::found;
 
 /// The error's code as JSON services put it into a header, if they do.
 pub(crate) fn type_header(headers: &HeaderMap) -> Option<String> {
@@ -43,11 +44,15 @@ fn parts(type_header: Option<String>, body: &[u8]) -> (String, String) {
         let code = code.rsplit('#').next().unwrap_or_default().split(':').next().unwrap_or_default().to_owned();
         return (code, text(&["message", "Message", "errorMessage"]));
     }
-    match xml::records(body, "Error") {
-        Ok(errors) => match errors.into_iter().next() {
-            Some(mut error) => (error.remove("Code").unwrap_or_default(), error.remove("Message").unwrap_or_default()),
-            None => (String::new(), String::new()),
-        },
+    match xml::tree(body) {
+        // STS, S3 and EC2 put it in three places
+        Ok(answer) => {
+            let error = ["/Error", "/Errors/Error", ""]
+                .iter()
+                .find_map(|at| answer.pointer(at).filter(|e| e.get("Code").is_some()));
+            let text = |name: &str| error.map(|e| found::text(e, name)).unwrap_or_default();
+            (text("/Code"), text("/Message"))
+        }
         Err(_) => (type_header.unwrap_or_default(), String::from_utf8_lossy(body).into_owned()),
     }
 }

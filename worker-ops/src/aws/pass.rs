@@ -64,10 +64,11 @@ enum Content {
     Stream,
 }
 
-/// Passes the request on.
+/// Passes the request on. `again`: where AWS refuses the credentials as expired, that is the outcome, and nothing of the answer goes on.
 pub(super) async fn pass(
     target: AwsTarget,
     request: AwsRequest,
+    again: bool,
     dialer: &Dialer,
     input: &mut Inputs,
     output: &mut Output,
@@ -104,10 +105,26 @@ pub(super) async fn pass(
         answer = sending => answer?,
         fault = &mut feeding => return Err(fault),
     };
-    output.head(&head(&answer)).await?;
     let mut body = pin!(async {
         let (status, kind) = (answer.status(), errors::type_header(answer.headers()));
+        let head = head(&answer);
         let (mut body, mut refusal) = (answer.into_body(), BytesMut::new());
+        if again && status.is_client_error() {
+            // it is looked at before any of it goes on
+            while refusal.len() < REFUSAL_MAX
+                && let Some(frame) = body.frame().await
+            {
+                if let Ok(data) = frame.map_err(|e| lost(&endpoint, &e))?.into_data() {
+                    refusal.extend_from_slice(&data);
+                }
+            }
+            let fault = errors::refusal(&asked.service, status, kind.clone(), &refusal);
+            if fault.code() == Code::CredentialsExpired {
+                return Err(fault);
+            }
+        }
+        output.head(&head).await?;
+        output.data(&refusal).await?;
         while let Some(frame) = body.frame().await {
             if let Ok(data) = frame.map_err(|e| lost(&endpoint, &e))?.into_data() {
                 if !status.is_success() && refusal.len() < REFUSAL_MAX {

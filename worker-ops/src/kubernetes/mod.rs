@@ -9,6 +9,7 @@ mod exec;
 mod inventory;
 mod mask;
 mod pass;
+mod permissions;
 mod request;
 mod status;
 mod stream;
@@ -24,12 +25,14 @@ use self::connect::Cluster;
 use crate::fault::Fault;
 use crate::net::Dialer;
 use crate::socket::{Input, Output};
+use crate::steps::Steps;
 
 /// Does one operation.
 pub(crate) async fn serve(
     what: What,
     target: KubernetesTarget,
     masking: Option<Masking>,
+    steps: Steps,
     dialer: &Dialer,
     input: &mut Input,
     output: &mut Output,
@@ -37,7 +40,7 @@ pub(crate) async fn serve(
     let mut cluster = Cluster::new(target, dialer)?;
     let namespace = namespace(&what).map(|asked| cluster.namespace(asked).to_owned());
     let done = match what {
-        What::ConnectionTest(_) => request::connection_test(&mut cluster, output).await,
+        What::ConnectionTest(_) => request::connection_test(&mut cluster, steps, output).await,
         What::WhoAmI(_) => inventory::who_am_i(&mut cluster, output).await,
         What::ListPlaces(_) => inventory::list_places(&mut cluster, output).await,
         What::ListResources(list) => inventory::list(&mut cluster, &list, output).await,
@@ -47,6 +50,7 @@ pub(crate) async fn serve(
         What::K8sLogs(logs) => stream::logs(&mut cluster, &logs, output).await,
         What::K8sExec(exec) => exec::exec(&mut cluster, exec, input, output).await,
         What::K8sRequest(request) => pass::pass(&cluster, request, masking, input, output).await,
+        What::ProbePermissions(probe) => permissions::probe(&mut cluster, &probe, output).await,
         _ => Err(Fault::new(Code::WrongProvider, "the operation is of another provider")),
     };
     done.map_err(|fault| match namespace {

@@ -20,6 +20,7 @@ use crate::document::Document;
 use crate::fault::{Fault, done};
 use crate::net::url;
 use crate::socket::Output;
+use crate::steps::Steps;
 
 /// Objects in one page, as kubectl asks for them.
 const PAGE: &str = "500";
@@ -27,21 +28,30 @@ const PAGE: &str = "500";
 const EVENTS_MAX: usize = 5000;
 
 /// Reaches the API server and says who the connection's credentials are there.
-pub(crate) async fn connection_test(cluster: &mut Cluster, output: &mut Output) -> Result<Outcome, Fault> {
+pub(crate) async fn connection_test(
+    cluster: &mut Cluster,
+    mut steps: Steps,
+    output: &mut Output,
+) -> Result<Outcome, Fault> {
     let identity = match user(cluster).await {
         Ok(user) => user.username.unwrap_or_default(),
         // an API server before 1.28, or one that does not let everyone ask: reachable all the same
         Err(fault) if matches!(fault.code(), Code::TargetNotFound | Code::TargetForbidden) => String::new(),
-        Err(fault) => return Err(fault),
+        Err(fault) if fault.status == 0 => return Err(steps.failed("endpoint", fault)),
+        Err(fault) => return Err(steps.failed("identity", fault)),
     };
+    steps.ok("endpoint", cluster.endpoint().shown());
     // not every user may see the version
     let version = match cluster.get::<Info>("/version").await {
         Ok(info) => Some(info.git_version),
         Err(fault) if fault.code() == Code::TargetForbidden && !identity.is_empty() => None,
-        Err(fault) => return Err(fault),
+        Err(fault) => return Err(steps.failed("identity", fault)),
     };
     let identity = if identity.is_empty() { "unknown (the API server does not say)".to_owned() } else { identity };
-    Document::whole(output, &ConnectionReport { provider: "kubernetes".to_owned(), identity, version }).await?;
+    steps.ok("identity", identity.clone());
+    let provider = "kubernetes".to_owned();
+    let report = ConnectionReport { provider, identity, version, steps: steps.into_inner() };
+    Document::whole(output, &report).await?;
     Ok(done())
 }
 

@@ -83,6 +83,17 @@ impl Dialer {
         Ok(Self { questions })
     }
 
+    /// One that connects itself: for the resolver, whose network is its own.
+    pub(crate) fn direct() -> Self {
+        let (questions, mut waiting) = mpsc::channel::<Question>(QUESTIONS);
+        tokio::spawn(async move {
+            while let Some(Question { request, answer }) = waiting.recv().await {
+                let _ = answer.send(connected(&request).await);
+            }
+        });
+        Self { questions }
+    }
+
     /// One that answers nobody.
     #[cfg(test)]
     pub(crate) fn none() -> Self {
@@ -99,6 +110,18 @@ impl Dialer {
         };
         self.questions.send(Question { request, answer }).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
+    }
+}
+
+async fn connected(request: &Request) -> Result<Dialled, Fault> {
+    let asked = Instant::now();
+    let failed =
+        |why: String| Fault::new(Code::TargetUnreachable, format!("{}:{}: {why}", request.host(), request.port()));
+    let connecting = TcpStream::connect((request.host(), request.port()));
+    match tokio::time::timeout(CONNECT_DEADLINE, connecting).await {
+        Ok(Ok(stream)) => Ok(Dialled { stream, asked }),
+        Ok(Err(error)) => Err(failed(error.to_string())),
+        Err(_) => Err(failed(format!("no connection within {} s", CONNECT_DEADLINE.as_secs()))),
     }
 }
 

@@ -12,7 +12,6 @@ use aws_config::meta::region::ProvideRegion;
 use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::profile::region::ProfileFileRegionProvider;
 use aws_config::provider_config::ProviderConfig;
-use aws_config::sts::AssumeRoleProvider;
 use aws_config::web_identity_token::WebIdentityTokenCredentialsProvider;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::ProvideCredentials;
@@ -20,7 +19,7 @@ use aws_credential_types::provider::error::CredentialsError;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use prost::Message as _;
 use shared_proto::v1::target::Kind;
-use shared_proto::v1::{AwsSession, AwsTarget, ResolveAws};
+use shared_proto::v1::{AwsSession, AwsTarget, ResolveAws, Step};
 use std::fs::File;
 use std::io::{Seek as _, Write as _};
 use std::os::fd::OwnedFd;
@@ -30,8 +29,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::{Resolved, files_valid, millis, unavailable, valid_until};
+use super::{Resolved, files_valid, millis, step, unavailable, valid_until};
+use crate::aws::session::{self, Role};
 use crate::fault::{Fault, chain};
+use crate::net::Dialer;
 
 /// For all of it: metadata services answer at once or not at all, an STS call takes a second.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -56,6 +57,7 @@ pub(super) fn from_environment(how: &ResolveAws) -> Option<Result<Resolved, Faul
                 endpoint_url: how.endpoint_url.clone(),
             }),
             valid_until_ms: files_valid(),
+            steps: vec![step("credentials", format!("{}: access key {key}", shown(how)))],
         })),
         (None, None) if variable(how, "AWS_WEB_IDENTITY_TOKEN_FILE").is_some() => None,
         (key, secret) => {
@@ -139,58 +141,54 @@ async fn resolve_unbounded(how: &ResolveAws) -> Result<Resolved, Fault> {
                 .next("Use environment, profile or instance_role as the source in the connection's entry."));
         }
     };
-    let credentials = match &how.session {
-        None => credentials,
-        Some(session) => assume(how, session, credentials, region.clone()).await?,
-    };
-    let valid_until_ms = match credentials.expiry() {
-        None => files_valid(),
-        Some(at) => valid_until(at.duration_since(UNIX_EPOCH).map_or(0, millis))?,
-    };
-    let target = AwsTarget {
+    let expiry_ms = credentials.expiry().map(|at| at.duration_since(UNIX_EPOCH).map_or(0, millis));
+    let found = AwsTarget {
         access_key_id: credentials.access_key_id().to_owned(),
         secret_access_key: credentials.secret_access_key().to_owned(),
         session_token: credentials.session_token().unwrap_or_default().to_owned(),
         region: region.map(|r| r.to_string()).unwrap_or_default(),
         endpoint_url: how.endpoint_url.clone(),
     };
-    Ok(Resolved { target: Kind::Aws(target), valid_until_ms })
+    let mut steps = vec![step("credentials", format!("{}: access key {}", shown(how), found.access_key_id))];
+    let (target, expiry_ms) = match &how.session {
+        None => (found, expiry_ms),
+        Some(session) => {
+            let (target, expiry_ms) = assume(how, session, found, &mut steps).await?;
+            (target, Some(expiry_ms))
+        }
+    };
+    let valid_until_ms = match expiry_ms {
+        None => files_valid(),
+        Some(at) => valid_until(at)?,
+    };
+    Ok(Resolved { target: Kind::Aws(target), valid_until_ms, steps })
 }
 
-/// The session of a role that these credentials may assume, as narrow as its policies make it. Only this one leaves the resolver.
+/// The session of a role that these credentials may assume, or a session of another one of its chain, as narrow as its policies make it. Only
+/// this one leaves the resolver.
 async fn assume(
     how: &ResolveAws,
     session: &AwsSession,
-    credentials: Credentials,
-    region: Option<Region>,
-) -> Result<Credentials, Fault> {
-    let role = &session.role_arn;
-    let region = region.ok_or_else(|| {
-        unavailable(format!("the role {role} cannot be assumed without a region, whose STS is asked"))
-            .next("Give the connection's entry a region.")
-    })?;
-    let mut config = aws_config::defaults(BehaviorVersion::latest()).region(region).no_credentials();
-    if !how.endpoint_url.is_empty() {
-        config = config.endpoint_url(&how.endpoint_url);
+    found: AwsTarget,
+    steps: &mut Vec<Step>,
+) -> Result<(AwsTarget, i64), Fault> {
+    if found.region.is_empty() {
+        let role = &session.role_arn;
+        return Err(unavailable(format!("the role {role} cannot be assumed without a region, whose STS is asked"))
+            .next("Give the connection's entry a region."));
     }
-    let mut provider = AssumeRoleProvider::builder(role)
-        .session_name(&session.session_name)
-        .session_length(Duration::from_secs(session.duration_seconds.into()))
-        .configure(&config.load().await);
-    if !session.external_id.is_empty() {
-        provider = provider.external_id(&session.external_id);
+    let dialer = Dialer::direct();
+    let (mut held, mut until_ms, mut with) = (found, 0, shown(how));
+    for role in Role::all(session) {
+        let assumed = session::assume(held, &role, &dialer).await;
+        (held, until_ms) = assumed.map_err(|fault| {
+            let why = fault.failure.message;
+            unavailable(format!("{with}: the role {} cannot be assumed: {why}", role.arn)).next(role.next_step())
+        })?;
+        steps.push(step("role", format!("{}, as {}", role.arn, session.session_name)));
+        with = format!("the session of {}", role.arn);
     }
-    if !session.policy.is_empty() {
-        provider = provider.policy(&session.policy);
-    }
-    if !session.policy_arns.is_empty() {
-        provider = provider.policy_arns(session.policy_arns.clone());
-    }
-    let provider = provider.build_from_provider(credentials).await;
-    provider.provide_credentials().await.map_err(|e| {
-        unavailable(format!("{}: the role {role} cannot be assumed: {}", shown(how), said(&e)))
-            .next("Look at the role's trust policy, and at the session's policies in the connection's entry.")
-    })
+    Ok((held, until_ms))
 }
 
 async fn ask(how: &ResolveAws, provider: &impl ProvideCredentials) -> Result<Credentials, Fault> {

@@ -4,7 +4,7 @@ use shared_proto::v1::KubernetesTarget;
 use shared_proto::v1::target::Kind;
 use std::path::Path;
 
-use super::{Resolved, file, files_valid};
+use super::{Resolved, file, files_valid, step};
 use crate::fault::Fault;
 
 /// Where Kubernetes mounts it.
@@ -29,7 +29,8 @@ fn from(mount: &Path) -> Result<Resolved, Fault> {
         namespace: read("the pod's namespace", "namespace").map(|n| n.trim().to_owned()).unwrap_or_default(),
         ..Default::default()
     };
-    Ok(Resolved { target: Kind::Kubernetes(target), valid_until_ms: files_valid() })
+    let steps = vec![step("credentials", "the pod's own service account".to_owned())];
+    Ok(Resolved { target: Kind::Kubernetes(target), valid_until_ms: files_valid(), steps })
 }
 
 #[cfg(test)]

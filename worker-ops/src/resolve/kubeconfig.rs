@@ -7,7 +7,7 @@ use shared_proto::v1::{KubernetesTarget, ResolveKubeconfig};
 use std::path::{Path, PathBuf};
 
 use super::plugin::{self, ExecConfig};
-use super::{Resolved, file, files_valid, unavailable};
+use super::{Resolved, file, files_valid, step, unavailable};
 use crate::fault::Fault;
 
 #[derive(Deserialize, Default)]
@@ -122,7 +122,9 @@ pub(super) async fn resolve(how: ResolveKubeconfig) -> Result<Resolved, Fault> {
         }
         valid_until_ms = credential.valid_until_ms;
     }
-    Ok(Resolved { target: Kind::Kubernetes(target), valid_until_ms })
+    let of = if user.exec.is_some() { ", by the plug-in that it names" } else { "" };
+    let steps = vec![step("credentials", format!("the kubeconfig {}{of}", path.display()))];
+    Ok(Resolved { target: Kind::Kubernetes(target), valid_until_ms, steps })
 }
 
 fn choose(config: &Kubeconfig, asked: &str) -> Result<(Context, Cluster, User), String> {

@@ -16,7 +16,7 @@ use shared_proto::frame::FrameError;
 use shared_proto::v1::resolve_reply::Kind;
 use shared_proto::v1::resolve_request::How;
 use shared_proto::v1::target::Kind as TargetKind;
-use shared_proto::v1::{ResolveReply, ResolveRequest, Target};
+use shared_proto::v1::{ResolveReply, ResolveRequest, Step, Target};
 use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
@@ -40,6 +40,8 @@ struct Resolved {
     target: TargetKind,
     /// Unix milliseconds.
     valid_until_ms: i64,
+    /// How it was got.
+    steps: Vec<Step>,
 }
 
 /// Serves the request on descriptor 3.
@@ -87,14 +89,14 @@ async fn finish(
         () = hangup.gone() => Ok(()),
         resolved = resolved => {
             let reply = match resolved {
-                Ok(Resolved { target, valid_until_ms }) => {
-                    ResolveReply { kind: Some(Kind::Target(Target { kind: Some(target) })), valid_until_ms }
+                Ok(Resolved { target, valid_until_ms, steps }) => {
+                    ResolveReply { kind: Some(Kind::Target(Target { kind: Some(target) })), valid_until_ms, steps }
                 }
                 Err(mut fault) => {
                     if !connection.is_empty() {
                         fault.failure.message = format!("connection {connection:?}: {}", fault.failure.message);
                     }
-                    ResolveReply { kind: Some(Kind::Failure(fault.outcome())), valid_until_ms: 0 }
+                    ResolveReply { kind: Some(Kind::Failure(fault.outcome())), ..Default::default() }
                 }
             };
             output.last(&reply).await
@@ -122,6 +124,11 @@ pub(crate) fn valid_until(expiry_ms: i64) -> Result<i64, Fault> {
 
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Something that went well on the way to a target.
+fn step(name: &str, detail: String) -> Step {
+    Step { name: name.to_owned(), ok: true, detail, next_step: String::new() }
 }
 
 /// A failure of the entry in the runner's configuration.

@@ -57,7 +57,7 @@ async fn moto() -> Result<()> {
     names.sort_unstable();
     ensure!(names == ["arn:aws:s3:::blue-1", "arn:aws:s3:::blue-2"] && !found.truncated, "{found:?}");
     ensure!(
-        found.items.iter().all(|r| r.type_name == "s3" && r.tags.get("team").is_some_and(|t| t == "blue")),
+        found.items.iter().all(|r| r.type_name == "AWS::S3::Bucket" && r.tags.get("team").is_some_and(|t| t == "blue")),
         "{found:?}"
     );
     let given = operation(list(&[], 2), target(&url)).await?;

@@ -1,10 +1,15 @@
 //! The worker as the runner starts it: the real binary, a socketpair on descriptor 3, real targets.
 
 mod aws;
+mod aws_listing;
+mod aws_logs;
+mod aws_permissions;
+mod aws_session;
 mod container;
 mod exec;
 mod harness;
 mod kubernetes;
+mod kubernetes_permissions;
 mod process;
 mod resolve;
 mod server;
@@ -17,5 +22,10 @@ fn main() -> ExitCode {
     let suite = kubernetes::scenarios(suite);
     let suite = exec::scenarios(suite);
     let suite = aws::scenarios(suite);
+    let suite = aws_listing::scenarios(suite);
+    let suite = aws_logs::scenarios(suite);
+    let suite = aws_permissions::scenarios(suite);
+    let suite = aws_session::scenarios(suite);
+    let suite = kubernetes_permissions::scenarios(suite);
     resolve::scenarios(suite).run()
 }

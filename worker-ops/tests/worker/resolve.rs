@@ -273,6 +273,7 @@ fn session() -> AwsSession {
         duration_seconds: 900,
         policy: POLICY.into(),
         policy_arns: vec!["arn:aws:iam::aws:policy/ReadOnlyAccess".into()],
+        ..Default::default()
     }
 }
 
@@ -335,7 +336,7 @@ fn sts(asked: &Asked) -> (u16, String) {
 }
 
 /// As a form is read.
-fn decoded(text: &str) -> String {
+pub(crate) fn decoded(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.bytes();
     while let Some(b) = rest.next() {

@@ -1,5 +1,6 @@
 //! A control plane that remembers what it was told, and a host on which supervisors come and go.
 
+use crate::config::Asker;
 use crate::jobs::{Connection, JobSummary, Jobs, Settings, Surroundings};
 use crate::workers::{Exit, Reaches, Started};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -476,7 +477,7 @@ impl Surroundings for Around {
     fn api_key(&self) -> Secret {
         Secret::new("the-key")
     }
-    async fn resolve(&self, connection: &str) -> Result<v1::Target, Failure> {
+    async fn resolve(&self, connection: &str, _: Asker<'_>) -> Result<v1::Target, Failure> {
         match connection {
             "prod" => Ok(v1::Target { kind: Some(v1::target::Kind::Kubernetes(v1::KubernetesTarget::default())) }),
             other => Err(Code::UnknownConnection.on(other)),

@@ -2,27 +2,13 @@
 
 use crate::net::proxy::Proxy;
 use shared_proto::address::Address;
-use shared_proto::aws::Host;
+use shared_proto::aws::{Host, is_region};
 use shared_proto::dial::Request;
 use shared_proto::failure::{Code, Failure};
+use shared_proto::inventory;
 use shared_proto::v1;
 use shared_proto::v1::operation_request::What;
 use shared_proto::v1::target::Kind as Target;
-
-/// The services of AWS that operations ask, by the names in their hosts.
-const SERVICES: [&str; 4] = ["sts", "ec2", "cloudcontrolapi", "tagging"];
-/// The domains of AWS' partitions, as the worker has them by region.
-const DOMAINS: [&str; 7] = [
-    "amazonaws.com",
-    "amazonaws.com.cn",
-    "amazonaws.eu",
-    "c2s.ic.gov",
-    "sc2s.sgov.gov",
-    "csp.hci.ic.gov",
-    "cloud.adc-e.uk",
-];
-/// The longest name of a region.
-const REGION_MAX: usize = 32;
 
 /// Where to, and on which way.
 #[derive(Debug)]
@@ -37,8 +23,8 @@ enum Hosts {
     None,
     /// This one.
     One { host: String, port: u16 },
-    /// A service of AWS, in any region: a request may name another one than the connection's.
-    Aws,
+    /// These, by HTTPS: services of AWS, where the operation asks them.
+    Some(Vec<String>),
 }
 
 /// The way.
@@ -55,7 +41,8 @@ pub(super) enum Through {
 // === impl Reach ===
 
 impl Reach {
-    /// What the target says, and for a request to AWS the request, whose host was found to be one of AWS' services.
+    /// What the target says, and for AWS what is asked: a request's own host, which was found to be one of AWS' services, or the hosts of the
+    /// services that an operation of ours asks, in its region.
     ///
     /// # Errors
     /// `credentials_unavailable`: a proxy that is none, or no target at all.
@@ -80,7 +67,8 @@ impl Reach {
                             Ok(_) => Hosts::One { host: request.host.clone(), port: 443 },
                             Err(_) => Hosts::None,
                         },
-                        _ => Hosts::Aws,
+                        Some(what) => of_operation(what, &target.region),
+                        None => Hosts::None,
                     };
                     Ok(Self { hosts, through: Through::Ours })
                 }
@@ -102,25 +90,21 @@ impl Reach {
         match &self.hosts {
             Hosts::None => false,
             Hosts::One { host, port } => request.host() == host && request.port() == *port,
-            Hosts::Aws => request.port() == 443 && is_aws(request.host()),
+            Hosts::Some(hosts) => request.port() == 443 && hosts.iter().any(|host| host == request.host()),
         }
     }
 }
 
-/// `<service>.<region>.<domain>`.
-fn is_aws(host: &str) -> bool {
-    let parts = host.split_once('.').and_then(|(service, rest)| Some((service, rest.split_once('.')?)));
-    parts.is_some_and(|(service, (region, domain))| {
-        SERVICES.contains(&service) && is_region(region) && DOMAINS.contains(&domain)
-    })
-}
-
-/// Lower case letters, digits and dashes, as in eu-central-1.
-fn is_region(text: &str) -> bool {
-    text.len() <= REGION_MAX
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        && text.starts_with(|c: char| c.is_ascii_lowercase())
-        && !text.ends_with('-')
+fn of_operation(what: &What, of_connection: &str) -> Hosts {
+    let region = match inventory::place(what) {
+        "" => of_connection,
+        place => place,
+    };
+    // the worker says better what is wrong with it
+    if !is_region(region) {
+        return Hosts::None;
+    }
+    Hosts::Some(inventory::aws_asked(what, region).into_iter().map(|endpoint| endpoint.host).collect())
 }
 
 #[cfg(test)]
@@ -159,35 +143,66 @@ mod tests {
             (&stand_in, "127.0.0.1", 5001, false),
             (&stand_in, "localhost", 5000, false),
             (&stand_in, "sts.eu-central-1.amazonaws.com", 443, false),
-            (&own, "sts.eu-central-1.amazonaws.com", 443, true),
-            (&own, "ec2.cn-north-1.amazonaws.com.cn", 443, true),
-            (&own, "cloudcontrolapi.us-gov-west-1.amazonaws.com", 443, true),
-            (&own, "tagging.us-isob-east-1.sc2s.sgov.gov", 443, true),
-            (&own, "ec2.us-iso-east-1.c2s.ic.gov", 443, true),
-            (&own, "ec2.us-isof-south-1.csp.hci.ic.gov", 443, true),
-            (&own, "ec2.eu-isoe-west-1.cloud.adc-e.uk", 443, true),
-            (&own, "ec2.eusc-de-east-1.amazonaws.eu", 443, true),
-            (&own, "sts.eu-central-1.amazonaws.com", 80, false),
-            (&own, "s3.eu-central-1.amazonaws.com", 443, false),
-            (&own, "evil.sts.eu-central-1.amazonaws.com", 443, false),
-            (&own, "sts.evil.eu-central-1.amazonaws.com", 443, false),
-            (&own, "sts.eu-central-1.amazonaws.com.evil.example", 443, false),
-            (&own, "sts.eu-central-1.amazonaws.community", 443, false),
-            (&own, "sts.eu-central-1.amazonaws.com.", 443, false),
-            (&own, "sts.amazonaws.com", 443, false),
-            (&own, "sts..amazonaws.com", 443, false),
-            (&own, "sts.EU.amazonaws.com", 443, false),
-            (&own, "sts.-a.amazonaws.com", 443, false),
-            (&own, "sts.a-.amazonaws.com", 443, false),
-            (&own, "sts.1a.amazonaws.com", 443, false),
-            (&own, "sts.a/b.amazonaws.com", 443, false),
-            (&own, "sts", 443, false),
+            (&own, "sts.eu-central-1.amazonaws.com", 443, false),
             (&own, "169.254.169.254", 443, false),
         ] {
             let reach = Reach::of(target, None).expect("a target");
             let request = Request::new(host, port).expect("a request");
             assert_eq!(reach.allows(&request), allowed, "{host}:{port} of {reach:?}");
         }
+    }
+
+    #[test]
+    fn an_operation_on_aws_reaches_the_services_that_it_asks_and_no_others() {
+        let list = |types: &[&str], place: &str| {
+            let types = types.iter().map(|t| (*t).to_owned()).collect();
+            What::ListResources(v1::ListResources { types, place: place.into(), ..Default::default() })
+        };
+        let who = |place: &str| What::WhoAmI(v1::WhoAmI { place: place.into() });
+        let places = What::ListPlaces(v1::ListPlaces::default());
+        let get = What::GetResource(v1::GetResource { place: "us-gov-west-1".into(), ..Default::default() });
+        let logs = What::ReadLogs(v1::ReadLogs { place: "cn-north-1".into(), ..Default::default() });
+        let kinds = list(&["AWS::EC2::VPC", "AWS::SQS::Queue"], "");
+        let home = list(&["AWS::IAM::Role", "AWS::Route53::HostedZone"], "us-east-1");
+        for (what, host, port, allowed) in [
+            (&who(""), "sts.eu-central-1.amazonaws.com", 443, true),
+            (&who("eu-west-1"), "sts.eu-west-1.amazonaws.com", 443, true),
+            (&who("eu-west-1"), "sts.eu-central-1.amazonaws.com", 443, false),
+            (&who(""), "sts.eu-central-1.amazonaws.com", 80, false),
+            (&who(""), "ec2.eu-central-1.amazonaws.com", 443, false),
+            (&who(""), "sts.amazonaws.com", 443, false),
+            (&who(""), "sts.eu-central-1.amazonaws.com.", 443, false),
+            (&who(""), "sts.eu-central-1.amazonaws.com.evil.example", 443, false),
+            (&who(""), "169.254.169.254", 443, false),
+            (&who("x.evil.example/"), "sts.x.evil.example/.amazonaws.com", 443, false),
+            (&who("EU"), "sts.EU.amazonaws.com", 443, false),
+            (&places, "ec2.eu-central-1.amazonaws.com", 443, true),
+            (&places, "sts.eu-central-1.amazonaws.com", 443, false),
+            (&get, "cloudcontrolapi.us-gov-west-1.amazonaws.com", 443, true),
+            (&logs, "logs.cn-north-1.amazonaws.com.cn", 443, true),
+            (&logs, "ec2.cn-north-1.amazonaws.com.cn", 443, false),
+            (&kinds, "ec2.eu-central-1.amazonaws.com", 443, true),
+            (&kinds, "sqs.eu-central-1.amazonaws.com", 443, true),
+            (&kinds, "tagging.eu-central-1.amazonaws.com", 443, true),
+            (&kinds, "sns.eu-central-1.amazonaws.com", 443, false),
+            (&kinds, "iam.amazonaws.com", 443, false),
+            (&home, "iam.amazonaws.com", 443, true),
+            (&home, "route53.amazonaws.com", 443, true),
+            (&home, "ec2.us-east-1.amazonaws.com", 443, false),
+            (&list(&["AWS::IAM::Role"], "eu-central-1"), "iam.amazonaws.com", 443, false),
+            (&What::ConnectionTest(v1::ConnectionTest {}), "sts.eu-central-1.amazonaws.com", 443, true),
+        ] {
+            let target = v1::AwsTarget { region: "eu-central-1".into(), ..Default::default() };
+            let target = v1::Target { kind: Some(Target::Aws(target)) };
+            let reach = Reach::of(&target, Some(what)).expect("a target");
+            // what no request to dial can name, nobody is connected to
+            let reached = Request::new(host, port).is_ok_and(|request| reach.allows(&request));
+            assert_eq!(reached, allowed, "{host}:{port} of {reach:?}");
+        }
+        // a stand-in is all of them
+        let reach = Reach::of(&aws("http://127.0.0.1:5000"), Some(&kinds)).expect("a target");
+        assert!(reach.allows(&Request::new("127.0.0.1", 5000).expect("a request")));
+        assert!(!reach.allows(&Request::new("ec2.eu-central-1.amazonaws.com", 443).expect("a request")));
     }
 
     #[test]

@@ -14,7 +14,9 @@ fn kubernetes(server: &str, proxy_url: &str) -> Reach {
 }
 
 fn aws() -> Reach {
-    Reach::of(&v1::Target { kind: Some(Target::Aws(v1::AwsTarget::default())) }, None).expect("a target")
+    let target = v1::AwsTarget { region: "eu-central-1".into(), ..Default::default() };
+    let what = v1::operation_request::What::WhoAmI(v1::WhoAmI::default());
+    Reach::of(&v1::Target { kind: Some(Target::Aws(target)) }, Some(&what)).expect("a target")
 }
 
 fn no_proxy() -> config::Proxy {

@@ -1,0 +1,180 @@
+//! Chains of roles and what their sessions say of whoever asks: against a server that keeps what STS documents of AssumeRole, and against moto.
+
+use anyhow::{Context as _, Result, ensure};
+use runner_tests::{Component, Moto, Suite};
+use shared_proto::v1::resolve_reply::Kind as Reply;
+use shared_proto::v1::resolve_request::How;
+use shared_proto::v1::target::Kind as Target;
+use shared_proto::v1::{AwsRole, AwsSession, AwsTarget, ResolveAws, ResolveReply, ResolveRequest};
+use std::collections::BTreeMap;
+
+use crate::harness::resolution;
+use crate::resolve::decoded;
+use crate::server::{Asked, Server};
+
+const PERSON: &str = "jo=40example,op-1";
+
+pub(crate) fn scenarios(suite: Suite) -> Suite {
+    suite
+        .test("aws_roles_are_assumed_one_with_the_others_session", chain)
+        .test("aws_a_role_of_a_chain_that_is_refused_is_named", refused)
+        .needs(&[Component::Moto])
+        .test("aws_a_chain_of_roles_of_moto", moto)
+        .needs(&[])
+}
+
+fn role(n: u32) -> String {
+    format!("arn:aws:iam::12345678901{n}:role/r{n}")
+}
+
+fn session() -> AwsSession {
+    AwsSession {
+        role_arn: role(3),
+        external_id: "id-3".into(),
+        session_name: PERSON.into(),
+        duration_seconds: 900,
+        policy: r#"{"Statement":[]}"#.into(),
+        policy_arns: vec!["arn:aws:iam::aws:policy/ReadOnlyAccess".into()],
+        chain: [1, 2].map(|n| AwsRole { role_arn: role(n), external_id: format!("id-{n}") }).into(),
+        tags: [("person", "jo"), ("operation", "op-1")].map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+        source_identity: "jo".into(),
+    }
+}
+
+async fn ask(url: &str, session: AwsSession) -> Result<ResolveReply> {
+    let variables = [("AWS_ACCESS_KEY_ID", "AKLONG"), ("AWS_SECRET_ACCESS_KEY", "l0ng"), ("AWS_REGION", "eu-west-1")];
+    let how = ResolveAws {
+        source: "environment".into(),
+        endpoint_url: url.to_owned(),
+        environment: variables.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+        session: Some(session),
+        ..Default::default()
+    };
+    resolution(&ResolveRequest { connection: "prod".into(), how: Some(How::Aws(how)) }).await
+}
+
+fn target(reply: &ResolveReply) -> Result<&AwsTarget> {
+    match &reply.kind {
+        Some(Reply::Target(target)) => match &target.kind {
+            Some(Target::Aws(target)) => Ok(target),
+            other => anyhow::bail!("{other:?}"),
+        },
+        Some(Reply::Failure(outcome)) => anyhow::bail!("{outcome:?}"),
+        None => anyhow::bail!("nothing"),
+    }
+}
+
+fn form(asked: &Asked) -> BTreeMap<String, String> {
+    asked.body.split('&').filter_map(|p| p.split_once('=')).map(|(k, v)| (decoded(k), decoded(v))).collect()
+}
+
+/// A session for each role, whose key says which it is; `refused` is not given.
+fn sts(asked: &Asked, refused: u32) -> (u16, String) {
+    let form = form(asked);
+    let n: u32 = form.get("RoleArn").and_then(|arn| arn.chars().last()?.to_digit(10)).unwrap_or(0);
+    // each is asked for with the session of the one before
+    let with = if n == 1 { "AKLONG".to_owned() } else { format!("ASIA{}", n - 1) };
+    let authorization = asked.header("authorization");
+    let token = if n == 1 { String::new() } else { format!("token-{}", n - 1) };
+    if n == refused
+        || !authorization.contains(&format!("Credential={with}/"))
+        || asked.header("x-amz-security-token") != token
+    {
+        let error = format!("<Error><Code>AccessDenied</Code><Message>{with} may not</Message></Error>");
+        return (403, format!("<ErrorResponse>{error}</ErrorResponse>"));
+    }
+    let credentials = format!(
+        "<Credentials><AccessKeyId>ASIA{n}</AccessKeyId><SecretAccessKey>s3cr3t-{n}</SecretAccessKey>\
+         <SessionToken>token-{n}</SessionToken><Expiration>2999-01-01T00:00:00Z</Expiration></Credentials>"
+    );
+    (200, format!("<AssumeRoleResponse><AssumeRoleResult>{credentials}</AssumeRoleResult></AssumeRoleResponse>"))
+}
+
+async fn chain() -> Result<()> {
+    let server = Server::start(|asked, _| sts(asked, 0)).await?;
+    let reply = ask(&server.url, session()).await?;
+    let got = target(&reply)?;
+    ensure!((got.access_key_id.as_str(), got.session_token.as_str()) == ("ASIA3", "token-3"), "{got:?}");
+    let asked: Vec<_> = server.asked().iter().map(form).collect();
+    let expected = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+        let same = [
+            ("Action", "AssumeRole"),
+            ("Version", "2011-06-15"),
+            ("RoleSessionName", PERSON),
+            ("DurationSeconds", "900"),
+        ];
+        same.iter().chain(pairs).map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    };
+    let (one, two, three) = (role(1), role(2), role(3));
+    // tags and source identity are the first session's, and go on by themselves; the last one alone is narrowed
+    ensure!(
+        asked
+            == [
+                expected(&[
+                    ("RoleArn", one.as_str()),
+                    ("ExternalId", "id-1"),
+                    ("Tags.member.1.Key", "operation"),
+                    ("Tags.member.1.Value", "op-1"),
+                    ("TransitiveTagKeys.member.1", "operation"),
+                    ("Tags.member.2.Key", "person"),
+                    ("Tags.member.2.Value", "jo"),
+                    ("TransitiveTagKeys.member.2", "person"),
+                    ("SourceIdentity", "jo"),
+                ]),
+                expected(&[("RoleArn", two.as_str()), ("ExternalId", "id-2")]),
+                expected(&[
+                    ("RoleArn", three.as_str()),
+                    ("ExternalId", "id-3"),
+                    ("Policy", r#"{"Statement":[]}"#),
+                    ("PolicyArns.member.1.arn", "arn:aws:iam::aws:policy/ReadOnlyAccess"),
+                ]),
+            ],
+        "{asked:#?}"
+    );
+    let steps: Vec<_> = reply.steps.iter().map(|step| (step.name.as_str(), step.detail.as_str(), step.ok)).collect();
+    ensure!(steps.len() == 4 && steps.iter().all(|(_, _, ok)| *ok), "{steps:?}");
+    ensure!(steps[0].0 == "credentials" && steps[0].1.contains("AKLONG") && steps[3].1.contains(&three), "{steps:?}");
+    ensure!(!format!("{:?}", reply.steps).contains("l0ng") && !format!("{:?}", reply.steps).contains("s3cr3t"));
+
+    // alone a role's tags go no further
+    let server = Server::start(|asked, _| sts(asked, 0)).await?;
+    let alone = AwsSession { role_arn: role(1), external_id: String::new(), chain: Vec::new(), ..session() };
+    ask(&server.url, alone).await?;
+    let asked = form(&server.asked()[0]);
+    ensure!(asked.contains_key("Tags.member.2.Key") && asked.contains_key("Policy"), "{asked:?}");
+    ensure!(!asked.keys().any(|key| key.starts_with("Transitive") || key == "ExternalId"), "{asked:?}");
+    Ok(())
+}
+
+async fn refused() -> Result<()> {
+    for n in 1..=3 {
+        let server = Server::start(move |asked, _| sts(asked, n)).await?;
+        let reply = ask(&server.url, session()).await?;
+        let Some(Reply::Failure(outcome)) = &reply.kind else { anyhow::bail!("{reply:?}") };
+        let with = if n == 1 {
+            "the AWS source \"environment\"".to_owned()
+        } else {
+            format!("the session of {}", role(n - 1))
+        };
+        let says = format!("{with}: the role {} cannot be assumed: sts: AccessDenied", role(n));
+        ensure!(outcome.code == "credentials_unavailable" && outcome.message.contains(&says), "{outcome:?}");
+        ensure!(outcome.next_step.contains(&format!("the trust policy of {}", role(n))), "{outcome:?}");
+        ensure!(outcome.next_step.contains("sts:TagSession"), "{outcome:?}");
+        ensure!(outcome.next_step.contains("session's policies") == (n == 3), "{outcome:?}");
+        ensure!(server.asked().len() == n as usize, "{}", server.asked().len());
+    }
+    Ok(())
+}
+
+async fn moto() -> Result<()> {
+    let moto = Moto::start().await?;
+    let reply = ask(&moto.url(), session()).await?;
+    let got = target(&reply)?;
+    ensure!(got.access_key_id.starts_with("ASIA") && !got.session_token.is_empty(), "{got:?}");
+    let what = shared_proto::v1::operation_request::What::WhoAmI(shared_proto::v1::WhoAmI::default());
+    let given = crate::harness::operation(what, Target::Aws(got.clone())).await?;
+    let who: shared_proto::documents::Identity = given.document()?;
+    ensure!(who.principal.ends_with(&format!("assumed-role/r3/{PERSON}")), "{who:?}");
+    let _ = reply.steps.last().context("steps")?;
+    Ok(())
+}
