@@ -4,7 +4,7 @@
 //! operations after a start runs one. It must never link an SDK, and never resolve anything but an entry of the runner's own configuration.
 
 use crate::clock::since_boot;
-use crate::config::{CONNECTIONS_MAX, Connection, Proxy, ServiceAccount};
+use crate::config::{CONNECTIONS_MAX, Connection, Gcp, GcpSource, Proxy, ServiceAccount};
 use crate::operations::dial::{self, Reach};
 use crate::tunnel::Settings;
 use crate::workers::{Operation, Program, Workers};
@@ -207,6 +207,25 @@ fn how(entry: &Connection, environment: &std::collections::BTreeMap<String, Stri
                 policy_arns: session.policy_arns.clone(),
             }),
         }),
+        Connection::Gcp(gcp) => How::Gcp(of_google(gcp, environment(|name| name == "GCE_METADATA_HOST"))),
+    }
+}
+
+fn of_google(gcp: &Gcp, environment: HashMap<String, String>) -> v1::ResolveGcp {
+    v1::ResolveGcp {
+        source: gcp.source.as_str().to_owned(),
+        credentials_file: match &gcp.source {
+            GcpSource::File(path) => path.display().to_string(),
+            GcpSource::Metadata => String::new(),
+        },
+        project: gcp.project.clone(),
+        quota_project: gcp.quota_project.clone(),
+        impersonate: gcp.impersonate.clone(),
+        impersonation_seconds: gcp.impersonation.as_secs() as u32,
+        scopes: gcp.scopes.clone(),
+        subject_token_hosts: gcp.subject_token_hosts.clone(),
+        endpoint_url: gcp.endpoint_url.clone(),
+        environment,
     }
 }
 

@@ -1,5 +1,6 @@
 //! From the merged table to types that cannot be wrong. Every message names the key, and what would be right.
 
+use super::gcp::{FileGcp, GcpSource};
 use super::narrow::{FileAccount, FileSession};
 use super::settings::{self, Shown, Source};
 use super::{
@@ -114,7 +115,7 @@ struct FileConnection {
     context: Option<String>,
     exec_plugins: Option<Vec<String>>,
     in_cluster: Option<bool>,
-    source: Option<AwsSource>,
+    source: Option<FileSource>,
     profile: Option<String>,
     region: Option<String>,
     endpoint_url: Option<String>,
@@ -130,6 +131,23 @@ struct FileConnection {
     token_audiences: Option<Vec<String>>,
     impersonate: Option<bool>,
     impersonate_prefix: Option<String>,
+    credentials_file: Option<PathBuf>,
+    project: Option<String>,
+    quota_project: Option<String>,
+    impersonate_service_account: Option<Vec<String>>,
+    impersonation_seconds: Option<u64>,
+    scopes: Option<Vec<String>>,
+    subject_token_hosts: Option<Vec<String>>,
+}
+/// Where credentials come from: of AWS the first three, of Google Cloud the last two.
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum FileSource {
+    Environment,
+    Profile,
+    InstanceRole,
+    File,
+    Metadata,
 }
 
 // === impl File ===
@@ -482,14 +500,11 @@ impl Config {
     fn keep_from_jobs(&self) -> Result<(), ConfigError> {
         // links are what they lead to; what is not there yet is taken by its name
         let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let kubeconfigs = self.connections.values().filter_map(|c| match c {
-            Connection::Kubeconfig { path, .. } => Some(path),
-            _ => None,
-        });
+        let of_connections = self.connections.values().filter_map(Connection::credentials_file);
         let own = [&self.credentials, &self.state_dir, &self.policy.path]
             .into_iter()
             .chain(&self.proxy.password_file)
-            .chain(kubeconfigs);
+            .chain(of_connections);
         for path in own {
             let kept = real(path);
             for read in &self.jobs.reads {
@@ -584,6 +599,14 @@ impl Config {
                 Connection::Aws { source, profile, region, endpoint_url, session } => {
                     let session = session.as_ref().map(|s| format!("as {}", s.role_arn)).unwrap_or_default();
                     format!("aws {} {profile} {region} {endpoint_url} {session}", source.as_str())
+                }
+                Connection::Gcp(gcp) => {
+                    let file = match &gcp.source {
+                        GcpSource::File(path) => path.display().to_string(),
+                        GcpSource::Metadata => "metadata".to_owned(),
+                    };
+                    let account = gcp.impersonate.last().map(|a| format!("as {a}")).unwrap_or_default();
+                    format!("gcp {file} {} {} {account}", gcp.project, gcp.endpoint_url)
                 }
             }
             .split_whitespace()
@@ -693,6 +716,15 @@ impl FileConnection {
             session_policy_file: self.session_policy_file,
             session_policy_arns: self.session_policy_arns,
         };
+        let gcp = FileGcp {
+            credentials_file: self.credentials_file,
+            project: self.project,
+            quota_project: self.quota_project,
+            impersonate_service_account: self.impersonate_service_account,
+            impersonation_seconds: self.impersonation_seconds,
+            scopes: self.scopes,
+            subject_token_hosts: self.subject_token_hosts,
+        };
         let kubernetes = self.kubeconfig.is_some()
             || self.context.is_some()
             || self.exec_plugins.is_some()
@@ -714,13 +746,24 @@ impl FileConnection {
             _ if !prefix.is_empty() => return Err(bad("impersonate_prefix needs impersonate = true")),
             _ => None,
         };
-        let aws = self.source.is_some()
-            || self.profile.is_some()
-            || self.region.is_some()
-            || self.endpoint_url.is_some()
-            || session.is_given();
+        let aws = self.profile.is_some() || self.region.is_some() || session.is_given();
+        let cloud = self.source.is_some() || self.endpoint_url.is_some();
         match self.provider.as_str() {
-            "kubernetes" if aws => Err(bad(
+            "kubernetes" | "aws" if gcp.is_given() => Err(bad(
+                "credentials_file, project, quota_project, impersonate_service_account, impersonation_seconds, scopes and subject_token_hosts belong to provider \"gcp\"",
+            )),
+            "gcp" if kubernetes || aws => Err(bad(
+                "takes source, endpoint_url, credentials_file, project, quota_project, impersonate_service_account, impersonation_seconds, scopes and subject_token_hosts",
+            )),
+            "gcp" => {
+                let from_file = match self.source {
+                    Some(FileSource::File) => true,
+                    Some(FileSource::Metadata) => false,
+                    _ => return Err(bad("needs source = \"file\" or \"metadata\"")),
+                };
+                Ok(Connection::Gcp(gcp.check(name, from_file, self.endpoint_url.unwrap_or_default())?))
+            }
+            "kubernetes" if aws || cloud => Err(bad(
                 "source, profile, region, endpoint_url, assume_role_arn, external_id and session_… belong to provider \"aws\"",
             )),
             "kubernetes" => match (self.in_cluster.unwrap_or(false), self.kubeconfig) {
@@ -744,9 +787,12 @@ impl FileConnection {
                 "kubeconfig, context, exec_plugins, in_cluster, service_account, token_… and impersonate… belong to provider \"kubernetes\"",
             )),
             "aws" => {
-                let source = self
-                    .source
-                    .ok_or_else(|| bad("needs source = \"environment\", \"profile\" or \"instance_role\""))?;
+                let source = match self.source {
+                    Some(FileSource::Environment) => AwsSource::Environment,
+                    Some(FileSource::Profile) => AwsSource::Profile,
+                    Some(FileSource::InstanceRole) => AwsSource::InstanceRole,
+                    _ => return Err(bad("needs source = \"environment\", \"profile\" or \"instance_role\"")),
+                };
                 let profile = self.profile.unwrap_or_default();
                 if (source == AwsSource::Profile) == profile.is_empty() {
                     return Err(bad("profile belongs to source = \"profile\", which needs it"));
@@ -761,7 +807,7 @@ impl FileConnection {
                 let (region, session) = (self.region.unwrap_or_default(), session.check(name)?);
                 Ok(Connection::Aws { source, profile, region, endpoint_url, session })
             }
-            other => Err(bad(&format!("provider {other:?} is not one: kubernetes, aws"))),
+            other => Err(bad(&format!("provider {other:?} is not one: kubernetes, aws, gcp"))),
         }
     }
 }
@@ -771,7 +817,7 @@ fn environment(variables: &BTreeMap<OsString, OsString>) -> BTreeMap<String, Str
     variables
         .iter()
         .filter_map(|(name, value)| Some((name.to_str()?, value.to_str()?)))
-        .filter(|(name, _)| name.starts_with("AWS_") || matches!(*name, "HOME" | "PATH"))
+        .filter(|(name, _)| name.starts_with("AWS_") || matches!(*name, "GCE_METADATA_HOST" | "HOME" | "PATH"))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()
 }

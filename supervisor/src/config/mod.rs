@@ -3,10 +3,12 @@
 
 mod check;
 pub use check::DEFAULT_FILE;
+mod gcp;
 mod narrow;
 mod programs;
 mod settings;
 
+pub use gcp::{Gcp, GcpSource};
 pub use settings::{SETTINGS, Setting, Shown, Source};
 
 use crate::audit::{OnFailure, Sink};
@@ -68,7 +70,7 @@ pub struct Config {
     pub allow_file_sources: bool,
     /// Named targets and how to authenticate to them.
     pub connections: BTreeMap<String, Connection>,
-    /// What of the supervisor's own environment a resolver may be given: `AWS_*`, `HOME`, `PATH`.
+    /// What of the supervisor's own environment a resolver may be given: `AWS_*`, `GCE_METADATA_HOST`, `HOME`, `PATH`.
     pub environment: BTreeMap<String, String>,
     /// Every effective value and its source, for `config show`.
     pub shown: Vec<Shown>,
@@ -255,6 +257,8 @@ pub enum Connection {
         /// The session that workers get in the place of these credentials.
         session: Option<AwsSession>,
     },
+    /// Projects of Google Cloud.
+    Gcp(Gcp),
 }
 
 /// A session of a role, perhaps narrowed by policies: STS' AssumeRole.
@@ -290,8 +294,7 @@ pub struct ServiceAccount {
 }
 
 /// Where AWS credentials come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AwsSource {
     /// The variables that the supervisor was started with.
     Environment,
@@ -346,6 +349,7 @@ impl Connection {
         match self {
             Self::Kubeconfig { .. } | Self::InCluster { .. } => "kubernetes",
             Self::Aws { .. } => "aws",
+            Self::Gcp(_) => "gcp",
         }
     }
     /// Where its resources are unless a request says otherwise; empty: that is known where its credentials are.
@@ -353,6 +357,14 @@ impl Connection {
         match self {
             Self::Kubeconfig { .. } | Self::InCluster { .. } => "",
             Self::Aws { region, .. } => region,
+            Self::Gcp(gcp) => &gcp.project,
+        }
+    }
+    /// The file that its credentials are in, where the configuration names one.
+    pub const fn credentials_file(&self) -> Option<&PathBuf> {
+        match self {
+            Self::Kubeconfig { path, .. } | Self::Gcp(Gcp { source: GcpSource::File(path), .. }) => Some(path),
+            _ => None,
         }
     }
     /// The file that its session's policy was read from.
@@ -366,14 +378,14 @@ impl Connection {
     pub fn impersonate(&self) -> Option<&str> {
         match self {
             Self::Kubeconfig { impersonate, .. } | Self::InCluster { impersonate, .. } => impersonate.as_deref(),
-            Self::Aws { .. } => None,
+            Self::Aws { .. } | Self::Gcp(_) => None,
         }
     }
     /// The service account whose token workers get.
     pub fn account(&self) -> Option<&ServiceAccount> {
         match self {
             Self::Kubeconfig { account, .. } | Self::InCluster { account, .. } => account.as_ref(),
-            Self::Aws { .. } => None,
+            Self::Aws { .. } | Self::Gcp(_) => None,
         }
     }
 }
