@@ -4,7 +4,7 @@
 //! operations after a start runs one. It must never link an SDK, and never resolve anything but an entry of the runner's own configuration.
 
 use crate::clock::since_boot;
-use crate::config::{CONNECTIONS_MAX, Connection, Gcp, GcpSource, Proxy, ServiceAccount};
+use crate::config::{CONNECTIONS_MAX, Connection, Gcp, Proxy, ServiceAccount};
 use crate::operations::dial::{self, Reach};
 use crate::tunnel::Settings;
 use crate::workers::{Operation, Program, Workers};
@@ -214,10 +214,7 @@ fn how(entry: &Connection, environment: &std::collections::BTreeMap<String, Stri
 fn of_google(gcp: &Gcp, environment: HashMap<String, String>) -> v1::ResolveGcp {
     v1::ResolveGcp {
         source: gcp.source.as_str().to_owned(),
-        credentials_file: match &gcp.source {
-            GcpSource::File(path) => path.display().to_string(),
-            GcpSource::Metadata => String::new(),
-        },
+        credentials_file: gcp.file().map(|path| path.display().to_string()).unwrap_or_default(),
         project: gcp.project.clone(),
         quota_project: gcp.quota_project.clone(),
         impersonate: gcp.impersonate.clone(),

@@ -1,6 +1,6 @@
 //! From the merged table to types that cannot be wrong. Every message names the key, and what would be right.
 
-use super::gcp::{FileGcp, GcpSource};
+use super::gcp::FileGcp;
 use super::narrow::{FileAccount, FileSession};
 use super::settings::{self, Shown, Source};
 use super::{
@@ -115,7 +115,7 @@ struct FileConnection {
     context: Option<String>,
     exec_plugins: Option<Vec<String>>,
     in_cluster: Option<bool>,
-    source: Option<FileSource>,
+    source: Option<String>,
     profile: Option<String>,
     region: Option<String>,
     endpoint_url: Option<String>,
@@ -138,16 +138,6 @@ struct FileConnection {
     impersonation_seconds: Option<u64>,
     scopes: Option<Vec<String>>,
     subject_token_hosts: Option<Vec<String>>,
-}
-/// Where credentials come from: of AWS the first three, of Google Cloud the last two.
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum FileSource {
-    Environment,
-    Profile,
-    InstanceRole,
-    File,
-    Metadata,
 }
 
 // === impl File ===
@@ -600,14 +590,7 @@ impl Config {
                     let session = session.as_ref().map(|s| format!("as {}", s.role_arn)).unwrap_or_default();
                     format!("aws {} {profile} {region} {endpoint_url} {session}", source.as_str())
                 }
-                Connection::Gcp(gcp) => {
-                    let file = match &gcp.source {
-                        GcpSource::File(path) => path.display().to_string(),
-                        GcpSource::Metadata => "metadata".to_owned(),
-                    };
-                    let account = gcp.impersonate.last().map(|a| format!("as {a}")).unwrap_or_default();
-                    format!("gcp {file} {} {} {account}", gcp.project, gcp.endpoint_url)
-                }
+                Connection::Gcp(gcp) => gcp.shown(),
             }
             .split_whitespace()
             .collect::<Vec<_>>()
@@ -748,24 +731,18 @@ impl FileConnection {
         };
         let aws = self.profile.is_some() || self.region.is_some() || session.is_given();
         let cloud = self.source.is_some() || self.endpoint_url.is_some();
+        let endpoint_url = self.endpoint_url.unwrap_or_default();
+        if !endpoint_url.is_empty() && !endpoint_url.starts_with("https://") && !endpoint_url.starts_with("http://") {
+            return Err(bad("endpoint_url must start with https:// or http://"));
+        }
         match self.provider.as_str() {
-            "kubernetes" | "aws" if gcp.is_given() => Err(bad(
+            "kubernetes" if cloud => Err(bad("source and endpoint_url belong to a cloud's provider, such as \"aws\"")),
+            "aws" | "kubernetes" if gcp.is_given() => Err(bad(
                 "credentials_file, project, quota_project, impersonate_service_account, impersonation_seconds, scopes and subject_token_hosts belong to provider \"gcp\"",
             )),
-            "gcp" if kubernetes || aws => Err(bad(
-                "takes source, endpoint_url, credentials_file, project, quota_project, impersonate_service_account, impersonation_seconds, scopes and subject_token_hosts",
-            )),
-            "gcp" => {
-                let from_file = match self.source {
-                    Some(FileSource::File) => true,
-                    Some(FileSource::Metadata) => false,
-                    _ => return Err(bad("needs source = \"file\" or \"metadata\"")),
-                };
-                Ok(Connection::Gcp(gcp.check(name, from_file, self.endpoint_url.unwrap_or_default())?))
+            "gcp" | "kubernetes" if aws => {
+                Err(bad("profile, region, assume_role_arn, external_id and session_… belong to provider \"aws\""))
             }
-            "kubernetes" if aws || cloud => Err(bad(
-                "source, profile, region, endpoint_url, assume_role_arn, external_id and session_… belong to provider \"aws\"",
-            )),
             "kubernetes" => match (self.in_cluster.unwrap_or(false), self.kubeconfig) {
                 (true, None) if self.context.is_none() && self.exec_plugins.is_none() => {
                     Ok(Connection::InCluster { account: account.check(name)?, impersonate })
@@ -783,33 +760,32 @@ impl FileConnection {
                     Ok(Connection::Kubeconfig { path, context, exec_plugins, account, impersonate })
                 }
             },
-            "aws" if kubernetes => Err(bad(
+            "aws" | "gcp" if kubernetes => Err(bad(
                 "kubeconfig, context, exec_plugins, in_cluster, service_account, token_… and impersonate… belong to provider \"kubernetes\"",
             )),
             "aws" => {
-                let source = match self.source {
-                    Some(FileSource::Environment) => AwsSource::Environment,
-                    Some(FileSource::Profile) => AwsSource::Profile,
-                    Some(FileSource::InstanceRole) => AwsSource::InstanceRole,
-                    _ => return Err(bad("needs source = \"environment\", \"profile\" or \"instance_role\"")),
-                };
+                let source = source_of::<AwsSource>(name, self.source)?
+                    .ok_or_else(|| bad("needs source = \"environment\", \"profile\" or \"instance_role\""))?;
                 let profile = self.profile.unwrap_or_default();
                 if (source == AwsSource::Profile) == profile.is_empty() {
                     return Err(bad("profile belongs to source = \"profile\", which needs it"));
                 }
-                let endpoint_url = self.endpoint_url.unwrap_or_default();
-                if !endpoint_url.is_empty()
-                    && !endpoint_url.starts_with("https://")
-                    && !endpoint_url.starts_with("http://")
-                {
-                    return Err(bad("endpoint_url must start with https:// or http://"));
-                }
                 let (region, session) = (self.region.unwrap_or_default(), session.check(name)?);
                 Ok(Connection::Aws { source, profile, region, endpoint_url, session })
+            }
+            "gcp" => {
+                let source = source_of(name, self.source)?;
+                Ok(Connection::Gcp(gcp.check(name, source, endpoint_url)?))
             }
             other => Err(bad(&format!("provider {other:?} is not one: kubernetes, aws, gcp"))),
         }
     }
+}
+
+/// One of a provider's sources of credentials.
+fn source_of<T: serde::de::DeserializeOwned>(name: &str, source: Option<String>) -> Result<Option<T>, ConfigError> {
+    let wrong = |e: toml::de::Error| ConfigError(format!("connections.{name}.source: {}", one_line(e.message())));
+    source.map(|source| toml::Value::String(source).try_into()).transpose().map_err(wrong)
 }
 
 /// The part of the supervisor's own environment that a resolver may be given.

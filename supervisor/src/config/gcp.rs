@@ -1,6 +1,7 @@
 //! The keys of a connection to Google Cloud, each checked at the start.
 
 use super::ConfigError;
+use serde::Deserialize;
 use shared_proto::address::Address;
 use shared_proto::inventory::gcp::{is_project, is_service_account};
 use std::path::PathBuf;
@@ -49,9 +50,17 @@ pub enum GcpSource {
     Metadata,
 }
 
+/// What `source` says.
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum FileSource {
+    File,
+    Metadata,
+}
+
 /// The keys.
 #[derive(Default)]
-#[cfg_attr(test, derive(serde::Deserialize), serde(default, deny_unknown_fields))]
+#[cfg_attr(test, derive(Deserialize), serde(default, deny_unknown_fields))]
 pub(super) struct FileGcp {
     pub(super) credentials_file: Option<PathBuf>,
     pub(super) project: Option<String>,
@@ -60,6 +69,25 @@ pub(super) struct FileGcp {
     pub(super) impersonation_seconds: Option<u64>,
     pub(super) scopes: Option<Vec<String>>,
     pub(super) subject_token_hosts: Option<Vec<String>>,
+}
+
+// === impl Gcp ===
+
+impl Gcp {
+    /// The credentials file.
+    pub const fn file(&self) -> Option<&PathBuf> {
+        match &self.source {
+            GcpSource::File(path) => Some(path),
+            GcpSource::Metadata => None,
+        }
+    }
+
+    /// As `config show` shows it.
+    pub(super) fn shown(&self) -> String {
+        let file = self.file().map_or_else(|| self.source.as_str().to_owned(), |path| path.display().to_string());
+        let account = self.impersonate.last().map(|a| format!("as {a}")).unwrap_or_default();
+        format!("gcp {file} {} {} {account}", self.project, self.endpoint_url)
+    }
 }
 
 // === impl GcpSource ===
@@ -87,9 +115,16 @@ impl FileGcp {
             || self.subject_token_hosts.is_some()
     }
 
-    /// The connection `name`; `from_file`: its source is a file.
-    pub(super) fn check(self, name: &str, from_file: bool, endpoint_url: String) -> Result<Gcp, ConfigError> {
+    /// The connection `name`.
+    pub(super) fn check(
+        self,
+        name: &str,
+        source: Option<FileSource>,
+        endpoint_url: String,
+    ) -> Result<Gcp, ConfigError> {
         let bad = |what: String| ConfigError(format!("connections.{name}: {what}"));
+        let source = source.ok_or_else(|| bad("needs source = \"file\" or \"metadata\"".into()))?;
+        let from_file = source == FileSource::File;
         let source = match (from_file, self.credentials_file) {
             (true, Some(path)) if path.is_absolute() => GcpSource::File(path),
             (true, Some(path)) => {
@@ -162,7 +197,8 @@ mod tests {
 
     fn gcp(source: &str, keys: &str) -> Result<Gcp, String> {
         let keys: FileGcp = toml::from_str(keys).expect(keys);
-        keys.check("prod", source == "file", String::new()).map_err(|e| e.0)
+        let source = if source == "file" { FileSource::File } else { FileSource::Metadata };
+        keys.check("prod", Some(source), String::new()).map_err(|e| e.0)
     }
     fn file(keys: &str) -> Result<Gcp, String> {
         gcp("file", &format!("credentials_file = '/k.json'\n{keys}"))

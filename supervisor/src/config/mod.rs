@@ -294,7 +294,8 @@ pub struct ServiceAccount {
 }
 
 /// Where AWS credentials come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AwsSource {
     /// The variables that the supervisor was started with.
     Environment,
@@ -363,7 +364,8 @@ impl Connection {
     /// The file that its credentials are in, where the configuration names one.
     pub const fn credentials_file(&self) -> Option<&PathBuf> {
         match self {
-            Self::Kubeconfig { path, .. } | Self::Gcp(Gcp { source: GcpSource::File(path), .. }) => Some(path),
+            Self::Kubeconfig { path, .. } => Some(path),
+            Self::Gcp(gcp) => gcp.file(),
             _ => None,
         }
     }

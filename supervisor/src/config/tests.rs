@@ -229,13 +229,19 @@ fn what_is_wrong_is_named() {
         ("[connections.\"a b\"]\nprovider = \"aws\"", "a b"),
         ("[connections.a]\nprovider = \"cloud\"", "is not one: kubernetes, aws, gcp"),
         ("[connections.a]\nprovider = \"gcp\"", "needs source = \"file\" or \"metadata\""),
-        ("[connections.a]\nprovider = \"gcp\"\nsource = \"profile\"", "needs source = \"file\" or \"metadata\""),
+        (
+            "[connections.a]\nprovider = \"gcp\"\nsource = \"profile\"",
+            "connections.a.source: unknown variant `profile`",
+        ),
         ("[connections.a]\nprovider = \"gcp\"\nsource = \"file\"", "credentials_file"),
-        ("[connections.a]\nprovider = \"gcp\"\nsource = \"metadata\"\nregion = \"x\"", "takes source"),
-        ("[connections.a]\nprovider = \"gcp\"\nsource = \"metadata\"\nkubeconfig = \"/k\"", "takes source"),
+        ("[connections.a]\nprovider = \"gcp\"\nsource = \"metadata\"\nregion = \"x\"", "belong to provider \"aws\""),
+        (
+            "[connections.a]\nprovider = \"gcp\"\nsource = \"metadata\"\nkubeconfig = \"/k\"",
+            "belong to provider \"kubernetes\"",
+        ),
         ("[connections.a]\nprovider = \"gcp\"\nsource = \"metadata\"\nendpoint_url = \"ftp://x\"", "endpoint_url"),
         ("[connections.a]\nprovider = \"gcp\"\nsource = \"metadata\"\nprojects = \"x\"", "unknown field `projects`"),
-        ("[connections.a]\nprovider = \"aws\"\nsource = \"file\"", "needs source = \"environment\""),
+        ("[connections.a]\nprovider = \"aws\"\nsource = \"file\"", "connections.a.source: unknown variant `file`"),
         (
             "[connections.a]\nprovider = \"aws\"\nsource = \"environment\"\nproject = \"p\"",
             "belong to provider \"gcp\"",

@@ -3,6 +3,10 @@
 mod aws;
 mod container;
 mod exec;
+mod gcp;
+mod gcp_logs;
+mod gcp_resolve;
+mod google;
 mod harness;
 mod kubernetes;
 mod process;
@@ -17,5 +21,8 @@ fn main() -> ExitCode {
     let suite = kubernetes::scenarios(suite);
     let suite = exec::scenarios(suite);
     let suite = aws::scenarios(suite);
+    let suite = gcp::scenarios(suite);
+    let suite = gcp_logs::scenarios(suite);
+    let suite = gcp_resolve::scenarios(suite);
     resolve::scenarios(suite).run()
 }
