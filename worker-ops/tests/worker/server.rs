@@ -130,8 +130,8 @@ async fn serve(
             all.len() - 1
         };
         let (status, body) = answer(&asked, before);
-        let head = format!("HTTP/1.1 {status} X\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
-        stream.write_all(head.as_bytes()).await.ok()?;
-        stream.write_all(body.as_bytes()).await.ok()?;
+        // in one piece: a second one would wait until the first was acknowledged
+        let whole = format!("HTTP/1.1 {status} X\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(whole.as_bytes()).await.ok()?;
     }
 }
