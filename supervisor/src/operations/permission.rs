@@ -44,7 +44,7 @@ pub(super) enum AskedFor {
     All(Vec<What>),
     /// Resources of these types: those that may not be listed are left out, and that is said in the answer. The last is by what they are all
     /// found at once, and need not be allowed.
-    Types(v1::ListResources, Vec<OfType>, Option<What>),
+    Types(Box<v1::ListResources>, Vec<OfType>, Option<What>),
 }
 
 // === impl AskedFor ===
@@ -55,7 +55,7 @@ impl AskedFor {
         match self {
             Self::All(calls) => calls.clone(),
             Self::Types(_, types, search) => {
-                types.iter().flat_map(|(_, calls)| calls.clone()).chain(search.clone()).collect()
+                search.iter().cloned().chain(types.iter().flat_map(|(_, calls)| calls.clone())).collect()
             }
         }
     }
@@ -125,7 +125,7 @@ fn by_rules(
                 permission.permits.push(permit(limit, settings)?);
             }
             permission.narrowed =
-                Some(Asked::ListResources(v1::ListResources { types: listed, refused, search: may_search, ..list }));
+                Some(Asked::ListResources(v1::ListResources { types: listed, refused, search: may_search, ..*list }));
         }
     }
     Ok(permission)
@@ -212,7 +212,7 @@ pub(super) fn asked(request: &v1::OperationRequest, settings: &Settings) -> Resu
         }
         Asked::ListResources(list) => {
             let (types, search) = (inventory::by_type(list, entry)?, inventory::search(list, entry));
-            return Ok(AskedFor::Types(list.clone(), types, search));
+            return Ok(AskedFor::Types(Box::new(list.clone()), types, search));
         }
         Asked::WhoAmI(_) | Asked::ListPlaces(_) | Asked::GetResource(_) | Asked::ListLogs(_) | Asked::ReadLogs(_) => {
             inventory::asks(what, entry)?

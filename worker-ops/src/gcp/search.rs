@@ -47,6 +47,11 @@ pub(super) async fn list(
             Err(fault) if page == 0 && (fault.code() == Code::TargetForbidden || fault.status == 400) => {
                 return Ok(Searched::Closed(fault));
             }
+            // what was found before is there
+            Err(fault) if page > 0 && fault.code() != Code::CredentialsExpired => {
+                found.failed("", &fault);
+                return Ok(Searched::All);
+            }
             Err(fault) => return Err(fault),
         };
         let results = answer.get("results").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();

@@ -94,9 +94,9 @@ impl Shape {
     /// The path by which one is got; `None`: that is no id of this type.
     pub(super) fn get_path(&self, id: &str) -> Option<String> {
         let (host, path) = id.strip_prefix("//")?.split_once('/')?;
-        let plain = |s: &&str| !s.is_empty() && *s != "." && *s != ".." && !s.chars().any(char::is_control);
+        let plain = |s: &str| !s.is_empty() && s != "." && s != ".." && !s.chars().any(char::is_control);
         let segments: Vec<&str> = path.split('/').collect();
-        let ours = self.id_host() == host && id.len() <= ID_MAX && segments.iter().all(|s| plain(&s));
+        let ours = self.id_host() == host && id.len() <= ID_MAX && segments.iter().all(|s| plain(s));
         let fits = match (self.collection, segments.as_slice()) {
             ("", [_]) => true,
             (collection, ["projects", .., found, _]) => *found == collection,

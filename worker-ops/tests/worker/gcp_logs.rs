@@ -33,7 +33,7 @@ fn entry(second: u32, id: &str, payload: &Value) -> Value {
         "timestamp": format!("2026-01-01T00:{:02}:{:02}Z", second / 60, second % 60),
         "receiveTimestamp": "2026-01-01T01:00:00Z",
         "insertId": id,
-        "severity": if second % 2 == 0 { "ERROR" } else { "DEFAULT" },
+        "severity": if second.is_multiple_of(2) { "ERROR" } else { "DEFAULT" },
     });
     for (name, value) in payload.as_object().into_iter().flatten() {
         entry[name] = value.clone();

@@ -2,11 +2,8 @@
 //! are checked member by member, and whoever is asked is remembered.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aws_lc_rs::encoding::AsDer as _;
 use aws_lc_rs::rsa::{KeyPair, KeySize};
-use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use aws_lc_rs::signature::KeyPair as _;
 use runner_tests::{Scratch, Suite};
 use serde_json::{Value, json};
 use shared_proto::v1::resolve_reply::Kind as Reply;
@@ -16,13 +13,13 @@ use shared_proto::v1::{GcpTarget, Outcome, ResolveGcp, ResolveReply, ResolveRequ
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::gcp_tokens::{
+    ACCOUNT, AUDIENCE, PLATFORM, SUBJECT, by_assertion, exchanged, generated, given, key_file, machine, or_refused,
+    refused,
+};
 use crate::harness::resolution;
-use crate::server::{Answer, Asked, Server, pairs};
+use crate::server::{Asked, Server, pairs};
 
-const ACCOUNT: &str = "runner@shop-prod-1.iam.gserviceaccount.com";
-const PLATFORM: &str = "https://www.googleapis.com/auth/cloud-platform";
-const AUDIENCE: &str = "//iam.googleapis.com/projects/123/locations/global/workloadIdentityPools/pool/providers/ci";
-const SUBJECT: &str = "eyJ.s3cr3t-subject.token";
 const FLAVOR: &str = "Metadata-Flavor: Google\r\n";
 
 pub(crate) fn scenarios(suite: Suite) -> Suite {
@@ -34,6 +31,7 @@ pub(crate) fn scenarios(suite: Suite) -> Suite {
         .test("a_subject_token_is_fetched_from_a_named_host_only", subject_by_url)
         .test("resolves_by_the_metadata_server_where_the_connection_says_so", metadata)
         .test("acts_as_a_chain_of_service_accounts", chain)
+        .test("a_file_of_google_acts_as_the_account_that_it_names", acting_file)
         .test("a_file_of_google_that_gives_nothing_is_named_and_tells_no_secret", nothing)
         .test("a_hostile_file_of_google_leads_nowhere", hostile)
         .test("answers_of_google_that_are_no_token_are_refused", no_token)
@@ -80,57 +78,6 @@ fn how(folder: &Scratch, file: &Value, url: &str) -> Result<ResolveGcp> {
         ..Default::default()
     })
 }
-fn key_file(pair: &KeyPair) -> Result<Value> {
-    let der: aws_lc_rs::encoding::Pkcs8V1Der<'static> = pair.as_der()?;
-    let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(der.as_ref()));
-    Ok(json!({
-        "type": "service_account", "project_id": "shop-prod-1", "private_key_id": "k1", "private_key": pem,
-        "client_email": ACCOUNT, "client_id": "112233", "token_uri": "https://oauth2.googleapis.com/token",
-        "auth_uri": "https://accounts.google.com/o/oauth2/auth", "universe_domain": "googleapis.com",
-    }))
-}
-fn given(token: &str) -> Answer {
-    (200, json!({"access_token": token, "expires_in": 3599, "token_type": "Bearer"}).to_string())
-}
-fn refused(word: &str, said: &str) -> Answer {
-    (400, json!({"error": word, "error_description": said}).to_string())
-}
-
-/// <https://developers.google.com/identity/protocols/oauth2/service-account#authorizingrequests>
-fn by_assertion(asked: &Asked, public: &[u8], scope: &str) -> Result<Answer> {
-    ensure!(asked.parts() == ("POST".to_owned(), "/token".to_owned(), Vec::new()), "{}", asked.line);
-    ensure!(
-        asked.header("content-type") == "application/x-www-form-urlencoded" && asked.header("authorization").is_empty()
-    );
-    let form: BTreeMap<_, _> = pairs(&asked.body).into_iter().collect();
-    ensure!(
-        form.len() == 2 && form["grant_type"] == "urn:ietf:params:oauth:grant-type:jwt-bearer",
-        "{:?}",
-        form.keys()
-    );
-    let assertion = &form["assertion"];
-    let (signed, signature) = assertion.rsplit_once('.').context("three parts")?;
-    let verified = UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, public)
-        .verify(signed.as_bytes(), &URL_SAFE_NO_PAD.decode(signature)?);
-    if verified.is_err() {
-        return Ok(refused("invalid_grant", "Invalid JWT Signature."));
-    }
-    let (head, claims) = signed.split_once('.').context("two parts")?;
-    let read = |part: &str| -> Result<Value> { Ok(serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part)?)?) };
-    ensure!(read(head)? == json!({"alg": "RS256", "typ": "JWT", "kid": "k1"}), "{}", read(head)?);
-    let claims = read(claims)?;
-    let (iat, exp) = (claims["iat"].as_i64().context("iat")?, claims["exp"].as_i64().context("exp")?);
-    let now = shared_proto::now_ms() / 1000;
-    ensure!(exp - iat == 3600 && (now - 30..=now).contains(&iat), "{claims}");
-    let expected =
-        json!({"iss": ACCOUNT, "scope": scope, "aud": "https://oauth2.googleapis.com/token", "iat": iat, "exp": exp});
-    ensure!(claims == expected, "{claims}");
-    Ok(given("ya29.by-key"))
-}
-fn or_refused(answer: Result<Answer>) -> Answer {
-    answer.unwrap_or_else(|e| refused("invalid_request", &format!("{e:#}")))
-}
-
 async fn key() -> Result<()> {
     let folder = Scratch::new("gcp-key")?;
     let pair = KeyPair::generate(KeySize::Rsa2048)?;
@@ -203,48 +150,6 @@ fn external(source: &Value, more: &Value) -> Value {
         file[name] = value.clone();
     }
     file
-}
-
-/// <https://cloud.google.com/iam/docs/reference/sts/rest/v1/TopLevel/token>
-fn exchanged(asked: &Asked, scope: &str) -> Answer {
-    let form = pairs(&asked.body);
-    let expected = [
-        ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
-        ("requested_token_type", "urn:ietf:params:oauth:token-type:access_token"),
-        ("audience", AUDIENCE),
-        ("scope", scope),
-        ("subject_token_type", "urn:ietf:params:oauth:token-type:jwt"),
-        ("subject_token", SUBJECT),
-    ]
-    .map(|(k, v)| (k.to_owned(), v.to_owned()));
-    if form != expected {
-        return refused("invalid_request", "The form is another one");
-    }
-    let body = json!({"access_token": "ya29.d.federated", "issued_token_type": "urn:ietf:params:oauth:token-type:access_token", "token_type": "Bearer", "expires_in": 3600});
-    (200, body.to_string())
-}
-
-/// <https://cloud.google.com/iam/docs/reference/credentials/rest/v1/projects.serviceAccounts/generateAccessToken>
-fn generated(asked: &Asked, by: &str, account: &str, body: &Value, token: &str) -> Answer {
-    let path = format!("/v1/projects/-/serviceAccounts/{account}:generateAccessToken");
-    let error = |status: u16, word: &str, message: &str| {
-        (status, json!({"error": {"code": status, "status": word, "message": message}}).to_string())
-    };
-    if asked.header("authorization") != format!("Bearer {by}") {
-        return error(401, "UNAUTHENTICATED", "Request had invalid authentication credentials.");
-    }
-    if asked.parts() != ("POST".to_owned(), path, Vec::new()) {
-        return error(
-            403,
-            "PERMISSION_DENIED",
-            "Permission 'iam.serviceAccounts.getAccessToken' denied on resource (or it may not exist).",
-        );
-    }
-    if serde_json::from_str::<Value>(&asked.body).ok().as_ref() != Some(body) {
-        return error(400, "INVALID_ARGUMENT", "Invalid JSON payload received.");
-    }
-    let expiry = k8s_openapi::jiff::Timestamp::from_second(shared_proto::now_ms() / 1000 + 400).map(|t| t.to_string());
-    (200, json!({"accessToken": token, "expireTime": expiry.unwrap_or_default()}).to_string())
 }
 
 async fn federation() -> Result<()> {
@@ -333,23 +238,6 @@ async fn subject_by_url() -> Result<()> {
     failed(&ask(other).await?, "credentials_unavailable", "subject_token_hosts")
 }
 
-/// <https://cloud.google.com/compute/docs/metadata/predefined-metadata-keys>
-fn machine(asked: &Asked) -> Answer {
-    let (verb, path, query) = asked.parts();
-    if asked.header("metadata-flavor") != "Google" || verb != "GET" {
-        return (403, "Missing required header \"Metadata-Flavor\": \"Google\"".to_owned());
-    }
-    match path.strip_prefix("/computeMetadata/v1/").unwrap_or_default() {
-        "instance/service-accounts/default/token" if query.is_empty() => given("ya29.of-machine"),
-        "instance/service-accounts/default/token" if query == [("scopes".to_owned(), PLATFORM.to_owned())] => {
-            given("ya29.narrower")
-        }
-        "instance/service-accounts/default/email" => (200, ACCOUNT.to_owned()),
-        "project/project-id" => (200, "shop-prod-1".to_owned()),
-        _ => (404, "Not Found".to_owned()),
-    }
-}
-
 async fn metadata() -> Result<()> {
     let server = Server::with(FLAVOR, |asked, _| machine(asked)).await?;
     let at = |server: &Server| {
@@ -429,6 +317,37 @@ async fn chain() -> Result<()> {
         "{outcome:?}"
     );
     Ok(())
+}
+
+/// What `gcloud auth application-default login --impersonate-service-account` writes.
+async fn acting_file() -> Result<()> {
+    let folder = Scratch::new("gcp-acting")?;
+    let pair = KeyPair::generate(KeySize::Rsa2048)?;
+    let last = "last@shop-prod-1.iam.gserviceaccount.com";
+    let url = format!("https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{last}:generateAccessToken");
+    let file = |delegates: Value| -> Result<Value> {
+        let source = key_file(&pair)?;
+        Ok(json!({"type": "impersonated_service_account", "service_account_impersonation_url": url,
+            "delegates": delegates, "source_credentials": source}))
+    };
+    let public = pair.public_key().as_ref().to_vec();
+    let server = Server::start(move |asked, before| match before {
+        0 => or_refused(by_assertion(asked, &public, PLATFORM)),
+        _ => {
+            let body = json!({"delegates": [format!("projects/-/serviceAccounts/{ACCOUNT}")], "scope": [PLATFORM], "lifetime": "3600s"});
+            generated(asked, "ya29.by-key", last, &body, "ya29.of-last")
+        }
+    })
+    .await?;
+    let reply =
+        ask(how(&folder, &file(json!([format!("projects/-/serviceAccounts/{ACCOUNT}")]))?, &server.url)?).await?;
+    let found = target(&reply)?;
+    ensure!((found.access_token.as_str(), found.principal.as_str()) == ("ya29.of-last", last), "{found:?}");
+    let wrong = how(&folder, &file(json!(["somebody@example.com"]))?, &server.url)?;
+    failed(&ask(wrong).await?, "credentials_unavailable", "its delegates are no service accounts")?;
+    let mut nested = file(Value::Null)?;
+    nested["source_credentials"] = file(Value::Null)?;
+    failed(&ask(how(&folder, &nested, &server.url)?).await?, "credentials_unavailable", "its type is none of")
 }
 
 async fn nothing() -> Result<()> {

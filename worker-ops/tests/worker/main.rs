@@ -6,6 +6,7 @@ mod exec;
 mod gcp;
 mod gcp_logs;
 mod gcp_resolve;
+mod gcp_tokens;
 mod google;
 mod harness;
 mod kubernetes;

@@ -41,10 +41,10 @@ pub(super) async fn resolve(how: &ResolveGcp, google: &Google, scopes: &[String]
     let url = content.text("service_account_impersonation_url")?;
     let account =
         account_of(url).ok_or_else(|| content.wrong("its service_account_impersonation_url is none of Google's"))?;
+    let delegates = delegates(&content)?;
     let source = value.get("source_credentials").unwrap_or(&Value::Null);
     let source = Content { value: source, shown: format!("{}, source_credentials", content.shown) };
     let mut given = by_type(how, google, &source, &[CLOUD_PLATFORM.to_owned()]).await?;
-    let delegates = delegates(&content)?;
     let acts = Acts { account, delegates: &delegates, seconds: LIFETIME, scopes };
     given.token = google.act(&given.token, &acts, "").await?;
     given.principal = account.to_owned();

@@ -70,7 +70,8 @@ impl Google {
             .endpoint
             .as_ref()
             .is_some_and(|e| (&e.host, e.port, e.https) == (&address.host, address.port, address.https));
-        if !own && !(address.https && address.port == 443 && hosts.contains(&address.host.as_str())) {
+        let googles = address.https && address.port == 443 && hosts.contains(&address.host.as_str());
+        if !own && !googles {
             let message = format!(
                 "the {what} in the credentials file leads to {}, which is not {}",
                 address.shown(),
