@@ -28,14 +28,16 @@ pub(crate) async fn serve(
     dialer: &Dialer,
     output: &mut Output,
 ) -> Result<Outcome, Fault> {
+    let elsewhere = || Fault::new(Code::WrongProvider, "the operation is of another provider than gcp");
     let asked = match &what {
+        What::ConnectionTest(_) => "",
         What::WhoAmI(r) => r.place.as_str(),
         What::ListPlaces(r) => r.place.as_str(),
         What::ListResources(r) => r.place.as_str(),
         What::GetResource(r) => r.place.as_str(),
         What::ListLogs(r) => r.place.as_str(),
         What::ReadLogs(r) => r.place.as_str(),
-        _ => "",
+        _ => return Err(elsewhere()),
     };
     let mut projects = Projects::new(target, asked, dialer)?;
     match what {
@@ -46,6 +48,6 @@ pub(crate) async fn serve(
         What::GetResource(get) => resources::get(&mut projects, &get, output).await,
         What::ListLogs(list) => logs::list(&mut projects, &list, output).await,
         What::ReadLogs(read) => logs::read(&mut projects, &read, output).await,
-        _ => Err(Fault::new(Code::WrongProvider, "the operation is of another provider")),
+        _ => Err(elsewhere()),
     }
 }

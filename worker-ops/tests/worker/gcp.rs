@@ -8,7 +8,7 @@ use shared_proto::inventory;
 use shared_proto::v1::operation_request::What;
 use shared_proto::v1::target::Kind as Target;
 use shared_proto::v1::{
-    ConnectionTest, GcpTarget, GetResource, ListLogs, ListPlaces, ListResources, TypeRefused, WhoAmI,
+    ConnectionTest, GcpTarget, GetResource, K8sListNamespaces, ListLogs, ListPlaces, ListResources, TypeRefused, WhoAmI,
 };
 use std::collections::BTreeMap;
 
@@ -340,6 +340,8 @@ async fn refusals() -> Result<()> {
     let over = error(401, "UNAUTHENTICATED", "it is over", &json!([]));
     let google = Google::start(World { instead: BTreeMap::from([(path, over)]), ..Default::default() }).await?;
     ask(&google, What::ListResources(list(&[]))).await?.failed("credentials_expired", "it is over")?;
+    let cluster = What::K8sListNamespaces(K8sListNamespaces {});
+    operation(cluster, Target::Gcp(GcpTarget::default())).await?.failed("wrong_provider", "gcp")?;
     let nowhere = |project: &str| {
         Target::Gcp(GcpTarget {
             access_token: TOKEN.into(),
