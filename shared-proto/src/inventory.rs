@@ -5,7 +5,7 @@
 
 mod aws;
 mod azure;
-mod gcp;
+pub mod gcp;
 mod kubernetes;
 
 pub use aws::{
@@ -104,7 +104,7 @@ pub fn calls(provider: &str, type_name: &str) -> Vec<Call> {
             None => call(type_name, None),
         },
         // by Cloud Asset Inventory: whose listing it stands for cannot be told from the type's name
-        "gcp" => call(type_name.split(['.', '/']).next().unwrap_or_default(), None),
+        "gcp" => call(gcp::service(type_name), None),
         _ => Vec::new(),
     }
 }

@@ -106,8 +106,8 @@ fn breaks(old: &FileDescriptorSet, new: &FileDescriptorSet) -> Vec<String> {
     for (name, before) in &old.messages {
         match new.messages.get(name) {
             Some(after) => message(name, before, after, &mut wrong),
-            // a part of others goes with the fields that have it, which are looked at there
-            None if old.messages.values().any(|m| m.field.iter().any(|f| f.type_name() == name)) => {}
+            // a part of others goes with the fields that had it, which are looked at there
+            None if has(&old, name) && !has(&new, name) => {}
             None => wrong.push(format!("{name} is gone")),
         }
     }
@@ -124,6 +124,11 @@ fn breaks(old: &FileDescriptorSet, new: &FileDescriptorSet) -> Vec<String> {
         }
     }
     wrong
+}
+
+/// Whether a message is a part of another.
+fn has(protocol: &Protocol<'_>, name: &str) -> bool {
+    protocol.messages.values().any(|message| message.field.iter().any(|field| field.type_name() == name))
 }
 
 fn message(name: &str, before: &DescriptorProto, after: &DescriptorProto, wrong: &mut Vec<String>) {

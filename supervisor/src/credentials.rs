@@ -7,7 +7,7 @@ mod known;
 
 use self::known::{Key, Known};
 use crate::clock::since_boot;
-use crate::config::{Asker, AwsRole, AwsSession, Connection, Proxy, ServiceAccount};
+use crate::config::{Asker, AwsRole, AwsSession, Connection, Gcp, Proxy, ServiceAccount};
 use crate::operations::dial::{self, Reach};
 use crate::tunnel::Settings;
 use crate::workers::{Operation, Program, Workers};
@@ -292,6 +292,7 @@ fn how(
             environment: environment(|name| name.starts_with("AWS_") || matches!(name, "HOME" | "PATH")),
             session: session.as_ref().map(|session| session_of(session, asker)).transpose()?,
         }),
+        Connection::Gcp(gcp) => How::Gcp(of_google(gcp, environment(|name| name == "GCE_METADATA_HOST"))),
     })
 }
 
@@ -309,6 +310,21 @@ fn session_of(session: &AwsSession, asker: Asker<'_>) -> Result<v1::AwsSession, 
         tags: tags.collect::<Result<_, Failure>>()?,
         source_identity: session.source_identity.as_ref().map_or(Ok(String::new()), |name| name.fill(asker))?,
     })
+}
+
+fn of_google(gcp: &Gcp, environment: HashMap<String, String>) -> v1::ResolveGcp {
+    v1::ResolveGcp {
+        source: gcp.source.as_str().to_owned(),
+        credentials_file: gcp.file().map(|path| path.display().to_string()).unwrap_or_default(),
+        project: gcp.project.clone(),
+        quota_project: gcp.quota_project.clone(),
+        impersonate: gcp.impersonate.clone(),
+        impersonation_seconds: gcp.impersonation.as_secs() as u32,
+        scopes: gcp.scopes.clone(),
+        subject_token_hosts: gcp.subject_token_hosts.clone(),
+        endpoint_url: gcp.endpoint_url.clone(),
+        environment,
+    }
 }
 
 /// The same target with a token of that service account, and with nothing else that authenticates to it. A worker of operations asks for

@@ -73,12 +73,14 @@ impl Domains {
         excluded.extend([config.state_dir.clone(), config.credentials.clone()]);
         excluded.extend(config.proxy.password_file.clone());
         let mut named = vec![config.workers.ops.clone()];
-        let mut of_connections = in_home(&[".aws", ".kube"]);
+        let mut of_connections = in_home(&[".aws", ".kube", ".config/gcloud"]);
         of_connections.push(PathBuf::from("/var/run/secrets"));
         for connection in config.connections.values() {
-            if let Connection::Kubeconfig { path, exec_plugins, .. } = connection {
-                of_connections.push(path.clone());
-                named.extend([path.clone()].into_iter().chain(exec_plugins.iter().map(PathBuf::from)));
+            let file = connection.credentials_file();
+            of_connections.extend(file.cloned());
+            named.extend(file.cloned());
+            if let Connection::Kubeconfig { exec_plugins, .. } = connection {
+                named.extend(exec_plugins.iter().map(PathBuf::from));
             }
         }
         let resolver = Reach {

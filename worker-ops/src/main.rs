@@ -9,6 +9,7 @@ mod aws;
 mod document;
 mod fault;
 mod found;
+mod gcp;
 mod kubernetes;
 mod net;
 mod operation;

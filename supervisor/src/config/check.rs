@@ -1,5 +1,6 @@
 //! From the merged table to types that cannot be wrong. Every message names the key, and what would be right.
 
+use super::gcp::FileGcp;
 use super::narrow::{FileAccount, FileSession};
 use super::settings::{self, Shown, Source};
 use super::{
@@ -115,7 +116,7 @@ struct FileConnection {
     context: Option<String>,
     exec_plugins: Option<Vec<String>>,
     in_cluster: Option<bool>,
-    source: Option<AwsSource>,
+    source: Option<String>,
     profile: Option<String>,
     region: Option<String>,
     endpoint_url: Option<String>,
@@ -135,6 +136,13 @@ struct FileConnection {
     impersonate: Option<bool>,
     impersonate_prefix: Option<String>,
     purpose: Option<Purpose>,
+    credentials_file: Option<PathBuf>,
+    project: Option<String>,
+    quota_project: Option<String>,
+    impersonate_service_account: Option<Vec<String>>,
+    impersonation_seconds: Option<u64>,
+    scopes: Option<Vec<String>>,
+    subject_token_hosts: Option<Vec<String>>,
 }
 
 // === impl File ===
@@ -489,14 +497,11 @@ impl Config {
     fn keep_from_jobs(&self) -> Result<(), ConfigError> {
         // links are what they lead to; what is not there yet is taken by its name
         let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let kubeconfigs = self.connections.values().filter_map(|c| match c {
-            Connection::Kubeconfig { path, .. } => Some(path),
-            _ => None,
-        });
+        let of_connections = self.connections.values().filter_map(Connection::credentials_file);
         let own = [&self.credentials, &self.state_dir, &self.policy.path]
             .into_iter()
             .chain(&self.proxy.password_file)
-            .chain(kubeconfigs);
+            .chain(of_connections);
         for path in own {
             let kept = real(path);
             for read in &self.jobs.reads {
@@ -592,6 +597,7 @@ impl Config {
                     let session = session.as_ref().map(|s| format!("as {}", s.role_arn)).unwrap_or_default();
                     format!("aws {} {profile} {region} {endpoint_url} {session}", source.as_str())
                 }
+                Connection::Gcp(gcp) => gcp.shown(),
             }
             .split_whitespace()
             .collect::<Vec<_>>()
@@ -703,6 +709,15 @@ impl FileConnection {
             session_policy_file: self.session_policy_file,
             session_policy_arns: self.session_policy_arns,
         };
+        let gcp = FileGcp {
+            credentials_file: self.credentials_file,
+            project: self.project,
+            quota_project: self.quota_project,
+            impersonate_service_account: self.impersonate_service_account,
+            impersonation_seconds: self.impersonation_seconds,
+            scopes: self.scopes,
+            subject_token_hosts: self.subject_token_hosts,
+        };
         let kubernetes = self.kubeconfig.is_some()
             || self.context.is_some()
             || self.exec_plugins.is_some()
@@ -724,14 +739,19 @@ impl FileConnection {
             _ if !prefix.is_empty() => return Err(bad("impersonate_prefix needs impersonate = true")),
             _ => None,
         };
-        let aws = self.source.is_some()
-            || self.profile.is_some()
-            || self.region.is_some()
-            || self.endpoint_url.is_some()
-            || session.is_given();
+        let aws = self.profile.is_some() || self.region.is_some() || session.is_given();
+        let cloud = self.source.is_some() || self.endpoint_url.is_some();
+        let endpoint_url = self.endpoint_url.unwrap_or_default();
+        if !endpoint_url.is_empty() && !endpoint_url.starts_with("https://") && !endpoint_url.starts_with("http://") {
+            return Err(bad("endpoint_url must start with https:// or http://"));
+        }
         match self.provider.as_str() {
-            "kubernetes" if aws => Err(bad(
-                "source, profile, region, endpoint_url, assume_role_arn, role_chain, external_id, source_identity and session_… belong to provider \"aws\"",
+            "kubernetes" if cloud => Err(bad("source and endpoint_url belong to a cloud's provider, such as \"aws\"")),
+            "aws" | "kubernetes" if gcp.is_given() => Err(bad(
+                "credentials_file, project, quota_project, impersonate_service_account, impersonation_seconds, scopes and subject_token_hosts belong to provider \"gcp\"",
+            )),
+            "gcp" | "kubernetes" if aws => Err(bad(
+                "profile, region, assume_role_arn, role_chain, external_id, source_identity and session_… belong to provider \"aws\"",
             )),
             "kubernetes" => match (self.in_cluster.unwrap_or(false), self.kubeconfig) {
                 (true, None) if self.context.is_none() && self.exec_plugins.is_none() => {
@@ -750,30 +770,32 @@ impl FileConnection {
                     Ok(Connection::Kubeconfig { path, context, exec_plugins, account, impersonate })
                 }
             },
-            "aws" if kubernetes => Err(bad(
+            "aws" | "gcp" if kubernetes => Err(bad(
                 "kubeconfig, context, exec_plugins, in_cluster, service_account, token_… and impersonate… belong to provider \"kubernetes\"",
             )),
             "aws" => {
-                let source = self
-                    .source
+                let source = source_of::<AwsSource>(name, self.source)?
                     .ok_or_else(|| bad("needs source = \"environment\", \"profile\" or \"instance_role\""))?;
                 let profile = self.profile.unwrap_or_default();
                 if (source == AwsSource::Profile) == profile.is_empty() {
                     return Err(bad("profile belongs to source = \"profile\", which needs it"));
                 }
-                let endpoint_url = self.endpoint_url.unwrap_or_default();
-                if !endpoint_url.is_empty()
-                    && !endpoint_url.starts_with("https://")
-                    && !endpoint_url.starts_with("http://")
-                {
-                    return Err(bad("endpoint_url must start with https:// or http://"));
-                }
                 let (region, session) = (self.region.unwrap_or_default(), session.check(name)?);
                 Ok(Connection::Aws { source, profile, region, endpoint_url, session })
             }
-            other => Err(bad(&format!("provider {other:?} is not one: kubernetes, aws"))),
+            "gcp" => {
+                let source = source_of(name, self.source)?;
+                Ok(Connection::Gcp(gcp.check(name, source, endpoint_url)?))
+            }
+            other => Err(bad(&format!("provider {other:?} is not one: kubernetes, aws, gcp"))),
         }
     }
+}
+
+/// One of a provider's sources of credentials.
+fn source_of<T: serde::de::DeserializeOwned>(name: &str, source: Option<String>) -> Result<Option<T>, ConfigError> {
+    let wrong = |e: toml::de::Error| ConfigError(format!("connections.{name}.source: {}", one_line(e.message())));
+    source.map(|source| toml::Value::String(source).try_into()).transpose().map_err(wrong)
 }
 
 /// The part of the supervisor's own environment that a resolver may be given.
@@ -781,7 +803,7 @@ fn environment(variables: &BTreeMap<OsString, OsString>) -> BTreeMap<String, Str
     variables
         .iter()
         .filter_map(|(name, value)| Some((name.to_str()?, value.to_str()?)))
-        .filter(|(name, _)| name.starts_with("AWS_") || matches!(*name, "HOME" | "PATH"))
+        .filter(|(name, _)| name.starts_with("AWS_") || matches!(*name, "GCE_METADATA_HOST" | "HOME" | "PATH"))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()
 }

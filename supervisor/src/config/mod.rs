@@ -3,11 +3,13 @@
 
 mod check;
 pub use check::DEFAULT_FILE;
+mod gcp;
 mod narrow;
 mod programs;
 mod settings;
 mod template;
 
+pub use gcp::{Gcp, GcpSource};
 pub use settings::{SETTINGS, Setting, Shown, Source};
 pub use template::{Asker, Template};
 
@@ -72,7 +74,7 @@ pub struct Config {
     pub connections: BTreeMap<String, Connection>,
     /// What those are for of which it is said.
     pub purposes: BTreeMap<String, Purpose>,
-    /// What of the supervisor's own environment a resolver may be given: `AWS_*`, `HOME`, `PATH`.
+    /// What of the supervisor's own environment a resolver may be given: `AWS_*`, `GCE_METADATA_HOST`, `HOME`, `PATH`.
     pub environment: BTreeMap<String, String>,
     /// Every effective value and its source, for `config show`.
     pub shown: Vec<Shown>,
@@ -259,6 +261,8 @@ pub enum Connection {
         /// The session that workers get in the place of these credentials.
         session: Option<AwsSession>,
     },
+    /// Projects of Google Cloud.
+    Gcp(Gcp),
 }
 
 /// A session of a role, perhaps narrowed by policies: STS' AssumeRole.
@@ -382,6 +386,7 @@ impl Connection {
         match self {
             Self::Kubeconfig { .. } | Self::InCluster { .. } => "kubernetes",
             Self::Aws { .. } => "aws",
+            Self::Gcp(_) => "gcp",
         }
     }
     /// Where its resources are unless a request says otherwise; empty: that is known where its credentials are.
@@ -389,6 +394,15 @@ impl Connection {
         match self {
             Self::Kubeconfig { .. } | Self::InCluster { .. } => "",
             Self::Aws { region, .. } => region,
+            Self::Gcp(gcp) => &gcp.project,
+        }
+    }
+    /// The file that its credentials are in, where the configuration names one.
+    pub const fn credentials_file(&self) -> Option<&PathBuf> {
+        match self {
+            Self::Kubeconfig { path, .. } => Some(path),
+            Self::Gcp(gcp) => gcp.file(),
+            _ => None,
         }
     }
     /// What the sessions of an AWS connection say of whoever asks: each template of it.
@@ -412,14 +426,14 @@ impl Connection {
     pub fn impersonate(&self) -> Option<&str> {
         match self {
             Self::Kubeconfig { impersonate, .. } | Self::InCluster { impersonate, .. } => impersonate.as_deref(),
-            Self::Aws { .. } => None,
+            Self::Aws { .. } | Self::Gcp(_) => None,
         }
     }
     /// The service account whose token workers get.
     pub fn account(&self) -> Option<&ServiceAccount> {
         match self {
             Self::Kubeconfig { account, .. } | Self::InCluster { account, .. } => account.as_ref(),
-            Self::Aws { .. } => None,
+            Self::Aws { .. } | Self::Gcp(_) => None,
         }
     }
 }

@@ -134,14 +134,25 @@ fn connections_are_read() {
         provider = "aws"
         source = "profile"
         profile = "p"
+        [connections.d]
+        provider = "gcp"
+        source = "file"
+        credentials_file = "/k.json"
+        project = "shop-prod-1"
+        impersonate_service_account = ["viewer@shop-prod-1.iam.gserviceaccount.com"]
         "#,
         &[],
-        &[("AWS_PROFILE", "x"), ("SECRET", "y"), ("HOME", "/h")],
+        &[("AWS_PROFILE", "x"), ("SECRET", "y"), ("HOME", "/h"), ("GCE_METADATA_HOST", "m"), ("GCE_OTHER", "z")],
     )
     .expect("loads");
     assert_eq!(config.connections["b"], Connection::InCluster { account: None, impersonate: None });
     assert_eq!(config.connections["c"].provider(), "aws");
-    assert_eq!(config.environment.keys().collect::<Vec<_>>(), ["AWS_PROFILE", "HOME"]);
+    let google = &config.connections["d"];
+    assert_eq!((google.provider(), google.place()), ("gcp", "shop-prod-1"));
+    assert_eq!(google.credentials_file().map(|p| p.as_path()), Some(Path::new("/k.json")));
+    let shown = config.shown.iter().find(|s| s.key == "connections.d").expect("is shown");
+    assert_eq!(shown.value, "gcp /k.json shop-prod-1 as viewer@shop-prod-1.iam.gserviceaccount.com");
+    assert_eq!(config.environment.keys().collect::<Vec<_>>(), ["AWS_PROFILE", "GCE_METADATA_HOST", "HOME"]);
 }
 
 #[test]
@@ -216,7 +227,25 @@ fn what_is_wrong_is_named() {
         ("[isolation]\nrequire = \"none\"", "isolation.require: unknown variant `none`"),
         ("[workers]\nops = \"relative\"", "workers.ops"),
         ("[connections.\"a b\"]\nprovider = \"aws\"", "a b"),
-        ("[connections.a]\nprovider = \"gcp\"", "gcp"),
+        ("[connections.a]\nprovider = \"cloud\"", "is not one: kubernetes, aws, gcp"),
+        ("[connections.a]\nprovider = \"gcp\"", "needs source = \"file\" or \"metadata\""),
+        (
+            "[connections.a]\nprovider = \"gcp\"\nsource = \"profile\"",
+            "connections.a.source: unknown variant `profile`",
+        ),
+        ("[connections.a]\nprovider = \"gcp\"\nsource = \"file\"", "credentials_file"),
+        ("[connections.a]\nprovider = \"gcp\"\nsource = \"metadata\"\nregion = \"x\"", "belong to provider \"aws\""),
+        (
+            "[connections.a]\nprovider = \"gcp\"\nsource = \"metadata\"\nkubeconfig = \"/k\"",
+            "belong to provider \"kubernetes\"",
+        ),
+        ("[connections.a]\nprovider = \"gcp\"\nsource = \"metadata\"\nendpoint_url = \"ftp://x\"", "endpoint_url"),
+        ("[connections.a]\nprovider = \"gcp\"\nsource = \"metadata\"\nprojects = \"x\"", "unknown field `projects`"),
+        ("[connections.a]\nprovider = \"aws\"\nsource = \"file\"", "connections.a.source: unknown variant `file`"),
+        (
+            "[connections.a]\nprovider = \"aws\"\nsource = \"environment\"\nproject = \"p\"",
+            "belong to provider \"gcp\"",
+        ),
         ("[connections.a]\nprovider = \"kubernetes\"", "kubeconfig"),
         ("[connections.a]\nprovider = \"kubernetes\"\nkubeconfig = \"k\"", "absolute"),
         ("[connections.a]\nprovider = \"kubernetes\"\nkubeconfig = \"/k\"\nexec_plugins = [\"aws\"]", "exec_plugins"),

@@ -52,6 +52,10 @@ pub(super) fn asks(asked: &Asked, entry: &Connection) -> Result<Vec<What>, Failu
         Asked::GetResource(get) if provider == "aws" => {
             vec![call(entry, &get.place, "cloudformation", Some("GetResource"))]
         }
+        Asked::GetResource(get) if provider == "gcp" => inventory::gcp::get(&get.type_name)
+            .iter()
+            .map(|c| call(entry, &get.place, &c.service, c.operation.as_deref()))
+            .collect(),
         Asked::GetResource(get) => inventory::calls(provider, &get.type_name)
             .iter()
             .map(|c| call(entry, &get.place, &c.service, c.operation.as_deref()))
@@ -114,6 +118,12 @@ fn asks_for(name: &str, list: &ListResources, entry: &Connection) -> Result<Vec<
     Ok(asked)
 }
 
+/// By what of the provider's resources of many types are found at once, without which they are listed type by type.
+pub(super) fn search(list: &ListResources, entry: &Connection) -> Option<What> {
+    let search = (entry.provider() == "gcp").then(inventory::gcp::search)?;
+    Some(call(entry, &list.place, &search.service, search.operation.as_deref()))
+}
+
 fn of_cluster(verb: &str, resource: &str, namespace: Namespace) -> Vec<What> {
     vec![What::Kubernetes(Box::new(Attributes::of_operation(verb, resource, namespace, "")))]
 }
@@ -126,5 +136,54 @@ fn call(entry: &Connection, place: &str, service: &str, operation: Option<&str>)
         "gcp" => What::Gcp(CloudCall::reading(service, operation)),
         "azure" => What::Azure(CloudCall::reading(service, operation)),
         _ => What::Aws(CloudCall::aws(service, operation, region)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use shared_proto::v1;
+    use std::collections::BTreeMap;
+
+    fn google() -> Connection {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("runner.toml");
+        std::fs::write(&path, "[connections.g]\nprovider = \"gcp\"\nsource = \"metadata\"\n").expect("writes");
+        let mut config = Config::load(Some(&path), &BTreeMap::new(), &BTreeMap::new()).expect("loads");
+        config.connections.remove("g").expect("a connection")
+    }
+
+    fn named(calls: &[What]) -> Vec<String> {
+        let name = |what: &What| match what {
+            What::Gcp(call) => format!("{}.{}", call.service, call.operation.as_deref().unwrap_or("?")),
+            other => panic!("{other:?}"),
+        };
+        calls.iter().map(name).collect()
+    }
+
+    #[test]
+    fn what_is_asked_of_google_cloud() {
+        let google = google();
+        let get =
+            |type_name: &str| Asked::GetResource(v1::GetResource { type_name: type_name.into(), ..Default::default() });
+        for (asked, expected) in [
+            (Asked::WhoAmI(v1::WhoAmI::default()), vec!["oauth2.tokeninfo"]),
+            (Asked::ListPlaces(v1::ListPlaces::default()), vec!["cloudresourcemanager.projects.search"]),
+            (get("compute.googleapis.com/Instance"), vec!["compute.instances.get"]),
+            (get("dataflow.googleapis.com/Job"), vec!["dataflow.?", "cloudasset.assets.searchAllResources"]),
+            (Asked::ListLogs(v1::ListLogs::default()), vec!["logging.logs.list"]),
+            (Asked::ReadLogs(v1::ReadLogs::default()), vec!["logging.entries.list"]),
+        ] {
+            assert_eq!(named(&asks(&asked, &google).expect("known")), expected);
+        }
+        let list = ListResources { types: vec!["run.googleapis.com/Service".into()], ..Default::default() };
+        let types = by_type(&list, &google).expect("known");
+        assert_eq!(named(&types[0].1), ["run.services.list"]);
+        assert_eq!(named(search(&list, &google).as_slice()), ["cloudasset.assets.searchAllResources"]);
+        let all = by_type(&ListResources::default(), &google).expect("known");
+        assert_eq!(all.len(), inventory::all("gcp", false).len());
+        // each of these only reads, and is known by its name
+        assert!(all.iter().flat_map(|(_, calls)| calls).all(|what| matches!(what, What::Gcp(call) if call.read_only)));
     }
 }

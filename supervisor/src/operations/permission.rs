@@ -57,8 +57,9 @@ pub(super) struct Denied {
 pub(super) enum AskedFor {
     /// Each of these has to be allowed. The last one is what it is about.
     All(Vec<What>),
-    /// Resources of these types: those that may not be listed are left out, and that is said in the answer.
-    Types(v1::ListResources, Vec<OfType>),
+    /// Resources of these types: those that may not be listed are left out, and that is said in the answer. The last is by what they are all
+    /// found at once, and need not be allowed.
+    Types(Box<v1::ListResources>, Vec<OfType>, Option<What>),
 }
 
 // === impl AskedFor ===
@@ -68,7 +69,9 @@ impl AskedFor {
     pub(super) fn calls(&self) -> Vec<What> {
         match self {
             Self::All(calls) => calls.clone(),
-            Self::Types(_, types) => types.iter().flat_map(|(_, calls)| calls.clone()).collect(),
+            Self::Types(_, types, search) => {
+                search.iter().cloned().chain(types.iter().flat_map(|(_, calls)| calls.clone())).collect()
+            }
         }
     }
 }
@@ -113,7 +116,7 @@ fn by_rules(
                 permission.rule.clone_from(rule);
             }
         }
-        AskedFor::Types(list, types) => {
+        AskedFor::Types(list, types, search) => {
             let (mut listed, mut refused, mut limits) = (Vec::new(), Vec::new(), BTreeMap::new());
             let mut first = None;
             for (type_name, calls) in types {
@@ -136,11 +139,16 @@ fn by_rules(
                 *rule = by;
                 return Err(failure);
             }
+            let mut by_search = String::new();
+            let search = search.and_then(|what| by_rule(request, what, settings, &mut by_search).ok());
+            let may_search = search.is_some();
+            limits.extend(search.and_then(|(_, d)| Some((d.by.name(), d.limit?))));
             // one list is one request to a rule, however many types of its it has
             for limit in limits.values() {
                 permission.permits.push(permit(limit, settings)?);
             }
-            permission.narrowed = Some(Asked::ListResources(v1::ListResources { types: listed, refused, ..list }));
+            permission.narrowed =
+                Some(Asked::ListResources(v1::ListResources { types: listed, refused, search: may_search, ..*list }));
         }
     }
     Ok(permission)
@@ -226,7 +234,8 @@ pub(super) fn asked(request: &v1::OperationRequest, settings: &Settings) -> Resu
             vec![What::Aws(CloudCall::aws(asked.prefix(), asked.operation, asked.region.as_deref()))]
         }
         Asked::ListResources(list) => {
-            return Ok(AskedFor::Types(list.clone(), inventory::by_type(list, entry)?));
+            let (types, search) = (inventory::by_type(list, entry)?, inventory::search(list, entry));
+            return Ok(AskedFor::Types(Box::new(list.clone()), types, search));
         }
         Asked::WhoAmI(_) | Asked::ListPlaces(_) | Asked::GetResource(_) | Asked::ListLogs(_) | Asked::ReadLogs(_) => {
             inventory::asks(what, entry)?
@@ -296,4 +305,52 @@ fn masking(what: &What, decision: &Decision) -> Option<Masking> {
         Secrets::ShownTypes(types) => types.iter().map(|shown| shown.as_str().to_owned()).collect(),
     };
     Some(Masking { shown_types, watch: attributes.is_watch() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::policy::{Limits, Policy};
+
+    const INSTANCES: &str = "compute.googleapis.com/Instance";
+    const SECRETS: &str = "secretmanager.googleapis.com/Secret";
+
+    /// What becomes of a list of these two types by a policy whose section `gcp` has this.
+    fn listed(rules: &str) -> Result<v1::ListResources, String> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("runner.toml");
+        std::fs::write(&path, "[connections.g]\nprovider = \"gcp\"\nsource = \"metadata\"\n").expect("writes");
+        let now = shared_proto::now_ms() / 1000;
+        let settings = Settings {
+            config: Config::load(Some(&path), &BTreeMap::new(), &BTreeMap::new()).expect("loads"),
+            credentials: crate::tunnel::leaf::tests::credentials(folder.path(), now, now + 60),
+            policy: Policy::parse(&format!("version = 1\n[gcp]\n{rules}")).expect("a policy"),
+            limits: Limits::default(),
+        };
+        let types = vec![INSTANCES.to_owned(), SECRETS.to_owned()];
+        // the control plane's word is not taken for it
+        let list = v1::ListResources { types, search: true, ..Default::default() };
+        let what = Some(Asked::ListResources(list));
+        let request = v1::OperationRequest { connection: "g".into(), what, ..Default::default() };
+        let asked = asked(&request, &settings).expect("known");
+        match decide(&request, asked, &settings).map_err(|denied| denied.failure.message)?.narrowed {
+            Some(Asked::ListResources(list)) => Ok(list),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    #[test]
+    fn a_search_finds_no_type_that_is_denied_and_is_made_only_where_it_is_allowed() {
+        let rule = |methods: &str| format!("[[gcp.rule]]\nname = \"r\"\neffect = \"allow\"\nmethods = [{methods}]\n");
+        let both = listed(&rule(r#""compute.instances.list", "secretmanager.secrets.list", "cloudasset.*""#))
+            .expect("allowed");
+        assert!(both.search && both.types == [INSTANCES, SECRETS] && both.refused.is_empty(), "{both:?}");
+        let one = listed(&rule(r#""compute.*", "cloudasset.assets.searchAllResources""#)).expect("allowed");
+        assert!(one.search && one.types == [INSTANCES] && one.refused[0].type_name == SECRETS, "{one:?}");
+        let plain = listed(&rule(r#""compute.*", "secretmanager.*""#)).expect("allowed");
+        assert!(!plain.search && plain.types.len() == 2, "{plain:?}");
+        // to search is no way round
+        assert!(listed(&rule(r#""cloudasset.*""#)).is_err());
+    }
 }

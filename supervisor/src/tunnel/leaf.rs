@@ -169,7 +169,7 @@ fn newest<'a>(of_file: &'a Arc<Leaf>, renewed: &'a Arc<Leaf>, now_ms: i64) -> &'
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use rcgen::{CertificateParams, KeyPair, SanType};
     use shared_proto::credentials::{CredentialsFile, VERSION};
@@ -197,7 +197,7 @@ pub(super) mod tests {
         let (organization, runner, instance) = (of("o"), of("r"), of("i"));
         (RenewedFile { version: VERSION, organization, runner, instance, certificate, private_key }, leaf)
     }
-    pub(in crate::tunnel) fn credentials(folder: &Path, from: i64, until: i64) -> Credentials {
+    pub(crate) fn credentials(folder: &Path, from: i64, until: i64) -> Credentials {
         let (certificate, private_key) = pair(from, until);
         let path = folder.join("credentials.json");
         let file = CredentialsFile {

@@ -6,6 +6,8 @@
 
 mod aws;
 mod file;
+mod gcp;
+mod http;
 mod in_cluster;
 mod kubeconfig;
 mod plugin;
@@ -63,6 +65,7 @@ pub(crate) async fn run() -> Result<(), FrameError> {
                 // the rest is aws-config's, which reads its settings from the process's own environment
                 None => Err(aws::again(&how, spare)),
             },
+            Some(How::Gcp(how)) => gcp::resolve(how).await,
             None => Err(Fault::new(Code::UnsupportedVersion, "this runner does not know that kind of credentials")),
         }
     };

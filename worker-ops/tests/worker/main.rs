@@ -7,6 +7,11 @@ mod aws_permissions;
 mod aws_session;
 mod container;
 mod exec;
+mod gcp;
+mod gcp_logs;
+mod gcp_resolve;
+mod gcp_tokens;
+mod google;
 mod harness;
 mod kubernetes;
 mod kubernetes_permissions;
@@ -27,5 +32,8 @@ fn main() -> ExitCode {
     let suite = aws_permissions::scenarios(suite);
     let suite = aws_session::scenarios(suite);
     let suite = kubernetes_permissions::scenarios(suite);
+    let suite = gcp::scenarios(suite);
+    let suite = gcp_logs::scenarios(suite);
+    let suite = gcp_resolve::scenarios(suite);
     resolve::scenarios(suite).run()
 }

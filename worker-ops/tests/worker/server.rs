@@ -30,16 +30,52 @@ pub(crate) struct Server {
 // === impl Asked ===
 
 impl Asked {
+    /// The method, the path, and the pairs of the query, decoded.
+    pub(crate) fn parts(&self) -> (String, String, Vec<(String, String)>) {
+        let mut words = self.line.split_whitespace();
+        let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        (method.to_owned(), path.to_owned(), pairs(query))
+    }
     pub(crate) fn header(&self, name: &str) -> &str {
         let named = |h: &&String| h.split_once(':').is_some_and(|(n, _)| n.eq_ignore_ascii_case(name));
         self.headers.iter().find(named).and_then(|h| h.split_once(':')).map(|(_, v)| v.trim()).unwrap_or_default()
     }
 }
 
+/// A query, or a form.
+pub(crate) fn pairs(text: &str) -> Vec<(String, String)> {
+    let decode = |t: &str| {
+        let (mut out, mut bytes) = (Vec::new(), t.bytes());
+        while let Some(byte) = bytes.next() {
+            out.push(match byte {
+                b'%' => {
+                    let digits =
+                        [bytes.next(), bytes.next()].map(|d| d.and_then(|d| char::from(d).to_digit(16)).unwrap_or(0));
+                    (digits[0] * 16 + digits[1]) as u8
+                }
+                b'+' => b' ',
+                other => other,
+            });
+        }
+        String::from_utf8_lossy(&out).into_owned()
+    };
+    let whole = text.split('&').filter(|pair| !pair.is_empty());
+    whole.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(k, v)| (decode(k), decode(v))).collect()
+}
+
 // === impl Server ===
 
 impl Server {
     pub(crate) async fn start(answer: impl Fn(&Asked, usize) -> Answer + Send + Sync + 'static) -> Result<Self> {
+        Self::with(TTL, answer).await
+    }
+
+    /// One whose answers have these headers, each with the end of a line behind it.
+    pub(crate) async fn with(
+        headers: &'static str,
+        answer: impl Fn(&Asked, usize) -> Answer + Send + Sync + 'static,
+    ) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
         let (answer, asked) = (Arc::new(answer), Arc::new(Mutex::new(Vec::new())));
@@ -47,7 +83,7 @@ impl Server {
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (answer, all) = (Arc::clone(&answer), Arc::clone(&all));
-                tokio::spawn(async move { serve(stream, &*answer, &all).await });
+                tokio::spawn(async move { serve(stream, headers, &*answer, &all).await });
             }
         });
         Ok(Self { url, asked, task })
@@ -67,6 +103,7 @@ impl Drop for Server {
 /// Answers the requests of one connection; the second argument of `answer` is how many came before on all of them.
 async fn serve(
     stream: TcpStream,
+    headers: &str,
     answer: &(impl Fn(&Asked, usize) -> Answer + ?Sized),
     all: &Mutex<Vec<Asked>>,
 ) -> Option<()> {
@@ -93,8 +130,8 @@ async fn serve(
             all.len() - 1
         };
         let (status, body) = answer(&asked, before);
-        let head = format!("HTTP/1.1 {status} X\r\n{TTL}Content-Length: {}\r\n\r\n", body.len());
-        stream.write_all(head.as_bytes()).await.ok()?;
-        stream.write_all(body.as_bytes()).await.ok()?;
+        // in one piece: a second one would wait until the first was acknowledged
+        let whole = format!("HTTP/1.1 {status} X\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(whole.as_bytes()).await.ok()?;
     }
 }

@@ -5,7 +5,7 @@ use shared_proto::address::Address;
 use shared_proto::aws::{Host, is_region};
 use shared_proto::dial::Request;
 use shared_proto::failure::{Code, Failure};
-use shared_proto::inventory;
+use shared_proto::inventory::{self, gcp};
 use shared_proto::v1;
 use shared_proto::v1::operation_request::What;
 use shared_proto::v1::target::Kind as Target;
@@ -25,6 +25,8 @@ enum Hosts {
     One { host: String, port: u16 },
     /// These, by HTTPS: services of AWS, where the operation asks them.
     Some(Vec<String>),
+    /// Services of Google Cloud, which have no regions in their hosts.
+    Google(&'static [&'static str]),
 }
 
 /// The way.
@@ -80,7 +82,8 @@ impl Reach {
             {
                 Ok(one(url, Through::Nothing))
             }
-            Some(Target::Gcp(_) | Target::Azure(_)) => Ok(Self { hosts: Hosts::None, through: Through::Ours }),
+            Some(Target::Gcp(_)) => Ok(Self { hosts: Hosts::Google(of_google(what)), through: Through::Ours }),
+            Some(Target::Azure(_)) => Ok(Self { hosts: Hosts::None, through: Through::Ours }),
             None => Err(wrong("the connection has no target".to_owned())),
         }
     }
@@ -91,6 +94,10 @@ impl Reach {
             Hosts::None => false,
             Hosts::One { host, port } => request.host() == host && request.port() == *port,
             Hosts::Some(hosts) => request.port() == 443 && hosts.iter().any(|host| host == request.host()),
+            Hosts::Google(services) => {
+                let service = request.host().strip_suffix(".googleapis.com");
+                request.port() == 443 && service.is_some_and(|s| services.contains(&s))
+            }
         }
     }
 }
@@ -105,6 +112,18 @@ fn of_operation(what: &What, of_connection: &str) -> Hosts {
         return Hosts::None;
     }
     Hosts::Some(inventory::aws_asked(what, region).into_iter().map(|endpoint| endpoint.host).collect())
+}
+
+/// The services that an operation asks, by the first labels of their hosts.
+fn of_google(what: Option<&What>) -> &'static [&'static str] {
+    match what {
+        Some(What::ConnectionTest(_)) => &["oauth2", "cloudresourcemanager"],
+        Some(What::WhoAmI(_)) => &["oauth2"],
+        Some(What::ListPlaces(_)) => &["cloudresourcemanager"],
+        Some(What::ListResources(_) | What::GetResource(_)) => gcp::SERVICES,
+        Some(What::ListLogs(_) | What::ReadLogs(_)) => &["logging"],
+        _ => &[],
+    }
 }
 
 #[cfg(test)]
@@ -229,6 +248,54 @@ mod tests {
         }
         // the entry's own endpoint is where its requests go, whatever host they name
         assert!(may(&stand_in, bucket, "127.0.0.1", 5000) && !may(&stand_in, bucket, bucket, 443));
+    }
+
+    #[test]
+    fn an_operation_on_google_cloud_reaches_the_services_that_it_asks_and_no_other() {
+        let google = |endpoint_url: &str| v1::Target {
+            kind: Some(Target::Gcp(v1::GcpTarget { endpoint_url: endpoint_url.into(), ..Default::default() })),
+        };
+        let (own, stand_in) = (google(""), google("http://127.0.0.1:5000"));
+        let may = |target: &v1::Target, what: Option<&What>, host: &str, port| {
+            let reach = Reach::of(target, what).expect("a target");
+            reach.allows(&Request::new(host, port).expect("a request"))
+        };
+        let operations = [
+            What::ConnectionTest(Default::default()),
+            What::WhoAmI(Default::default()),
+            What::ListPlaces(Default::default()),
+            What::ListResources(Default::default()),
+            What::GetResource(Default::default()),
+            What::ListLogs(Default::default()),
+            What::ReadLogs(Default::default()),
+        ];
+        for (host, allowed) in [
+            ("oauth2.googleapis.com", [true, true, false, false, false, false, false]),
+            ("cloudresourcemanager.googleapis.com", [true, false, true, false, false, false, false]),
+            ("cloudasset.googleapis.com", [false, false, false, true, true, false, false]),
+            ("compute.googleapis.com", [false, false, false, true, true, false, false]),
+            ("spanner.googleapis.com", [false, false, false, true, true, false, false]),
+            ("logging.googleapis.com", [false, false, false, true, true, true, true]),
+            // what gives tokens is the resolver's to ask
+            ("sts.googleapis.com", [false; 7]),
+            ("iamcredentials.googleapis.com", [false; 7]),
+            ("compute.googleapis.com.", [false; 7]),
+            ("x.compute.googleapis.com", [false; 7]),
+            ("compute.googleapis.com.evil.example", [false; 7]),
+            ("computexgoogleapis.com", [false; 7]),
+            (".googleapis.com", [false; 7]),
+            ("googleapis.com", [false; 7]),
+            ("Compute.googleapis.com", [false; 7]),
+            ("metadata.google.internal", [false; 7]),
+            ("169.254.169.254", [false; 7]),
+        ] {
+            for (what, allowed) in operations.iter().zip(allowed) {
+                assert_eq!(may(&own, Some(what), host, 443), allowed, "{host} for {what:?}");
+                assert!(!may(&own, Some(what), host, 80) && !may(&stand_in, Some(what), host, 443), "{host}");
+            }
+            assert!(!may(&own, None, host, 443), "{host}");
+        }
+        assert!(may(&stand_in, Some(&operations[3]), "127.0.0.1", 5000) && !may(&stand_in, None, "127.0.0.1", 5001));
     }
 
     #[test]

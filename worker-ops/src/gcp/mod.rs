@@ -1,0 +1,53 @@
+//! Operations on projects of Google Cloud: who the credentials are, which projects there are, resources and logs. All of them read.
+//!
+//! It must never ask a service, or by a method, that shared-proto's `inventory` and the supervisor do not name for the operation: the
+//! runner's policy would not have been asked.
+
+mod connect;
+mod entry;
+mod errors;
+mod logs;
+mod request;
+mod resources;
+mod search;
+mod shapes;
+
+use shared_proto::failure::Code;
+use shared_proto::v1::operation_request::What;
+use shared_proto::v1::{GcpTarget, Outcome};
+
+use self::connect::Projects;
+use crate::fault::Fault;
+use crate::net::Dialer;
+use crate::socket::Output;
+
+/// Does one operation.
+pub(crate) async fn serve(
+    what: What,
+    target: GcpTarget,
+    dialer: &Dialer,
+    output: &mut Output,
+) -> Result<Outcome, Fault> {
+    let elsewhere = || Fault::new(Code::WrongProvider, "the operation is of another provider than gcp");
+    let asked = match &what {
+        What::ConnectionTest(_) => "",
+        What::WhoAmI(r) => r.place.as_str(),
+        What::ListPlaces(r) => r.place.as_str(),
+        What::ListResources(r) => r.place.as_str(),
+        What::GetResource(r) => r.place.as_str(),
+        What::ListLogs(r) => r.place.as_str(),
+        What::ReadLogs(r) => r.place.as_str(),
+        _ => return Err(elsewhere()),
+    };
+    let mut projects = Projects::new(target, asked, dialer)?;
+    match what {
+        What::ConnectionTest(_) => request::connection_test(&mut projects, output).await,
+        What::WhoAmI(_) => request::who_am_i(&mut projects, output).await,
+        What::ListPlaces(_) => request::list_projects(&mut projects, output).await,
+        What::ListResources(list) => resources::list(&mut projects, &list, output).await,
+        What::GetResource(get) => resources::get(&mut projects, &get, output).await,
+        What::ListLogs(list) => logs::list(&mut projects, &list, output).await,
+        What::ReadLogs(read) => logs::read(&mut projects, &read, output).await,
+        _ => Err(elsewhere()),
+    }
+}
