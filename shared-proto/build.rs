@@ -22,6 +22,7 @@ const SECRET: &[&str] = &[
     "ResolveRequest.how",
     "ResolveKubeconfig",
     "ResolveAws",
+    "ResolveAzure",
     "AwsSession",
     "ResolveReply",
     "ResolveReply.kind",

@@ -4,7 +4,7 @@
 //! operations after a start runs one. It must never link an SDK, and never resolve anything but an entry of the runner's own configuration.
 
 use crate::clock::since_boot;
-use crate::config::{CONNECTIONS_MAX, Connection, Proxy, ServiceAccount};
+use crate::config::{AZURE_VARIABLES, AzureSource, CONNECTIONS_MAX, Connection, Proxy, ServiceAccount};
 use crate::operations::dial::{self, Reach};
 use crate::tunnel::Settings;
 use crate::workers::{Operation, Program, Workers};
@@ -207,6 +207,26 @@ fn how(entry: &Connection, environment: &std::collections::BTreeMap<String, Stri
                 policy_arns: session.policy_arns.clone(),
             }),
         }),
+        Connection::Azure(azure) => {
+            let file = azure.file().map(|path| path.display().to_string()).unwrap_or_default();
+            let mut how = v1::ResolveAzure {
+                source: azure.source.as_str().to_owned(),
+                tenant: azure.tenant.clone(),
+                client_id: azure.client_id.clone(),
+                subscription: azure.subscription.clone(),
+                cloud: azure.cloud.as_str().to_owned(),
+                endpoint_url: azure.endpoint_url.clone(),
+                environment: environment(|name| AZURE_VARIABLES.contains(&name)),
+                ..Default::default()
+            };
+            match &azure.source {
+                AzureSource::ClientSecret(_) => how.client_secret_file = file,
+                AzureSource::ClientCertificate(_) => how.certificate_file = file,
+                AzureSource::WorkloadIdentity(_) => how.federated_token_file = file,
+                AzureSource::ManagedIdentity => {}
+            }
+            How::Azure(how)
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! From the merged table to types that cannot be wrong. Every message names the key, and what would be right.
 
+use super::azure::FileAzure;
 use super::narrow::{FileAccount, FileSession};
 use super::settings::{self, Shown, Source};
 use super::{
@@ -19,6 +20,9 @@ use std::time::Duration;
 
 /// The file that is read where nobody names one, if it is there.
 pub const DEFAULT_FILE: &str = "/etc/runner/runner.toml";
+/// By which Azure tells what runs in it where tokens are.
+pub const AZURE_VARIABLES: [&str; 4] =
+    ["AZURE_FEDERATED_TOKEN_FILE", "AZURE_POD_IDENTITY_AUTHORITY_HOST", "IDENTITY_ENDPOINT", "IDENTITY_HEADER"];
 /// The policy where nobody names one, beside the configuration file.
 const POLICY_FILE: &str = "policy.toml";
 
@@ -114,7 +118,7 @@ struct FileConnection {
     context: Option<String>,
     exec_plugins: Option<Vec<String>>,
     in_cluster: Option<bool>,
-    source: Option<AwsSource>,
+    source: Option<String>,
     profile: Option<String>,
     region: Option<String>,
     endpoint_url: Option<String>,
@@ -125,6 +129,13 @@ struct FileConnection {
     session_policy: Option<String>,
     session_policy_file: Option<PathBuf>,
     session_policy_arns: Option<Vec<String>>,
+    tenant: Option<String>,
+    client_id: Option<String>,
+    client_secret_file: Option<PathBuf>,
+    certificate_file: Option<PathBuf>,
+    federated_token_file: Option<PathBuf>,
+    subscription: Option<String>,
+    cloud: Option<String>,
     service_account: Option<String>,
     token_seconds: Option<u64>,
     token_audiences: Option<Vec<String>>,
@@ -482,14 +493,15 @@ impl Config {
     fn keep_from_jobs(&self) -> Result<(), ConfigError> {
         // links are what they lead to; what is not there yet is taken by its name
         let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let kubeconfigs = self.connections.values().filter_map(|c| match c {
+        let of_connections = self.connections.values().filter_map(|c| match c {
             Connection::Kubeconfig { path, .. } => Some(path),
+            Connection::Azure(azure) => azure.file(),
             _ => None,
         });
         let own = [&self.credentials, &self.state_dir, &self.policy.path]
             .into_iter()
             .chain(&self.proxy.password_file)
-            .chain(kubeconfigs);
+            .chain(of_connections);
         for path in own {
             let kept = real(path);
             for read in &self.jobs.reads {
@@ -585,6 +597,7 @@ impl Config {
                     let session = session.as_ref().map(|s| format!("as {}", s.role_arn)).unwrap_or_default();
                     format!("aws {} {profile} {region} {endpoint_url} {session}", source.as_str())
                 }
+                Connection::Azure(azure) => azure.shown(),
             }
             .split_whitespace()
             .collect::<Vec<_>>()
@@ -693,6 +706,15 @@ impl FileConnection {
             session_policy_file: self.session_policy_file,
             session_policy_arns: self.session_policy_arns,
         };
+        let azure = FileAzure {
+            tenant: self.tenant,
+            client_id: self.client_id,
+            client_secret_file: self.client_secret_file,
+            certificate_file: self.certificate_file,
+            federated_token_file: self.federated_token_file,
+            subscription: self.subscription,
+            cloud: self.cloud,
+        };
         let kubernetes = self.kubeconfig.is_some()
             || self.context.is_some()
             || self.exec_plugins.is_some()
@@ -714,15 +736,20 @@ impl FileConnection {
             _ if !prefix.is_empty() => return Err(bad("impersonate_prefix needs impersonate = true")),
             _ => None,
         };
-        let aws = self.source.is_some()
-            || self.profile.is_some()
-            || self.region.is_some()
-            || self.endpoint_url.is_some()
-            || session.is_given();
+        let aws = self.profile.is_some() || self.region.is_some() || session.is_given();
+        let cloud = self.source.is_some() || self.endpoint_url.is_some();
+        let endpoint_url = self.endpoint_url.unwrap_or_default();
+        if !endpoint_url.is_empty() && !endpoint_url.starts_with("https://") && !endpoint_url.starts_with("http://") {
+            return Err(bad("endpoint_url must start with https:// or http://"));
+        }
         match self.provider.as_str() {
-            "kubernetes" if aws => Err(bad(
-                "source, profile, region, endpoint_url, assume_role_arn, external_id and session_… belong to provider \"aws\"",
+            "kubernetes" if cloud => Err(bad("source and endpoint_url belong to a cloud's provider, such as \"aws\"")),
+            "aws" | "kubernetes" if azure.is_given() => Err(bad(
+                "tenant, client_id, client_secret_file, certificate_file, federated_token_file, subscription and cloud belong to provider \"azure\"",
             )),
+            "azure" | "kubernetes" if aws => {
+                Err(bad("profile, region, assume_role_arn, external_id and session_… belong to provider \"aws\""))
+            }
             "kubernetes" => match (self.in_cluster.unwrap_or(false), self.kubeconfig) {
                 (true, None) if self.context.is_none() && self.exec_plugins.is_none() => {
                     Ok(Connection::InCluster { account: account.check(name)?, impersonate })
@@ -740,30 +767,32 @@ impl FileConnection {
                     Ok(Connection::Kubeconfig { path, context, exec_plugins, account, impersonate })
                 }
             },
-            "aws" if kubernetes => Err(bad(
+            "aws" | "azure" if kubernetes => Err(bad(
                 "kubeconfig, context, exec_plugins, in_cluster, service_account, token_… and impersonate… belong to provider \"kubernetes\"",
             )),
             "aws" => {
-                let source = self
-                    .source
+                let source = source_of::<AwsSource>(name, self.source)?
                     .ok_or_else(|| bad("needs source = \"environment\", \"profile\" or \"instance_role\""))?;
                 let profile = self.profile.unwrap_or_default();
                 if (source == AwsSource::Profile) == profile.is_empty() {
                     return Err(bad("profile belongs to source = \"profile\", which needs it"));
                 }
-                let endpoint_url = self.endpoint_url.unwrap_or_default();
-                if !endpoint_url.is_empty()
-                    && !endpoint_url.starts_with("https://")
-                    && !endpoint_url.starts_with("http://")
-                {
-                    return Err(bad("endpoint_url must start with https:// or http://"));
-                }
                 let (region, session) = (self.region.unwrap_or_default(), session.check(name)?);
                 Ok(Connection::Aws { source, profile, region, endpoint_url, session })
             }
-            other => Err(bad(&format!("provider {other:?} is not one: kubernetes, aws"))),
+            "azure" => {
+                let source = source_of(name, self.source)?;
+                Ok(Connection::Azure(azure.check(name, source, endpoint_url)?))
+            }
+            other => Err(bad(&format!("provider {other:?} is not one: kubernetes, aws, azure"))),
         }
     }
+}
+
+/// One of a provider's sources of credentials.
+fn source_of<T: serde::de::DeserializeOwned>(name: &str, source: Option<String>) -> Result<Option<T>, ConfigError> {
+    let wrong = |e: toml::de::Error| ConfigError(format!("connections.{name}.source: {}", one_line(e.message())));
+    source.map(|source| toml::Value::String(source).try_into()).transpose().map_err(wrong)
 }
 
 /// The part of the supervisor's own environment that a resolver may be given.
@@ -771,7 +800,9 @@ fn environment(variables: &BTreeMap<OsString, OsString>) -> BTreeMap<String, Str
     variables
         .iter()
         .filter_map(|(name, value)| Some((name.to_str()?, value.to_str()?)))
-        .filter(|(name, _)| name.starts_with("AWS_") || matches!(*name, "HOME" | "PATH"))
+        .filter(|(name, _)| {
+            name.starts_with("AWS_") || matches!(*name, "HOME" | "PATH") || AZURE_VARIABLES.contains(name)
+        })
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()
 }

@@ -1,8 +1,10 @@
 //! The runner's configuration: flags over `RUNNERD_…` variables over `runner.toml` over defaults, parsed once into types that cannot be
 //! wrong, before anything is opened. It must never hold a secret: those are files that it names.
 
+mod azure;
 mod check;
-pub use check::DEFAULT_FILE;
+pub use azure::{Azure, AzureSource};
+pub use check::{AZURE_VARIABLES, DEFAULT_FILE};
 mod narrow;
 mod programs;
 mod settings;
@@ -68,7 +70,7 @@ pub struct Config {
     pub allow_file_sources: bool,
     /// Named targets and how to authenticate to them.
     pub connections: BTreeMap<String, Connection>,
-    /// What of the supervisor's own environment a resolver may be given: `AWS_*`, `HOME`, `PATH`.
+    /// What of the supervisor's own environment a resolver may be given: `AWS_*`, `HOME`, `PATH`, and where Azure says that tokens are.
     pub environment: BTreeMap<String, String>,
     /// Every effective value and its source, for `config show`.
     pub shown: Vec<Shown>,
@@ -255,6 +257,8 @@ pub enum Connection {
         /// The session that workers get in the place of these credentials.
         session: Option<AwsSession>,
     },
+    /// Subscriptions of Azure.
+    Azure(Azure),
 }
 
 /// A session of a role, perhaps narrowed by policies: STS' AssumeRole.
@@ -346,6 +350,7 @@ impl Connection {
         match self {
             Self::Kubeconfig { .. } | Self::InCluster { .. } => "kubernetes",
             Self::Aws { .. } => "aws",
+            Self::Azure(_) => "azure",
         }
     }
     /// Where its resources are unless a request says otherwise; empty: that is known where its credentials are.
@@ -353,6 +358,7 @@ impl Connection {
         match self {
             Self::Kubeconfig { .. } | Self::InCluster { .. } => "",
             Self::Aws { region, .. } => region,
+            Self::Azure(azure) => &azure.subscription,
         }
     }
     /// The file that its session's policy was read from.
@@ -366,14 +372,14 @@ impl Connection {
     pub fn impersonate(&self) -> Option<&str> {
         match self {
             Self::Kubeconfig { impersonate, .. } | Self::InCluster { impersonate, .. } => impersonate.as_deref(),
-            Self::Aws { .. } => None,
+            Self::Aws { .. } | Self::Azure(_) => None,
         }
     }
     /// The service account whose token workers get.
     pub fn account(&self) -> Option<&ServiceAccount> {
         match self {
             Self::Kubeconfig { account, .. } | Self::InCluster { account, .. } => account.as_ref(),
-            Self::Aws { .. } => None,
+            Self::Aws { .. } | Self::Azure(_) => None,
         }
     }
 }

@@ -134,14 +134,34 @@ fn connections_are_read() {
         provider = "aws"
         source = "profile"
         profile = "p"
+        [connections.d]
+        provider = "azure"
+        source = "client_secret"
+        tenant = "contoso.onmicrosoft.com"
+        client_id = "0b1f6471-1bf0-4dda-aec3-cb9272f09590"
+        client_secret_file = "/etc/runner/azure.secret"
+        subscription = "1b1f6471-1bf0-4dda-aec3-cb9272f09590"
         "#,
         &[],
-        &[("AWS_PROFILE", "x"), ("SECRET", "y"), ("HOME", "/h")],
+        &[
+            ("AWS_PROFILE", "x"),
+            ("SECRET", "y"),
+            ("HOME", "/h"),
+            ("AZURE_CLIENT_SECRET", "z"),
+            ("IDENTITY_HEADER", "h"),
+        ],
     )
     .expect("loads");
     assert_eq!(config.connections["b"], Connection::InCluster { account: None, impersonate: None });
     assert_eq!(config.connections["c"].provider(), "aws");
-    assert_eq!(config.environment.keys().collect::<Vec<_>>(), ["AWS_PROFILE", "HOME"]);
+    assert_eq!(config.environment.keys().collect::<Vec<_>>(), ["AWS_PROFILE", "HOME", "IDENTITY_HEADER"]);
+    let azure = &config.connections["d"];
+    assert_eq!((azure.provider(), azure.place()), ("azure", "1b1f6471-1bf0-4dda-aec3-cb9272f09590"));
+    let shown = config.shown.iter().find(|s| s.key == "connections.d").expect("shown");
+    assert_eq!(
+        shown.value,
+        "azure client_secret contoso.onmicrosoft.com 0b1f6471-1bf0-4dda-aec3-cb9272f09590 1b1f6471-1bf0-4dda-aec3-cb9272f09590 public"
+    );
 }
 
 #[test]
@@ -183,10 +203,18 @@ fn connections_are_narrowed_where_they_say_so() {
     );
     let entry = |provider: &str, key: &str| load(&format!("[connections.a]\n{provider}\n{key}\n"), &[], &[]);
     let aws = "provider = \"aws\"\nsource = \"environment\"";
+    let azure = "provider = \"azure\"\nsource = \"managed_identity\"";
     let kubernetes = "provider = \"kubernetes\"\nin_cluster = true";
     for (provider, key, word) in [
         (aws, "service_account = \"a/b\"", "belong to provider \"kubernetes\""),
         (kubernetes, "assume_role_arn = \"x\"", "belong to provider \"aws\""),
+        (kubernetes, "source = \"managed_identity\"", "belong to a cloud's provider"),
+        (kubernetes, "tenant = \"a.b\"", "belong to provider \"azure\""),
+        (aws, "cloud = \"public\"", "belong to provider \"azure\""),
+        (azure, "region = \"x\"", "belong to provider \"aws\""),
+        (azure, "kubeconfig = \"/k\"", "belong to provider \"kubernetes\""),
+        (azure, "endpoint_url = \"ftp://x\"", "endpoint_url"),
+        ("provider = \"azure\"", "source = \"cli\"", "connections.a.source: unknown variant `cli`"),
         (aws, "session_policy = \"{}\"", "connections.a: session_policy needs assume_role_arn"),
         (kubernetes, "token_seconds = 600", "need service_account"),
     ] {

@@ -51,6 +51,16 @@ pub(super) fn asks(asked: &Asked, entry: &Connection) -> Result<Vec<What>, Failu
         Asked::GetResource(get) if provider == "aws" => {
             vec![call(entry, &get.place, "cloudformation", Some("GetResource"))]
         }
+        Asked::GetResource(get) if provider == "azure" => {
+            let mut calls = Vec::new();
+            if inventory::find(provider, &get.type_name).is_none() {
+                // which versions of its API a type has that is in no table
+                calls.push(call(entry, &get.place, "Microsoft.Resources", Some("subscriptions/providers/read")));
+            }
+            let named = inventory::calls(provider, &get.type_name);
+            calls.extend(named.iter().map(|c| call(entry, &get.place, &c.service, c.operation.as_deref())));
+            calls
+        }
         Asked::GetResource(get) => inventory::calls(provider, &get.type_name)
             .iter()
             .map(|c| call(entry, &get.place, &c.service, c.operation.as_deref()))
@@ -62,8 +72,15 @@ pub(super) fn asks(asked: &Asked, entry: &Connection) -> Result<Vec<What>, Failu
             &logs.place,
             ("logs", if logs.source.is_empty() { "DescribeLogGroups" } else { "DescribeLogStreams" }),
             ("logging", "logs.list"),
-            ("Microsoft.OperationalInsights", "workspaces/read"),
+            (
+                "Microsoft.OperationalInsights",
+                if logs.source.is_empty() { "workspaces/read" } else { "workspaces/tables/read" },
+            ),
         ),
+        // the workspace tells the id by which it is queried
+        Asked::ReadLogs(logs) if provider == "azure" => ["workspaces/read", "workspaces/query/read"]
+            .map(|operation| call(entry, &logs.place, "Microsoft.OperationalInsights", Some(operation)))
+            .into(),
         Asked::ReadLogs(logs) => cloud(
             &logs.place,
             ("logs", "FilterLogEvents"),

@@ -5,7 +5,9 @@
 //! one is ever in a message.
 
 mod aws;
+mod azure;
 mod file;
+mod https;
 mod in_cluster;
 mod kubeconfig;
 mod plugin;
@@ -61,6 +63,7 @@ pub(crate) async fn run() -> Result<(), FrameError> {
                 // the rest is aws-config's, which reads its settings from the process's own environment
                 None => Err(aws::again(&how, spare)),
             },
+            Some(How::Azure(how)) => azure::resolve(&how).await,
             None => Err(Fault::new(Code::UnsupportedVersion, "this runner does not know that kind of credentials")),
         }
     };
