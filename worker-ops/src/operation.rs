@@ -18,7 +18,7 @@ use std::time::Duration;
 use crate::fault::Fault;
 use crate::net::Dialer;
 use crate::socket::{self, Input, Output};
-use crate::{aws, kubernetes, resolve};
+use crate::{aws, azure, kubernetes, resolve};
 
 /// What an operation's worker is born with.
 pub(crate) struct Inherited {
@@ -101,7 +101,8 @@ async fn dispatch(
     match target {
         Some(Target::Kubernetes(target)) => kubernetes::serve(what, target, masking, dialer, input, output).await,
         Some(Target::Aws(target)) => aws::serve(what, target, dialer, input, output).await,
-        Some(Target::Gcp(_) | Target::Azure(_)) => {
+        Some(Target::Azure(target)) => azure::serve(what, target, dialer, output).await,
+        Some(Target::Gcp(_)) => {
             Err(Fault::new(Code::UnsupportedVersion, "this runner's workers do not know the provider"))
         }
         None => Err(Fault::new(Code::Internal, "the request came without a target")),
