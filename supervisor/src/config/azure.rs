@@ -1,7 +1,7 @@
 //! An Azure connection's keys. All that Microsoft Entra would refuse by form is refused here, at the start.
 
 use super::ConfigError;
-use serde::Deserialize;
+use super::check::FileSource;
 use shared_proto::azure::{Cloud, is_guid, is_tenant};
 use std::path::PathBuf;
 
@@ -35,19 +35,9 @@ pub enum AzureSource {
     ManagedIdentity,
 }
 
-/// A source's name in the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum SourceName {
-    ClientSecret,
-    ClientCertificate,
-    WorkloadIdentity,
-    ManagedIdentity,
-}
-
 /// The keys of an Azure connection that no other provider has.
 #[derive(Default)]
-#[cfg_attr(test, derive(Deserialize), serde(default))]
+#[cfg_attr(test, derive(serde::Deserialize), serde(default))]
 pub(super) struct FileAzure {
     pub(super) tenant: Option<String>,
     pub(super) client_id: Option<String>,
@@ -107,17 +97,26 @@ impl FileAzure {
     pub(super) fn check(
         self,
         name: &str,
-        source: Option<SourceName>,
+        source: Option<FileSource>,
         endpoint_url: String,
     ) -> Result<Azure, ConfigError> {
         let bad = |what: String| ConfigError(format!("connections.{name}: {what}"));
-        let source = source.ok_or_else(|| {
+        let known = [
+            FileSource::ClientSecret,
+            FileSource::ClientCertificate,
+            FileSource::WorkloadIdentity,
+            FileSource::ManagedIdentity,
+        ];
+        let source = source.filter(|source| known.contains(source)).ok_or_else(|| {
             bad("needs source = \"client_secret\", \"client_certificate\", \"workload_identity\" or \"managed_identity\"".into())
         })?;
+        if !endpoint_url.is_empty() && !endpoint_url.starts_with("https://") && !endpoint_url.starts_with("http://") {
+            return Err(bad("endpoint_url must start with https:// or http://".into()));
+        }
         let files = [
-            (SourceName::ClientSecret, "client_secret_file", self.client_secret_file),
-            (SourceName::ClientCertificate, "certificate_file", self.certificate_file),
-            (SourceName::WorkloadIdentity, "federated_token_file", self.federated_token_file),
+            (FileSource::ClientSecret, "client_secret_file", self.client_secret_file),
+            (FileSource::ClientCertificate, "certificate_file", self.certificate_file),
+            (FileSource::WorkloadIdentity, "federated_token_file", self.federated_token_file),
         ];
         let mut file = None;
         for (of, key, path) in files {
@@ -129,16 +128,16 @@ impl FileAzure {
                     return Err(bad(format!("{key}: {:?} is not an absolute path", path.display().to_string())));
                 }
                 Some(path) => file = Some(path),
-                None if of == source && of != SourceName::WorkloadIdentity => {
+                None if of == source && of != FileSource::WorkloadIdentity => {
                     return Err(bad(format!("this source needs {key} = \"/path\"")));
                 }
                 None => {}
             }
         }
         let source = match (source, file) {
-            (SourceName::ClientSecret, Some(path)) => AzureSource::ClientSecret(path),
-            (SourceName::ClientCertificate, Some(path)) => AzureSource::ClientCertificate(path),
-            (SourceName::WorkloadIdentity, path) => AzureSource::WorkloadIdentity(path),
+            (FileSource::ClientSecret, Some(path)) => AzureSource::ClientSecret(path),
+            (FileSource::ClientCertificate, Some(path)) => AzureSource::ClientCertificate(path),
+            (FileSource::WorkloadIdentity, path) => AzureSource::WorkloadIdentity(path),
             _ => AzureSource::ManagedIdentity,
         };
         let (tenant, client_id) = (self.tenant.unwrap_or_default(), self.client_id.unwrap_or_default());
@@ -168,7 +167,7 @@ mod tests {
 
     const ID: &str = "0b1f6471-1bf0-4dda-aec3-cb9272f09590";
 
-    fn azure(source: SourceName, keys: &str) -> Result<Azure, String> {
+    fn azure(source: FileSource, keys: &str) -> Result<Azure, String> {
         let keys = toml::from_str::<FileAzure>(keys).expect(keys);
         keys.check("prod", Some(source), String::new()).map_err(|e| e.0)
     }
@@ -177,24 +176,27 @@ mod tests {
     fn each_source_has_what_it_needs_and_nothing_of_another() {
         let who = format!("tenant = 'contoso.onmicrosoft.com'\nclient_id = '{ID}'\n");
         for (source, key, needed) in [
-            (SourceName::ClientSecret, "client_secret_file", true),
-            (SourceName::ClientCertificate, "certificate_file", true),
-            (SourceName::WorkloadIdentity, "federated_token_file", false),
+            (FileSource::ClientSecret, "client_secret_file", true),
+            (FileSource::ClientCertificate, "certificate_file", true),
+            (FileSource::WorkloadIdentity, "federated_token_file", false),
         ] {
             let given = azure(source, &format!("{who}{key} = '/f'")).expect("fine");
             assert_eq!(given.file(), Some(&PathBuf::from("/f")));
             assert_eq!(azure(source, &who).is_ok(), !needed, "{key}");
             assert!(azure(source, &format!("{who}{key} = 'f'")).expect_err("relative").contains("absolute"));
-            let why = azure(SourceName::ManagedIdentity, &format!("{key} = '/f'")).expect_err("of another");
+            let why = azure(FileSource::ManagedIdentity, &format!("{key} = '/f'")).expect_err("of another");
             assert!(why.contains(key) && why.contains("another source"), "{why}");
             for without in [format!("tenant = 'a.b'\n{key} = '/f'"), format!("client_id = '{ID}'\n{key} = '/f'")] {
                 assert!(azure(source, &without).is_err(), "{without}");
             }
         }
-        let own = azure(SourceName::ManagedIdentity, "").expect("fine");
+        let own = azure(FileSource::ManagedIdentity, "").expect("fine");
         assert_eq!((own.cloud, own.file()), (Cloud::Public, None));
-        assert!(azure(SourceName::ManagedIdentity, &format!("client_id = '{ID}'")).is_ok());
-        assert!(FileAzure::default().check("prod", None, String::new()).expect_err("none").0.contains("needs source"));
+        assert!(azure(FileSource::ManagedIdentity, &format!("client_id = '{ID}'")).is_ok());
+        for none in [None, Some(FileSource::Environment), Some(FileSource::InstanceRole)] {
+            let why = FileAzure::default().check("prod", none, String::new()).expect_err("none").0;
+            assert!(why.contains("needs source"), "{why}");
+        }
     }
 
     #[test]
@@ -207,12 +209,12 @@ mod tests {
             ("cloud = 'germany'", "public, usgovernment and china"),
             ("cloud = ''", "public, usgovernment and china"),
         ] {
-            let why = azure(SourceName::ManagedIdentity, keys).expect_err(keys);
+            let why = azure(FileSource::ManagedIdentity, keys).expect_err(keys);
             assert!(why.starts_with("connections.prod: ") && why.contains(word), "{why}");
         }
         for (name, cloud) in [("usgovernment", Cloud::UsGovernment), ("china", Cloud::China)] {
             let keys = format!("cloud = '{name}'\nsubscription = '{ID}'");
-            assert_eq!(azure(SourceName::ManagedIdentity, &keys).expect("fine").cloud, cloud);
+            assert_eq!(azure(FileSource::ManagedIdentity, &keys).expect("fine").cloud, cloud);
         }
     }
 }

@@ -118,7 +118,7 @@ struct FileConnection {
     context: Option<String>,
     exec_plugins: Option<Vec<String>>,
     in_cluster: Option<bool>,
-    source: Option<String>,
+    source: Option<FileSource>,
     profile: Option<String>,
     region: Option<String>,
     endpoint_url: Option<String>,
@@ -141,6 +141,19 @@ struct FileConnection {
     token_audiences: Option<Vec<String>>,
     impersonate: Option<bool>,
     impersonate_prefix: Option<String>,
+}
+/// Where credentials come from: of AWS the first three, of Azure the others.
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(Debug))]
+#[serde(rename_all = "snake_case")]
+pub(super) enum FileSource {
+    Environment,
+    Profile,
+    InstanceRole,
+    ClientSecret,
+    ClientCertificate,
+    WorkloadIdentity,
+    ManagedIdentity,
 }
 
 // === impl File ===
@@ -493,11 +506,7 @@ impl Config {
     fn keep_from_jobs(&self) -> Result<(), ConfigError> {
         // links are what they lead to; what is not there yet is taken by its name
         let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let of_connections = self.connections.values().filter_map(|c| match c {
-            Connection::Kubeconfig { path, .. } => Some(path),
-            Connection::Azure(azure) => azure.file(),
-            _ => None,
-        });
+        let of_connections = self.connections.values().filter_map(Connection::credentials_file);
         let own = [&self.credentials, &self.state_dir, &self.policy.path]
             .into_iter()
             .chain(&self.proxy.password_file)
@@ -738,10 +747,6 @@ impl FileConnection {
         };
         let aws = self.profile.is_some() || self.region.is_some() || session.is_given();
         let cloud = self.source.is_some() || self.endpoint_url.is_some();
-        let endpoint_url = self.endpoint_url.unwrap_or_default();
-        if !endpoint_url.is_empty() && !endpoint_url.starts_with("https://") && !endpoint_url.starts_with("http://") {
-            return Err(bad("endpoint_url must start with https:// or http://"));
-        }
         match self.provider.as_str() {
             "kubernetes" if cloud => Err(bad("source and endpoint_url belong to a cloud's provider, such as \"aws\"")),
             "aws" | "kubernetes" if azure.is_given() => Err(bad(
@@ -771,28 +776,30 @@ impl FileConnection {
                 "kubeconfig, context, exec_plugins, in_cluster, service_account, token_… and impersonate… belong to provider \"kubernetes\"",
             )),
             "aws" => {
-                let source = source_of::<AwsSource>(name, self.source)?
-                    .ok_or_else(|| bad("needs source = \"environment\", \"profile\" or \"instance_role\""))?;
+                let source = match self.source {
+                    Some(FileSource::Environment) => AwsSource::Environment,
+                    Some(FileSource::Profile) => AwsSource::Profile,
+                    Some(FileSource::InstanceRole) => AwsSource::InstanceRole,
+                    _ => return Err(bad("needs source = \"environment\", \"profile\" or \"instance_role\"")),
+                };
                 let profile = self.profile.unwrap_or_default();
                 if (source == AwsSource::Profile) == profile.is_empty() {
                     return Err(bad("profile belongs to source = \"profile\", which needs it"));
                 }
+                let endpoint_url = self.endpoint_url.unwrap_or_default();
+                if !endpoint_url.is_empty()
+                    && !endpoint_url.starts_with("https://")
+                    && !endpoint_url.starts_with("http://")
+                {
+                    return Err(bad("endpoint_url must start with https:// or http://"));
+                }
                 let (region, session) = (self.region.unwrap_or_default(), session.check(name)?);
                 Ok(Connection::Aws { source, profile, region, endpoint_url, session })
             }
-            "azure" => {
-                let source = source_of(name, self.source)?;
-                Ok(Connection::Azure(azure.check(name, source, endpoint_url)?))
-            }
+            "azure" => Ok(Connection::Azure(azure.check(name, self.source, self.endpoint_url.unwrap_or_default())?)),
             other => Err(bad(&format!("provider {other:?} is not one: kubernetes, aws, azure"))),
         }
     }
-}
-
-/// One of a provider's sources of credentials.
-fn source_of<T: serde::de::DeserializeOwned>(name: &str, source: Option<String>) -> Result<Option<T>, ConfigError> {
-    let wrong = |e: toml::de::Error| ConfigError(format!("connections.{name}.source: {}", one_line(e.message())));
-    source.map(|source| toml::Value::String(source).try_into()).transpose().map_err(wrong)
 }
 
 /// The part of the supervisor's own environment that a resolver may be given.

@@ -294,8 +294,7 @@ pub struct ServiceAccount {
 }
 
 /// Where AWS credentials come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AwsSource {
     /// The variables that the supervisor was started with.
     Environment,
@@ -359,6 +358,14 @@ impl Connection {
             Self::Kubeconfig { .. } | Self::InCluster { .. } => "",
             Self::Aws { region, .. } => region,
             Self::Azure(azure) => &azure.subscription,
+        }
+    }
+    /// The file that its credentials are in, where the configuration names one.
+    pub fn credentials_file(&self) -> Option<&PathBuf> {
+        match self {
+            Self::Kubeconfig { path, .. } => Some(path),
+            Self::Azure(azure) => azure.file(),
+            _ => None,
         }
     }
     /// The file that its session's policy was read from.

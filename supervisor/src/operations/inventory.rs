@@ -131,3 +131,73 @@ fn call(entry: &Connection, place: &str, service: &str, operation: Option<&str>)
         _ => What::Aws(CloudCall::aws(service, operation, region)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Azure, AzureSource};
+    use shared_proto::v1::{GetResource, ListLogs, ListPlaces, ReadLogs, WhoAmI};
+
+    fn azure() -> Connection {
+        Connection::Azure(Azure {
+            source: AzureSource::ManagedIdentity,
+            tenant: String::new(),
+            client_id: String::new(),
+            subscription: "s".into(),
+            cloud: Default::default(),
+            endpoint_url: String::new(),
+        })
+    }
+    fn names(calls: &[What]) -> Vec<String> {
+        let name = |what: &What| match what {
+            What::Azure(call) => {
+                assert!(call.read_only && call.region.is_none());
+                format!("{}/{}", call.service, call.operation.as_deref().unwrap_or("?"))
+            }
+            other => panic!("{other:?}"),
+        };
+        calls.iter().map(name).collect()
+    }
+
+    /// The worker's suite has the same names: `azure_asks_what_the_rules_are_asked_about`.
+    #[test]
+    fn what_is_asked_of_azure() {
+        let get =
+            |type_name: &str| Asked::GetResource(GetResource { type_name: type_name.into(), ..Default::default() });
+        let logs = |source: &str| Asked::ListLogs(ListLogs { source: source.into(), ..Default::default() });
+        let insights = |operation: &str| format!("Microsoft.OperationalInsights/{operation}");
+        for (asked, expected) in [
+            (Asked::WhoAmI(WhoAmI::default()), vec!["Microsoft.Resources/subscriptions/read".to_owned()]),
+            (Asked::ListPlaces(ListPlaces::default()), vec!["Microsoft.Resources/subscriptions/read".to_owned()]),
+            (get("microsoft.compute/DISKS"), vec!["Microsoft.Compute/disks/read".to_owned()]),
+            (
+                get("Microsoft.Maps/accounts"),
+                vec![
+                    "Microsoft.Resources/subscriptions/providers/read".to_owned(),
+                    "Microsoft.Maps/accounts/read".to_owned(),
+                ],
+            ),
+            (logs(""), vec![insights("workspaces/read")]),
+            (logs("g/w"), vec![insights("workspaces/tables/read")]),
+            (
+                Asked::ReadLogs(ReadLogs::default()),
+                vec![insights("workspaces/read"), insights("workspaces/query/read")],
+            ),
+        ] {
+            assert_eq!(names(&asks(&asked, &azure()).expect("it has such a thing")), expected, "{asked:?}");
+        }
+        let types = ["Microsoft.Maps/accounts/sub", "microsoft.resources/subscriptions/RESOURCEGROUPS", "odd"];
+        let list = ListResources { types: types.map(str::to_owned).into(), ..Default::default() };
+        let by_type = by_type(&list, &azure()).expect("fine");
+        let asked: Vec<_> = by_type[..2].iter().map(|(_, calls)| names(calls)).collect();
+        assert_eq!(
+            asked,
+            [["Microsoft.Maps/accounts/sub/read"], ["Microsoft.Resources/subscriptions/resourceGroups/read"]]
+        );
+        // what is no type of Azure's is not known, which rules that name methods deny
+        assert!(matches!(&by_type[2].1[..], [What::Azure(call)] if call.operation.is_none() && !call.read_only));
+        let all = super::by_type(&ListResources::default(), &azure()).expect("fine");
+        assert_eq!(all.len(), inventory::all("azure", false).len());
+        assert!(all.iter().all(|(name, calls)| names(calls) == [format!("{name}/read")]));
+    }
+}

@@ -8,7 +8,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, Instant};
 
 use super::connect::Account;
-use super::lines::{Row, Rows};
+use super::lines::Row;
 use super::logs::{Asked, LINES_MAX, write};
 use crate::fault::{Fault, done};
 use crate::socket::Output;
@@ -25,46 +25,66 @@ pub(super) struct Follow<'a> {
     left: Option<u32>,
     /// Nothing older is shown.
     since: Timestamp,
-    /// The newest line that was shown before: of the first answer what is not newer was left out on purpose.
-    newest: Option<Timestamp>,
     until_ms: i64,
     hasher: RandomState,
-    /// How often each row was in the last answer, for two lines may be the same. Never more than one answer has rows.
+    /// When the last question was asked.
+    last: Instant,
+    /// How often each row was in the last answer, for two lines may be the same. Never more than two answers have rows.
     seen: HashMap<u64, u32>,
 }
 
 // === impl Follow ===
 
 impl<'a> Follow<'a> {
-    /// After these.
-    pub(super) fn new(asked: &'a Asked<'a>, read: &ReadLogs, shown: &Rows) -> Self {
-        let count = u32::try_from(shown.rows.len()).unwrap_or(u32::MAX);
-        let hasher = RandomState::new();
+    /// Asks for what came in a moment ago, before what there is is looked for: of that only what is shown is to be shown.
+    pub(super) async fn begin(asked: &'a Asked<'a>, read: &ReadLogs, account: &mut Account) -> Result<Self, Fault> {
+        let last = Instant::now();
+        let rows = asked.lines(account, &since_ago(OVERLAP), None, LINES_MAX).await?;
+        let mut follow = Self::new(asked, read, last);
+        follow.know(&rows.rows);
+        Ok(follow)
+    }
+
+    fn new(asked: &'a Asked<'a>, read: &ReadLogs, last: Instant) -> Self {
         Self {
             asked,
-            left: (read.limit > 0).then(|| read.limit.saturating_sub(count)),
+            left: (read.limit > 0).then_some(read.limit),
             since: Timestamp::from_millisecond(read.since_ms).unwrap_or(Timestamp::MIN),
-            newest: shown.rows.last().map(|row| row.at),
             until_ms: read.until_ms,
-            seen: counted(&hasher, &shown.rows).into_iter().collect(),
-            hasher,
+            hasher: RandomState::new(),
+            last,
+            seen: HashMap::new(),
+        }
+    }
+
+    /// These were shown.
+    pub(super) fn shown(&mut self, rows: &[Row]) {
+        let count = u32::try_from(rows.len()).unwrap_or(u32::MAX);
+        self.left = self.left.map(|left| left.saturating_sub(count));
+        self.know(rows);
+    }
+
+    fn know(&mut self, rows: &[Row]) {
+        for (hash, nth) in counted(&self.hasher, rows) {
+            let seen = self.seen.entry(hash).or_insert(0);
+            *seen = nth.max(*seen);
         }
     }
 
     /// Until the limit or the end of the time that was asked for, or until nobody reads any more.
     pub(super) async fn run(mut self, account: &mut Account, output: &mut Output) -> Result<Outcome, Fault> {
-        let mut last = Instant::now();
         loop {
             if self.left == Some(0) || (self.until_ms > 0 && shared_proto::now_ms() >= self.until_ms) {
                 return Ok(done());
             }
-            // by the service's own clock
-            let seconds = (OVERLAP + last.elapsed()).as_secs() + 1;
-            last = Instant::now();
-            let before = format!("| where ingestion_time() > ago({seconds}s)\n");
-            let rows = self.asked.lines(account, &before, None, LINES_MAX).await?;
+            let window = OVERLAP + self.last.elapsed();
+            self.last = Instant::now();
+            let rows = self.asked.lines(account, &since_ago(window), None, LINES_MAX).await?;
             if rows.rows.len() >= LINES_MAX as usize {
-                let told = format!("{LINES_MAX} lines and more came within {seconds} s: only the newest are shown\n");
+                let told = format!(
+                    "{LINES_MAX} lines and more came within {} s: only the newest are shown\n",
+                    window.as_secs()
+                );
                 output.stderr(told.as_bytes()).await?;
             }
             if let Some(partial) = &rows.partial {
@@ -80,11 +100,10 @@ impl<'a> Follow<'a> {
     /// What of an answer was not shown yet, as far as it is to be.
     fn fresh<'r>(&mut self, rows: &'r [Row]) -> Vec<&'r Row> {
         let counted = counted(&self.hasher, rows);
-        let newest = self.newest.take();
         let mut fresh = Vec::new();
         for (row, (hash, nth)) in rows.iter().zip(&counted) {
             let is_new = *nth > self.seen.get(hash).copied().unwrap_or(0);
-            if is_new && row.at >= self.since && newest.is_none_or(|newest| row.at > newest) && self.left != Some(0) {
+            if is_new && row.at >= self.since && self.left != Some(0) {
                 self.left = self.left.map(|left| left - 1);
                 fresh.push(row);
             }
@@ -93,6 +112,11 @@ impl<'a> Follow<'a> {
         self.seen = counted.into_iter().collect();
         fresh
     }
+}
+
+/// What was taken in since then, by the service's own clock.
+fn since_ago(window: Duration) -> String {
+    format!("| where ingestion_time() > ago({}s)\n", window.as_secs() + 1)
 }
 
 /// Each row by its hash, and which of its like it is.
@@ -109,7 +133,7 @@ fn counted(hasher: &RandomState, rows: &[Row]) -> Vec<(u64, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::lines;
+    use super::super::lines::{self, Rows};
     use super::*;
     use serde_json::json;
 
@@ -130,12 +154,13 @@ mod tests {
     fn each_line_is_shown_once_however_often_it_comes() {
         let asked = Asked::none();
         let read = ReadLogs { since_ms: 5_000, limit: 0, ..Default::default() };
-        let mut follow = Follow::new(&asked, &read, &rows(&[(10, "a"), (11, "b")]));
+        let mut follow = Follow::new(&asked, &read, Instant::now());
+        follow.know(&rows(&[(9, "left out"), (10, "a")]).rows);
+        follow.shown(&rows(&[(10, "a"), (11, "b")]).rows);
         let mut fresh = |cells: &[(i64, &str)]| texts(&follow.fresh(&rows(cells).rows));
-        // what is older than the newest that was shown was left out on purpose
-        assert_eq!(fresh(&[(9, "old"), (10, "a"), (11, "b"), (12, "c")]), ["c"]);
-        // then what comes late is shown, but nothing from before the time that was asked for
-        assert_eq!(fresh(&[(4, "before"), (9, "old"), (10, "late"), (12, "c"), (12, "c")]), ["late", "c"]);
+        assert_eq!(fresh(&[(9, "left out"), (10, "a"), (11, "b"), (12, "c")]), ["c"]);
+        // what comes late is shown, but nothing from before the time that was asked for
+        assert_eq!(fresh(&[(4, "before"), (9, "left out"), (10, "late"), (12, "c"), (12, "c")]), ["late", "c"]);
         assert_eq!(fresh(&[(10, "late"), (12, "c"), (12, "c")]), Vec::<String>::new());
         assert_eq!(fresh(&[]), Vec::<String>::new());
     }
@@ -144,7 +169,8 @@ mod tests {
     fn a_limit_counts_all_that_is_shown() {
         let asked = Asked::none();
         let read = ReadLogs { limit: 3, ..Default::default() };
-        let mut follow = Follow::new(&asked, &read, &rows(&[(10, "a"), (11, "b")]));
+        let mut follow = Follow::new(&asked, &read, Instant::now());
+        follow.shown(&rows(&[(10, "a"), (11, "b")]).rows);
         assert_eq!(texts(&follow.fresh(&rows(&[(12, "c"), (13, "d")]).rows)), ["c"]);
         assert_eq!(follow.left, Some(0));
     }

@@ -200,6 +200,7 @@ pub(super) async fn read(account: &mut Account, read: &ReadLogs, output: &mut Ou
         return Err(Fault::new(Code::TargetRefused, "Azure: a workspace has no id by which it is queried"));
     }
     let asked = Asked { source, filter: &read.filter, target: format!("/v1/workspaces/{id}/query") };
+    let follow = if read.follow { Some(Follow::begin(&asked, read, account).await?) } else { None };
     let most = if read.limit == 0 { LINES_MAX } else { read.limit.min(LINES_MAX) };
     // one more than is shown tells whether there are more
     let mut rows = asked.lines(account, "", Some(timespan), most + 1).await?;
@@ -210,8 +211,9 @@ pub(super) async fn read(account: &mut Account, read: &ReadLogs, output: &mut Ou
     for row in &rows.rows {
         write(output, row).await?;
     }
-    if read.follow {
-        return Follow::new(&asked, read, &rows).run(account, output).await;
+    if let Some(mut follow) = follow {
+        follow.shown(&rows.rows);
+        return follow.run(account, output).await;
     }
     let message =
         rows.partial.or_else(|| more.then(|| format!("there are more than {most} lines: the newest are shown")));

@@ -233,7 +233,7 @@ mod tests {
             ResolveKubeconfig { path: path.display().to_string(), context: context.to_owned(), ..Default::default() };
         match resolve(how).await?.target {
             Kind::Kubernetes(target) => Ok(target),
-            Kind::Aws(_) => panic!("not kubernetes"),
+            _ => panic!("not kubernetes"),
         }
     }
 

@@ -7,7 +7,7 @@
 mod aws;
 mod azure;
 mod file;
-mod https;
+mod http;
 mod in_cluster;
 mod kubeconfig;
 mod plugin;

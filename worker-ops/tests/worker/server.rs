@@ -17,8 +17,13 @@ pub(crate) struct Asked {
     pub(crate) body: String,
 }
 
-/// A status and a body.
-pub(crate) type Answer = (u16, String);
+/// A status, headers and a body.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) body: String,
+}
 
 /// Serves until it is dropped.
 pub(crate) struct Server {
@@ -36,10 +41,21 @@ impl Asked {
     }
 }
 
+// === impl Answer ===
+
+impl From<(u16, String)> for Answer {
+    fn from((status, body): (u16, String)) -> Self {
+        Self { status, headers: Vec::new(), body }
+    }
+}
+
 // === impl Server ===
 
 impl Server {
-    pub(crate) async fn start(answer: impl Fn(&Asked, usize) -> Answer + Send + Sync + 'static) -> Result<Self> {
+    pub(crate) async fn start<A: Into<Answer>>(
+        answer: impl Fn(&Asked, usize) -> A + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let answer = move |asked: &Asked, before: usize| -> Answer { answer(asked, before).into() };
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
         let (answer, asked) = (Arc::new(answer), Arc::new(Mutex::new(Vec::new())));
@@ -92,8 +108,9 @@ async fn serve(
             all.push(asked.clone());
             all.len() - 1
         };
-        let (status, body) = answer(&asked, before);
-        let head = format!("HTTP/1.1 {status} X\r\n{TTL}Content-Length: {}\r\n\r\n", body.len());
+        let Answer { status, headers, body } = answer(&asked, before);
+        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let head = format!("HTTP/1.1 {status} X\r\n{TTL}{headers}Content-Length: {}\r\n\r\n", body.len());
         stream.write_all(head.as_bytes()).await.ok()?;
         stream.write_all(body.as_bytes()).await.ok()?;
     }

@@ -12,10 +12,11 @@ use shared_proto::failure::Code;
 use shared_proto::v1::ResolveAzure;
 use std::path::Path;
 
-use super::{Audience, Token, address, assertion, unavailable, variable};
+use super::{Audience, Token, address, assertion, said, unavailable, variable};
 use crate::fault::{Fault, words};
 use crate::net::url;
-use crate::resolve::{file, https};
+use crate::resolve::file;
+use crate::resolve::http::exchange;
 
 /// What proves that an assertion is one.
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
@@ -54,15 +55,17 @@ pub(super) async fn token(how: &ResolveAzure, cloud: Cloud, audience: Audience) 
         .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
         .body(Full::new(Bytes::from(url::form(form))))
         .map_err(|e| Fault::new(Code::Internal, format!("a request to Microsoft Entra cannot be made: {e}")))?;
-    let (status, body) = https::exchange(&directory, request)
+    let answer = exchange(&directory, request)
         .await
         .map_err(|e| unavailable(format!("Microsoft Entra at {e}")).next("Check the way from the runner to it."))?;
-    let answer: Value = serde_json::from_slice(&body).unwrap_or_default();
-    if !status.is_success() {
-        let (Proof::Secret(secret) | Proof::Assertion(secret)) = &proof;
-        return Err(refusal(how, status.as_u16(), &answer, secret));
+    let (Proof::Secret(secret) | Proof::Assertion(secret)) = &proof;
+    match said(&answer) {
+        Ok(said) if answer.status.is_success() => {
+            Token::read(&said).map_err(|e| unavailable(format!("Microsoft Entra at {}: {e}", directory.shown())))
+        }
+        Ok(said) => Err(refusal(how, answer.status.as_u16(), &said, secret)),
+        Err(why) => Err(unavailable(format!("Microsoft Entra at {}: {why}", directory.shown()))),
     }
-    Token::read(&answer).map_err(|e| unavailable(format!("Microsoft Entra at {}: {e}", directory.shown())))
 }
 
 fn proof(how: &ResolveAzure, audience: &str) -> Result<Proof, Fault> {

@@ -6,13 +6,12 @@
 
 use bytes::Bytes;
 use http_body_util::Full;
-use serde_json::Value;
 use shared_proto::v1::ResolveAzure;
 
-use super::{Audience, Token, address, unavailable, variable};
+use super::{Audience, Token, address, said, unavailable, variable};
 use crate::fault::{Fault, words};
 use crate::net::url;
-use crate::resolve::https;
+use crate::resolve::http::exchange;
 
 /// The metadata service of a machine.
 const METADATA: &str = "http://169.254.169.254";
@@ -46,16 +45,13 @@ pub(super) async fn token(how: &ResolveAzure, audience: Audience) -> Result<Toke
         unavailable(format!("the managed identity: {}", words(why)))
             .next("Give the machine, web app or container app a managed identity, and the entry its client_id where a user has assigned it.")
     };
-    let (status, body) = https::exchange(&address, request).await.map_err(|e| failed(&e))?;
-    let answer: Value = serde_json::from_slice(&body).unwrap_or_default();
-    if !status.is_success() {
+    let answer = exchange(&address, request).await.map_err(|e| failed(&e))?;
+    let at = |why: &str| failed(&format!("{}: {why}", address.shown()));
+    let said = said(&answer).map_err(|e| at(&e))?;
+    if !answer.status.is_success() {
         // the metadata service has error_description, web apps have message
-        let said = ["error_description", "message"].iter().find_map(|name| answer[*name].as_str());
-        return Err(failed(&format!(
-            "{} answered {status}: {}",
-            address.shown(),
-            said.unwrap_or("it says nothing more")
-        )));
+        let words = ["error_description", "message"].iter().find_map(|name| said[*name].as_str());
+        return Err(at(&format!("it answered {}: {}", answer.status, words.unwrap_or("it says nothing more"))));
     }
-    Token::read(&answer).map_err(|e| failed(&format!("{}: {e}", address.shown())))
+    Token::read(&said).map_err(at)
 }

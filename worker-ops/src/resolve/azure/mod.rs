@@ -8,12 +8,14 @@ mod assertion;
 mod entra;
 mod managed;
 
+use http::header::LOCATION;
 use shared_proto::address::Address;
 use shared_proto::azure::Cloud;
 use shared_proto::v1::target::Kind;
 use shared_proto::v1::{AzureTarget, ResolveAzure};
 use std::time::Duration;
 
+use super::http::Answer;
 use super::{Resolved, millis, unavailable, valid_until};
 use crate::fault::Fault;
 
@@ -97,6 +99,17 @@ impl Token {
         let life = Duration::from_secs(u64::try_from(left.min(LIFE_MAX)).unwrap_or(0));
         Ok(Self { value: value.to_owned(), expiry_ms: now + millis(life) })
     }
+}
+
+/// What an answer says, whatever its status.
+///
+/// # Errors
+/// It leads somewhere else, where nothing is sent to.
+fn said(answer: &Answer) -> Result<serde_json::Value, String> {
+    if answer.headers.contains_key(LOCATION) {
+        return Err(format!("it answered {} and leads elsewhere, which is not followed", answer.status));
+    }
+    Ok(serde_json::from_slice(&answer.body).unwrap_or_default())
 }
 
 fn variable<'a>(how: &'a ResolveAzure, name: &str) -> Option<&'a str> {
