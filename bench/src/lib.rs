@@ -1,6 +1,8 @@
 //! What the benchmarks share.
 #![forbid(unsafe_code)]
 
+pub mod ssh;
+
 use anyhow::Result;
 use runner_control_plane::execution::{Archives, Execution, Jobs};
 use runner_control_plane::listener::Listener;

@@ -2,15 +2,14 @@
 //! supervisor and worker. Each may have a wire of some length in it, at the same place: between the two sites.
 
 use crate::service::{Kind, Services};
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use bytes::Bytes;
 use runner_bench::serve;
+use runner_bench::ssh::{Forward, wire};
 use runner_control_plane::operations::{Operation, Output};
 use runner_control_plane::sessions::Sessions;
-use runner_tests::cluster::free_port;
-use runner_tests::process::Program;
 use runner_tests::runner::Setup;
-use runner_tests::{ControlPlane, Cutter, Process, Runner, Scratch, eventually};
+use runner_tests::{ControlPlane, Cutter, Runner};
 use shared_proto::v1;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,7 +17,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-const READY: Duration = Duration::from_secs(30);
 /// What a socket is read with, bytes.
 const BUFFER: usize = 256 * 1024;
 
@@ -37,14 +35,7 @@ pub(crate) struct Raw {
 }
 
 /// `ssh -R` between an sshd and a client of the benchmark's own.
-pub(crate) struct Ssh {
-    ports: [u16; 3],
-    // dropped in this order
-    _client: Process,
-    _server: Process,
-    _wire: Option<Cutter>,
-    _folder: Scratch,
-}
+pub(crate) struct Ssh(Forward);
 
 /// The product: the control plane in this process, the runner a real one.
 pub(crate) struct Ours {
@@ -67,10 +58,6 @@ fn index(kind: Kind) -> usize {
         Kind::Echo => 1,
         Kind::Hello => 2,
     }
-}
-
-async fn wire(target: SocketAddr, delay: Duration) -> Result<Option<Cutter>> {
-    if delay.is_zero() { Ok(None) } else { Ok(Some(Cutter::with_delay(target, delay).await?)) }
 }
 
 // === impl Caller ===
@@ -129,54 +116,12 @@ impl Raw {
 // === impl Ssh ===
 
 impl Ssh {
-    /// Starts both ends with keys of their own.
     pub(crate) async fn new(services: Services, delay: Duration) -> Result<Self> {
-        let folder = Scratch::new("ssh")?;
-        for key in ["host", "user"] {
-            let path = folder.join(key).display().to_string();
-            let arguments = ["-q", "-t", "ed25519", "-N", "", "-f", path.as_str()];
-            Program::component("ssh-keygen")?.args(arguments).run(READY).await?.success()?;
-        }
-        let public = std::fs::read_to_string(folder.join("user.pub"))?;
-        let authorized = folder.write("authorized_keys", public)?;
-        if nix::unistd::geteuid().is_root() {
-            // where sshd puts its unprivileged half
-            std::fs::create_dir_all("/run/sshd")?;
-        }
-        let port = free_port()?;
-        let config = folder.write(
-            "sshd_config",
-            format!(
-                "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\n\
-                 PasswordAuthentication no\nPermitRootLogin prohibit-password\nAllowTcpForwarding yes\nPidFile none\n\
-                 MaxSessions 200\nMaxStartups 200\n",
-                folder.join("host").display(),
-                authorized.display()
-            ),
-        )?;
-        let server = Program::component("sshd")?.args(["-D", "-e", "-f", &config.display().to_string()]).start()?;
-        server.ready(READY, "sshd listens", |l| l.contains("Server listening")).await?;
-        let server_address = SocketAddr::from(([127, 0, 0, 1], port));
-        let wire = wire(server_address, delay).await?;
-        let dial = wire.as_ref().map_or(server_address, Cutter::address);
-        let user = nix::unistd::User::from_uid(nix::unistd::geteuid())?.context("this user has a name")?.name;
-        let ports = [free_port()?, free_port()?, free_port()?];
-        let mut client = Program::component("ssh")?
-            .args(["-N", "-F", "/dev/null", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"])
-            .args(["-o", "ExitOnForwardFailure=yes", "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-i"])
-            .arg(folder.join("user").display().to_string());
-        for (kind, port) in KINDS.into_iter().zip(ports) {
-            client = client.args(["-R", &format!("127.0.0.1:{port}:{}", services.address(kind))]);
-        }
-        let client = client.args(["-p", &dial.port().to_string(), "-l", &user, &dial.ip().to_string()]).start()?;
-        let listening = eventually(READY, "ssh -R to listen", || async {
-            Ok(TcpStream::connect(("127.0.0.1", ports[2])).await.ok().map(drop))
-        });
-        client.unless_ended(listening).await?;
-        Ok(Self { ports, _client: client, _server: server, _wire: wire, _folder: folder })
+        let targets = KINDS.map(|kind| services.address(kind));
+        Ok(Self(Forward::start(&targets, delay).await?))
     }
     pub(crate) async fn open(&self, kind: Kind) -> Result<Caller> {
-        Caller::connect(SocketAddr::from(([127, 0, 0, 1], self.ports[index(kind)]))).await
+        Caller::connect(self.0.addresses[index(kind)]).await
     }
 }
 

@@ -1,7 +1,8 @@
 //! The command line's grammar: what may be typed. What it does is in `commands`.
 
 use crate::commands::{
-    aws, ca, connection, deploy, job, k8s, kube_token, kubeconfig, login, operation, organization, runner, stack,
+    aws, ca, connection, deploy, job, k8s, kube_token, kubeconfig, login, logs, operation, organization, resources,
+    runner, stack,
 };
 use crate::config::Overrides;
 use crate::output::Format;
@@ -84,8 +85,14 @@ pub(crate) enum Command {
     /// The token of such a context: what kubectl runs
     #[command(hide = true)]
     KubeToken(kube_token::KubeToken),
-    /// AWS through a runner
+    /// AWS' own clients through a runner
     Aws(aws::Aws),
+    /// Resources of clusters and cloud accounts, of all connections at once
+    #[command(subcommand)]
+    Resources(resources::ResourcesCommand),
+    /// Logs of cloud accounts; those of pods are in `k8s logs`
+    #[command(subcommand)]
+    Logs(logs::LogsCommand),
     /// Stacks: named pieces of infrastructure
     #[command(subcommand)]
     Stack(stack::StackCommand),
@@ -134,6 +141,14 @@ pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("it is not NAME=VALUE".to_owned()),
+    }
+}
+
+/// `k=v`, or `k` alone, as it is sent.
+pub(crate) fn tag(text: &str) -> Result<String, String> {
+    match text.split_once('=').unwrap_or((text, "")) {
+        ("", _) => Err("it is neither KEY=VALUE nor KEY".to_owned()),
+        _ => Ok(text.to_owned()),
     }
 }
 
@@ -189,8 +204,14 @@ mod tests {
             "k8s logs web -f -p -c main --since 5m --tail 10 --timestamps -n demo",
             "k8s logs web --all-containers",
             "k8s exec -it web -c main -- sh -c 'echo hi'",
-            "aws resources --type AWS::S3::Bucket --region eu-central-1 --tag a=b --tag c=d",
-            "aws resource --type AWS::S3::Bucket name",
+            "resources list --type AWS::S3::Bucket --region eu-central-1 --tag a=b --tag c",
+            "resources search web --all-regions -C a -C b --provider aws",
+            "resources get -C account --type AWS::S3::Bucket name",
+            "resources types --provider kubernetes",
+            "logs list -C account /aws/lambda/x --prefix 2026",
+            "logs read -C account /aws/lambda/x -f --since 5m --stream a --filter ERROR",
+            "connection whoami account --place eu-west-1",
+            "connection places account",
             "aws -C c -- s3 ls --recursive s3://b",
             "aws --region eu-west-1 -- aws sts get-caller-identity --output json",
             "aws shell",

@@ -63,6 +63,20 @@ pub fn find(provider: &str, name: &str) -> Option<&'static Type> {
     all(provider, false).iter().find(named).or_else(|| all(provider, true).iter().find(named))
 }
 
+/// Of which provider a type is, by the form of its name.
+pub fn provider_of(type_name: &str) -> &'static str {
+    let lower = type_name.to_ascii_lowercase();
+    if lower.contains("::") || lower == "tagged" {
+        "aws"
+    } else if lower.contains(".googleapis.com/") {
+        "gcp"
+    } else if lower.contains('/') {
+        "azure"
+    } else {
+        "kubernetes"
+    }
+}
+
 /// All that is asked to list resources of a type; of clouds only.
 pub fn calls(provider: &str, type_name: &str) -> Vec<Call> {
     if let Some(known) = find(provider, type_name) {
@@ -124,6 +138,7 @@ mod tests {
             assert!(all(provider, false).len() <= TYPES_MAX, "{provider}");
             for t in all(provider, false).iter().chain(all(provider, true)) {
                 assert_eq!(find(provider, &t.name.to_ascii_uppercase()).map(|t| t.name), Some(t.name));
+                assert_eq!(provider_of(t.name), provider, "{}", t.name);
                 assert_eq!(calls(provider, t.name).len(), t.operations.len(), "{}", t.name);
                 assert!(provider == "kubernetes" || !t.operations.is_empty(), "{}", t.name);
             }

@@ -584,7 +584,7 @@ async fn first_messages() -> Result<()> {
         ("an unknown connection", with(&|r| r.connection = "unknown".into())),
         ("a path as connection", with(&|r| r.connection = "../../etc/passwd".into())),
         ("the credentials file as connection", with(&|r| r.connection = "credentials.json".into())),
-        ("AWS on a cluster", one(request(&file, What::AwsListRegions(v1::AwsListRegions::default())))),
+        ("AWS on a cluster", one(request(&file, What::AwsRequest(v1::AwsRequest::default())))),
         ("too large a first message", with(&|r| r.connection.clone_from(&huge))),
         ("a selector that is none", pods("===")),
         ("a selector of 100,000 characters", pods(&"a".repeat(100_000))),

@@ -343,7 +343,7 @@ async fn cross_tenant() -> Result<()> {
         (Method::GET, "/connections/{}/k8s/pods", &connection, Value::Null),
         (Method::GET, "/connections/{}/k8s/namespaces/x/pods/y", &connection, Value::Null),
         (Method::GET, "/connections/{}/k8s/namespaces/x/pods/y/logs", &connection, Value::Null),
-        (Method::GET, "/connections/{}/aws/identity", &connection, Value::Null),
+        (Method::GET, "/connections/{}/identity", &connection, Value::Null),
         (Method::GET, "/stacks/{}", &stack, Value::Null),
         (Method::DELETE, "/stacks/{}", &stack, Value::Null),
         (Method::POST, "/stacks/{}/jobs", &stack, json!({ "kind": "preview" })),

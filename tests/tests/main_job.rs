@@ -12,6 +12,7 @@ use runner_tests::runner::{Setup, WITHOUT, given};
 use runner_tests::world::{self, Shared, World, usual_cluster};
 use runner_tests::{Cluster, Component, Engine, Moto, Scratch, Suite, archive, cluster, eventually, scratch};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -139,6 +140,7 @@ fn main() -> ExitCode {
         .test("operations_are_listed_with_their_ends", operations_are_listed)
         .needs(&[Component::Cluster, Component::Moto])
         .test("aws_agrees_with_plain_calls", aws_agrees)
+        .test("resources_of_all_connections_come_together", resources_together)
         .test("a_worker_gets_a_session_of_the_role_and_no_more", narrowed_session)
         .needs(&[Component::Cluster, Component::Tofu])
         .limit(300)
@@ -422,7 +424,7 @@ async fn connections() -> Result<()> {
     // an entry that the runner does not have, and one of another provider
     user.connection("nowhere", "kubernetes", None).await?;
     ensure!(user.refused("/connections/nowhere/k8s/namespaces").await?.1 == "unknown_connection");
-    ensure!(user.refused("/connections/cluster/aws/identity").await?.1 == "wrong_provider");
+    ensure!(user.refused("/connections/cluster/log-sources").await?.1 == "wrong_provider");
     ensure!(user.refused("/connections/cluster/k8s/namespaces?runner=none").await? == (404, "not_found".into()));
     let runner = user.get(&format!("/runners/{}", usual.world.runner.id)).await?;
     ensure!(runner["state"] == "connected" && runner["default"] == json!(true), "{runner}");
@@ -572,9 +574,12 @@ async fn job_behind_a_proxy() -> Result<()> {
 async fn narrowed_session() -> Result<()> {
     let usual = usual().await?;
     let user = usual.world.user();
-    let ours = user.get("/connections/narrow/aws/identity").await?;
-    ensure!(ours["arn"].as_str().is_some_and(|arn| arn.ends_with(":assumed-role/narrow/runner-narrow")), "{ours}");
-    let regions = user.get("/connections/narrow/aws/regions").await?;
+    let ours = user.get("/connections/narrow/identity").await?;
+    ensure!(
+        ours["principal"].as_str().is_some_and(|arn| arn.ends_with(":assumed-role/narrow/runner-narrow")),
+        "{ours}"
+    );
+    let regions = user.get("/connections/narrow/places").await?;
     ensure!(names(&regions).contains(&"eu-central-1".to_owned()), "{regions}");
     Ok(())
 }
@@ -651,34 +656,105 @@ async fn aws_agrees() -> Result<()> {
     let usual = usual().await?;
     let (user, moto) = (usual.world.user(), usual.moto.as_ref().context("moto")?);
     let (account, arn) = moto.caller_identity().await?;
-    let ours = user.get("/connections/account/aws/identity").await?;
-    ensure!(ours["account"] == json!(account) && ours["arn"] == json!(arn), "{ours} and {account} {arn}");
-    let by_profile = user.get("/connections/by-profile/aws/identity").await?;
+    let ours = user.get("/connections/account/identity").await?;
+    ensure!(ours["account"] == json!(account) && ours["principal"] == json!(arn), "{ours} and {account} {arn}");
+    let by_profile = user.get("/connections/by-profile/identity").await?;
     ensure!(by_profile["account"] == json!(account), "{by_profile}");
-    let regions = user.get("/connections/account/aws/regions").await?;
+    let regions = user.get("/connections/account/places").await?;
     ensure!(names(&regions).contains(&"eu-central-1".to_owned()), "{regions}");
 
-    let all = user.get("/connections/account/aws/resources").await?;
-    let identifiers = |v: &Value| -> Vec<String> {
-        let items = v["items"].as_array().cloned().unwrap_or_default();
-        items.iter().filter_map(|i| i["identifier"].as_str().map(str::to_owned)).collect()
-    };
-    for bucket in ["reports", "archive"] {
-        ensure!(identifiers(&all).iter().any(|i| i.ends_with(bucket)), "{all}");
-    }
-    let blue = user.get("/connections/account/aws/resources?tag=team%3Dblue").await?;
-    ensure!(identifiers(&blue).len() == 1 && identifiers(&blue)[0].ends_with("reports"), "{blue}");
-    let none = user.get("/connections/account/aws/resources?tag=team%3Dgreen").await?;
-    ensure!(identifiers(&none).is_empty(), "{none}");
-
     let ctl = ctl(usual).await?;
-    let who = ctl.text(&["aws", "-C", "account", "whoami"]).await?;
+    let listed = async |words: &[&str]| -> Result<Vec<String>> {
+        let list = ctl.json(&[&["resources", "list", "-C", "account"], words].concat()).await?;
+        let items = list["items"].as_array().context("a list")?;
+        Ok(items.iter().filter_map(|i| i["id"].as_str().map(str::to_owned)).collect())
+    };
+    let all = listed(&["--type", "tagged"]).await?;
+    for bucket in ["reports", "archive"] {
+        ensure!(all.iter().any(|id| id.ends_with(bucket)), "{all:?}");
+    }
+    for (tag, expected) in [("team=blue", "reports"), ("team=red", "archive")] {
+        let found = listed(&["--tag", tag]).await?;
+        ensure!(found.len() == 1 && found[0].ends_with(expected), "{found:?}");
+    }
+    ensure!(listed(&["--tag", "team=green"]).await?.is_empty());
+    let who = ctl.text(&["connection", "whoami", "account"]).await?;
     ensure!(who.contains(&account) && who.contains(&arn), "{who}");
-    let list = ctl.json(&["aws", "-C", "account", "resources", "--tag", "team=red"]).await?;
-    ensure!(identifiers(&list).len() == 1 && identifiers(&list)[0].ends_with("archive"), "{list}");
     // moto knows no Cloud Control: its refusal must come as the target's own, and nothing hangs
-    let refused = user.refused("/connections/account/aws/resources?type=AWS%3A%3AS3%3A%3ABucket").await?;
-    ensure!(refused.1.starts_with("target_"), "{refused:?}");
+    let refused = ctl.run(&["resources", "list", "-C", "account", "--type", "AWS::Glue::Job"]).await?;
+    ensure!(!refused.status.success() && refused.stderr.contains("(target_"), "{refused:?}");
+    Ok(())
+}
+
+async fn resources_together() -> Result<()> {
+    let usual = usual().await?;
+    let (user, ctl) = (usual.world.user(), ctl(usual).await?);
+    let ids = |list: &Value, connection: &str| -> Vec<String> {
+        let items = list["items"].as_array().cloned().unwrap_or_default();
+        let of = items.iter().filter(|i| i["connection"] == connection);
+        of.filter_map(|i| i["id"].as_str().map(str::to_owned)).collect()
+    };
+    let pods = |list: &Value| -> Vec<String> {
+        let items = list["items"].as_array().cloned().unwrap_or_default();
+        let id = |p: &Value| Some(format!("{}/{}", p["namespace"].as_str()?, p["name"].as_str()?));
+        items.iter().filter_map(id).collect()
+    };
+    // of a cluster, as the API server lists them
+    let all = ctl.json(&["resources", "list", "-C", "cluster", "--type", "pods"]).await?;
+    let plain = user.get("/connections/cluster/k8s/pods?all_namespaces=true").await?;
+    ensure!(!pods(&plain).is_empty() && ids(&all, "cluster") == pods(&plain), "{all} and {plain}");
+    let labelled = ctl.json(&[
+        "resources",
+        "list",
+        "-C",
+        "cluster",
+        "--type",
+        "pods",
+        "--label",
+        "app=db",
+        "--namespace",
+        "default",
+    ]);
+    let plain = user.get("/connections/cluster/k8s/pods?namespace=default&labels=app%3Ddb").await?;
+    let labelled = labelled.await?;
+    ensure!(!pods(&plain).is_empty() && ids(&labelled, "cluster") == pods(&plain), "{labelled} and {plain}");
+    ensure!(labelled["items"][0]["state"].is_string() && labelled["items"][0]["tags"]["app"] == "db", "{labelled}");
+    // a kind that is in no table, and one that is none
+    let roles = ctl.json(&["resources", "list", "-C", "cluster", "--type", "clusterroles.rbac.authorization.k8s.io"]);
+    ensure!(ids(&roles.await?, "cluster").contains(&"cluster-admin".to_owned()));
+    let none = ctl.run(&["resources", "list", "-C", "cluster", "--type", "nothings"]).await?;
+    ensure!(!none.status.success() && none.stderr.contains("(target_not_found)"), "{none:?}");
+    // without a type: of many, and no Secret among them
+    let whole = ctl.json(&["resources", "list", "-C", "cluster"]).await?;
+    let kinds: BTreeSet<&str> =
+        whole["items"].as_array().context("a list")?.iter().filter_map(|i| i["type_name"].as_str()).collect();
+    ensure!(["pods", "nodes", "namespaces", "services"].iter().all(|k| kinds.contains(k)), "{kinds:?}");
+    ensure!(!kinds.contains("secrets") && whole["failures"] == json!([]), "{kinds:?} {}", whole["failures"]);
+    // over all connections: what one has beside what others cannot have
+    let found = ctl.json(&["resources", "search", "report", "--tag", "team"]).await?;
+    ensure!(ids(&found, "account").iter().any(|id| id.ends_with("reports")), "{found}");
+    ensure!(ids(&found, "by-profile").iter().any(|id| id.ends_with("reports")), "{found}");
+    let refused: Vec<&str> =
+        found["failures"].as_array().context("a list")?.iter().filter_map(|f| f["connection"].as_str()).collect();
+    ensure!(refused.contains(&"not-allowed"), "{found}");
+    let text = ctl.run(&["resources", "search", "reports", "--provider", "aws", "--tag", "team=blue"]).await?;
+    let line = text.stdout.lines().nth(1).unwrap_or_default();
+    ensure!(text.stdout.starts_with("CONNECTION") && line.contains("reports"), "{text:?}");
+    // limits, and what is no place
+    let cut = ctl.json(&[
+        "resources",
+        "list",
+        "-C",
+        "cluster",
+        "--type",
+        "clusterroles.rbac.authorization.k8s.io",
+        "--limit",
+        "3",
+    ]);
+    let cut = cut.await?;
+    ensure!(ids(&cut, "cluster").len() == 3 && cut["truncated"] == true, "{cut}");
+    let nowhere = ctl.run(&["resources", "list", "-C", "account", "--tag", "team", "--region", "Nowhere/"]).await?;
+    ensure!(!nowhere.status.success() && nowhere.stderr.contains("cannot be a region"), "{nowhere:?}");
     Ok(())
 }
 

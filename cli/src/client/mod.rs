@@ -15,6 +15,7 @@ pub(crate) use status::failure as status_failure;
 pub(crate) use websocket::Socket;
 
 use crate::config::Context;
+use crate::stop::Done;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -26,6 +27,7 @@ use hyper::client::conn::http1::SendRequest;
 use serde_json::Value;
 use shared_proto::aws;
 use shared_proto::failure::{Code, Failure};
+use shared_proto::lines::Cutter;
 use shared_proto::secret::Secret;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -311,6 +313,43 @@ impl Kept {
             }
         });
     }
+}
+
+/// The longest line of JSON that is taken, bytes.
+const LINE_MAX: usize = 4 * 1024 * 1024;
+
+/// Reads an answer of one JSON object a line; gives the trailer with the outcome, where there is one.
+///
+/// # Errors
+/// `connection_lost`, `internal`, and whatever `take` ends with.
+pub(crate) async fn read_lines(
+    answer: Response<Incoming>,
+    mut take: impl FnMut(Value) -> Done,
+) -> Done<Option<HeaderValue>> {
+    let mut body = answer.into_body();
+    let mut cutter = Cutter::new(LINE_MAX);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| {
+            Code::ConnectionLost.on("the connection to the control plane was cut before the end of what it sent")
+        })?;
+        match frame.into_data() {
+            Ok(data) => {
+                let mut lines = Vec::new();
+                cutter.add(&data, |line| lines.push(line));
+                for line in lines.iter().filter(|line| !line.trim_ascii().is_empty()) {
+                    let value = serde_json::from_slice(line)
+                        .map_err(|_| Code::Internal.on("the control plane sent a line that is no JSON"))?;
+                    take(value)?;
+                }
+            }
+            Err(other) => {
+                if let Ok(trailers) = other.into_trailers() {
+                    return Ok(trailers.get("runner-outcome").cloned());
+                }
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// An answer that is a success, or the failure that it carries.

@@ -1,11 +1,7 @@
-//! `aws`: who we are there, regions, resources; and AWS' own clients through the connection.
+//! `aws`: AWS' own clients through a connection.
 
 use super::{Session, aws_proxy, connection};
-use crate::args::pair;
-use crate::client::path;
-use crate::output::{Format, table};
 use crate::stop::Done;
-use serde_json::Value;
 use std::ffi::OsString;
 
 /// `aws`
@@ -33,30 +29,6 @@ pub(crate) struct Aws {
 /// `aws …`
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum AwsCommand {
-    /// Who the connection's credentials are
-    Whoami,
-    /// The account's regions
-    Regions,
-    /// Resources: of one type through Cloud Control, or all tagged ones
-    Resources {
-        /// A Cloud Control type, such as AWS::S3::Bucket
-        #[arg(long = "type", value_name = "TYPE")]
-        type_name: Option<String>,
-        /// Only with this tag; may be given several times
-        #[arg(long = "tag", value_parser = pair, value_name = "KEY=VALUE")]
-        tags: Vec<(String, String)>,
-        /// At most so many
-        #[arg(long, value_name = "NUMBER")]
-        limit: Option<u32>,
-    },
-    /// One resource with its properties
-    Resource {
-        /// Its Cloud Control type
-        #[arg(long = "type", value_name = "TYPE")]
-        type_name: String,
-        /// Its primary identifier
-        identifier: String,
-    },
     /// A shell, or a program, whose clients of AWS go through the connection
     Shell {
         /// The program and its arguments, after `--`; a shell where there is none
@@ -76,12 +48,6 @@ impl Aws {
 
 /// `aws …`
 pub(crate) async fn run(command: Aws, session: &Session) -> Done {
-    let ask = async |what: &str, query: Vec<(&str, Option<&str>)>| {
-        let own = query.into_iter().chain([("region", command.region.as_deref())]);
-        let query = session.query(own);
-        let chosen = connection::choose(session, command.connection.as_deref(), "aws").await?;
-        session.client.get(&path(&["connections", &chosen, "aws", what], &query)).await
-    };
     let program = async |words: &[OsString]| {
         let chosen = connection::choose(session, command.connection.as_deref(), "aws").await?;
         aws_proxy::run(session, &chosen, command.region.as_deref(), words).await
@@ -91,73 +57,5 @@ pub(crate) async fn run(command: Aws, session: &Session) -> Done {
     };
     match asked {
         AwsCommand::Shell { words } => program(words).await,
-        AwsCommand::Whoami => {
-            let who = session.wait("asking", ask("identity", vec![])).await?;
-            session.output.document(&who, |who| {
-                table::fields([
-                    ("account", table::text(who, "/account")),
-                    ("arn", table::text(who, "/arn")),
-                    ("user id", table::text(who, "/user_id")),
-                ])
-            })
-        }
-        AwsCommand::Regions => {
-            let list = session.wait("listing regions", ask("regions", vec![])).await?;
-            session.output.document(&list, |list| {
-                let rows =
-                    table::items(list).iter().map(|r| vec![table::text(r, "/name"), table::text(r, "/opt_in_status")]);
-                table::rows(&["NAME", "OPT-IN"], rows, "No regions.")
-            })
-        }
-        AwsCommand::Resources { type_name, tags, limit } => {
-            let tags: Vec<String> = tags.iter().map(|(key, value)| format!("{key}={value}")).collect();
-            let limit = limit.map(|n| n.to_string());
-            let mut query = vec![("type", type_name.as_deref()), ("limit", limit.as_deref())];
-            query.extend(tags.iter().map(|tag| ("tag", Some(tag.as_str()))));
-            let list = session.wait("listing resources", ask("resources", query)).await?;
-            if list["truncated"] == true {
-                eprintln!("note: there are more; raise --limit or narrow it");
-            }
-            let wide = session.output.format == Format::Wide;
-            session.output.document(&list, |list| resources(list, wide))
-        }
-        AwsCommand::Resource { type_name, identifier } => {
-            let query = vec![("type", Some(type_name.as_str())), ("identifier", Some(identifier.as_str()))];
-            let one = session.wait("asking", ask("resource", query)).await?;
-            session.output.document(&one, |one| {
-                let mut text = table::fields([
-                    ("type", table::text(one, "/type_name")),
-                    ("identifier", table::text(one, "/identifier")),
-                    ("region", table::text(one, "/region")),
-                    ("tags", tags_of(one)),
-                ]);
-                if !one["properties"].is_null() {
-                    text.push_str(&serde_json::to_string_pretty(&one["properties"]).unwrap_or_default());
-                    text.push('\n');
-                }
-                text
-            })
-        }
     }
-}
-
-fn tags_of(resource: &Value) -> String {
-    resource["tags"].as_object().map_or_else(String::new, |tags| {
-        tags.iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect::<Vec<_>>().join(",")
-    })
-}
-
-fn resources(list: &Value, wide: bool) -> String {
-    let mut header = vec!["TYPE", "IDENTIFIER", "REGION"];
-    if wide {
-        header.push("TAGS");
-    }
-    let rows = table::items(list).iter().map(|r| {
-        let mut row = vec![table::text(r, "/type_name"), table::text(r, "/identifier"), table::text(r, "/region")];
-        if wide {
-            row.push(tags_of(r));
-        }
-        row
-    });
-    table::rows(&header, rows, "No resources found.")
 }

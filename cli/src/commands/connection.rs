@@ -15,7 +15,7 @@ pub(crate) enum ConnectionCommand {
         /// Its name
         name: String,
         /// What it reaches
-        #[arg(long, value_parser = ["kubernetes", "aws", "gcp", "azure"])]
+        #[arg(long, value_parser = super::resources::PROVIDERS)]
         provider: String,
         /// Its entry in the runner's configuration; its own name by default
         #[arg(long, value_name = "NAME")]
@@ -30,6 +30,19 @@ pub(crate) enum ConnectionCommand {
     },
     /// Remove one; nothing changes at its target
     Delete {
+        /// The connection
+        name: String,
+    },
+    /// Who the connection's credentials are at its target
+    Whoami {
+        /// The connection
+        name: String,
+        /// Of AWS: the region that is asked
+        #[arg(long, visible_alias = "region", value_name = "PLACE")]
+        place: Option<String>,
+    },
+    /// Where its resources are: regions, projects, subscriptions, namespaces
+    Places {
         /// The connection
         name: String,
     },
@@ -87,6 +100,29 @@ pub(crate) async fn run(command: ConnectionCommand, session: &Session) -> Done {
         ConnectionCommand::Delete { name } => {
             session.wait("removing", client.delete(&path(&["connections", &name], &[]))).await?;
             session.output.document(&json!({ "deleted": name }), |_| format!("Connection {name} removed.\n"))
+        }
+        ConnectionCommand::Whoami { name, place } => {
+            let at = path(&["connections", &name, "identity"], &session.query([("place", place.as_deref())]));
+            let who = session.wait("asking", client.get(&at)).await?;
+            session.output.document(&who, |who| {
+                table::fields([
+                    ("provider", table::text(who, "/provider")),
+                    ("principal", table::text(who, "/principal")),
+                    ("id", table::text(who, "/id")),
+                    ("account", table::text(who, "/account")),
+                    ("place", table::text(who, "/place")),
+                ])
+            })
+        }
+        ConnectionCommand::Places { name } => {
+            let at = path(&["connections", &name, "places"], &session.query([]));
+            let list = session.wait("asking", client.get(&at)).await?;
+            session.output.document(&list, |list| {
+                let rows = table::items(list)
+                    .iter()
+                    .map(|p| ["/name", "/kind", "/title", "/state"].map(|pointer| table::text(p, pointer)).into());
+                table::rows(&["NAME", "KIND", "TITLE", "STATE"], rows, "No places.")
+            })
         }
         ConnectionCommand::Test { name } => {
             let at = path(&["connections", &name, "test"], &session.query([]));

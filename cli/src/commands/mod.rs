@@ -12,9 +12,11 @@ pub(crate) mod k8s;
 pub(crate) mod kube_token;
 pub(crate) mod kubeconfig;
 pub(crate) mod login;
+pub(crate) mod logs;
 pub(crate) mod operation;
 pub(crate) mod organization;
 pub(crate) mod outcome;
+pub(crate) mod resources;
 pub(crate) mod runner;
 pub(crate) mod stack;
 
@@ -113,6 +115,8 @@ pub(crate) async fn run(arguments: Arguments) -> Done {
         Command::Kubeconfig(command) => kubeconfig::run(command, &global, &context(&global)?, &session()?).await,
         Command::KubeToken(command) => kube_token::run(command, &context(&global)?).await,
         Command::Aws(command) => aws::run(command, &session()?).await,
+        Command::Resources(command) => resources::run(command, &session()?).await,
+        Command::Logs(command) => logs::run(command, &session()?).await,
         Command::Stack(command) => stack::run(command, &session()?).await,
         Command::Deploy(command) => deploy::run(command, &session()?).await,
         Command::Job(command) => job::run(command, &session()?).await,

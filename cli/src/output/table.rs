@@ -4,6 +4,46 @@ use super::escape;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::Value;
 
+/// Between two columns.
+const GAP: usize = 3;
+/// The narrowest column with its gap.
+const NARROWEST: usize = 6;
+
+/// The widths that columns have had, so that lines that come later stand below the others. Set as kubectl sets them.
+#[derive(Debug, Default)]
+pub(crate) struct Widths(Vec<usize>);
+
+// === impl Widths ===
+
+impl Widths {
+    /// Lines with their cells below each other.
+    pub(crate) fn set(&mut self, lines: &[Vec<String>]) -> String {
+        let lines: Vec<Vec<String>> =
+            lines.iter().map(|line| line.iter().map(|cell| escape::line(cell)).collect()).collect();
+        for line in &lines {
+            // the last cell of a line reaches as far as it likes
+            for (at, cell) in line.iter().enumerate().take(line.len().saturating_sub(1)) {
+                if self.0.len() <= at {
+                    self.0.resize(at + 1, NARROWEST);
+                }
+                self.0[at] = self.0[at].max(cell.chars().count() + GAP);
+            }
+        }
+        let mut text = String::new();
+        for line in &lines {
+            let mut out = String::new();
+            for (at, cell) in line.iter().enumerate() {
+                out.push_str(cell);
+                let width = self.0.get(at).copied().unwrap_or_default();
+                out.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.chars().count())));
+            }
+            text.push_str(out.trim_end());
+            text.push('\n');
+        }
+        text
+    }
+}
+
 /// A table of rows; without rows, a sentence.
 pub(crate) fn rows(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>, empty: &str) -> String {
     let mut table = plain();

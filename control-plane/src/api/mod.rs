@@ -26,6 +26,7 @@ mod operations;
 mod outcome;
 mod pass;
 mod passing;
+mod resources;
 mod routes;
 mod runners;
 mod running;
@@ -112,6 +113,7 @@ fn routes() -> Routes {
         .merge(logs::routes())
         .merge(exec::routes())
         .merge(cloud::routes())
+        .merge(resources::routes())
         .merge(operations::routes())
         .merge(stacks::routes())
         .merge(jobs::routes())
@@ -130,6 +132,7 @@ fn documents() -> Vec<utoipa::openapi::OpenApi> {
         logs::Document::openapi(),
         exec::Document::openapi(),
         cloud::Document::openapi(),
+        resources::Document::openapi(),
         operations::Document::openapi(),
         stacks::Document::openapi(),
         jobs::Document::openapi(),

@@ -205,7 +205,22 @@ impl Running {
     ///
     /// # Errors
     /// What the outcome says; `too_large`, `busy`, `deadline_exceeded` where this side ends it.
-    pub(crate) async fn document(mut self, documents: &Documents) -> Result<Response, ApiError> {
+    pub(crate) async fn document(self, documents: &Documents) -> Result<Response, ApiError> {
+        let operation = self.header();
+        let (bytes, truncated) = self.bytes(documents).await?;
+        let mut response = ([(header::CONTENT_TYPE, "application/json")], bytes).into_response();
+        response.headers_mut().insert(super::OPERATION_HEADER, operation);
+        if truncated {
+            response.headers_mut().insert(super::TRUNCATED_HEADER, HeaderValue::from_static("true"));
+        }
+        Ok(response)
+    }
+
+    /// Collects its one document, and says whether it was cut at a limit.
+    ///
+    /// # Errors
+    /// As of [`Self::document`].
+    pub(crate) async fn bytes(mut self, documents: &Documents) -> Result<(Bytes, bool), ApiError> {
         let collected = tokio::time::timeout(UNARY_DEADLINE + DEADLINE_SLACK, self.collect(documents)).await;
         let (bytes, outcome) = collected.unwrap_or_else(|_| {
             let late = Code::DeadlineExceeded.on(format!(
@@ -218,12 +233,7 @@ impl Running {
         if outcome.code != "ok" {
             return Err(ApiError::from_outcome(&outcome).of_operation(self.line.id()));
         }
-        let mut response = ([(header::CONTENT_TYPE, "application/json")], bytes).into_response();
-        response.headers_mut().insert(super::OPERATION_HEADER, self.header());
-        if outcome.truncated {
-            response.headers_mut().insert(super::TRUNCATED_HEADER, HeaderValue::from_static("true"));
-        }
-        Ok(response)
+        Ok((bytes, outcome.truncated))
     }
 
     async fn collect(&mut self, documents: &Documents) -> (Bytes, Outcome) {

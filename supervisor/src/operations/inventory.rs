@@ -103,19 +103,31 @@ pub(super) fn by_type(list: &ListResources, entry: &Connection) -> Result<Vec<Of
     } else {
         list.types.clone()
     };
-    let asks = |name: &String| {
-        if provider == "kubernetes" {
-            let namespace = match list.place.as_str() {
-                _ if inventory::CLUSTER_WIDE.contains(&name.as_str()) => Namespace::None,
-                "" => Namespace::All,
-                place => Namespace::Named(place.to_owned()),
-            };
-            return of_cluster("list", name, namespace);
-        }
+    named.into_iter().map(|name| Ok((name.clone(), asks_for(&name, list, entry)?))).collect()
+}
+
+fn asks_for(name: &str, list: &ListResources, entry: &Connection) -> Result<Vec<What>, Failure> {
+    let provider = entry.provider();
+    if provider != "kubernetes" {
         let calls = inventory::calls(provider, name);
-        calls.iter().map(|c| call(entry, &list.place, &c.service, c.operation.as_deref())).collect()
+        return Ok(calls.iter().map(|c| call(entry, &list.place, &c.service, c.operation.as_deref())).collect());
+    }
+    let namespace = match list.place.as_str() {
+        _ if inventory::CLUSTER_WIDE.contains(&name) => Namespace::None,
+        "" => Namespace::All,
+        place => Namespace::Named(place.to_owned()),
     };
-    Ok(named.into_iter().map(|name| (name.clone(), asks(&name))).collect())
+    let mut asked = Vec::new();
+    if inventory::find(provider, name).is_none()
+        && let Some((_, group)) = name.split_once('.')
+    {
+        // the API server says which versions a group has that is not in the table
+        let about = Attributes::parse("GET", format!("/apis/{group}").as_bytes())
+            .map_err(|e| Code::InvalidArgument.on(format!("the type {name:?}: {e}")))?;
+        asked.push(What::Kubernetes(Box::new(about)));
+    }
+    asked.extend(of_cluster("list", name, namespace));
+    Ok(asked)
 }
 
 fn of_cluster(verb: &str, resource: &str, namespace: Namespace) -> Vec<What> {

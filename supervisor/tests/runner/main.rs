@@ -185,7 +185,7 @@ async fn bad_operations(session: &Session) {
     let mut cases = vec![
         ("unknown_connection", unary("nope", describe("hello")), ""),
         ("wrong_provider", unary("a", describe("hello")), ""),
-        ("wrong_provider", unary("k", What::AwsCallerIdentity(Default::default())), ""),
+        ("wrong_provider", unary("k", What::AwsRequest(Default::default())), ""),
         ("organization_mismatch", v1::OperationRequest { organization_id: "other".into(), ..exec("echo") }, ""),
         ("invalid_argument", v1::OperationRequest { what: None, ..exec("echo") }, ""),
         ("too_large", v1::OperationRequest { operation_id: "x".repeat(300_000), ..exec("echo") }, ""),

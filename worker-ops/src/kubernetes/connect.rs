@@ -152,7 +152,8 @@ impl Cluster {
         self.document(request).await
     }
 
-    async fn document<T: DeserializeOwned>(&mut self, request: Request) -> Result<T, Fault> {
+    /// Sends a request that is answered with one JSON document.
+    pub(crate) async fn document<T: DeserializeOwned>(&mut self, request: Request) -> Result<T, Fault> {
         let answer = self.send(request).await?;
         let shown = self.endpoint().shown();
         let body = read_all(self.endpoint(), answer.into_body(), DOCUMENT_MAX).await?.ok_or_else(|| {

@@ -6,6 +6,7 @@
 mod connect;
 mod errors;
 mod exec;
+mod inventory;
 mod mask;
 mod pass;
 mod request;
@@ -37,6 +38,9 @@ pub(crate) async fn serve(
     let namespace = namespace(&what).map(|asked| cluster.namespace(asked).to_owned());
     let done = match what {
         What::ConnectionTest(_) => request::connection_test(&mut cluster, output).await,
+        What::WhoAmI(_) => inventory::who_am_i(&mut cluster, output).await,
+        What::ListPlaces(_) => inventory::list_places(&mut cluster, output).await,
+        What::ListResources(list) => inventory::list(&mut cluster, &list, output).await,
         What::K8sListNamespaces(_) => request::list_namespaces(&mut cluster, output).await,
         What::K8sListPods(list) => request::list_pods(&mut cluster, &list, output).await,
         What::K8sDescribePod(describe) => request::describe_pod(&mut cluster, &describe, output).await,

@@ -4,7 +4,7 @@
 use http::Method;
 use k8s_openapi::List;
 use k8s_openapi::ListableResource;
-use k8s_openapi::api::authentication::v1::SelfSubjectReview;
+use k8s_openapi::api::authentication::v1::{SelfSubjectReview, UserInfo};
 use k8s_openapi::api::core::v1::{Event, Namespace, Pod};
 use k8s_openapi::apimachinery::pkg::version::Info;
 use k8s_openapi::jiff::Timestamp;
@@ -28,11 +28,8 @@ const EVENTS_MAX: usize = 5000;
 
 /// Reaches the API server and says who the connection's credentials are there.
 pub(crate) async fn connection_test(cluster: &mut Cluster, output: &mut Output) -> Result<Outcome, Fault> {
-    let ask = SelfSubjectReview::default();
-    let review: Result<SelfSubjectReview, Fault> =
-        cluster.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", &ask).await;
-    let identity = match review {
-        Ok(review) => review.status.and_then(|s| s.user_info).and_then(|u| u.username).unwrap_or_default(),
+    let identity = match user(cluster).await {
+        Ok(user) => user.username.unwrap_or_default(),
         // an API server before 1.28, or one that does not let everyone ask: reachable all the same
         Err(fault) if matches!(fault.code(), Code::TargetNotFound | Code::TargetForbidden) => String::new(),
         Err(fault) => return Err(fault),
@@ -46,6 +43,13 @@ pub(crate) async fn connection_test(cluster: &mut Cluster, output: &mut Output) 
     let identity = if identity.is_empty() { "unknown (the API server does not say)".to_owned() } else { identity };
     Document::whole(output, &ConnectionReport { provider: "kubernetes".to_owned(), identity, version }).await?;
     Ok(done())
+}
+
+/// Who the connection's credentials are there.
+pub(super) async fn user(cluster: &mut Cluster) -> Result<UserInfo, Fault> {
+    let ask = SelfSubjectReview::default();
+    let review: SelfSubjectReview = cluster.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", &ask).await?;
+    Ok(review.status.and_then(|s| s.user_info).unwrap_or_default())
 }
 
 /// All namespaces.
@@ -145,7 +149,7 @@ fn event(event: Event) -> (Option<Timestamp>, KubernetesEvent) {
 }
 
 /// Reads a list and passes it on as `{"items":[…]}`.
-async fn list<T, D, F>(
+pub(super) async fn list<T, D, F>(
     cluster: &mut Cluster,
     path: &str,
     query: &[(&str, &str)],
@@ -169,7 +173,7 @@ where
 }
 
 /// The pages of one list.
-struct Pages {
+pub(super) struct Pages {
     path: String,
     query: String,
     /// `None` after the last page.
@@ -179,7 +183,7 @@ struct Pages {
 // === impl Pages ===
 
 impl Pages {
-    fn new(path: String, query: &[(&str, &str)]) -> Self {
+    pub(super) fn new(path: String, query: &[(&str, &str)]) -> Self {
         let query = url::form(query.iter().copied().chain([("limit", PAGE)]));
         Self { path, query, token: Some(String::new()) }
     }
@@ -188,32 +192,45 @@ impl Pages {
         &mut self,
         cluster: &mut Cluster,
     ) -> Result<Option<Vec<T>>, Fault> {
-        let Some(token) = self.token.take() else { return Ok(None) };
-        let page: List<T> = match cluster.get(&self.uri(&token)).await {
+        let Some(uri) = self.uri() else { return Ok(None) };
+        let page: List<T> = match cluster.get(&uri).await {
             Ok(page) => page,
-            // the list took longer than the API server keeps its snapshot: it gives a token to go on with from the present
-            Err(fault) if fault.status == 410 && !token.is_empty() => {
-                let again = self.newer(cluster, &token).await?.ok_or(fault)?;
-                cluster.get(&self.uri(&again)).await?
+            Err(fault) => {
+                self.newer(cluster, fault).await?;
+                cluster.get(&self.uri().unwrap_or_default()).await?
             }
-            Err(fault) => return Err(fault),
         };
-        self.token = page.metadata.continue_.filter(|c| !c.is_empty());
+        self.after(page.metadata.continue_.unwrap_or_default());
         Ok(Some(page.items))
     }
 
-    fn uri(&self, token: &str) -> String {
-        let Self { path, query, .. } = self;
-        if token.is_empty() {
-            format!("{path}?{query}")
-        } else {
-            format!("{path}?{query}&continue={}", url::encode(token))
-        }
+    /// Where the next page is; none after the last one.
+    pub(super) fn uri(&self) -> Option<String> {
+        let Self { path, query, token } = self;
+        let token = token.as_deref()?;
+        Some(match token {
+            "" => format!("{path}?{query}"),
+            token => format!("{path}?{query}&continue={}", url::encode(token)),
+        })
     }
 
-    async fn newer(&self, cluster: &mut Cluster, token: &str) -> Result<Option<String>, Fault> {
-        let request = cluster.request(Method::GET, &self.uri(token), bytes::Bytes::new())?;
-        Ok(errors::continuation(&cluster.send_any(request).await?))
+    /// What a page says of the next one.
+    pub(super) fn after(&mut self, token: String) {
+        self.token = Some(token).filter(|t| !t.is_empty());
+    }
+
+    /// Goes on after a page that did not come, if that is because the list took longer than the API server keeps its snapshot: it gives a token
+    /// to go on with from the present.
+    ///
+    /// # Errors
+    /// The fault itself, where that is not why.
+    pub(super) async fn newer(&mut self, cluster: &mut Cluster, fault: Fault) -> Result<(), Fault> {
+        let Some(uri) = self.uri().filter(|_| fault.status == 410 && self.token.as_deref() != Some("")) else {
+            return Err(fault);
+        };
+        let request = cluster.request(Method::GET, &uri, bytes::Bytes::new())?;
+        self.token = Some(errors::continuation(&cluster.send_any(request).await?).ok_or(fault)?);
+        Ok(())
     }
 }
 

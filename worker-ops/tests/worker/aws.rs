@@ -4,12 +4,10 @@
 use anyhow::{Result, ensure};
 use runner_tests::{Component, Moto, Suite};
 use serde_json::{Value, json};
-use shared_proto::documents::{AwsIdentity, AwsRegions, AwsResource, AwsResources, ConnectionReport};
+use shared_proto::documents::{ConnectionReport, Identity, Places, Resource, Resources};
 use shared_proto::v1::operation_request::What;
 use shared_proto::v1::target::Kind as Target;
-use shared_proto::v1::{
-    AwsCallerIdentity, AwsGetResource, AwsListRegions, AwsListResources, AwsTarget, ConnectionTest,
-};
+use shared_proto::v1::{AwsTarget, ConnectionTest, GetResource, ListPlaces, ListResources, WhoAmI};
 
 use crate::harness::operation;
 use crate::server::{Asked, Server};
@@ -39,24 +37,23 @@ async fn moto() -> Result<()> {
     let moto = Moto::start().await?;
     let url = moto.url();
     let (account, arn) = moto.caller_identity().await?;
-    let what = What::AwsCallerIdentity(AwsCallerIdentity::default());
-    let identity: AwsIdentity = operation(what, target(&url)).await?.document()?;
-    ensure!(identity.account == account && identity.arn == arn && !identity.user_id.is_empty(), "{identity:?}");
+    let what = What::WhoAmI(WhoAmI::default());
+    let identity: Identity = operation(what, target(&url)).await?.document()?;
+    ensure!(identity.account == account && identity.principal == arn && !identity.id.is_empty(), "{identity:?}");
     let report: ConnectionReport =
         operation(What::ConnectionTest(ConnectionTest {}), target(&url)).await?.document()?;
     ensure!(report.provider == "aws" && report.identity == arn, "{report:?}");
-    let regions: AwsRegions =
-        operation(What::AwsListRegions(AwsListRegions::default()), target(&url)).await?.document()?;
+    let regions: Places = operation(What::ListPlaces(ListPlaces::default()), target(&url)).await?.document()?;
     ensure!(regions.items.len() > 10 && regions.items.iter().any(|r| r.name == "eu-central-1"), "{regions:?}");
     for (name, team) in [("blue-1", "blue"), ("blue-2", "blue"), ("red-1", "red")] {
         moto.bucket(name, ("team", team)).await?;
     }
     let list = |tags: &[(&str, &str)], limit| {
         let tags = tags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        What::AwsListResources(AwsListResources { tags, limit, ..Default::default() })
+        What::ListResources(ListResources { types: vec!["tagged".into()], tags, limit, ..Default::default() })
     };
-    let found: AwsResources = operation(list(&[("team", "blue")], 0), target(&url)).await?.document()?;
-    let mut names: Vec<_> = found.items.iter().map(|r| r.identifier.as_str()).collect();
+    let found: Resources = operation(list(&[("team", "blue")], 0), target(&url)).await?.document()?;
+    let mut names: Vec<_> = found.items.iter().map(|r| r.id.as_str()).collect();
     names.sort_unstable();
     ensure!(names == ["arn:aws:s3:::blue-1", "arn:aws:s3:::blue-2"] && !found.truncated, "{found:?}");
     ensure!(
@@ -64,7 +61,7 @@ async fn moto() -> Result<()> {
         "{found:?}"
     );
     let given = operation(list(&[], 2), target(&url)).await?;
-    let found: AwsResources = given.document()?;
+    let found: Resources = given.document()?;
     ensure!(found.items.len() == 2 && found.truncated && given.outcome.truncated, "{found:?} {:?}", given.outcome);
     Ok(())
 }
@@ -96,29 +93,30 @@ async fn cloud_control() -> Result<()> {
         (200, answer.to_string())
     })
     .await?;
-    let list = |tags: &[(&str, &str)], limit| AwsListResources {
-        type_name: "AWS::S3::Bucket".into(),
-        region: "us-gov-west-1".into(),
+    let list = |tags: &[(&str, &str)], limit| ListResources {
+        types: vec!["AWS::Glue::Job".into()],
+        place: "us-gov-west-1".into(),
         tags: tags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
         limit,
+        ..Default::default()
     };
-    let ask = |list| operation(What::AwsListResources(list), target(&server.url));
-    let names = |found: &AwsResources| found.items.iter().map(|r| r.identifier.clone()).collect::<Vec<_>>();
-    let found: AwsResources = ask(list(&[], 0)).await?.document()?;
+    let ask = |list| operation(What::ListResources(list), target(&server.url));
+    let names = |found: &Resources| found.items.iter().map(|r| r.id.clone()).collect::<Vec<_>>();
+    let found: Resources = ask(list(&[], 0)).await?.document()?;
     ensure!(names(&found) == ["a", "b", "c"] && !found.truncated, "{found:?}");
-    ensure!(found.items.iter().all(|r| r.region == "us-gov-west-1" && r.type_name == "AWS::S3::Bucket"));
-    ensure!(found.items[0].properties.as_ref().is_some_and(|p| p["BucketName"] == "a"), "{found:?}");
-    let found: AwsResources = ask(list(&[], 2)).await?.document()?;
+    ensure!(found.items.iter().all(|r| r.location == "us-gov-west-1" && r.type_name == "AWS::Glue::Job"));
+    let found: Resources = ask(list(&[], 2)).await?.document()?;
     ensure!(names(&found) == ["a", "b"] && found.truncated, "{found:?}");
-    let found: AwsResources = ask(list(&[("env", "prod")], 0)).await?.document()?;
+    let found: Resources = ask(list(&[("env", "prod")], 0)).await?.document()?;
     ensure!(names(&found) == ["a", "c"], "{found:?}");
     let get = |identifier: &str| {
         let get =
-            AwsGetResource { type_name: "AWS::S3::Bucket".into(), identifier: identifier.into(), ..Default::default() };
-        operation(What::AwsGetResource(get), target(&server.url))
+            GetResource { type_name: "AWS::S3::Bucket".into(), identifier: identifier.into(), ..Default::default() };
+        operation(What::GetResource(get), target(&server.url))
     };
-    let one: AwsResource = get("a").await?.document()?;
+    let one: Resource = get("a").await?.document()?;
     ensure!(one.tags.get("env").is_some_and(|v| v == "prod"), "{one:?}");
+    ensure!(one.properties.as_ref().is_some_and(|p| p["BucketName"] == "a"), "{one:?}");
     get("gone").await?.failed("target_not_found", "was not found")?;
     let first = &server.asked()[0];
     let authorization = first.header("authorization");
@@ -136,15 +134,15 @@ fn refused(code: &str) -> String {
 }
 
 async fn throttling() -> Result<()> {
-    let whoami = || What::AwsCallerIdentity(AwsCallerIdentity::default());
+    let whoami = || What::WhoAmI(WhoAmI::default());
     let server = Server::start(|_: &Asked, before| match before {
         0 => (400, refused("Throttling")),
         1 => (503, "busy".to_owned()),
         _ => (200, IDENTITY.to_owned()),
     })
     .await?;
-    let identity: AwsIdentity = operation(whoami(), target(&server.url)).await?.document()?;
-    ensure!(identity.arn == "arn:aws:iam::1:user/u" && server.asked().len() == 3, "{identity:?}");
+    let identity: Identity = operation(whoami(), target(&server.url)).await?.document()?;
+    ensure!(identity.principal == "arn:aws:iam::1:user/u" && server.asked().len() == 3, "{identity:?}");
     let server = Server::start(|_: &Asked, _| (400, refused("Throttling"))).await?;
     operation(whoami(), target(&server.url)).await?.failed("target_throttled", "in Throttling's words")?;
     ensure!(server.asked().len() == 5, "{} attempts", server.asked().len());
@@ -160,7 +158,7 @@ async fn refusals() -> Result<()> {
         (400, "InvalidAction", "target_refused"),
     ] {
         let server = Server::start(move |_: &Asked, _| (status, refused(reason))).await?;
-        let given = operation(What::AwsCallerIdentity(AwsCallerIdentity::default()), target(&server.url)).await?;
+        let given = operation(What::WhoAmI(WhoAmI::default()), target(&server.url)).await?;
         given.failed(code, &format!("in {reason}'s words"))?;
         ensure!((given.outcome.target_status, given.outcome.target_reason.as_str()) == (u32::from(status), reason));
         ensure!(server.asked().len() == 1, "{reason} is not asked again");
@@ -171,19 +169,16 @@ async fn refusals() -> Result<()> {
 async fn impossible() -> Result<()> {
     let nowhere = || target("http://127.0.0.1:9");
     for (what, words) in [
-        (What::AwsCallerIdentity(AwsCallerIdentity { region: "x.evil.example/".into() }), "cannot be a region"),
+        (What::WhoAmI(WhoAmI { place: "x.evil.example/".into() }), "cannot be a region"),
         (
-            What::AwsListResources(AwsListResources { type_name: "Bucket".into(), ..Default::default() }),
+            What::ListResources(ListResources { types: vec!["Bucket".into()], ..Default::default() }),
             "no type of resource",
         ),
-        (
-            What::AwsGetResource(AwsGetResource { type_name: "AWS::S3::Bucket".into(), ..Default::default() }),
-            "no identifier",
-        ),
+        (What::GetResource(GetResource { type_name: "AWS::S3::Bucket".into(), ..Default::default() }), "no identifier"),
     ] {
         operation(what, nowhere()).await?.failed("invalid_argument", words)?;
     }
     let homeless = AwsTarget { access_key_id: "a".into(), secret_access_key: "b".into(), ..Default::default() };
-    let what = What::AwsCallerIdentity(AwsCallerIdentity::default());
+    let what = What::WhoAmI(WhoAmI::default());
     operation(what, Target::Aws(homeless)).await?.failed("invalid_argument", "no region")
 }

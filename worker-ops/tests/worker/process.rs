@@ -7,7 +7,7 @@ use shared_proto::frame::{Header, Kind};
 use shared_proto::v1::operation_request::What;
 use shared_proto::v1::target::Kind as Target;
 use shared_proto::v1::{
-    AwsCallerIdentity, AwsTarget, ConnectionTest, K8sListNamespaces, KubernetesTarget, OperationRequest, WorkerRequest,
+    AwsRequest, AwsTarget, ConnectionTest, K8sListNamespaces, KubernetesTarget, OperationRequest, WorkerRequest,
 };
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt as _;
@@ -111,7 +111,7 @@ async fn deadline() -> Result<()> {
 async fn wrong_provider() -> Result<()> {
     let aws = Target::Aws(AwsTarget::default());
     operation(What::K8sListNamespaces(K8sListNamespaces {}), aws).await?.failed("wrong_provider", "aws")?;
-    let identity = What::AwsCallerIdentity(AwsCallerIdentity::default());
+    let identity = What::AwsRequest(AwsRequest::default());
     operation(identity, nowhere()).await?.failed("wrong_provider", "kubernetes")?;
     for incomplete in [
         WorkerRequest::default(),

@@ -75,8 +75,8 @@ async fn ran(session: &Session, connection: &str, region: Option<&str>, words: &
 /// The region that the connection's entry names; one operation, which also tells early that the connection does not work. Where it is not to be
 /// asked who it is, the user's own region is taken.
 async fn own_region(session: &Session, connection: &str) -> Result<Option<String>, Failure> {
-    match session.client.get(&path(&["connections", connection, "aws", "identity"], &session.query([]))).await {
-        Ok(who) => Ok(who["region"].as_str().map(str::to_owned)),
+    match session.client.get(&path(&["connections", connection, "identity"], &session.query([]))).await {
+        Ok(who) => Ok(who["place"].as_str().map(str::to_owned)),
         Err(failure) if matches!(failure.code, Code::PolicyDenied | Code::TargetForbidden) => {
             let own = ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().find_map(|name| std::env::var(name).ok());
             let taken = own.as_deref().unwrap_or("none");

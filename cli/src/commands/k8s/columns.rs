@@ -1,12 +1,7 @@
 //! Tables with the API server's own columns, set as kubectl sets them.
 
-use crate::output::{escape, table};
+use crate::output::table::{self, Widths};
 use serde_json::Value;
-
-/// Between two columns.
-const GAP: usize = 3;
-/// The narrowest column with its gap.
-const NARROWEST: usize = 6;
 
 /// A table as the API server made it.
 #[derive(Debug, Clone, Default)]
@@ -41,10 +36,6 @@ pub(super) struct Look {
     /// The kind before each name.
     pub(super) kind: Option<String>,
 }
-
-/// The widths that columns have had, so that lines that come later stand below the others.
-#[derive(Debug, Default)]
-pub(super) struct Widths(Vec<usize>);
 
 // === impl Columns ===
 
@@ -154,37 +145,6 @@ impl Row {
             namespace: table::text(object, "/metadata/namespace"),
             labels,
         }
-    }
-}
-
-// === impl Widths ===
-
-impl Widths {
-    /// Lines with their cells below each other.
-    pub(super) fn set(&mut self, lines: &[Vec<String>]) -> String {
-        let lines: Vec<Vec<String>> =
-            lines.iter().map(|line| line.iter().map(|cell| escape::line(cell)).collect()).collect();
-        for line in &lines {
-            // the last cell of a line reaches as far as it likes
-            for (at, cell) in line.iter().enumerate().take(line.len().saturating_sub(1)) {
-                if self.0.len() <= at {
-                    self.0.resize(at + 1, NARROWEST);
-                }
-                self.0[at] = self.0[at].max(cell.chars().count() + GAP);
-            }
-        }
-        let mut text = String::new();
-        for line in &lines {
-            let mut out = String::new();
-            for (at, cell) in line.iter().enumerate() {
-                out.push_str(cell);
-                let width = self.0.get(at).copied().unwrap_or_default();
-                out.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.chars().count())));
-            }
-            text.push_str(out.trim_end());
-            text.push('\n');
-        }
-        text
     }
 }
 

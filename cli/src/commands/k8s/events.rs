@@ -1,12 +1,12 @@
 //! `k8s events`, and the events of one object.
 
 use super::api::{Api, JSON};
-use super::columns::Widths;
 use super::kinds::Kinds;
 use super::watch::{Change, Watch};
 use super::words::{self, Name, Place};
 use crate::client::path;
 use crate::commands::Session;
+use crate::output::table::Widths;
 use crate::output::{Format, table};
 use crate::stop::Done;
 use serde_json::{Value, json};

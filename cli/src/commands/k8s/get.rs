@@ -1,11 +1,12 @@
 //! `k8s get`: objects of any kind, in the API server's own columns or as they are, once or followed.
 
 use super::api::{Api, JSON, TABLE};
-use super::columns::{Columns, Look, Widths};
+use super::columns::{Columns, Look};
 use super::kinds::{Kind, Kinds};
 use super::watch::{Change, Watch};
 use super::words::{Name, Place, Selectors, Wanted, name_of, objects};
 use crate::commands::Session;
+use crate::output::table::Widths;
 use crate::output::{Format, yaml};
 use crate::stop::{self, Done};
 use serde_json::{Value, json};

@@ -2,9 +2,9 @@
 //! without group and version, or by category.
 
 use super::api::Api;
-use super::columns::Widths;
 use crate::client::path;
 use crate::commands::Session;
+use crate::output::table::Widths;
 use crate::stop::Done;
 use serde_json::{Value, json};
 use shared_proto::failure::{Code, Failure};

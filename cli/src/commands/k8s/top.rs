@@ -1,11 +1,10 @@
 //! `k8s top`: what nodes and pods use, where the cluster measures it.
 
 use super::api::{Api, JSON};
-use super::columns::Widths;
 use super::words::{Name, Place, Selectors, name_of};
 use crate::client::path;
 use crate::commands::Session;
-use crate::output::table;
+use crate::output::table::{self, Widths};
 use crate::stop::Done;
 use serde_json::{Value, json};
 use shared_proto::failure::{Code, Failure};
