@@ -142,10 +142,11 @@ impl FileAzure {
         };
         let (tenant, client_id) = (self.tenant.unwrap_or_default(), self.client_id.unwrap_or_default());
         let own = source == AzureSource::ManagedIdentity;
-        if !is_tenant(&tenant) && !(own && tenant.is_empty()) {
+        let none = |text: &str| own && text.is_empty();
+        if !none(&tenant) && !is_tenant(&tenant) {
             return Err(bad(format!("tenant: {tenant:?} is neither the id of a tenant nor a domain of it")));
         }
-        if !is_guid(&client_id) && !(own && client_id.is_empty()) {
+        if !none(&client_id) && !is_guid(&client_id) {
             return Err(bad(format!("client_id: {client_id:?} is no application's id")));
         }
         let subscription = self.subscription.unwrap_or_default();

@@ -20,6 +20,8 @@ use crate::socket::Output;
 
 /// Lines where nobody says how many, and the most of one query: an answer is held as a whole.
 pub(super) const LINES_MAX: u32 = 10_000;
+/// Lines that are too long for one answer are asked for in no smaller number.
+const FEWEST: u32 = 100;
 /// The longest name of a group, as Azure has it.
 const GROUP_MAX: usize = 90;
 /// The longest name of a workspace or a table.
@@ -89,21 +91,37 @@ impl Asked<'_> {
         Self { source: Source { group: "", workspace: "", table: None }, filter: "", target: String::new() }
     }
 
-    /// Asks for the newest lines of a query, the table's own first words being `before`.
+    /// Asks for the newest lines of a query, the table's own first words being `before`. Where they are too long for one answer, for fewer.
     pub(super) async fn lines(
         &self,
         account: &mut Account,
         before: &str,
-        timespan: Option<String>,
-        most: u32,
+        timespan: Option<&str>,
+        mut most: u32,
     ) -> Result<Rows, Fault> {
-        let tail = format!("| top {most} by TimeGenerated desc");
-        let mut body = json!({"query": filter::query(self.source.table, before, self.filter, &tail)});
-        if let Some(timespan) = timespan {
-            body["timespan"] = json!(timespan);
+        let mut fewer = false;
+        loop {
+            let tail = format!("| top {most} by TimeGenerated desc");
+            let mut body = json!({"query": filter::query(self.source.table, before, self.filter, &tail)});
+            if let Some(timespan) = timespan {
+                body["timespan"] = json!(timespan);
+            }
+            // https://learn.microsoft.com/azure/azure-monitor/logs/api/request-format
+            match account.query(&self.target, &body).await {
+                Ok(answer) => {
+                    let mut rows = lines::read(&answer, self.source.table)?;
+                    if fewer && rows.rows.len() >= most as usize {
+                        rows.partial = Some(format!("the lines are long: only the newest {most} are shown"));
+                    }
+                    return Ok(rows);
+                }
+                Err(fault) if fault.code() == Code::TooLarge && most > FEWEST => {
+                    most /= 4;
+                    fewer = true;
+                }
+                Err(fault) => return Err(fault),
+            }
         }
-        // https://learn.microsoft.com/azure/azure-monitor/logs/api/request-format
-        lines::read(&account.query(&self.target, &body).await?, self.source.table)
     }
 }
 
@@ -203,7 +221,7 @@ pub(super) async fn read(account: &mut Account, read: &ReadLogs, output: &mut Ou
     let follow = if read.follow { Some(Follow::begin(&asked, read, account).await?) } else { None };
     let most = if read.limit == 0 { LINES_MAX } else { read.limit.min(LINES_MAX) };
     // one more than is shown tells whether there are more
-    let mut rows = asked.lines(account, "", Some(timespan), most + 1).await?;
+    let mut rows = asked.lines(account, "", Some(&timespan), most + 1).await?;
     let more = rows.rows.len() > most as usize;
     if more {
         rows.rows.drain(..rows.rows.len() - most as usize);

@@ -31,6 +31,7 @@ pub(crate) fn scenarios(suite: Suite) -> Suite {
         .test("azure_asks_what_the_rules_are_asked_about", agrees)
         .test("azure_workspaces_and_tables", workspaces)
         .test("azure_lines_of_a_table", lines)
+        .test("azure_lines_too_long_for_one_answer_are_fewer", long_lines)
         .test("azure_filters_that_lead_elsewhere_are_asked_of_nobody", filters)
         .test("azure_lines_are_followed", followed)
         .test("azure_lists_end_however_many_pages_there_are", endless)
@@ -439,6 +440,19 @@ async fn lines() -> Result<()> {
     given.failed("credentials_unavailable", "no token for Log Analytics: AADSTS500011")?;
     let found: LogSources = operation(What::ListLogs(ListLogs::default()), Target::Azure(without)).await?.document()?;
     ensure!(found.items.len() == 1, "{found:?}");
+    Ok(())
+}
+
+async fn long_lines() -> Result<()> {
+    let azure = Azure::start(Conduct::default(), things()).await?;
+    let long = "x".repeat(100 * 1024);
+    let traces: Vec<_> = (0..400).map(|n| (1100 + n, long.as_str())).collect();
+    azure.traces(&traces);
+    let given = operation(What::ReadLogs(reading("")), target(&azure.server.url)).await?;
+    ensure!(given.outcome.code == "ok" && given.outcome.truncated, "{:?}", given.outcome);
+    ensure!(given.outcome.message.contains("only the newest 156"), "{:?}", given.outcome);
+    let texts = texts(&given)?;
+    ensure!(texts.len() == 156 && texts.iter().all(|t| *t == long), "{}", texts.len());
     Ok(())
 }
 

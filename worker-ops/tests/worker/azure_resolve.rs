@@ -259,8 +259,8 @@ async fn workload() -> Result<()> {
 
 async fn managed() -> Result<()> {
     let token = |resource: &str| match resource {
-        "https://management.azure.com/" => "for-management",
-        "https://api.loganalytics.io/" => "for-logs",
+        "https://management.azure.com" => "for-management",
+        "https://api.loganalytics.io" => "for-logs",
         _ => "",
     };
     let server = Server::start(move |asked: &Asked, _| {

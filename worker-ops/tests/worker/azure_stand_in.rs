@@ -210,7 +210,7 @@ impl World {
                 if path == format!("{own}/providers/microsoft.operationalinsights/workspaces")
                     && version(&["2023-09-01"]) =>
             {
-                let workspaces = self.things.iter().filter(|t| t.kind.ends_with("/workspaces")).map(|t| workspace(t));
+                let workspaces = self.things.iter().filter(|t| t.kind.ends_with("/workspaces")).map(workspace);
                 ok(&json!({"value": workspaces.collect::<Vec<_>>()}))
             }
             // https://learn.microsoft.com/rest/api/loganalytics/tables/list-by-workspace

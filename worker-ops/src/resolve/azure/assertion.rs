@@ -49,5 +49,5 @@ pub(super) fn signed(pem: &str, client_id: &str, audience: &str) -> Result<Strin
 fn unique() -> Result<String, &'static str> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|_| "the system gives nothing random")?;
-    Ok(shared_proto::hex::encode(&bytes))
+    Ok(shared_proto::hex::encode(bytes))
 }

@@ -18,7 +18,8 @@ const METADATA: &str = "http://169.254.169.254";
 const METADATA_PATH: &str = "/metadata/identity/oauth2/token";
 
 pub(super) async fn token(how: &ResolveAzure, audience: Audience) -> Result<Token, Fault> {
-    let resource = format!("https://{}/", audience.0);
+    // as a scope without its end: Azure compares it as a text
+    let resource = format!("https://{}", audience.0);
     let mut query = vec![("resource", resource.as_str())];
     let (base, path, header) = match (variable(how, "IDENTITY_ENDPOINT"), variable(how, "IDENTITY_HEADER")) {
         (Some(url), Some(header)) => {
