@@ -241,7 +241,7 @@ fn what_is_wrong_is_named() {
         ("[connections.a]\nprovider = \"aws\"\nsource = \"x\"", "connections.a.source: unknown variant `x`"),
         ("[tunnel]\nbackoff_first_ms = 9000", "tunnel.backoff_early_max_ms"),
         ("[proxy]\nurl = \"https://p:1\"", "proxy.url"),
-        ("[proxy]\nurl = \"http://u:secret@p:1\"", "password_file"),
+        ("[proxy]\nurl = \"http://u:s3cr3t@p:1\"", "password_file"),
         ("[proxy]\npassword_file = \"/p\"", "proxy.user"),
         ("[isolation]\nrequire = \"none\"", "isolation.require: unknown variant `none`"),
         ("[workers]\nops = \"relative\"", "workers.ops"),
@@ -259,18 +259,18 @@ fn what_is_wrong_is_named() {
     ] {
         let message = load(file, &[], &[]).expect_err(file);
         assert!(
-            message.contains(named) && !message.contains('\n') && !message.contains("secret"),
+            message.contains(named) && !message.contains('\n') && !message.contains("s3cr3t"),
             "{file:?}: {message}"
         );
     }
     for (variable, url, named) in [
-        ("HTTPS_PROXY", "http://u:secret@p.example:1", "proxy.user and proxy.password_file"),
-        ("https_proxy", "u:secret@p.example:1", "proxy.user and proxy.password_file"),
-        ("HTTPS_PROXY", "https://u:secret@p.example:1", "http://host:port"),
+        ("HTTPS_PROXY", "http://u:s3cr3t@p.example:1", "proxy.user and proxy.password_file"),
+        ("https_proxy", "u:s3cr3t@p.example:1", "proxy.user and proxy.password_file"),
+        ("HTTPS_PROXY", "https://u:s3cr3t@p.example:1", "http://host:port"),
     ] {
         let message = load("", &[], &[(variable, url)]).expect_err(url);
         // first the source, which is not the file
-        assert!(message.starts_with(variable) && message.contains(named) && !message.contains("secret"), "{message}");
+        assert!(message.starts_with(variable) && message.contains(named) && !message.contains("s3cr3t"), "{message}");
         assert!(load("[proxy]\nurl = \"http://p:1\"", &[], &[(variable, url)]).is_ok());
     }
     assert!(load("", &[], &[("RUNNERD_NONSENSE", "1")]).expect_err("refused").contains("RUNNERD_NONSENSE"));

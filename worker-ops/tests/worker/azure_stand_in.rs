@@ -224,6 +224,7 @@ impl World {
                     let known = match thing.kind.to_lowercase().as_str() {
                         "microsoft.maps/accounts" => "2023-06-01",
                         "microsoft.compute/virtualmachines" => "2024-07-01",
+                        "microsoft.compute/disks" => "2024-03-02",
                         "microsoft.operationalinsights/workspaces" => "2023-09-01",
                         "microsoft.resources/subscriptions/resourcegroups" => "2021-04-01",
                         _ => "none",
