@@ -264,6 +264,7 @@ async fn start(
         not_redacted: checked_names(not_redacted)?,
         connections: read_back(&stack.connections, &stack)?,
         created_by: caller.user().name.clone(),
+        groups: caller.user().groups().map(str::to_owned).collect(),
         idempotency,
         stack,
     };

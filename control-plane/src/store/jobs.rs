@@ -210,6 +210,8 @@ pub struct NewJob {
     pub connections: Vec<String>,
     /// The user's name.
     pub created_by: String,
+    /// The user's groups.
+    pub groups: Vec<String>,
     /// By which the request is known again.
     pub idempotency: Option<Idempotency>,
 }
@@ -369,6 +371,7 @@ impl Store {
             created_by: new.created_by.clone(),
             cancel_grace_seconds: 0,
             not_redacted: new.not_redacted,
+            groups: Some(v1::Groups { names: new.groups }),
         }
         .encode_to_vec();
         if request.len() > bounds::JOB_REQUEST_MAX {

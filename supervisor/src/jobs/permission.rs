@@ -3,7 +3,7 @@
 use crate::policy::{JobCall, JobSource, Request, What};
 use shared_proto::v1::{JobRequest, source};
 
-/// What is asked of the policy about a job. The groups of who made it are not known here.
+/// What is asked of the policy about a job: who made it, with the groups of then.
 pub fn asked_of_policy(request: &JobRequest) -> Request {
     let source = match request.source.as_ref().and_then(|source| source.kind.as_ref()) {
         Some(source::Kind::Git(git)) => of_git(&git.url),
@@ -17,7 +17,7 @@ pub fn asked_of_policy(request: &JobRequest) -> Request {
     };
     Request {
         person: Some(request.created_by.clone()).filter(|name| !name.is_empty()),
-        groups: None,
+        groups: request.groups.as_ref().map(|groups| groups.names.clone()),
         connections: request.connections.clone(),
         what: What::Job(job),
     }

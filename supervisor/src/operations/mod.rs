@@ -431,12 +431,20 @@ impl SessionOperations {
         }
         let told = (permission.masking, permission.impersonation);
         let serving = self.serve(request, &connection, told, moved, input, items);
-        match deadline {
-            None => serving.await,
-            Some(deadline) => tokio::time::timeout(deadline, serving)
-                .await
-                .unwrap_or_else(|_| Err(Code::DeadlineExceeded.on(format!("not done within {deadline:?}")).into())),
-        }
+        let serving = async {
+            match deadline {
+                None => serving.await,
+                Some(deadline) => tokio::time::timeout(deadline, serving)
+                    .await
+                    .unwrap_or_else(|_| Err(Code::DeadlineExceeded.on(format!("not done within {deadline:?}")).into())),
+            }
+        };
+        let Some((left, rule)) = permission.left else { return serving.await };
+        tokio::time::timeout(left, serving).await.unwrap_or_else(|_| {
+            let over =
+                format!("the time window of rule {rule} of the runner's policy has ended, and with it what it allowed");
+            Err(Code::PolicyDenied.on(over).into())
+        })
     }
 
     /// Decides, and has that written down before anything is done.

@@ -10,7 +10,7 @@ use shared_proto::aws;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::{self, Impersonation, Masking, operation_request::What as Asked};
 use std::collections::BTreeMap;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// What the names of the headers begin with by which a client asks the API server to act as somebody.
 const IMPERSONATE: &str = "impersonate-";
@@ -24,10 +24,25 @@ pub(super) struct Permission {
     pub(super) narrowed: Option<Asked>,
     /// What is shown of Secrets, where the answer may have some and not all of it is.
     pub(super) masking: Option<Masking>,
+    /// How long it may go on, and the rule whose time window ends then.
+    pub(super) left: Option<(Duration, String)>,
     /// What decided, by name.
     pub(super) rule: String,
     /// Its room within the bounds of the rules that allow it.
     pub(super) permits: Vec<Permit>,
+}
+
+// === impl Permission ===
+
+impl Permission {
+    /// It may go on no longer than what allows it.
+    fn ends_with(&mut self, decision: &Decision) {
+        if let Some(left) = decision.left
+            && self.left.as_ref().is_none_or(|(earlier, _)| left < *earlier)
+        {
+            self.left = Some((left, decision.by.name()));
+        }
+    }
 }
 
 /// An operation that may not be, and what decided.
@@ -78,8 +93,14 @@ fn by_rules(
     rule: &mut String,
 ) -> Result<Permission, Failure> {
     let impersonation = impersonation(request, settings)?;
-    let mut permission =
-        Permission { impersonation, narrowed: None, masking: None, rule: String::new(), permits: Vec::new() };
+    let mut permission = Permission {
+        impersonation,
+        narrowed: None,
+        masking: None,
+        left: None,
+        rule: String::new(),
+        permits: Vec::new(),
+    };
     match asked {
         AskedFor::All(calls) => {
             for what in calls {
@@ -88,6 +109,7 @@ fn by_rules(
                     permission.permits.push(permit(limit, settings)?);
                 }
                 permission.masking = masking(&what, &decision);
+                permission.ends_with(&decision);
                 permission.rule.clone_from(rule);
             }
         }
@@ -100,6 +122,7 @@ fn by_rules(
                 match decided {
                     Ok(decisions) => {
                         permission.rule.clone_from(rule);
+                        decisions.iter().for_each(|(_, decision)| permission.ends_with(decision));
                         limits.extend(decisions.into_iter().filter_map(|(_, d)| Some((d.by.name(), d.limit?))));
                         listed.push(type_name);
                     }

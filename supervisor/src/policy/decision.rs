@@ -6,6 +6,7 @@ use super::rule::{Rule, Unmet};
 use serde::Serialize;
 use shared_proto::glob::Glob;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Whether it may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -61,6 +62,8 @@ pub struct Decision {
     pub secrets: Secrets,
     /// What [`super::Limits::take`] has to agree to first, of an allowed request.
     pub limit: Option<Limit>,
+    /// How long the time window of the rule that allows it still holds; `None`: it has none, or one that has no end.
+    pub left: Option<Duration>,
     /// The rules that were looked at, in order.
     pub(super) looks: Vec<Look>,
     /// What was asked, by the keys of the rules.

@@ -182,6 +182,7 @@ impl Rules {
             if rule.effect == Effect::Allow {
                 decision.secrets = rule.secrets.clone().unwrap_or_else(|| self.secrets.clone());
                 decision.limit = rule.limit.clone();
+                decision.left = rule.window.as_ref().and_then(|window| window.left(now));
             }
             decision.looks = looks;
             return decision;
@@ -197,5 +198,14 @@ impl Rules {
 
 fn plain(request: &Request, effect: Effect, by: By, why: &str) -> Decision {
     let sentence = format!("{why} {}", request.shown());
-    Decision { effect, by, sentence, secrets: Secrets::Masked, limit: None, looks: Vec::new(), facts: request.facts() }
+    Decision {
+        effect,
+        by,
+        sentence,
+        secrets: Secrets::Masked,
+        limit: None,
+        left: None,
+        looks: Vec::new(),
+        facts: request.facts(),
+    }
 }

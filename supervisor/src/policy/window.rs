@@ -1,7 +1,7 @@
 //! When a rule holds: days of the week and hours of the day, at a fixed distance from UTC. No time zones by name: their rules change, and
 //! a rule that holds an hour longer twice a year is not what somebody wrote down.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const MINUTE: i64 = 60;
 const DAY: i64 = 86_400;
@@ -61,12 +61,25 @@ impl Window {
 
     /// Whether that time is in it.
     pub(super) fn holds(&self, now: SystemTime) -> bool {
-        let utc = match now.duration_since(UNIX_EPOCH) {
-            Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX - DAY),
-            // before 1970, whole seconds down; a clock that far off is none anyway
-            Err(e) => -i64::try_from(e.duration().as_secs()).unwrap_or(i64::MAX - DAY) - 1,
-        };
-        let local = utc.saturating_add(self.offset);
+        self.holds_at(seconds(now).saturating_add(self.offset))
+    }
+
+    /// How long it still holds from a moment on at which it does; `None`: for ever.
+    pub(super) fn left(&self, now: SystemTime) -> Option<Duration> {
+        let from = seconds(now).saturating_add(self.offset);
+        let midnight = from - from.rem_euclid(DAY);
+        // it changes at these moments only, and within a week if ever
+        let mut changes: Vec<i64> = (0..=8)
+            .flat_map(|day| [0, self.start, self.end].map(|second| midnight + day * DAY + second))
+            .filter(|moment| *moment > from)
+            .collect();
+        changes.sort_unstable();
+        let end = changes.into_iter().find(|moment| !self.holds_at(*moment))?;
+        Some(Duration::from_secs(u64::try_from(end - from).unwrap_or(0)))
+    }
+
+    /// By the clock of its own place.
+    fn holds_at(&self, local: i64) -> bool {
         let (day, second) = (local.div_euclid(DAY), local.rem_euclid(DAY));
         // the first of January 1970 was a Thursday
         let named = |day: i64| self.days[(day + 3).rem_euclid(7) as usize];
@@ -75,6 +88,15 @@ impl Window {
         } else {
             (named(day) && second >= self.start) || (named(day - 1) && second < self.end)
         }
+    }
+}
+
+/// Whole seconds since 1970.
+fn seconds(now: SystemTime) -> i64 {
+    match now.duration_since(UNIX_EPOCH) {
+        Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX - 16 * DAY),
+        // before 1970, whole seconds down; a clock that far off is none anyway
+        Err(e) => -i64::try_from(e.duration().as_secs()).unwrap_or(i64::MAX - 16 * DAY) - 1,
     }
 }
 
@@ -122,7 +144,6 @@ fn parse_offset(text: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     /// Monday, 5 January 2026, 00:00 UTC.
     const MONDAY: u64 = 1_767_571_200;
@@ -133,6 +154,24 @@ mod tests {
     fn window(hours: &str, days: &[&str], offset: &str) -> Window {
         let days: Vec<String> = days.iter().map(|d| (*d).to_owned()).collect();
         Window::parse(Some(hours), Some(&days), Some(offset)).unwrap()
+    }
+
+    #[test]
+    fn how_long_a_window_still_holds() {
+        let hours = |hours: u64| Some(Duration::from_secs(hours * 3600));
+        let of_days = window("08:00-18:00", &["mon-fri"], "+00:00");
+        assert_eq!(of_days.left(at(0, 8, 0, 0)), hours(10));
+        assert_eq!(of_days.left(at(4, 17, 59, 59)), Some(Duration::from_secs(1)));
+        // over midnight, and over days that follow each other
+        assert_eq!(window("22:00-06:00", &["mon"], "+00:00").left(at(0, 23, 0, 0)), hours(7));
+        assert_eq!(window("22:00-06:00", &["mon"], "+02:00").left(at(0, 20, 0, 0)), hours(8));
+        let whole = |days: &[&str]| {
+            let days: Vec<String> = days.iter().map(|d| (*d).to_owned()).collect();
+            Window::parse(None, Some(&days), None).unwrap()
+        };
+        assert_eq!(whole(&["fri", "sat"]).left(at(4, 1, 0, 0)), hours(47));
+        assert_eq!(whole(&["mon-sun"]).left(at(4, 1, 0, 0)), None);
+        assert_eq!(window("00:00-24:00", &["sun", "mon"], "+00:00").left(at(6, 0, 0, 0)), hours(48));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::{SECONDS, Side, Usual, first_difference, usual, words};
 use anyhow::{Context as _, Result, ensure};
 
 /// Each in a namespace of the side's own, in this order.
-const STEPS: &[(&str, i32)] = &[
+pub(super) const STEPS: &[(&str, i32)] = &[
     ("install shop chart -n {ns} --set color=blue", 0),
     ("install shop chart -n {ns}", 1),
     ("list -n {ns}", 0),
@@ -24,7 +24,7 @@ const STEPS: &[(&str, i32)] = &[
     ("list -n {ns} -o json", 0),
 ];
 
-fn chart(usual: &Usual, side: &Side) -> Result<()> {
+pub(super) fn chart(usual: &Usual, side: &Side) -> Result<()> {
     let write = |name: &str, text: &str| usual.files.write(format!("{}/chart/{name}", side.namespace), text);
     write("Chart.yaml", "apiVersion: v2\nname: shop\nversion: 1.2.3\nappVersion: \"7\"\n")?;
     write("values.yaml", "color: green\nbroken: false\n")?;

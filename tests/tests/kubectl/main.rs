@@ -256,10 +256,12 @@ fn main() -> ExitCode {
         .test("what_ends_before_the_cluster_says_so_to_kubectl", streams::failures)
         .test("secrets_are_masked", policy::secrets_are_masked)
         .test("a_policy_decides", policy::a_policy_decides)
+        .test("a_time_window_ends_what_runs", policy::a_time_window_ends_what_runs)
         .test("tricks_do_not_pass", policy::tricks_do_not_pass)
         .test("everything_is_written_down", policy::everything_is_written_down)
         .test("the_cluster_knows_the_person", people::the_cluster_knows_the_person)
         .needs(&[Component::Cluster, Component::Kubectl, Component::Helm])
         .test("helm", helm::helm)
+        .test("helm_where_secrets_are_masked", policy::helm_where_secrets_are_masked)
         .run()
 }

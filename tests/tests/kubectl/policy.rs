@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::Method;
 use nix::sys::signal::Signal;
+use runner_tests::clock::Clock;
 use runner_tests::control_plane::User;
 use runner_tests::ctl::Ctl;
 use runner_tests::process::{Ended, Program};
@@ -14,6 +15,7 @@ use runner_tests::world::World;
 use runner_tests::{Runner, eventually};
 use serde_json::json;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 /// All of Kubernetes, with nothing masked.
 pub(super) const SHOWN: &str =
@@ -302,6 +304,71 @@ async fn changes_take_effect(runner: &mut Runner, dora: &Ctl) -> Result<()> {
         Ok((said.contains("policy_denied") && said.contains("cannot be used")).then_some(()))
     })
     .await
+}
+
+/// What a rule allows ends with its time window, also where it runs already.
+pub(super) async fn a_time_window_ends_what_runs() -> Result<()> {
+    const MINUTE_MS: i64 = 60_000;
+    let usual = usual().await?;
+    let now = shared_proto::now_ms();
+    // a window that ends with a minute which is not yet over
+    let end = (now + 10_000).div_euclid(MINUTE_MS) * MINUTE_MS + MINUTE_MS;
+    let clock_of = |ms: i64| {
+        let minutes = ms.div_euclid(MINUTE_MS).rem_euclid(24 * 60);
+        format!("{:02}:{:02}", minutes / 60, minutes % 60)
+    };
+    let policy = format!(
+        "version = 1\n[kubernetes]\n[[kubernetes.rule]]\nname = \"by-day\"\neffect = \"allow\"\nhours = \"{}-{}\"\n",
+        clock_of(end - 120 * MINUTE_MS),
+        clock_of(end)
+    );
+    let clock = Clock::new()?;
+    let world =
+        World::beside(&usual.cluster, |setup| setup.policy(&policy).expect("its folder is there").by_clock(&clock));
+    let world = world.await?;
+    let user = world.user();
+    let path = "/api/v1/connections/cluster/k8s/namespaces/seen/pods/web-1/logs?container=app&follow=true";
+    let begun = Instant::now();
+    clock.wall(end - 5000 - shared_proto::now_ms())?;
+    let mut log = user.client().stream(path, &[("te", "trailers")]).await?;
+    ensure!(log.status.is_success(), "{}", log.status);
+    tokio::time::timeout(SECONDS, log.rest()).await.context("the window's end")??;
+    let outcome = log.outcome()?;
+    ensure!(outcome["code"] == "policy_denied", "{outcome}");
+    ensure!(outcome["message"].as_str().is_some_and(|m| m.contains("time window of rule by-day")), "{outcome}");
+    ensure!(begun.elapsed() >= Duration::from_secs(4), "it ended too early: {:?}", begun.elapsed());
+    clock.wall(end + 1000 - shared_proto::now_ms())?;
+    ensure!(user.refused("/connections/cluster/k8s/namespaces").await?.1 == "policy_denied");
+    Ok(())
+}
+
+/// A chart's releases are Secrets, which helm reads and writes: their type alone is shown, and nothing else of what is masked gets out.
+pub(super) async fn helm_where_secrets_are_masked() -> Result<()> {
+    const RELEASES: &str = "version = 1\n[kubernetes]\nsecrets = { shown_types = [\"helm.sh/release.v1\"] }\n[[kubernetes.rule]]\nname = \"all\"\neffect = \"allow\"\n";
+    let usual = usual().await?;
+    secret(usual, "beside-helm").await?;
+    let shown = Place::new(usual, Some(RELEASES), "cluster").await?;
+    let side = &usual.sides[1];
+    super::helm::chart(usual, side)?;
+    for (step, code) in super::helm::STEPS {
+        let text = step.replace("{ns}", side.namespace);
+        let program = shown.program("helm")?.folder(&usual.files.join(side.namespace));
+        let ended = program.args(words(&text)).run(SECONDS).await.with_context(|| *step)?;
+        ensure!(ended.code() == *code, "helm {step}: {} {}", ended.code(), ended.stderr);
+    }
+    nothing_of(&shown.kubectl("get secret beside-helm -n seen -o yaml").await?.stdout)?;
+    // where no type is shown, helm is told, and nothing of a release is lost
+    let masked = Place::new(usual, None, "cluster").await?;
+    let helm = async |place: &Place, text: &str| {
+        let program = place.program("helm")?.folder(&usual.files.join(side.namespace));
+        program.args(words(&text.replace("{ns}", side.namespace))).run(SECONDS).await
+    };
+    ensure!(helm(&shown, "install shop chart -n {ns}").await?.code() == 0);
+    let upgrade = helm(&masked, "upgrade shop chart -n {ns}").await?;
+    ensure!(upgrade.code() != 0, "{upgrade:?}");
+    ensure!(helm(&shown, "status shop -n {ns}").await?.stdout.contains("STATUS: deployed"));
+    ensure!(helm(&shown, "uninstall shop -n {ns}").await?.code() == 0);
+    Ok(())
 }
 
 /// What two readers could take for two things does not pass.

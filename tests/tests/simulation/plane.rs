@@ -209,6 +209,7 @@ async fn use_it(shared: &Shared, store: &Store, jobs: &Jobs) -> Result<(), Failu
                 not_redacted: Vec::new(),
                 connections: Vec::new(),
                 created_by: plan.by.clone(),
+                groups: Vec::new(),
                 idempotency: None,
             };
             jobs.create(new).await?;

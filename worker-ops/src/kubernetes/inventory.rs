@@ -4,9 +4,11 @@
 use bytes::Bytes;
 use http::Method;
 use http::header::{ACCEPT, HeaderValue};
+use k8s_openapi::api::authentication::v1::UserInfo;
 use k8s_openapi::api::core::v1::Namespace;
 use serde_json::Value;
 use shared_proto::documents::{Identity, Place, Resource};
+use shared_proto::failure::Code;
 use shared_proto::inventory::CLUSTER_WIDE;
 use shared_proto::v1::{ListResources, Outcome};
 
@@ -22,9 +24,14 @@ const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
 /// Columns that say how it is, the best first.
 const STATES: [&str; 2] = ["Status", "Ready"];
 
-/// Who the connection's credentials are.
+/// Who the connection's credentials are, and which namespace is the connection's own.
 pub(crate) async fn who_am_i(cluster: &mut Cluster, output: &mut Output) -> Result<Outcome, Fault> {
-    let user = request::user(cluster).await?;
+    let user = match request::user(cluster).await {
+        Ok(user) => user,
+        // an API server before 1.28, or one that does not let everyone ask
+        Err(fault) if matches!(fault.code(), Code::TargetNotFound | Code::TargetForbidden) => UserInfo::default(),
+        Err(fault) => return Err(fault),
+    };
     let identity = Identity {
         provider: "kubernetes".to_owned(),
         principal: user.username.unwrap_or_default(),

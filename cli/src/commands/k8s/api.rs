@@ -18,9 +18,6 @@ const LINE_MAX: usize = 16 * 1024 * 1024;
 pub(super) const JSON: &str = "application/json";
 /// The same as a table with the API server's own columns, or as itself from a server that makes none.
 pub(super) const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
-/// A pod that nobody has. The answer that there is none names the namespace in which there is none.
-const NOBODY: &str = "runnerctl-asks-for-the-namespace";
-
 /// What to do where the connection's own namespace stays unknown.
 const NAME_ONE: &str = "Name a namespace with -n, or take all of them with -A.";
 
@@ -116,28 +113,13 @@ impl Api {
             return Ok(name.to_owned());
         }
         let query: Vec<_> = self.runner.iter().map(|runner| ("runner", runner.as_str())).collect();
-        let at =
-            path(&["connections", &self.connection, "k8s", "namespaces", super::OWN_NAMESPACE, "pods", NOBODY], &query);
-        let failure = match self.client.get(&at).await {
-            Ok(pod) => return Ok(table::text(&pod, "/summary/namespace")),
-            Err(failure) => failure,
-        };
-        match (failure.code, told_namespace(&failure.message)) {
-            (Code::TargetNotFound | Code::TargetForbidden, Some(namespace)) => Ok(namespace.to_owned()),
-            (Code::TargetNotFound | Code::TargetForbidden, None) => Err(Code::InvalidArgument
-                .on(format!("the connection's own namespace cannot be asked for: {}", failure.message))
-                .next(NAME_ONE)),
-            (Code::PolicyDenied, _) => Err(failure.next(NAME_ONE)),
-            _ => Err(failure),
+        let at = path(&["connections", &self.connection, "identity"], &query);
+        match self.client.get(&at).await {
+            Ok(who) => Ok(table::text(&who, "/place")),
+            Err(failure) if failure.code == Code::PolicyDenied => Err(failure.next(NAME_ONE)),
+            Err(failure) => Err(failure),
         }
     }
-}
-
-/// The namespace in which something was looked for.
-fn told_namespace(message: &str) -> Option<&str> {
-    let (_, rest) = message.rsplit_once("in namespace ").or_else(|| message.rsplit_once("in the namespace \""))?;
-    let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).unwrap_or(rest.len());
-    Some(&rest[..end]).filter(|name| !name.is_empty())
 }
 
 // === impl Documents ===
@@ -201,20 +183,5 @@ mod tests {
             Api::to(client).pages(target, JSON, |page| pages.push(page["items"].clone())).await.expect_err("too old");
         assert_eq!(pages, [serde_json::json!([1, 2]), serde_json::json!([3])]);
         assert!(failure.code == Code::TargetRefused && failure.next_step.contains("ask again"), "{failure}");
-    }
-
-    #[test]
-    fn the_connections_own_namespace_is_told_by_what_is_not_found_there() {
-        for (message, namespace) in [
-            ("pods \"-\" not found in namespace seen", Some("seen")),
-            (
-                "pods \"-\" is forbidden: User \"x\" cannot get resource \"pods\" in API group \"\" in the namespace \"a-b\"",
-                Some("a-b"),
-            ),
-            ("no", None),
-            ("in namespace ", None),
-        ] {
-            assert_eq!(told_namespace(message), namespace, "{message}");
-        }
     }
 }

@@ -54,6 +54,7 @@ pub(crate) fn new_job(stack: &Stack, kind: JobKind) -> NewJob {
         not_redacted: vec![],
         connections: vec![],
         created_by: "ann".into(),
+        groups: Vec::new(),
         idempotency: None,
     }
 }
@@ -187,6 +188,7 @@ async fn a_request_that_is_sent_again_makes_no_other_job() {
     let stack = stack(&store, "s").await;
     let asked = |by: &str, key: &str, asked: u8| NewJob {
         created_by: by.into(),
+        groups: Vec::new(),
         idempotency: Some(Idempotency { key: key.into(), asked_sha256: vec![asked; 32] }),
         ..new_job(&stack, JobKind::Update)
     };
