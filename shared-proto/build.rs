@@ -23,6 +23,7 @@ const SECRET: &[&str] = &[
     "ResolveKubeconfig",
     "ResolveAws",
     "AwsRole",
+    "ResolveAzure",
     "AwsSession",
     "ResolveReply",
     "ResolveReply.kind",

@@ -2,12 +2,13 @@
 //! API keys, failure codes, flow control, what workers say and ask over their sockets, and the records of a job's spool.
 //!
 //! This crate must never open a network connection, start a process or call a cloud: both sides and every worker link it. Of AWS it knows
-//! names, since whoever passes a request on must read it alike.
+//! names, since whoever passes a request on must read it alike, and of Azure its clouds' hosts.
 #![forbid(unsafe_code)]
 
 pub mod address;
 pub mod api_key;
 pub mod aws;
+pub mod azure;
 pub mod bounds;
 pub mod chance;
 pub mod credentials;

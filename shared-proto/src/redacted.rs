@@ -37,6 +37,7 @@ redact! {
     v1::ResolveKubeconfig { path, context },
     v1::ResolveAws { source, profile, region },
     v1::AwsRole { role_arn },
+    v1::ResolveAzure { source, tenant, client_id, subscription, cloud, endpoint_url },
     v1::AwsSession { role_arn, session_name },
     v1::ResolveReply { valid_until_ms },
     v1::JobStart { step, next_sequence },

@@ -7,7 +7,7 @@ mod known;
 
 use self::known::{Key, Known};
 use crate::clock::since_boot;
-use crate::config::{Asker, AwsRole, AwsSession, Connection, Gcp, Proxy, ServiceAccount};
+use crate::config::{AZURE_VARIABLES, Asker, AwsRole, AwsSession, AzureSource, Connection, Gcp, Proxy, ServiceAccount};
 use crate::operations::dial::{self, Reach};
 use crate::tunnel::Settings;
 use crate::workers::{Operation, Program, Workers};
@@ -293,6 +293,26 @@ fn how(
             session: session.as_ref().map(|session| session_of(session, asker)).transpose()?,
         }),
         Connection::Gcp(gcp) => How::Gcp(of_google(gcp, environment(|name| name == "GCE_METADATA_HOST"))),
+        Connection::Azure(azure) => {
+            let file = azure.file().map(|path| path.display().to_string()).unwrap_or_default();
+            let mut how = v1::ResolveAzure {
+                source: azure.source.as_str().to_owned(),
+                tenant: azure.tenant.clone(),
+                client_id: azure.client_id.clone(),
+                subscription: azure.subscription.clone(),
+                cloud: azure.cloud.as_str().to_owned(),
+                endpoint_url: azure.endpoint_url.clone(),
+                environment: environment(|name| AZURE_VARIABLES.contains(&name)),
+                ..Default::default()
+            };
+            match &azure.source {
+                AzureSource::ClientSecret(_) => how.client_secret_file = file,
+                AzureSource::ClientCertificate(_) => how.certificate_file = file,
+                AzureSource::WorkloadIdentity(_) => how.federated_token_file = file,
+                AzureSource::ManagedIdentity => {}
+            }
+            How::Azure(how)
+        }
     })
 }
 

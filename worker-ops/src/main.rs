@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod aws;
+mod azure;
 mod document;
 mod fault;
 mod found;

@@ -19,7 +19,7 @@ use crate::fault::Fault;
 use crate::net::Dialer;
 use crate::socket::{self, Input, Output};
 use crate::steps::Steps;
-use crate::{aws, gcp, kubernetes, resolve};
+use crate::{aws, azure, gcp, kubernetes, resolve};
 
 /// What an operation's worker is born with.
 pub(crate) struct Inherited {
@@ -109,10 +109,8 @@ async fn dispatch(
             kubernetes::serve(what, target, masking, steps, dialer, input, output).await
         }
         Some(Target::Aws(target)) => aws::serve(what, target, (steps, again), dialer, input, output).await,
-        Some(Target::Gcp(target)) => gcp::serve(what, target, dialer, output).await,
-        Some(Target::Azure(_)) => {
-            Err(Fault::new(Code::UnsupportedVersion, "this runner's workers do not know the provider"))
-        }
+        Some(Target::Gcp(target)) => gcp::serve(what, target, steps, dialer, output).await,
+        Some(Target::Azure(target)) => azure::serve(what, target, steps, dialer, output).await,
         None => Err(Fault::new(Code::Internal, "the request came without a target")),
     }
 }

@@ -1,6 +1,6 @@
 //! What was tried on the way to a target, for whoever tests a connection.
 
-use shared_proto::documents::Step;
+use shared_proto::documents::{Identity, Step};
 use shared_proto::v1;
 
 use crate::fault::Fault;
@@ -26,6 +26,26 @@ impl Steps {
         let before = if before.is_empty() { String::new() } else { format!("; before it: {}", before.join(", ")) };
         fault.failure.message = crate::fault::words(&format!("step {name}: {}{before}", fault.failure.message));
         fault
+    }
+    /// The last two: an endpoint was asked who the credentials are.
+    pub(crate) fn identified(
+        &mut self,
+        endpoint: impl Into<String>,
+        told: Result<Identity, Fault>,
+    ) -> Result<Identity, Fault> {
+        match told {
+            Ok(identity) => {
+                self.ok("endpoint", endpoint);
+                self.ok("identity", identity.principal.clone());
+                Ok(identity)
+            }
+            // it did not say it: it was not reached, or it was and refuses
+            Err(fault) if fault.status == 0 => Err(self.failed("endpoint", fault)),
+            Err(fault) => {
+                self.ok("endpoint", endpoint);
+                Err(self.failed("identity", fault))
+            }
+        }
     }
     /// All of them.
     pub(crate) fn into_inner(self) -> Vec<Step> {

@@ -1,5 +1,6 @@
 //! From the merged table to types that cannot be wrong. Every message names the key, and what would be right.
 
+use super::azure::FileAzure;
 use super::gcp::FileGcp;
 use super::narrow::{FileAccount, FileSession};
 use super::settings::{self, Shown, Source};
@@ -21,6 +22,9 @@ use std::time::Duration;
 
 /// The file that is read where nobody names one, if it is there.
 pub const DEFAULT_FILE: &str = "/etc/runner/runner.toml";
+/// By which Azure tells what runs in it where tokens are.
+pub const AZURE_VARIABLES: [&str; 4] =
+    ["AZURE_FEDERATED_TOKEN_FILE", "AZURE_POD_IDENTITY_AUTHORITY_HOST", "IDENTITY_ENDPOINT", "IDENTITY_HEADER"];
 /// The policy where nobody names one, beside the configuration file.
 const POLICY_FILE: &str = "policy.toml";
 
@@ -130,6 +134,13 @@ struct FileConnection {
     session_policy: Option<String>,
     session_policy_file: Option<PathBuf>,
     session_policy_arns: Option<Vec<String>>,
+    tenant: Option<String>,
+    client_id: Option<String>,
+    client_secret_file: Option<PathBuf>,
+    certificate_file: Option<PathBuf>,
+    federated_token_file: Option<PathBuf>,
+    subscription: Option<String>,
+    cloud: Option<String>,
     service_account: Option<String>,
     token_seconds: Option<u64>,
     token_audiences: Option<Vec<String>>,
@@ -144,7 +155,6 @@ struct FileConnection {
     scopes: Option<Vec<String>>,
     subject_token_hosts: Option<Vec<String>>,
 }
-
 // === impl File ===
 
 impl Default for File {
@@ -598,6 +608,7 @@ impl Config {
                     format!("aws {} {profile} {region} {endpoint_url} {session}", source.as_str())
                 }
                 Connection::Gcp(gcp) => gcp.shown(),
+                Connection::Azure(azure) => azure.shown(),
             }
             .split_whitespace()
             .collect::<Vec<_>>()
@@ -718,6 +729,15 @@ impl FileConnection {
             scopes: self.scopes,
             subject_token_hosts: self.subject_token_hosts,
         };
+        let azure = FileAzure {
+            tenant: self.tenant,
+            client_id: self.client_id,
+            client_secret_file: self.client_secret_file,
+            certificate_file: self.certificate_file,
+            federated_token_file: self.federated_token_file,
+            subscription: self.subscription,
+            cloud: self.cloud,
+        };
         let kubernetes = self.kubeconfig.is_some()
             || self.context.is_some()
             || self.exec_plugins.is_some()
@@ -747,10 +767,13 @@ impl FileConnection {
         }
         match self.provider.as_str() {
             "kubernetes" if cloud => Err(bad("source and endpoint_url belong to a cloud's provider, such as \"aws\"")),
-            "aws" | "kubernetes" if gcp.is_given() => Err(bad(
+            "aws" | "azure" | "kubernetes" if gcp.is_given() => Err(bad(
                 "credentials_file, project, quota_project, impersonate_service_account, impersonation_seconds, scopes and subject_token_hosts belong to provider \"gcp\"",
             )),
-            "gcp" | "kubernetes" if aws => Err(bad(
+            "aws" | "gcp" | "kubernetes" if azure.is_given() => Err(bad(
+                "tenant, client_id, client_secret_file, certificate_file, federated_token_file, subscription and cloud belong to provider \"azure\"",
+            )),
+            "azure" | "gcp" | "kubernetes" if aws => Err(bad(
                 "profile, region, assume_role_arn, role_chain, external_id, source_identity and session_… belong to provider \"aws\"",
             )),
             "kubernetes" => match (self.in_cluster.unwrap_or(false), self.kubeconfig) {
@@ -770,7 +793,7 @@ impl FileConnection {
                     Ok(Connection::Kubeconfig { path, context, exec_plugins, account, impersonate })
                 }
             },
-            "aws" | "gcp" if kubernetes => Err(bad(
+            "aws" | "azure" | "gcp" if kubernetes => Err(bad(
                 "kubeconfig, context, exec_plugins, in_cluster, service_account, token_… and impersonate… belong to provider \"kubernetes\"",
             )),
             "aws" => {
@@ -787,7 +810,11 @@ impl FileConnection {
                 let source = source_of(name, self.source)?;
                 Ok(Connection::Gcp(gcp.check(name, source, endpoint_url)?))
             }
-            other => Err(bad(&format!("provider {other:?} is not one: kubernetes, aws, gcp"))),
+            "azure" => {
+                let source = source_of(name, self.source)?;
+                Ok(Connection::Azure(azure.check(name, source, endpoint_url)?))
+            }
+            other => Err(bad(&format!("provider {other:?} is not one: kubernetes, aws, gcp, azure"))),
         }
     }
 }
@@ -803,7 +830,10 @@ fn environment(variables: &BTreeMap<OsString, OsString>) -> BTreeMap<String, Str
     variables
         .iter()
         .filter_map(|(name, value)| Some((name.to_str()?, value.to_str()?)))
-        .filter(|(name, _)| name.starts_with("AWS_") || matches!(*name, "GCE_METADATA_HOST" | "HOME" | "PATH"))
+        .filter(|(name, _)| {
+            let named = matches!(*name, "GCE_METADATA_HOST" | "HOME" | "PATH") || AZURE_VARIABLES.contains(name);
+            name.starts_with("AWS_") || named
+        })
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()
 }

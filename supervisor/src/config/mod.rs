@@ -1,8 +1,10 @@
 //! The runner's configuration: flags over `RUNNERD_…` variables over `runner.toml` over defaults, parsed once into types that cannot be
 //! wrong, before anything is opened. It must never hold a secret: those are files that it names.
 
+mod azure;
 mod check;
-pub use check::DEFAULT_FILE;
+pub use azure::{Azure, AzureSource};
+pub use check::{AZURE_VARIABLES, DEFAULT_FILE};
 mod gcp;
 mod narrow;
 mod programs;
@@ -74,7 +76,7 @@ pub struct Config {
     pub connections: BTreeMap<String, Connection>,
     /// What those are for of which it is said.
     pub purposes: BTreeMap<String, Purpose>,
-    /// What of the supervisor's own environment a resolver may be given: `AWS_*`, `GCE_METADATA_HOST`, `HOME`, `PATH`.
+    /// What of the supervisor's own environment a resolver may be given: `AWS_*`, `GCE_METADATA_HOST`, `HOME`, `PATH`, and where Azure says that tokens are.
     pub environment: BTreeMap<String, String>,
     /// Every effective value and its source, for `config show`.
     pub shown: Vec<Shown>,
@@ -263,6 +265,8 @@ pub enum Connection {
     },
     /// Projects of Google Cloud.
     Gcp(Gcp),
+    /// Subscriptions of Azure.
+    Azure(Azure),
 }
 
 /// A session of a role, perhaps narrowed by policies: STS' AssumeRole.
@@ -387,6 +391,7 @@ impl Connection {
             Self::Kubeconfig { .. } | Self::InCluster { .. } => "kubernetes",
             Self::Aws { .. } => "aws",
             Self::Gcp(_) => "gcp",
+            Self::Azure(_) => "azure",
         }
     }
     /// Where its resources are unless a request says otherwise; empty: that is known where its credentials are.
@@ -395,13 +400,15 @@ impl Connection {
             Self::Kubeconfig { .. } | Self::InCluster { .. } => "",
             Self::Aws { region, .. } => region,
             Self::Gcp(gcp) => &gcp.project,
+            Self::Azure(azure) => &azure.subscription,
         }
     }
     /// The file that its credentials are in, where the configuration names one.
-    pub const fn credentials_file(&self) -> Option<&PathBuf> {
+    pub fn credentials_file(&self) -> Option<&PathBuf> {
         match self {
             Self::Kubeconfig { path, .. } => Some(path),
             Self::Gcp(gcp) => gcp.file(),
+            Self::Azure(azure) => azure.file(),
             _ => None,
         }
     }
@@ -426,14 +433,14 @@ impl Connection {
     pub fn impersonate(&self) -> Option<&str> {
         match self {
             Self::Kubeconfig { impersonate, .. } | Self::InCluster { impersonate, .. } => impersonate.as_deref(),
-            Self::Aws { .. } | Self::Gcp(_) => None,
+            Self::Aws { .. } | Self::Gcp(_) | Self::Azure(_) => None,
         }
     }
     /// The service account whose token workers get.
     pub fn account(&self) -> Option<&ServiceAccount> {
         match self {
             Self::Kubeconfig { account, .. } | Self::InCluster { account, .. } => account.as_ref(),
-            Self::Aws { .. } | Self::Gcp(_) => None,
+            Self::Aws { .. } | Self::Gcp(_) | Self::Azure(_) => None,
         }
     }
 }

@@ -140,9 +140,24 @@ fn connections_are_read() {
         credentials_file = "/k.json"
         project = "shop-prod-1"
         impersonate_service_account = ["viewer@shop-prod-1.iam.gserviceaccount.com"]
+        [connections.e]
+        provider = "azure"
+        source = "client_secret"
+        tenant = "contoso.onmicrosoft.com"
+        client_id = "0b1f6471-1bf0-4dda-aec3-cb9272f09590"
+        client_secret_file = "/etc/runner/azure.secret"
+        subscription = "1b1f6471-1bf0-4dda-aec3-cb9272f09590"
         "#,
         &[],
-        &[("AWS_PROFILE", "x"), ("SECRET", "y"), ("HOME", "/h"), ("GCE_METADATA_HOST", "m"), ("GCE_OTHER", "z")],
+        &[
+            ("AWS_PROFILE", "x"),
+            ("SECRET", "y"),
+            ("HOME", "/h"),
+            ("GCE_METADATA_HOST", "m"),
+            ("GCE_OTHER", "z"),
+            ("AZURE_CLIENT_SECRET", "z"),
+            ("IDENTITY_HEADER", "h"),
+        ],
     )
     .expect("loads");
     assert_eq!(config.connections["b"], Connection::InCluster { account: None, impersonate: None });
@@ -152,7 +167,17 @@ fn connections_are_read() {
     assert_eq!(google.credentials_file().map(|p| p.as_path()), Some(Path::new("/k.json")));
     let shown = config.shown.iter().find(|s| s.key == "connections.d").expect("is shown");
     assert_eq!(shown.value, "gcp /k.json shop-prod-1 as viewer@shop-prod-1.iam.gserviceaccount.com");
-    assert_eq!(config.environment.keys().collect::<Vec<_>>(), ["AWS_PROFILE", "GCE_METADATA_HOST", "HOME"]);
+    assert_eq!(
+        config.environment.keys().collect::<Vec<_>>(),
+        ["AWS_PROFILE", "GCE_METADATA_HOST", "HOME", "IDENTITY_HEADER"]
+    );
+    let azure = &config.connections["e"];
+    assert_eq!((azure.provider(), azure.place()), ("azure", "1b1f6471-1bf0-4dda-aec3-cb9272f09590"));
+    let shown = config.shown.iter().find(|s| s.key == "connections.e").expect("shown");
+    assert_eq!(
+        shown.value,
+        "azure client_secret contoso.onmicrosoft.com 0b1f6471-1bf0-4dda-aec3-cb9272f09590 1b1f6471-1bf0-4dda-aec3-cb9272f09590 public"
+    );
 }
 
 #[test]
@@ -194,10 +219,20 @@ fn connections_are_narrowed_where_they_say_so() {
     );
     let entry = |provider: &str, key: &str| load(&format!("[connections.a]\n{provider}\n{key}\n"), &[], &[]);
     let aws = "provider = \"aws\"\nsource = \"environment\"";
+    let azure = "provider = \"azure\"\nsource = \"managed_identity\"";
     let kubernetes = "provider = \"kubernetes\"\nin_cluster = true";
     for (provider, key, word) in [
         (aws, "service_account = \"a/b\"", "belong to provider \"kubernetes\""),
         (kubernetes, "assume_role_arn = \"x\"", "belong to provider \"aws\""),
+        (kubernetes, "source = \"managed_identity\"", "belong to a cloud's provider"),
+        (kubernetes, "tenant = \"a.b\"", "belong to provider \"azure\""),
+        (aws, "cloud = \"public\"", "belong to provider \"azure\""),
+        (azure, "region = \"x\"", "belong to provider \"aws\""),
+        (azure, "kubeconfig = \"/k\"", "belong to provider \"kubernetes\""),
+        (azure, "endpoint_url = \"ftp://x\"", "endpoint_url"),
+        ("provider = \"azure\"", "source = \"cli\"", "connections.a.source: unknown variant `cli`"),
+        ("provider = \"azure\"", "source = \"profile\"", "needs source"),
+        (aws.trim_end_matches("\nsource = \"environment\""), "source = \"managed_identity\"", "needs source"),
         (aws, "session_policy = \"{}\"", "connections.a: session_policy needs assume_role_arn"),
         (kubernetes, "token_seconds = 600", "need service_account"),
     ] {
@@ -222,7 +257,7 @@ fn what_is_wrong_is_named() {
         ("[connections.a]\nprovider = \"aws\"\nsource = \"x\"", "connections.a.source: unknown variant `x`"),
         ("[tunnel]\nbackoff_first_ms = 9000", "tunnel.backoff_early_max_ms"),
         ("[proxy]\nurl = \"https://p:1\"", "proxy.url"),
-        ("[proxy]\nurl = \"http://u:secret@p:1\"", "password_file"),
+        ("[proxy]\nurl = \"http://u:s3cr3t@p:1\"", "password_file"),
         ("[proxy]\npassword_file = \"/p\"", "proxy.user"),
         ("[isolation]\nrequire = \"none\"", "isolation.require: unknown variant `none`"),
         ("[workers]\nops = \"relative\"", "workers.ops"),
@@ -258,18 +293,18 @@ fn what_is_wrong_is_named() {
     ] {
         let message = load(file, &[], &[]).expect_err(file);
         assert!(
-            message.contains(named) && !message.contains('\n') && !message.contains("secret"),
+            message.contains(named) && !message.contains('\n') && !message.contains("s3cr3t"),
             "{file:?}: {message}"
         );
     }
     for (variable, url, named) in [
-        ("HTTPS_PROXY", "http://u:secret@p.example:1", "proxy.user and proxy.password_file"),
-        ("https_proxy", "u:secret@p.example:1", "proxy.user and proxy.password_file"),
-        ("HTTPS_PROXY", "https://u:secret@p.example:1", "http://host:port"),
+        ("HTTPS_PROXY", "http://u:s3cr3t@p.example:1", "proxy.user and proxy.password_file"),
+        ("https_proxy", "u:s3cr3t@p.example:1", "proxy.user and proxy.password_file"),
+        ("HTTPS_PROXY", "https://u:s3cr3t@p.example:1", "http://host:port"),
     ] {
         let message = load("", &[], &[(variable, url)]).expect_err(url);
         // first the source, which is not the file
-        assert!(message.starts_with(variable) && message.contains(named) && !message.contains("secret"), "{message}");
+        assert!(message.starts_with(variable) && message.contains(named) && !message.contains("s3cr3t"), "{message}");
         assert!(load("[proxy]\nurl = \"http://p:1\"", &[], &[(variable, url)]).is_ok());
     }
     assert!(load("", &[], &[("RUNNERD_NONSENSE", "1")]).expect_err("refused").contains("RUNNERD_NONSENSE"));

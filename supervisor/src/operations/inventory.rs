@@ -56,6 +56,16 @@ pub(super) fn asks(asked: &Asked, entry: &Connection) -> Result<Vec<What>, Failu
             .iter()
             .map(|c| call(entry, &get.place, &c.service, c.operation.as_deref()))
             .collect(),
+        Asked::GetResource(get) if provider == "azure" => {
+            let mut calls = Vec::new();
+            if inventory::find(provider, &get.type_name).is_none() {
+                // which versions of its API a type has that is in no table
+                calls.push(call(entry, &get.place, "Microsoft.Resources", Some("subscriptions/providers/read")));
+            }
+            let named = inventory::calls(provider, &get.type_name);
+            calls.extend(named.iter().map(|c| call(entry, &get.place, &c.service, c.operation.as_deref())));
+            calls
+        }
         Asked::GetResource(get) => inventory::calls(provider, &get.type_name)
             .iter()
             .map(|c| call(entry, &get.place, &c.service, c.operation.as_deref()))
@@ -67,8 +77,15 @@ pub(super) fn asks(asked: &Asked, entry: &Connection) -> Result<Vec<What>, Failu
             &logs.place,
             ("logs", if logs.source.is_empty() { "DescribeLogGroups" } else { "DescribeLogStreams" }),
             ("logging", "logs.list"),
-            ("Microsoft.OperationalInsights", "workspaces/read"),
+            (
+                "Microsoft.OperationalInsights",
+                if logs.source.is_empty() { "workspaces/read" } else { "workspaces/tables/read" },
+            ),
         ),
+        // the workspace tells the id by which it is queried
+        Asked::ReadLogs(logs) if provider == "azure" => ["workspaces/read", "workspaces/query/read"]
+            .map(|operation| call(entry, &logs.place, "Microsoft.OperationalInsights", Some(operation)))
+            .into(),
         Asked::ReadLogs(logs) => cloud(
             &logs.place,
             ("logs", "FilterLogEvents"),
@@ -142,8 +159,8 @@ fn call(entry: &Connection, place: &str, service: &str, operation: Option<&str>)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
-    use shared_proto::v1;
+    use crate::config::{Azure, AzureSource, Config};
+    use shared_proto::v1::{self, GetResource, ListLogs, ListPlaces, ReadLogs, WhoAmI};
     use std::collections::BTreeMap;
 
     fn google() -> Connection {
@@ -153,10 +170,24 @@ mod tests {
         let mut config = Config::load(Some(&path), &BTreeMap::new(), &BTreeMap::new()).expect("loads");
         config.connections.remove("g").expect("a connection")
     }
+    fn azure() -> Connection {
+        Connection::Azure(Azure {
+            source: AzureSource::ManagedIdentity,
+            tenant: String::new(),
+            client_id: String::new(),
+            subscription: "s".into(),
+            cloud: Default::default(),
+            endpoint_url: String::new(),
+        })
+    }
 
-    fn named(calls: &[What]) -> Vec<String> {
+    fn names(calls: &[What]) -> Vec<String> {
         let name = |what: &What| match what {
             What::Gcp(call) => format!("{}.{}", call.service, call.operation.as_deref().unwrap_or("?")),
+            What::Azure(call) => {
+                assert!(call.read_only && call.region.is_none());
+                format!("{}/{}", call.service, call.operation.as_deref().unwrap_or("?"))
+            }
             other => panic!("{other:?}"),
         };
         calls.iter().map(name).collect()
@@ -175,15 +206,57 @@ mod tests {
             (Asked::ListLogs(v1::ListLogs::default()), vec!["logging.logs.list"]),
             (Asked::ReadLogs(v1::ReadLogs::default()), vec!["logging.entries.list"]),
         ] {
-            assert_eq!(named(&asks(&asked, &google).expect("known")), expected);
+            assert_eq!(names(&asks(&asked, &google).expect("known")), expected);
         }
         let list = ListResources { types: vec!["run.googleapis.com/Service".into()], ..Default::default() };
         let types = by_type(&list, &google).expect("known");
-        assert_eq!(named(&types[0].1), ["run.services.list"]);
-        assert_eq!(named(search(&list, &google).as_slice()), ["cloudasset.assets.searchAllResources"]);
+        assert_eq!(names(&types[0].1), ["run.services.list"]);
+        assert_eq!(names(search(&list, &google).as_slice()), ["cloudasset.assets.searchAllResources"]);
         let all = by_type(&ListResources::default(), &google).expect("known");
         assert_eq!(all.len(), inventory::all("gcp", false).len());
         // each of these only reads, and is known by its name
         assert!(all.iter().flat_map(|(_, calls)| calls).all(|what| matches!(what, What::Gcp(call) if call.read_only)));
+    }
+
+    /// The worker's suite has the same names: `azure_asks_what_the_rules_are_asked_about`.
+    #[test]
+    fn what_is_asked_of_azure() {
+        let get =
+            |type_name: &str| Asked::GetResource(GetResource { type_name: type_name.into(), ..Default::default() });
+        let logs = |source: &str| Asked::ListLogs(ListLogs { source: source.into(), ..Default::default() });
+        let insights = |operation: &str| format!("Microsoft.OperationalInsights/{operation}");
+        for (asked, expected) in [
+            (Asked::WhoAmI(WhoAmI::default()), vec!["Microsoft.Resources/subscriptions/read".to_owned()]),
+            (Asked::ListPlaces(ListPlaces::default()), vec!["Microsoft.Resources/subscriptions/read".to_owned()]),
+            (get("microsoft.compute/DISKS"), vec!["Microsoft.Compute/disks/read".to_owned()]),
+            (
+                get("Microsoft.Maps/accounts"),
+                vec![
+                    "Microsoft.Resources/subscriptions/providers/read".to_owned(),
+                    "Microsoft.Maps/accounts/read".to_owned(),
+                ],
+            ),
+            (logs(""), vec![insights("workspaces/read")]),
+            (logs("g/w"), vec![insights("workspaces/tables/read")]),
+            (
+                Asked::ReadLogs(ReadLogs::default()),
+                vec![insights("workspaces/read"), insights("workspaces/query/read")],
+            ),
+        ] {
+            assert_eq!(names(&asks(&asked, &azure()).expect("it has such a thing")), expected, "{asked:?}");
+        }
+        let types = ["Microsoft.Maps/accounts/sub", "microsoft.resources/subscriptions/RESOURCEGROUPS", "odd"];
+        let list = ListResources { types: types.map(str::to_owned).into(), ..Default::default() };
+        let by_type = by_type(&list, &azure()).expect("fine");
+        let asked: Vec<_> = by_type[..2].iter().map(|(_, calls)| names(calls)).collect();
+        assert_eq!(
+            asked,
+            [["Microsoft.Maps/accounts/sub/read"], ["Microsoft.Resources/subscriptions/resourceGroups/read"]]
+        );
+        // what is no type of Azure's is not known, which rules that name methods deny
+        assert!(matches!(&by_type[2].1[..], [What::Azure(call)] if call.operation.is_none() && !call.read_only));
+        let all = super::by_type(&ListResources::default(), &azure()).expect("fine");
+        assert_eq!(all.len(), inventory::all("azure", false).len());
+        assert!(all.iter().all(|(name, calls)| names(calls) == [format!("{name}/read")]));
     }
 }

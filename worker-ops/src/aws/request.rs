@@ -18,17 +18,7 @@ pub(crate) async fn connection_test(
     output: &mut Output,
 ) -> Result<Outcome, Fault> {
     let host = Endpoint::of(STS.signing, account.region()).host;
-    let identity = match identity(account).await {
-        Ok(identity) => identity,
-        // STS did not say it: it was not reached, or it was and refuses
-        Err(fault) if fault.status == 0 => return Err(steps.failed("endpoint", fault)),
-        Err(fault) => {
-            steps.ok("endpoint", host);
-            return Err(steps.failed("identity", fault));
-        }
-    };
-    steps.ok("endpoint", host);
-    steps.ok("identity", identity.principal.clone());
+    let identity = steps.identified(host, identity(account).await)?;
     let report = ConnectionReport {
         provider: "aws".to_owned(),
         identity: identity.principal,

@@ -20,11 +20,13 @@ use self::connect::Projects;
 use crate::fault::Fault;
 use crate::net::Dialer;
 use crate::socket::Output;
+use crate::steps::Steps;
 
 /// Does one operation.
 pub(crate) async fn serve(
     what: What,
     target: GcpTarget,
+    steps: Steps,
     dialer: &Dialer,
     output: &mut Output,
 ) -> Result<Outcome, Fault> {
@@ -41,7 +43,7 @@ pub(crate) async fn serve(
     };
     let mut projects = Projects::new(target, asked, dialer)?;
     match what {
-        What::ConnectionTest(_) => request::connection_test(&mut projects, output).await,
+        What::ConnectionTest(_) => request::connection_test(&mut projects, steps, output).await,
         What::WhoAmI(_) => request::who_am_i(&mut projects, output).await,
         What::ListPlaces(_) => request::list_projects(&mut projects, output).await,
         What::ListResources(list) => resources::list(&mut projects, &list, output).await,

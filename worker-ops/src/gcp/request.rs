@@ -9,6 +9,7 @@ use crate::document::Document;
 use crate::fault::{Fault, done};
 use crate::found::text;
 use crate::socket::Output;
+use crate::steps::Steps;
 
 /// Pages of one list: a service that gives empty pages for ever must not be read for ever.
 const PAGES_MAX: u32 = 100;
@@ -18,15 +19,30 @@ const PROJECTS_MAX: usize = 10_000;
 const FEDERATED: &str = "//iam.googleapis.com/";
 
 /// Reaches Google and says who the credentials are.
-pub(super) async fn connection_test(projects: &mut Projects, output: &mut Output) -> Result<Outcome, Fault> {
+pub(super) async fn connection_test(
+    projects: &mut Projects,
+    mut steps: Steps,
+    output: &mut Output,
+) -> Result<Outcome, Fault> {
+    let identity = told(projects).await;
+    let identity = steps.identified("oauth2.googleapis.com", identity)?;
+    let report = ConnectionReport {
+        provider: "gcp".to_owned(),
+        identity: identity.principal,
+        version: None,
+        steps: steps.into_inner(),
+    };
+    Document::whole(output, &report).await?;
+    Ok(done())
+}
+
+/// Who Google says that the credentials are, once it has taken them.
+async fn told(projects: &mut Projects) -> Result<Identity, Fault> {
     if projects.principal().starts_with(FEDERATED) {
         // whom tokeninfo does not know; that Google takes the token is what is tested
         projects.get("cloudresourcemanager", "/v3/projects:search", &[("pageSize", "1")]).await?;
     }
-    let identity = identity(projects).await?;
-    let report = ConnectionReport { provider: "gcp".to_owned(), identity: identity.principal, version: None };
-    Document::whole(output, &report).await?;
-    Ok(done())
+    identity(projects).await
 }
 
 /// The account and its unique id.

@@ -5,6 +5,7 @@
 //! one is ever in a message.
 
 mod aws;
+mod azure;
 mod file;
 mod gcp;
 mod http;
@@ -66,6 +67,7 @@ pub(crate) async fn run() -> Result<(), FrameError> {
                 None => Err(aws::again(&how, spare)),
             },
             Some(How::Gcp(how)) => gcp::resolve(how).await,
+            Some(How::Azure(how)) => azure::resolve(&how).await,
             None => Err(Fault::new(Code::UnsupportedVersion, "this runner does not know that kind of credentials")),
         }
     };

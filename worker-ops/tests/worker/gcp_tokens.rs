@@ -9,7 +9,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-use crate::server::{Answer, Asked, pairs};
+use crate::server::{Asked, Plain, pairs};
 
 pub(crate) const ACCOUNT: &str = "runner@shop-prod-1.iam.gserviceaccount.com";
 pub(crate) const PLATFORM: &str = "https://www.googleapis.com/auth/cloud-platform";
@@ -26,15 +26,15 @@ pub(crate) fn key_file(pair: &KeyPair) -> Result<Value> {
         "auth_uri": "https://accounts.google.com/o/oauth2/auth", "universe_domain": "googleapis.com",
     }))
 }
-pub(crate) fn given(token: &str) -> Answer {
+pub(crate) fn given(token: &str) -> Plain {
     (200, json!({"access_token": token, "expires_in": 3599, "token_type": "Bearer"}).to_string())
 }
-pub(crate) fn refused(word: &str, said: &str) -> Answer {
+pub(crate) fn refused(word: &str, said: &str) -> Plain {
     (400, json!({"error": word, "error_description": said}).to_string())
 }
 
 /// <https://developers.google.com/identity/protocols/oauth2/service-account#authorizingrequests>
-pub(crate) fn by_assertion(asked: &Asked, public: &[u8], scope: &str) -> Result<Answer> {
+pub(crate) fn by_assertion(asked: &Asked, public: &[u8], scope: &str) -> Result<Plain> {
     ensure!(asked.parts() == ("POST".to_owned(), "/token".to_owned(), Vec::new()), "{}", asked.line);
     ensure!(
         asked.header("content-type") == "application/x-www-form-urlencoded" && asked.header("authorization").is_empty()
@@ -64,12 +64,12 @@ pub(crate) fn by_assertion(asked: &Asked, public: &[u8], scope: &str) -> Result<
     ensure!(claims == expected, "{claims}");
     Ok(given("ya29.by-key"))
 }
-pub(crate) fn or_refused(answer: Result<Answer>) -> Answer {
+pub(crate) fn or_refused(answer: Result<Plain>) -> Plain {
     answer.unwrap_or_else(|e| refused("invalid_request", &format!("{e:#}")))
 }
 
 /// <https://cloud.google.com/iam/docs/reference/sts/rest/v1/TopLevel/token>
-pub(crate) fn exchanged(asked: &Asked, scope: &str) -> Answer {
+pub(crate) fn exchanged(asked: &Asked, scope: &str) -> Plain {
     let form = pairs(&asked.body);
     let expected = [
         ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
@@ -88,7 +88,7 @@ pub(crate) fn exchanged(asked: &Asked, scope: &str) -> Answer {
 }
 
 /// <https://cloud.google.com/iam/docs/reference/credentials/rest/v1/projects.serviceAccounts/generateAccessToken>
-pub(crate) fn generated(asked: &Asked, by: &str, account: &str, body: &Value, token: &str) -> Answer {
+pub(crate) fn generated(asked: &Asked, by: &str, account: &str, body: &Value, token: &str) -> Plain {
     let path = format!("/v1/projects/-/serviceAccounts/{account}:generateAccessToken");
     let error = |status: u16, word: &str, message: &str| {
         (status, json!({"error": {"code": status, "status": word, "message": message}}).to_string())
@@ -111,7 +111,7 @@ pub(crate) fn generated(asked: &Asked, by: &str, account: &str, body: &Value, to
 }
 
 /// <https://cloud.google.com/compute/docs/metadata/predefined-metadata-keys>
-pub(crate) fn machine(asked: &Asked) -> Answer {
+pub(crate) fn machine(asked: &Asked) -> Plain {
     let (verb, path, query) = asked.parts();
     if asked.header("metadata-flavor") != "Google" || verb != "GET" {
         return (403, "Missing required header \"Metadata-Flavor\": \"Google\"".to_owned());

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use self::methods::METHODS;
-use crate::server::{Answer, Asked, Server};
+use crate::server::{Asked, Plain, Server};
 
 pub(crate) const TOKEN: &str = "ya29.s3cr3t-token";
 pub(crate) const PROJECT: &str = "shop-prod-1";
@@ -26,7 +26,7 @@ pub(crate) struct World {
     /// Items of a page, however many are asked for: a service may always give fewer.
     pub(crate) page: usize,
     /// What comes in the place of a path's answer, once it was asked as it should be.
-    pub(crate) instead: BTreeMap<&'static str, Answer>,
+    pub(crate) instead: BTreeMap<&'static str, Plain>,
     pub(crate) logs: Arc<Mutex<Vec<Value>>>,
 }
 
@@ -66,16 +66,16 @@ impl Google {
 }
 
 /// <https://cloud.google.com/apis/design/errors#http_mapping>
-pub(crate) fn error(status: u16, word: &str, message: &str, details: &Value) -> Answer {
+pub(crate) fn error(status: u16, word: &str, message: &str, details: &Value) -> Plain {
     let error = json!({"code": status, "message": message, "status": word, "details": details});
     (status, json!({"error": error}).to_string())
 }
-fn invalid(message: &str) -> Answer {
+fn invalid(message: &str) -> Plain {
     error(400, "INVALID_ARGUMENT", message, &json!([]))
 }
 
 /// `Err`: there is no such thing at all.
-fn answer(world: &World, asked: &Asked) -> Result<Answer, &'static str> {
+fn answer(world: &World, asked: &Asked) -> Result<Plain, &'static str> {
     let (verb, path, query) = asked.parts();
     if asked.header("authorization") != format!("Bearer {TOKEN}") {
         if path == "/tokeninfo" {
@@ -159,7 +159,7 @@ fn answer(world: &World, asked: &Asked) -> Result<Answer, &'static str> {
     Ok((200, answer.to_string()))
 }
 
-fn gate(world: &World, service: &str) -> Option<Answer> {
+fn gate(world: &World, service: &str) -> Option<Plain> {
     let host = format!("{service}.googleapis.com");
     if world.disabled.contains(&service) {
         let metadata = json!({"service": host, "consumer": "projects/123456789012"});
@@ -196,7 +196,7 @@ fn searched(items: Vec<Value>, query: &[(String, String)]) -> Result<Vec<Value>,
 }
 
 /// <https://cloud.google.com/logging/docs/reference/v2/rest/v2/entries/list>
-fn entries(world: &World, asked: &Asked) -> Answer {
+fn entries(world: &World, asked: &Asked) -> Plain {
     let Ok(body) = serde_json::from_str::<Value>(&asked.body) else { return invalid("Invalid JSON payload received.") };
     let known = ["resourceNames", "filter", "orderBy", "pageSize", "pageToken"];
     if let Some(name) = body.as_object().into_iter().flatten().map(|(n, _)| n).find(|n| !known.contains(&n.as_str())) {

@@ -5,6 +5,9 @@ mod aws_listing;
 mod aws_logs;
 mod aws_permissions;
 mod aws_session;
+mod azure;
+mod azure_resolve;
+mod azure_stand_in;
 mod container;
 mod exec;
 mod gcp;
@@ -35,5 +38,7 @@ fn main() -> ExitCode {
     let suite = gcp::scenarios(suite);
     let suite = gcp_logs::scenarios(suite);
     let suite = gcp_resolve::scenarios(suite);
+    let suite = azure::scenarios(suite);
+    let suite = azure_resolve::scenarios(suite);
     resolve::scenarios(suite).run()
 }

@@ -17,8 +17,13 @@ pub(crate) struct Asked {
     pub(crate) body: String,
 }
 
-/// A status and a body.
-pub(crate) type Answer = (u16, String);
+/// A status, headers and a body.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) body: String,
+}
 
 /// Serves until it is dropped.
 pub(crate) struct Server {
@@ -40,6 +45,17 @@ impl Asked {
     pub(crate) fn header(&self, name: &str) -> &str {
         let named = |h: &&String| h.split_once(':').is_some_and(|(n, _)| n.eq_ignore_ascii_case(name));
         self.headers.iter().find(named).and_then(|h| h.split_once(':')).map(|(_, v)| v.trim()).unwrap_or_default()
+    }
+}
+
+/// Of an answer without headers of its own: status and body.
+pub(crate) type Plain = (u16, String);
+
+// === impl Answer ===
+
+impl From<(u16, String)> for Answer {
+    fn from((status, body): (u16, String)) -> Self {
+        Self { status, headers: Vec::new(), body }
     }
 }
 
@@ -67,15 +83,18 @@ pub(crate) fn pairs(text: &str) -> Vec<(String, String)> {
 // === impl Server ===
 
 impl Server {
-    pub(crate) async fn start(answer: impl Fn(&Asked, usize) -> Answer + Send + Sync + 'static) -> Result<Self> {
+    pub(crate) async fn start<A: Into<Answer>>(
+        answer: impl Fn(&Asked, usize) -> A + Send + Sync + 'static,
+    ) -> Result<Self> {
         Self::with(TTL, answer).await
     }
 
-    /// One whose answers have these headers, each with the end of a line behind it.
-    pub(crate) async fn with(
+    /// One whose answers all have these headers, each with the end of a line behind it.
+    pub(crate) async fn with<A: Into<Answer>>(
         headers: &'static str,
-        answer: impl Fn(&Asked, usize) -> Answer + Send + Sync + 'static,
+        answer: impl Fn(&Asked, usize) -> A + Send + Sync + 'static,
     ) -> Result<Self> {
+        let answer = move |asked: &Asked, before: usize| -> Answer { answer(asked, before).into() };
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
         let (answer, asked) = (Arc::new(answer), Arc::new(Mutex::new(Vec::new())));
@@ -129,9 +148,10 @@ async fn serve(
             all.push(asked.clone());
             all.len() - 1
         };
-        let (status, body) = answer(&asked, before);
+        let Answer { status, headers: own, body } = answer(&asked, before);
+        let own: String = own.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         // in one piece: a second one would wait until the first was acknowledged
-        let whole = format!("HTTP/1.1 {status} X\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len());
+        let whole = format!("HTTP/1.1 {status} X\r\n{headers}{own}Content-Length: {}\r\n\r\n{body}", body.len());
         stream.write_all(whole.as_bytes()).await.ok()?;
     }
 }

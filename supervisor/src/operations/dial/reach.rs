@@ -3,6 +3,7 @@
 use crate::net::proxy::Proxy;
 use shared_proto::address::Address;
 use shared_proto::aws::{Host, is_region};
+use shared_proto::azure::Cloud;
 use shared_proto::dial::Request;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::inventory::{self, gcp};
@@ -27,6 +28,8 @@ enum Hosts {
     Some(Vec<String>),
     /// Services of Google Cloud, which have no regions in their hosts.
     Google(&'static [&'static str]),
+    /// Resource Manager and the Log Analytics API of a cloud.
+    Azure(Cloud),
 }
 
 /// The way.
@@ -83,7 +86,10 @@ impl Reach {
                 Ok(one(url, Through::Nothing))
             }
             Some(Target::Gcp(_)) => Ok(Self { hosts: Hosts::Google(of_google(what)), through: Through::Ours }),
-            Some(Target::Azure(_)) => Ok(Self { hosts: Hosts::None, through: Through::Ours }),
+            Some(Target::Azure(target)) => {
+                let hosts = Cloud::from_name(&target.cloud).map_or(Hosts::None, Hosts::Azure);
+                Ok(Self { hosts, through: Through::Ours })
+            }
             None => Err(wrong("the connection has no target".to_owned())),
         }
     }
@@ -97,6 +103,9 @@ impl Reach {
             Hosts::Google(services) => {
                 let service = request.host().strip_suffix(".googleapis.com");
                 request.port() == 443 && service.is_some_and(|s| services.contains(&s))
+            }
+            Hosts::Azure(cloud) => {
+                request.port() == 443 && [cloud.management(), cloud.logs()].contains(&request.host())
             }
         }
     }
@@ -222,6 +231,45 @@ mod tests {
         let reach = Reach::of(&aws("http://127.0.0.1:5000"), Some(&kinds)).expect("a target");
         assert!(reach.allows(&Request::new("127.0.0.1", 5000).expect("a request")));
         assert!(!reach.allows(&Request::new("ec2.eu-central-1.amazonaws.com", 443).expect("a request")));
+    }
+
+    #[test]
+    fn a_subscription_reaches_the_two_hosts_of_its_own_cloud() {
+        let azure = |cloud: &str, endpoint_url: &str| v1::Target {
+            kind: Some(Target::Azure(v1::AzureTarget {
+                cloud: cloud.into(),
+                endpoint_url: endpoint_url.into(),
+                ..Default::default()
+            })),
+        };
+        let may = |target: &v1::Target, host: &str, port| {
+            Reach::of(target, None).expect("a target").allows(&Request::new(host, port).expect("a request"))
+        };
+        for (cloud, management, logs) in [
+            ("public", "management.azure.com", "api.loganalytics.azure.com"),
+            ("usgovernment", "management.usgovcloudapi.net", "api.loganalytics.us"),
+            ("china", "management.chinacloudapi.cn", "api.loganalytics.azure.cn"),
+        ] {
+            let target = azure(cloud, "");
+            for host in [management, logs] {
+                assert!(may(&target, host, 443) && !may(&target, host, 80), "{host}");
+                assert!(!may(&azure("public", "http://127.0.0.1:5000"), host, 443), "{host}");
+                assert_eq!(may(&azure("public", ""), host, 443), cloud == "public", "{host}");
+                assert!(!may(&azure("mars", ""), host, 443), "{host}");
+            }
+            for host in [
+                "login.microsoftonline.com",
+                "x.management.azure.com",
+                "management.azure.com.evil.example",
+                "management.azure.com.",
+                "vault.azure.net",
+                "169.254.169.254",
+                "127.0.0.1",
+            ] {
+                assert!(!may(&target, host, 443), "{host}");
+            }
+        }
+        assert!(may(&azure("public", "http://127.0.0.1:5000"), "127.0.0.1", 5000));
     }
 
     #[test]

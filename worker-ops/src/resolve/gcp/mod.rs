@@ -21,7 +21,7 @@ use shared_proto::v1::{GcpTarget, ResolveGcp};
 use std::time::Duration;
 
 use self::token::{Google, Token};
-use super::{Resolved, unavailable, valid_until};
+use super::{Resolved, step, unavailable, valid_until};
 use crate::fault::Fault;
 
 /// For all of it: less than the supervisor waits.
@@ -63,10 +63,13 @@ async fn resolve_unbounded(how: &ResolveGcp) -> Result<Resolved, Fault> {
         }
     };
     let quota_project = Some(&how.quota_project).filter(|p| !p.is_empty()).unwrap_or(&given.quota_project).clone();
+    let found = if how.credentials_file.is_empty() { "the metadata server" } else { &how.credentials_file };
+    let mut steps = vec![step("credentials", format!("{found}: {}", given.principal))];
     if let Some((account, delegates)) = how.impersonate.split_last() {
         let acts = token::Acts { account, delegates, seconds: how.impersonation_seconds, scopes: asked };
         given.token = google.act(&given.token, &acts, &quota_project).await?;
         given.principal.clone_from(account);
+        steps.push(step("account", account.clone()));
     }
     let project = Some(&how.project).filter(|p| !p.is_empty()).unwrap_or(&given.project).clone();
     let valid_until_ms = valid_until(given.token.expiry_ms)?;
@@ -77,5 +80,5 @@ async fn resolve_unbounded(how: &ResolveGcp) -> Result<Resolved, Fault> {
         principal: given.principal,
         endpoint_url: how.endpoint_url.clone(),
     };
-    Ok(Resolved { target: Kind::Gcp(target), valid_until_ms })
+    Ok(Resolved { target: Kind::Gcp(target), valid_until_ms, steps })
 }
