@@ -127,7 +127,8 @@ async fn as_boto3() -> Result<()> {
     }
     let dated: BTreeSet<_> =
         found.items.iter().filter(|r| r.created_at.is_some()).map(|r| r.type_name.as_str()).collect();
-    ensure!(dated.len() == 13, "{dated:?}");
+    // of a service of ECS moto tells no time, of the others AWS does not
+    ensure!(dated.len() == 12, "{dated:?}");
 
     // by tags and by type: whatever has it
     let blue = listed(list(&types, &[("team", "blue")]), &url).await?;
