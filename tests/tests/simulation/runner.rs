@@ -4,6 +4,7 @@ use super::chance::Chance;
 use super::world::Shared;
 use futures_util::task::AtomicWaker;
 use runner_sandbox::{PidFd, channel};
+use runner_supervisor::config::Asker;
 use runner_supervisor::credentials::Resolver;
 use runner_supervisor::domains::Domains;
 use runner_supervisor::jobs::{self, Connection, DiskLimits, SILENCE_MAX, Surroundings};
@@ -218,7 +219,7 @@ impl Surroundings for Around {
     fn api_key(&self) -> Secret {
         self.1.credentials.api_key.clone()
     }
-    async fn resolve(&self, connection: &str) -> Result<Target, Failure> {
+    async fn resolve(&self, connection: &str, _: Asker<'_>) -> Result<Target, Failure> {
         Err(Code::UnknownConnection.on(connection))
     }
     fn ended(&self, _: &str, _: &str) {}
