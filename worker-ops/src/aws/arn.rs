@@ -87,6 +87,18 @@ impl<'a> Arn<'a> {
         if self.service.is_empty() { self.whole } else { self.rest.rsplit(['/', ':']).next().unwrap_or_default() }
     }
 
+    /// What people call it: some services put ids of their own behind that.
+    fn name(&self) -> &'a str {
+        let name = match (self.service, self.kind) {
+            ("elasticloadbalancing", "loadbalancer") => self.rest.split('/').nth(1),
+            ("cloudformation", "stack") => self.rest.split('/').next(),
+            // a dash and six characters
+            ("secretsmanager", "secret") => self.rest.rsplit_once('-').map(|(name, _)| name),
+            _ => None,
+        };
+        name.unwrap_or_else(|| self.last())
+    }
+
     /// The resource, as far as its ARN and its tags say it. A type that is in no table is named by service and kind.
     pub(super) fn resource(&self, tags: BTreeMap<String, String>) -> Resource {
         // a load balancer of before has nothing but its name there
@@ -110,7 +122,7 @@ impl<'a> Arn<'a> {
         let name = match (named, known) {
             (Some(name), _) => name,
             (None, Some((.., Known::Rest))) => self.rest,
-            _ => self.last(),
+            _ => self.name(),
         };
         Resource {
             type_name,
@@ -157,6 +169,21 @@ mod tests {
                 "arn:aws:elasticloadbalancing:eu-west-1:1:loadbalancer/classic",
                 "elasticloadbalancing:loadbalancer",
                 "classic",
+                "eu-west-1",
+                "",
+            ),
+            (
+                "arn:aws:elasticloadbalancing:eu-west-1:1:loadbalancer/app/web/50dc6c495c0c9188",
+                "AWS::ElasticLoadBalancingV2::LoadBalancer",
+                "web",
+                "eu-west-1",
+                "",
+            ),
+            ("arn:aws:cloudformation:eu-west-1:1:stack/s/1-2", "AWS::CloudFormation::Stack", "s", "eu-west-1", ""),
+            (
+                "arn:aws:secretsmanager:eu-west-1:1:secret:app/x-y-AbCdEf",
+                "AWS::SecretsManager::Secret",
+                "app/x-y",
                 "eu-west-1",
                 "",
             ),

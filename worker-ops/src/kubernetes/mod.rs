@@ -51,7 +51,7 @@ pub(crate) async fn serve(
         What::K8sExec(exec) => exec::exec(&mut cluster, exec, input, output).await,
         What::K8sRequest(request) => pass::pass(&cluster, request, masking, input, output).await,
         What::ProbePermissions(probe) => permissions::probe(&mut cluster, &probe, output).await,
-        _ => Err(Fault::new(Code::WrongProvider, "the operation is of another provider")),
+        _ => Err(Fault::new(Code::WrongProvider, "the operation is of another provider than kubernetes")),
     };
     done.map_err(|fault| match namespace {
         // it may be in another: whoever asked may not know which one was taken

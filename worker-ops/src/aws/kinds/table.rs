@@ -136,7 +136,6 @@ pub(in crate::aws) const KINDS: &[Kind] = &[
         created: "createdAt",
         tags: Tags::At("tags"),
         link: "ecs/v2/clusters/{last:clusterArn}/services/{serviceName}/health?region={region}",
-        ..KIND
     },
     Kind {
         name: "AWS::EKS::Cluster",
