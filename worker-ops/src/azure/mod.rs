@@ -33,14 +33,16 @@ pub(crate) async fn serve(
     dialer: &Dialer,
     output: &mut Output,
 ) -> Result<Outcome, Fault> {
+    let wrong = || Err(Fault::new(Code::WrongProvider, "the operation is of another provider than azure"));
     let asked = match &what {
+        What::ConnectionTest(_) => "",
         What::WhoAmI(r) => r.place.as_str(),
         What::ListPlaces(r) => r.place.as_str(),
         What::ListResources(r) => r.place.as_str(),
         What::GetResource(r) => r.place.as_str(),
         What::ListLogs(r) => r.place.as_str(),
         What::ReadLogs(r) => r.place.as_str(),
-        _ => "",
+        _ => return wrong(),
     };
     let mut account = Account::new(target, asked, dialer)?;
     match what {
@@ -51,6 +53,6 @@ pub(crate) async fn serve(
         What::GetResource(get) => resources::get(&mut account, &get, output).await,
         What::ListLogs(list) => logs::list(&mut account, &list, output).await,
         What::ReadLogs(read) => logs::read(&mut account, &read, output).await,
-        _ => Err(Fault::new(Code::WrongProvider, "the operation is of another provider")),
+        _ => wrong(),
     }
 }
