@@ -182,6 +182,7 @@ mod tests {
             kind: "k8s_logs".into(),
             connection: "con_1".into(),
             connection_name: "c".into(),
+            entry: None,
             runner: "run_1".into(),
             runner_name: "r".into(),
             user_id: "usr_1".into(),

@@ -38,6 +38,8 @@ struct Scan {
     start: Option<FileStart>,
     /// The key as the file names it last.
     key: Option<PublicKey>,
+    /// The record by which the one before signed it; empty where that is in no line of this file.
+    key_line: String,
     cuts: Vec<Cut>,
     /// Records since the last seal.
     unsealed: u64,
@@ -82,7 +84,7 @@ pub(super) fn open(folder: &Path, whose: Whose, collector: Option<Collector>) ->
         _ => head,
     };
     let file = if found.is_new { files::create(&path)? } else { files::append_to(&path)? };
-    let unsealed = scan.unsealed;
+    let (unsealed, key_line) = (scan.unsealed, scan.key_line.clone());
     let (folder, buffer) = (folder.to_owned(), Vec::new());
     let mut log = Log {
         folder,
@@ -96,6 +98,8 @@ pub(super) fn open(folder: &Path, whose: Whose, collector: Option<Collector>) ->
         pending: head,
         buffer,
         unsealed,
+        seal_line: String::new(),
+        key_line,
         collector,
         _lock: lock,
     };
@@ -194,6 +198,7 @@ impl Scan {
             end: 0,
             start: None,
             key: None,
+            key_line: String::new(),
             cuts: Vec::new(),
             unsealed: 0,
             torn: None,
@@ -243,6 +248,7 @@ impl Scan {
         } else if is(kind::KEY) {
             let change: Option<KeyChange> = serde_json::from_slice(bytes).ok();
             self.key = change.and_then(|c| PublicKey::from_text(&c.key).ok()).or(self.key);
+            self.key_line = String::from_utf8_lossy(bytes).into_owned();
         } else if is(kind::CUT) {
             self.cuts.extend(serde_json::from_slice::<Cut>(bytes).ok());
         }

@@ -1,7 +1,7 @@
 //! The thread that writes: it takes what waits, writes it at once, waits for the disk once for all who asked for it, and seals in between.
 
 use super::error::AuditError;
-use super::handle::{FILE_MAX_LEAST, Receipt, Shared, Stored, Wait};
+use super::handle::{FILE_MAX_LEAST, Receipt, Sealed, Shared, Stored, Wait};
 use super::key::PublicKey;
 use super::line::{self, Point};
 use super::log::{Keep, Log};
@@ -292,7 +292,12 @@ impl Writer {
         match &sealed {
             Ok(point) => {
                 self.news = None;
-                self.shared.sealed(*point);
+                self.shared.sealed(Sealed {
+                    at: *point,
+                    line: self.log.seal_line.clone(),
+                    key: self.log.public_key(),
+                    key_line: self.log.key_line.clone(),
+                });
             }
             // again after the same time
             Err(_) => self.news = self.news.map(|_| Instant::now()),

@@ -14,10 +14,12 @@ mod output;
 mod permission;
 mod request;
 
+use crate::audit::recording::Header;
 use crate::audit::{self, Record};
 use crate::credentials::Resolver;
 use crate::policy::What;
 use crate::recorder::{self, Moved, Recorder};
+use crate::recordings::Recording;
 use crate::tunnel::Settings;
 use crate::workers::{Exit, Mortal, Operation, Warm, Workers};
 use body::{Item, RunBody};
@@ -122,6 +124,15 @@ struct Accepted {
     recorder: Recorder,
     /// Whether its decision is in the audit log, and so its end belongs there.
     allowed: AtomicBool,
+}
+
+/// What the policy has of an operation that it allows.
+#[derive(Debug)]
+struct Told {
+    masking: Option<v1::Masking>,
+    impersonation: Option<v1::Impersonation>,
+    /// Whether its terminal is recorded.
+    record: bool,
 }
 
 /// Why an operation failed, and how its worker died where that is why.
@@ -424,7 +435,8 @@ impl SessionOperations {
         if let Some(asked) = asked {
             tracing::Span::current().record("asked", asked.shown());
         }
-        let told = (permission.masking, permission.impersonation);
+        let told =
+            Told { masking: permission.masking, impersonation: permission.impersonation, record: permission.record };
         let serving = self.serve(request, &connection, told, moved, input, items);
         match deadline {
             None => serving.await,
@@ -455,7 +467,7 @@ impl SessionOperations {
         let record = record(&asked);
         match permission::decide(request, &asked, settings) {
             Ok(permission) => {
-                recorder.decision(recorder::decided(record, &permission.rule, None)).await?;
+                recorder.record(recorder::decided(record, &permission.rule, None)).await?;
                 Ok((decided, permission))
             }
             Err(permission::Denied { failure, rule }) => {
@@ -465,11 +477,27 @@ impl SessionOperations {
         }
     }
 
+    /// Begins to record an exec.
+    async fn recording(&self, request: &v1::OperationRequest, exec: &v1::K8sExec) -> Result<Recording, Failure> {
+        let inner = &self.operations.inner;
+        let size = exec.size.unwrap_or(v1::TerminalSize { columns: 80, rows: 24 });
+        let within = |cells: u32| u16::try_from(cells).unwrap_or(u16::MAX);
+        let user = request.caller.as_ref().map_or("", |caller| caller.user_name.as_str());
+        let header = Header {
+            width: within(size.columns),
+            height: within(size.rows),
+            title: Some(format!("{user} in {} {}/{}", request.connection, exec.namespace, exec.pod)),
+            command: Some(recorder::command(&exec.command)),
+        };
+        let settings = inner.settings.borrow().config.audit.clone();
+        Recording::begin(&settings, &inner.recorder, &request.operation_id, header).await
+    }
+
     async fn serve(
         &self,
         request: v1::OperationRequest,
         connection: &str,
-        (masking, impersonation): (Option<v1::Masking>, Option<v1::Impersonation>),
+        Told { masking, impersonation, record }: Told,
         moved: &Moved,
         input: Streaming<v1::OperationInput>,
         items: &mpsc::Sender<Item>,
@@ -483,6 +511,10 @@ impl SessionOperations {
             target.impersonation = impersonation;
         }
         let aws = matches!(request.what, Some(operation_request::What::AwsRequest(_)));
+        let recording = match (record, &request.what) {
+            (true, Some(operation_request::What::K8sExec(exec))) => Some(self.recording(&request, exec).await?),
+            _ => None,
+        };
         let credit = Credit::new(request.output_credit, Some(self.send.clone()));
         let message = v1::WorkerRequest { request: Some(request), target: Some(target), masking, ..Default::default() };
         let (Operation { mut worker, mut socket, dial }, starting) = inner.given(message).await?;
@@ -490,8 +522,9 @@ impl SessionOperations {
         // dropped where the stream is gone already, which the caller notices
         let _ = items.send(Item::Data(body::taken(inner.isolation, first))).await;
         let (reader, writer) = socket.split();
-        let output = output::pass(reader, credit.clone(), items, starting, &moved.bytes_out);
-        let input = input::pass(input, writer, window, &credit, items, &moved.bytes_in);
+        let output = output::pass(reader, credit.clone(), items, starting, &moved.bytes_out, recording.as_ref());
+        let around = input::Around { credit: &credit, items, moved: &moved.bytes_in, recording: recording.as_ref() };
+        let input = input::pass(input, writer, window, around);
         let dialling = async {
             if let Some(end) = dial {
                 dial::serve(end, &reach, || inner.settings.borrow().config.proxy.clone()).await;
@@ -501,8 +534,12 @@ impl SessionOperations {
         let ended = tokio::select! {
             ended = output => ended,
             failure = input => return Err(failure.into()),
+            failure = failed(recording.as_ref()) => return Err(failure.into()),
             never = dialling => match never {},
         };
+        if let Some(recording) = recording {
+            recording.finish().await?;
+        }
         match ended {
             Ok(outcome) => {
                 // the answer of AWS went on as it is, and the outcome tells what it said
@@ -515,6 +552,14 @@ impl SessionOperations {
             Err(output::Broken::Ended(what)) => Err(Failed::crashed(&mut worker, what).await),
             Err(output::Broken::Malformed(what)) => Err(Code::WorkerCrashed.on(what).into()),
         }
+    }
+}
+
+/// Resolves once the recording has failed, where there is one.
+async fn failed(recording: Option<&Recording>) -> Failure {
+    match recording {
+        Some(recording) => recording.failed().await,
+        None => std::future::pending().await,
     }
 }
 

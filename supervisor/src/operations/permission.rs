@@ -3,7 +3,9 @@
 //! It must never let anything pass that it does not know how to ask about: an operation of a new kind is asked about here, or refused.
 
 use super::request::shown;
+use crate::config::Config;
 use crate::policy::{Attributes, CloudCall, Decision, Namespace, Permit, Request, Secrets, TargetError, What};
+use crate::recordings;
 use crate::tunnel::Settings;
 use shared_proto::aws;
 use shared_proto::failure::{Code, Failure};
@@ -20,6 +22,8 @@ pub(super) struct Permission {
     pub(super) impersonation: Option<Impersonation>,
     /// What is shown of Secrets, where the answer may have some and not all of it is.
     pub(super) masking: Option<Masking>,
+    /// Whether its terminal has to be recorded.
+    pub(super) record: bool,
     /// What decided, by name.
     pub(super) rule: String,
     /// Its room within the bounds of the rules that allow it.
@@ -53,13 +57,19 @@ fn by_rules(
     rule: &mut String,
 ) -> Result<Permission, Failure> {
     let impersonation = impersonation(request, settings)?;
-    let mut permission = Permission { impersonation, masking: None, rule: String::new(), permits: Vec::new() };
+    let mut permission =
+        Permission { impersonation, masking: None, record: false, rule: String::new(), permits: Vec::new() };
+    let operation = request;
     for what in asked {
-        let request = asks(request, what.clone());
+        let request = asks(operation, what.clone());
         let decision = settings.policy.decide(&request, SystemTime::now());
         *rule = decision.by.name();
         if !decision.is_allowed() {
             return Err(Code::PolicyDenied.on(decision.sentence));
+        }
+        if decision.record {
+            recordable(&operation.what, &settings.config, rule)?;
+            permission.record = true;
         }
         if let Some(limit) = &decision.limit {
             let permit = settings.limits.take(limit, Instant::now());
@@ -69,6 +79,24 @@ fn by_rules(
         permission.rule.clone_from(rule);
     }
     Ok(permission)
+}
+
+/// Whether what a rule has recorded can be.
+///
+/// # Errors
+/// `not_recorded`: there is no key for it, or nobody here reads the protocol that it is in.
+fn recordable(asked: &Option<Asked>, config: &Config, rule: &str) -> Result<(), Failure> {
+    if config.audit.recording_key.is_none() {
+        return Err(recordings::without_key());
+    }
+    // what a request of the API itself switches to is the client's and the API server's own; the worker, which reads it, is not asked what
+    // was in it: of what a recording is to prove it knows nothing better
+    if !matches!(asked, Some(Asked::K8sExec(_))) {
+        return Err(Code::NotRecorded
+            .on(format!("rule {rule} of the runner's policy has terminals recorded, and this way to one cannot be"))
+            .next("Use `runnerctl k8s exec`, whose terminal is recorded."));
+    }
+    Ok(())
 }
 
 fn asks(request: &v1::OperationRequest, what: What) -> Request {

@@ -59,6 +59,8 @@ pub struct Decision {
     pub sentence: String,
     /// What may be shown of Secret objects, if there are any in the answer.
     pub secrets: Secrets,
+    /// Whether the terminal that the request opens has to be recorded: without that it must not be. False of what opens none.
+    pub record: bool,
     /// What [`super::Limits::take`] has to agree to first, of an allowed request.
     pub limit: Option<Limit>,
     /// The rules that were looked at, in order.
@@ -141,6 +143,9 @@ impl Decision {
     pub fn explain(&self) -> Vec<String> {
         let mut lines: Vec<String> = self.looks.iter().map(|look| look.line(&self.facts)).collect();
         lines.push(format!("{}: {}", self.effect.as_str(), self.sentence));
+        if self.record {
+            lines.push("recorded: what is shown and what is typed".to_owned());
+        }
         lines
     }
 }

@@ -127,6 +127,17 @@ impl Policy {
         }
     }
 
+    /// The names of its rules that have terminals recorded.
+    pub fn recording_rules(&self) -> Vec<String> {
+        match &self.state {
+            State::Read(sections) => {
+                let rules = sections.values().flat_map(|section| &section.rules);
+                rules.filter(|rule| rule.record).map(|rule| rule.name.to_string()).collect()
+            }
+            State::Absent | State::Broken(_) => Vec::new(),
+        }
+    }
+
     /// Decides. An allowed request still needs the [`Permit`] of [`Decision::limit`].
     pub fn decide(&self, request: &Request, now: SystemTime) -> Decision {
         let section = request.section();
@@ -182,6 +193,7 @@ impl Rules {
             if rule.effect == Effect::Allow {
                 decision.secrets = rule.secrets.clone().unwrap_or_else(|| self.secrets.clone());
                 decision.limit = rule.limit.clone();
+                decision.record = rule.record && request.opens_terminal();
             }
             decision.looks = looks;
             return decision;
@@ -197,5 +209,14 @@ impl Rules {
 
 fn plain(request: &Request, effect: Effect, by: By, why: &str) -> Decision {
     let sentence = format!("{why} {}", request.shown());
-    Decision { effect, by, sentence, secrets: Secrets::Masked, limit: None, looks: Vec::new(), facts: request.facts() }
+    Decision {
+        effect,
+        by,
+        sentence,
+        secrets: Secrets::Masked,
+        record: false,
+        limit: None,
+        looks: Vec::new(),
+        facts: request.facts(),
+    }
 }
