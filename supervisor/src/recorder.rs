@@ -327,9 +327,17 @@ impl Recorder {
 
 /// Passes seals on, as long as there is a log.
 async fn pass_seals(mut from: watch::Receiver<Option<Sealed>>, to: watch::Sender<Option<Sealed>>) {
+    // the last one that was there counts as well
+    from.mark_changed();
     while from.changed().await.is_ok() {
         let sealed = from.borrow_and_update().clone();
-        to.send_replace(sealed);
+        to.send_if_modified(|told| {
+            let news = sealed.is_some() && *told != sealed;
+            if news {
+                *told = sealed;
+            }
+            news
+        });
     }
 }
 

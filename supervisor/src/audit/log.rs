@@ -55,8 +55,8 @@ pub(super) struct Log {
     pub(super) buffer: Vec<u8>,
     /// Records since the last seal.
     pub(super) unsealed: u64,
-    /// The last seal that was written, as it stands there; empty: none by this process.
-    pub(super) seal_line: String,
+    /// The last seal, with its line; `None`: there is none of this key in the file.
+    pub(super) sealed: Option<(Point, String)>,
     /// The record by which the key before signed this one, where it is known; else empty.
     pub(super) key_line: String,
     pub(super) collector: Option<Collector>,
@@ -147,7 +147,7 @@ impl Log {
         let sealed = self.push(kind::SEAL, &fields(&own::Seal { reason: reason.to_owned(), records: self.unsealed }));
         let line = self.put_since(start);
         self.commit()?;
-        self.seal_line = line;
+        self.sealed = Some((sealed, line));
         self.unsealed = 0;
         self.sync()?;
         Ok(sealed)
@@ -224,7 +224,7 @@ impl Log {
             let _ = files::remove(&new);
             return Err(e);
         }
-        (self.key, self.key_line) = (key, line);
+        (self.key, self.key_line, self.sealed) = (key, line, None);
         let synced = self.sync();
         // 3. its place, whatever the disk said: it signs from now on
         std::fs::rename(&new, &path).map_err(AuditError::file(&path))?;

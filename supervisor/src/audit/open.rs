@@ -40,6 +40,8 @@ struct Scan {
     key: Option<PublicKey>,
     /// The record by which the one before signed it; empty where that is in no line of this file.
     key_line: String,
+    /// The last seal that this key has signed, with its line.
+    sealed: Option<(Point, String)>,
     cuts: Vec<Cut>,
     /// Records since the last seal.
     unsealed: u64,
@@ -98,7 +100,7 @@ pub(super) fn open(folder: &Path, whose: Whose, collector: Option<Collector>) ->
         pending: head,
         buffer,
         unsealed,
-        seal_line: String::new(),
+        sealed: None,
         key_line,
         collector,
         _lock: lock,
@@ -107,6 +109,9 @@ pub(super) fn open(folder: &Path, whose: Whose, collector: Option<Collector>) ->
         let reason = if found.is_new && !key_made { "first_with_a_key_that_was_there" } else { "first" };
         log.begin(if head == Point::START { reason } else { "after_a_crash" })?;
         files::sync_folder(&log.folder)?;
+    }
+    if scan.key == Some(log.public_key()) && scan.start.as_ref().is_some_and(|start| start.runner == log.whose.runner) {
+        log.sealed.clone_from(&scan.sealed);
     }
     found.damaged_line = scan.damaged_line;
     found.cut = go_on(&mut log, &scan)?;
@@ -199,6 +204,7 @@ impl Scan {
             start: None,
             key: None,
             key_line: String::new(),
+            sealed: None,
             cuts: Vec::new(),
             unsealed: 0,
             torn: None,
@@ -248,7 +254,9 @@ impl Scan {
         } else if is(kind::KEY) {
             let change: Option<KeyChange> = serde_json::from_slice(bytes).ok();
             self.key = change.and_then(|c| PublicKey::from_text(&c.key).ok()).or(self.key);
-            self.key_line = String::from_utf8_lossy(bytes).into_owned();
+            (self.key_line, self.sealed) = (String::from_utf8_lossy(bytes).into_owned(), None);
+        } else if is(kind::SEAL) {
+            self.sealed = Some((self.head, String::from_utf8_lossy(bytes).into_owned()));
         } else if is(kind::CUT) {
             self.cuts.extend(serde_json::from_slice::<Cut>(bytes).ok());
         }

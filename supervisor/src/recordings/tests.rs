@@ -173,7 +173,12 @@ async fn what_a_killed_runner_left_is_told_at_the_next_start_and_what_another_wr
     let mut left = begin("op_left");
     left.put(Instant::now(), &output(b"$ ")).expect("records");
     left.flush().expect("writes");
+    let path = left.path().to_owned();
     drop(left);
+    // a test beside that starts a program has that hold every descriptor for a moment
+    while std::fs::File::open(&path).expect("opens").try_lock().is_err() {
+        std::thread::yield_now();
+    }
     let _written = begin("op_written");
     let next = Place { recorder: Recorder::start(place.folder.path(), options(), false), ..place };
     next.recorder.record(Record::default()).await.expect("is open");

@@ -8,7 +8,7 @@ fn notes(report: &Report) -> Vec<&Noted> {
 }
 
 fn opens(folder: &Path) -> Found {
-    let (audit, found) = Audit::open(folder, options()).expect("opens");
+    let (audit, found) = super::opens(folder, options());
     write(&audit, decision(1));
     close(&audit);
     found

@@ -1,0 +1,479 @@
+//! The audit log and what goes with it, as the runner's owner looks at them: recordings of terminals, the key, what the control plane was told
+//! of it, and what that keeps of the same operations.
+
+use super::policy::{Place, SHOWN};
+use super::{SECONDS, Usual, usual};
+use anyhow::{Context as _, Result, ensure};
+use http::Method;
+use nix::sys::signal::Signal;
+use runner_tests::control_plane::{Executed, User, shown};
+use runner_tests::https::Socket;
+use runner_tests::process::{Ended, Mark, Program};
+use runner_tests::runner::{Setup, signal};
+use runner_tests::world::World;
+use runner_tests::{Runner, eventually};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// All of Kubernetes, and shells in the namespace that is looked at recorded.
+const RECORDED: &str = r#"version = 1
+[kubernetes]
+[[kubernetes.rule]]
+name = "shell"
+effect = "allow"
+namespaces = ["seen"]
+resources = ["pods/exec", "pods/attach"]
+record = true
+[[kubernetes.rule]]
+name = "all"
+effect = "allow"
+"#;
+
+/// A key pair as docs/audit.md has it made.
+struct KeyPair {
+    private: PathBuf,
+    public: PathBuf,
+}
+
+// === impl KeyPair ===
+
+impl KeyPair {
+    async fn new(usual: &Usual, name: &str) -> Result<Self> {
+        let (private, public) = (usual.files.join(format!("{name}.pem")), usual.files.join(format!("{name}.pub")));
+        for arguments in [
+            vec!["genpkey", "-algorithm", "X25519", "-out", &shown(&private)],
+            vec!["pkey", "-in", &shown(&private), "-pubout", "-out", &shown(&public)],
+        ] {
+            Program::new("/usr/bin/openssl").args(arguments).run(SECONDS).await?.success()?;
+        }
+        Ok(Self { private, public })
+    }
+}
+
+/// A runner whose policy has shells recorded; `audit`: more of its settings.
+async fn recorded(usual: &Usual, key: Option<&KeyPair>, audit: &str) -> Result<Place> {
+    let key = key.map(|key| format!("recording_key = {:?}\n", shown(&key.public))).unwrap_or_default();
+    let setup =
+        |setup: Setup| setup.policy(RECORDED).expect("its folder is there").table("audit", &format!("{key}{audit}"));
+    let world = World::beside(&usual.cluster, setup).await?;
+    Place::of(world, usual, "cluster").await
+}
+
+/// The recordings as the runner lists them.
+async fn recordings(runner: &Runner) -> Result<(i32, Vec<Value>)> {
+    let ended = audit(runner, &["recordings", "-o", "json"]).await?;
+    let listed = serde_json::from_str(&ended.stdout).with_context(|| format!("{}{}", ended.stdout, ended.stderr))?;
+    Ok((ended.code(), listed))
+}
+
+/// What a recording has of a kind of events, joined; how the command ended, and what it said beside.
+async fn play(runner: &Runner, file: &str, key: &Path) -> Result<(Ended, impl Fn(&str) -> String)> {
+    let ended = audit(runner, &["play", file, "--key", &shown(key)]).await?;
+    let events: Vec<(f64, String, String)> =
+        ended.stdout.lines().skip(1).map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let joined =
+        move |kind: &str| events.iter().filter(|(_, of, _)| of == kind).map(|(.., text)| text.as_str()).collect();
+    Ok((ended, joined))
+}
+
+/// Reads a terminal until something stands in it.
+async fn until(socket: &mut Socket, seen: &mut String, what: &str) -> Result<()> {
+    let read = async {
+        while !seen.contains(what) {
+            let (kind, bytes) = socket.next().await?.context("it ended")?;
+            ensure!(kind == 1, "not {kind}: {}", String::from_utf8_lossy(&bytes));
+            seen.push_str(&String::from_utf8_lossy(&bytes));
+        }
+        Ok(())
+    };
+    tokio::time::timeout(SECONDS, read).await.with_context(|| format!("no {what:?} in {seen:?}"))?
+}
+
+pub(super) async fn terminals_are_recorded() -> Result<()> {
+    let usual = usual().await?;
+    let key = KeyPair::new(usual, "recorded").await?;
+    let place = recorded(usual, Some(&key), "").await?;
+    let (user, runner) = (place.world.user(), &place.world.runner);
+    // without a terminal: both streams, and what is read
+    let command = ["sh", "-c", "cat; echo done; exit 3"];
+    let plain = user.exec_to_end("cluster", "seen", "web-1", &command, Some("typed é\n".as_bytes())).await?;
+    ensure!(plain.outcome["exit_code"] == json!(3), "{}", plain.outcome);
+    let (code, listed) = recordings(runner).await?;
+    ensure!(code == 0 && listed.len() == 1 && listed[0]["state"] == "as_recorded", "{listed:?}");
+    let file = listed[0]["file"].as_str().context("a name")?.to_owned();
+    let (played, events) = play(runner, &file, &key.private).await?;
+    ensure!(
+        played.code() == 0 && played.stderr.contains("whole") && played.stderr.contains("as the log here has it"),
+        "{}",
+        played.stderr
+    );
+    ensure!((events("o"), events("i")) == (plain.text(), "typed é\n".to_owned()), "{}", played.stdout);
+    ensure!(
+        played.stdout.lines().next().is_some_and(|head| head.contains("seen/web-1") && head.contains("echo done")),
+        "{}",
+        played.stdout
+    );
+    // a terminal, with its sizes
+    let mut socket = user.exec("cluster", "seen", "web-1", &["sh"], "stdin=true&tty=true&columns=91&rows=33").await?;
+    let mut seen = String::new();
+    socket.send(0, b"echo a$((1+1))b\n").await?;
+    until(&mut socket, &mut seen, "a2b").await?;
+    socket.send(4, json!({ "columns": 120, "rows": 50 }).to_string().as_bytes()).await?;
+    socket.send(0, b"exit 7\n").await?;
+    let ended = tokio::time::timeout(SECONDS, Executed::read(&mut socket)).await??;
+    ensure!(ended.outcome["exit_code"] == json!(7), "{}", ended.outcome);
+    let (_, listed) = recordings(runner).await?;
+    let other =
+        listed.iter().filter_map(|one| one["file"].as_str()).find(|name| *name != file).context("another")?.to_owned();
+    let (played, events) = play(runner, &other, &key.private).await?;
+    ensure!(events("o") == seen + &ended.text(), "{}", played.stdout);
+    ensure!(
+        (events("i"), events("r")) == ("echo a$((1+1))b\nexit 7\n".to_owned(), "120x50".to_owned()),
+        "{}",
+        played.stdout
+    );
+    ensure!(played.stdout.starts_with("{") && played.stdout.contains("\"width\":91"), "{}", played.stdout);
+    // runnerctl's own, and what is outside of the rule
+    let shell = ["k8s", "--connection", "cluster", "exec", "web-1", "-n", "seen", "-c", "app", "--", "echo", "so"];
+    ensure!(place.ctl.text(&shell).await? == "so\n", "it is another");
+    ensure!(recordings(runner).await?.1.len() == 3);
+    // what is switched to is the client's own protocol: refused, with what to use
+    for text in ["exec web-1 -n seen -c app -- echo in", "attach web-1 -n seen -c app"] {
+        for websockets in ["true", "false"] {
+            let program = place.program("kubectl")?.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", websockets);
+            let ended = program.args(super::words(text)).run(SECONDS).await?;
+            let said = format!("{}{}", ended.stdout, ended.stderr);
+            ensure!(
+                ended.code() == 1 && said.contains("not_recorded") && said.contains("runnerctl k8s exec"),
+                "{text}: {said}"
+            );
+        }
+    }
+    ensure!(place.kubectl("get pods -n seen").await?.code() == 0);
+    ensure!(recordings(runner).await?.1.len() == 3);
+    runner.audit_verifies().await?;
+    // another's key opens nothing, and what is changed or taken away is told
+    let stranger = KeyPair::new(usual, "stranger").await?;
+    let ended = audit(runner, &["play", &file, "--key", &shown(&stranger.private)]).await?;
+    ensure!(ended.code() == 64 && ended.stdout.is_empty() && ended.stderr.contains("another key"), "{}", ended.stderr);
+    let folder = runner.state().join("audit/recordings");
+    let text = std::fs::read(folder.join(&file))?;
+    ensure!(!text.windows(5).any(|w| w == b"typed"), "it is there in clear");
+    std::fs::write(folder.join(&file), &text[..text.len() - 1])?;
+    std::fs::remove_file(folder.join(&other))?;
+    let (code, listed) = recordings(runner).await?;
+    let state = |name: &str| listed.iter().find(|one| one["file"] == name).map(|one| one["state"].clone());
+    ensure!(
+        code == 1 && state(&file) == Some(json!("changed")) && state(&other) == Some(json!("missing")),
+        "{listed:?}"
+    );
+    let (played, _) = play(runner, &file, &key.private).await?;
+    ensure!(
+        played.code() == 1 && played.stderr.contains("NOT whole") && played.stderr.contains("ANOTHER"),
+        "{}",
+        played.stderr
+    );
+    Ok(())
+}
+
+pub(super) async fn without_a_key_what_is_recorded_is_refused() -> Result<()> {
+    let usual = usual().await?;
+    let place = recorded(usual, None, "").await?;
+    let runner = &place.world.runner;
+    runner.message(Mark::default(), SECONDS, "terminals that the policy has recorded are refused").await?;
+    let refused = place.world.user().exec_to_end("cluster", "seen", "web-1", &["true"], None).await?;
+    let text = refused.outcome.to_string();
+    ensure!(refused.outcome["code"] == "not_recorded" && text.contains("audit.recording_key"), "{text}");
+    ensure!(place.kubectl("get pods -n seen").await?.code() == 0);
+    let denied = audit(runner, &["tail", "--decision", "deny"]).await?.success()?;
+    ensure!(denied.contains("\"code\":\"not_recorded\"") && denied.contains("\"rule\":\"shell\""), "{denied}");
+    for (arguments, code, says) in [
+        (vec!["policy", "check"], 78, "record = true of rule shell"),
+        (
+            vec!["policy", "check", "--request", "POST", "/api/v1/namespaces/seen/pods/a/exec"],
+            77,
+            "audit.recording_key",
+        ),
+        (vec!["policy", "check", "--request", "GET", "/api/v1/namespaces/seen/pods"], 0, ""),
+        (vec!["config", "show"], 0, "audit.recording_key"),
+    ] {
+        let ended = own(runner, &arguments).await?;
+        ensure!(
+            ended.code() == code && ended.stderr.contains(says),
+            "{arguments:?}: {} {}",
+            ended.code(),
+            ended.stderr
+        );
+    }
+    place.world.runner.no_workers(SECONDS).await
+}
+
+pub(super) async fn a_recording_at_its_bound_ends_its_session() -> Result<()> {
+    let usual = usual().await?;
+    let key = KeyPair::new(usual, "bound").await?;
+    let place = recorded(usual, Some(&key), "recording_mib = 1\nrecordings_mib = 2").await?;
+    let (user, runner) = (place.world.user(), &place.world.runner);
+    let run = async |command: &str| user.exec_to_end("cluster", "seen", "web-1", &["sh", "-c", command], None).await;
+    // just below it, and above; what goes on would go on for a minute
+    let fits = run("yes | head -c 500000").await?;
+    ensure!(fits.outcome["exit_code"] == json!(0) && fits.stdout.len() == 500_000, "{}", fits.outcome);
+    for _ in 0..2 {
+        let ended = tokio::time::timeout(SECONDS / 2, run("yes | head -c 3000000; sleep 60")).await??;
+        let text = ended.outcome.to_string();
+        ensure!(ended.outcome["code"] == "not_recorded" && text.contains("audit.recording_mib"), "{text}");
+    }
+    runner.no_workers(SECONDS).await?;
+    let (code, listed) = recordings(runner).await?;
+    ensure!(code == 0 && listed.iter().all(|one| one["state"] == "as_recorded"), "{listed:?}");
+    // the first one went for those that came after it
+    let removed = audit(runner, &["tail", "--kind", "recording_removed"]).await?.success()?;
+    ensure!(listed.len() == 2 && removed.lines().count() == 1, "{listed:?} {removed}");
+    for one in &listed {
+        ensure!(one["detail"].as_str().is_some_and(|detail| detail.contains("limit")), "{one}");
+        let (_, events) = play(runner, one["file"].as_str().context("a name")?, &key.private).await?;
+        let text = events("o");
+        ensure!(text.len() > 300_000 && "y\n".repeat(text.len() / 2 + 1).starts_with(&text), "{} bytes", text.len());
+    }
+    runner.audit_verifies().await
+}
+
+pub(super) async fn a_killed_runner_leaves_its_recording_told() -> Result<()> {
+    let usual = usual().await?;
+    let key = KeyPair::new(usual, "killed").await?;
+    let place = recorded(usual, Some(&key), "").await?;
+    let runner = &place.world.runner;
+    let mut socket =
+        place.world.user().exec("cluster", "seen", "web-1", &["sh"], "stdin=true&tty=true&columns=80&rows=24").await?;
+    let mut seen = String::new();
+    socket.send(0, b"echo a$((1+1))b\n").await?;
+    until(&mut socket, &mut seen, "a2b").await?;
+    let folder = runner.state().join("audit/recordings");
+    let (_, listed) = recordings(runner).await?;
+    ensure!(listed.len() == 1 && listed[0]["state"] == "not_ended", "{listed:?}");
+    let file = listed[0]["file"].as_str().context("a name")?.to_owned();
+    let begun = shown(&folder.join(&file).with_extension("part"));
+    // what was seen is written at once, by a thread of its own
+    eventually(SECONDS, "what was seen to be written", || async {
+        Ok(play(runner, &begun, &key.private).await?.1("o").contains("a2b").then_some(()))
+    })
+    .await?;
+    let mark = runner.mark();
+    signal(runner.supervisor()?, Signal::SIGKILL)?;
+    runner.session(mark, SECONDS).await?;
+    let told = eventually(SECONDS, "it to be told", || async {
+        let (_, listed) = recordings(runner).await?;
+        Ok(listed.into_iter().find(|one| one["state"] == "as_recorded"))
+    })
+    .await?;
+    ensure!(told["file"] == json!(file) && told["detail"].as_str().is_some_and(|d| d.contains("killed")), "{told}");
+    let (played, events) = play(runner, &file, &key.private).await?;
+    ensure!(
+        played.code() == 1 && played.stderr.contains("NOT whole") && played.stderr.contains("as the log here has it"),
+        "{}",
+        played.stderr
+    );
+    ensure!(events("o").contains("a2b"), "{}", played.stdout);
+    runner.audit_verifies().await
+}
+
+/// A new key while it runs and while it does not, and what the control plane is told meanwhile.
+pub(super) async fn the_key_changes_and_the_control_plane_is_told() -> Result<()> {
+    let usual = usual().await?;
+    let mut place = Place::new(usual, Some(SHOWN), "cluster").await?;
+    let id = place.world.runner.id.clone();
+    let newest = |user: User| {
+        let id = id.clone();
+        async move { Ok::<_, anyhow::Error>(user.get(&format!("/runners/{id}")).await?["audit"][0].clone()) }
+    };
+    let user = place.world.user().clone();
+    let first = audit(&place.world.runner, &["key"]).await?.success()?;
+    let first = usual.files.write("first.pub", first)?.display().to_string();
+    ensure!(place.kubectl("get pods -n seen").await?.code() == 0);
+    let mut before = Value::Null;
+    for running in [true, true, false] {
+        if !running {
+            place.world.runner.process().signal(Signal::SIGTERM)?;
+            place.world.runner.process().ended(SECONDS).await?;
+        }
+        let key = audit(&place.world.runner, &["key", "--rotate"]).await?.success()?;
+        ensure!(key == audit(&place.world.runner, &["key"]).await?.success()?, "it is another");
+        if !running {
+            place.world.runner.start_again().await?;
+        }
+        let public: String = key.lines().filter(|line| !line.starts_with('-')).collect();
+        let told = eventually(SECONDS, "the control plane to be told", || async {
+            Ok(Some(newest(user.clone()).await?).filter(|told| told["key"] == json!(public)))
+        })
+        .await?;
+        ensure!(
+            told["trouble"] == json!([]) && told["number"].as_i64() > before["number"].as_i64(),
+            "{told} after {before}"
+        );
+        before = told;
+    }
+    // the key of the first day vouches for all that follows, and so does what the control plane was told
+    let expected = format!("{}:{}", before["number"], before["hash"].as_str().context("a hash")?);
+    let listed = place.ctl.text(&["runner", "audit", &id]).await?;
+    ensure!(listed.contains(&expected), "{listed}");
+    let good = audit(&place.world.runner, &["verify", "--key", &first, "--expected", &expected]).await?;
+    ensure!(
+        good.code() == 0 && good.stdout.matches("the key was changed").count() == 3,
+        "{}{}",
+        good.stdout,
+        good.stderr
+    );
+    // somebody cuts the end off, where the runner does not look: it goes on, and verification alone finds nothing
+    place.world.runner.process().signal(Signal::SIGTERM)?;
+    place.world.runner.process().ended(SECONDS).await?;
+    let file = place.world.runner.state().join("audit/audit-000001.jsonl");
+    let text = std::fs::read_to_string(&file)?;
+    let seals: Vec<_> = text.match_indices("\"kind\":\"seal\"").map(|(at, _)| at).collect();
+    let kept = seals[seals.len() - 3];
+    let end = kept + text[kept..].find('\n').context("a line")? + 1;
+    std::fs::write(&file, &text[..end])?;
+    ensure!(audit(&place.world.runner, &["verify"]).await?.code() == 0, "it was found");
+    let bad = audit(&place.world.runner, &["verify", "--expected", &expected]).await?;
+    ensure!(bad.code() == 1 && bad.stdout.contains("its end was cut off"), "{}{}", bad.stdout, bad.stderr);
+    Ok(())
+}
+
+/// The two sides' records of the same operations agree, and where somebody changes one it is told.
+pub(super) async fn the_two_records_are_compared() -> Result<()> {
+    let usual = usual().await?;
+    let place = Place::new(usual, Some(RECORDED), "cluster").await?;
+    let runner = &place.world.runner;
+    for text in [
+        "get pods -n seen",
+        "get nodes",
+        "exec web-1 -n seen -c app -- true",
+        "get pods -n seen",
+        "logs web-1 -n seen -c app",
+    ] {
+        place.kubectl(text).await?;
+    }
+    let shell = ["k8s", "--connection", "cluster", "exec", "web-1", "-n", "default", "--", "true"];
+    place.ctl.run(&shell).await?;
+    let tricked = place.ask(place.world.user(), Method::GET, "/api/v1/../x", &[]).await?;
+    ensure!(tricked.0 == 400, "{tricked:?}");
+    // one that is cancelled while it runs
+    let mut socket = place.world.user().exec("cluster", "default", "web-1", &["sh"], "stdin=true").await.ok();
+    if let Some(socket) = &mut socket {
+        let _ = socket.close().await;
+    }
+    ensure!(place.kubectl("get pods -n seen").await?.code() == 0);
+    let kept = eventually(SECONDS, "all to have ended", || async {
+        let kept = place.ctl.json(&["operation", "list", "--all"]).await?;
+        let ended = kept["items"].as_array().is_some_and(|items| items.iter().all(|one| one["code"].is_string()));
+        Ok(ended.then_some(kept))
+    })
+    .await?;
+    let compare = async |kept: &Value| -> Result<(i32, Value)> {
+        let file = usual.files.write("kept.json", kept.to_string())?.display().to_string();
+        let ended = audit(runner, &["compare", "--with", &file, "--margin", "0", "-o", "json"]).await?;
+        let said = format!("{}{}", ended.stdout, ended.stderr);
+        Ok((ended.code(), serde_json::from_str(&ended.stdout).context(said)?))
+    };
+    let (code, agreed) = compare(&kept).await?;
+    let count = kept["items"].as_array().map_or(0, Vec::len);
+    ensure!(
+        code == 0 && agreed["both"].as_u64() >= Some(7) && agreed["differences"] == json!([]),
+        "{agreed} of {count}"
+    );
+    // the newest is first
+    let changed = |change: &dyn Fn(&mut Vec<Value>)| {
+        let mut kept = kept.clone();
+        if let Some(items) = kept["items"].as_array_mut() {
+            change(items);
+        }
+        kept
+    };
+    let stranger = json!({ "id": "op_x", "kind": "k8s_exec", "user": "eve", "code": "ok", "runner_id": runner.id,
+        "started_at_ms": kept["items"][2]["started_at_ms"] });
+    for (kept, what) in [
+        (changed(&|items| drop(items.remove(2))), "not_kept"),
+        (changed(&|items| items.push(stranger.clone())), "not_in_the_log"),
+        (changed(&|items| items[2]["user"] = json!("eve")), "differs"),
+        (changed(&|items| items[2]["kind"] = json!("k8s_logs_of_another")), "differs"),
+        (changed(&|items| items[2]["entry"] = json!("another")), "differs"),
+        (changed(&|items| items[2]["code"] = json!("target_failed")), "differs"),
+    ] {
+        let (code, found) = compare(&kept).await?;
+        let differences = found["differences"].as_array().context("a list")?;
+        ensure!(code == 1 && differences.len() == 1 && differences[0]["what"] == what, "{what}: {found}");
+    }
+    let none = compare(&json!({ "items": [] })).await?;
+    ensure!(none.0 == 66, "{none:?}");
+    Ok(())
+}
+
+/// A command of the runner's program on its machine.
+async fn own(runner: &Runner, arguments: &[&str]) -> Result<Ended> {
+    Program::own("runner")?
+        .args(arguments.iter().copied())
+        .env("RUNNERD_CONFIG", shown(&runner.folder().join("runner.toml")))
+        .run(SECONDS)
+        .await
+}
+
+/// The audit log of a runner, as its owner looks at it.
+async fn audit(runner: &Runner, arguments: &[&str]) -> Result<Ended> {
+    own(runner, &[&["audit"], arguments].concat()).await
+}
+
+pub(super) async fn everything_is_written_down() -> Result<()> {
+    let usual = usual().await?;
+    let mut place = Place::new(usual, Some(SHOWN), "cluster").await?;
+    ensure!(place.kubectl("get pods -n seen").await?.code() == 0);
+    ensure!(place.kubectl("exec web-1 -n seen -c app -- sh -c 'echo so; exit 3'").await?.code() == 3);
+    let tricked = place.ask(place.world.user(), Method::GET, "/api/v1/../x", &[]).await?;
+    ensure!(tricked.0 == 400, "{tricked:?}");
+    let lines = |text: String| -> Result<Vec<Value>> {
+        text.lines().map(|line| serde_json::from_str(line).context(line.to_owned())).collect()
+    };
+    let records = lines(audit(&place.world.runner, &["tail", "-n", "1000"]).await?.success()?)?;
+    let find = |wanted: Value| {
+        let has =
+            |record: &&Value| wanted.as_object().is_some_and(|w| w.iter().all(|(name, value)| record[name] == *value));
+        records.iter().find(has).cloned().with_context(|| format!("no {wanted} in {records:#?}"))
+    };
+    let listed = find(json!({
+        "kind": "decision", "decision": "allow", "rule": "all", "user_name": "admin", "connection": "cluster",
+        "provider": "kubernetes", "action": "k8s_request", "verb": "list", "resource": "pods", "namespace": "seen",
+    }))?;
+    let ended = find(json!({ "kind": "end", "operation": listed["operation"], "code": "ok" }))?;
+    ensure!(ended["bytes_out"].as_u64().is_some_and(|bytes| bytes > 100), "{ended}");
+    find(json!({
+        "kind": "decision", "verb": "create", "resource": "pods/exec", "name": "web-1", "container": "app",
+        "command": "sh -c 'echo so; exit 3'",
+    }))?;
+    find(json!({ "kind": "decision", "decision": "deny", "code": "invalid_argument" }))?;
+    // an operation of runnerctl's own, a job's decision and end, and a change of what is decided by
+    place.ctl.text(&["k8s", "--connection", "cluster", "pods", "-n", "seen"]).await?;
+    place.world.runner.process().signal(Signal::SIGHUP)?;
+    eventually(SECONDS, "the change to be written down", || async {
+        let text = audit(&place.world.runner, &["tail", "--kind", "change"]).await?.success()?;
+        Ok(text.contains("digest").then_some(()))
+    })
+    .await?;
+    let good = audit(&place.world.runner, &["verify"]).await?;
+    ensure!(good.code() == 0, "{}{}", good.stdout, good.stderr);
+    // killed in the middle of it: the log is whole, and says so
+    place.world.runner.process().signal(Signal::SIGKILL)?;
+    place.world.runner.process().ended(SECONDS).await?;
+    place.world.runner.start_again().await?;
+    eventually(SECONDS, "it to serve", || async {
+        Ok((place.kubectl("get pods -n seen").await?.code() == 0).then_some(()))
+    })
+    .await?;
+    let good = audit(&place.world.runner, &["verify"]).await?;
+    ensure!(good.code() == 0, "{}{}", good.stdout, good.stderr);
+    // somebody changes one byte of what was denied
+    let key = audit(&place.world.runner, &["key"]).await?.success()?;
+    let key = usual.files.write("audit.pub", key)?.display().to_string();
+    let file = place.world.runner.state().join("audit/audit-000001.jsonl");
+    let changed = std::fs::read_to_string(&file)?.replacen("\"deny\"", "\"allow\"", 1);
+    let copy = usual.files.write("changed.jsonl", changed)?.display().to_string();
+    let bad = audit(&place.world.runner, &["verify", "--key", &key, &copy]).await?;
+    ensure!(bad.code() == 1 && bad.stdout.contains("changed.jsonl"), "{} {}{}", bad.code(), bad.stdout, bad.stderr);
+    Ok(())
+}
