@@ -211,9 +211,10 @@ mod tests {
         assert!(cancelled.cancelled().is_cancelled());
         cancelled.end("ok");
         ledger.written().await;
-        let codes: Vec<_> = store.operations("a", 10).await.expect("lists").into_iter().map(|o| o.code).collect();
+        let codes: Vec<_> =
+            store.operations("a", None, None, 10).await.expect("lists").into_iter().map(|o| o.code).collect();
         assert_eq!(codes, [Some("cancelled".into()), Some("cancelled".into()), Some("ok".into())]);
-        assert_eq!(store.operations("b", 10).await.expect("lists"), []);
+        assert_eq!(store.operations("b", None, None, 10).await.expect("lists"), []);
         drop((ledger, good, cancelled));
         clerk.await.expect("the task ends with its last handle");
     }
