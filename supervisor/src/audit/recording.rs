@@ -36,6 +36,10 @@ const INFO: &[u8] = b"runner-recording-v1";
 pub(super) const TAG: usize = 16;
 /// A chunk is written when it has so much, or when [`Recorder::flush`] is called: what a crash may lose.
 const FLUSH_BYTES: usize = 32 << 10;
+/// The longest text of one event, bytes: what is longer is several of the same time.
+const TEXT_MAX: usize = 4 << 10;
+/// Each byte takes six in JSON at most.
+const _: () = assert!(6 * TEXT_MAX + 64 < FLUSH_BYTES && 6 * 2 * TITLE_MAX + 256 < FLUSH_BYTES);
 
 /// Why something was not recorded or read.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -253,23 +257,24 @@ impl Recorder {
         Ok(Recorded { path: self.path, bytes: self.bytes, sha256, ms, _lock: self.file })
     }
 
-    fn event(&mut self, at: Instant, kind: &str, text: &str) -> Result<(), RecordingError> {
-        if text.is_empty() {
-            return Ok(());
-        }
+    fn event(&mut self, at: Instant, kind: &str, mut text: &str) -> Result<(), RecordingError> {
         let at = at.saturating_duration_since(self.start);
-        let text = serde_json::Value::from(text);
-        self.append(&format!("[{}.{:06},\"{kind}\",{text}]\n", at.as_secs(), at.subsec_micros()))
-    }
-
-    fn append(&mut self, line: &str) -> Result<(), RecordingError> {
-        for part in line.as_bytes().chunks(CHUNK_MAX - FLUSH_BYTES) {
-            self.plain.extend_from_slice(part);
-            if self.plain.len() >= FLUSH_BYTES {
-                self.chunk(false)?;
-            }
+        while !text.is_empty() {
+            let (piece, rest) = text.split_at(text.floor_char_boundary(TEXT_MAX));
+            let piece = serde_json::Value::from(piece);
+            self.append(&format!("[{}.{:06},\"{kind}\",{piece}]\n", at.as_secs(), at.subsec_micros()))?;
+            text = rest;
         }
         Ok(())
+    }
+
+    /// Puts a line into the chunk, or into the next one: where a recording stops early, it stops behind a line.
+    fn append(&mut self, line: &str) -> Result<(), RecordingError> {
+        if self.plain.len() + line.len() > CHUNK_MAX {
+            self.chunk(false)?;
+        }
+        self.plain.extend_from_slice(line.as_bytes());
+        if self.plain.len() >= FLUSH_BYTES { self.chunk(false) } else { Ok(()) }
     }
 
     fn chunk(&mut self, is_last: bool) -> Result<(), RecordingError> {

@@ -149,9 +149,16 @@ fn a_disk_that_hangs_ends_the_session_in_time() {
         tokio::time::pause();
         // as much as may wait, and then no more
         recording.put(output(&[b'x'; QUEUED_MAX])).await;
+        // time does not go on by itself while a thread is at work
+        let late = async {
+            tokio::time::advance(WITHIN + Duration::from_millis(1)).await;
+            std::future::pending().await
+        };
         let failure = tokio::select! {
+            biased;
             () = recording.put(output(b"y")) => panic!("it was let through"),
             failure = recording.failed() => failure,
+            () = late => panic!("it is pending"),
         };
         assert!(failure.code == Code::NotRecorded && failure.message.contains("disk"), "{failure}");
         tokio::time::resume();

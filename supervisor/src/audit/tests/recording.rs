@@ -168,6 +168,14 @@ fn a_recording_ends_at_its_limit_and_says_so() {
     let bytes = std::fs::read(recorded.path).expect("reads");
     let (decrypted, cast) = read(&bytes, &key).expect("decrypts");
     assert!(decrypted.is_whole && events(&cast, "o") == "x".repeat(500));
+    // what is longer than an event may be stops behind a line, too
+    let long = folder.path().join("long");
+    let mut recorder =
+        Recorder::create(&long, key.recipient().expect("public"), &Header::default(), 100_000).expect("begins");
+    let full = (0..10).any(|_| recorder.put(Instant::now(), &output(&[b'\x01'; 20_000])).is_err());
+    let (decrypted, cast) =
+        read(&std::fs::read(recorder.finish().expect("ends").path).expect("reads"), &key).expect("decrypts");
+    assert!(full && decrypted.is_whole && events(&cast, "o").len() > 10_000);
     // never over another one
     let there = Recorder::create(&path, key.recipient().expect("public"), &Header::default(), 1000);
     assert!(matches!(there.map(drop), Err(RecordingError::File(..))));
