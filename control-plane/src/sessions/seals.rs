@@ -62,7 +62,7 @@ impl Seal {
         if told.key_line.len() > LINE_MAX {
             return Err("the record of its key is too long");
         }
-        let fingerprint = hex::encode(&Sha256::digest(der(&told.key).ok_or("its key is none")?));
+        let fingerprint = hex::encode(Sha256::digest(der(&told.key).ok_or("its key is none")?));
         Ok(Self {
             number: line.number,
             hash: line.hash.to_owned(),
@@ -91,7 +91,7 @@ impl<'a> Line<'a> {
         let member = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
         let (hashed, rest) = text.rsplit_once(",\"hash\":\"").ok_or("the line has no hash")?;
         let hash = rest.strip_suffix("\"}").ok_or("the hash is not the line's last member")?;
-        if hex::encode(&Sha256::digest(hashed)) != hash {
+        if hex::encode(Sha256::digest(hashed)) != hash {
             return Err("the line's hash does not fit");
         }
         let (signed, _) = hashed.rsplit_once(",\"sig\":\"").ok_or("the line has no signature")?;
@@ -106,7 +106,7 @@ impl<'a> Line<'a> {
     }
 
     fn is_signed_by(&self, key: &str, runner: &str) -> bool {
-        let digest = hex::encode(&Sha256::digest(self.signed));
+        let digest = hex::encode(Sha256::digest(self.signed));
         let message = format!("{DOMAIN}\n{runner}\n{}\n{digest}\n", self.number);
         let (Some(der), Ok(signature)) = (der(key), BASE64.decode(&self.signature)) else { return false };
         UnparsedPublicKey::new(&ED25519, &der[SPKI.len()..]).verify(message.as_bytes(), &signature).is_ok()
@@ -141,10 +141,10 @@ pub(crate) mod tests {
             let signed = format!(
                 "{{\"seq\":{number},\"time\":\"2026-03-01T09:15:02.123Z\",\"kind\":\"{kind}\"{members},\"prev\":\"\""
             );
-            let digest = hex::encode(&Sha256::digest(&signed));
+            let digest = hex::encode(Sha256::digest(&signed));
             let signature = self.0.sign(format!("{DOMAIN}\nrun_1\n{number}\n{digest}\n").as_bytes());
             let hashed = format!("{signed},\"sig\":\"{}\"", BASE64.encode(signature));
-            format!("{hashed},\"hash\":\"{}\"}}", hex::encode(&Sha256::digest(&hashed)))
+            format!("{hashed},\"hash\":\"{}\"}}", hex::encode(Sha256::digest(&hashed)))
         }
         pub(crate) fn seal(&self, number: i64) -> v1::AuditSeal {
             v1::AuditSeal { line: self.line(number, "seal", ""), key: self.public(), key_line: String::new() }

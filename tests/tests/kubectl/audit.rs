@@ -360,7 +360,13 @@ pub(super) async fn the_key_changes_and_the_control_plane_is_told() -> Result<()
     ensure!(audit(&place.world.runner, &["verify"]).await?.code() == 0, "it was found");
     let bad = audit(&place.world.runner, &["verify", "--expected", &expected]).await?;
     ensure!(bad.code() == 1 && bad.stdout.contains("its end was cut off"), "{}{}", bad.stdout, bad.stderr);
-    Ok(())
+    // and once the runner tells how far its log goes, the control plane warns
+    place.world.runner.start_again().await?;
+    eventually(SECONDS, "a warning", || async {
+        let shown = place.ctl.text(&["runner", "show", &id]).await?;
+        Ok(shown.contains("WARNING: its numbers went back").then_some(()))
+    })
+    .await
 }
 
 /// The two sides' records of the same operations agree, and where somebody changes one it is told.
