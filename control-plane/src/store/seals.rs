@@ -50,7 +50,7 @@ impl Store {
     /// `internal`.
     pub async fn keep_seal(&self, runner: &str, instance: &str, seal: &Seal) -> Result<(), Failure> {
         let failed = broken("keeping a seal");
-        let mut transaction = self.pool().begin().await.map_err(&failed)?;
+        let mut transaction = self.writing().await.map_err(&failed)?;
         let before: Option<SealRecord> =
             sqlx::query_as("SELECT * FROM audit_seals WHERE runner = $1 AND instance = $2 ORDER BY id DESC LIMIT 1")
                 .bind(runner)

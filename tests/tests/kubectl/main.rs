@@ -4,6 +4,7 @@ mod audit;
 mod helm;
 mod people;
 mod policy;
+mod recordings;
 mod streams;
 mod table;
 
@@ -259,10 +260,10 @@ fn main() -> ExitCode {
         .test("a_policy_decides", policy::a_policy_decides)
         .test("tricks_do_not_pass", policy::tricks_do_not_pass)
         .test("everything_is_written_down", audit::everything_is_written_down)
-        .test("terminals_are_recorded", audit::terminals_are_recorded)
-        .test("without_a_key_what_is_recorded_is_refused", audit::without_a_key_what_is_recorded_is_refused)
-        .test("a_recording_at_its_bound_ends_its_session", audit::a_recording_at_its_bound_ends_its_session)
-        .test("a_killed_runner_leaves_its_recording_told", audit::a_killed_runner_leaves_its_recording_told)
+        .test("terminals_are_recorded", recordings::terminals_are_recorded)
+        .test("without_a_key_what_is_recorded_is_refused", recordings::without_a_key_what_is_recorded_is_refused)
+        .test("a_recording_at_its_bound_ends_its_session", recordings::a_recording_at_its_bound_ends_its_session)
+        .test("a_killed_runner_leaves_its_recording_told", recordings::a_killed_runner_leaves_its_recording_told)
         .test("the_key_changes_and_the_control_plane_is_told", audit::the_key_changes_and_the_control_plane_is_told)
         .test("the_two_records_are_compared", audit::the_two_records_are_compared)
         .test("the_cluster_knows_the_person", people::the_cluster_knows_the_person)
