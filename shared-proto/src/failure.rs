@@ -140,6 +140,7 @@ failures! {
     StateUnusable "state_unusable" FailedPrecondition 409 CONFIG "The runner's state directory cannot be used." "Name one with --state-dir or state_dir that the runner's user may write.";
     PolicyDenied "policy_denied" PermissionDenied 403 NOPERM "The runner's own policy refuses it." "Ask whoever owns the runner's policy; the message names the rule.";
     AuditUnavailable "audit_unavailable" Unavailable 503 UNAVAILABLE "The runner cannot write its audit log, and does nothing that is not in it." "See to the disk of the runner's state directory, or let it go on with audit.on_failure = \"open\".";
+    NotRecorded "not_recorded" FailedPrecondition 409 UNAVAILABLE "The policy has terminals recorded, and this one cannot be, or not any further." "Ask whoever owns the runner: the message says what its recordings lack.";
     MaskedWrite "masked_write" FailedPrecondition 422 USAGE "The write would put a mask in the place of a secret's value." "Write only what changes, from a source that has the real values.";
     MaskedRead "masked_read" PermissionDenied 403 NOPERM "The request would read a value that is masked." "Ask whoever owns the runner's policy; or read what is shown.";
     TlsInspected "tls_inspected" Unauthenticated 502 CONFIG "Something between re-signs TLS." "Exempt the control plane's host from inspection; the message names the issuer.";

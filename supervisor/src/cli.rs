@@ -1,9 +1,12 @@
 //! The command line: what is asked of a running runner, and help.
 
 mod audit;
+mod compare;
 mod policy;
+mod recordings;
 
 use crate::config::{Config, SETTINGS, Source};
+use crate::policy::Policy;
 use crate::{admin, preflight};
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint};
 use std::collections::BTreeMap;
@@ -231,6 +234,10 @@ fn with_config(matches: &ArgMatches, then: impl FnOnce(Config) -> i32) -> i32 {
 }
 
 fn show(config: &Config, json: bool) -> i32 {
+    // one that cannot be used is for `runner policy check` to tell
+    if let Some(lacks) = Policy::load(&config.policy.path).ok().and_then(|policy| config.lacks_for(&policy)) {
+        eprintln!("runner: {lacks}");
+    }
     if json {
         let values: serde_json::Map<_, _> = config
             .shown
@@ -270,6 +277,10 @@ mod tests {
             ("config show --help", "Usage: runner config show"),
             ("audit tail --help", "Usage: runner audit tail"),
             ("audit verify --help", "Usage: runner audit verify"),
+            ("audit recordings --help", "Usage: runner audit recordings"),
+            ("audit play --help", "Usage: runner audit play"),
+            ("audit compare --help", "Usage: runner audit compare"),
+            ("audit key --help", "Usage: runner audit key"),
             ("policy check --help", "Usage: runner policy check"),
             ("policy test --help", "Usage: runner policy test"),
             ("--help", "Usage: runner "),

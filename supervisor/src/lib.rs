@@ -41,6 +41,7 @@ pub mod own;
 pub mod policy;
 pub mod preflight;
 pub mod recorder;
+pub mod recordings;
 pub mod spawner;
 pub mod state;
 pub mod supervisor;

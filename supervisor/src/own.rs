@@ -111,6 +111,7 @@ fn named(config: &Config) -> impl Iterator<Item = &PathBuf> {
         .iter()
         .chain([&config.credentials, &config.policy.path])
         .chain(&config.proxy.password_file)
+        .chain(config.audit.recording_key.as_ref().map(|key| &key.file))
         .chain(policies)
 }
 

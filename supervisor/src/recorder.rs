@@ -3,8 +3,11 @@
 //!
 //! It must never let anything be served that it could not write down, unless the configuration says that this goes on.
 
-use crate::audit::{Audit, AuditError, Decision, Health, Kind, OnFailure, Options, Point, Record, Wait};
+use crate::audit::{
+    Audit, AuditError, Decision, Health, Kind, OnFailure, Options, Point, PublicKey, Record, Sealed, Wait,
+};
 use crate::policy::{Attributes, CloudCall, JobCall, Namespace, What};
+use crate::recordings;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::{JobRequest, OperationRequest};
 use std::io::ErrorKind;
@@ -16,6 +19,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// The folder in the state directory.
 pub const FOLDER: &str = "audit";
@@ -48,6 +52,10 @@ struct Inner {
     opening: std::sync::Mutex<CancellationToken>,
     /// What went on while there was no log to write to.
     unwritten: AtomicU64,
+    /// The newest seal of whichever log was open last.
+    seals: watch::Sender<Option<Sealed>>,
+    /// What writes beside it, and is waited for at the end.
+    tasks: TaskTracker,
 }
 
 #[derive(Debug, Clone)]
@@ -97,6 +105,8 @@ impl Recorder {
             state: watch::Sender::new(State::Waits(None)),
             opening: std::sync::Mutex::default(),
             unwritten: AtomicU64::new(0),
+            seals: watch::Sender::new(None),
+            tasks: TaskTracker::new(),
         };
         let recorder = Self { inner: Arc::new(inner) };
         recorder.open(follows);
@@ -111,6 +121,8 @@ impl Recorder {
             state: watch::Sender::new(State::Off),
             opening: std::sync::Mutex::default(),
             unwritten: AtomicU64::new(0),
+            seals: watch::Sender::new(None),
+            tasks: TaskTracker::new(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -135,9 +147,12 @@ impl Recorder {
                         }
                         if follows {
                             let taking = relay(inner.folder.join(RELAY), audit.clone());
-                            tokio::spawn(ended.run_until_cancelled_owned(taking));
+                            tokio::spawn(ended.clone().run_until_cancelled_owned(taking));
                         }
+                        tokio::spawn(ended.run_until_cancelled_owned(pass_seals(audit.seals(), inner.seals.clone())));
                         inner.state.send_replace(State::Open(audit));
+                        let recorder = Self { inner: inner.clone() };
+                        inner.tasks.spawn(recordings::left_behind(recorder));
                         return;
                     }
                     Ok(Err(AuditError::Held(_))) => HELD_AGAIN,
@@ -188,11 +203,27 @@ impl Recorder {
         }
     }
 
-    /// Writes down what was decided, before it is done.
+    /// The log's folder.
+    pub fn folder(&self) -> &Path {
+        &self.inner.folder
+    }
+
+    /// What writes beside the log, and into it at its end.
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.inner.tasks
+    }
+
+    /// Waits until all of that has ended. Nothing new may come.
+    pub async fn written(&self) {
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+
+    /// Writes down what was decided, before it is done; and what must not be lost.
     ///
     /// # Errors
     /// `audit_unavailable`: it cannot be, and so must not be done.
-    pub async fn decision(&self, record: Record) -> Result<(), Failure> {
+    pub async fn record(&self, record: Record) -> Result<(), Failure> {
         if matches!(*self.inner.state.borrow(), State::Off) {
             return Ok(());
         }
@@ -245,6 +276,20 @@ impl Recorder {
         }
     }
 
+    /// Makes another key for the log, which the one before signs.
+    ///
+    /// # Errors
+    /// `audit_unavailable`: it was not made, or the disk did not confirm it.
+    pub async fn change_key(&self) -> Result<PublicKey, Failure> {
+        let audit = self.audit().await.map_err(|why| Code::AuditUnavailable.on(why))?;
+        audit.change_key().await.map_err(|e| Code::AuditUnavailable.on(e.to_string()).next(e.next_step()))
+    }
+
+    /// The newest seal, and each one to come: what is told elsewhere.
+    pub fn seals(&self) -> watch::Receiver<Option<Sealed>> {
+        self.inner.seals.subscribe()
+    }
+
     /// Has the collector's file opened anew.
     pub fn reopen(&self) {
         if let State::Open(audit) = &*self.inner.state.borrow() {
@@ -280,16 +325,32 @@ impl Recorder {
     }
 }
 
+/// Passes seals on, as long as there is a log.
+async fn pass_seals(mut from: watch::Receiver<Option<Sealed>>, to: watch::Sender<Option<Sealed>>) {
+    // the last one that was there counts as well
+    from.mark_changed();
+    while from.changed().await.is_ok() {
+        let sealed = from.borrow_and_update().clone();
+        to.send_if_modified(|told| {
+            let news = sealed.is_some() && *told != sealed;
+            if news {
+                *told = sealed;
+            }
+            news
+        });
+    }
+}
+
 /// A record on its way from the process before.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Relayed {
-    decision: bool,
+    kind: Kind,
     record: Record,
 }
 
 impl Relayed {
     fn of(record: Record) -> Self {
-        Self { decision: record.kind == Kind::Decision, record }
+        Self { kind: record.kind, record }
     }
 }
 
@@ -335,8 +396,7 @@ async fn relay(path: PathBuf, audit: Audit) {
             let (read, mut write) = stream.into_split();
             let mut line = String::new();
             BufReader::new(read.take(RELAYED_MAX)).read_line(&mut line).await?;
-            let Relayed { decision, record } = serde_json::from_str(&line)?;
-            let kind = if decision { Kind::Decision } else { Kind::End };
+            let Relayed { kind, record } = serde_json::from_str(&line)?;
             let kept = audit.record(Record { kind, ..record }, Wait::Written).await.is_ok();
             write.write_all(if kept { b"+" } else { b"-" }).await
         }));
@@ -428,7 +488,7 @@ fn given(text: &str) -> Option<String> {
 }
 
 /// A command line as a shell would take it.
-fn command(words: &[String]) -> String {
+pub fn command(words: &[String]) -> String {
     let mut line = String::new();
     for word in words {
         if !line.is_empty() {
@@ -471,29 +531,29 @@ mod tests {
     async fn the_one_that_follows_goes_on_with_the_log_and_one_that_does_not_gives_it_back() {
         let folder = tempfile::tempdir().expect("a folder");
         let first = Recorder::start(folder.path(), options(), false);
-        first.decision(record("op_1")).await.expect("writes");
+        first.record(record("op_1")).await.expect("writes");
         // what comes to the next one meanwhile waits
         let second = Recorder::start(folder.path(), options(), true);
         let waiting = tokio::spawn({
             let second = second.clone();
-            async move { second.decision(record("op_2")).await }
+            async move { second.record(record("op_2")).await }
         });
         first.give().await;
         waiting.await.expect("joins").expect("writes");
         // what was routed to the one before
-        first.decision(record("op_1b")).await.expect("is handed on");
+        first.record(record("op_1b")).await.expect("is handed on");
         // and what comes to one that was itself the one that followed
         let third = Recorder::start(folder.path(), options(), true);
         second.give().await;
-        second.decision(record("op_1c")).await.expect("is handed on");
+        second.record(record("op_1c")).await.expect("is handed on");
         third.give().await;
         second.take_back();
-        second.decision(record("op_1d")).await.expect("writes");
+        second.record(record("op_1d")).await.expect("writes");
         assert_eq!((first.status().state.as_str(), second.status().state.as_str()), ("given", "open"));
         // one that failed to follow lets go of it
         second.give().await;
         first.take_back();
-        first.decision(record("op_3")).await.expect("writes");
+        first.record(record("op_3")).await.expect("writes");
         first.give().await;
         good(folder.path(), 6);
     }
@@ -504,17 +564,17 @@ mod tests {
         // in the place of the folder
         std::fs::write(folder.path().join(FOLDER), "").expect("writes");
         let closed = Recorder::start(folder.path(), options(), false);
-        let failure = closed.decision(record("op_1")).await.expect_err("not written");
+        let failure = closed.record(record("op_1")).await.expect_err("not written");
         assert_eq!(failure.code, Code::AuditUnavailable);
         let open = Recorder::start(folder.path(), Options { on_failure: OnFailure::Open, ..options() }, false);
-        open.decision(record("op_1")).await.expect("goes on");
+        open.record(record("op_1")).await.expect("goes on");
         assert_eq!(open.status().lost, 1);
         // and by itself once it can
         std::fs::remove_file(folder.path().join(FOLDER)).expect("removes");
         let mut state = closed.inner.state.subscribe();
         open.give().await;
         state.wait_for(|state| matches!(state, State::Open(_))).await.expect("opens");
-        closed.decision(record("op_2")).await.expect("writes");
+        closed.record(record("op_2")).await.expect("writes");
         closed.give().await;
         good(folder.path(), 1);
     }

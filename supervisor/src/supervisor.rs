@@ -164,7 +164,8 @@ fn live(prepared: Prepared, predecessor: Option<&Predecessor>) -> Result<(), Fat
         )
     };
     let result = runtime.block_on(join(prepared, predecessor, disk.handle(), &recorder));
-    // sealed at its end; a disk that hangs does not keep it
+    // sealed at its end, behind what still belongs there; a disk that hangs does not keep it
+    let _ = runtime.block_on(async { tokio::time::timeout(GOODBYE, recorder.written()).await });
     let _ = runtime.block_on(async { tokio::time::timeout(GOODBYE, recorder.give()).await });
     // what still runs is in nobody's way: the process ends
     disk.shutdown_background();
@@ -257,6 +258,7 @@ async fn join(
         about,
         status,
         draining: intake.follow(),
+        seals: recorder.seals(),
         drain: drain.clone(),
         succession: succession.clone(),
         hurry: hurry.clone(),
@@ -777,7 +779,7 @@ impl Surroundings for Around {
             }
             _ => None,
         };
-        self.recorder.decision(recorder::decided(record, &rule, None)).await?;
+        self.recorder.record(recorder::decided(record, &rule, None)).await?;
         Ok(permit)
     }
     fn ended(&self, job: &str, phase: &str) {
@@ -802,7 +804,7 @@ impl Surroundings for Around {
 }
 
 /// How the audit log is kept.
-fn audit_options(config: &Config, runner: &str, instance: &str) -> audit::Options {
+pub(crate) fn audit_options(config: &Config, runner: &str, instance: &str) -> audit::Options {
     let settings = &config.audit;
     audit::Options {
         version: shared_proto::VERSION.to_owned(),

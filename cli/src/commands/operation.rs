@@ -5,12 +5,23 @@ use crate::client::path;
 use crate::output::{Format, table};
 use crate::stop::Done;
 use serde_json::{Value, json};
+use shared_proto::failure::Failure;
+
+/// Operations that are asked for at once, as many as the control plane gives.
+const PART: u32 = 1000;
 
 /// `operation`
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum OperationCommand {
-    /// Operations, running and past
-    List,
+    /// Operations, running and past, the newest first; of one runner with --runner
+    List {
+        /// So many at most; the control plane's default is 100
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: Option<u32>,
+        /// All that are kept: with -o json for `runner audit compare` on the runner's machine
+        #[arg(long, conflicts_with = "limit")]
+        all: bool,
+    },
     /// One operation
     Show {
         /// Its id
@@ -27,8 +38,8 @@ pub(crate) enum OperationCommand {
 pub(crate) async fn run(command: OperationCommand, session: &Session) -> Done {
     let client = &session.client;
     match command {
-        OperationCommand::List => {
-            let list = session.wait("listing operations", client.get("/operations")).await?;
+        OperationCommand::List { limit, all } => {
+            let list = session.wait("listing operations", listed(session, limit, all)).await?;
             let wide = session.output.format == Format::Wide;
             session.output.document(&list, |list| operations(list, wide))
         }
@@ -52,6 +63,33 @@ pub(crate) async fn run(command: OperationCommand, session: &Session) -> Done {
             let at = path(&["operations", &id, "cancel"], &[]);
             let done = session.wait("cancelling", client.post(&at, &json!({}))).await?;
             session.output.document(&done, cancelled)
+        }
+    }
+}
+
+/// Asks for a list, in as many parts as it takes.
+async fn listed(session: &Session, limit: Option<u32>, all: bool) -> Result<Value, Failure> {
+    let limit = if all { Some(PART) } else { limit }.map(|limit| limit.to_string());
+    let mut whole: Option<Value> = None;
+    loop {
+        let before = whole.as_ref().and_then(|whole| table::items(whole).last()).map(|o| table::text(o, "/id"));
+        let query: Vec<_> =
+            [("limit", limit.as_deref()), ("runner", session.runner.as_deref()), ("before", before.as_deref())]
+                .into_iter()
+                .filter_map(|(name, value)| Some((name, value?)))
+                .collect();
+        let mut part = session.client.get(&path(&["operations"], &query)).await?;
+        let items = part["items"].as_array_mut().map(std::mem::take).unwrap_or_default();
+        let is_last = !all || items.len() < PART as usize;
+        match whole.as_mut().and_then(|whole| whole["items"].as_array_mut()) {
+            Some(before) => before.extend(items),
+            None => {
+                part["items"] = items.into();
+                whole = Some(part);
+            }
+        }
+        if is_last {
+            return Ok(whole.unwrap_or_default());
         }
     }
 }

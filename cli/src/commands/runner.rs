@@ -40,6 +40,11 @@ pub(crate) enum RunnerCommand {
         /// The runner
         name: String,
     },
+    /// How far its audit logs go, as it told: what `runner audit verify --expected` is given on its machine
+    Audit {
+        /// The runner
+        name: String,
+    },
     /// Use this runner where none is named
     SetDefault {
         /// The runner
@@ -93,6 +98,10 @@ pub(crate) async fn run(command: RunnerCommand, session: &Session) -> Done {
         RunnerCommand::Show { name } => {
             let runner = session.wait("asking", client.get(&path(&["runners", &name], &[]))).await?;
             session.output.document(&runner, show)
+        }
+        RunnerCommand::Audit { name } => {
+            let list = session.wait("asking", client.get(&path(&["runners", &name, "audit"], &[]))).await?;
+            session.output.document(&list, seals)
         }
         RunnerCommand::SetDefault { name } => {
             let at = path(&["runners", &name, "default"], &[]);
@@ -242,7 +251,51 @@ fn show(runner: &Value) -> String {
             ("  connections", names("connections", "/name")),
         ]));
     }
+    for seal in runner["audit"].as_array().map_or(&[][..], Vec::as_slice) {
+        text.push_str("\naudit log\n");
+        text.push_str(&table::fields([
+            ("  instance", table::text(seal, "/instance_id")),
+            (
+                "  sealed up to",
+                format!("number {}, {} ago", table::text(seal, "/number"), table::ago(seal, "/received_at_ms")),
+            ),
+            ("  key", table::text(seal, "/fingerprint")),
+        ]));
+        for warning in troubles(seal) {
+            text.push_str(&format!("  WARNING: {warning}\n"));
+        }
+    }
     text
+}
+
+/// What does not fit together in what a runner told of its audit log, in words.
+fn troubles(seal: &Value) -> Vec<String> {
+    let words = seal["trouble"].as_array().map_or(&[][..], Vec::as_slice);
+    let told = words.iter().filter_map(Value::as_str).map(|word| match word {
+        "number_back" => "its numbers went back: its end was cut off, or an old copy was put in its place".to_owned(),
+        "rewritten" => "a record of it is another one than before: it was written anew".to_owned(),
+        "key_changed" => "another key signs it, which the one before did not sign".to_owned(),
+        other => other.to_owned(),
+    });
+    told.collect()
+}
+
+/// Seals, one a line.
+fn seals(list: &Value) -> String {
+    let rows = table::items(list).iter().map(|seal| {
+        vec![
+            table::text(seal, "/instance_id"),
+            table::moment(seal, "/received_at_ms"),
+            format!("{}:{}", table::text(seal, "/number"), table::text(seal, "/hash")),
+            table::text(seal, "/fingerprint"),
+            troubles(seal).join("; "),
+        ]
+    });
+    table::rows(
+        &["INSTANCE", "TOLD", "NUMBER:HASH", "KEY", "WARNING"],
+        rows,
+        "It has told nothing of an audit log yet.",
+    )
 }
 
 /// What a runner's policy comes to, in a line.
@@ -299,6 +352,18 @@ mod tests {
         );
         let listed = runners(&json!({"items": [runner]}));
         assert!(listed.lines().any(|l| l.starts_with("office") && l.contains("leaving")), "{listed}");
+    }
+
+    #[test]
+    fn what_does_not_fit_in_an_audit_log_is_told() {
+        let seal = |trouble: Value| json!({"instance_id": "i-1", "number": 4711, "hash": "abc", "fingerprint": "f00", "trouble": trouble});
+        let shown = show(&json!({"name": "office", "audit": [seal(json!(["number_back", "key_changed"]))]}));
+        for part in ["number 4711", "f00", "WARNING: its numbers went back", "WARNING: another key signs it"] {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
+        assert!(!show(&json!({"name": "office", "audit": [seal(json!([]))]})).contains("WARNING"));
+        let listed = seals(&json!({"items": [seal(json!(["rewritten"]))]}));
+        assert!(listed.contains("4711:abc") && listed.contains("written anew"), "{listed}");
     }
 
     #[test]

@@ -182,6 +182,7 @@ mod tests {
             kind: "k8s_logs".into(),
             connection: "con_1".into(),
             connection_name: "c".into(),
+            entry: None,
             runner: "run_1".into(),
             runner_name: "r".into(),
             user_id: "usr_1".into(),
@@ -210,9 +211,10 @@ mod tests {
         assert!(cancelled.cancelled().is_cancelled());
         cancelled.end("ok");
         ledger.written().await;
-        let codes: Vec<_> = store.operations("a", 10).await.expect("lists").into_iter().map(|o| o.code).collect();
+        let codes: Vec<_> =
+            store.operations("a", None, None, 10).await.expect("lists").into_iter().map(|o| o.code).collect();
         assert_eq!(codes, [Some("cancelled".into()), Some("cancelled".into()), Some("ok".into())]);
-        assert_eq!(store.operations("b", 10).await.expect("lists"), []);
+        assert_eq!(store.operations("b", None, None, 10).await.expect("lists"), []);
         drop((ledger, good, cancelled));
         clerk.await.expect("the task ends with its last handle");
     }

@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 use shared_proto::failure::Failure;
+use shared_proto::now_ms;
 use utoipa::{OpenApi, ToSchema};
 
 /// Records of one list where the caller names no limit.
@@ -30,8 +31,12 @@ struct OperationView {
     kind: String,
     /// The connection's name at that time.
     connection: String,
+    /// The runner's own name for the connection, by which its audit log has it; none in what an earlier version wrote down.
+    entry: Option<String>,
     /// The runner's name at that time.
     runner: String,
+    /// The runner's id.
+    runner_id: String,
     /// The user's name at that time.
     user: String,
     started_at_ms: i64,
@@ -45,9 +50,13 @@ struct OperationView {
 #[derive(Serialize, ToSchema)]
 struct OperationList {
     items: Vec<OperationView>,
+    /// When this was answered: what was asked of runners up to then is there, as far as it is kept.
+    at_ms: i64,
 }
 
-#[utoipa::path(get, path = "/api/v1/operations", tag = "operations", params(("limit" = Option<u32>, Query)),
+#[utoipa::path(get, path = "/api/v1/operations", tag = "operations", params(
+    ("limit" = Option<u32>, Query), ("runner" = Option<String>, Query, description = "Of this runner only, by id or name"),
+    ("before" = Option<String>, Query, description = "Older ones than this operation, by id")),
     responses((status = 200, description = "Newest first", body = OperationList)))]
 async fn list(
     State(state): State<ApiState>,
@@ -55,10 +64,17 @@ async fn list(
     mut params: Params,
 ) -> Result<Json<OperationList>, ApiError> {
     let limit = params.number("limit", 1..=super::LIST_MAX)?.unwrap_or(LIST_DEFAULT);
+    let (runner, before) = (params.text("runner")?, params.text("before")?);
     params.finish()?;
+    let runner = match runner {
+        Some(runner) => Some(state.store.runner(caller.org(), &runner).await?.id),
+        None => None,
+    };
+    let at_ms = now_ms();
     state.ledger.written().await;
-    let items = state.store.operations(caller.org(), limit).await?.into_iter().map(OperationView::from).collect();
-    Ok(Json(OperationList { items }))
+    let found = state.store.operations(caller.org(), runner.as_deref(), before.as_deref(), limit).await?;
+    let items = found.into_iter().map(OperationView::from).collect();
+    Ok(Json(OperationList { items, at_ms }))
 }
 
 #[utoipa::path(get, path = "/api/v1/operations/{operation}", tag = "operations",
@@ -98,7 +114,9 @@ impl From<OperationRecord> for OperationView {
             id: o.id,
             kind: o.kind,
             connection: o.connection_name,
+            entry: o.entry,
             runner: o.runner_name,
+            runner_id: o.runner,
             user: o.user_name,
             started_at_ms: o.started_at_ms,
             ended_at_ms: o.ended_at_ms,

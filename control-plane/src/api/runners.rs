@@ -3,7 +3,7 @@
 use super::checked;
 use super::{ApiError, ApiState, Body, Caller, Named, Params, Routes};
 use crate::sessions::{Instance, Presence};
-use crate::store::{Ended, NewCredentials, Role, Runner, new_id};
+use crate::store::{Ended, NewCredentials, Role, Runner, SealRecord, new_id};
 use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
@@ -17,7 +17,7 @@ use utoipa::{OpenApi, ToSchema};
 const RUNNERS_MAX: usize = 1000;
 
 #[derive(OpenApi)]
-#[openapi(paths(register, list, show, credentials, set_default, revoke))]
+#[openapi(paths(register, list, show, audit, credentials, set_default, revoke))]
 pub(super) struct Document;
 
 pub(super) fn routes() -> Routes {
@@ -25,6 +25,7 @@ pub(super) fn routes() -> Routes {
         .add("post", "/runners", register)
         .add("get", "/runners", list)
         .add("get", "/runners/{runner}", show)
+        .add("get", "/runners/{runner}/audit", audit)
         .add("post", "/runners/{runner}/credentials", credentials)
         .add("post", "/runners/{runner}/default", set_default)
         .add("post", "/runners/{runner}/revoke", revoke)
@@ -50,6 +51,32 @@ struct RunnerView {
     last_seen_ms: Option<i64>,
     state: RunnerState,
     instances: Vec<InstanceView>,
+    /// How far the audit log of each of its instances goes that told it lately; of one runner alone, not in lists.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    audit: Vec<SealView>,
+}
+/// A seal of an instance's audit log: by it its owner tells later that the log's end was cut off.
+#[derive(Serialize, ToSchema)]
+struct SealView {
+    instance_id: String,
+    /// The number of the record.
+    number: i64,
+    /// Its hash: `runner audit verify --expected NUMBER:HASH`.
+    hash: String,
+    /// SHA-256 of the key that signed it, in DER form.
+    fingerprint: String,
+    /// That key, base64 of its DER form.
+    key: String,
+    /// The record, as it stands in the log.
+    line: String,
+    received_at_ms: i64,
+    /// What does not fit to the seal before it; in a runner's view, to any that is kept of that instance: number_back, rewritten, key_changed.
+    trouble: Vec<String>,
+}
+/// Seals, the newest first.
+#[derive(Serialize, ToSchema)]
+struct SealList {
+    items: Vec<SealView>,
 }
 /// Whether a runner is there.
 #[derive(Serialize, ToSchema)]
@@ -190,7 +217,31 @@ async fn show(
     Named(runner): Named<String>,
 ) -> Result<Json<RunnerView>, ApiError> {
     let runner = state.store.runner(caller.org(), &runner).await?;
-    Ok(Json(view(&state, runner, caller.organization().default_runner.as_deref())))
+    let seals = state.store.seals(&runner.id).await?;
+    let mut view = view(&state, runner, caller.organization().default_runner.as_deref());
+    for seal in seals.into_iter().map(SealView::from) {
+        match view.audit.iter_mut().find(|newest| newest.instance_id == seal.instance_id) {
+            None => view.audit.push(seal),
+            Some(newest) => {
+                let more = seal.trouble.into_iter().filter(|word| !newest.trouble.contains(word)).collect::<Vec<_>>();
+                newest.trouble.extend(more);
+            }
+        }
+    }
+    Ok(Json(view))
+}
+
+#[utoipa::path(get, path = "/api/v1/runners/{runner}/audit", tag = "runners",
+    params(("runner" = String, Path, description = "Id or name")),
+    responses((status = 200, description = "Seals of its audit logs, the newest first", body = SealList)))]
+async fn audit(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Named(runner): Named<String>,
+) -> Result<Json<SealList>, ApiError> {
+    let runner = state.store.runner(caller.org(), &runner).await?;
+    let items = state.store.seals(&runner.id).await?.into_iter().map(SealView::from).collect();
+    Ok(Json(SealList { items }))
 }
 
 #[utoipa::path(post, path = "/api/v1/runners/{runner}/credentials", tag = "runners",
@@ -305,6 +356,22 @@ fn view(state: &ApiState, runner: Runner, default: Option<&str>) -> RunnerView {
         id: runner.id,
         name: runner.name,
         instances: instances.into_iter().map(InstanceView::from).collect(),
+        audit: Vec::new(),
+    }
+}
+
+impl From<SealRecord> for SealView {
+    fn from(seal: SealRecord) -> Self {
+        Self {
+            instance_id: seal.instance,
+            number: seal.number,
+            hash: seal.hash,
+            fingerprint: seal.fingerprint,
+            key: seal.signing_key,
+            line: seal.line,
+            received_at_ms: seal.received_at_ms,
+            trouble: seal.trouble.split(',').filter(|word| !word.is_empty()).map(str::to_owned).collect(),
+        }
     }
 }
 

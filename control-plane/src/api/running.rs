@@ -99,6 +99,7 @@ impl Running {
             kind: kind.to_owned(),
             connection: connection.id,
             connection_name: connection.name,
+            entry: Some(connection.entry.clone()),
             runner: runner.id.clone(),
             runner_name: runner.name.clone(),
             user_id: caller.user().id.clone(),

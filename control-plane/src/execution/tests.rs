@@ -4,7 +4,7 @@ use super::*;
 use crate::pki::IssuedCertificate;
 use crate::sessions::Renewal;
 use crate::sessions::fake::{FakeRunner, hello};
-use crate::sessions::{Claim, Parting, Settings};
+use crate::sessions::{Claim, Parting, Seal, Settings};
 use crate::store::jobs_tests::{filled, new_job, phase, plan, result, stack, store};
 use crate::store::{JobKind, NewJob, Phase, Store};
 use bytes::Bytes;
@@ -76,6 +76,9 @@ impl Registry for Keys {
     }
     fn renew<'a>(&'a self, _: &'a Verified, _: Renewal) -> BoxFuture<'a, Result<IssuedCertificate, Failure>> {
         Box::pin(async { Err(Code::Internal.on("nobody renews here")) })
+    }
+    fn sealed<'a>(&'a self, _: &'a Verified, _: &'a str, _: Seal) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
     }
     fn seen<'a>(&'a self, _: &'a Verified, _: Parting) -> BoxFuture<'a, ()> {
         Box::pin(async {})

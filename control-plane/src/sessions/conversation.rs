@@ -5,6 +5,7 @@ use super::admission::{self, Admitted};
 use super::channel::{self, Channel, Driver, origin};
 use super::pulse::{Due, Pulse};
 use super::registry::{Parting, Renewal, Verified};
+use super::seals::Seal;
 use super::table::{Command, Live, SessionCertificate};
 use crate::pki::IssuedCertificate;
 use rustls_pki_types::CertificateDer;
@@ -31,6 +32,8 @@ const LAST_WORD: Duration = Duration::from_millis(500);
 const SEEN_INTERVAL: Duration = Duration::from_secs(30);
 /// Between two renewals of one session: whoever asks more often has no use for them.
 const RENEWALS_APART: Duration = Duration::from_secs(1);
+/// Between two seals of one session that are written down: runners leave more.
+const SEALS_APART: Duration = Duration::from_secs(1);
 /// When a runner that finds us full should come back.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Messages on their way to the runner.
@@ -57,6 +60,9 @@ struct Session<'a> {
     told_succeeded: bool,
     seen: tokio::task::JoinSet<()>,
     seen_next: Instant,
+    /// A seal that is being written down.
+    seals: tokio::task::JoinSet<()>,
+    seal_next: Instant,
     /// The renewal that is under way, if one is.
     renewals: tokio::task::JoinSet<Result<IssuedCertificate, Failure>>,
     renewal_next: Instant,
@@ -185,6 +191,8 @@ impl<'a> Session<'a> {
             seen_next: Instant::now(),
             renewals: tokio::task::JoinSet::new(),
             renewal_next: Instant::now(),
+            seals: tokio::task::JoinSet::new(),
+            seal_next: Instant::now(),
         }
     }
 
@@ -222,6 +230,8 @@ impl<'a> Session<'a> {
         drop(self.driver);
         self.renewals.shutdown().await;
         self.seen.shutdown().await;
+        // the last one counts
+        while self.seals.join_next().await.is_some() {}
         // where another one is there it tells by itself, and may be the last to by now
         if last {
             registry.seen(&live.who, parting).await;
@@ -353,9 +363,27 @@ impl<'a> Session<'a> {
                 let policy = super::admission::policy(&json);
                 *self.live.policy.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = policy;
             }
+            Some(FromRunner::AuditSeal(told)) => self.sealed(&told, now),
             Some(FromRunner::HandOver(v1::HandOver { token_sha256 })) => self.hand_over(&token_sha256, now),
             // a second Hello, or something newer than this version: nothing depends on it
             Some(FromRunner::Hello(_)) | None => {}
+        }
+    }
+
+    /// Has it remembered how far the instance's audit log goes, one at a time: the newest says what those before it did.
+    fn sealed(&mut self, told: &v1::AuditSeal, now: Instant) {
+        while self.seals.try_join_next().is_some() {}
+        if !self.seals.is_empty() || now < self.seal_next {
+            return;
+        }
+        self.seal_next = now + SEALS_APART;
+        match Seal::read(&self.live.who.runner, told) {
+            Ok(seal) => {
+                let (registry, who) = (self.sessions.inner.registry.clone(), self.live.who.clone());
+                let instance = self.live.about.instance_id.clone();
+                self.seals.spawn(async move { registry.sealed(&who, &instance, seal).await });
+            }
+            Err(why) => tracing::warn!(session = self.live.id, why, "a seal of the runner's audit log is not believed"),
         }
     }
 

@@ -15,6 +15,7 @@ mod conversation;
 pub(crate) mod fake;
 mod pulse;
 mod registry;
+mod seals;
 mod succession;
 mod table;
 #[cfg(test)]
@@ -27,6 +28,9 @@ pub(crate) use channel::{Driver, handshake};
 pub(crate) use conversation::CUT;
 pub use pulse::Rhythm;
 pub use registry::{Claim, Parting, Registry, Renewal, StoredRegistry, Verified};
+pub use seals::Seal;
+#[cfg(test)]
+pub(crate) use seals::tests as seal_tests;
 pub use table::{Entry, Instance, SessionCertificate};
 pub(crate) use table::{Live, Slot};
 

@@ -1,6 +1,7 @@
 //! What sessions need to know and to have remembered, as one small interface: the store and the five steps behind it in the
 //! running program, a list in tests.
 
+use super::seals::Seal;
 use crate::identity::{certificate_revoked, verify_session};
 use crate::pki::{Authority, IssuedCertificate};
 use crate::store::{Ended, NewCredentials, Store, key_known};
@@ -74,6 +75,8 @@ pub trait Registry: Send + Sync + 'static {
     fn renew<'a>(&'a self, who: &'a Verified, renewal: Renewal) -> BoxFuture<'a, Result<IssuedCertificate, Failure>>;
     /// Has it remembered that a runner was there just now. A failure is the registry's to log: a session goes on without.
     fn seen<'a>(&'a self, who: &'a Verified, parting: Parting) -> BoxFuture<'a, ()>;
+    /// Has it remembered how far an instance's audit log goes. A failure is the registry's to log.
+    fn sealed<'a>(&'a self, who: &'a Verified, instance: &'a str, seal: Seal) -> BoxFuture<'a, ()>;
     /// When a runner was last there, Unix milliseconds.
     fn last_seen<'a>(&'a self, organization: &'a str, runner: &'a str) -> BoxFuture<'a, Option<i64>>;
 }
@@ -165,6 +168,13 @@ impl Registry for StoredRegistry {
                 return Err(refused);
             }
             Ok(issued)
+        })
+    }
+
+    fn sealed<'a>(&'a self, who: &'a Verified, instance: &'a str, seal: Seal) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            // the store has logged why it failed, and the next one says more
+            let _ = self.store.keep_seal(&who.runner, instance, &seal).await;
         })
     }
 

@@ -11,6 +11,7 @@ mod operation_records;
 mod organizations;
 mod runners;
 mod seal;
+mod seals;
 mod users;
 
 pub use connections::{Connection, Provider};
@@ -28,6 +29,7 @@ pub use organizations::Organization;
 pub(crate) use organizations::{not_found, taken};
 pub(crate) use runners::key_known;
 pub use runners::{CertificateRecord, Ended, KeyRecord, NewCredentials, Runner};
+pub use seals::SealRecord;
 pub use users::{Role, User};
 
 use shared_proto::failure::{Code, Failure};

@@ -21,6 +21,8 @@ pub struct OperationRecord {
     pub connection: String,
     /// The connection's name at that time.
     pub connection_name: String,
+    /// The entry of the runner's configuration that it stood for; none where an earlier version wrote it down.
+    pub entry: Option<String>,
     /// The runner's id.
     pub runner: String,
     /// The runner's name at that time.
@@ -59,7 +61,7 @@ impl Store {
         for operation in started {
             sqlx::query(
                 "INSERT INTO operations (id, organization, kind, connection, connection_name, runner, runner_name, user_id, \
-                 user_name, started_at_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                 user_name, started_at_ms, entry) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
             )
             .bind(&operation.id)
             .bind(&operation.organization)
@@ -71,6 +73,7 @@ impl Store {
             .bind(&operation.user_id)
             .bind(&operation.user_name)
             .bind(operation.started_at_ms)
+            .bind(&operation.entry)
             .execute(&mut *transaction)
             .await
             .map_err(&failed)?;
@@ -96,13 +99,23 @@ impl Store {
         transaction.commit().await.map_err(failed)
     }
 
-    /// The organization's operations, newest first, at most `limit`.
+    /// The organization's operations, newest first, at most `limit`; of that runner, by id, and older than that operation, where these are named.
     ///
     /// # Errors
     /// `internal`.
-    pub async fn operations(&self, organization: &str, limit: u32) -> Result<Vec<OperationRecord>, Failure> {
-        sqlx::query_as("SELECT * FROM operations WHERE organization = $1 ORDER BY id DESC LIMIT $2")
+    pub async fn operations(
+        &self,
+        organization: &str,
+        runner: Option<&str>,
+        before: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<OperationRecord>, Failure> {
+        let query = "SELECT * FROM operations WHERE organization = $1 AND ($2 IS NULL OR runner = $2) AND ($3 IS NULL OR id < $3) \
+                     ORDER BY id DESC LIMIT $4";
+        sqlx::query_as(query)
             .bind(organization)
+            .bind(runner)
+            .bind(before)
             .bind(i64::from(limit))
             .fetch_all(self.pool())
             .await

@@ -10,13 +10,13 @@ fn issuer(n: &str) -> IssuerRecord {
     }
 }
 
-async fn organization(store: &Store, id: &str) {
+pub(super) async fn organization(store: &Store, id: &str) {
     let organization =
         Organization { id: id.into(), name: format!("{id}-name"), default_runner: None, created_at_ms: 1 };
     store.create_organization(&organization, &issuer(id)).await.expect("makes an organization");
 }
 
-fn runner(id: &str, organization: &str, name: &str) -> Runner {
+pub(super) fn runner(id: &str, organization: &str, name: &str) -> Runner {
     Runner {
         id: id.into(),
         organization: organization.into(),
@@ -166,6 +166,7 @@ async fn old_records_go() {
         kind: "k".into(),
         connection: String::new(),
         connection_name: String::new(),
+        entry: None,
         runner: String::new(),
         runner_name: String::new(),
         user_id: String::new(),
@@ -183,7 +184,14 @@ async fn old_records_go() {
     assert_eq!(store.operation("a", "op_00000000").await.expect("kept").code, None);
     store.close_operations().await.expect("closes");
     assert_eq!(store.operation("a", "op_00000000").await.expect("kept").code.as_deref(), Some("connection_lost"));
-    assert_eq!(store.operations("a", 5).await.expect("lists").len(), 5);
+    let listed = |runner: Option<&'static str>, before: Option<String>| {
+        let store = store.clone();
+        async move { store.operations("a", runner, before.as_deref(), 5).await.expect("lists") }
+    };
+    let first = listed(None, None).await;
+    let next = listed(Some(""), Some(first[4].id.clone())).await;
+    assert!(first.len() == 5 && next.len() == 5 && next[0].id < first[4].id);
+    assert!(listed(Some("another"), None).await.is_empty());
 }
 
 /// What is renewed has a bound of its own, and an API key lives as long as the last certificate that goes with it.

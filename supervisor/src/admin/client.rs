@@ -148,6 +148,32 @@ pub fn upgrade(config: &Config, json: bool) -> i32 {
     }
 }
 
+/// Has the supervisor make another key for its audit log: the public half, in PEM, or why there is none. `None`: no runner answers.
+pub fn rotate_audit_key(config: &Config) -> Option<Result<String, String>> {
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum Answer {
+        Done {
+            key: String,
+        },
+        Refused {
+            error: String,
+            #[serde(default)]
+            next_step: String,
+        },
+    }
+    let text = match exchange(&config.state_dir.join(SOCKET), "rotate_audit_key", DEADLINE) {
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => return None,
+        Err(e) => return Some(Err(format!("the runner does not answer: {e}"))),
+        Ok(text) => text,
+    };
+    Some(match serde_json::from_str(&text) {
+        Ok(Answer::Done { key }) => Ok(key),
+        Ok(Answer::Refused { error, next_step }) => Err(format!("{error} ({next_step})")),
+        Err(e) => Err(format!("the runner's answer is none: {e}")),
+    })
+}
+
 // === impl Silent ===
 
 impl Silent {

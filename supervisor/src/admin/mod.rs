@@ -210,7 +210,8 @@ async fn document(question: &str, facts: &Facts) -> serde_json::Result<Vec<u8>> 
         "drain" => facts.document(facts.intake.drain()).await,
         "resume" => facts.document(facts.intake.resume()).await,
         "upgrade" => facts.upgraded().await,
-        _ => Ok(br#"{"error":"the questions are: status, drain, resume, upgrade"}"#.to_vec()),
+        "rotate_audit_key" => facts.audit_key_rotated().await,
+        _ => Ok(br#"{"error":"the questions are: status, drain, resume, upgrade, rotate_audit_key"}"#.to_vec()),
     }
 }
 

@@ -199,6 +199,17 @@ impl Facts {
         })
     }
 
+    /// Makes another key for the audit log, and says its public half or why there is none.
+    ///
+    /// # Errors
+    /// It cannot be put into words.
+    pub(super) async fn audit_key_rotated(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(&match self.recorder.change_key().await {
+            Ok(key) => serde_json::json!({ "key": key.to_pem() }),
+            Err(failure) => serde_json::json!({ "error": failure.message, "next_step": failure.next_step }),
+        })
+    }
+
     /// Gathers.
     pub async fn status(&self) -> Status {
         let settings = self.settings.borrow().clone();

@@ -1,8 +1,7 @@
 //! The log as the rest of the runner has it.
 
 use super::error::AuditError;
-use super::files;
-use super::key::{Key, PublicKey};
+use super::key::PublicKey;
 use super::line::Point;
 use super::log::{Keep, Whose};
 use super::open::{self, Found};
@@ -93,6 +92,19 @@ pub struct Options {
     pub seal_after: Duration,
 }
 
+/// A seal, with all that it takes to believe it elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sealed {
+    /// Its place.
+    pub at: Point,
+    /// Its line, without the end.
+    pub line: String,
+    /// The key that signed it.
+    pub key: PublicKey,
+    /// The line by which the key before signed this one, where it is in the file that is written; else empty.
+    pub key_line: String,
+}
+
 /// How the log is doing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Health {
@@ -129,18 +141,7 @@ pub(super) struct Shared {
     last_error: Mutex<Option<String>>,
     key: Mutex<PublicKey>,
     head: watch::Sender<Point>,
-    seals: watch::Sender<Option<Point>>,
-}
-
-/// The public half of the key of the log in that folder, whether or not a runner writes it now. Makes nothing.
-///
-/// # Errors
-/// There is no log; the key cannot be read.
-pub fn public_key(folder: &Path) -> Result<PublicKey, AuditError> {
-    if files::list(folder)?.is_empty() {
-        return Err(AuditError::NoLog(folder.to_owned()));
-    }
-    Key::read(&folder.join("key")).map(|key| key.public())
+    seals: watch::Sender<Option<Sealed>>,
 }
 
 // === impl Options ===
@@ -326,7 +327,7 @@ impl Audit {
     }
 
     /// The last seal, and each one to come: what the control plane is told.
-    pub fn seals(&self) -> watch::Receiver<Option<Point>> {
+    pub fn seals(&self) -> watch::Receiver<Option<Sealed>> {
         self.shared.seals.subscribe()
     }
 
@@ -395,8 +396,8 @@ impl Shared {
         self.head.send_replace(head);
     }
 
-    pub(super) fn sealed(&self, at: Point) {
-        self.seals.send_replace(Some(at));
+    pub(super) fn sealed(&self, sealed: Sealed) {
+        self.seals.send_replace(Some(sealed));
     }
 
     pub(super) fn key_changed(&self, key: PublicKey) {

@@ -55,6 +55,10 @@ pub(super) struct Log {
     pub(super) buffer: Vec<u8>,
     /// Records since the last seal.
     pub(super) unsealed: u64,
+    /// The last seal, with its line; `None`: there is none of this key in the file.
+    pub(super) sealed: Option<(Point, String)>,
+    /// The record by which the key before signed this one, where it is known; else empty.
+    pub(super) key_line: String,
     pub(super) collector: Option<Collector>,
     /// Held as long as this lives.
     pub(super) _lock: File,
@@ -88,6 +92,11 @@ impl Log {
         let hash = line::build(&mut self.buffer, &parts, sign);
         self.pending = Point { seq, hash };
         self.pending
+    }
+
+    /// The one line that was put behind that place of the buffer, without its end.
+    fn put_since(&self, start: usize) -> String {
+        String::from_utf8_lossy(&self.buffer[start..]).trim_end().to_owned()
     }
 
     /// Writes what was put into lines: all of it, or nothing.
@@ -134,8 +143,11 @@ impl Log {
 
     /// Writes a seal and waits for the disk.
     pub(super) fn seal(&mut self, reason: &str) -> Result<Point, AuditError> {
+        let start = self.buffer.len();
         let sealed = self.push(kind::SEAL, &fields(&own::Seal { reason: reason.to_owned(), records: self.unsealed }));
+        let line = self.put_since(start);
         self.commit()?;
+        self.sealed = Some((sealed, line));
         self.unsealed = 0;
         self.sync()?;
         Ok(sealed)
@@ -205,12 +217,14 @@ impl Log {
             fingerprint: key.public().fingerprint(),
             before: self.public_key().fingerprint(),
         };
+        let start = self.buffer.len();
         self.push(kind::KEY, &fields(&change));
+        let line = self.put_since(start);
         if let Err(e) = self.commit() {
             let _ = files::remove(&new);
             return Err(e);
         }
-        self.key = key;
+        (self.key, self.key_line, self.sealed) = (key, line, None);
         let synced = self.sync();
         // 3. its place, whatever the disk said: it signs from now on
         std::fs::rename(&new, &path).map_err(AuditError::file(&path))?;

@@ -15,19 +15,22 @@ mod line;
 mod log;
 mod open;
 mod own;
+mod playback;
 mod recipient;
 mod record;
 pub mod recording;
 mod report;
+mod shelf;
 mod sink;
 mod tail;
 mod verify;
+mod whose;
 mod writer;
 
 pub use error::AuditError;
 pub use handle::{
     Audit, FILE_MAX, FILE_MAX_LEAST, Health, OnFailure, Options, QUEUE_BYTES_MAX, QUEUE_MAX, Receipt, SEAL_AFTER,
-    SEAL_RECORDS, Stored, Wait, public_key,
+    SEAL_RECORDS, Sealed, Stored, Wait,
 };
 pub use key::PublicKey;
 pub use line::{Digest, LINE_MAX, Point};
@@ -35,9 +38,11 @@ pub use log::Keep;
 pub use open::Found;
 pub use record::{COMMAND_MAX, DETAIL_MAX, Decision, GROUPS_MAX, ID_MAX, Kind, NAME_MAX, Record, Redact};
 pub use report::{Before, FINDINGS_MAX, Finding, Note, Noted, Report, What};
+pub use shelf::{Shelf, Shelved};
 pub use sink::Sink;
-pub use tail::{Filter, Line, TAIL_MAX, Tail, tail};
+pub use tail::{Filter, Line, TAIL_MAX, Tail, lines_of, tail};
 pub use verify::{Against, Target, verify};
+pub use whose::{public_key, runner_of, runner_of_file};
 
 #[cfg(test)]
 mod tests;

@@ -38,6 +38,10 @@ struct Scan {
     start: Option<FileStart>,
     /// The key as the file names it last.
     key: Option<PublicKey>,
+    /// The record by which the one before signed it; empty where that is in no line of this file.
+    key_line: String,
+    /// The last seal that this key has signed, with its line.
+    sealed: Option<(Point, String)>,
     cuts: Vec<Cut>,
     /// Records since the last seal.
     unsealed: u64,
@@ -82,7 +86,7 @@ pub(super) fn open(folder: &Path, whose: Whose, collector: Option<Collector>) ->
         _ => head,
     };
     let file = if found.is_new { files::create(&path)? } else { files::append_to(&path)? };
-    let unsealed = scan.unsealed;
+    let (unsealed, key_line) = (scan.unsealed, scan.key_line.clone());
     let (folder, buffer) = (folder.to_owned(), Vec::new());
     let mut log = Log {
         folder,
@@ -96,6 +100,8 @@ pub(super) fn open(folder: &Path, whose: Whose, collector: Option<Collector>) ->
         pending: head,
         buffer,
         unsealed,
+        sealed: None,
+        key_line,
         collector,
         _lock: lock,
     };
@@ -103,6 +109,9 @@ pub(super) fn open(folder: &Path, whose: Whose, collector: Option<Collector>) ->
         let reason = if found.is_new && !key_made { "first_with_a_key_that_was_there" } else { "first" };
         log.begin(if head == Point::START { reason } else { "after_a_crash" })?;
         files::sync_folder(&log.folder)?;
+    }
+    if scan.key == Some(log.public_key()) && scan.start.as_ref().is_some_and(|start| start.runner == log.whose.runner) {
+        log.sealed.clone_from(&scan.sealed);
     }
     found.damaged_line = scan.damaged_line;
     found.cut = go_on(&mut log, &scan)?;
@@ -194,6 +203,8 @@ impl Scan {
             end: 0,
             start: None,
             key: None,
+            key_line: String::new(),
+            sealed: None,
             cuts: Vec::new(),
             unsealed: 0,
             torn: None,
@@ -243,6 +254,9 @@ impl Scan {
         } else if is(kind::KEY) {
             let change: Option<KeyChange> = serde_json::from_slice(bytes).ok();
             self.key = change.and_then(|c| PublicKey::from_text(&c.key).ok()).or(self.key);
+            (self.key_line, self.sealed) = (String::from_utf8_lossy(bytes).into_owned(), None);
+        } else if is(kind::SEAL) {
+            self.sealed = Some((self.head, String::from_utf8_lossy(bytes).into_owned()));
         } else if is(kind::CUT) {
             self.cuts.extend(serde_json::from_slice::<Cut>(bytes).ok());
         }

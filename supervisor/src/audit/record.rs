@@ -19,7 +19,8 @@ pub const DETAIL_MAX: usize = 1024;
 pub const GROUPS_MAX: usize = 32;
 
 /// What kind of record it is. The log has kinds of its own beside these.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// Something was asked, and allowed or refused.
     #[default]
@@ -28,6 +29,8 @@ pub enum Kind {
     End,
     /// A terminal was recorded: where, and the digest of the file.
     Recording,
+    /// A recording was removed to make room: which, and why.
+    RecordingRemoved,
     /// What decisions follow from has changed: configuration, policy, credentials.
     Change,
 }
@@ -151,12 +154,14 @@ impl Kind {
             Self::Decision => "decision",
             Self::End => "end",
             Self::Recording => "recording",
+            Self::RecordingRemoved => "recording_removed",
             Self::Change => "change",
         }
     }
 
     pub(super) fn from_name(name: &str) -> Option<Self> {
-        [Self::Decision, Self::End, Self::Recording, Self::Change].into_iter().find(|kind| kind.as_str() == name)
+        let all = [Self::Decision, Self::End, Self::Recording, Self::RecordingRemoved, Self::Change];
+        all.into_iter().find(|kind| kind.as_str() == name)
     }
 }
 

@@ -10,31 +10,37 @@
 //! that was cut off has no last chunk.
 
 use super::line::Digest;
+pub use super::playback::{Decrypted, decrypt};
 use super::recipient::public;
 pub use super::recipient::{Recipient, RecipientKey};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
+use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// The most that a chunk holds, bytes.
 pub const CHUNK_MAX: usize = 64 << 10;
 /// The longest title and command of a recording, bytes.
 pub const TITLE_MAX: usize = 1024;
-const MAGIC: &[u8; 8] = b"RNREC001";
-const FAMILY: &[u8] = b"RNREC00";
+pub(super) const MAGIC: &[u8; 8] = b"RNREC001";
+pub(super) const FAMILY: &[u8] = b"RNREC00";
 const INFO: &[u8] = b"runner-recording-v1";
-const TAG: usize = 16;
-/// A chunk is written when it has so much, or after so long: what a crash may lose.
+pub(super) const TAG: usize = 16;
+/// A chunk is written when it has so much, or when [`Recorder::flush`] is called: what a crash may lose.
 const FLUSH_BYTES: usize = 32 << 10;
-const FLUSH_AFTER: Duration = Duration::from_secs(1);
+/// The longest text of one event, bytes: what is longer is several of the same time.
+const TEXT_MAX: usize = 4 << 10;
+/// Each byte takes six in JSON at most.
+const _: () = assert!(6 * TEXT_MAX + 64 < FLUSH_BYTES && 6 * 2 * TITLE_MAX + 256 < FLUSH_BYTES);
+
 /// Why something was not recorded or read.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -86,7 +92,25 @@ pub struct Header {
     pub command: Option<String>,
 }
 
-/// Records one session into one file.
+/// What is recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// What was shown.
+    Output(Bytes),
+    /// What was shown, from standard error where that is apart.
+    Stderr(Bytes),
+    /// What was typed. It may hold passwords that are not shown.
+    Input(Bytes),
+    /// The terminal has another size.
+    Resize {
+        /// Columns.
+        width: u16,
+        /// Rows.
+        height: u16,
+    },
+}
+
+/// Records one session into one file, which is locked as long as this lives.
 pub struct Recorder {
     path: PathBuf,
     file: File,
@@ -97,14 +121,14 @@ pub struct Recorder {
     bytes: u64,
     max: u64,
     start: Instant,
-    flushed: Instant,
     output: Partial,
+    stderr: Partial,
     input: Partial,
     failed: Option<RecordingError>,
 }
 
-/// A recording that has ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A recording that has ended. Its file stays locked as long as this lives.
+#[derive(Debug)]
 pub struct Recorded {
     /// Its file.
     pub path: PathBuf,
@@ -114,17 +138,7 @@ pub struct Recorded {
     pub sha256: Digest,
     /// How long the session was, milliseconds.
     pub ms: u64,
-}
-
-/// What was read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Decrypted {
-    /// SHA-256 of the encrypted file, to compare with what the log has.
-    pub sha256: Digest,
-    /// Bytes of asciicast.
-    pub bytes: u64,
-    /// It is there to its end. Otherwise it was cut off, or the runner died while it recorded; what there is, is as it was written.
-    pub is_whole: bool,
+    _lock: File,
 }
 
 /// The start of a character whose rest has not come.
@@ -132,7 +146,7 @@ pub struct Decrypted {
 struct Partial(Vec<u8>);
 
 /// The key of one file: from our half, the other's, and both public halves.
-fn file_key(
+pub(super) fn file_key(
     ours: &PrivateKey,
     theirs: &[u8; 32],
     ephemeral: &[u8; 32],
@@ -147,7 +161,7 @@ fn file_key(
     })
 }
 
-fn nonce(chunk: u64, is_last: bool) -> Nonce {
+pub(super) fn nonce(chunk: u64, is_last: bool) -> Nonce {
     let mut nonce = [0; 12];
     nonce[3..11].copy_from_slice(&chunk.to_be_bytes());
     nonce[11] = u8::from(is_last);
@@ -168,7 +182,8 @@ impl Recorder {
         let key = file_key(&ours, &to.0, &ephemeral, &to.0)?;
         let mut options = OpenOptions::new();
         let file = options.write(true).create_new(true).mode(0o600).open(path).map_err(fail)?;
-        let now = Instant::now();
+        // by which another process knows that it is being written
+        file.try_lock().map_err(|e| fail(e.into()))?;
         let mut recorder = Self {
             path: path.to_owned(),
             file,
@@ -178,9 +193,9 @@ impl Recorder {
             hash: Sha256::new(),
             bytes: 0,
             max,
-            start: now,
-            flushed: now,
+            start: Instant::now(),
             output: Partial::default(),
+            stderr: Partial::default(),
             input: Partial::default(),
             failed: None,
         };
@@ -199,36 +214,29 @@ impl Recorder {
         Ok(recorder)
     }
 
-    /// What the terminal showed.
+    /// Records what came at that time, which is not before that of what came before it.
     ///
     /// # Errors
     /// It could not be written, or is above the limit: whether the session goes on without is the caller's.
-    pub fn output(&mut self, bytes: &[u8]) -> Result<(), RecordingError> {
-        let text = self.output.text(bytes);
-        self.event("o", &text)
+    pub fn put(&mut self, at: Instant, event: &Event) -> Result<(), RecordingError> {
+        let (kind, text) = match event {
+            Event::Output(bytes) => ("o", self.output.text(bytes)),
+            Event::Stderr(bytes) => ("o", self.stderr.text(bytes)),
+            Event::Input(bytes) => ("i", self.input.text(bytes)),
+            Event::Resize { width, height } => ("r", format!("{width}x{height}")),
+        };
+        self.event(at, kind, &text)
     }
 
-    /// What was typed. It may hold passwords that are not shown: record it only where that was asked for.
-    ///
-    /// # Errors
-    /// As [`Recorder::output`].
-    pub fn input(&mut self, bytes: &[u8]) -> Result<(), RecordingError> {
-        let text = self.input.text(bytes);
-        self.event("i", &text)
+    /// Its file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
-    /// The terminal has another size.
+    /// Writes what has come so far. Without this it is written in pieces of 32 KiB.
     ///
     /// # Errors
-    /// As [`Recorder::output`].
-    pub fn resize(&mut self, width: u16, height: u16) -> Result<(), RecordingError> {
-        self.event("r", &format!("{width}x{height}"))
-    }
-
-    /// Writes what has come so far. Without this it is written after 32 KiB, or with what comes after a second.
-    ///
-    /// # Errors
-    /// As [`Recorder::output`].
+    /// As [`Recorder::put`].
     pub fn flush(&mut self) -> Result<(), RecordingError> {
         if self.plain.is_empty() { Ok(()) } else { self.chunk(false) }
     }
@@ -238,33 +246,35 @@ impl Recorder {
     /// # Errors
     /// Its end could not be written.
     pub fn finish(mut self) -> Result<Recorded, RecordingError> {
-        for (kind, rest) in [("o", self.output.rest()), ("i", self.input.rest())] {
-            self.event(kind, &rest)?;
+        let now = Instant::now();
+        for (kind, rest) in [("o", self.output.rest()), ("o", self.stderr.rest()), ("i", self.input.rest())] {
+            self.event(now, kind, &rest)?;
         }
         self.chunk(true)?;
         self.file.sync_all().map_err(|e| RecordingError::File(self.path.clone(), Arc::new(e)))?;
         let sha256 = Digest::from_bytes(&self.hash.finalize().into());
         let ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Ok(Recorded { path: self.path, bytes: self.bytes, sha256, ms })
+        Ok(Recorded { path: self.path, bytes: self.bytes, sha256, ms, _lock: self.file })
     }
 
-    fn event(&mut self, kind: &str, text: &str) -> Result<(), RecordingError> {
-        if text.is_empty() {
-            return Ok(());
-        }
-        let at = self.start.elapsed();
-        let text = serde_json::Value::from(text);
-        self.append(&format!("[{}.{:06},\"{kind}\",{text}]\n", at.as_secs(), at.subsec_micros()))
-    }
-
-    fn append(&mut self, line: &str) -> Result<(), RecordingError> {
-        for part in line.as_bytes().chunks(CHUNK_MAX - FLUSH_BYTES) {
-            self.plain.extend_from_slice(part);
-            if self.plain.len() >= FLUSH_BYTES || self.flushed.elapsed() >= FLUSH_AFTER {
-                self.chunk(false)?;
-            }
+    fn event(&mut self, at: Instant, kind: &str, mut text: &str) -> Result<(), RecordingError> {
+        let at = at.saturating_duration_since(self.start);
+        while !text.is_empty() {
+            let (piece, rest) = text.split_at(text.floor_char_boundary(TEXT_MAX));
+            let piece = serde_json::Value::from(piece);
+            self.append(&format!("[{}.{:06},\"{kind}\",{piece}]\n", at.as_secs(), at.subsec_micros()))?;
+            text = rest;
         }
         Ok(())
+    }
+
+    /// Puts a line into the chunk, or into the next one: where a recording stops early, it stops behind a line.
+    fn append(&mut self, line: &str) -> Result<(), RecordingError> {
+        if self.plain.len() + line.len() > CHUNK_MAX {
+            self.chunk(false)?;
+        }
+        self.plain.extend_from_slice(line.as_bytes());
+        if self.plain.len() >= FLUSH_BYTES { self.chunk(false) } else { Ok(()) }
     }
 
     fn chunk(&mut self, is_last: bool) -> Result<(), RecordingError> {
@@ -272,7 +282,6 @@ impl Recorder {
             return Err(failed.clone());
         }
         let mut sealed = std::mem::take(&mut self.plain);
-        self.flushed = Instant::now();
         let nonce = nonce(self.chunks, is_last);
         let done = self.key.seal_in_place_append_tag(nonce, Aad::empty(), &mut sealed);
         let length = sealed.len() as u32;
@@ -333,85 +342,4 @@ impl Partial {
 /// Whether these bytes, which are no character, are the start of one.
 fn is_start(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_err_and(|e| e.error_len().is_none())
-}
-
-// === reading ===
-
-/// Reads a recording into asciicast v2, in bounded memory. What was written before an error is as it was recorded.
-///
-/// # Errors
-/// It is no recording, is for another key, or was changed; it cannot be read, or what comes out of it cannot be written.
-pub fn decrypt(mut from: impl Read, mut to: impl Write, key: &RecipientKey) -> Result<Decrypted, RecordingError> {
-    let io = |e| RecordingError::Io(Arc::new(e));
-    let mut head = [0; 72];
-    let length = fill(&mut from, &mut head).map_err(io)?;
-    if length < head.len() || &head[..8] != MAGIC {
-        return Err(match head[7] {
-            version if length >= 8 && &head[..7] == FAMILY && version != MAGIC[7] => {
-                RecordingError::Version(char::from(version))
-            }
-            _ => RecordingError::NotOne,
-        });
-    }
-    let (named, ephemeral) = (head[8..40].try_into().unwrap_or_default(), head[40..].try_into().unwrap_or_default());
-    let recipient = key.recipient()?;
-    if named != recipient.named() {
-        let keys = [Digest::from_bytes(&named), recipient.fingerprint()];
-        return Err(RecordingError::OtherKey(Box::new(keys)));
-    }
-    let key = file_key(&key.0, &ephemeral, &ephemeral, &recipient.0)?;
-    let mut hash = Sha256::new();
-    hash.update(head);
-    let (mut chunk, mut offset, mut bytes, mut is_whole) = (0, head.len() as u64, 0, false);
-    let mut sealed = Vec::new();
-    loop {
-        let damaged = RecordingError::Damaged { chunk, offset };
-        let mut length = [0; 4];
-        let got = fill(&mut from, &mut length).map_err(io)?;
-        hash.update(&length[..got]);
-        if is_whole && got > 0 {
-            return Err(damaged);
-        }
-        if got < 4 {
-            break;
-        }
-        let length = u32::from_le_bytes(length) as usize;
-        if !(TAG..=CHUNK_MAX + TAG).contains(&length) {
-            return Err(damaged);
-        }
-        sealed.resize(length, 0);
-        let got = fill(&mut from, &mut sealed).map_err(io)?;
-        hash.update(&sealed[..got]);
-        if got < length {
-            break;
-        }
-        // in place, which leaves nothing of it where it fails
-        let mut copy = sealed.clone();
-        let plain = match key.open_in_place(nonce(chunk, false), Aad::empty(), &mut sealed) {
-            Ok(plain) => plain,
-            Err(_) => {
-                is_whole = true;
-                key.open_in_place(nonce(chunk, true), Aad::empty(), &mut copy).map_err(|_| damaged)?
-            }
-        };
-        to.write_all(plain).map_err(io)?;
-        bytes += plain.len() as u64;
-        (chunk, offset) = (chunk + 1, offset + 4 + length as u64);
-    }
-    to.flush().map_err(io)?;
-    Ok(Decrypted { sha256: Digest::from_bytes(&hash.finalize().into()), bytes, is_whole })
-}
-
-/// Fills the buffer as far as there is something; gives how far.
-fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match from.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(filled)
 }

@@ -94,6 +94,29 @@ pub fn tail(folder: &Path, n: usize, follow: bool, filter: Filter) -> Result<Tai
     Ok(tail)
 }
 
+/// The lines of one file, such as a copy, to its end.
+///
+/// # Errors
+/// It cannot be read; so too what is given later.
+pub fn lines_of(path: &Path) -> Result<impl Iterator<Item = Result<Line, AuditError>>, AuditError> {
+    let path = path.to_owned();
+    let mut lines = open_at(&path, 0).map_err(AuditError::file(&path))?;
+    let all = Filter::default();
+    Ok(std::iter::from_fn(move || {
+        loop {
+            match lines.next() {
+                Ok(Some(raw)) if raw.whole => {
+                    if let Some(line) = all.lets(raw.bytes) {
+                        return Some(Ok(line));
+                    }
+                }
+                Ok(_) => return None,
+                Err(e) => return Some(Err(AuditError::file(&path)(e))),
+            }
+        }
+    }))
+}
+
 // === impl Tail ===
 
 impl Tail {

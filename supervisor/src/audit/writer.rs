@@ -1,7 +1,7 @@
 //! The thread that writes: it takes what waits, writes it at once, waits for the disk once for all who asked for it, and seals in between.
 
 use super::error::AuditError;
-use super::handle::{FILE_MAX_LEAST, Receipt, Shared, Stored, Wait};
+use super::handle::{FILE_MAX_LEAST, Receipt, Sealed, Shared, Stored, Wait};
 use super::key::PublicKey;
 use super::line::{self, Point};
 use super::log::{Keep, Log};
@@ -100,6 +100,7 @@ impl Writer {
     /// Until everybody has let go of the log, or it is closed.
     pub(super) fn run(mut self) {
         self.shared.publish(self.log.head);
+        self.tell_seal();
         let mut held = None;
         loop {
             let command = match held.take() {
@@ -290,14 +291,20 @@ impl Writer {
             self.shared.failed(e);
         }
         match &sealed {
-            Ok(point) => {
+            Ok(_) => {
                 self.news = None;
-                self.shared.sealed(*point);
+                self.tell_seal();
             }
             // again after the same time
             Err(_) => self.news = self.news.map(|_| Instant::now()),
         }
         sealed
+    }
+
+    /// Tells whoever follows of the last seal.
+    fn tell_seal(&self) {
+        let Some((at, line)) = self.log.sealed.clone() else { return };
+        self.shared.sealed(Sealed { at, line, key: self.log.public_key(), key_line: self.log.key_line.clone() });
     }
 
     /// Looks whether the file is still what was written: if not, the log says so and goes on in another one.

@@ -1,15 +1,18 @@
 //! `runner audit`: what the audit log says, and whether it is as it was written. From its files alone: no running runner is needed.
 
-use super::out;
-use crate::audit::{self, Against, Decision, Filter, Point, PublicKey, Target};
+use super::{compare, out, recordings};
+use crate::audit::{self, Against, Audit, Decision, Filter, Point, PublicKey, Target};
 use crate::config::Config;
-use crate::{exit, recorder};
+use crate::{admin, exit, recorder, supervisor};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 /// Lines that are shown where nobody says how many.
 const LINES: u64 = 20;
+/// What the log calls the instance where somebody changes its key and no runner runs.
+const BY_HAND: &str = "runner-audit-key";
 
 /// The subcommand.
 pub(super) fn command(with_settings: impl Fn(Command) -> Command, output: impl Fn() -> Arg) -> Command {
@@ -51,7 +54,17 @@ pub(super) fn command(with_settings: impl Fn(Command) -> Command, output: impl F
         .arg_required_else_help(true)
         .subcommand(with_settings(tail))
         .subcommand(with_settings(verify))
-        .subcommand(with_settings(Command::new("key").about("The public key that seals the log, in PEM")))
+        .subcommand(with_settings(recordings::list_command(Command::new("recordings")).arg(output())))
+        .subcommand(with_settings(recordings::play_command(Command::new("play"))))
+        .subcommand(with_settings(compare::command(Command::new("compare")).arg(output())))
+        .subcommand(with_settings(
+            Command::new("key").about("The public key that seals the log, in PEM").arg(
+                Arg::new("rotate")
+                    .long("rotate")
+                    .action(ArgAction::SetTrue)
+                    .help("Make a new one first, which the one before signs and is gone"),
+            ),
+        ))
 }
 
 /// Runs it; the exit code.
@@ -60,6 +73,10 @@ pub(super) fn run(config: &Config, name: &str, matches: &ArgMatches, as_json: bo
     let done = match name {
         "tail" => tail(&folder, matches),
         "verify" => verify(folder, matches, as_json),
+        "recordings" => recordings::list(&folder, as_json),
+        "play" => recordings::play(&folder, matches),
+        "compare" => compare::run(&folder, matches, as_json),
+        _ if matches.get_flag("rotate") => rotate(config, &folder),
         _ => audit::public_key(&folder).map(|key| out(key.to_pem().trim_end())).map_err(Trouble::from),
     };
     done.unwrap_or_else(|trouble| {
@@ -68,9 +85,17 @@ pub(super) fn run(config: &Config, name: &str, matches: &ArgMatches, as_json: bo
     })
 }
 
-struct Trouble {
-    message: String,
-    exit: i32,
+/// Why there is no answer.
+pub(super) struct Trouble {
+    pub(super) message: String,
+    pub(super) exit: i32,
+}
+
+impl Trouble {
+    /// What the system refuses.
+    pub(super) const fn system(message: String) -> Self {
+        Self { message, exit: exit::OS_ERROR }
+    }
 }
 
 impl From<audit::AuditError> for Trouble {
@@ -84,7 +109,26 @@ impl From<audit::AuditError> for Trouble {
     }
 }
 
-fn tail(folder: &std::path::Path, matches: &ArgMatches) -> Result<i32, Trouble> {
+/// A new key, made by whoever has the log: the runner, or this process where none runs.
+fn rotate(config: &Config, folder: &Path) -> Result<i32, Trouble> {
+    if let Some(answer) = admin::client::rotate_audit_key(config) {
+        return answer.map(|key| out(key.trim_end())).map_err(|message| Trouble { message, exit: exit::TEMPFAIL });
+    }
+    let owner = std::fs::metadata(folder).map_err(|_| audit::AuditError::NoLog(folder.to_owned()))?.uid();
+    if owner != nix::unistd::geteuid().as_raw() {
+        let message = format!("{} belongs to another user: the key would be theirs no more", folder.display());
+        return Err(Trouble { message, exit: exit::NO_PERMISSION });
+    }
+    let options = supervisor::audit_options(config, &audit::runner_of(folder)?, BY_HAND);
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.map_err(|e| Trouble::system(format!("the runtime: {e}")))?;
+    let (log, _) = Audit::open(folder, options)?;
+    let changed = runtime.block_on(log.change_key());
+    runtime.block_on(log.close())?;
+    changed.map(|key| out(key.to_pem().trim_end())).map_err(Trouble::from)
+}
+
+fn tail(folder: &Path, matches: &ArgMatches) -> Result<i32, Trouble> {
     let one = |name: &str| matches.get_one::<String>(name).cloned();
     let decision = match one("decision").as_deref() {
         None => None,

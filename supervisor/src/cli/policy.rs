@@ -20,7 +20,7 @@ pub(super) fn command(with_settings: impl Fn(Command) -> Command, output: impl F
     let check = Command::new("check")
         .about("Whether a request is allowed, and by which rule; without a request, whether the file can be used")
         .after_help(
-            "Exits 0 when it is allowed, 77 when it is denied, 64 when the request cannot be read in one way only, 78 when the file cannot be used.",
+            "Exits 0 when it is allowed, 77 when it is denied or would have to be recorded and cannot be, 64 when the request cannot be read in one way only, 78 when the file cannot be used, or needs a key for recordings that there is not.",
         )
         .arg(text("request", "METHOD PATH", "A request to a Kubernetes API: GET '/api/v1/namespaces/shop/pods?watch=true'").num_args(2))
         .arg(text("aws", "SERVICE:ACTION", "An operation of AWS: s3:GetObject; s3: where the operation is not known"))
@@ -72,8 +72,12 @@ pub(super) fn run(config: &Config, name: &str, matches: &ArgMatches, as_json: bo
         return test(&policy, matches.get_one::<PathBuf>("cases").unwrap_or(&beside), as_json);
     }
     match request(matches) {
-        Ok(Some(request)) => check(&policy, &request, as_json),
+        Ok(Some(request)) => check(config, &policy, &request, as_json),
         Ok(None) => {
+            if let Some(lacks) = config.lacks_for(&policy) {
+                eprintln!("runner: {}: {lacks}", path.display());
+                return exit::CONFIG;
+            }
             let there = path.exists();
             out(&if as_json {
                 json!({ "file": path, "there": there, "policy": policy.summary() }).to_string()
@@ -90,20 +94,25 @@ pub(super) fn run(config: &Config, name: &str, matches: &ArgMatches, as_json: bo
     }
 }
 
-fn check(policy: &Policy, request: &Request, as_json: bool) -> i32 {
+fn check(config: &Config, policy: &Policy, request: &Request, as_json: bool) -> i32 {
     let decision = policy.decide(request, SystemTime::now());
+    let lacks = if decision.record { config.lacks_for(policy) } else { None };
     out(&if as_json {
         json!({
             "effect": decision.effect,
             "rule": decision.by.name(),
             "sentence": decision.sentence,
+            "record": decision.record,
             "explanation": decision.explain(),
         })
         .to_string()
     } else {
         decision.explain().join("\n")
     });
-    if decision.is_allowed() { 0 } else { exit::NO_PERMISSION }
+    if let Some(lacks) = &lacks {
+        eprintln!("runner: it is refused all the same: {lacks}");
+    }
+    if decision.is_allowed() && lacks.is_none() { 0 } else { exit::NO_PERMISSION }
 }
 
 fn test(policy: &Policy, path: &std::path::Path, as_json: bool) -> i32 {

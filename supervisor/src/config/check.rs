@@ -6,9 +6,10 @@ use super::narrow::{FileAccount, FileSession};
 use super::settings::{self, Shown, Source};
 use super::{
     AtStop, AuditSettings, AwsRole, AwsSource, CONNECTIONS_MAX, Config, ConfigError, Connection, Engines, FILE_MAX,
-    Isolation, Jobs, LIST_MAX, LogFormat, PolicyFile, Proxy, ProxyUrl, Purpose, SETTINGS, ServiceAccount, Tunnel,
-    WorkerPaths,
+    Isolation, Jobs, LIST_MAX, LogFormat, PolicyFile, Proxy, ProxyUrl, Purpose, RecordingKey, SETTINGS, ServiceAccount,
+    Tunnel, WorkerPaths,
 };
+use crate::audit::recording::Recipient;
 use crate::audit::{OnFailure, Sink};
 use crate::workers::WARM_MAX;
 use serde::Deserialize;
@@ -27,6 +28,10 @@ pub const AZURE_VARIABLES: [&str; 4] =
     ["AZURE_FEDERATED_TOKEN_FILE", "AZURE_POD_IDENTITY_AUTHORITY_HOST", "IDENTITY_ENDPOINT", "IDENTITY_HEADER"];
 /// The policy where nobody names one, beside the configuration file.
 const POLICY_FILE: &str = "policy.toml";
+/// The most of recordings that may be kept, MiB.
+const RECORDINGS_MIB_MAX: u64 = 1 << 20;
+/// The longest file of a public key that is read, bytes.
+const KEY_FILE_MAX: u64 = 4096;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -56,6 +61,9 @@ struct FileAudit {
     file_mib: u64,
     keep_files: u64,
     sink: String,
+    recording_key: PathBuf,
+    recording_mib: u64,
+    recordings_mib: u64,
 }
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -409,12 +417,16 @@ impl File {
         } else {
             PolicyFile { path: whole("policy", &self.policy)?, named: true }
         };
+        let recording_key = match &self.audit.recording_key {
+            none if none.as_os_str().is_empty() => None,
+            path => Some(whole("audit.recording_key", path)?),
+        };
         let mut config = Config {
             file,
             credentials,
             state_dir,
             policy,
-            audit: self.audit.check()?,
+            audit: self.audit.check(recording_key)?,
             log_format: self.log_format,
             log_level: self.log_level,
             max_operations,
@@ -446,12 +458,21 @@ impl File {
 
 impl Default for FileAudit {
     fn default() -> Self {
-        Self { on_failure: "closed".to_owned(), file_mib: 64, keep_files: 32, sink: String::new() }
+        Self {
+            on_failure: "closed".to_owned(),
+            file_mib: 64,
+            keep_files: 32,
+            sink: String::new(),
+            recording_key: PathBuf::new(),
+            recording_mib: 64,
+            recordings_mib: 1024,
+        }
     }
 }
 
 impl FileAudit {
-    fn check(self) -> Result<AuditSettings, ConfigError> {
+    /// `recording_key`: its file, whole.
+    fn check(self, recording_key: Option<PathBuf>) -> Result<AuditSettings, ConfigError> {
         let bad = |what: String| Err(ConfigError(format!("audit.{what}")));
         let on_failure = match self.on_failure.as_str() {
             "closed" => OnFailure::Closed,
@@ -468,8 +489,40 @@ impl FileAudit {
             _ => return bad(format!("sink: {:?} is neither file:/PATH nor syslog:/PATH", self.sink)),
         };
         let keep_files = Some(self.keep_files).filter(|files| *files > 0);
-        Ok(AuditSettings { on_failure, file_max: self.file_mib << 20, keep_files, sink })
+        let recording_key = match recording_key {
+            None => None,
+            Some(file) => match recipient(&file) {
+                Ok(to) => Some(RecordingKey { file, to }),
+                Err(why) => return bad(format!("recording_key: {}: {why}", file.display())),
+            },
+        };
+        if !(1..=1024).contains(&self.recording_mib) {
+            return bad(format!("recording_mib: {} is not from 1 to 1024", self.recording_mib));
+        }
+        if !(self.recording_mib..=RECORDINGS_MIB_MAX).contains(&self.recordings_mib) {
+            return bad(format!(
+                "recordings_mib: {} is not from {} (recording_mib) to {RECORDINGS_MIB_MAX}",
+                self.recordings_mib, self.recording_mib
+            ));
+        }
+        Ok(AuditSettings {
+            on_failure,
+            file_max: self.file_mib << 20,
+            keep_files,
+            sink,
+            recording_key,
+            recording_max: self.recording_mib << 20,
+            recordings_max: self.recordings_mib << 20,
+        })
     }
+}
+
+/// The key in that file, in which there is nothing else.
+fn recipient(file: &Path) -> Result<Recipient, String> {
+    let mut text = String::new();
+    let opened = std::fs::File::open(file).map_err(|e| e.to_string())?;
+    opened.take(KEY_FILE_MAX).read_to_string(&mut text).map_err(|e| e.to_string())?;
+    Recipient::from_text(&text).map_err(|e| format!("{e}; it is made by `openssl pkey -pubout` from an X25519 key"))
 }
 
 /// Three quarters of this machine's, MiB: what a job may have that nobody has said more about.
@@ -545,6 +598,9 @@ impl Config {
                     Some(Sink::Syslog(path)) => format!("syslog:{}", path.display()),
                     None => String::new(),
                 },
+                "audit.recording_key" => path(&self.audit.recording_key.as_ref().map(|key| key.file.clone())),
+                "audit.recording_mib" => (self.audit.recording_max >> 20).to_string(),
+                "audit.recordings_mib" => (self.audit.recordings_max >> 20).to_string(),
                 "policy" => self.policy.path.display().to_string(),
                 "log_format" => if self.log_format == LogFormat::Json { "json" } else { "text" }.to_owned(),
                 "log_level" => self.log_level.clone(),

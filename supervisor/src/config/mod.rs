@@ -15,7 +15,9 @@ pub use gcp::{Gcp, GcpSource};
 pub use settings::{SETTINGS, Setting, Shown, Source};
 pub use template::{Asker, Template};
 
+use crate::audit::recording::Recipient;
 use crate::audit::{OnFailure, Sink};
+use crate::policy::Policy;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -93,6 +95,21 @@ pub struct AuditSettings {
     pub keep_files: Option<u64>,
     /// Where its lines are handed on to.
     pub sink: Option<Sink>,
+    /// Whom recordings of terminals are encrypted to; `None`: none can be made.
+    pub recording_key: Option<RecordingKey>,
+    /// How long a recording may become, bytes.
+    pub recording_max: u64,
+    /// How much of recordings is kept, bytes.
+    pub recordings_max: u64,
+}
+
+/// Whom recordings of terminals are encrypted to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordingKey {
+    /// The file that it was read from.
+    pub file: PathBuf,
+    /// The key.
+    pub to: Recipient,
 }
 
 /// Where the runner's own policy is.
@@ -361,6 +378,17 @@ impl Config {
             AtStop::Leave => false,
         };
         stops.then(|| self.jobs.stop_grace.saturating_sub(STOP_RESERVE))
+    }
+    /// What the configuration lacks for the policy to be kept, so that some of what that allows is refused.
+    pub fn lacks_for(&self, policy: &Policy) -> Option<String> {
+        let rules = policy.recording_rules();
+        if rules.is_empty() || self.audit.recording_key.is_some() {
+            return None;
+        }
+        Some(format!(
+            "audit.recording_key names no public key, and without one nothing can be recorded as the policy has it: record = true of rule {}",
+            rules.join(", ")
+        ))
     }
     /// What operations in flight get at the end, which is no more than what there is.
     pub fn drain_grace(&self) -> Duration {

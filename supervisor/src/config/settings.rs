@@ -87,6 +87,17 @@ pub const SETTINGS: &[Setting] = &[
     number("audit.file_mib", "64", "The audit log's next file is begun when one is so long, MiB, 1 to 1024"),
     number("audit.keep_files", "32", "So many of its files are kept; 0: all"),
     text("audit.sink", "", "Where its lines are handed on to: file:/PATH or syslog:/dev/log"),
+    text(
+        "audit.recording_key",
+        "",
+        "The file with the public key (X25519, PEM) that recordings of terminals are encrypted to; without it what the policy has recorded is refused",
+    ),
+    number(
+        "audit.recording_mib",
+        "64",
+        "A recording of a terminal ends, and its session with it, when it is so long, MiB, 1 to 1024",
+    ),
+    number("audit.recordings_mib", "1024", "So much of recordings is kept, MiB; the oldest go"),
     text("log_format", "text", "text or json"),
     text("log_level", "info", "error, warn, info, debug, trace, or TARGET=LEVEL,…"),
     number("max_operations", "1024", "Operations at once"),

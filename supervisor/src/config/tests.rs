@@ -313,3 +313,45 @@ fn what_is_wrong_is_named() {
     assert!(said.starts_with("--log-format: log_format: unknown variant") && said.contains("config show"), "{said}");
     assert!(Config::load(Some("/nonexistent".as_ref()), &Default::default(), &Default::default()).is_err());
 }
+
+#[test]
+fn recordings_have_a_key_that_is_one_and_bounds() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let key = crate::audit::recording::RecipientKey::generate().expect("makes");
+    let public = key.recipient().expect("public");
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("writes");
+        path.display().to_string()
+    };
+    let good = write("good.pub", &public.to_pem());
+    let private = write("private", &key.to_secret_pem().expect("tells"));
+    let config = load(&format!("[audit]\nrecording_key = {good:?}"), &[], &[]).expect("loads");
+    assert_eq!(config.audit.recording_key.as_ref().map(|key| key.to), Some(public));
+    assert_eq!((config.audit.recording_max, config.audit.recordings_max), (64 << 20, 1024 << 20));
+    let missing = folder.path().join("missing").display().to_string();
+    for bad in [&private, &missing] {
+        let said = load("", &[("audit.recording_key", bad)], &[]).expect_err("refused");
+        assert!(said.starts_with("--audit-recording-key: audit.recording_key: ") && said.contains(bad), "{said}");
+        assert!(!said.contains("PRIVATE"), "{said}");
+    }
+    for (each, all, fits) in [
+        ("1", "1", true),
+        ("0", "1", false),
+        ("1024", "1024", true),
+        ("1025", "2000", false),
+        ("10", "9", false),
+        ("10", "1048576", true),
+        ("10", "1048577", false),
+    ] {
+        let flags = [("audit.recording_mib", each), ("audit.recordings_mib", all)];
+        assert_eq!(load("", &flags, &[]).is_ok(), fits, "{each} {all}");
+    }
+    // a policy that has recorded what cannot be
+    let policy =
+        "version = 1\n[kubernetes]\n[[kubernetes.rule]]\nname = \"shell\"\neffect = \"allow\"\nrecord = true\n";
+    let policy = crate::policy::Policy::parse(policy).expect("a policy");
+    assert_eq!(config.lacks_for(&policy), None);
+    let lacks = load("", &[], &[]).expect("loads").lacks_for(&policy).expect("the key");
+    assert!(lacks.contains("rule shell") && lacks.contains("audit.recording_key"), "{lacks}");
+}

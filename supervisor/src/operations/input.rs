@@ -2,6 +2,8 @@
 
 use super::body::{self, Item};
 use super::request::check_terminal;
+use crate::audit::recording::Event;
+use crate::recordings::Recording;
 use bytes::{Buf as _, Bytes};
 use prost::Message as _;
 use shared_proto::bounds::DATA_MAX;
@@ -26,14 +28,21 @@ struct Pending {
     free: bool,
 }
 
+/// What bounds a message, and what is told of it.
+pub(super) struct Around<'a> {
+    pub(super) credit: &'a Credit,
+    pub(super) items: &'a mpsc::Sender<Item>,
+    pub(super) moved: &'a AtomicU64,
+    /// Where it is recorded.
+    pub(super) recording: Option<&'a Recording>,
+}
+
 /// Passes messages until something is wrong with them. Their end is no end of the operation: the worker goes on.
 pub(super) async fn pass<W: AsyncWrite + Unpin>(
     input: &mut Streaming<v1::OperationInput>,
     mut socket: W,
     window: &mut Window,
-    credit: &Credit,
-    items: &mpsc::Sender<Item>,
-    moved: &AtomicU64,
+    Around { credit, items, moved, recording }: Around<'_>,
 ) -> Failure {
     let mut pending: VecDeque<Pending> = VecDeque::new();
     let (mut open, mut stdin_open, mut writable) = (true, true, true);
@@ -55,12 +64,18 @@ pub(super) async fn pass<W: AsyncWrite + Unpin>(
                         }
                         if stdin_open {
                             moved.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                            if let Some(recording) = recording {
+                                recording.put(Event::Input(bytes.clone())).await;
+                            }
                             push(&mut pending, Kind::Data, bytes);
                         }
                     }
                     Some(operation_input::Kind::Resize(size)) => {
                         if let Err(failure) = check_terminal(&size) {
                             return failure;
+                        }
+                        if let Some(recording) = recording {
+                            recording.put(resized(&size)).await;
                         }
                         push(&mut pending, Kind::Resize, size.encode_to_vec().into());
                     }
@@ -97,6 +112,12 @@ pub(super) async fn pass<W: AsyncWrite + Unpin>(
                 .on(format!("more than {FREE_MAX} messages wait for a worker that does not read"));
         }
     }
+}
+
+/// A size that was checked.
+fn resized(size: &v1::TerminalSize) -> Event {
+    let within = |cells: u32| u16::try_from(cells).unwrap_or(u16::MAX);
+    Event::Resize { width: within(size.columns), height: within(size.rows) }
 }
 
 fn push(pending: &mut VecDeque<Pending>, kind: Kind, content: Bytes) {

@@ -15,11 +15,13 @@ mod output;
 mod permission;
 mod request;
 
+use crate::audit::recording::Header;
 use crate::audit::{self, Record};
 use crate::config::{Asker, Config, Connection};
 use crate::credentials::{Resolver, Tested};
 use crate::policy::What;
 use crate::recorder::{self, Moved, Recorder};
+use crate::recordings::Recording;
 use crate::tunnel::Settings;
 use crate::workers::{Exit, Mortal, Operation, Warm, Workers};
 use body::{Item, RunBody};
@@ -124,6 +126,15 @@ struct Accepted {
     recorder: Recorder,
     /// Whether its decision is in the audit log, and so its end belongs there.
     allowed: AtomicBool,
+}
+
+/// What the policy has of an operation that it allows.
+#[derive(Debug)]
+struct Told {
+    masking: Option<v1::Masking>,
+    impersonation: Option<v1::Impersonation>,
+    /// Whether its terminal is recorded.
+    record: bool,
 }
 
 /// Why an operation failed, and how its worker died where that is why.
@@ -431,7 +442,8 @@ impl SessionOperations {
         if let Some(asked) = asked {
             tracing::Span::current().record("asked", asked.shown());
         }
-        let told = (permission.masking, permission.impersonation);
+        let told =
+            Told { masking: permission.masking, impersonation: permission.impersonation, record: permission.record };
         let serving = self.serve(request, &connection, told, moved, input, items);
         let serving = async {
             match deadline {
@@ -470,7 +482,7 @@ impl SessionOperations {
         let record = record(&asked.calls());
         match permission::decide(request, asked, settings) {
             Ok(permission) => {
-                recorder.decision(recorder::decided(record, &permission.rule, None)).await?;
+                recorder.record(recorder::decided(record, &permission.rule, None)).await?;
                 Ok((decided, permission))
             }
             Err(permission::Denied { failure, rule }) => {
@@ -480,11 +492,27 @@ impl SessionOperations {
         }
     }
 
+    /// Begins to record an exec.
+    async fn recording(&self, request: &v1::OperationRequest, exec: &v1::K8sExec) -> Result<Recording, Failure> {
+        let inner = &self.operations.inner;
+        let size = exec.size.unwrap_or(v1::TerminalSize { columns: 80, rows: 24 });
+        let within = |cells: u32| u16::try_from(cells).unwrap_or(u16::MAX);
+        let user = request.caller.as_ref().map_or("", |caller| caller.user_name.as_str());
+        let header = Header {
+            width: within(size.columns),
+            height: within(size.rows),
+            title: Some(format!("{user} in {} {}/{}", request.connection, exec.namespace, exec.pod)),
+            command: Some(recorder::command(&exec.command)),
+        };
+        let settings = inner.settings.borrow().config.audit.clone();
+        Recording::begin(&settings, &inner.recorder, &request.operation_id, header).await
+    }
+
     async fn serve(
         &self,
         request: v1::OperationRequest,
         connection: &str,
-        (masking, impersonation): (Option<v1::Masking>, Option<v1::Impersonation>),
+        Told { masking, impersonation, record }: Told,
         moved: &Moved,
         mut input: Streaming<v1::OperationInput>,
         items: &mpsc::Sender<Item>,
@@ -512,6 +540,10 @@ impl SessionOperations {
                 target.proxy_url.clear();
                 target.impersonation.clone_from(&impersonation);
             }
+            let recorded = match (record, &request.what) {
+                (true, Some(operation_request::What::K8sExec(exec))) => Some(self.recording(&request, exec).await?),
+                _ => None,
+            };
             let message = v1::WorkerRequest {
                 request: Some(request.clone()),
                 target: Some(target),
@@ -527,8 +559,11 @@ impl SessionOperations {
             }
             let (reader, writer) = socket.split();
             let mut begun = false;
-            let output = output::pass(reader, credit.clone(), items, starting, (&moved.bytes_out, &mut begun));
-            let input = input::pass(&mut input, writer, &mut window, &credit, items, &moved.bytes_in);
+            let recording = recorded.as_ref();
+            let around = output::Around { moved: &moved.bytes_out, recording, begun: &mut begun };
+            let output = output::pass(reader, credit.clone(), items, starting, around);
+            let around = input::Around { credit: &credit, items, moved: &moved.bytes_in, recording };
+            let input = input::pass(&mut input, writer, &mut window, around);
             let dialling = async {
                 if let Some(end) = dial {
                     dial::serve(end, &reach, || inner.settings.borrow().config.proxy.clone()).await;
@@ -538,8 +573,12 @@ impl SessionOperations {
             let ended = tokio::select! {
                 ended = output => ended,
                 failure = input => return Err(failure.into()),
+                failure = failed(recording) => return Err(failure.into()),
                 never = dialling => match never {},
             };
+            if let Some(recording) = recorded {
+                recording.finish().await?;
+            }
             let outcome = match ended {
                 Ok(outcome) => outcome,
                 Err(output::Broken::Ended(what)) => return Err(Failed::crashed(&mut worker, what).await),
@@ -586,6 +625,14 @@ fn takes_no_input(what: &operation_request::What) -> bool {
         What::K8sRequest(request) => !request.body,
         What::AwsRequest(request) => !request.body,
         _ => true,
+    }
+}
+
+/// Resolves once the recording has failed, where there is one.
+async fn failed(recording: Option<&Recording>) -> Failure {
+    match recording {
+        Some(recording) => recording.failed().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,6 +1,8 @@
 //! From the worker's socket to the tunnel. A piece is read only once there is credit for it: what the reader does not take stays in the worker.
 
 use super::body::{self, Item, Piece};
+use crate::audit::recording::Event;
+use crate::recordings::Recording;
 use bytes::buf::Limit;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message as _;
@@ -59,13 +61,22 @@ fn ended(outcome: v1::Outcome) -> Result<v1::Outcome, Broken> {
     Err(Broken::Malformed("the worker ended by a code that there is not".to_owned()))
 }
 
-/// Passes frames until the outcome. `begun`: whether any of them went on.
+/// What is told of what passes.
+pub(super) struct Around<'a> {
+    pub(super) moved: &'a AtomicU64,
+    /// Where it is recorded.
+    pub(super) recording: Option<&'a Recording>,
+    /// Whether any of it went on.
+    pub(super) begun: &'a mut bool,
+}
+
+/// Passes frames until the outcome.
 pub(super) async fn pass<R: AsyncRead + Unpin>(
     socket: R,
     credit: Credit,
     items: &mpsc::Sender<Item>,
     starting: Option<SemaphorePermit<'_>>,
-    (moved, begun): (&AtomicU64, &mut bool),
+    Around { moved, recording, begun }: Around<'_>,
 ) -> Result<v1::Outcome, Broken> {
     let mut socket = BufReader::with_capacity(READ_AHEAD, socket);
     let mut first = Some(first_header(&mut socket, starting).await?);
@@ -99,11 +110,19 @@ pub(super) async fn pass<R: AsyncRead + Unpin>(
         let mut left = length;
         while left > 0 {
             let Some(now) = credit.take(left).await else { return Err(Broken::Ended("its reader is gone".to_owned())) };
-            let mut bytes = body::piece(piece, now).limit(now);
+            let bytes = body::piece(piece, now);
+            let content = bytes.len();
+            let mut bytes = bytes.limit(now);
             read_whole(&mut socket, &mut bytes).await?;
             left -= now;
             moved.fetch_add(now as u64, Ordering::Relaxed);
-            send(items, bytes.into_inner().freeze()).await?;
+            let bytes = bytes.into_inner().freeze();
+            if let Some(recording) = recording {
+                let shown = bytes.slice(content..);
+                // before anybody sees it
+                recording.put(if piece == Piece::Stderr { Event::Stderr(shown) } else { Event::Output(shown) }).await;
+            }
+            send(items, bytes).await?;
         }
     }
 }

@@ -4,7 +4,9 @@
 
 use super::inventory::{self, OfType};
 use super::request::shown;
+use crate::config::Config;
 use crate::policy::{Attributes, CloudCall, Decision, Limit, Namespace, Permit, Request, Secrets, TargetError, What};
+use crate::recordings;
 use crate::tunnel::Settings;
 use shared_proto::aws;
 use shared_proto::failure::{Code, Failure};
@@ -26,6 +28,8 @@ pub(super) struct Permission {
     pub(super) masking: Option<Masking>,
     /// How long it may go on, and the rule whose time window ends then.
     pub(super) left: Option<(Duration, String)>,
+    /// Whether its terminal has to be recorded.
+    pub(super) record: bool,
     /// What decided, by name.
     pub(super) rule: String,
     /// Its room within the bounds of the rules that allow it.
@@ -101,6 +105,7 @@ fn by_rules(
         narrowed: None,
         masking: None,
         left: None,
+        record: false,
         rule: String::new(),
         permits: Vec::new(),
     };
@@ -108,6 +113,10 @@ fn by_rules(
         AskedFor::All(calls) => {
             for what in calls {
                 let (what, decision) = by_rule(request, what, settings, rule)?;
+                if decision.record {
+                    recordable(&request.what, &settings.config, rule)?;
+                    permission.record = true;
+                }
                 if let Some(limit) = &decision.limit {
                     permission.permits.push(permit(limit, settings)?);
                 }
@@ -171,6 +180,24 @@ fn by_rule(
 
 fn permit(limit: &Limit, settings: &Settings) -> Result<Permit, Failure> {
     settings.limits.take(limit, Instant::now()).map_err(|e| Code::Busy.on(e.to_string()))
+}
+
+/// Whether what a rule has recorded can be.
+///
+/// # Errors
+/// `not_recorded`: there is no key for it, or nobody here reads the protocol that it is in.
+fn recordable(asked: &Option<Asked>, config: &Config, rule: &str) -> Result<(), Failure> {
+    if config.audit.recording_key.is_none() {
+        return Err(recordings::without_key());
+    }
+    // what a request of the API itself switches to is the client's and the API server's own; the worker, which reads it, is not asked what
+    // was in it: of what a recording is to prove it knows nothing better
+    if !matches!(asked, Some(Asked::K8sExec(_))) {
+        return Err(Code::NotRecorded
+            .on(format!("rule {rule} of the runner's policy has terminals recorded, and this way to one cannot be"))
+            .next("Use `runnerctl k8s exec`, whose terminal is recorded."));
+    }
+    Ok(())
 }
 
 fn asks(request: &v1::OperationRequest, what: What) -> Request {

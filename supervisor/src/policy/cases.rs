@@ -51,6 +51,8 @@ pub struct Case {
     pub rule: Option<String>,
     /// What has to become of Secrets; `None`: whatever.
     pub secrets: Option<String>,
+    /// Whether it has to be recorded; `None`: whatever.
+    pub record: Option<bool>,
 }
 /// How one came out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,6 +125,7 @@ const KEYS: &[&str] = &[
     "expect",
     "rule",
     "secrets",
+    "record",
 ];
 
 impl Case {
@@ -154,29 +157,36 @@ impl Case {
             effect,
             rule: keys.text("rule")?.map(str::to_owned),
             secrets: keys.text("secrets")?.map(str::to_owned),
+            record: keys.flag("record")?,
         })
     }
 
     fn run(&self, policy: &Policy) -> CaseResult {
-        let (effect, by, secrets, sentence) = match &self.request {
+        let (effect, by, secrets, record, sentence) = match &self.request {
             Ok(request) => {
                 let decision = policy.decide(request, self.at);
-                (decision.effect, decision.by.name(), decision.secrets, decision.sentence)
+                (decision.effect, decision.by.name(), decision.secrets, decision.record, decision.sentence)
             }
-            Err(e) => (Effect::Deny, "(invalid target)".to_owned(), Secrets::Masked, e.to_string()),
+            Err(e) => (Effect::Deny, "(invalid target)".to_owned(), Secrets::Masked, false, e.to_string()),
         };
         let secrets = secrets.written();
         let passed = effect == self.effect
             && self.rule.as_ref().is_none_or(|rule| *rule == by)
-            && self.secrets.as_ref().is_none_or(|wanted| *wanted == secrets);
+            && self.secrets.as_ref().is_none_or(|wanted| *wanted == secrets)
+            && self.record.is_none_or(|wanted| wanted == record);
         let shown = if passed {
             format!("ok    {}: {} by {by}", self.name, effect.as_str())
         } else {
             let by_wanted = self.rule.as_ref().map(|rule| format!(" by {rule}")).unwrap_or_default();
             let secrets_wanted = self.secrets.as_ref().map(|s| format!(" with secrets {s}")).unwrap_or_default();
             let secrets_got = if self.secrets.is_some() { format!(" with secrets {secrets}") } else { String::new() };
+            let recorded = |record: bool| if record { " recorded" } else { " not recorded" };
+            let (record_wanted, record_got) = match self.record {
+                Some(wanted) => (recorded(wanted), recorded(record)),
+                None => ("", ""),
+            };
             format!(
-                "FAIL  {} (line {}): expected {}{by_wanted}{secrets_wanted}, got {} by {by}{secrets_got}: {sentence}",
+                "FAIL  {} (line {}): expected {}{by_wanted}{secrets_wanted}{record_wanted}, got {} by {by}{secrets_got}{record_got}: {sentence}",
                 self.name,
                 self.line,
                 self.effect.as_str(),

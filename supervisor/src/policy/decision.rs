@@ -60,6 +60,8 @@ pub struct Decision {
     pub sentence: String,
     /// What may be shown of Secret objects, if there are any in the answer.
     pub secrets: Secrets,
+    /// Whether the terminal that the request opens has to be recorded: without that it must not be. False of what opens none.
+    pub record: bool,
     /// What [`super::Limits::take`] has to agree to first, of an allowed request.
     pub limit: Option<Limit>,
     /// How long the time window of the rule that allows it still holds; `None`: it has none, or one that has no end.
@@ -144,6 +146,9 @@ impl Decision {
     pub fn explain(&self) -> Vec<String> {
         let mut lines: Vec<String> = self.looks.iter().map(|look| look.line(&self.facts)).collect();
         lines.push(format!("{}: {}", self.effect.as_str(), self.sentence));
+        if self.record {
+            lines.push("recorded: what is shown and what is typed".to_owned());
+        }
         lines
     }
 }

@@ -25,13 +25,13 @@ pub const NAME_MAX: usize = 64;
 const OF_EVERY_RULE: &[&str] =
     &["name", "effect", "people", "groups", "connections", "hours", "days", "utc_offset", "concurrency", "rate"];
 /// The keys that only an allow rule has: they bound what is allowed, and a denial has nothing to bound.
-const OF_ALLOW: &[&str] = &["read_only", "secrets", "concurrency", "rate"];
+const OF_ALLOW: &[&str] = &["read_only", "secrets", "record", "concurrency", "rate"];
 
 /// The keys that a rule of that section has beside them.
 const fn own_keys(section: Section) -> &'static [&'static str] {
     match section {
         Section::Kubernetes => {
-            &["verbs", "resources", "namespaces", "names", "containers", "paths", "read_only", "secrets"]
+            &["verbs", "resources", "namespaces", "names", "containers", "paths", "read_only", "secrets", "record"]
         }
         Section::Aws => &["services", "actions", "regions", "read_only"],
         Section::Gcp | Section::Azure => &["services", "methods", "regions", "read_only"],
@@ -152,6 +152,7 @@ fn rule(section: Section, exec: bool, of: &Keys<'_, '_>, value: &Spanned<DeValue
         window: window(&keys)?,
         matcher,
         secrets: secrets(&keys)?,
+        record: section == Section::Kubernetes && keys.flag("record")?.unwrap_or(false),
         limit: (concurrency.is_some() || rate.is_some()).then(|| Limit { rule: Arc::clone(&name), concurrency, rate }),
         name,
     })

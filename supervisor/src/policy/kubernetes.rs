@@ -222,6 +222,15 @@ impl Attributes {
         }
     }
 
+    /// Whether somebody can have a terminal by it, or what is as good as one: by GET through a node's proxy the kubelet runs commands too.
+    pub fn opens_terminal(&self) -> bool {
+        match self.way_in() {
+            Some(WayIn::Exec | WayIn::Attach | WayIn::Console) => true,
+            Some(WayIn::Proxy) => self.resource == "nodes",
+            Some(WayIn::PortForward | WayIn::Debug) | None => false,
+        }
+    }
+
     /// Whether it only reads, and past the API neither.
     pub fn is_read(&self) -> bool {
         let verbs: &[&str] = if self.is_resource { &["get", "list", "watch"] } else { &["get", "head"] };

@@ -14,7 +14,7 @@ const VERBS: &[&str] = &["get", "list", "watch", "create", "update", "patch", "d
 const PATH_VERBS: &[&str] = &["get", "head", "post", "put", "patch", "delete", "options"];
 const READS: &[&str] = &["get", "list", "watch", "head"];
 /// The keys that are of resources, and not of paths.
-const OF_RESOURCES: &[&str] = &["resources", "namespaces", "names", "containers", "secrets"];
+const OF_RESOURCES: &[&str] = &["resources", "namespaces", "names", "containers", "secrets", "record"];
 const KINDS: &[&str] = &["preview", "update", "refresh", "destroy", "outputs"];
 const ENGINES: &[&str] = &["opentofu", "terraform", "pulumi"];
 const PROVIDERS: &[&str] = &["kubernetes", "aws", "gcp", "azure"];
@@ -38,6 +38,20 @@ pub(super) fn kubernetes(keys: &Keys<'_, '_>, effect: Effect, exec: bool) -> Res
     let takes = |wanted: &[&str]| !verbs.is_given() || wanted.iter().any(|verb| verbs.matches(verb));
     if read_only && !takes(READS) {
         return Err(keys.wrong("read_only", "only get, list and watch read, and none is among the rule's verbs"));
+    }
+    if keys.flag("record")?.unwrap_or(false) {
+        let what = "what is recorded is exec and its like, which";
+        if !exec {
+            return Err(
+                keys.wrong("record", format!("{what} exec = false of the section denies: leave one of the two out"))
+            );
+        }
+        if read_only {
+            return Err(keys.wrong("record", format!("{what} are no reads: leave read_only or this out")));
+        }
+        if !takes(&["create"]) {
+            return Err(keys.wrong("record", format!("{what} are create, and that is not among the rule's verbs")));
+        }
     }
     if effect == Effect::Allow
         && let Some(ways) =

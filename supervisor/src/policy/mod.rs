@@ -127,6 +127,17 @@ impl Policy {
         }
     }
 
+    /// The names of its rules that have terminals recorded.
+    pub fn recording_rules(&self) -> Vec<String> {
+        match &self.state {
+            State::Read(sections) => {
+                let rules = sections.values().flat_map(|section| &section.rules);
+                rules.filter(|rule| rule.record).map(|rule| rule.name.to_string()).collect()
+            }
+            State::Absent | State::Broken(_) => Vec::new(),
+        }
+    }
+
     /// Decides. An allowed request still needs the [`Permit`] of [`Decision::limit`].
     pub fn decide(&self, request: &Request, now: SystemTime) -> Decision {
         let section = request.section();
@@ -183,6 +194,7 @@ impl Rules {
                 decision.secrets = rule.secrets.clone().unwrap_or_else(|| self.secrets.clone());
                 decision.limit = rule.limit.clone();
                 decision.left = rule.window.as_ref().and_then(|window| window.left(now));
+                decision.record = rule.record && request.opens_terminal();
             }
             decision.looks = looks;
             return decision;
@@ -203,6 +215,7 @@ fn plain(request: &Request, effect: Effect, by: By, why: &str) -> Decision {
         by,
         sentence,
         secrets: Secrets::Masked,
+        record: false,
         limit: None,
         left: None,
         looks: Vec::new(),

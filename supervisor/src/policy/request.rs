@@ -135,6 +135,11 @@ impl Request {
         }
     }
 
+    /// Whether somebody can have a terminal by it.
+    pub fn opens_terminal(&self) -> bool {
+        matches!(&self.what, What::Kubernetes(it) if it.opens_terminal())
+    }
+
     /// What is asked, in a few words; what comes from outside is shortened, and has no control character.
     pub fn shown(&self) -> String {
         match &self.what {

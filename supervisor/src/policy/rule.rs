@@ -35,6 +35,8 @@ pub(super) struct Rule {
     pub(super) window: Option<Window>,
     pub(super) matcher: Matcher,
     pub(super) secrets: Option<Secrets>,
+    /// Of Kubernetes: whether terminals that it lets open are recorded.
+    pub(super) record: bool,
     pub(super) limit: Option<Limit>,
 }
 

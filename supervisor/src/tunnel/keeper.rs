@@ -8,6 +8,7 @@ use super::renewal::Renewal;
 use super::session::{Conversation, Ended};
 use super::succession::Succession;
 use super::{Settings, serve};
+use crate::audit::Sealed;
 use crate::clock::{Suspension, since_boot};
 use crate::operations::Operations;
 use serde::{Deserialize, Serialize};
@@ -88,6 +89,8 @@ pub struct Parts<D> {
     pub status: watch::Sender<TunnelStatus>,
     /// Whether nothing new is taken.
     pub draining: watch::Receiver<bool>,
+    /// The audit log's newest seal.
+    pub seals: watch::Receiver<Option<Sealed>>,
     /// Cancelled when the runner leaves.
     pub drain: CancellationToken,
     /// Whoever is to have the session's place.
@@ -234,6 +237,7 @@ async fn attempt<D: Dial>(parts: &Parts<D>, settings: &Settings, network: &mut N
         status: parts.status.clone(),
         draining: parts.draining.clone(),
         settings: parts.settings.clone(),
+        seals: parts.seals.clone(),
         drain: parts.drain.clone(),
         grace: config.drain_grace(),
         probe: probe.clone(),

@@ -83,6 +83,9 @@ impl Settings {
     }
 
     fn with(config: Config, policy: Policy, limits: Limits) -> Result<Arc<Self>, Failure> {
+        if let Some(reason) = config.lacks_for(&policy) {
+            tracing::error!(reason, "terminals that the policy has recorded are refused");
+        }
         let mut credentials = Credentials::load(&config.credentials)?;
         credentials.api_key = crate::own::keep(&credentials.api_key);
         Ok(Arc::new(Self { config, credentials, policy, limits }))

@@ -5,6 +5,7 @@ use super::dial::PeerClock;
 use super::keeper::TunnelStatus;
 use super::renewal::Renewal;
 use super::succession::{Saying, Succession};
+use crate::audit::Sealed;
 use crate::clock::Suspension;
 use crate::operations::SessionOperations;
 use shared_proto::bounds::{CONNECT_DEADLINE, PEER_DEAD, PING_INTERVAL};
@@ -27,6 +28,8 @@ const WELCOME_DEADLINE: Duration = CONNECT_DEADLINE;
 const PING_INTERVAL_MIN: Duration = Duration::from_millis(200);
 /// A timer that fires this late means that this process had no processor: its silence says nothing about its peer.
 const STOOD_STILL: Duration = Duration::from_secs(1);
+/// Between two seals of the audit log that are told. They go with the next message or tick after that.
+const SEALS_APART: Duration = Duration::from_secs(5);
 /// What an answer may take after the network has changed: the old way may be gone without a word.
 const PROBE_DEADLINE: Duration = Duration::from_secs(3);
 
@@ -69,6 +72,8 @@ pub(super) struct Conversation {
     pub(super) draining: watch::Receiver<bool>,
     /// Whose policy is told again when it has changed.
     pub(super) settings: watch::Receiver<Arc<Settings>>,
+    /// The audit log's newest seal, which is told.
+    pub(super) seals: watch::Receiver<Option<Sealed>>,
     pub(super) drain: CancellationToken,
     pub(super) grace: Duration,
     /// The network changed: is the other end still there?
@@ -195,6 +200,8 @@ impl Conversation {
         let mut told = self.hello.draining;
         let mut settings = self.settings.clone();
         let (mut policy, mut unsaid) = (self.hello.policy.clone(), false);
+        let (mut seals, mut sealed_told) = (self.seals.clone(), None);
+        seals.mark_changed();
         let mut saying = self.succession.follow();
         // an announcement was for the session that made it
         let mut said = *saying.borrow_and_update();
@@ -210,6 +217,17 @@ impl Conversation {
             }
             if unsaid && send(runner::Kind::Policy(v1::PolicySummary { json: policy.clone() })) {
                 unsaid = false;
+            }
+            // seals come with every thousand records: the newest one says all that those before it did
+            let due = sealed_told.is_none_or(|at: Instant| at.elapsed() >= SEALS_APART);
+            if due && seals.has_changed().unwrap_or(false) {
+                let told = seals.borrow_and_update().as_ref().map(|sealed| send(audit_seal(sealed)));
+                match told {
+                    Some(true) => sealed_told = Some(Instant::now()),
+                    // there was no room for it
+                    Some(false) => seals.mark_changed(),
+                    None => {}
+                }
             }
             let now = *saying.borrow_and_update();
             if now != said && send(now.message()) {
@@ -308,6 +326,11 @@ impl Conversation {
             }
         }
     }
+}
+
+fn audit_seal(sealed: &Sealed) -> runner::Kind {
+    let Sealed { line, key, key_line, .. } = sealed.clone();
+    runner::Kind::AuditSeal(v1::AuditSeal { line, key: key.to_base64(), key_line })
 }
 
 /// Resolves once we leave and nothing is in flight any more, or its grace is over.

@@ -1,8 +1,10 @@
 //! kubectl and helm through the runner, beside the same by the cluster's own address: what they print and how they end is equal.
 
+mod audit;
 mod helm;
 mod people;
 mod policy;
+mod recordings;
 mod streams;
 mod table;
 
@@ -258,7 +260,13 @@ fn main() -> ExitCode {
         .test("a_policy_decides", policy::a_policy_decides)
         .test("a_time_window_ends_what_runs", policy::a_time_window_ends_what_runs)
         .test("tricks_do_not_pass", policy::tricks_do_not_pass)
-        .test("everything_is_written_down", policy::everything_is_written_down)
+        .test("everything_is_written_down", audit::everything_is_written_down)
+        .test("terminals_are_recorded", recordings::terminals_are_recorded)
+        .test("without_a_key_what_is_recorded_is_refused", recordings::without_a_key_what_is_recorded_is_refused)
+        .test("a_recording_at_its_bound_ends_its_session", recordings::a_recording_at_its_bound_ends_its_session)
+        .test("a_killed_runner_leaves_its_recording_told", recordings::a_killed_runner_leaves_its_recording_told)
+        .test("the_key_changes_and_the_control_plane_is_told", audit::the_key_changes_and_the_control_plane_is_told)
+        .test("the_two_records_are_compared", audit::the_two_records_are_compared)
         .test("the_cluster_knows_the_person", people::the_cluster_knows_the_person)
         .needs(&[Component::Cluster, Component::Kubectl, Component::Helm])
         .test("helm", helm::helm)

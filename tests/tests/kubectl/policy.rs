@@ -25,14 +25,14 @@ pub(super) const SHOWN: &str =
 const VALUES: [&str; 3] = ["correct-horse-battery", "staple-4711-staple", "multi\nline-value-0815"];
 
 /// A user with a kubectl of its own, whose runner has this policy.
-struct Place {
-    world: World,
-    ctl: Ctl,
+pub(super) struct Place {
+    pub(super) world: World,
+    pub(super) ctl: Ctl,
     kubeconfig: PathBuf,
 }
 
 impl Place {
-    async fn new(usual: &Usual, policy: Option<&str>, connection: &str) -> Result<Self> {
+    pub(super) async fn new(usual: &Usual, policy: Option<&str>, connection: &str) -> Result<Self> {
         let setup = |setup: Setup| match policy {
             Some(text) => setup.policy(text).expect("its folder is there"),
             None => setup,
@@ -40,14 +40,14 @@ impl Place {
         let world = World::beside(&usual.cluster, setup).await?;
         Self::of(world, usual, connection).await
     }
-    async fn of(world: World, usual: &Usual, connection: &str) -> Result<Self> {
+    pub(super) async fn of(world: World, usual: &Usual, connection: &str) -> Result<Self> {
         let ctl = Ctl::new(&world.control_plane, world.user())?;
         let kubeconfig = usual.files.join(format!("{}.kubeconfig", world.control_plane.api().port()));
         let at = kubeconfig.display().to_string();
         ctl.text(&["kubeconfig", connection, "--use", "--file", &at]).await?;
         Ok(Self { world, ctl, kubeconfig })
     }
-    fn program(&self, name: &str) -> Result<Program> {
+    pub(super) fn program(&self, name: &str) -> Result<Program> {
         let own = runner_tests::tools::binary("runnerctl")?;
         let own = own.parent().context("a folder")?.display();
         Ok(Program::component(name)?
@@ -56,11 +56,17 @@ impl Place {
             .env("KUBECONFIG", self.kubeconfig.display().to_string())
             .folder(self.ctl.home()))
     }
-    async fn kubectl(&self, text: &str) -> Result<Ended> {
+    pub(super) async fn kubectl(&self, text: &str) -> Result<Ended> {
         self.program("kubectl")?.args(words(text)).run(SECONDS).await
     }
     /// A plain request to the API that is passed through.
-    async fn ask(&self, user: &User, method: Method, target: &str, headers: &[(&str, &str)]) -> Result<(u16, String)> {
+    pub(super) async fn ask(
+        &self,
+        user: &User,
+        method: Method,
+        target: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<(u16, String)> {
         let path = format!("/api/v1/connections/cluster/kubernetes{target}");
         let answer = user.client().request(method, &path, headers, "").await?;
         Ok((answer.status.as_u16(), answer.text()))
@@ -451,74 +457,5 @@ pub(super) async fn tricks_do_not_pass() -> Result<()> {
     }
     usual.cluster.read("/api/v1/namespaces/seen").await?;
     place.world.runner.no_workers(SECONDS).await?;
-    Ok(())
-}
-
-/// The audit log of a runner, as its owner looks at it.
-async fn audit(runner: &Runner, arguments: &[&str]) -> Result<Ended> {
-    Program::own("runner")?
-        .arg("audit")
-        .args(arguments.iter().copied())
-        .env("RUNNERD_CONFIG", runner.folder().join("runner.toml").display().to_string())
-        .run(SECONDS)
-        .await
-}
-
-pub(super) async fn everything_is_written_down() -> Result<()> {
-    let usual = usual().await?;
-    let mut place = Place::new(usual, Some(SHOWN), "cluster").await?;
-    ensure!(place.kubectl("get pods -n seen").await?.code() == 0);
-    ensure!(place.kubectl("exec web-1 -n seen -c app -- sh -c 'echo so; exit 3'").await?.code() == 3);
-    let tricked = place.ask(place.world.user(), Method::GET, "/api/v1/../x", &[]).await?;
-    ensure!(tricked.0 == 400, "{tricked:?}");
-    let lines = |text: String| -> Result<Vec<serde_json::Value>> {
-        text.lines().map(|line| serde_json::from_str(line).context(line.to_owned())).collect()
-    };
-    let records = lines(audit(&place.world.runner, &["tail", "-n", "1000"]).await?.success()?)?;
-    let find = |wanted: serde_json::Value| {
-        let has = |record: &&serde_json::Value| {
-            wanted.as_object().is_some_and(|w| w.iter().all(|(name, value)| record[name] == *value))
-        };
-        records.iter().find(has).cloned().with_context(|| format!("no {wanted} in {records:#?}"))
-    };
-    let listed = find(json!({
-        "kind": "decision", "decision": "allow", "rule": "all", "user_name": "admin", "connection": "cluster",
-        "provider": "kubernetes", "action": "k8s_request", "verb": "list", "resource": "pods", "namespace": "seen",
-    }))?;
-    let ended = find(json!({ "kind": "end", "operation": listed["operation"], "code": "ok" }))?;
-    ensure!(ended["bytes_out"].as_u64().is_some_and(|bytes| bytes > 100), "{ended}");
-    find(json!({
-        "kind": "decision", "verb": "create", "resource": "pods/exec", "name": "web-1", "container": "app",
-        "command": "sh -c 'echo so; exit 3'",
-    }))?;
-    find(json!({ "kind": "decision", "decision": "deny", "code": "invalid_argument" }))?;
-    // an operation of runnerctl's own, a job's decision and end, and a change of what is decided by
-    place.ctl.text(&["k8s", "--connection", "cluster", "pods", "-n", "seen"]).await?;
-    place.world.runner.process().signal(Signal::SIGHUP)?;
-    eventually(SECONDS, "the change to be written down", || async {
-        let text = audit(&place.world.runner, &["tail", "--kind", "change"]).await?.success()?;
-        Ok(text.contains("digest").then_some(()))
-    })
-    .await?;
-    let good = audit(&place.world.runner, &["verify"]).await?;
-    ensure!(good.code() == 0, "{}{}", good.stdout, good.stderr);
-    // killed in the middle of it: the log is whole, and says so
-    place.world.runner.process().signal(Signal::SIGKILL)?;
-    place.world.runner.process().ended(SECONDS).await?;
-    place.world.runner.start_again().await?;
-    eventually(SECONDS, "it to serve", || async {
-        Ok((place.kubectl("get pods -n seen").await?.code() == 0).then_some(()))
-    })
-    .await?;
-    let good = audit(&place.world.runner, &["verify"]).await?;
-    ensure!(good.code() == 0, "{}{}", good.stdout, good.stderr);
-    // somebody changes one byte of what was denied
-    let key = audit(&place.world.runner, &["key"]).await?.success()?;
-    let key = usual.files.write("audit.pub", key)?.display().to_string();
-    let file = place.world.runner.state().join("audit/audit-000001.jsonl");
-    let changed = std::fs::read_to_string(&file)?.replacen("\"deny\"", "\"allow\"", 1);
-    let copy = usual.files.write("changed.jsonl", changed)?.display().to_string();
-    let bad = audit(&place.world.runner, &["verify", "--key", &key, &copy]).await?;
-    ensure!(bad.code() == 1 && bad.stdout.contains("changed.jsonl"), "{} {}{}", bad.code(), bad.stdout, bad.stderr);
     Ok(())
 }

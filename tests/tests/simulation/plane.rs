@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use runner_control_plane::execution::{Archives, Execution, Jobs};
 use runner_control_plane::operations::Output;
 use runner_control_plane::pki::IssuedCertificate;
-use runner_control_plane::sessions::{Claim, Parting, Registry, Renewal, Sessions, Settings, Verified};
+use runner_control_plane::sessions::{Claim, Parting, Registry, Renewal, Seal, Sessions, Settings, Verified};
 use runner_control_plane::store::{JobKind, NewJob, Phase, Store};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::{self, operation_request::What};
@@ -322,6 +322,9 @@ impl Registry for Keys {
     }
     fn renew<'a>(&'a self, _: &'a Verified, _: Renewal) -> BoxFuture<'a, Result<IssuedCertificate, Failure>> {
         Box::pin(async { Err(Code::Internal.on("nobody renews here")) })
+    }
+    fn sealed<'a>(&'a self, _: &'a Verified, _: &'a str, _: Seal) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
     }
     fn seen<'a>(&'a self, _: &'a Verified, _: Parting) -> BoxFuture<'a, ()> {
         Box::pin(async {})

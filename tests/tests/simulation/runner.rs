@@ -81,6 +81,7 @@ pub(crate) async fn live(setup: Setup) -> turmoil::Result {
         about: About::default(),
         status,
         draining,
+        seals: Recorder::off().seals(),
         drain: CancellationToken::new(),
         succession: Succession::default(),
         hurry: CancellationToken::new(),

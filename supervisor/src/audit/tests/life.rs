@@ -8,7 +8,7 @@ fn notes(report: &Report) -> Vec<&Noted> {
 }
 
 fn opens(folder: &Path) -> Found {
-    let (audit, found) = Audit::open(folder, options()).expect("opens");
+    let (audit, found) = super::opens(folder, options());
     write(&audit, decision(1));
     close(&audit);
     found
@@ -298,7 +298,9 @@ fn seals_come_by_number_and_by_time_and_not_without_news() {
     let audit = open(folder.path(), Options { seal_after, sink, ..options() });
     let mut seals = audit.seals();
     write(&audit, decision(1));
-    let sealed = wait(seals.wait_for(|s| s.is_some_and(|s| s.seq > audit.head().seq - 1))).expect("a seal").is_some();
+    let sealed = wait(seals.wait_for(|s| s.as_ref().is_some_and(|s| s.at.seq > audit.head().seq - 1)))
+        .expect("a seal")
+        .is_some();
     assert!(sealed);
     // that the collector did not get the seal is no news
     let quiet = (0..1000).any(|_| {

@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::audit::recording::{
-    CHUNK_MAX, Decrypted, Header, Recipient, RecipientKey, Recorded, Recorder, RecordingError, decrypt,
+    CHUNK_MAX, Decrypted, Event, Header, Recipient, RecipientKey, Recorded, Recorder, RecordingError, decrypt,
 };
+use bytes::Bytes;
+use std::time::Instant;
 
 const HEADER: u64 = 72;
 
@@ -19,6 +21,10 @@ fn record(folder: &Path, to: Recipient, fill: impl FnOnce(&mut Recorder)) -> Rec
 fn read(bytes: &[u8], key: &RecipientKey) -> Result<(Decrypted, Vec<u8>), RecordingError> {
     let mut out = Vec::new();
     decrypt(bytes, &mut out, key).map(|d| (d, out))
+}
+
+fn output(bytes: &[u8]) -> Event {
+    Event::Output(Bytes::copy_from_slice(bytes))
 }
 
 /// Everything of that kind of event, joined.
@@ -44,12 +50,12 @@ fn what_goes_in_comes_out() {
     let text = "é😀 \u{1b}[1mbold\r\n".repeat(10_000);
     let recorded = record(folder.path(), key.recipient().expect("public"), |recorder| {
         // in pieces that split characters
-        text.as_bytes().chunks(7).for_each(|piece| recorder.output(piece).expect("records"));
-        recorder.output(b"\xff\xc3").expect("records");
-        recorder.input(b"ls\r").expect("records");
-        recorder.resize(100, 50).expect("records");
+        text.as_bytes().chunks(7).for_each(|piece| recorder.put(Instant::now(), &output(piece)).expect("records"));
+        recorder.put(Instant::now(), &output(b"\xff\xc3")).expect("records");
+        recorder.put(Instant::now(), &Event::Input(Bytes::from_static(b"ls\r"))).expect("records");
+        recorder.put(Instant::now(), &Event::Resize { width: 100, height: 50 }).expect("records");
         recorder.flush().expect("flushes");
-        recorder.output(&vec![b'x'; 3 * CHUNK_MAX]).expect("records");
+        recorder.put(Instant::now(), &output(&vec![b'x'; 3 * CHUNK_MAX])).expect("records");
     });
     let bytes = std::fs::read(&recorded.path).expect("reads");
     assert_eq!((recorded.bytes, recorded.sha256), (bytes.len() as u64, Digest::of(&bytes)));
@@ -72,7 +78,7 @@ fn every_change_is_found_and_a_recording_that_was_cut_gives_what_there_is() {
     let mut ends = vec![HEADER];
     let recorded = record(folder.path(), key.recipient().expect("public"), |recorder| {
         for n in 0..3 {
-            recorder.output(format!("{n}\n").as_bytes()).expect("records");
+            recorder.put(Instant::now(), &output(format!("{n}\n").as_bytes())).expect("records");
             recorder.flush().expect("flushes");
         }
     });
@@ -154,14 +160,22 @@ fn a_recording_ends_at_its_limit_and_says_so() {
     let path = folder.path().join("limited");
     let mut recorder =
         Recorder::create(&path, key.recipient().expect("public"), &Header::default(), 1000).expect("begins");
-    recorder.output(&[b'x'; 500]).expect("records");
+    recorder.put(Instant::now(), &output(&[b'x'; 500])).expect("records");
     recorder.flush().expect("fits");
-    recorder.output(&[b'y'; 500]).expect("records");
+    recorder.put(Instant::now(), &output(&[b'y'; 500])).expect("records");
     assert!(matches!(recorder.flush(), Err(RecordingError::Full(1000))));
     let recorded = recorder.finish().expect("ends");
     let bytes = std::fs::read(recorded.path).expect("reads");
     let (decrypted, cast) = read(&bytes, &key).expect("decrypts");
     assert!(decrypted.is_whole && events(&cast, "o") == "x".repeat(500));
+    // what is longer than an event may be stops behind a line, too
+    let long = folder.path().join("long");
+    let mut recorder =
+        Recorder::create(&long, key.recipient().expect("public"), &Header::default(), 100_000).expect("begins");
+    let full = (0..10).any(|_| recorder.put(Instant::now(), &output(&[b'\x01'; 20_000])).is_err());
+    let (decrypted, cast) =
+        read(&std::fs::read(recorder.finish().expect("ends").path).expect("reads"), &key).expect("decrypts");
+    assert!(full && decrypted.is_whole && events(&cast, "o").len() > 10_000);
     // never over another one
     let there = Recorder::create(&path, key.recipient().expect("public"), &Header::default(), 1000);
     assert!(matches!(there.map(drop), Err(RecordingError::File(..))));

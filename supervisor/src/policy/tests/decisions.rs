@@ -322,3 +322,57 @@ proptest! {
         }
     }
 }
+
+/// What has a terminal is recorded where the rule says so, and nothing else is; a rule that could record nothing is a mistake.
+#[test]
+fn terminals_are_recorded_where_a_rule_says_so() {
+    let rule = |keys: &str| {
+        format!("version = 1\n[kubernetes]\n[[kubernetes.rule]]\nname = \"r\"\neffect = \"allow\"\n{keys}\n")
+    };
+    let policy = Policy::parse(&rule("record = true")).unwrap();
+    let pod = "/api/v1/namespaces/web/pods/a";
+    for (method, target, recorded) in [
+        ("GET", format!("{pod}/exec?command=sh"), true),
+        ("POST", format!("{pod}/exec?command=sh"), true),
+        ("POST", format!("{pod}/attach"), true),
+        ("GET", "/apis/subresources.kubevirt.io/v1/namespaces/web/virtualmachineinstances/a/console".to_owned(), true),
+        ("GET", "/api/v1/nodes/n/proxy/exec/web/a/app?command=sh".to_owned(), true),
+        ("GET", format!("{pod}/proxy/"), false),
+        ("POST", format!("{pod}/portforward"), false),
+        ("PATCH", format!("{pod}/ephemeralcontainers"), false),
+        ("GET", format!("{pod}/log"), false),
+        ("GET", pod.to_owned(), false),
+    ] {
+        let decision = policy.decide(&asked(method, &target), noon());
+        assert!(decision.is_allowed() && decision.record == recorded, "{method} {target}");
+        let says = decision.explain().iter().any(|line| line.starts_with("recorded"));
+        assert_eq!(says, recorded, "{method} {target}");
+    }
+    let without = Policy::parse(&rule("record = false")).unwrap();
+    assert!(!without.decide(&asked("POST", &format!("{pod}/exec")), noon()).record);
+    assert_eq!((policy.recording_rules().len(), without.recording_rules().len()), (1, 0));
+    for (text, says) in [
+        (rule("record = true\nread_only = true"), "no reads"),
+        (rule("record = true\nverbs = [\"get\"]"), "create"),
+        (rule("record = true\npaths = [\"/x\"]"), "paths"),
+        (rule("record = 1"), "true or false"),
+        (rule("record = true").replace("[kubernetes]\n", "[kubernetes]\nexec = false\n"), "exec = false"),
+        (rule("record = true").replace("allow", "deny"), "leave it out"),
+        (rule("record = true").replace("kubernetes", "aws"), "no such key"),
+    ] {
+        let said = Policy::parse(&text).unwrap_err().to_string();
+        assert!(said.contains(says), "{text}: {said}");
+    }
+    let case = |record: bool| {
+        let text =
+            format!("[[case]]\nname = 'c'\nexpect = 'allow'\nkubernetes = 'POST {pod}/exec'\nrecord = {record}\n");
+        Cases::parse(&text).unwrap().run(&policy).remove(0)
+    };
+    assert!(case(true).passed);
+    let wrong = case(false);
+    assert!(
+        !wrong.passed && wrong.shown.contains("expected allow not recorded, got allow by r recorded"),
+        "{}",
+        wrong.shown
+    );
+}
