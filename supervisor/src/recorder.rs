@@ -25,6 +25,8 @@ use tokio_util::task::TaskTracker;
 pub const FOLDER: &str = "audit";
 /// How long a request waits for the log, where another process still has it.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
+/// How many records of what was refused wait for it meanwhile; more are counted.
+const NOTES_MAX: usize = 4096;
 /// How often it is tried whether that one has let go, and how often where something else is wrong.
 const HELD_AGAIN: Duration = Duration::from_millis(20);
 const FAILED_AGAIN: Duration = Duration::from_secs(2);
@@ -269,6 +271,16 @@ impl Recorder {
                 // its own log says nothing of one that is gone
                 tokio::spawn(async move {
                     let _ = tokio::time::timeout(RELAYED_WITHIN, hand_on(&path, Relayed::of(record))).await;
+                });
+            }
+            // a runner that has just started opens it now
+            State::Waits(None) if self.inner.tasks.len() < NOTES_MAX => {
+                let recorder = self.clone();
+                self.inner.tasks.spawn(async move {
+                    match recorder.audit().await {
+                        Ok(audit) => audit.note(record),
+                        Err(_) => drop(recorder.inner.unwritten.fetch_add(1, Ordering::Relaxed)),
+                    }
                 });
             }
             State::Waits(_) => drop(self.inner.unwritten.fetch_add(1, Ordering::Relaxed)),
@@ -538,6 +550,8 @@ mod tests {
             let second = second.clone();
             async move { second.record(record("op_2")).await }
         });
+        // and so does what is only noted
+        second.note(record("op_2b"));
         first.give().await;
         waiting.await.expect("joins").expect("writes");
         // what was routed to the one before
@@ -555,7 +569,7 @@ mod tests {
         first.take_back();
         first.record(record("op_3")).await.expect("writes");
         first.give().await;
-        good(folder.path(), 6);
+        good(folder.path(), 7);
     }
 
     #[tokio::test]
