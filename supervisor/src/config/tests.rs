@@ -231,8 +231,9 @@ fn connections_are_narrowed_where_they_say_so() {
         (azure, "kubeconfig = \"/k\"", "belong to provider \"kubernetes\""),
         (azure, "endpoint_url = \"ftp://x\"", "endpoint_url"),
         ("provider = \"azure\"", "source = \"cli\"", "connections.a.source: unknown variant `cli`"),
-        ("provider = \"azure\"", "source = \"profile\"", "needs source"),
-        (aws.trim_end_matches("\nsource = \"environment\""), "source = \"managed_identity\"", "needs source"),
+        ("provider = \"azure\"", "source = \"profile\"", "connections.a.source: unknown variant `profile`"),
+        ("provider = \"aws\"", "source = \"managed_identity\"", "unknown variant `managed_identity`"),
+        ("provider = \"aws\"", "region = \"x\"", "needs source"),
         (aws, "session_policy = \"{}\"", "connections.a: session_policy needs assume_role_arn"),
         (kubernetes, "token_seconds = 600", "need service_account"),
     ] {
