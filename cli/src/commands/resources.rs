@@ -60,7 +60,7 @@ pub(crate) struct Where {
     #[arg(long, value_parser = PROVIDERS)]
     provider: Vec<String>,
     /// In this region, project, subscription or namespace; may be given several times; each connection's own by default
-    #[arg(long, visible_aliases = ["region", "project", "subscription", "namespace"], value_name = "PLACE", value_delimiter = ',')]
+    #[arg(short = 'n', long, visible_aliases = ["region", "project", "subscription", "namespace"], value_name = "PLACE", value_delimiter = ',')]
     place: Vec<String>,
     /// In every region, project or subscription
     #[arg(long, visible_alias = "all-regions", conflicts_with = "place")]

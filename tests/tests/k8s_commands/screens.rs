@@ -3,7 +3,22 @@
 use super::*;
 use std::path::Path;
 
-/// File, and the words.
+/// The same of what is not `k8s`: all the words.
+const OTHERS: &[(&str, &str)] = &[
+    ("help-resources", "resources -h"),
+    ("help-resources-list", "resources list -h"),
+    ("help-cloud-logs", "logs read -h"),
+    ("help-connection", "connection -h"),
+    ("resources-list", "resources list -C cluster --type deployments.apps,services --namespace seen"),
+    ("resources-none", "resources search nothing-is-called-so -C cluster --type pods"),
+    ("resources-no-type", "resources list -C cluster --type nosuchtype"),
+    ("resources-types", "resources types --provider kubernetes"),
+    ("resources-elsewhere", "resources get -C cluster --type pods web-1"),
+    ("logs-elsewhere", "logs list -C cluster"),
+    ("connection-whoami", "connection whoami cluster"),
+    ("connection-test", "connection test cluster"),
+];
+/// File, and the words after `k8s`.
 const SCREENS: &[(&str, &str)] = &[
     ("help", "-h"),
     ("help-get", "get -h"),
@@ -40,10 +55,14 @@ pub(super) async fn screens() -> Result<()> {
     }
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/k8s_commands/screens");
     let mut different = Vec::new();
-    for (name, line) in SCREENS {
+    let of_k8s = SCREENS.iter().map(|(name, line)| {
         let connection = if *name == "forbidden" { "limited" } else { "cluster" };
         let mut all = vec!["k8s".to_owned(), "-C".to_owned(), connection.to_owned()];
         all.extend(words(line));
+        (name, format!("k8s {line}"), all)
+    });
+    let others = OTHERS.iter().map(|(name, line)| (name, (*line).to_owned(), words(line)));
+    for (name, line, all) in of_k8s.chain(others) {
         let is_help = name.starts_with("help");
         let program = if is_help {
             // with nothing of the environment in it
@@ -54,7 +73,7 @@ pub(super) async fn screens() -> Result<()> {
         let ended = program.env("COLUMNS", "80").run(SECONDS).await?;
         let shown = |text: &str| if is_help { Ok(text.to_owned()) } else { of_the_moment(text) };
         let text = format!(
-            "$ runnerctl k8s {line}\n{}{}(exit code {})\n",
+            "$ runnerctl {line}\n{}{}(exit code {})\n",
             shown(&ended.stdout)?,
             shown(&ended.stderr)?,
             ended.code()
