@@ -473,6 +473,7 @@ fn request(file: &CredentialsFile, what: What) -> v1::OperationRequest {
         operation_id: "op-1".into(),
         organization_id: file.organization.clone(),
         caller: Some(v1::Caller { user_id: "u".into(), user_name: "u".into(), ..Default::default() }),
+        provider: String::new(),
         connection: "cluster".into(),
         deadline_ms: 10_000,
         output_credit: 64 * 1024,

@@ -425,6 +425,9 @@ async fn connections() -> Result<()> {
     user.connection("nowhere", "kubernetes", None).await?;
     ensure!(user.refused("/connections/nowhere/k8s/namespaces").await?.1 == "unknown_connection");
     ensure!(user.refused("/connections/cluster/log-sources").await?.1 == "wrong_provider");
+    let body = json!({ "name": "called-aws", "provider": "aws", "entry": "cluster" });
+    user.post("/connections", &body).await?;
+    ensure!(user.refused("/connections/called-aws/identity").await?.1 == "wrong_provider");
     ensure!(user.refused("/connections/cluster/k8s/namespaces?runner=none").await? == (404, "not_found".into()));
     let runner = user.get(&format!("/runners/{}", usual.world.runner.id)).await?;
     ensure!(runner["state"] == "connected" && runner["default"] == json!(true), "{runner}");

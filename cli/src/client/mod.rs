@@ -50,6 +50,8 @@ const ERROR_MAX: usize = 256 * 1024;
 
 /// The header with an operation's id, of each answer to one.
 const OPERATION_HEADER: &str = "runner-operation";
+/// The one that tells a failure as its body does, for answers that have none.
+const ERROR_HEADER: &str = "runner-error";
 
 /// What is sent along.
 pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
@@ -358,6 +360,8 @@ async fn accepted(response: Response<Incoming>) -> Result<Response<Incoming>, Fa
     if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(response);
     }
+    // what has no body, as an answer to HEAD
+    let told = response.headers().get(ERROR_HEADER).and_then(|v| serde_json::from_slice::<Value>(v.as_bytes()).ok());
     // an operation has been carried out, and what answered is its target
     let is_targets = response.headers().contains_key(OPERATION_HEADER);
     let bytes = tokio::time::timeout(ANSWER, Limited::new(response.into_body(), ERROR_MAX).collect())
@@ -366,6 +370,9 @@ async fn accepted(response: Response<Incoming>) -> Result<Response<Incoming>, Fa
         .and_then(Result::ok)
         .map(|collected| collected.to_bytes())
         .unwrap_or_default();
+    if let Some(error) = told.filter(|_| bytes.is_empty()) {
+        return Err(told_error(&error));
+    }
     let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_ok();
     Err(if is_targets && !is_json { status::in_words(status.as_u16(), &bytes) } else { error_of(status, &bytes) })
 }
@@ -379,6 +386,11 @@ fn error_of(status: StatusCode, body: &[u8]) -> Failure {
     let Some(error) = document.get("error") else {
         return by_status(status, "the control plane answered without saying why");
     };
+    told_error(error)
+}
+
+/// A failure as the control plane tells it.
+fn told_error(error: &Value) -> Failure {
     let text = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();
     let message = match text("message") {
         "" => "the control plane answered without saying why",

@@ -1,7 +1,9 @@
 //! `aws`: AWS' own clients through a connection.
 
 use super::{Session, aws_proxy, connection};
-use crate::stop::Done;
+use crate::client::path;
+use crate::stop::{Done, Stop};
+use shared_proto::failure::Code;
 use std::ffi::OsString;
 
 /// `aws`
@@ -50,6 +52,15 @@ impl Aws {
 pub(crate) async fn run(command: Aws, session: &Session) -> Done {
     let program = async |words: &[OsString]| {
         let chosen = connection::choose(session, command.connection.as_deref(), "aws").await?;
+        // before any client runs into it, which would not show why
+        let known = session.client.get(&path(&["connections", &chosen], &[])).await?;
+        if known["provider"] != "aws" {
+            let provider = known["provider"].as_str().unwrap_or_default();
+            let wrong = Code::WrongProvider
+                .on(format!("the connection {chosen} is of the provider {provider}"))
+                .next("Name a connection to AWS; `runnerctl connection list` has them.");
+            return Err(Stop::from(wrong).of_exec());
+        }
         aws_proxy::run(session, &chosen, command.region.as_deref(), words).await
     };
     let Some(asked) = &command.command else {

@@ -17,9 +17,9 @@ use std::path::Path;
 pub(crate) struct Login {
     /// The control plane's API: https://HOST:PORT
     url: String,
-    /// The name to save it under
-    #[arg(long, default_value = "default", value_name = "NAME")]
-    name: String,
+    /// The name to save it under; that of --context, or `default`, where there is none
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
 }
 
 /// `context`
@@ -60,14 +60,15 @@ pub(crate) async fn login(command: Login, global: &Global, interrupt: &Interrupt
     };
     let context = Context { endpoint: command.url.trim_end_matches('/').to_owned(), ca, token };
     let path = ConfigFile::path()?;
-    let who = interrupt.guard("nothing was saved", async { Ok(enter(context, &command.name, &path).await?) }).await?;
+    let name = command.name.as_deref().or(global.context.as_deref()).unwrap_or("default");
+    let who = interrupt.guard("nothing was saved", async { Ok(enter(context, name, &path).await?) }).await?;
     Output::new(global.output).document(&who, |who| {
         format!(
             "Logged in as {} ({}) of organization {}; saved as context {} in {}.\n",
             table::text(who, "/user/name"),
             table::text(who, "/user/role"),
             table::text(who, "/organization/name"),
-            command.name,
+            name,
             path.display()
         )
     })

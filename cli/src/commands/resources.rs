@@ -210,7 +210,7 @@ impl<'a> Shown<'a> {
     /// Ends it: a list of which nothing could be had has failed, with what failed first.
     fn end(self, end: &Value) -> Done {
         if self.is_whole() {
-            let whole = json!({ "items": self.items, "failures": self.failures, "truncated": end["truncated"] });
+            let whole = json!({ "items": &self.items, "failures": &self.failures, "truncated": end["truncated"] });
             self.session.output.document(&whole, |_| String::new())?;
         } else if !self.any && self.failures.is_empty() {
             self.session.output.text("No resources found.\n")?;
@@ -219,7 +219,10 @@ impl<'a> Shown<'a> {
             Some(failure) if end["asked"] == 0 => {
                 let text = |pointer: &str| table::text(failure, pointer);
                 let failure: Failure = Failure::from_wire(&text("/code"), &text("/message"), &text("/next_step"));
-                // it was shown
+                // it was shown, but for what to do
+                if !self.is_whole() && !failure.next_step.is_empty() {
+                    remark(&failure.next_step);
+                }
                 Err(Stop::Exit(failure.code.exit()))
             }
             _ => Ok(()),

@@ -90,7 +90,12 @@ impl IntoResponse for ApiError {
                 target_reason: self.target_reason,
             },
         };
+        // also where there is no body, as of HEAD
+        let told = super::outcome::ascii(&serde_json::to_string(&body.error).unwrap_or_default());
         let mut response = (status, axum::Json(body)).into_response();
+        if let Ok(told) = told {
+            response.headers_mut().insert(super::ERROR_HEADER, told);
+        }
         if self.failure.code == Code::Unauthenticated {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, http::HeaderValue::from_static("Bearer"));
         }

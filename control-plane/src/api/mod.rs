@@ -62,6 +62,8 @@ use utoipa::OpenApi as _;
 
 /// The header that names the operation in the answer to a request that started one.
 pub(crate) const OPERATION_HEADER: &str = "runner-operation";
+/// The header that tells a failure as the body does, for answers that have none.
+pub(crate) const ERROR_HEADER: &str = "runner-error";
 /// The header that says that a document was cut at a limit.
 pub(crate) const TRUNCATED_HEADER: &str = "runner-truncated";
 /// The largest JSON body, bytes.

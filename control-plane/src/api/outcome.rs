@@ -55,18 +55,23 @@ impl OutcomeBody {
     }
     /// The same in ASCII, for a header.
     pub(crate) fn header(&self) -> HeaderValue {
-        use std::fmt::Write as _;
-        let mut text = String::new();
-        for unit in self.json().encode_utf16() {
-            match u8::try_from(unit) {
-                Ok(byte) if (b' '..=b'~').contains(&byte) => text.push(char::from(byte)),
-                _ => {
-                    let _ = write!(text, "\\u{unit:04x}");
-                }
+        ascii(&self.json()).unwrap_or(HeaderValue::from_static("{}"))
+    }
+}
+
+/// JSON in ASCII, for a header; what is too long for one is cut, and is none then.
+pub(super) fn ascii(json: &str) -> Result<HeaderValue, http::header::InvalidHeaderValue> {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    for unit in json.encode_utf16() {
+        match u8::try_from(unit) {
+            Ok(byte) if (b' '..=b'~').contains(&byte) => text.push(char::from(byte)),
+            _ => {
+                let _ = write!(text, "\\u{unit:04x}");
             }
         }
-        HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("{}"))
     }
+    HeaderValue::from_str(&text)
 }
 
 #[cfg(test)]

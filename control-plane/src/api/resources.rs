@@ -213,7 +213,8 @@ async fn run(
             },
             Some((step, listed)) = running.next() => match listed {
                 Ok(listed) => {
-                    counts.asked += 1;
+                    // where all that came is why nothing came, it has not answered
+                    counts.asked += u64::from(!listed.items.is_empty() || listed.failures.is_empty());
                     give(lines, &mut counts, &step, listed).await;
                 }
                 Err(error) => tell(lines, failed(&mut counts, &step, &error)).await,

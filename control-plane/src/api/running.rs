@@ -114,6 +114,7 @@ impl Running {
             organization_id: caller.org().to_owned(),
             caller: Some(caller.wire()),
             connection: connection.entry,
+            provider: connection.provider.to_string(),
             deadline_ms: if wanted.unary { u32::try_from(UNARY_DEADLINE.as_millis()).unwrap_or(u32::MAX) } else { 0 },
             output_credit: 0,
             what: Some(wanted.what),

@@ -81,10 +81,13 @@ impl Asked {
     }
 }
 
+/// Operations that are out of scope: what they hand out is a way past the runner.
+const SESSIONS: [(&str, &str); 2] = [("ecs", "ExecuteCommand"), ("ssm", "StartSession")];
+
 /// Reads it.
 ///
 /// # Errors
-/// `invalid_argument`, `too_large`: it is malformed, its parts do not agree, or it could be read in two ways.
+/// `invalid_argument`, `too_large`: it is out of scope, malformed, its parts do not agree, or it could be read in two ways.
 pub fn read(request: &AwsRequest) -> Result<Asked, Failure> {
     let wrong = |what: String| Code::InvalidArgument.on(what);
     if request.method.is_empty()
@@ -112,6 +115,13 @@ pub fn read(request: &AwsRequest) -> Result<Asked, Failure> {
     let payload = Payload::of(&request.headers)?;
     let named = Named { request, path, query: &query, host: &host, service: &signature.service };
     let (operation, form) = named.operation()?;
+    if SESSIONS.contains(&(signature.service.as_str(), operation.unwrap_or_default())) {
+        let what = format!("{}:{} opens a session", signature.service, operation.unwrap_or_default());
+        return Err(wrong(format!(
+            "{what}, whose WebSocket to another host, with a token of its own, does not go through a runner"
+        ))
+        .next("Run it where there are credentials; a shell in a pod is `runnerctl k8s exec`."));
+    }
     let region = match &host.place {
         Place::Region(region) => Some(region.clone()),
         Place::Global(_) => None,

@@ -24,13 +24,15 @@ pub(super) fn command(with_settings: impl Fn(Command) -> Command, output: impl F
         )
         .arg(text("request", "METHOD PATH", "A request to a Kubernetes API: GET '/api/v1/namespaces/shop/pods?watch=true'").num_args(2))
         .arg(text("aws", "SERVICE:ACTION", "An operation of AWS: s3:GetObject; s3: where the operation is not known"))
+        .arg(text("gcp", "SERVICE.METHOD", "An operation of Google Cloud that reads: compute.instances.list"))
+        .arg(text("azure", "SERVICE/OPERATION", "An operation of Azure that reads: Microsoft.Compute/virtualMachines/read"))
         .arg(text("region", "REGION", "The operation's region").requires("aws"))
         .arg(text("job", "KIND", "A job: preview, update, refresh, destroy or outputs"))
         .arg(text("engine", "NAME", "The job's engine").requires("job").default_value("opentofu"))
         .arg(text("stack", "NAME", "The job's stack").requires("job").default_value("stack"))
         .arg(text("source", "HOST", "The host that the job's code comes from; @upload or @file").requires("job").default_value("@upload"))
         .arg(text("connection-test", "PROVIDER", "A test of a connection of that provider"))
-        .group(ArgGroup::new("what").args(["request", "aws", "job", "connection-test"]))
+        .group(ArgGroup::new("what").args(["request", "aws", "gcp", "azure", "job", "connection-test"]))
         .arg(text("person", "NAME", "Who asks"))
         .arg(text("group", "NAME", "A group of whoever asks; more than once for more").action(ArgAction::Append))
         .arg(text("connection", "NAME", "The connection; more than once for a job with more").action(ArgAction::Append))
@@ -151,6 +153,12 @@ fn request(matches: &ArgMatches) -> Result<Option<Request>, String> {
         let (service, operation) = call.split_once(':').unwrap_or((&call, ""));
         let operation = Some(operation).filter(|operation| !operation.is_empty());
         What::Aws(CloudCall::aws(service, operation, one("region").as_deref()))
+    } else if let Some(call) = one("gcp") {
+        let (service, method) = call.split_once('.').ok_or("--gcp takes SERVICE.METHOD")?;
+        What::Gcp(CloudCall::reading(service, Some(method)))
+    } else if let Some(call) = one("azure") {
+        let (service, operation) = call.split_once('/').ok_or("--azure takes SERVICE/OPERATION")?;
+        What::Azure(CloudCall::reading(service, Some(operation)))
     } else if let Some(kind) = one("job") {
         let source = match one("source").unwrap_or_default().as_str() {
             "@upload" => JobSource::Upload,

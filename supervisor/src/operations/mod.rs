@@ -529,7 +529,11 @@ impl SessionOperations {
         loop {
             let (resolved, steps) = if tests {
                 let Tested { resolved, steps } = inner.resolver.test(connection, asker).await;
-                (resolved?, steps.to_vec())
+                let at_credentials = |mut failure: Failure| {
+                    failure.message = format!("step credentials: {}", failure.message);
+                    failure
+                };
+                (resolved.map_err(at_credentials)?, steps.to_vec())
             } else {
                 (inner.resolver.resolve(connection, asker).await?, Vec::new())
             };

@@ -97,6 +97,16 @@ pub(super) fn decide(request: &v1::OperationRequest, settings: &Settings) -> Res
     let (name, provider, stream) = describe(what);
     let connection = &request.connection;
     let entry = settings.config.connections.get(connection).ok_or_else(|| crate::credentials::unknown(connection))?;
+    let meant = request.provider.as_str();
+    if !meant.is_empty() && entry.provider() != meant {
+        return Err(Code::WrongProvider
+            .on(format!(
+                "connection {connection:?} is of {} in the runner's configuration, and of {} at the control plane",
+                entry.provider(),
+                shown(meant)
+            ))
+            .next("Create the connection anew with its entry's provider: `runnerctl connection create`."));
+    }
     if !provider.is_empty() && entry.provider() != provider {
         return Err(Code::WrongProvider
             .on(format!("{name} needs {provider}, connection {connection:?} is {}", entry.provider())));

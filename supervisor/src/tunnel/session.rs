@@ -199,7 +199,8 @@ impl Conversation {
         let mut draining = self.draining.clone();
         let mut told = self.hello.draining;
         let mut settings = self.settings.clone();
-        let (mut policy, mut unsaid) = (self.hello.policy.clone(), false);
+        // what was read between the hello and now counts too
+        let (mut policy, mut unsaid, mut reread) = (self.hello.policy.clone(), false, true);
         let (mut seals, mut sealed_told) = (self.seals.clone(), None);
         seals.mark_changed();
         let mut saying = self.succession.follow();
@@ -210,7 +211,7 @@ impl Conversation {
             if now != told && send(runner::Kind::Draining(v1::Draining { draining: now })) {
                 told = now;
             }
-            if settings.has_changed().unwrap_or(false) {
+            if std::mem::take(&mut reread) {
                 let now = settings.borrow_and_update().policy.summary_text();
                 unsaid |= now != policy;
                 policy = now;
@@ -314,7 +315,7 @@ impl Conversation {
                 }
                 // told above; where there was no room for it, with the next message or tick
                 Ok(()) = draining.changed() => {}
-                Ok(()) = settings.changed() => {}
+                Ok(()) = settings.changed() => reread = true,
                 Ok(()) = saying.changed() => {}
                 () = self.drain.cancelled(), if !deregistered => {
                     deregistered = true;

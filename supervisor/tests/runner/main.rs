@@ -186,6 +186,11 @@ async fn bad_operations(session: &Session) {
         ("unknown_connection", unary("nope", describe("hello")), ""),
         ("wrong_provider", unary("a", describe("hello")), ""),
         ("wrong_provider", unary("k", What::AwsRequest(Default::default())), ""),
+        (
+            "wrong_provider",
+            v1::OperationRequest { provider: "aws".into(), ..unary("k", describe("hello")) },
+            "control plane",
+        ),
         ("organization_mismatch", v1::OperationRequest { organization_id: "other".into(), ..exec("echo") }, ""),
         ("invalid_argument", v1::OperationRequest { what: None, ..exec("echo") }, ""),
         ("too_large", v1::OperationRequest { operation_id: "x".repeat(300_000), ..exec("echo") }, ""),

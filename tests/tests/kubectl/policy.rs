@@ -279,14 +279,14 @@ pub(super) async fn a_policy_decides() -> Result<()> {
     );
     let control_plane = place.world.control_plane;
     let (user, id) = (control_plane.admin().clone(), place.world.runner.id.clone());
-    changes_take_effect(&mut place.world.runner, &ctls[0].0).await?;
+    changes_take_effect(&mut place.world.runner, &ctls[0].0, &user).await?;
     let shown = user.get(&format!("/runners/{id}")).await?;
     ensure!(shown["instances"][0]["policy"]["state"] == "broken", "{shown}");
     Ok(())
 }
 
 /// A policy is read again whole or not at all, and one that is broken at the start allows nothing.
-async fn changes_take_effect(runner: &mut Runner, dora: &Ctl) -> Result<()> {
+async fn changes_take_effect(runner: &mut Runner, dora: &Ctl, user: &User) -> Result<()> {
     let pods = ["k8s", "--connection", "cluster", "pods", "-n", "seen"];
     let file = runner.folder().join("policy.toml");
     let mark = runner.mark();
@@ -300,6 +300,12 @@ async fn changes_take_effect(runner: &mut Runner, dora: &Ctl) -> Result<()> {
     runner.process().signal(Signal::SIGHUP)?;
     runner.message(mark, SECONDS, "configuration and credentials read again").await?;
     ensure!(dora.run(&pods).await?.stderr.contains("no rule of section kubernetes"), "it was not read");
+    // the control plane is told, in the same session
+    eventually(SECONDS, "the control plane to know it", || async {
+        let shown = user.get(&format!("/runners/{}", runner.id)).await?;
+        Ok((shown["instances"][0]["policy"]["sections"]["kubernetes"]["rules"] == json!([])).then_some(()))
+    })
+    .await?;
     std::fs::write(&file, "version = 1\nkubernetes = nonsense")?;
     runner.process().signal(Signal::SIGTERM)?;
     runner.process().ended(SECONDS).await?;

@@ -136,6 +136,8 @@ fn connect(
         Err(failure) => Some(format!("{} ({})", failure.message, failure.next_step)),
     };
     if let Some(why) = refused {
+        // clients show nothing of a proxy's answer
+        crate::output::remark(&format!("{host}: {why}"));
         return said(StatusCode::FORBIDDEN, &format!("runnerctl aws: {why}\n"));
     }
     if told.try_send((host.to_owned(), hyper::upgrade::on(&mut request))).is_err() {

@@ -58,8 +58,9 @@ fn described(found: &Found, events: &Result<Vec<Value>, Failure>) -> String {
     let object = &found.object;
     let map = |at: &str, max: usize| {
         object.pointer(at).and_then(Value::as_object).map_or_else(String::new, |map| {
+            let shown = |(k, _): &(&String, &Value)| k.as_str() != "kubectl.kubernetes.io/last-applied-configuration";
             let one = |(k, v): (&String, &Value)| format!("{k}={}", cut(v.as_str().unwrap_or_default(), max));
-            map.iter().map(one).collect::<Vec<_>>().join(", ")
+            map.iter().filter(shown).map(one).collect::<Vec<_>>().join(", ")
         })
     };
     let created = object.pointer("/metadata/creationTimestamp").and_then(Value::as_str);
