@@ -313,7 +313,9 @@ async fn what_is_anothers_answers_like_what_is_not() {
         assert_eq!(theirs.status, StatusCode::NOT_FOUND, "{method} {path}");
         let shown = |answer: &Answer, id: &str| String::from_utf8_lossy(&answer.body).replace(id, "ID");
         assert_eq!(shown(&theirs, id), shown(&none, &unknown), "{method} {path}");
-        assert_eq!(theirs.headers, none.headers, "{method} {path}");
+        // one of them tells the failure as the body does
+        let headers = |answer: &Answer, id: &str| format!("{:?}", answer.headers).replace(id, "ID");
+        assert_eq!(headers(&theirs, id), headers(&none, &unknown), "{method} {path}");
     }
     let body = Some(json!({"name": "x", "provider": "aws", "runner": runner}));
     assert_eq!(world.call(&world.a.owner, Method::POST, "/connections", body).await.code(), "not_found");

@@ -112,6 +112,8 @@ fn of_the_moment(text: &str) -> Result<String> {
         // as wide as the longest age of the moment
         (r"(?m)^(LAST SEEN|\d+h) +", "$1 "),
         (r"resourceVersion: .*", "resourceVersion: VERSION"),
+        (r"the kubeconfig \S+", "the kubeconfig FILE"),
+        (r"127\.0\.0\.1:\d+", "HOST:PORT"),
         (r"Scaled up replica set .*", "Scaled up replica set"),
     ] {
         text = Regex::new(pattern)?.replace_all(&text, by).into_owned();
