@@ -237,6 +237,25 @@ fn requests_that_could_be_read_in_two_ways() {
 }
 
 #[test]
+fn sessions_are_out_of_scope() {
+    for (service, target, out) in [
+        ("ecs", "AmazonEC2ContainerServiceV20141113.ExecuteCommand", true),
+        ("ecs", "AmazonEC2ContainerServiceV20141113.ListClusters", false),
+        ("ssm", "AmazonSSM.StartSession", true),
+        ("ssm", "AmazonSSM.GetParameter", false),
+    ] {
+        let more = [("x-amz-target", target), ("content-type", "application/x-amz-json-1.1")];
+        let host = format!("{service}.eu-west-1.amazonaws.com");
+        let read = read(&request("POST", &host, "/", service, "eu-west-1", &more));
+        assert_eq!(
+            read.is_err_and(|failure| failure.message.contains("does not go through a runner")),
+            out,
+            "{target}"
+        );
+    }
+}
+
+#[test]
 fn both_sides_of_the_bounds() {
     let host = "s3.eu-west-1.amazonaws.com";
     let long = |n: usize| request("GET", host, &format!("/b/{}", "a".repeat(n - 3)), "s3", "eu-west-1", &[]);

@@ -449,7 +449,7 @@ const POLICY: &str = "version = 1
 [[aws.rule]]
 name = \"no-deletes\"
 effect = \"deny\"
-actions = [\"s3:Delete*\"]
+actions = [\"s3:Delete*\", \"s3:HeadBucket\"]
 [[aws.rule]]
 name = \"readers\"
 effect = \"allow\"
@@ -506,6 +506,10 @@ async fn the_policy_decides_by_operation() -> Result<()> {
         let denied = ended.stderr.contains("policy_denied") || ended.stderr.contains("(403)");
         ensure!((ended.code() == 0) == allowed && denied != allowed, "aws {words}: {ended:?}");
     }
+    // an answer to HEAD has no words, and its failure is told all the same
+    let ended = usual.cli("ruled", "--region eu-central-1 s3api head-bucket --bucket ruled").await?;
+    let said = &ended.stderr;
+    ensure!(ended.code() != 0 && said.contains("policy_denied") && said.contains("rule no-deletes"), "{said}");
     // without being allowed to ask who it is
     let ended = usual.cli("ruled", "--region eu-central-1 s3 ls s3://ruled").await?;
     ensure!(ended.code() == 0 && ended.stderr.contains("cannot be asked for (policy_denied)"), "{ended:?}");
@@ -522,6 +526,9 @@ async fn the_programs_end_is_runnerctls() -> Result<()> {
     ensure!(ended.code() == 125 && ended.stderr.contains("no-such-program"), "{ended:?}");
     let ended = usual.shell("nowhere", &["true"])?.run(SECONDS).await?;
     ensure!(ended.code() == 125 && ended.stderr.contains("not_found"), "{ended:?}");
+    usual.control_plane.admin().connection("not-aws", "kubernetes", None).await?;
+    let ended = usual.shell("not-aws", &["true"])?.run(SECONDS).await?;
+    ensure!(ended.code() == 125 && ended.stderr.contains("wrong_provider"), "{ended:?}");
     // what comes to runnerctl alone goes on to the program
     for (signal, name, code) in [(Signal::SIGTERM, "TERM", 9), (Signal::SIGHUP, "HUP", 9)] {
         let words = format!("trap 'exit 9' {name}; echo ready; sleep 300 & wait");
