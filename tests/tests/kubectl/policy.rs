@@ -303,7 +303,8 @@ async fn changes_take_effect(runner: &mut Runner, dora: &Ctl, user: &User) -> Re
     // the control plane is told, in the same session
     eventually(SECONDS, "the control plane to know it", || async {
         let shown = user.get(&format!("/runners/{}", runner.id)).await?;
-        Ok((shown["instances"][0]["policy"]["sections"]["kubernetes"]["rules"] == json!([])).then_some(()))
+        let kubernetes = &shown["instances"][0]["policy"]["sections"]["kubernetes"];
+        Ok((kubernetes["default"] == "deny" && kubernetes["rules"].is_null()).then_some(()))
     })
     .await?;
     std::fs::write(&file, "version = 1\nkubernetes = nonsense")?;
