@@ -53,7 +53,8 @@ pub(crate) async fn run(command: Aws, session: &Session) -> Done {
     let program = async |words: &[OsString]| {
         let chosen = connection::choose(session, command.connection.as_deref(), "aws").await?;
         // before any client runs into it, which would not show why
-        let known = session.client.get(&path(&["connections", &chosen], &[])).await?;
+        let known = session.client.get(&path(&["connections", &chosen], &[])).await;
+        let known = known.map_err(|failure| Stop::from(failure).of_exec())?;
         if known["provider"] != "aws" {
             let provider = known["provider"].as_str().unwrap_or_default();
             let wrong = Code::WrongProvider
