@@ -75,6 +75,8 @@ struct Set {
     cluster: Cluster,
     ways: [Way; 3],
     _ssh: Forward,
+    // its home has the token
+    _ctl: Ctl,
     _files: Scratch,
 }
 
@@ -120,7 +122,7 @@ impl Set {
         let home = ctl.home().to_owned();
         let way = |name, kubeconfig| Way { name, kubeconfig, home: home.clone() };
         let ways = [way("direct", direct), way("runner", through), way("ssh", over_ssh)];
-        Ok(Self { world, cluster, ways, _ssh: ssh, _files: files })
+        Ok(Self { world, cluster, ways, _ssh: ssh, _ctl: ctl, _files: files })
     }
 
     fn supervisor(&self) -> Result<i32> {
