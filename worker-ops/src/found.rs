@@ -21,6 +21,7 @@ pub(crate) struct Found<'a> {
     limit: u32,
     left: u32,
     truncated: bool,
+    alone: bool,
     failures: Vec<ResourceFailure>,
 }
 
@@ -73,6 +74,7 @@ impl<'a> Found<'a> {
             limit,
             left: limit,
             truncated: false,
+            alone: list.types.len() == 1 && list.refused.is_empty(),
             failures: refused.take(FAILURES_MAX).collect(),
         }
     }
@@ -104,6 +106,11 @@ impl<'a> Found<'a> {
     /// Nothing more is passed on.
     pub(crate) fn is_full(&self) -> bool {
         self.truncated && self.left == 0
+    }
+
+    /// Whether one type is asked for and nothing else: what it fails with, the list has failed with as a whole.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.alone
     }
 
     /// A type, or a part of it, could not be listed.

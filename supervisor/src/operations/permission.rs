@@ -11,6 +11,7 @@ use crate::tunnel::Settings;
 use shared_proto::aws;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::{self, Impersonation, Masking, operation_request::What as Asked};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -70,9 +71,9 @@ pub(super) enum AskedFor {
 
 impl AskedFor {
     /// One after the other.
-    pub(super) fn calls(&self) -> Vec<What> {
+    pub(super) fn calls(&self) -> Cow<'_, [What]> {
         match self {
-            Self::All(calls) => calls.clone(),
+            Self::All(calls) => calls.into(),
             Self::Types(_, types, search) => {
                 search.iter().cloned().chain(types.iter().flat_map(|(_, calls)| calls.clone())).collect()
             }

@@ -18,14 +18,11 @@ use std::time::{Duration, SystemTime};
 
 use super::{errors, xml};
 use crate::fault::Fault;
-use crate::net::{Client, Dialer, Endpoint, Request, read_all, tls, url};
+use crate::net::{Again, Client, Dialer, Endpoint, Request, read_all, url};
 
 /// The longest answer that is taken, bytes.
 const ANSWER_MAX: usize = 16 * 1024 * 1024;
-/// How often a request is sent at most: throttling and failures of the service's own pass.
-const ATTEMPTS: u32 = 5;
-/// The longest wait before the second attempt; it doubles from one to the next, and each wait is a random part of it.
-const WAIT_FIRST: Duration = Duration::from_millis(200);
+/// The longest wait between two attempts.
 const WAIT_MAX: Duration = Duration::from_secs(3);
 
 /// An account in one region.
@@ -100,11 +97,7 @@ impl Account {
         if !is_region(&region) {
             return Err(Fault::new(Code::InvalidArgument, format!("{region:?} cannot be a region")));
         }
-        let wrong = |e| Fault::new(Code::CredentialsUnavailable, format!("the connection's endpoint_url: {e}"));
-        let endpoint_url = match target.endpoint_url.as_str() {
-            "" => None,
-            url => Some(Address::parse(url).map_err(wrong)?),
-        };
+        let endpoint_url = Endpoint::instead(&target.endpoint_url)?;
         if target.access_key_id.is_empty() || target.secret_access_key.is_empty() {
             return Err(Fault::new(Code::CredentialsUnavailable, "the connection has no access key"));
         }
@@ -121,7 +114,7 @@ impl Account {
     }
     /// The way to a host of AWS: to itself, or to the connection's own endpoint in its place.
     pub(super) fn way(&self, host: String) -> Result<Endpoint, Fault> {
-        endpoint(host, self.endpoint_url.as_ref(), self.dialer.clone())
+        Endpoint::of_service(host, self.endpoint_url.as_ref(), self.dialer.clone())
     }
     /// To ask a service in the account's region, or wherever it is where it is in none.
     pub(crate) fn ask(&self, service: Service) -> Result<Asking<'_>, Fault> {
@@ -173,19 +166,12 @@ impl Asking<'_> {
 
     /// Sends until there is an answer that stays: every call here reads, so sending one twice does no harm.
     async fn send(&mut self, request: &Unsigned<'_>) -> Result<Bytes, Fault> {
-        let mut attempt = 1;
+        let mut again = Again::new(WAIT_MAX);
         loop {
-            let fault = match self.attempt(request).await {
+            match self.attempt(request).await {
                 Ok(answer) => return Ok(answer),
-                Err(fault) => fault,
-            };
-            let passes = matches!(fault.code(), Code::TargetThrottled | Code::TargetFailed | Code::TargetLost);
-            if !passes || attempt == ATTEMPTS {
-                return Err(fault);
+                Err(fault) => again.after(fault, None).await?,
             }
-            let most = (WAIT_FIRST * 2_u32.pow(attempt - 1)).min(WAIT_MAX);
-            tokio::time::sleep(random_part(most)).await;
-            attempt += 1;
         }
     }
 
@@ -208,20 +194,6 @@ impl Asking<'_> {
 /// An answer that has not what it must have.
 pub(super) fn malformed(service: &str, what: &str) -> Fault {
     Fault::new(Code::TargetFailed, format!("{service}: an answer is not what AWS sends: {what}"))
-}
-
-fn endpoint(host: String, given: Option<&Address>, dialer: Dialer) -> Result<Endpoint, Fault> {
-    let address = match given {
-        Some(address) => address.clone(),
-        None => Address { https: true, host, port: 443, prefix: String::new() },
-    };
-    let tls = if address.https {
-        let wrong = |e| Fault::new(Code::TargetUnreachable, format!("{}: {e}", address.shown()));
-        Some((tls::client(&tls::Trust::System, None).map_err(wrong)?, tls::server_name(&address.host).map_err(wrong)?))
-    } else {
-        None
-    };
-    Ok(Endpoint { address, tls, dialer })
 }
 
 /// A request with signature version 4 over its host, its content and the given headers.
@@ -269,12 +241,6 @@ fn signed(
     let mut request = builder.body(Full::new(request.body.clone())).map_err(|e| internal(e.to_string()))?;
     instructions.apply_to_request_http1x(&mut request);
     Ok(request)
-}
-
-/// A random part of a time, so that those who were refused together do not come back together.
-fn random_part(most: Duration) -> Duration {
-    let n = getrandom::u32().unwrap_or(u32::MAX / 2);
-    most.mul_f64(f64::from(n) / f64::from(u32::MAX))
 }
 
 #[cfg(test)]

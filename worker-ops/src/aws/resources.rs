@@ -26,7 +26,6 @@ pub(crate) async fn list(account: &Account, list: &ListResources, output: &mut O
     let wanted = Wanted::of(list);
     let mut found = Found::new(list, output);
     let most = found.room();
-    let alone = list.types.len() == 1 && list.refused.is_empty();
     let one = |type_name: &'_ String| {
         let (type_name, mut kept) = (type_name.clone(), Kept::new(&wanted, most));
         async move {
@@ -52,8 +51,10 @@ pub(crate) async fn list(account: &Account, list: &ListResources, output: &mut O
         kept.faults.iter().for_each(|fault| found.failed(&type_name, fault));
         match ended {
             Ok(()) => {}
-            // one that is asked for alone has failed as a whole; credentials that are good no more are so for every type
-            Err(fault) if (alone && nothing) || fault.code() == Code::CredentialsExpired => return Err(fault),
+            // credentials that are good no more are so for every type
+            Err(fault) if (found.is_alone() && nothing) || fault.code() == Code::CredentialsExpired => {
+                return Err(fault);
+            }
             Err(fault) => found.failed(&type_name, &fault),
         }
         if found.is_full() {

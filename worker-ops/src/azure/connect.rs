@@ -13,14 +13,10 @@ use std::time::Duration;
 
 use super::errors;
 use crate::fault::Fault;
-use crate::net::{Client, Dialer, Endpoint, read_all, tls};
+use crate::net::{Again, Client, Dialer, Endpoint, read_all};
 
 /// The longest answer that is taken, bytes.
 const ANSWER_MAX: usize = 32 * 1024 * 1024;
-/// How often a request is sent at most: throttling and failures of the service's own pass.
-const ATTEMPTS: u32 = 5;
-/// The wait before the second attempt where the service names none; it doubles from one to the next.
-const WAIT_FIRST: Duration = Duration::from_millis(200);
 /// The longest wait, whoever names it: who asks for more is told of at once.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 /// Pages of one list: a service that gives pages for ever must not be read for ever.
@@ -60,13 +56,9 @@ impl Account {
         }
         let cloud = Cloud::from_name(&target.cloud)
             .ok_or_else(|| Fault::new(Code::CredentialsUnavailable, format!("{:?} is no cloud", target.cloud)))?;
-        let wrong = |e| Fault::new(Code::CredentialsUnavailable, format!("the connection's endpoint_url: {e}"));
-        let given = match target.endpoint_url.as_str() {
-            "" => None,
-            url => Some(Address::parse(url).map_err(wrong)?),
-        };
+        let instead = Endpoint::instead(&target.endpoint_url)?;
         let service = |name, host: &str, token: &str| {
-            let endpoint = endpoint(host, given.as_ref(), dialer.clone())?;
+            let endpoint = Endpoint::of_service(host.to_owned(), instead.as_ref(), dialer.clone())?;
             let mut token = HeaderValue::try_from(format!("Bearer {token}"))
                 .map_err(|_| Fault::new(Code::CredentialsUnavailable, "the connection's token is none"))?;
             token.set_sensitive(true);
@@ -159,22 +151,12 @@ impl Service {
 
     /// Sends until there is an answer that stays: every call here reads, so sending one twice does no harm.
     async fn json(&mut self, method: &str, target: &str, body: Option<&Value>) -> Result<Value, Fault> {
-        let mut attempt = 1;
+        let mut again = Again::new(WAIT_MAX);
         loop {
-            let (fault, asks) = match self.attempt(method, target, body).await {
+            match self.attempt(method, target, body).await {
                 Ok(answer) => return Ok(answer),
-                Err(failed) => failed,
-            };
-            let passes = matches!(fault.code(), Code::TargetThrottled | Code::TargetFailed | Code::TargetLost);
-            let wait = asks.unwrap_or_else(|| random_part((WAIT_FIRST * 2_u32.pow(attempt - 1)).min(WAIT_MAX)));
-            if !passes || attempt == ATTEMPTS || wait > WAIT_MAX {
-                return Err(match asks {
-                    Some(wait) => fault.next(format!("Try again in {} s.", wait.as_secs())),
-                    None => fault,
-                });
+                Err((fault, asks)) => again.after(fault, asks).await?,
             }
-            tokio::time::sleep(wait).await;
-            attempt += 1;
         }
     }
 
@@ -240,26 +222,6 @@ fn following(link: &str, address: &Address, target: &str) -> Result<String, Faul
 /// Seconds, as Azure writes them; anything else is not known here.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
-}
-
-fn endpoint(host: &str, given: Option<&Address>, dialer: Dialer) -> Result<Endpoint, Fault> {
-    let address = match given {
-        Some(address) => address.clone(),
-        None => Address { https: true, host: host.to_owned(), port: 443, prefix: String::new() },
-    };
-    let tls = if address.https {
-        let wrong = |e| Fault::new(Code::TargetUnreachable, format!("{}: {e}", address.shown()));
-        Some((tls::client(&tls::Trust::System, None).map_err(wrong)?, tls::server_name(&address.host).map_err(wrong)?))
-    } else {
-        None
-    };
-    Ok(Endpoint { address, tls, dialer })
-}
-
-/// A random part of a time, so that those who were refused together do not come back together.
-fn random_part(most: Duration) -> Duration {
-    let n = getrandom::u32().unwrap_or(u32::MAX / 2);
-    most.mul_f64(f64::from(n) / f64::from(u32::MAX))
 }
 
 #[cfg(test)]

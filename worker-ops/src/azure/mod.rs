@@ -16,6 +16,7 @@ mod resources;
 mod versions;
 
 use shared_proto::failure::Code;
+use shared_proto::inventory;
 use shared_proto::v1::operation_request::What;
 use shared_proto::v1::{AzureTarget, Outcome};
 
@@ -33,26 +34,17 @@ pub(crate) async fn serve(
     dialer: &Dialer,
     output: &mut Output,
 ) -> Result<Outcome, Fault> {
-    let wrong = || Err(Fault::new(Code::WrongProvider, "the operation is of another provider than azure"));
-    let asked = match &what {
-        What::ConnectionTest(_) => "",
-        What::WhoAmI(r) => r.place.as_str(),
-        What::ListPlaces(r) => r.place.as_str(),
-        What::ListResources(r) => r.place.as_str(),
-        What::GetResource(r) => r.place.as_str(),
-        What::ListLogs(r) => r.place.as_str(),
-        What::ReadLogs(r) => r.place.as_str(),
-        _ => return wrong(),
-    };
-    let mut account = Account::new(target, asked, dialer)?;
+    let place = inventory::place(&what).to_owned();
+    // what is of another provider is told so first
+    let account = || Account::new(target, &place, dialer);
     match what {
-        What::ConnectionTest(_) => request::connection_test(&mut account, steps, output).await,
-        What::WhoAmI(_) => request::who_am_i(&mut account, output).await,
-        What::ListPlaces(_) => request::list_subscriptions(&mut account, output).await,
-        What::ListResources(list) => resources::list(&mut account, &list, output).await,
-        What::GetResource(get) => resources::get(&mut account, &get, output).await,
-        What::ListLogs(list) => logs::list(&mut account, &list, output).await,
-        What::ReadLogs(read) => logs::read(&mut account, &read, output).await,
-        _ => wrong(),
+        What::ConnectionTest(_) => request::connection_test(&mut account()?, steps, output).await,
+        What::WhoAmI(_) => request::who_am_i(&mut account()?, output).await,
+        What::ListPlaces(_) => request::list_subscriptions(&mut account()?, output).await,
+        What::ListResources(list) => resources::list(&mut account()?, &list, output).await,
+        What::GetResource(get) => resources::get(&mut account()?, &get, output).await,
+        What::ListLogs(list) => logs::list(&mut account()?, &list, output).await,
+        What::ReadLogs(read) => logs::read(&mut account()?, &read, output).await,
+        _ => Err(Fault::new(Code::WrongProvider, "the operation is of another provider than azure")),
     }
 }

@@ -27,8 +27,7 @@ pub(super) async fn list(account: &mut Account, list: &ListResources, output: &m
         match check_type(type_name) {
             Ok(()) if type_name.eq_ignore_ascii_case(GROUPS) => groups.push(type_name.clone()),
             Ok(()) => others.push(type_name.clone()),
-            // one that is asked for alone has failed as a whole
-            Err(fault) if list.types.len() == 1 && list.refused.is_empty() => return Err(fault),
+            Err(fault) if found.is_alone() => return Err(fault),
             Err(fault) => found.failed(type_name, &fault),
         }
     }

@@ -13,14 +13,11 @@ use std::time::Duration;
 use super::errors;
 use crate::fault::Fault;
 use crate::net::url::form;
-use crate::net::{Client, Dialer, Endpoint, Request, read_all, tls};
+use crate::net::{Again, Client, Dialer, Endpoint, Request, read_all};
 
 /// The longest answer that is taken, bytes.
 pub(super) const ANSWER_MAX: usize = 16 * 1024 * 1024;
-/// How often a request is sent at most: throttling and failures of the service's own pass.
-const ATTEMPTS: u32 = 5;
-/// The longest wait before the second attempt; it doubles from one to the next, and each wait is a random part of it.
-const WAIT_FIRST: Duration = Duration::from_millis(200);
+/// The longest wait between two attempts.
 const WAIT_MAX: Duration = Duration::from_secs(3);
 
 /// What the credentials may see, and the project that is asked.
@@ -47,10 +44,7 @@ impl Projects {
             return Err(Fault::new(Code::InvalidArgument, format!("{project:?} is no project's id or number")));
         }
         let wrong = |what: String| Fault::new(Code::CredentialsUnavailable, what);
-        let endpoint_url = match target.endpoint_url.as_str() {
-            "" => None,
-            url => Some(Address::parse(url).map_err(|e| wrong(format!("the connection's endpoint_url: {e}")))?),
-        };
+        let endpoint_url = Endpoint::instead(&target.endpoint_url)?;
         if target.access_token.is_empty() {
             return Err(wrong("the connection has no access token".to_owned()));
         }
@@ -126,19 +120,12 @@ impl Projects {
         target: &str,
         body: Option<&Value>,
     ) -> Result<Value, Fault> {
-        let mut attempt = 1;
+        let mut again = Again::new(WAIT_MAX);
         loop {
-            let fault = match self.attempt(service, &method, target, body).await {
+            match self.attempt(service, &method, target, body).await {
                 Ok(answer) => return Ok(answer),
-                Err(fault) => fault,
-            };
-            let passes = matches!(fault.code(), Code::TargetThrottled | Code::TargetFailed | Code::TargetLost);
-            if !passes || attempt == ATTEMPTS {
-                return Err(fault);
+                Err(fault) => again.after(fault, None).await?,
             }
-            let most = (WAIT_FIRST * 2_u32.pow(attempt - 1)).min(WAIT_MAX);
-            tokio::time::sleep(random_part(most)).await;
-            attempt += 1;
         }
     }
 
@@ -152,7 +139,8 @@ impl Projects {
         let client = match &mut self.client {
             Some((of, client)) if *of == service => client,
             other => {
-                let endpoint = endpoint(service, self.endpoint_url.as_ref(), self.dialer.clone())?;
+                let (host, instead) = (format!("{service}.googleapis.com"), self.endpoint_url.as_ref());
+                let endpoint = Endpoint::of_service(host, instead, self.dialer.clone())?;
                 &mut other.insert((service, Client::new(endpoint))).1
             }
         };
@@ -189,26 +177,6 @@ impl Projects {
             Fault::new(Code::TargetRefused, format!("{service}: an answer is not the JSON document that Google sends"))
         })
     }
-}
-
-fn endpoint(service: &str, given: Option<&Address>, dialer: Dialer) -> Result<Endpoint, Fault> {
-    let address = match given {
-        Some(address) => address.clone(),
-        None => Address { https: true, host: format!("{service}.googleapis.com"), port: 443, prefix: String::new() },
-    };
-    let tls = if address.https {
-        let wrong = |e| Fault::new(Code::TargetUnreachable, format!("{}: {e}", address.shown()));
-        Some((tls::client(&tls::Trust::System, None).map_err(wrong)?, tls::server_name(&address.host).map_err(wrong)?))
-    } else {
-        None
-    };
-    Ok(Endpoint { address, tls, dialer })
-}
-
-/// A random part of a time, so that those who were refused together do not come back together.
-fn random_part(most: Duration) -> Duration {
-    let n = getrandom::u32().unwrap_or(u32::MAX / 2);
-    most.mul_f64(f64::from(n) / f64::from(u32::MAX))
 }
 
 #[cfg(test)]

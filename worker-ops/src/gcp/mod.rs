@@ -13,6 +13,7 @@ mod search;
 mod shapes;
 
 use shared_proto::failure::Code;
+use shared_proto::inventory;
 use shared_proto::v1::operation_request::What;
 use shared_proto::v1::{GcpTarget, Outcome};
 
@@ -30,26 +31,17 @@ pub(crate) async fn serve(
     dialer: &Dialer,
     output: &mut Output,
 ) -> Result<Outcome, Fault> {
-    let elsewhere = || Fault::new(Code::WrongProvider, "the operation is of another provider than gcp");
-    let asked = match &what {
-        What::ConnectionTest(_) => "",
-        What::WhoAmI(r) => r.place.as_str(),
-        What::ListPlaces(r) => r.place.as_str(),
-        What::ListResources(r) => r.place.as_str(),
-        What::GetResource(r) => r.place.as_str(),
-        What::ListLogs(r) => r.place.as_str(),
-        What::ReadLogs(r) => r.place.as_str(),
-        _ => return Err(elsewhere()),
-    };
-    let mut projects = Projects::new(target, asked, dialer)?;
+    let place = inventory::place(&what).to_owned();
+    // what is of another provider is told so first
+    let projects = || Projects::new(target, &place, dialer);
     match what {
-        What::ConnectionTest(_) => request::connection_test(&mut projects, steps, output).await,
-        What::WhoAmI(_) => request::who_am_i(&mut projects, output).await,
-        What::ListPlaces(_) => request::list_projects(&mut projects, output).await,
-        What::ListResources(list) => resources::list(&mut projects, &list, output).await,
-        What::GetResource(get) => resources::get(&mut projects, &get, output).await,
-        What::ListLogs(list) => logs::list(&mut projects, &list, output).await,
-        What::ReadLogs(read) => logs::read(&mut projects, &read, output).await,
-        _ => Err(elsewhere()),
+        What::ConnectionTest(_) => request::connection_test(&mut projects()?, steps, output).await,
+        What::WhoAmI(_) => request::who_am_i(&mut projects()?, output).await,
+        What::ListPlaces(_) => request::list_projects(&mut projects()?, output).await,
+        What::ListResources(list) => resources::list(&mut projects()?, &list, output).await,
+        What::GetResource(get) => resources::get(&mut projects()?, &get, output).await,
+        What::ListLogs(list) => logs::list(&mut projects()?, &list, output).await,
+        What::ReadLogs(read) => logs::read(&mut projects()?, &read, output).await,
+        _ => Err(Fault::new(Code::WrongProvider, "the operation is of another provider than gcp")),
     }
 }

@@ -24,13 +24,12 @@ const UNREACHABLE_SHOWN: usize = 8;
 pub(super) async fn list(projects: &mut Projects, list: &ListResources, output: &mut Output) -> Result<Outcome, Fault> {
     projects.project()?;
     let mut found = Found::new(list, output);
-    let alone = list.types.len() == 1 && list.refused.is_empty();
     let (mut types, mut closed) = (Vec::new(), None);
     for asked in &list.types {
         match shapes::find(asked) {
             Some(shape) => types.push(shape.type_name),
             None if is_type(asked) => types.push(asked.as_str()),
-            None if alone => return Err(no_type(asked)),
+            None if found.is_alone() => return Err(no_type(asked)),
             None => found.failed(asked, &no_type(asked)),
         }
     }
@@ -48,8 +47,7 @@ pub(super) async fn list(projects: &mut Projects, list: &ListResources, output: 
         };
         match listed {
             Ok(()) => {}
-            // one that is asked for alone has failed as a whole
-            Err(fault) if alone => return Err(fault),
+            Err(fault) if found.is_alone() => return Err(fault),
             // these credentials are good for nothing any more
             Err(fault) if fault.code() == Code::CredentialsExpired => return Err(fault),
             Err(fault) => found.failed(type_name, &fault),

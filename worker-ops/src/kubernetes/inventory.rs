@@ -64,7 +64,7 @@ pub(crate) async fn list(cluster: &mut Cluster, list: &ListResources, output: &m
         }
         match of_type(cluster, name, list, &mut found).await {
             Ok(()) => {}
-            Err(fault) if list.types.len() == 1 && list.refused.is_empty() => return Err(fault),
+            Err(fault) if found.is_alone() => return Err(fault),
             Err(fault) => found.failed(name, &fault),
         }
         if found.is_full() {

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::tls;
 use crate::fault::{Fault, chain};
 
 /// Questions that wait their turn; whoever comes later waits for a place.
@@ -146,6 +147,40 @@ async fn ask(channel: &AsyncFd<OwnedFd>, request: &Request) -> io::Result<Result
 // === impl Endpoint ===
 
 impl Endpoint {
+    /// At an address whose certificate, where it has one, the machine trusts.
+    ///
+    /// # Errors
+    /// `target_unreachable`: the machine's certificates cannot be used, or the host is no name for one.
+    pub(crate) fn new(address: Address, dialer: Dialer) -> Result<Self, Fault> {
+        let wrong = |e| Fault::new(Code::TargetUnreachable, format!("{}: {e}", address.shown()));
+        let tls = match address.https {
+            true => Some((tls::system().map_err(wrong)?, tls::server_name(&address.host).map_err(wrong)?)),
+            false => None,
+        };
+        Ok(Self { address, tls, dialer })
+    }
+
+    /// A cloud's service at its host, or at what the connection's entry names in the place of all of them.
+    ///
+    /// # Errors
+    /// As of [`Self::new`].
+    pub(crate) fn of_service(host: String, instead: Option<&Address>, dialer: Dialer) -> Result<Self, Fault> {
+        let own = || Address { https: true, host, port: 443, prefix: String::new() };
+        Self::new(instead.cloned().unwrap_or_else(own), dialer)
+    }
+
+    /// What an entry's `endpoint_url` names; empty: nothing.
+    ///
+    /// # Errors
+    /// `credentials_unavailable`: it is no address.
+    pub(crate) fn instead(endpoint_url: &str) -> Result<Option<Address>, Fault> {
+        let wrong = |e| Fault::new(Code::CredentialsUnavailable, format!("the connection's endpoint_url: {e}"));
+        match endpoint_url {
+            "" => Ok(None),
+            url => Address::parse(url).map(Some).map_err(wrong),
+        }
+    }
+
     /// Connects, within [`CONNECT_DEADLINE`] from the supervisor's beginning.
     pub(crate) async fn connect(&self) -> Result<Stream, Fault> {
         let Dialled { stream, asked } = self.dialer.dial(&self.address).await?;

@@ -6,7 +6,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_t
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Whom to trust as the target.
 pub(crate) enum Trust<'a> {
@@ -45,6 +45,15 @@ pub(crate) fn client(trust: &Trust<'_>, identity: Option<(&str, &str)>) -> Resul
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// To whom the machine trusts, showing nothing. The machine's certificates are read once, however many services an operation asks.
+///
+/// # Errors
+/// Which part is not usable, without the part.
+pub(crate) fn system() -> Result<Arc<ClientConfig>, String> {
+    static SYSTEM: OnceLock<Result<Arc<ClientConfig>, String>> = OnceLock::new();
+    SYSTEM.get_or_init(|| client(&Trust::System, None)).clone()
 }
 
 /// The name that must stand in the certificate.

@@ -23,7 +23,8 @@ pub(crate) fn scenarios(suite: Suite) -> Suite {
         .test("aws_requests_that_cannot_be_made", impossible)
 }
 
-fn target(url: &str) -> Target {
+/// An account behind a stand-in.
+pub(crate) fn target(url: &str) -> Target {
     Target::Aws(AwsTarget {
         access_key_id: "AKIAEXAMPLE".into(),
         secret_access_key: "s3cr3t-key".into(),

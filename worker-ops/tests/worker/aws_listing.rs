@@ -6,11 +6,11 @@ use runner_tests::{Component, Moto, Suite, tools};
 use serde_json::{Value, json};
 use shared_proto::documents::{Resource, Resources};
 use shared_proto::v1::operation_request::What;
-use shared_proto::v1::target::Kind as Target;
-use shared_proto::v1::{AwsTarget, ListResources, TypeRefused};
+use shared_proto::v1::{ListResources, TypeRefused};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use crate::aws::target;
 use crate::harness::operation;
 use crate::server::{Asked, Server};
 
@@ -27,16 +27,6 @@ pub(crate) fn scenarios(suite: Suite) -> Suite {
         .test("aws_a_type_that_is_refused_is_no_end_of_a_list", partial)
         .test("aws_buckets_of_other_regions_are_left_out", buckets)
         .test("aws_expired_credentials_end_a_list", expired)
-}
-
-fn target(url: &str) -> Target {
-    Target::Aws(AwsTarget {
-        access_key_id: "AKIAEXAMPLE".into(),
-        secret_access_key: "s3cr3t-key".into(),
-        region: "eu-central-1".into(),
-        endpoint_url: url.into(),
-        ..Default::default()
-    })
 }
 
 fn list(types: &[&str], tags: &[(&str, &str)]) -> ListResources {

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use shared_proto::documents::{LogLine, LogSources};
 use shared_proto::frame::Kind;
 use shared_proto::v1::operation_request::What;
-use shared_proto::v1::target::Kind as Target;
-use shared_proto::v1::{AwsTarget, ListLogs, ReadLogs};
+use shared_proto::v1::{ListLogs, ReadLogs};
 
+use crate::aws::target;
 use crate::harness::{Given, Worker, operation, request};
 use crate::server::Server;
 
@@ -21,16 +21,6 @@ pub(crate) fn scenarios(suite: Suite) -> Suite {
         .test("aws_logs_give_the_newest_of_all_pages", newest)
         .test("aws_logs_are_followed_without_doubles_and_gaps", followed)
         .test("aws_logs_that_cannot_be_read", impossible)
-}
-
-fn target(url: &str) -> Target {
-    Target::Aws(AwsTarget {
-        access_key_id: "AKIAEXAMPLE".into(),
-        secret_access_key: "s3cr3t-key".into(),
-        region: "eu-central-1".into(),
-        endpoint_url: url.into(),
-        ..Default::default()
-    })
 }
 
 fn lines(given: &Given) -> Result<Vec<LogLine>> {

@@ -6,9 +6,9 @@ use runner_tests::{Component, Moto, Suite};
 use serde_json::{Value, json};
 use shared_proto::documents::{ConnectionReport, PermissionReport};
 use shared_proto::v1::operation_request::What;
-use shared_proto::v1::target::Kind as Target;
-use shared_proto::v1::{AwsTarget, ConnectionTest, ProbePermissions, Step};
+use shared_proto::v1::{ConnectionTest, ProbePermissions, Step};
 
+use crate::aws::target;
 use crate::harness::{Worker, operation, request};
 use crate::server::{Asked, Server};
 
@@ -20,16 +20,6 @@ pub(crate) fn scenarios(suite: Suite) -> Suite {
         .needs(&[Component::Moto])
         .test("aws_permissions_of_moto", moto)
         .needs(&[])
-}
-
-fn target(url: &str) -> Target {
-    Target::Aws(AwsTarget {
-        access_key_id: "AKIAEXAMPLE".into(),
-        secret_access_key: "s3cr3t-key".into(),
-        region: "eu-central-1".into(),
-        endpoint_url: url.into(),
-        ..Default::default()
-    })
 }
 
 fn probe(purpose: &str, narrowed: bool) -> What {

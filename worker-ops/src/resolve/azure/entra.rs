@@ -12,9 +12,9 @@ use shared_proto::failure::Code;
 use shared_proto::v1::ResolveAzure;
 use std::path::Path;
 
-use super::{Audience, Token, address, assertion, said, unavailable, variable};
+use super::{Audience, Token, assertion, said, unavailable, variable};
 use crate::fault::{Fault, words};
-use crate::net::url;
+use crate::net::{Endpoint, url};
 use crate::resolve::file;
 use crate::resolve::http::exchange;
 
@@ -36,10 +36,8 @@ pub(super) async fn token(how: &ResolveAzure, cloud: Cloud, audience: Audience) 
     if !is_tenant(&how.tenant) || !is_guid(&how.client_id) {
         return Err(unavailable("tenant and client_id of the entry are no ids of Azure's"));
     }
-    let directory = match how.endpoint_url.as_str() {
-        "" => Address { https: true, host: cloud.authority().to_owned(), port: 443, prefix: String::new() },
-        url => address(url, "the connection's endpoint_url")?,
-    };
+    let own = || Address { https: true, host: cloud.authority().to_owned(), port: 443, prefix: String::new() };
+    let directory = Endpoint::instead(&how.endpoint_url)?.unwrap_or_else(own);
     let path = format!("/{}/oauth2/v2.0/token", how.tenant);
     let proof = proof(how, &format!("https://{}{path}", cloud.authority()))?;
     let scope = format!("https://{}/.default", audience.0);

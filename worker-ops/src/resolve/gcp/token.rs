@@ -13,6 +13,7 @@ use super::super::http::{Answer, exchange};
 use super::super::unavailable;
 use crate::fault::Fault;
 use crate::found::text;
+use crate::net::Endpoint;
 
 /// Where users and keys get tokens. <https://developers.google.com/identity/protocols/oauth2/service-account>
 pub(super) const OAUTH: &[&str] = &["oauth2.googleapis.com", "accounts.google.com", "www.googleapis.com"];
@@ -54,12 +55,7 @@ pub(super) struct Acts<'a> {
 
 impl Google {
     pub(super) fn new(endpoint_url: &str) -> Result<Self, Fault> {
-        let wrong = |e| unavailable(format!("the connection's endpoint_url: {e}"));
-        let endpoint = match endpoint_url {
-            "" => None,
-            url => Some(Address::parse(url).map_err(wrong)?),
-        };
-        Ok(Self { endpoint })
+        Ok(Self { endpoint: Endpoint::instead(endpoint_url)? })
     }
 
     /// Where that is asked which a file names by a URL: at one of these hosts of Google's, by TLS. It is not the file that decides it.
