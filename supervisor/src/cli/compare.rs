@@ -9,7 +9,7 @@ use crate::audit::{self, Decision, Filter, Kind, Line, Record};
 use crate::exit;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -252,9 +252,9 @@ impl Sides {
             |at: i64| outcome.between_ms.is_some_and(|(from, to)| (from + margin_ms..=to - margin_ms).contains(&at));
         let mut differences = Vec::new();
         let mut notes = Vec::new();
-        let mut known = BTreeMap::new();
+        let mut known = BTreeSet::new();
         for kept in &self.kept.items {
-            known.insert(kept.id.as_str(), ());
+            known.insert(kept.id.as_str());
             match self.log.get(&kept.id) {
                 Some(logged) => {
                     outcome.both += 1;
@@ -275,7 +275,7 @@ impl Sides {
             if logged.decisions > 1 {
                 find(What::AskedAgain { times: logged.decisions });
             }
-            if !known.contains_key(id.as_str()) && both_would(logged.at_ms) {
+            if !known.contains(id.as_str()) && both_would(logged.at_ms) {
                 find(What::NotKept { kind: logged.kind.clone(), user: logged.user.clone() });
             }
         }
