@@ -46,8 +46,23 @@ pub struct World {
 /// # Errors
 /// A part does not start.
 pub async fn usual_cluster() -> Result<Cluster> {
-    let cluster = Cluster::with_logs(&[LogSource::new("seen", "web-1", &["app", "side"])]).await?;
-    cluster.pod("seen", "web-1", &["app", "side"], &json!({ "app": "web" })).await?;
+    usual_cluster_with(&[]).await
+}
+/// [`usual_cluster`], with pods more (the same containers) in the namespace `lines`: one for each test that writes lines while others read
+/// theirs.
+///
+/// # Errors
+/// A part does not start.
+pub async fn usual_cluster_with(pods: &[&str]) -> Result<Cluster> {
+    let containers = ["app", "side"];
+    let mut all = vec![("seen", "web-1")];
+    all.extend(pods.iter().map(|pod| ("lines", *pod)));
+    let logs: Vec<_> = all.iter().map(|(namespace, pod)| LogSource::new(namespace, pod, &containers)).collect();
+    let cluster = Cluster::with_logs(&logs).await?;
+    for (namespace, pod) in all {
+        let app = if namespace == "seen" { "web" } else { "lines" };
+        cluster.pod(namespace, pod, &containers, &json!({ "app": app })).await?;
+    }
     Ok(cluster)
 }
 

@@ -9,7 +9,7 @@ use runner_tests::engine::{EngineKind, quick_module, slow_module};
 use runner_tests::process::{Mark, Program};
 use runner_tests::proxy::{HttpProxy, Manner};
 use runner_tests::runner::{Setup, WITHOUT, given};
-use runner_tests::world::{self, Shared, World, usual_cluster};
+use runner_tests::world::{self, Shared, World, usual_cluster_with};
 use runner_tests::{Cluster, Component, Engine, Moto, Scratch, Suite, archive, cluster, eventually, scratch};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -38,7 +38,7 @@ static USUAL: Shared<Usual> = Shared::new();
 async fn usual() -> Result<&'static Usual> {
     USUAL
         .get(|| async {
-            let cluster = usual_cluster().await?;
+            let cluster = usual_cluster_with(&["of-ctl"]).await?;
             for n in 1..=3 {
                 let labels = json!({ "app": "db", "n": n.to_string() });
                 cluster.create_pod("default", &format!("db-{n}"), &["app"], &labels).await?;
@@ -602,8 +602,8 @@ async fn runnerctl_kubernetes() -> Result<()> {
     let text = ctl.text(&["k8s", "-C", "cluster", "describe", "web-1", "-n", "seen"]).await?;
     ensure!(text.contains("web-1") && text.contains("side"), "{text}");
 
-    Cluster::append_log(&usual.cluster.log_file("seen", "web-1", "side"), "the last of side")?;
-    let log = ctl.text(&["k8s", "-C", "cluster", "logs", "web-1", "-n", "seen", "-c", "side", "--tail", "1"]).await?;
+    Cluster::append_log(&usual.cluster.log_file("lines", "of-ctl", "side"), "the last of side")?;
+    let log = ctl.text(&["k8s", "-C", "cluster", "logs", "of-ctl", "-n", "lines", "-c", "side", "--tail", "1"]).await?;
     ensure!(log == "the last of side\n", "{log:?}");
     let ended =
         ctl.run(&["k8s", "-C", "cluster", "exec", "db-1", "--", "sh", "-c", "echo out; echo err >&2; exit 9"]).await?;

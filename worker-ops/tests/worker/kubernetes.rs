@@ -3,6 +3,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::stream::{StreamExt as _, TryStreamExt as _};
+use runner_tests::cluster::LogSource;
 use runner_tests::{Cluster, Component, Cutter, Suite, Wire, cluster, world};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -41,7 +42,7 @@ pub(crate) fn scenarios(suite: Suite) -> Suite {
 }
 
 pub(crate) async fn the_cluster() -> Result<&'static Cluster> {
-    CLUSTER.get(world::usual_cluster).await
+    CLUSTER.get(|| world::usual_cluster_with(&["of-all", "of-cut"])).await
 }
 
 pub(crate) fn kubernetes(cluster: &Cluster, token: &str) -> KubernetesTarget {
@@ -385,21 +386,28 @@ async fn logs() -> Result<()> {
 
 async fn all_containers() -> Result<()> {
     let cluster = the_cluster().await?;
-    Cluster::append_log(&cluster.log_file("seen", "web-1", "side"), "from the side")?;
-    let all = K8sLogs { container: String::new(), all_containers: true, tail_lines: Some(1), ..app_logs() };
+    Cluster::append_log(&cluster.log_file("lines", "of-all", "side"), "from the side")?;
+    let all = K8sLogs {
+        namespace: "lines".into(),
+        pod: "of-all".into(),
+        container: String::new(),
+        all_containers: true,
+        tail_lines: Some(1),
+        ..app_logs()
+    };
     let given = log(cluster, all.clone()).await?;
     ensure!(given.outcome.code == "ok", "{:?}", given.outcome);
     let lines: Vec<_> = given.text().lines().map(str::to_owned).collect();
-    ensure!(lines.last().is_some_and(|l| l == "[pod/web-1/side] from the side"), "{lines:?}");
+    ensure!(lines.last().is_some_and(|l| l == "[pod/of-all/side] from the side"), "{lines:?}");
     // followed, both come
     let mut worker =
         Worker::operation(&request(What::K8sLogs(K8sLogs { follow: true, ..all.clone() }), admin(cluster))).await?;
-    worker.at_least("[pod/web-1/side] from the side\n".len()).await?;
+    worker.at_least("[pod/of-all/side] from the side\n".len()).await?;
     for container in ["app", "side"] {
-        Cluster::append_log(&cluster.log_file("seen", "web-1", container), &format!("followed {container}"))?;
+        Cluster::append_log(&cluster.log_file("lines", "of-all", container), &format!("followed {container}"))?;
     }
     let mut text = String::new();
-    while !["app", "side"].iter().all(|c| text.contains(&format!("[pod/web-1/{c}] followed {c}\n"))) {
+    while !["app", "side"].iter().all(|c| text.contains(&format!("[pod/of-all/{c}] followed {c}\n"))) {
         text.push_str(&String::from_utf8(worker.at_least(1).await?)?);
     }
     ensure!(worker.cancel().await? == Some(0));
@@ -437,14 +445,21 @@ async fn cut() -> Result<()> {
     let wire = Cutter::new(cluster.address()).await?;
     let target =
         KubernetesTarget { server: format!("https://{}", wire.address()), ..kubernetes(cluster, cluster::ADMIN) };
-    Cluster::append_log(&cluster.log_file("seen", "web-1", "side"), "before the cut")?;
-    let logs = K8sLogs { container: "side".into(), follow: true, tail_lines: Some(1), ..app_logs() };
+    Cluster::append_log(&cluster.log_file("lines", "of-cut", "side"), "before the cut")?;
+    let logs = K8sLogs {
+        namespace: "lines".into(),
+        pod: "of-cut".into(),
+        container: "side".into(),
+        follow: true,
+        tail_lines: Some(1),
+        ..app_logs()
+    };
     let mut worker = Worker::operation(&request(What::K8sLogs(logs), Target::Kubernetes(target.clone()))).await?;
     worker.at_least(1).await?;
     let command = vec!["sleep".into(), "60".into()];
     let exec = K8sExec {
-        namespace: "seen".into(),
-        pod: "web-1".into(),
+        namespace: "lines".into(),
+        pod: "of-cut".into(),
         container: "app".into(),
         command,
         stdin: true,
@@ -463,7 +478,7 @@ async fn cut() -> Result<()> {
 }
 
 async fn long_log() -> Result<()> {
-    let cluster = Cluster::with_logs(&[runner_tests::cluster::LogSource::new("default", "long", &["c"])]).await?;
+    let cluster = Cluster::with_logs(&[LogSource::new("default", "long", &["c"])]).await?;
     cluster.pod("default", "long", &["c"], &json!({})).await?;
     let mut file = std::io::BufWriter::new(std::fs::File::create(cluster.log_file("default", "long", "c"))?);
     let (mut expected, mut bytes) = (Sha256::new(), 0_u64);
