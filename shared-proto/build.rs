@@ -49,6 +49,8 @@ const JSON: &[&str] = &[
     "EngineStarted",
     "JobResult",
     "Redacted",
+    "StateResource",
+    "StateLock",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

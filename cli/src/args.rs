@@ -2,7 +2,7 @@
 
 use crate::commands::{
     aws, ca, connection, deploy, job, k8s, kube_token, kubeconfig, login, logs, operation, organization, resources,
-    runner, stack,
+    runner, stack, state,
 };
 use crate::config::Overrides;
 use crate::output::Format;
@@ -98,6 +98,9 @@ pub(crate) enum Command {
     Stack(stack::StackCommand),
     /// Deploy a folder or a Git repository: create or update its stack, start a job, follow it
     Deploy(deploy::Deploy),
+    /// A stack's state: its resources, outputs and lock
+    #[command(subcommand)]
+    State(state::StateCommand),
     /// Jobs: runs of a stack
     #[command(subcommand)]
     Job(job::JobCommand),

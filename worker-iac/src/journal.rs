@@ -494,6 +494,7 @@ fn texts(body: &mut Body) -> Vec<&mut String> {
         Body::Result(e) => vec![&mut e.message, &mut e.next_step],
         Body::EngineStarted(e) => vec![&mut e.version],
         Body::CancelProgress(e) => vec![&mut e.by],
+        Body::StateResource(e) => vec![&mut e.address, &mut e.name, &mut e.id, &mut e.attributes],
         Body::Redacted(_) => vec![],
     }
 }

@@ -3,8 +3,9 @@
 
 use crate::cancel::{self, Cancel, Watcher};
 use crate::control;
+use crate::engine::dialect::{self, Plan};
 use crate::engine::followed::Followed;
-use crate::engine::{Engine, Kind, Parts, environment, private_folder, state};
+use crate::engine::{Engine, Parts, environment, imports, private_folder, resources, state};
 use crate::first;
 use crate::journal::{self, Journal, cut};
 use crate::process::{self, Environment};
@@ -14,7 +15,7 @@ use crate::variables::{self, Declarations, Variables};
 use prost::Message as _;
 use runner_worker_iac::redaction::Redaction;
 use sha2::{Digest as _, Sha256};
-use shared_proto::failure::Code;
+use shared_proto::failure::{Code, Failure};
 use shared_proto::spool::{Reader, SpoolError};
 use shared_proto::v1::event::Body;
 use shared_proto::v1::{
@@ -201,22 +202,26 @@ impl Step {
         }
         let followed = self.followed.take();
         match self.start.step.as_str() {
-            "plan" => self.plan(followed).await,
+            "plan" => match self.request.kind() {
+                JobKind::Outputs => self.outputs().await,
+                JobKind::State => self.state().await,
+                JobKind::Unlock => self.unlock().await,
+                _ => self.plan(followed).await,
+            },
             "apply" => self.apply(followed).await,
-            "outputs" => self.outputs().await,
             other => Err(Code::InvalidArgument.on(format!("there is no step {other:?}")).into()),
         }
     }
 
     async fn plan(&mut self, followed: Option<Followed>) -> Result<End, Stop> {
         let kind = self.request.kind();
-        if !matches!(kind, JobKind::Preview | JobKind::Update | JobKind::Refresh | JobKind::Destroy) {
-            return Err(Code::InvalidArgument.on("a job of that kind has no plan").into());
+        if kind == JobKind::Unspecified {
+            return Err(Code::InvalidArgument.on("the job is of a kind that this runner does not know").into());
         }
         let plan = saved_plan_path(&self.work);
         let (mut engine, has_changes) = if let Some(followed) = followed {
             let mut engine = self.engine_at_work(&followed.version).await?;
-            let has_changes = engine.take_over(followed).await? == Exit::Code(2);
+            let has_changes = engine.take_over(followed).await?;
             (engine, has_changes)
         } else {
             self.phase("preparing", "").await;
@@ -224,7 +229,10 @@ impl Step {
             self.journal.flush().await;
             let mut engine = self.prepare().await?;
             self.phase("planning", "").await;
-            let has_changes = engine.plan(kind, &plan).await?;
+            // an import is of what it names, whatever else has changed
+            let imported: Vec<_> = self.request.imports.iter().map(|import| import.address.clone()).collect();
+            let targets = if kind == JobKind::Import { &imported } else { &self.request.targets };
+            let has_changes = engine.plan(&Plan { kind, targets, replace: &self.request.replace }, &plan).await?;
             (engine, has_changes)
         };
         let text = engine.show(&plan).await?;
@@ -295,7 +303,7 @@ impl Step {
 
     /// Puts a state that the engine could not save beside the stack's own one: the working copy goes with the job.
     fn rescue(&self) -> Option<String> {
-        let kind = Kind::from_name(&self.request.engine).ok()?;
+        let kind = dialect::named(&self.request.engine).ok()?;
         let path = self.request.source.clone().unwrap_or_default().path;
         let root = source::root_module(&self.work.join("source"), &path, kind.extensions()).ok()?;
         let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
@@ -327,7 +335,7 @@ impl Step {
         if let (Some(program), false) = (&mut self.start.engine, version.is_empty()) {
             program.version = version.to_owned();
         }
-        let kind = Kind::from_name(&self.request.engine)?;
+        let kind = dialect::named(&self.request.engine)?;
         let path = self.request.source.clone().unwrap_or_default().path;
         let root = source::root_module(&self.work.join("source"), &path, kind.extensions())?;
         // what there is to say was said when the job began
@@ -354,9 +362,45 @@ impl Step {
         Ok(End::Result("no_changes", "The outputs were read; nothing was changed.".into()))
     }
 
+    async fn state(&mut self) -> Result<End, Stop> {
+        self.phase("preparing", "").await;
+        let mut engine = self.prepare().await?;
+        let state = engine.state().await?;
+        let resources = resources::of_state(&state, &self.request.targets);
+        let (found, left_out) = (resources.found.len(), resources.left_out);
+        for resource in resources.found {
+            self.journal.record(Body::StateResource(resource)).await;
+        }
+        if left_out > 0 {
+            self.journal.note(format!("{left_out} more resources are in the state; name what you want to see.")).await;
+        }
+        match (found, self.request.targets.is_empty()) {
+            (0, false) => {
+                let message = format!("the state has no {}", self.request.targets.join(", "));
+                Err(Code::NotFound.on(message).next("Look at what there is: `runnerctl state list STACK`.").into())
+            }
+            _ => Ok(End::Result("no_changes", "The state was read; nothing was changed.".into())),
+        }
+    }
+
+    async fn unlock(&mut self) -> Result<End, Stop> {
+        self.phase("preparing", "").await;
+        let lock = self.request.lock_id.clone();
+        if lock.is_empty() || lock.starts_with('-') {
+            return Err(Code::InvalidArgument.on("the job names no lock").into());
+        }
+        let mut engine = self.prepare().await?;
+        self.phase("applying", "").await;
+        self.journal.flush().await;
+        let note = format!("{} removes the lock {lock}: {}", self.request.created_by, self.request.reason);
+        self.journal.note(note).await;
+        engine.unlock(&lock).await?;
+        Ok(End::Result("applied", format!("The lock {lock} is removed.")))
+    }
+
     /// Source, environment and `init`.
     async fn prepare(&mut self) -> Result<Engine, Stop> {
-        let kind = Kind::from_name(&self.request.engine)?;
+        let kind = dialect::named(&self.request.engine)?;
         let wanted = self.request.source.clone().unwrap_or_default();
         let source = self.work.join("source");
         let git_environment: Environment = environment::for_git(&self.start, &self.folders());
@@ -376,7 +420,13 @@ impl Step {
         if let Some(note) = note {
             self.journal.note(note).await;
         }
+        if !self.request.imports.is_empty() {
+            imports::write(&engine, &self.request.imports)?;
+        }
         state::init(&mut engine, &self.start.state_directory, &self.start.state_instance).await?;
+        if !self.request.workspace.is_empty() {
+            engine.workspace(&self.request.workspace).await?;
+        }
         Ok(engine)
     }
 
@@ -392,7 +442,7 @@ impl Step {
             seconds => Duration::from_secs(seconds.into()),
         };
         let mut environment = environment::for_engine(&self.start, &self.folders())?;
-        let kind = Kind::from_name(&self.request.engine)?;
+        let kind = dialect::named(&self.request.engine)?;
         let module = Declarations::read(&root, kind.extensions());
         let passed = Variables::new(&self.request.variables, &self.request.not_redacted, &module)?;
         self.not_redacted.extend(passed.not_redacted.iter().cloned());
@@ -454,13 +504,8 @@ impl Step {
                 JobResult { phase: phase.into(), code: "ok".into(), message, ..Default::default() }
             }
             Err(Stop::Canceled { forced, exit }) => canceled(forced, exit, &self.start.step),
-            Err(Stop::Failed(failure, exit)) => JobResult {
-                phase: "failed".into(),
-                code: failure.code.as_str().into(),
-                message: failure.message,
-                next_step: failure.next_step,
-                ..with_exit(exit)
-            },
+            Err(Stop::Failed(failure, exit)) => failed(failure, exit),
+            Err(Stop::Locked(failure, lock, exit)) => JobResult { lock: Some(*lock), ..failed(failure, Some(exit)) },
         };
         if let Some(JobBound { what, memory, disk }) = bound {
             result.message = format!("The job was at its bounds: {what}. {}", result.message);
@@ -521,6 +566,16 @@ fn canceled(forced: bool, exit: Option<Exit>, step: &str) -> JobResult {
     };
     let code = Code::Cancelled.as_str().into();
     JobResult { phase: "canceled".into(), code, message, next_step: next_step.into(), ..with_exit(exit) }
+}
+
+fn failed(failure: Failure, exit: Option<Exit>) -> JobResult {
+    JobResult {
+        phase: "failed".into(),
+        code: failure.code.as_str().into(),
+        message: failure.message,
+        next_step: failure.next_step,
+        ..with_exit(exit)
+    }
 }
 
 fn with_exit(exit: Option<Exit>) -> JobResult {

@@ -1,6 +1,7 @@
 //! Why a step ends before its end.
 
 use shared_proto::failure::{Code, Failure};
+use shared_proto::v1::StateLock;
 use std::io;
 
 /// How a program ended.
@@ -19,6 +20,8 @@ pub(crate) enum Exit {
 pub(crate) enum Stop {
     /// Something failed; the program's exit, where one ran.
     Failed(Failure, Option<Exit>),
+    /// The engine could not have the lock of the state, and ended.
+    Locked(Failure, Box<StateLock>, Exit),
     /// It was cancelled, before or while a program ran.
     Canceled {
         /// Whether it had to be killed.

@@ -91,7 +91,7 @@ fn plan_apply_change_nothing_refresh_outputs_destroy() {
         assert_eq!(result(&preview).phase, "planned");
         let refresh = job.again(JobKind::Refresh).run("plan");
         assert_eq!(result(&refresh).phase, "no_changes");
-        let read = job.again(JobKind::Outputs).run("outputs");
+        let read = job.again(JobKind::Outputs).run("plan");
         assert_eq!(outputs(&read)["text"]["value"], "abc");
 
         let destroy = job.again(JobKind::Destroy);

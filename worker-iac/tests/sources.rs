@@ -72,7 +72,7 @@ fn a_repository_at_a_commit_a_branch_and_a_tag() {
         let mut job = Job::new(&engine, JobKind::Outputs, &[]);
         job.git(&url, reference);
         job.start.environment.insert("RUNNER_ALLOW_FILE_SOURCES".into(), "1".into());
-        let ended = job.run("outputs");
+        let ended = job.run("plan");
         assert_eq!(result(&ended).code, "ok", "{reference}: {ended:#?}");
         let resolved = bodies(&ended).find_map(|b| match b {
             Body::SourceResolved(resolved) => Some(resolved),
@@ -89,7 +89,7 @@ fn a_repository_at_a_commit_a_branch_and_a_tag() {
         let mut job = Job::new(&engine, JobKind::Outputs, &[]);
         job.git(&url, reference);
         job.start.environment.insert("RUNNER_ALLOW_FILE_SOURCES".into(), "1".into());
-        assert_eq!(result(&job.run("outputs")).code, code, "{reference}");
+        assert_eq!(result(&job.run("plan")).code, code, "{reference}");
     }
 }
 
@@ -115,7 +115,7 @@ fn a_repository_whose_links_leave_or_whose_hooks_would_run() {
         let mut job = Job::new(&engine, JobKind::Outputs, &[]);
         job.git(&url, reference);
         job.start.environment.insert("RUNNER_ALLOW_FILE_SOURCES".into(), "1".into());
-        let ended = job.run("outputs");
+        let ended = job.run("plan");
         assert_eq!(result(&ended).code, code, "{reference}: {ended:#?}");
         if code == "ok" {
             assert!(bodies(&ended).any(|b| matches!(b, Body::OutputLine(l) if l.text.contains("submodules"))));

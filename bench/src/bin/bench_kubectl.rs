@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! bench-kubectl [DIVISOR]     of the pods, events and bytes; 1 unless given
+//! bench-kubectl hold          measures nothing: says how to reach it each way, and stands until its standard input ends
 //! ```
 #![forbid(unsafe_code)]
 
@@ -41,15 +42,18 @@ const EVENTS: usize = 2_000;
 const EVENTS_EACH_SECOND: u64 = 200;
 /// Requests that make pods, at a time.
 const MAKING: usize = 16;
+/// As a runner has it that is not told otherwise; tests have none.
+const WARM: &str = "16";
 /// What is forwarded to.
 const POD: &str = "stream";
 
 fn main() -> ExitCode {
-    let divisor = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(1).max(1);
+    let word = std::env::args().nth(1).unwrap_or_default();
+    let divisor = word.parse().unwrap_or(1).max(1);
     let Ok(runtime) = tokio::runtime::Builder::new_multi_thread().enable_all().build() else {
         return ExitCode::FAILURE;
     };
-    let ended = runtime.block_on(run(divisor));
+    let ended = runtime.block_on(run(divisor, word == "hold"));
     runner_tests::process::end_all();
     runner_tests::scratch::remove_root();
     match ended {
@@ -83,7 +87,7 @@ struct Set {
 /// Figures of one scenario, by way: direct, runner, ssh.
 type Figures = [Vec<f64>; 3];
 
-async fn run(divisor: usize) -> Result<bool> {
+async fn run(divisor: usize, holds: bool) -> Result<bool> {
     if cfg!(debug_assertions) {
         eprintln!("this is a debug build: its figures say little");
     }
@@ -91,6 +95,13 @@ async fn run(divisor: usize) -> Result<bool> {
         ensure!(component.missing().is_none(), "{}", component.missing().unwrap_or_default());
     }
     let set = Set::start().await?;
+    if holds {
+        for way in &set.ways {
+            println!("{}: HOME={} kubectl --kubeconfig {}", way.name, way.home.display(), way.kubeconfig.display());
+        }
+        tokio::io::copy(&mut tokio::io::stdin(), &mut tokio::io::sink()).await?;
+        return Ok(true);
+    }
     let mut hold = true;
     hold &= set.gets(GETS / divisor.min(6)).await?;
     hold &= set.forwards(TRANSFER / divisor).await?;
@@ -111,7 +122,7 @@ impl Set {
             cluster.create_pod("default", &format!("web-{n}"), &["app"], &json!({})).await?;
         }
         cluster.pod("default", POD, &["app"], &json!({})).await?;
-        let world = World::beside(&cluster, |setup| setup).await?;
+        let world = World::beside(&cluster, |setup| setup.env("RUNNERD_WORKERS_WARM", WARM)).await?;
         let ctl = Ctl::new(&world.control_plane, world.user())?;
         let ssh = Forward::start(&[cluster.address()], Duration::ZERO).await?;
         let files = Scratch::new("kubeconfigs")?;

@@ -38,6 +38,12 @@ pub(crate) struct Deploy {
     /// What to do
     #[arg(long, value_parser = ["update", "preview", "destroy", "refresh"], default_value = "update")]
     kind: String,
+    /// Only this resource or module, and what it depends on; may be given several times
+    #[arg(long = "target", value_name = "ADDRESS")]
+    targets: Vec<String>,
+    /// Make this resource anew; may be given several times
+    #[arg(long, value_name = "ADDRESS")]
+    replace: Vec<String>,
     /// Start the job and do not follow it
     #[arg(long)]
     detach: bool,
@@ -91,6 +97,11 @@ async fn start(command: &Deploy, session: &Session) -> Done<Value> {
         (None, None, None) => return Err(Stop::Exit(crate::stop::USAGE)),
     };
     let mut job = json!({ "kind": command.kind, "approve_automatically": command.auto_approve });
+    for (name, addresses) in [("targets", &command.targets), ("replace", &command.replace)] {
+        if !addresses.is_empty() {
+            job[name] = json!(addresses);
+        }
+    }
     match existing {
         // only an update makes the source the stack's own; the others look at it, or undo what is there
         Some(_) if command.kind != "update" => {

@@ -95,7 +95,8 @@ impl Words {
                 self.note(&format!("· source: {} {}{from}", source.kind, source.revision));
             }
             // what is asked of the engine beside its work is of no interest to anybody
-            Body::EngineStarted(engine) if matches!(engine.command.as_str(), "version" | "show" | "output") => {}
+            Body::EngineStarted(engine)
+                if matches!(engine.command.as_str(), "version" | "show" | "state" | "output") => {}
             Body::EngineStarted(engine) => {
                 self.note(&format!("· {} {}: {}", engine.engine, engine.version, engine.command));
             }
@@ -126,6 +127,7 @@ impl Words {
                     self.note(words);
                 }
             }
+            Body::StateResource(resource) => self.say(&resource.address)?,
             // told in words already
             Body::Redacted(_) => {}
             Body::Result(_) => self.release()?,
@@ -142,7 +144,8 @@ fn summary_of(s: &v1::ChangeSummary) -> String {
         format!("{}: {} to add, {} to change, {} to destroy.", s.operation, s.add, s.change, s.remove)
     })
 }
-fn diagnostic_of(d: &v1::Diagnostic) -> String {
+/// A diagnostic as the engine says it.
+pub(crate) fn diagnostic_of(d: &v1::Diagnostic) -> String {
     let severity = if d.severity == "warning" { "Warning" } else { "Error" };
     let mut text = format!("{severity}: {}", d.summary);
     if !d.file.is_empty() {
@@ -266,7 +269,7 @@ pub(crate) fn waits(job: &Value) -> Option<String> {
 }
 
 /// How a job's end is a command's end.
-fn ending(phase: &str, code: &str, message: &str, next_step: &str) -> Option<Stop> {
+pub(crate) fn ending(phase: &str, code: &str, message: &str, next_step: &str) -> Option<Stop> {
     if matches!(phase, "applied" | "no_changes" | "planned") {
         return None;
     }

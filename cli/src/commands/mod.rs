@@ -19,6 +19,7 @@ pub(crate) mod outcome;
 pub(crate) mod resources;
 pub(crate) mod runner;
 pub(crate) mod stack;
+pub(crate) mod state;
 
 use crate::args::{Arguments, Command, Global};
 use crate::client::Client;
@@ -119,6 +120,7 @@ pub(crate) async fn run(arguments: Arguments) -> Done {
         Command::Logs(command) => logs::run(command, &session()?).await,
         Command::Stack(command) => stack::run(command, &session()?).await,
         Command::Deploy(command) => deploy::run(command, &session()?).await,
+        Command::State(command) => state::run(command, &session()?).await,
         Command::Job(command) => job::run(command, &session()?).await,
         Command::Operation(command) => operation::run(command, &session()?).await,
         Command::Demo(command) => crate::demo::run(command, interrupt).await,

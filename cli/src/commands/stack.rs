@@ -86,6 +86,9 @@ pub(crate) struct Options {
     /// The folder inside the source that is the root module
     #[arg(long, value_name = "PATH")]
     pub(crate) path: Option<String>,
+    /// The workspace of the configuration, made where it has none of that name; "default": its default one
+    #[arg(long, value_name = "NAME")]
+    workspace: Option<String>,
     /// A variable's value; given variables replace the stack's
     #[arg(long = "var", value_parser = pair, value_name = "NAME=VALUE")]
     vars: Vec<(String, String)>,
@@ -134,6 +137,9 @@ impl Options {
     pub(crate) fn apply(&self, stack: &mut Value, runner: Option<&str>) -> Result<(), Failure> {
         if let Some(path) = &self.path {
             stack["path"] = path.as_str().into();
+        }
+        if let Some(workspace) = &self.workspace {
+            stack["workspace"] = workspace.as_str().into();
         }
         if let Some(variables) = self.variables()? {
             stack["variables"] = variables;
@@ -206,7 +212,8 @@ pub(crate) fn git(url: &str, reference: &str) -> Value {
 /// Of a stack as it was read, what can be written again.
 pub(crate) fn writable(stack: &Value) -> Value {
     let mut out = json!({});
-    for name in ["name", "engine", "runner", "source", "path", "variables", "not_redacted", "connections"] {
+    for name in ["name", "engine", "runner", "source", "path", "workspace", "variables", "not_redacted", "connections"]
+    {
         match stack.get(name) {
             None | Some(Value::Null) => {}
             Some(value) => out[name] = value.clone(),
@@ -262,6 +269,7 @@ pub(crate) async fn run(command: StackCommand, session: &Session) -> Done {
                     ("engine", table::text(s, "/engine")),
                     ("source", source(s)),
                     ("path", table::text(s, "/path")),
+                    ("workspace", table::text(s, "/workspace")),
                     ("runner", table::text(s, "/runner")),
                     ("variables", names("/variables")),
                     ("not redacted", names("/not_redacted")),
@@ -332,6 +340,7 @@ mod tests {
         std::fs::write(&file, r#"{"a": [1], "b": "file"}"#).expect("writes");
         let options = |vars: &[(&str, &str)], files: &[PathBuf]| Options {
             path: None,
+            workspace: None,
             vars: vars.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             var_files: files.to_vec(),
             not_redacted: vec![],

@@ -108,9 +108,13 @@ impl World {
         (job["id"].as_str().expect("an id").to_owned(), accept)
     }
     async fn report(&self, of: &v1::AcceptRequest, from: u64, bodies: Vec<event::Body>) {
-        let events = (from..).zip(bodies).map(|(sequence, body)| v1::Event {
+        self.report_at(of, from, bodies.into_iter().map(|body| (1, body)).collect()).await;
+    }
+    /// The same, each with its moment.
+    async fn report_at(&self, of: &v1::AcceptRequest, from: u64, bodies: Vec<(i64, event::Body)>) {
+        let events = (from..).zip(bodies).map(|(sequence, (time_ms, body))| v1::Event {
             sequence,
-            time_ms: 1,
+            time_ms,
             engine_read: None,
             body: Some(body),
         });
@@ -465,4 +469,85 @@ async fn a_decision_needs_no_body() {
         let (status, job) = post(path, form, "").await;
         assert_eq!((status, job["phase"].as_str()), (200, Some(phase)), "{decision}: {job}");
     }
+}
+
+/// A job of the stack that is at work from one moment to another, and ends so; `None`: it is at work still.
+async fn at_work(world: &World, from: i64, until: i64, end: Option<v1::JobResult>) -> String {
+    let (id, given) = world.accepted("s").await;
+    let last = end.map_or_else(|| phase("applying"), event::Body::Result);
+    world.report_at(&given, 1, vec![(from, phase("planning")), (until, last)]).await;
+    id
+}
+fn ended(phase: &str, code: &str) -> Option<v1::JobResult> {
+    Some(v1::JobResult { phase: phase.into(), code: code.into(), ..Default::default() })
+}
+fn locked(created_ms: i64) -> Option<v1::JobResult> {
+    let lock = v1::StateLock { id: "L1".into(), who: "ann@laptop".into(), created_ms, ..Default::default() };
+    Some(v1::JobResult { lock: Some(lock), ..ended("failed", "state_locked")? })
+}
+
+#[tokio::test]
+async fn a_lock_is_dead_where_its_holder_is_known_to_have_ended_and_nowhere_else() {
+    for (end, created, verdict, holder) in [
+        // made while the job was at work, of which its runner told the end
+        (ended("failed", "engine_failed"), 7_000, "dead", true),
+        (ended("canceled", "cancelled"), 6_000, "dead", true),
+        // nobody saw its end
+        (ended("lost", "job_lost"), 7_000, "cannot_tell", true),
+        (ended("failed", "worker_crashed"), 7_000, "cannot_tell", true),
+        // made between two jobs, after both, before both: somebody else's
+        (ended("failed", "engine_failed"), 5_500, "cannot_tell", false),
+        (ended("failed", "engine_failed"), 9_500, "cannot_tell", false),
+        (ended("failed", "engine_failed"), 500, "cannot_tell", false),
+        (ended("failed", "engine_failed"), 0, "cannot_tell", false),
+        // it could not have the lock itself
+        (locked(7_000), 7_000, "cannot_tell", false),
+    ] {
+        let world = World::new().await;
+        world.stack("s").await;
+        assert_eq!(world.get("/stacks/s/lock").await.1["lock"], Value::Null);
+        at_work(&world, 1_000, 5_000, ended("applied", "ok")).await;
+        let what = format!("{end:?} {created}");
+        let before = at_work(&world, 6_000, 9_000, end).await;
+        let found_by = at_work(&world, 10_000, 11_000, locked(created)).await;
+        let (_, known) = world.get("/stacks/s/lock").await;
+        assert_eq!((&known["lock"]["id"], &known["found_by"]), (&"L1".into(), &found_by.into()), "{what}");
+        assert_eq!(known["holder"]["verdict"], verdict, "{what}: {known}");
+        assert_eq!(known["holder"]["job"] == before.as_str(), holder, "{what}: {known}");
+
+        let unlock =
+            |id: &str, force: bool| json!({ "kind": "unlock", "lock": { "id": id, "reason": "r", "force": force } });
+        let (asked, forced) = (unlock("L1", false), unlock("L1", true));
+        assert_eq!(code(&world.post("/stacks/s/jobs", &unlock("L2", false)).await), (409, "conflict"), "{what}");
+        let answer = world.post("/stacks/s/jobs", if verdict == "dead" { &asked } else { &forced }).await;
+        assert_eq!(answer.0, StatusCode::CREATED, "{what}: {}", answer.1);
+        if verdict != "dead" {
+            assert_eq!(code(&world.post("/stacks/s/jobs", &asked).await), (409, "conflict"), "{what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lock_that_was_had_since_is_none_and_what_reads_has_none() {
+    let world = World::new().await;
+    world.stack("s").await;
+    at_work(&world, 6_000, 9_000, ended("failed", "engine_failed")).await;
+    at_work(&world, 10_000, 11_000, locked(7_000)).await;
+    assert_eq!(world.get("/stacks/s/lock").await.1["holder"]["verdict"], "dead");
+    // what reads asks for no lock
+    let (status, _) = world.post("/stacks/s/jobs", &json!({ "kind": "state" })).await;
+    assert_eq!(status, StatusCode::CREATED);
+    let given = world.store.assign_next(&world.runner, "i-1", 4, &[]).await.expect("asked").expect("a job");
+    let accept = v1::AcceptRequest {
+        job_id: given.job_id,
+        fencing_token: given.fencing_token,
+        instance_id: "i-1".into(),
+        request_sha256: given.request_sha256,
+    };
+    world.store.accept_job(&world.organization, &world.runner, &accept).await.expect("accepted");
+    let end = event::Body::Result(ended("no_changes", "ok").unwrap_or_default());
+    world.report_at(&accept, 1, vec![(12_000, end)]).await;
+    assert_eq!(world.get("/stacks/s/lock").await.1["holder"]["verdict"], "dead");
+    at_work(&world, 13_000, 14_000, ended("applied", "ok")).await;
+    assert_eq!(world.get("/stacks/s/lock").await.1["lock"], Value::Null);
 }

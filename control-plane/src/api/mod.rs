@@ -20,6 +20,7 @@ mod jobs;
 mod kubernetes;
 mod ledger;
 mod listener;
+mod locks;
 mod log_events;
 mod logs;
 mod operations;
@@ -30,6 +31,7 @@ mod resources;
 mod routes;
 mod runners;
 mod running;
+mod scope;
 mod source;
 mod stacks;
 mod streams;
@@ -117,6 +119,7 @@ fn routes() -> Routes {
         .merge(cloud::routes())
         .merge(resources::routes())
         .merge(operations::routes())
+        .merge(locks::routes())
         .merge(stacks::routes())
         .merge(jobs::routes())
         .merge(archives::routes())
@@ -136,6 +139,7 @@ fn documents() -> Vec<utoipa::openapi::OpenApi> {
         cloud::Document::openapi(),
         resources::Document::openapi(),
         operations::Document::openapi(),
+        locks::Document::openapi(),
         stacks::Document::openapi(),
         jobs::Document::openapi(),
         archives::Document::openapi(),

@@ -1,6 +1,7 @@
 //! Stacks: made, changed, deleted, and their jobs started.
 
 use super::jobs::{JobView, JobViews};
+use super::scope::{self, Import, Lock};
 use super::source::{Source, Variables, checked_connections, checked_names, checked_path};
 use super::{ApiError, ApiState, Body, Caller, Named, OptionalBody, Params, Routes, checked};
 use crate::sessions::LIST_MAX;
@@ -48,6 +49,8 @@ struct StackBody {
     source: Source,
     /// The folder inside the source that is the root module.
     path: Option<String>,
+    /// The workspace of the configuration that its jobs are about; its default one where absent.
+    workspace: Option<String>,
     /// Values by name: a text as it is, anything else as JSON.
     #[serde(default)]
     variables: Variables,
@@ -84,6 +87,8 @@ struct StackView {
     runner: Option<String>,
     source: Source,
     path: String,
+    /// The workspace of the configuration; empty: its default one.
+    workspace: String,
     variables: Variables,
     /// Secret variables whose values stay in what jobs record, where they are shorter than eight bytes.
     not_redacted: Vec<String>,
@@ -140,12 +145,25 @@ struct NewJobBody {
     /// For this job alone, beside the stack's.
     #[serde(default)]
     not_redacted: Vec<String>,
+    /// Only these resources and modules, by address; of a `state` job those whose attributes are wanted.
+    #[serde(default)]
+    targets: Vec<String>,
+    /// Resources that are made anew, by address.
+    #[serde(default)]
+    replace: Vec<String>,
+    /// What an `import` takes into the state.
+    #[serde(default)]
+    imports: Vec<Import>,
+    /// What an `unlock` removes.
+    lock: Option<Lock>,
 }
-/// Source and path, as the store keeps them.
+/// Source, path and workspace, as the store keeps them.
 #[derive(Serialize, Deserialize)]
 struct KeptSource {
     source: Source,
     path: String,
+    #[serde(default)]
+    workspace: String,
 }
 
 #[utoipa::path(post, path = "/api/v1/stacks", tag = "stacks", request_body = StackBody,
@@ -255,7 +273,14 @@ async fn start(
     let mut not_redacted: Vec<String> = read_back(&stack.not_redacted, &stack)?;
     not_redacted.extend(body.not_redacted);
     let runner = runner_of(&state, &caller, &stack).await?;
+    let named = scope::Named { targets: body.targets, replace: body.replace, imports: body.imports, lock: body.lock };
+    let forced = named.lock.as_ref().is_none_or(|lock| lock.force);
+    let scope = named.checked(body.kind, kept.workspace)?;
+    if !forced {
+        super::locks::may_go(&state, &stack, &scope.lock_id).await?;
+    }
     let new = NewJob {
+        scope,
         runner: runner.id,
         kind: body.kind,
         approve_automatically: body.approve_automatically,
@@ -286,6 +311,7 @@ async fn checked_stack(state: &ApiState, caller: &Caller, body: StackBody) -> Re
     }
     let kept = KeptSource {
         path: checked_path(body.path.unwrap_or_default())?,
+        workspace: scope::checked_workspace(body.workspace.unwrap_or_default())?,
         source: body.source.checked(state, caller).await?,
     };
     Ok(NewStack {
@@ -368,6 +394,7 @@ async fn view(state: &ApiState, caller: &Caller, stack: Stack) -> Result<StackVi
         runner,
         source: kept.source,
         path: kept.path,
+        workspace: kept.workspace,
         last_instance: stack.last_instance,
         created_at_ms: stack.created_at_ms,
         last_job,

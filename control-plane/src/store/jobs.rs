@@ -78,6 +78,12 @@ pub enum JobKind {
     Destroy,
     /// Read the outputs.
     Outputs,
+    /// Plan of imports, approval, apply.
+    Import,
+    /// Read the resources of the state.
+    State,
+    /// Remove a lock of the state.
+    Unlock,
 }
 
 /// A job as it stands.
@@ -187,6 +193,28 @@ pub struct JobEnd {
     /// Where on the runner a state lies that the engine could not save. The state itself never comes here.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub rescued_state: String,
+    /// The lock of the state that the engine could not have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<KnownLock>,
+}
+
+/// What an engine said of a lock, each part in its holder's own words.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+pub struct KnownLock {
+    /// By which it is removed.
+    pub id: String,
+    /// Where.
+    pub path: String,
+    /// What it was taken for.
+    pub operation: String,
+    /// By whom.
+    pub who: String,
+    /// The holder's engine.
+    pub version: String,
+    /// When.
+    pub created: String,
+    /// The same, by the holder's clock; 0: not known.
+    pub created_ms: i64,
 }
 
 /// A job to be made.
@@ -200,6 +228,8 @@ pub struct NewJob {
     pub kind: JobKind,
     /// Whether changes are applied without asking.
     pub approve_automatically: bool,
+    /// What of its stack it is about.
+    pub scope: Scope,
     /// Where the code comes from.
     pub source: v1::Source,
     /// The engine's variables.
@@ -214,6 +244,23 @@ pub struct NewJob {
     pub groups: Vec<String>,
     /// By which the request is known again.
     pub idempotency: Option<Idempotency>,
+}
+
+/// What of its stack a job is about: all of it, unless something is named.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Scope {
+    /// The workspace of the configuration; empty: its default one.
+    pub workspace: String,
+    /// Only these resources and modules, by address.
+    pub targets: Vec<String>,
+    /// Resources that are made anew, by address.
+    pub replace: Vec<String>,
+    /// What is taken into the state.
+    pub imports: Vec<v1::ImportedResource>,
+    /// The lock that is removed.
+    pub lock_id: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// What a request is known by when it is sent again, because its answer was lost.
@@ -304,11 +351,14 @@ impl JobKind {
             Self::Refresh => v1::JobKind::Refresh,
             Self::Destroy => v1::JobKind::Destroy,
             Self::Outputs => v1::JobKind::Outputs,
+            Self::Import => v1::JobKind::Import,
+            Self::State => v1::JobKind::State,
+            Self::Unlock => v1::JobKind::Unlock,
         }
     }
     /// Whether changes of its plan are to be applied.
     pub const fn applies(self) -> bool {
-        matches!(self, Self::Update | Self::Refresh | Self::Destroy)
+        matches!(self, Self::Update | Self::Refresh | Self::Destroy | Self::Import)
     }
 }
 
@@ -356,7 +406,8 @@ impl Store {
             _ => None,
         };
         let request = v1::JobRequest {
-            format: 1,
+            // a runner that knows nothing of a scope must not take all of the stack for it
+            format: if new.scope == Scope::default() { 1 } else { 2 },
             job_id: id.clone(),
             organization_id: new.stack.organization.clone(),
             runner_id: new.runner.clone(),
@@ -372,6 +423,12 @@ impl Store {
             cancel_grace_seconds: 0,
             not_redacted: new.not_redacted,
             groups: Some(v1::Groups { names: new.groups }),
+            targets: new.scope.targets,
+            replace: new.scope.replace,
+            workspace: new.scope.workspace,
+            imports: new.scope.imports,
+            lock_id: new.scope.lock_id,
+            reason: new.scope.reason,
         }
         .encode_to_vec();
         if request.len() > bounds::JOB_REQUEST_MAX {

@@ -22,7 +22,8 @@ pub(crate) use jobs::PRESENT_MS;
 #[cfg(test)]
 pub(crate) use jobs::tests as jobs_tests;
 pub use jobs::{
-    Cancelled, Given, Idempotency, Job, JobEnd, JobKind, NewJob, NewStack, Phase, Plan, Reported, Stack, Standing,
+    Cancelled, Given, Idempotency, Job, JobEnd, JobKind, KnownLock, NewJob, NewStack, Phase, Plan, Reported, Scope,
+    Stack, Standing,
 };
 pub use operation_records::OperationRecord;
 pub use organizations::Organization;

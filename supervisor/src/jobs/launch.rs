@@ -12,7 +12,7 @@ use crate::workers::{Exit, Reaches, Started};
 use runner_sandbox::PidFd;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::frame::{self, Kind};
-use shared_proto::v1::{EngineProgram, JobKind, JobRequest, JobStart, JobTarget, source as source_kind};
+use shared_proto::v1::{EngineProgram, JobRequest, JobStart, JobTarget, source as source_kind};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,6 +21,8 @@ use tokio::sync::oneshot;
 
 /// The most connections of one job.
 const CONNECTIONS_MAX: usize = 32;
+/// The newest form of a request that this runner knows: 2 is about a part of its stack.
+const FORMAT: u32 = 2;
 /// How often, and after how long each time, it is looked how a worker ended, until its parent has reaped it.
 const REAPED_LOOKS: u32 = 20;
 const REAPED_LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -104,7 +106,7 @@ impl Launch {
         archive_path: String,
     ) -> Result<JobStart, Failure> {
         let request = &self.request;
-        if request.format != 1 {
+        if !(1..=FORMAT).contains(&request.format) {
             return Err(Code::UnsupportedVersion.on(format!("the job's request is of format {}", request.format)));
         }
         let Some(path) = self.settings.engines.get(&request.engine) else {
@@ -120,12 +122,10 @@ impl Launch {
             let target = self.surroundings.resolve(connection, asker).await?;
             targets.push(JobTarget { connection: connection.clone(), target: Some(target) });
         }
-        let outputs = request.kind() == JobKind::Outputs;
         Ok(JobStart {
             request: Some(request.clone()),
             step: match step {
                 Step::Apply => "apply",
-                Step::Plan if outputs => "outputs",
                 Step::Plan => "plan",
             }
             .into(),

@@ -462,6 +462,9 @@ pub(super) const fn kind_name(kind: JobKind) -> &'static str {
         JobKind::Refresh => "refresh",
         JobKind::Destroy => "destroy",
         JobKind::Outputs => "outputs",
+        JobKind::Import => "import",
+        JobKind::State => "state",
+        JobKind::Unlock => "unlock",
     }
 }
 

@@ -1,44 +1,45 @@
-//! The engine: OpenTofu or Terraform. Both take the same commands; what differs is in [`Kind`].
+//! The engine of a job, as a program that is run: its commands in its own [`Dialect`], its output into events, its end judged.
 
+pub(crate) mod dialect;
 pub(crate) mod environment;
 pub(crate) mod followed;
+pub(crate) mod imports;
+mod language;
+mod lock;
+mod opentofu;
+pub(crate) mod resources;
+mod sensitive;
 pub(crate) mod state;
+mod terraform;
 
 use crate::cancel::Watcher;
 use crate::events;
 use crate::journal::Journal;
 use crate::process::{self, Environment, Heard, Line, Orphan, Program};
 use crate::stop::{Exit, Stop, io_failure};
+use dialect::{Command, Dialect, Plan};
 use followed::Followed;
 use serde_json::Value;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::event::Body;
-use shared_proto::v1::{EngineProgram, EngineRead, EngineStarted, JobKind, Outputs};
+use shared_proto::v1::{EngineProgram, EngineRead, EngineStarted, Outputs, StateLock};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How long the engine waits for a lock of the state that somebody else holds.
-const LOCK_TIMEOUT: &str = "-lock-timeout=60s";
 /// The most bytes of a plan's rendering that are kept.
 const PLAN_TEXT_MAX: usize = 512 * 1024;
-/// The most bytes of `output -json` that are read.
-const OUTPUT_MAX: u64 = 16 * 1024 * 1024;
-
-/// Which engine it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// OpenTofu.
-    OpenTofu,
-    /// Terraform.
-    Terraform,
-}
+/// The most bytes of what an engine says of its version.
+const VERSION_MAX: usize = 64 * 1024;
+/// The most bytes of outputs that are read.
+const OUTPUT_MAX: usize = 16 * 1024 * 1024;
+/// The most bytes of a state that are read.
+const STATE_MAX: usize = 64 * 1024 * 1024;
 
 /// An engine, ready for one root module.
 #[derive(Debug)]
 pub(crate) struct Engine {
-    /// Which one.
-    pub(crate) kind: Kind,
+    dialect: &'static dyn Dialect,
     program: PathBuf,
     version: String,
     environment: Environment,
@@ -58,63 +59,11 @@ struct Complaint {
     /// The first error, in the engine's own words.
     first: Option<String>,
     stale: bool,
+    /// It could not have the lock of the state.
+    lock: Option<StateLock>,
     disk_full: bool,
     /// It said what it has applied, which comes last.
     applied: bool,
-}
-
-// === impl Kind ===
-
-impl Kind {
-    /// By its name in a job.
-    ///
-    /// # Errors
-    /// `engine_missing` for any other.
-    pub(crate) fn from_name(name: &str) -> Result<Self, Failure> {
-        match name {
-            "opentofu" => Ok(Self::OpenTofu),
-            "terraform" => Ok(Self::Terraform),
-            other => Err(Code::EngineMissing.on(format!("there is no engine {other:?}"))),
-        }
-    }
-    /// Its name in events.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::OpenTofu => "opentofu",
-            Self::Terraform => "terraform",
-        }
-    }
-    /// What its configuration's files end in.
-    pub(crate) const fn extensions(self) -> &'static [&'static str] {
-        match self {
-            Self::OpenTofu => &[".tf", ".tf.json", ".tofu", ".tofu.json"],
-            Self::Terraform => &[".tf", ".tf.json"],
-        }
-    }
-    /// Whether its `init` takes `-json`.
-    fn init_has_json(self, version: &str) -> bool {
-        match self {
-            Self::OpenTofu => at_least(version, (1, 8)),
-            Self::Terraform => at_least(version, (1, 9)),
-        }
-    }
-    /// Whether a command takes files with variables.
-    fn takes_variables(self, command: &str, version: &str) -> bool {
-        match (self, command) {
-            (_, "plan") => true,
-            // for what is ephemeral, and so in no plan
-            (Self::Terraform, "apply") => at_least(version, (1, 10)),
-            // for backends and sources of modules that are made of variables; its apply compares them with the plan's
-            (Self::OpenTofu, "init" | "apply" | "show" | "output") => at_least(version, (1, 8)),
-            _ => false,
-        }
-    }
-}
-
-/// Whether a version is that one or a later one; what is no version is none.
-fn at_least(version: &str, wanted: (u32, u32)) -> bool {
-    let mut numbers = version.trim_start_matches('v').split(['.', '-']).map(str::parse::<u32>);
-    matches!((numbers.next(), numbers.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= wanted)
 }
 
 // === impl Engine ===
@@ -144,17 +93,17 @@ impl Engine {
     /// # Errors
     /// `engine_missing`.
     pub(crate) fn new(parts: Parts<'_>, cancel: Watcher, journal: Journal) -> Result<Self, Failure> {
-        let kind = Kind::from_name(&parts.program.name)?;
+        let dialect = dialect::named(&parts.program.name)?;
         let program = PathBuf::from(&parts.program.path);
         if !program.is_absolute() || !program.is_file() {
-            let message = format!("{} is not at {:?}", kind.name(), parts.program.path);
+            let message = format!("{} is not at {:?}", dialect.name(), parts.program.path);
             return Err(Code::EngineMissing.on(message));
         }
         let Parts { environment, variables, root, work, state, grace, .. } = parts;
         // what it may write has to be there before
         private_folder(&work.join("data"))?;
         let version = parts.program.version.clone();
-        Ok(Self { kind, program, version, environment, variables, root, work, state, grace, cancel, journal })
+        Ok(Self { dialect, program, version, environment, variables, root, work, state, grace, cancel, journal })
     }
 
     /// Asks the program for its version, where the supervisor does not know it: that one runs no programs.
@@ -162,64 +111,40 @@ impl Engine {
         if !self.version.is_empty() {
             return Ok(());
         }
-        let mut text = String::new();
-        self.capture("version", &["version", "-json"], async |line: Line| {
-            if text.len() < 64 * 1024 {
-                text.push_str(&line.text);
-                text.push('\n');
-            }
-        })
-        .await?;
-        let value: Value = serde_json::from_str(&text[text.find('{').unwrap_or(0)..]).unwrap_or_default();
-        let version = value["terraform_version"].as_str().ok_or_else(|| {
+        let (text, _) = self.said(&Command::Version, VERSION_MAX).await?;
+        self.version = self.dialect.version(&text).ok_or_else(|| {
             Code::EngineMissing.on(format!(
                 "{} does not say its version as {} does",
                 self.program.display(),
-                self.kind.name()
+                self.dialect.name()
             ))
         })?;
-        self.version = version.to_owned();
         Ok(())
     }
 
-    /// `init`.
+    /// Makes the working copy ready. `again`: after its backend was changed.
     pub(crate) async fn init(&mut self, again: bool) -> Result<(), Stop> {
-        let mut arguments = vec!["init", "-input=false", "-no-color", LOCK_TIMEOUT];
-        if self.kind.init_has_json(&self.version) {
-            arguments.push("-json");
-        }
-        if again {
-            arguments.push("-reconfigure");
-        }
-        self.command("init", &arguments).await.map(drop)
+        self.command(&Command::Init { again }).await.map(drop)
     }
 
-    /// `plan`, saved to the file. Whether there is anything to change.
-    pub(crate) async fn plan(&mut self, kind: JobKind, plan: &Path) -> Result<bool, Stop> {
-        let out = format!("-out={}", plan.display());
-        let mut arguments =
-            vec!["plan", "-input=false", "-no-color", "-json", "-detailed-exitcode", LOCK_TIMEOUT, &out];
-        match kind {
-            JobKind::Refresh => arguments.push("-refresh-only"),
-            JobKind::Destroy => arguments.push("-destroy"),
-            _ => {}
-        }
-        Ok(self.command("plan", &arguments).await? == Exit::Code(2))
+    /// Chooses a workspace, which is made where there is none.
+    pub(crate) async fn workspace(&mut self, name: &str) -> Result<(), Stop> {
+        self.command(&Command::Workspace(name)).await.map(drop)
+    }
+
+    /// Makes a plan, saved to the file. Whether there is anything to change.
+    pub(crate) async fn plan(&mut self, what: &Plan<'_>, out: &Path) -> Result<bool, Stop> {
+        let exit = self.command(&Command::Plan { what, out }).await?;
+        Ok(self.has_changes(exit))
+    }
+
+    fn has_changes(&self, exit: Exit) -> bool {
+        exit == Exit::Code(self.dialect.planned_changes())
     }
 
     /// The plan as the engine shows it to people.
     pub(crate) async fn show(&mut self, plan: &Path) -> Result<String, Stop> {
-        let mut text = String::new();
-        let mut left_out = 0;
-        self.capture("show", &["show", "-no-color", &plan.display().to_string()], async |line: Line| {
-            if text.len() + line.text.len() > PLAN_TEXT_MAX {
-                left_out += line.text.len() + line.left_out + 1;
-            } else {
-                text.push_str(&line.text);
-                text.push('\n');
-            }
-        })
-        .await?;
+        let (mut text, left_out) = self.said(&Command::Show(plan), PLAN_TEXT_MAX).await?;
         if left_out > 0 {
             text.push_str(&format!("… [cut: {left_out} more bytes left out]\n"));
         }
@@ -227,96 +152,112 @@ impl Engine {
         Ok(text.trim_matches('\n').to_owned())
     }
 
-    /// Attends a command that a worker before this one has started, to its end.
-    pub(crate) async fn take_over(&mut self, followed: Followed) -> Result<Exit, Stop> {
+    /// Attends a command that a worker before this one has started, to its end. Whether a plan has changes.
+    pub(crate) async fn take_over(&mut self, followed: Followed) -> Result<bool, Stop> {
         let Followed { command, left, read, asked, complaint, .. } = followed;
         let (out, err) = (self.work.join("engine.log"), self.work.join("engine.err"));
         let program = self.program.clone();
         let orphan = Orphan { path: &program, left, output: (&out, &err), read, asked };
-        let (journal, mut complaint) = (self.journal.clone(), complaint);
+        let (journal, dialect, mut complaint) = (self.journal.clone(), self.dialect, complaint);
         let exit = process::take_over(orphan, &mut self.cancel, self.grace, &self.journal, async |heard| {
-            heard_of_command(&journal, &mut complaint, heard).await;
+            heard_of_command(&journal, dialect, &mut complaint, heard).await;
         })
         .await?;
-        complaint.judge(&command, self.kind, exit, command == "plan")
+        let exit = complaint.judge(&command, dialect, exit)?;
+        Ok(self.has_changes(exit))
     }
 
-    /// `apply` of a saved plan.
+    /// Applies a saved plan.
     pub(crate) async fn apply(&mut self, plan: &Path) -> Result<(), Stop> {
-        let plan = plan.display().to_string();
-        self.command("apply", &["apply", "-input=false", "-no-color", "-json", LOCK_TIMEOUT, &plan]).await.map(drop)
+        self.command(&Command::Apply(plan)).await.map(drop)
+    }
+
+    /// Removes the lock of that id from the state.
+    pub(crate) async fn unlock(&mut self, lock: &str) -> Result<(), Stop> {
+        self.command(&Command::Unlock(lock)).await.map(drop)
     }
 
     /// The outputs of the state, the sensitive ones nulled.
     pub(crate) async fn output(&mut self) -> Result<Outputs, Stop> {
-        let mut text = String::new();
-        self.capture("output", &["output", "-no-color", "-json"], async |line: Line| {
-            if text.len() + line.text.len() < OUTPUT_MAX as usize {
-                text.push_str(&line.text);
-                text.push('\n');
-            }
-        })
-        .await?;
-        // a warning may come first
-        let start = text.find('{').unwrap_or(0);
-        let value: Value = serde_json::from_str(&text[start..])
-            .map_err(|e| Code::EngineFailed.on(format!("the engine's outputs are no JSON: {e}")))?;
+        let value = self.document(&Command::Output, OUTPUT_MAX).await?;
         events::outputs(&value).ok_or_else(|| Code::EngineFailed.on("the engine's outputs are of another form").into())
     }
 
-    /// Runs a command whose standard output is lines of events.
-    async fn command(&mut self, name: &str, arguments: &[&str]) -> Result<Exit, Stop> {
-        let (out, err) = (self.work.join("engine.log"), self.work.join("engine.err"));
-        let journal = self.journal.clone();
-        let mut complaint = Complaint::default();
-        let exit = self
-            .run(name, arguments, (&out, &err), async |heard| {
-                heard_of_command(&journal, &mut complaint, heard).await;
-            })
-            .await?;
-        complaint.judge(name, self.kind, exit, name == "plan")
+    /// The state as the engine gives it, with what is sensitive.
+    pub(crate) async fn state(&mut self) -> Result<Value, Stop> {
+        self.document(&Command::State, STATE_MAX).await
     }
 
-    /// Runs a command whose standard output is a document: it may hold secrets, and goes with the temporary folder.
-    async fn capture<F: AsyncFnMut(Line)>(&mut self, name: &str, arguments: &[&str], mut hear: F) -> Result<(), Stop> {
-        let (out, _) = process::scratch(&self.work.join("tmp"), name);
+    /// The document that a command gives, of at most so many bytes.
+    async fn document(&mut self, command: &Command<'_>, max: usize) -> Result<Value, Stop> {
+        let (text, left_out) = self.said(command, max).await?;
+        if left_out > 0 {
+            let message = format!("what the engine gives as {} has more than {max} bytes", command.name());
+            return Err(Code::TooLarge.on(message).into());
+        }
+        // a warning may come first
+        let start = text.find('{').unwrap_or(0);
+        serde_json::from_str(&text[start..]).map_err(|e| {
+            Code::EngineFailed.on(format!("what the engine gives as {} is no JSON: {e}", command.name())).into()
+        })
+    }
+
+    /// Runs a command whose standard output is lines of events.
+    async fn command(&mut self, command: &Command<'_>) -> Result<Exit, Stop> {
+        let (out, err) = (self.work.join("engine.log"), self.work.join("engine.err"));
+        let (journal, dialect) = (self.journal.clone(), self.dialect);
+        let mut complaint = Complaint::default();
+        let exit = self
+            .run(command, (&out, &err), async |heard| {
+                heard_of_command(&journal, dialect, &mut complaint, heard).await;
+            })
+            .await?;
+        complaint.judge(command.name(), dialect, exit)
+    }
+
+    /// Runs a command whose standard output is a document: it may hold secrets, and goes with the temporary folder. What it says, in whole
+    /// lines up to so many bytes, and how many bytes more there are.
+    async fn said(&mut self, command: &Command<'_>, max: usize) -> Result<(String, u64), Stop> {
+        let (out, _) = process::scratch(&self.work.join("tmp"), command.name());
         let err = self.work.join("engine.err");
         let journal = self.journal.clone();
         let mut complaint = Complaint::default();
         let exit = self
-            .run(name, arguments, (&out, &err), async |heard| match heard {
-                Heard::Out(line) => hear(line).await,
-                Heard::Err(line) => stderr(&journal, &mut complaint, line).await,
+            .run(command, (&out, &err), async |heard| {
+                if let Heard::Err(line) = heard {
+                    stderr(&journal, &mut complaint, line).await;
+                }
             })
             .await;
+        // a document may be one line, longer than what is ever heard of one
+        let read = read_lines(&out, max);
         let _ = std::fs::remove_file(&out);
-        complaint.judge(name, self.kind, exit?, false).map(drop)
+        complaint.judge(command.name(), self.dialect, exit?)?;
+        Ok(read.map_err(|e| io_failure(Code::Internal, "what the engine said", &e))?)
     }
 
     async fn run<F: AsyncFnMut(Heard)>(
         &mut self,
-        name: &str,
-        arguments: &[&str],
+        command: &Command<'_>,
         output: (&Path, &Path),
         hear: F,
     ) -> Result<Exit, Stop> {
-        let started =
-            EngineStarted { engine: self.kind.name().into(), version: self.version.clone(), command: name.to_owned() };
+        let started = EngineStarted {
+            engine: self.dialect.name().into(),
+            version: self.version.clone(),
+            command: command.name().into(),
+        };
         let length = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());
         self.journal.has_read(EngineRead { out: length(output.0), err: length(output.1) });
         self.journal.record(Body::EngineStarted(started)).await;
         // what came before is on disk before the engine can do anything
         self.journal.flush().await;
-        let mut arguments: Vec<_> = arguments.iter().map(OsString::from).collect();
-        if self.kind.takes_variables(name, &self.version) {
-            // options come before what they are for
-            arguments.splice(1..1, self.variables.iter().map(OsString::from));
-        }
+        let arguments = self.dialect.arguments(command, &self.version, &self.variables);
         // its modules, its own data with the saved plan, and the state where that is here; not the spool
         let (source, data, tmp) = (self.work.join("source"), self.work.join("data"), self.work.join("tmp"));
         let program = Program {
             path: &self.program,
-            arguments,
+            arguments: arguments.into_iter().map(OsString::from).collect(),
             folder: &self.root,
             environment: &self.environment,
             output,
@@ -326,8 +267,22 @@ impl Engine {
     }
 }
 
+/// The beginning of a file of text, and how many bytes are left out: it ends with a line where it is not whole.
+fn read_lines(path: &Path, max: usize) -> std::io::Result<(String, u64)> {
+    use std::io::Read as _;
+    let file = std::fs::File::open(path)?;
+    let whole = file.metadata()?.len();
+    let mut bytes = Vec::new();
+    file.take(max as u64).read_to_end(&mut bytes)?;
+    if whole > bytes.len() as u64 {
+        bytes.truncate(bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1));
+    }
+    let left_out = whole.saturating_sub(bytes.len() as u64);
+    Ok((String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()), left_out))
+}
+
 /// A line of a command whose standard output is lines of events.
-async fn heard_of_command(journal: &Journal, complaint: &mut Complaint, heard: Heard) {
+async fn heard_of_command(journal: &Journal, dialect: &dyn Dialect, complaint: &mut Complaint, heard: Heard) {
     match heard {
         Heard::Out(mut line) => {
             journal.redact_line(&mut line.text, line.left_out > 0);
@@ -335,7 +290,7 @@ async fn heard_of_command(journal: &Journal, complaint: &mut Complaint, heard: H
                 let text = format!("{}… [cut: {} bytes left out]", line.text, line.left_out);
                 Some(events::output("stdout", &text))
             } else {
-                events::of_line(&line.text)
+                dialect.event(&line.text)
             };
             if let Some(body) = body {
                 complaint.hear(&body);
@@ -367,6 +322,9 @@ impl Complaint {
         match body {
             Body::Diagnostic(d) if d.severity == "error" => {
                 self.stale |= d.summary == "Saved plan is stale";
+                if self.lock.is_none() {
+                    self.lock = lock::in_diagnostic(&d.summary, &d.detail);
+                }
                 self.disk_full |=
                     d.detail.contains("no space left on device") || d.summary.contains("no space left on device");
                 let place = if d.address.is_empty() { String::new() } else { format!(" ({})", d.address) };
@@ -384,9 +342,10 @@ impl Complaint {
         }
     }
 
-    /// Judges an exit; `plan -detailed-exitcode` says 2 where there are changes.
-    fn judge(self, command: &str, kind: Kind, exit: Exit, two_is_good: bool) -> Result<Exit, Stop> {
-        if exit == Exit::Code(0) || (two_is_good && exit == Exit::Code(2)) {
+    /// Judges an exit; that of a plan may say that there are changes.
+    fn judge(self, command: &str, dialect: &dyn Dialect, exit: Exit) -> Result<Exit, Stop> {
+        let changes = Exit::Code(dialect.planned_changes());
+        if exit == Exit::Code(0) || (command == "plan" && exit == changes) {
             return Ok(exit);
         }
         // its last word is as good, where nobody saw how it ended
@@ -394,7 +353,13 @@ impl Complaint {
             return Ok(Exit::Code(0));
         }
         let said = self.first.map(|first| format!(": {first}")).unwrap_or_default();
-        let message = format!("{} {command} ended with {}{said}", kind.name(), exit.describe());
+        let message = format!("{} {command} ended with {}{said}", dialect.name(), exit.describe());
+        if let Some(lock) = self.lock {
+            let holder = if lock.who.is_empty() { "somebody".to_owned() } else { lock.who.clone() };
+            let since = if lock.created.is_empty() { String::new() } else { format!(" since {}", lock.created) };
+            let failure = Code::StateLocked.on(format!("the state is locked by {holder}{since} (lock {})", lock.id));
+            return Err(Stop::Locked(failure, Box::new(lock), exit));
+        }
         let code = match (self.stale, self.disk_full) {
             (true, _) => Code::PlanStale,
             (_, true) => Code::DiskFull,
@@ -420,33 +385,19 @@ mod tests {
     use shared_proto::v1::Diagnostic;
 
     #[test]
-    fn init_speaks_json_where_it_can() {
-        for (kind, version, expected) in [
-            (Kind::Terraform, "1.11.4", true),
-            (Kind::Terraform, "1.9.0", true),
-            (Kind::Terraform, "1.8.5", false),
-            (Kind::OpenTofu, "1.12.6-dev", true),
-            (Kind::OpenTofu, "v1.8.0", true),
-            (Kind::OpenTofu, "1.7.3", false),
-            (Kind::OpenTofu, "2.0.0", true),
-            (Kind::OpenTofu, "", false),
-            (Kind::OpenTofu, "new", false),
+    fn a_text_is_read_whole_or_by_lines() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("said");
+        for (content, max, expected) in [
+            ("one\ntwo\n", 8, ("one\ntwo\n", 0)),
+            ("one\ntwo\n", 7, ("one\n", 4)),
+            ("{}", 2, ("{}", 0)),
+            ("{ }", 2, ("", 3)),
+            ("", 2, ("", 0)),
         ] {
-            assert_eq!(kind.init_has_json(version), expected, "{kind:?} {version}");
-        }
-    }
-
-    #[test]
-    fn variables_go_where_they_are_taken() {
-        for (kind, version, expected) in [
-            (Kind::Terraform, "1.11.4", &["plan", "apply"][..]),
-            (Kind::Terraform, "1.9.8", &["plan"]),
-            (Kind::OpenTofu, "1.12.6-dev", &["init", "plan", "apply", "show", "output"]),
-            (Kind::OpenTofu, "1.7.3", &["plan"]),
-        ] {
-            let commands = ["version", "init", "plan", "apply", "show", "output"];
-            let found: Vec<_> = commands.into_iter().filter(|c| kind.takes_variables(c, version)).collect();
-            assert_eq!(found, expected, "{kind:?} {version}");
+            std::fs::write(&path, content).expect("writes");
+            let (text, left_out) = read_lines(&path, max).expect("reads");
+            assert_eq!((text.as_str(), left_out), expected, "{content:?} {max}");
         }
     }
 
@@ -458,15 +409,15 @@ mod tests {
             complaint.hear(&Body::Diagnostic(diagnostic));
             complaint
         };
-        for (summary, exit, two, expected) in [
-            ("", Exit::Code(0), false, None),
-            ("", Exit::Code(2), true, None),
-            ("", Exit::Code(2), false, Some(Code::EngineFailed)),
-            ("Saved plan is stale", Exit::Code(1), false, Some(Code::PlanStale)),
-            ("write x: no space left on device", Exit::Code(1), false, Some(Code::DiskFull)),
-            ("x", Exit::Signal(9), true, Some(Code::EngineFailed)),
+        for (summary, exit, command, expected) in [
+            ("", Exit::Code(0), "apply", None),
+            ("", Exit::Code(2), "plan", None),
+            ("", Exit::Code(2), "apply", Some(Code::EngineFailed)),
+            ("Saved plan is stale", Exit::Code(1), "apply", Some(Code::PlanStale)),
+            ("write x: no space left on device", Exit::Code(1), "apply", Some(Code::DiskFull)),
+            ("x", Exit::Signal(9), "plan", Some(Code::EngineFailed)),
         ] {
-            let judged = heard(summary).judge("plan", Kind::Terraform, exit, two);
+            let judged = heard(summary).judge(command, &terraform::Terraform, exit);
             let code = judged.err().map(|stop| match stop {
                 Stop::Failed(failure, Some(found)) if found == exit => failure.code,
                 other => panic!("{other:?}"),

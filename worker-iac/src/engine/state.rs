@@ -26,7 +26,7 @@ enum Backend {
 /// # Errors
 /// What `init` fails with; `state_elsewhere`; the file system.
 pub(crate) async fn init(engine: &mut Engine, folder: &str, elsewhere: &str) -> Result<(), Stop> {
-    let may_have_backend = mentions_backend(&engine.root, engine.kind.extensions())?;
+    let may_have_backend = mentions_backend(&engine.root, engine.dialect.extensions())?;
     if may_have_backend {
         // the engine reads its own language best: what it then has set up is what the configuration says
         engine.init(false).await?;
@@ -46,7 +46,9 @@ pub(crate) async fn init(engine: &mut Engine, folder: &str, elsewhere: &str) -> 
         let message = format!("the stack has no backend, and its state is on the instance {elsewhere}");
         return Err(Code::StateElsewhere.on(message).into());
     }
-    let content = json!({ "terraform": { "backend": { "local": { "path": path } } } });
+    // that of another workspace than the default one is in a folder of its own there
+    let local = json!({ "path": path, "workspace_dir": folder.join("workspaces") });
+    let content = json!({ "terraform": { "backend": { "local": local } } });
     private_file(&engine.root.join(OVERRIDE), content.to_string().as_bytes())?;
     let note = format!(
         "The configuration has no backend: its state is kept in the runner's state directory, by {OVERRIDE} in the working copy."

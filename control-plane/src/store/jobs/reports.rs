@@ -2,7 +2,7 @@
 
 use super::super::{Store, broken, not_found};
 use super::hand_out::fenced;
-use super::{Job, JobEnd, Phase, Plan, has_applied, may_have_applied, read};
+use super::{Job, JobEnd, KnownLock, Phase, Plan, has_applied, may_have_applied, read};
 use crate::isolation;
 use prost::Message as _;
 use shared_proto::failure::{Code, Failure};
@@ -17,6 +17,8 @@ const JOB_EVENTS_MAX: i64 = 64 * 1024 * 1024;
 const TEXT_MAX: usize = 512 * 1024;
 /// Names of what a job could not take out of its events.
 const NOT_REDACTED_MAX: usize = 512;
+/// Of each part of what is told of a lock, bytes.
+const LOCK_PART_MAX: usize = 1024;
 
 /// What became of a report.
 #[derive(Debug, Clone, PartialEq)]
@@ -242,6 +244,15 @@ impl Story {
                     engine_exit_code: result.engine_exit_code,
                     engine_signal: cut(&result.engine_signal, 64),
                     rescued_state: cut(&result.rescued_state, 4 * 1024),
+                    lock: result.lock.as_ref().map(|lock| KnownLock {
+                        id: cut(&lock.id, LOCK_PART_MAX),
+                        path: cut(&lock.path, LOCK_PART_MAX),
+                        operation: cut(&lock.operation, LOCK_PART_MAX),
+                        who: cut(&lock.who, LOCK_PART_MAX),
+                        version: cut(&lock.version, LOCK_PART_MAX),
+                        created: cut(&lock.created, LOCK_PART_MAX),
+                        created_ms: lock.created_ms,
+                    }),
                 };
                 let phase = match Phase::from_name(&result.phase) {
                     Some(phase) if phase >= Phase::Applied || phase == Phase::Planned => phase,

@@ -351,6 +351,9 @@ async fn insert(
         v1::JobKind::Refresh => JobKind::Refresh,
         v1::JobKind::Destroy => JobKind::Destroy,
         v1::JobKind::Outputs => JobKind::Outputs,
+        v1::JobKind::Import => JobKind::Import,
+        v1::JobKind::State => JobKind::State,
+        v1::JobKind::Unlock => JobKind::Unlock,
         v1::JobKind::Unspecified => {
             return Err(Code::InvalidArgument.on(format!("job {} is of no kind", request.job_id)));
         }

@@ -192,7 +192,7 @@ impl Store {
 /// The newest update of a stack that applied its plan, or may have, unless all was destroyed since.
 async fn changed_last(connection: &mut SqliteConnection, stack: &str) -> Result<Option<String>, Failure> {
     sqlx::query_scalar(
-        "SELECT id FROM jobs WHERE stack = $1 AND kind = $2 AND (phase = $3 OR (accepted AND \
+        "SELECT id FROM jobs WHERE stack = $1 AND kind IN ($2, $9) AND (phase = $3 OR (accepted AND \
          (approved_by IS NOT NULL OR approve_automatically) AND (phase = $4 OR (phase IN ($5, $6) AND plan IS NOT NULL)))) \
          AND id > COALESCE((SELECT MAX(id) FROM jobs WHERE stack = $1 AND kind = $7 AND phase IN ($3, $8)), '') \
          ORDER BY id DESC LIMIT 1",
@@ -205,6 +205,7 @@ async fn changed_last(connection: &mut SqliteConnection, stack: &str) -> Result<
     .bind(Phase::Canceled)
     .bind(JobKind::Destroy)
     .bind(Phase::NoChanges)
+    .bind(JobKind::Import)
     .fetch_optional(connection)
     .await
     .map_err(broken("looking up what a stack made"))

@@ -45,6 +45,7 @@ pub(crate) async fn stack(store: &Store, name: &str) -> Stack {
 
 pub(crate) fn new_job(stack: &Stack, kind: JobKind) -> NewJob {
     NewJob {
+        scope: Scope::default(),
         stack: stack.clone(),
         runner: RUNNER.into(),
         kind,

@@ -1,0 +1,327 @@
+//! `state`: what the engine has written down of a stack: its resources, its outputs, its lock. Each command is a job of the stack's runner,
+//! under its policy; reading changes nothing.
+
+use super::Session;
+use super::follow::{self, Approval};
+use crate::client::job_events::JobEvents;
+use crate::client::path;
+use crate::output::{progress, table, yaml};
+use crate::stop::{Done, Stop};
+use serde_json::{Value, json};
+use shared_proto::failure::Code;
+use shared_proto::v1::{self, event::Body};
+
+/// `state`
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum StateCommand {
+    /// The resources of a stack's state
+    List {
+        /// The stack
+        stack: String,
+        /// Only this resource, or what is in this module; may be given several times
+        #[arg(value_name = "ADDRESS")]
+        addresses: Vec<String>,
+    },
+    /// A resource with its attributes; sensitive ones are not shown
+    Show {
+        /// The stack
+        stack: String,
+        /// Its address, such as aws_instance.web[0] or module.net
+        #[arg(value_name = "ADDRESS")]
+        address: String,
+    },
+    /// The outputs; sensitive ones are not shown
+    Outputs {
+        /// The stack
+        stack: String,
+    },
+    /// Take a resource that is there into the state: planned, shown and approved as any change
+    Import {
+        /// The stack
+        stack: String,
+        /// The address that it gets; the configuration has it already
+        #[arg(value_name = "ADDRESS")]
+        address: String,
+        /// As its provider names it
+        #[arg(value_name = "ID")]
+        id: String,
+        /// Apply without asking
+        #[arg(long)]
+        auto_approve: bool,
+    },
+    /// Who holds the lock that a job of a stack could not have, and what proves it
+    Lock {
+        /// The stack
+        stack: String,
+    },
+    /// Remove a lock that nobody holds any more
+    ///
+    /// One whose holder is known to have ended is removed. For any other, first make sure that nobody is at work on the state, also outside
+    /// of the runner, then use --force.
+    Unlock {
+        /// The stack
+        stack: String,
+        /// The lock's id, as the engine gave it where it could not have the lock
+        #[arg(value_name = "LOCK")]
+        lock: String,
+        /// Why it may go; kept with the job
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Also where nothing proves that its holder has ended: whoever holds it may be writing
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// `state …`
+pub(crate) async fn run(command: StateCommand, session: &Session) -> Done {
+    match command {
+        StateCommand::List { stack, addresses } => {
+            let read = read(session, &stack, "state", &addresses).await?;
+            let whole = !addresses.is_empty();
+            let items: Vec<_> = read.resources.iter().map(|resource| document(resource, whole)).collect();
+            for note in &read.notes {
+                eprintln!("· {}", crate::output::escape::line(note));
+            }
+            session.output.document(&json!({ "items": items }), listed)
+        }
+        StateCommand::Show { stack, address } => {
+            let read = read(session, &stack, "state", std::slice::from_ref(&address)).await?;
+            let items: Vec<_> = read.resources.iter().map(|resource| document(resource, true)).collect();
+            session.output.document(&json!({ "items": items }), shown)
+        }
+        StateCommand::Outputs { stack } => {
+            let read = read(session, &stack, "outputs", &[]).await?;
+            session.output.document(&read.outputs, |outputs| match outputs.as_object() {
+                Some(all) if !all.is_empty() => table::rows(&["NAME", "VALUE"], all.iter().map(output_row), ""),
+                _ => "No outputs.\n".to_owned(),
+            })
+        }
+        StateCommand::Import { stack, address, id, auto_approve } => {
+            let imports = json!([{ "address": address, "id": id }]);
+            let job = json!({ "kind": "import", "imports": imports, "approve_automatically": auto_approve });
+            let job = start(session, &stack, &job).await?;
+            follow::follow(session, &job, Approval::Ask).await
+        }
+        StateCommand::Lock { stack } => {
+            let at = path(&["stacks", &stack, "lock"], &[]);
+            let known = session.wait("asking", session.client.get(&at)).await?;
+            session.output.document(&known, |known| lock(&stack, known))
+        }
+        StateCommand::Unlock { stack, lock, reason, force } => {
+            let job = json!({ "kind": "unlock", "lock": { "id": lock, "reason": reason, "force": force } });
+            let job = start(session, &stack, &job).await?;
+            follow::follow(session, &job, Approval::Watch).await
+        }
+    }
+}
+
+async fn start(session: &Session, stack: &str, job: &Value) -> Done<String> {
+    let at = path(&["stacks", stack, "jobs"], &[]);
+    let job = session.wait("starting a job", session.client.post_once(&at, job)).await?;
+    let id = table::text(&job, "/id");
+    eprintln!("· job {id}");
+    Ok(id)
+}
+
+/// What a job has read.
+#[derive(Default)]
+struct Read {
+    resources: Vec<v1::StateResource>,
+    outputs: Value,
+    notes: Vec<String>,
+}
+
+/// Has a job read something, and gives what it has told.
+async fn read(session: &Session, stack: &str, kind: &str, addresses: &[String]) -> Done<Read> {
+    let mut job = json!({ "kind": kind });
+    if !addresses.is_empty() {
+        job["targets"] = json!(addresses);
+    }
+    let job = start(session, stack, &job).await?;
+    let spinner = progress::spinner("the engine reads the state");
+    let note = format!("job {job} goes on; stop it with `runnerctl job cancel {job}`");
+    let told = session.interrupt.guard(&note, told(session, &job)).await;
+    spinner.finish_and_clear();
+    told
+}
+
+async fn told(session: &Session, job: &str) -> Done<Read> {
+    let mut read = Read { outputs: json!({}), ..Read::default() };
+    let mut events = JobEvents::after(&session.client, job, 0);
+    let mut complaints = Vec::new();
+    while let Some(event) = events.next(|_| {}).await? {
+        match event.body {
+            Some(Body::StateResource(resource)) => read.resources.push(resource),
+            Some(Body::Outputs(outputs)) => read.outputs = serde_json::from_str(&outputs.json).unwrap_or_default(),
+            Some(Body::OutputLine(line)) if line.stream == "runner" && line.text.contains("more resources") => {
+                read.notes.push(line.text);
+            }
+            Some(Body::Diagnostic(diagnostic)) if diagnostic.severity == "error" => {
+                complaints.push(follow::diagnostic_of(&diagnostic));
+            }
+            Some(Body::Result(r)) => match follow::ending(&r.phase, &r.code, &r.message, &r.next_step) {
+                None => return Ok(read),
+                Some(stop) => {
+                    for complaint in complaints {
+                        crate::output::remark(&complaint);
+                    }
+                    return Err(stop);
+                }
+            },
+            _ => {}
+        }
+    }
+    // it ended without a result of its own
+    let current = session.client.get(&path(&["jobs", job], &[])).await?;
+    let text = |at: &str| table::text(&current, at);
+    let ending =
+        follow::ending(&text("/phase"), &text("/result/code"), &text("/result/message"), &text("/result/next_step"));
+    Err(ending.unwrap_or_else(|| Stop::from(Code::Internal.on(format!("job {job} has ended and told nothing")))))
+}
+
+fn document(resource: &v1::StateResource, whole: bool) -> Value {
+    let mut one = json!({
+        "address": resource.address, "mode": resource.mode, "type": resource.r#type, "name": resource.name,
+        "provider": resource.provider, "id": resource.id, "tainted": resource.tainted,
+    });
+    if !resource.deposed.is_empty() {
+        one["deposed"] = resource.deposed.as_str().into();
+    }
+    if whole && resource.left_out == 0 {
+        one["attributes"] = serde_json::from_str(&resource.attributes).unwrap_or_default();
+    } else if whole {
+        one["left_out_bytes"] = resource.left_out.into();
+    }
+    one
+}
+
+fn listed(list: &Value) -> String {
+    let rows = table::items(list).iter().map(|one| {
+        let id = table::text(one, "/id");
+        vec![table::text(one, "/address"), remarks(one), if id.chars().count() > 40 { cut(&id) } else { id }]
+    });
+    table::rows(&["ADDRESS", "NOTE", "ID"], rows, "The state has no resources.")
+}
+
+fn cut(text: &str) -> String {
+    format!("{}…", text.chars().take(39).collect::<String>())
+}
+
+fn remarks(one: &Value) -> String {
+    let deposed = table::text(one, "/deposed");
+    let notes = [
+        (table::text(one, "/mode") == "data").then(|| "data".to_owned()),
+        (one["tainted"] == true).then(|| "tainted".to_owned()),
+        (!deposed.is_empty()).then(|| format!("deposed {deposed}")),
+    ];
+    notes.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn shown(list: &Value) -> String {
+    let one = |one: &Value| {
+        let mut text = format!("# {} ({})", table::text(one, "/address"), table::text(one, "/provider"));
+        let notes = remarks(one);
+        if !notes.is_empty() {
+            text.push_str(&format!(": {notes}"));
+        }
+        text.push('\n');
+        match one.get("attributes") {
+            Some(attributes) => text.push_str(&yaml::to_string(attributes)),
+            None => text.push_str(&format!("[{} bytes left out]\n", table::text(one, "/left_out_bytes"))),
+        }
+        text
+    };
+    table::items(list).iter().map(one).collect::<Vec<_>>().join("\n")
+}
+
+/// What is known of a lock, and what can be done.
+fn lock(stack: &str, known: &Value) -> String {
+    if known["lock"].is_null() {
+        return "No job of the stack has found its state locked since one had the lock.\n".to_owned();
+    }
+    let id = table::text(known, "/lock/id");
+    let (verdict, what) = match table::text(known, "/holder/verdict").as_str() {
+        "live" => ("live", "Wait for it, or cancel it: `runnerctl job cancel JOB`.".to_owned()),
+        "dead" => ("dead", format!("Remove it: `runnerctl state unlock {stack} {id} --reason TEXT`.")),
+        _ => (
+            "cannot tell",
+            format!(
+                "Ask whoever holds it. If nobody is at work: `runnerctl state unlock {stack} {id} --reason TEXT --force`."
+            ),
+        ),
+    };
+    let fields = table::fields([
+        ("lock", id),
+        ("path", table::text(known, "/lock/path")),
+        ("of", table::text(known, "/lock/who")),
+        ("for", table::text(known, "/lock/operation")),
+        ("since", table::text(known, "/lock/created")),
+        ("found by", table::text(known, "/found_by")),
+        ("job", table::text(known, "/holder/job")),
+        ("holder", verdict.to_owned()),
+        ("evidence", table::text(known, "/holder/evidence")),
+    ]);
+    format!("{fields}{what}\n")
+}
+
+fn output_row((name, output): (&String, &Value)) -> Vec<String> {
+    let value = match &output["value"] {
+        _ if output["sensitive"] == true => "(sensitive)".to_owned(),
+        Value::String(text) => text.clone(),
+        value => value.to_string(),
+    };
+    vec![name.clone(), value]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resource() -> v1::StateResource {
+        v1::StateResource {
+            address: "module.m.t.n[0]".into(),
+            mode: "managed".into(),
+            provider: "p".into(),
+            id: "i".repeat(60),
+            tainted: true,
+            attributes: r#"{"id":"i","password":"(sensitive)"}"#.into(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_state_is_a_table_and_a_resource_its_attributes() {
+        let list = listed(&json!({ "items": [document(&resource(), false)] }));
+        assert!(list.contains("module.m.t.n[0]  tainted") && list.contains('…'), "{list}");
+        assert!(document(&resource(), false).get("attributes").is_none());
+        let text = shown(&json!({ "items": [document(&resource(), true)] }));
+        assert!(
+            text.starts_with("# module.m.t.n[0] (p): tainted\n") && text.contains("password: (sensitive)"),
+            "{text}"
+        );
+        let large = v1::StateResource { attributes: String::new(), left_out: 70_000, ..resource() };
+        assert!(shown(&json!({ "items": [document(&large, true)] })).contains("[70000 bytes left out]"));
+    }
+
+    #[test]
+    fn what_is_known_of_a_lock_says_what_to_do() {
+        assert!(lock("s", &json!({ "lock": null })).starts_with("No job"));
+        for (verdict, next) in [
+            ("live", "job cancel"),
+            ("dead", "unlock s L1 --reason TEXT`"),
+            ("cannot_tell", "unlock s L1 --reason TEXT --force`"),
+        ] {
+            let text = lock("s", &json!({ "lock": { "id": "L1" }, "holder": { "verdict": verdict, "evidence": "e" } }));
+            assert!(text.contains(next), "{text}");
+        }
+    }
+
+    #[test]
+    fn outputs_are_rows() {
+        let row = |output: Value| output_row((&"o".to_owned(), &output)).remove(1);
+        assert_eq!(row(json!({ "value": "a b" })), "a b");
+        assert_eq!(row(json!({ "value": [1, "x"] })), "[1,\"x\"]");
+        assert_eq!(row(json!({ "value": null, "sensitive": true })), "(sensitive)");
+    }
+}

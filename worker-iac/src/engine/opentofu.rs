@@ -1,0 +1,68 @@
+//! OpenTofu, as far as it differs from its sibling.
+
+use super::dialect::{Command, Dialect, at_least};
+use super::language::{self, Takes};
+use crate::events;
+use shared_proto::v1::event::Body;
+
+/// OpenTofu.
+#[derive(Debug)]
+pub(super) struct OpenTofu;
+
+impl Dialect for OpenTofu {
+    fn name(&self) -> &'static str {
+        "opentofu"
+    }
+    fn extensions(&self) -> &'static [&'static str] {
+        &[".tf", ".tf.json", ".tofu", ".tofu.json"]
+    }
+    fn arguments(&self, command: &Command<'_>, version: &str, variables: &[String]) -> Vec<String> {
+        let takes = Takes { init_json: at_least(version, (1, 8)), variables: takes_variables(command, version) };
+        language::arguments(command, takes, variables)
+    }
+    fn version(&self, said: &str) -> Option<String> {
+        language::version(said)
+    }
+    fn event(&self, line: &str) -> Option<Body> {
+        events::of_line(line)
+    }
+    fn planned_changes(&self) -> i32 {
+        2
+    }
+}
+
+/// Since 1.8 all that reads the configuration takes them, for backends and sources of modules that are made of variables; its apply
+/// compares them with the plan's.
+fn takes_variables(command: &Command<'_>, version: &str) -> bool {
+    match command {
+        Command::Version => false,
+        Command::Plan { .. } => true,
+        _ => at_least(version, (1, 8)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dialect::Plan;
+    use super::*;
+    use shared_proto::v1::JobKind;
+    use std::path::Path;
+
+    #[test]
+    fn variables_and_json_go_where_they_are_taken() {
+        let plan = Plan { kind: JobKind::Update, targets: &[], replace: &[] };
+        let says = |command: &Command<'_>, version, word: &str| {
+            OpenTofu.arguments(command, version, &["-var-file=v".into()]).iter().any(|said| said == word)
+        };
+        let init = Command::Init { again: false };
+        for (version, json) in
+            [("1.12.6-dev", true), ("v1.8.0", true), ("1.7.3", false), ("2.0.0", true), ("new", false)]
+        {
+            assert_eq!(says(&init, version, "-json"), json, "{version}");
+            assert_eq!(says(&init, version, "-var-file=v"), json, "{version}");
+            assert_eq!(says(&Command::Apply(Path::new("p")), version, "-var-file=v"), json, "{version}");
+            assert!(says(&Command::Plan { what: &plan, out: Path::new("p") }, version, "-var-file=v"), "{version}");
+        }
+        assert!(!says(&Command::Version, "1.12.6", "-var-file=v"));
+    }
+}

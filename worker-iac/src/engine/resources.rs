@@ -1,0 +1,140 @@
+//! The resources of a state, as the engine gives it to programs: their names, and what they hold where somebody asks for one. What is
+//! sensitive does not leave. <https://opentofu.org/docs/internals/json-format/#state-representation>
+
+use super::sensitive::masked;
+use serde_json::Value;
+use shared_proto::v1::StateResource;
+
+/// Resources that are told of at once.
+const RESOURCES_MAX: usize = 20_000;
+/// Of one resource, bytes of its attributes.
+const ATTRIBUTES_MAX: usize = 48 * 1024;
+/// Modules in modules; the engines themselves know no bound.
+const DEPTH_MAX: usize = 64;
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(crate) struct Resources {
+    /// In the order of the state.
+    pub(crate) found: Vec<StateResource>,
+    /// More than can be told.
+    pub(crate) left_out: usize,
+}
+
+/// The resources of the state; where addresses are named, only those at them or below, with what they hold.
+pub(crate) fn of_state(state: &Value, addresses: &[String]) -> Resources {
+    let mut resources = Resources::default();
+    resources.of_module(&state["values"]["root_module"], addresses, 0);
+    resources
+}
+
+impl Resources {
+    fn of_module(&mut self, module: &Value, addresses: &[String], depth: usize) {
+        for resource in module["resources"].as_array().into_iter().flatten() {
+            let address = resource["address"].as_str().unwrap_or_default();
+            if !addresses.is_empty() && !addresses.iter().any(|wanted| is_at(address, wanted)) {
+                continue;
+            }
+            if self.found.len() == RESOURCES_MAX {
+                self.left_out += 1;
+            } else {
+                self.found.push(told(resource, !addresses.is_empty()));
+            }
+        }
+        if depth < DEPTH_MAX {
+            for child in module["child_modules"].as_array().into_iter().flatten() {
+                self.of_module(child, addresses, depth + 1);
+            }
+        }
+    }
+}
+
+/// Whether a resource is at an address or below it: an instance of a resource, a resource of a module.
+fn is_at(address: &str, wanted: &str) -> bool {
+    address.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
+fn told(resource: &Value, whole: bool) -> StateResource {
+    let text = |key: &str| resource[key].as_str().unwrap_or_default().to_owned();
+    let values = masked(&resource["values"], &resource["sensitive_values"]);
+    let mut attributes = if whole { values.to_string() } else { String::new() };
+    let mut left_out = 0;
+    if attributes.len() > ATTRIBUTES_MAX {
+        left_out = attributes.len() as u64;
+        attributes.clear();
+    }
+    StateResource {
+        address: text("address"),
+        mode: text("mode"),
+        r#type: text("type"),
+        name: text("name"),
+        provider: text("provider_name"),
+        id: values["id"].as_str().unwrap_or_default().to_owned(),
+        tainted: resource["tainted"] == true,
+        deposed: text("deposed_key"),
+        attributes,
+        left_out,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn state() -> Value {
+        let resource = |address: &str| {
+            json!({
+                "address": address, "mode": "managed", "type": "t", "name": "n", "provider_name": "p", "tainted": true,
+                "values": { "id": "1", "password": "s3cret", "list": ["a"] },
+                "sensitive_values": { "password": true, "list": [] },
+            })
+        };
+        let deep = json!({ "address": "module.m.module.n", "resources": [resource("module.m.module.n.t.n")] });
+        let child = json!({
+            "address": "module.m", "resources": [resource("module.m.t.n[0]"), resource("module.m.t.nn")],
+            "child_modules": [deep]
+        });
+        json!({ "values": { "root_module": { "resources": [resource("t.n")], "child_modules": [child] } } })
+    }
+    fn addresses(wanted: &[&str]) -> Vec<String> {
+        let wanted: Vec<_> = wanted.iter().map(|w| (*w).to_owned()).collect();
+        of_state(&state(), &wanted).found.into_iter().map(|r| r.address).collect()
+    }
+
+    #[test]
+    fn resources_are_found_by_what_they_are_at_or_below() {
+        assert_eq!(addresses(&[]), ["t.n", "module.m.t.n[0]", "module.m.t.nn", "module.m.module.n.t.n"]);
+        assert_eq!(addresses(&["module.m.t.n"]), ["module.m.t.n[0]"]);
+        assert_eq!(addresses(&["module.m.module.n", "t.n"]), ["t.n", "module.m.module.n.t.n"]);
+        assert!(addresses(&["t"]).len() == 1 && addresses(&["mod"]).is_empty());
+        assert!(of_state(&json!({}), &[]).found.is_empty());
+    }
+
+    #[test]
+    fn what_is_sensitive_does_not_leave() {
+        let named = of_state(&state(), &["t.n".to_owned()]).found.remove(0);
+        assert_eq!(named.attributes, r#"{"id":"1","list":["a"],"password":"(sensitive)"}"#);
+        assert!(named.tainted && named.id == "1");
+        assert_eq!(of_state(&state(), &[]).found.remove(0).attributes, "");
+    }
+
+    #[test]
+    fn both_sides_of_the_bounds() {
+        let with = |bytes: usize| {
+            let values = json!({ "v": "x".repeat(bytes - r#"{"v":""}"#.len()) });
+            let of = json!({ "values": { "root_module": { "resources": [{ "address": "a.b", "values": values }] } } });
+            let found = of_state(&of, &["a.b".to_owned()]).found.remove(0);
+            (found.attributes.len(), found.left_out)
+        };
+        assert_eq!(with(ATTRIBUTES_MAX), (ATTRIBUTES_MAX, 0));
+        assert_eq!(with(ATTRIBUTES_MAX + 1), (0, ATTRIBUTES_MAX as u64 + 1));
+        let many = |count: usize| {
+            let resources: Vec<_> = (0..count).map(|n| json!({ "address": format!("a.b[{n}]") })).collect();
+            let of = of_state(&json!({ "values": { "root_module": { "resources": resources } } }), &[]);
+            (of.found.len(), of.left_out)
+        };
+        assert_eq!(many(RESOURCES_MAX), (RESOURCES_MAX, 0));
+        assert_eq!(many(RESOURCES_MAX + 1), (RESOURCES_MAX, 1));
+    }
+}
