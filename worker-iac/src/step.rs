@@ -3,6 +3,8 @@
 
 use crate::cancel::{self, Cancel, Watcher};
 use crate::control;
+use crate::engine::asked::Asked;
+use crate::engine::choice::Choice;
 use crate::engine::followed::Followed;
 use crate::engine::{Engine, Kind, Parts, environment, private_folder, state};
 use crate::first;
@@ -215,7 +217,7 @@ impl Step {
         }
         let plan = saved_plan_path(&self.work);
         let (mut engine, has_changes) = if let Some(followed) = followed {
-            let mut engine = self.engine_at_work(&followed.version).await?;
+            let mut engine = self.engine_at_work(Some(&followed)).await?;
             let has_changes = engine.take_over(followed).await? == Exit::Code(2);
             (engine, has_changes)
         } else {
@@ -269,7 +271,7 @@ impl Step {
 
     async fn apply(&mut self, followed: Option<Followed>) -> Result<End, Stop> {
         if let Some(followed) = followed {
-            let mut engine = self.engine_at_work(&followed.version).await?;
+            let mut engine = self.engine_at_work(Some(&followed)).await?;
             if followed.command == "apply" {
                 engine.take_over(followed).await?;
             } else {
@@ -288,7 +290,7 @@ impl Step {
             let message = format!("the saved plan's SHA-256 is {found}, and another was approved");
             return Err(Code::PlanStale.on(message).into());
         }
-        let mut engine = self.engine_at_work("").await?;
+        let mut engine = self.engine_at_work(None).await?;
         engine.apply(&plan).await?;
         self.applied(engine).await
     }
@@ -322,16 +324,17 @@ impl Step {
         }
     }
 
-    /// The engine in the source that is there. `version`: its version, where that is known.
-    async fn engine_at_work(&mut self, version: &str) -> Result<Engine, Stop> {
-        if let (Some(program), false) = (&mut self.start.engine, version.is_empty()) {
-            program.version = version.to_owned();
-        }
+    /// The engine that made the plan, in the source that is there. `followed`: one of its commands that is at work.
+    async fn engine_at_work(&mut self, followed: Option<&Followed>) -> Result<Engine, Stop> {
         let kind = Kind::from_name(&self.request.engine)?;
+        let choice = match followed {
+            Some(followed) => Choice::at_work(&self.start, kind, &followed.version)?,
+            None => Choice::as_planned(&self.start, kind, Path::new("events")),
+        };
         let path = self.request.source.clone().unwrap_or_default().path;
         let root = source::root_module(&self.work.join("source"), &path, kind.extensions())?;
         // what there is to say was said when the job began
-        self.engine(root).await.map(|(engine, _)| engine)
+        self.engine(root, &choice).await.map(|(engine, _)| engine)
     }
 
     async fn applied(&mut self, mut engine: Engine) -> Result<End, Stop> {
@@ -372,21 +375,19 @@ impl Step {
         let resolved = source::fetch(&wanted, &places, &mut self.cancel, &self.journal).await?;
         self.journal.record(Body::SourceResolved(resolved)).await;
         let root = source::root_module(&source, &wanted.path, kind.extensions())?;
-        let (mut engine, note) = self.engine(root).await?;
-        if let Some(note) = note {
+        let asked = Asked::read(&self.request.engine_version, &source, &root, kind)?;
+        let choice = Choice::new(&self.start, kind, asked);
+        let (mut engine, notes) = self.engine(root, &choice).await?;
+        for note in notes {
             self.journal.note(note).await;
         }
         state::init(&mut engine, &self.start.state_directory, &self.start.state_instance).await?;
         Ok(engine)
     }
 
-    /// The engine in that folder, and what a user is to know about the variables that it gets.
-    async fn engine(&mut self, root: PathBuf) -> Result<(Engine, Option<String>), Stop> {
-        let program = self.start.engine.clone().unwrap_or_default();
-        if program.name != self.request.engine {
-            let message = format!("the runner has no {}", self.request.engine);
-            return Err(Code::EngineMissing.on(message).into());
-        }
+    /// The engine in that folder, and what a user is to know about its version and the variables that it gets.
+    async fn engine(&mut self, root: PathBuf, choice: &Choice) -> Result<(Engine, Vec<String>), Stop> {
+        let program = choice.first()?;
         let grace = match self.request.cancel_grace_seconds {
             0 => GRACE_DEFAULT,
             seconds => Duration::from_secs(seconds.into()),
@@ -399,13 +400,13 @@ impl Step {
         let secrets = passed.secrets.iter().map(String::as_str).chain(environment::secrets(&self.start.targets));
         let redaction = Redaction::new(secrets).counting_on(&self.redaction.borrow());
         self.redaction.send_replace(redaction);
-        let (variables, note) = (passed.write(&self.tmp)?, passed.note());
+        let (variables, passing) = (passed.write(&self.tmp)?, passed.note());
         environment.extend(passed.environment.into_iter().map(|(name, value)| (name, value.into())));
         let (work, state) = (self.work.clone(), PathBuf::from(&self.start.state_directory));
         let parts = Parts { program: &program, environment, variables, root, work, state, grace };
         let mut engine = Engine::new(parts, self.cancel.clone(), self.journal.clone())?;
-        engine.learn_version().await?;
-        Ok((engine, note))
+        let chosen = engine.choose(choice).await?;
+        Ok((engine, chosen.into_iter().chain(passing).collect()))
     }
 
     fn folders(&self) -> environment::Folders<'_> {

@@ -364,6 +364,7 @@ impl Store {
             stack_name: new.stack.name.clone(),
             kind: new.kind.wire().into(),
             engine: new.stack.engine.clone(),
+            engine_version: new.stack.engine_version.clone().unwrap_or_default(),
             source: Some(new.source),
             variables: new.variables,
             connections: new.connections,

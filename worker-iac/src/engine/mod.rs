@@ -1,7 +1,10 @@
 //! The engine: OpenTofu or Terraform. Both take the same commands; what differs is in [`Kind`].
 
+pub(crate) mod asked;
+pub(crate) mod choice;
 pub(crate) mod environment;
 pub(crate) mod followed;
+mod providers;
 pub(crate) mod state;
 
 use crate::cancel::Watcher;
@@ -91,6 +94,13 @@ impl Kind {
             Self::Terraform => &[".tf", ".tf.json"],
         }
     }
+    /// The file that says in a source which version of it is to be taken.
+    pub(crate) const fn version_file(self) -> &'static str {
+        match self {
+            Self::OpenTofu => ".opentofu-version",
+            Self::Terraform => ".terraform-version",
+        }
+    }
     /// Whether its `init` takes `-json`.
     fn init_has_json(self, version: &str) -> bool {
         match self {
@@ -145,16 +155,22 @@ impl Engine {
     /// `engine_missing`.
     pub(crate) fn new(parts: Parts<'_>, cancel: Watcher, journal: Journal) -> Result<Self, Failure> {
         let kind = Kind::from_name(&parts.program.name)?;
-        let program = PathBuf::from(&parts.program.path);
-        if !program.is_absolute() || !program.is_file() {
-            let message = format!("{} is not at {:?}", kind.name(), parts.program.path);
-            return Err(Code::EngineMissing.on(message));
-        }
+        let program = program_at(parts.program)?;
         let Parts { environment, variables, root, work, state, grace, .. } = parts;
         // what it may write has to be there before
         private_folder(&work.join("data"))?;
         let version = parts.program.version.clone();
         Ok(Self { kind, program, version, environment, variables, root, work, state, grace, cancel, journal })
+    }
+
+    /// Takes another program of the same engine, before anything but its version was asked of it.
+    ///
+    /// # Errors
+    /// `engine_missing`.
+    fn take(&mut self, program: &EngineProgram) -> Result<(), Failure> {
+        self.program = program_at(program)?;
+        self.version.clone_from(&program.version);
+        Ok(())
     }
 
     /// Asks the program for its version, where the supervisor does not know it: that one runs no programs.
@@ -324,6 +340,18 @@ impl Engine {
         };
         process::run(program, &mut self.cancel, self.grace, &self.journal, hear).await
     }
+}
+
+/// Where a program is.
+///
+/// # Errors
+/// `engine_missing`: it is not there.
+fn program_at(program: &EngineProgram) -> Result<PathBuf, Failure> {
+    let path = PathBuf::from(&program.path);
+    if path.is_absolute() && path.is_file() {
+        return Ok(path);
+    }
+    Err(Code::EngineMissing.on(format!("{} is not at {:?}", program.name, program.path)))
 }
 
 /// A line of a command whose standard output is lines of events.
