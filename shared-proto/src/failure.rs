@@ -126,6 +126,7 @@ failures! {
     SourceUnavailable "source_unavailable" Unavailable 502 UNAVAILABLE "The source could not be fetched." "Check its address, reference and the runner's access to it.";
     SecretTooShort "secret_too_short" FailedPrecondition 422 CONFIG "A secret variable is too short to be taken out of what the job records." "Give it at least eight bytes, or say that it stays: `--not-redacted NAME`.";
     EngineMissing "engine_missing" FailedPrecondition 409 CONFIG "The runner has no such engine." "Take an engine that the runner has, with `--engine terraform` or `--engine opentofu`; or install it there, or name its path under `[engines]` in the runner's configuration.";
+    EngineVersionMissing "engine_version_missing" FailedPrecondition 409 CONFIG "No version of the engine that the runner has is one that all who ask for one allow." "Install one on the runner with `runner engines install`, or change what asks for another.";
     EngineFailed "engine_failed" FailedPrecondition 422 GENERAL "The engine ended with an error." "Read its diagnostics.";
     PlanStale "plan_stale" FailedPrecondition 409 GENERAL "The approved plan is no longer what would be applied." "Start a new job.";
     StateElsewhere "state_elsewhere" FailedPrecondition 409 CONFIG "The stack's state belongs to another instance." "Run the job there, or give the stack a backend.";

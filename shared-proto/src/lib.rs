@@ -29,6 +29,7 @@ pub mod lines;
 mod redacted;
 pub mod secret;
 pub mod spool;
+pub mod version;
 
 /// The protocol's messages and services, generated from `proto/runner/v1`.
 #[allow(missing_docs, clippy::all, unreachable_pub)]

@@ -2,7 +2,9 @@
 
 mod audit;
 mod compare;
+mod engines;
 mod policy;
+mod providers;
 mod recordings;
 
 use crate::config::{Config, SETTINGS, Source};
@@ -148,6 +150,8 @@ fn command() -> Command {
         )
         .subcommand(audit::command(with_settings, output))
         .subcommand(policy::command(with_settings, output))
+        .subcommand(engines::command(with_settings, output))
+        .subcommand(providers::command(with_settings, output))
         .subcommand(Command::new("version").about("Print the version").arg(output()))
         .disable_help_subcommand(true)
 }
@@ -203,6 +207,18 @@ pub fn run(arguments: Vec<OsString>) -> i32 {
         Some(("policy", matches)) => match matches.subcommand() {
             Some((name, matches)) => {
                 with_config(matches, |config| policy::run(&config, name, matches, is_json(matches)))
+            }
+            None => crate::exit::USAGE,
+        },
+        Some(("engines", matches)) => match matches.subcommand() {
+            Some((name, matches)) => {
+                with_config(matches, |config| engines::run(&config, name, matches, is_json(matches)))
+            }
+            None => crate::exit::USAGE,
+        },
+        Some(("providers", matches)) => match matches.subcommand() {
+            Some((name, matches)) => {
+                with_config(matches, |config| providers::run(&config, name, matches, is_json(matches)))
             }
             None => crate::exit::USAGE,
         },
@@ -283,6 +299,10 @@ mod tests {
             ("audit key --help", "Usage: runner audit key"),
             ("policy check --help", "Usage: runner policy check"),
             ("policy test --help", "Usage: runner policy test"),
+            ("providers add --help", "Usage: runner providers add"),
+            ("engines list --help", "Usage: runner engines list"),
+            ("engines install --help", "Usage: runner engines install"),
+            ("engines remove --help", "Usage: runner engines remove"),
             ("--help", "Usage: runner "),
         ] {
             let help =

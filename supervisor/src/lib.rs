@@ -27,6 +27,7 @@ pub mod container;
 pub mod credentials;
 mod descriptor;
 pub mod domains;
+pub mod engines;
 pub mod exit;
 pub mod hand_over;
 pub mod intake;

@@ -5,6 +5,7 @@ use crate::cli::Flags;
 use crate::config::{Asker, Config, ConfigError, GOODBYE};
 use crate::credentials::Resolver;
 use crate::domains::Domains;
+use crate::engines::Engines;
 use crate::hand_over::{Following, Given, Heard, Predecessor, Successor};
 use crate::intake::Intake;
 use crate::isolation::Guarantees;
@@ -32,7 +33,7 @@ use shared_proto::secret::Secret;
 use shared_proto::v1::{JobFirst, JobRequest, JobTarget, Target};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::Handle;
@@ -200,7 +201,7 @@ async fn join(
     let leaves = Leaves::open(&settings.config.state_dir, state.instance.clone(), &settings.credentials, clock.clone());
     let dialer = Dialer::new(current.clone(), clock.clone(), leaves.clone());
     let hostname = nix::unistd::gethostname().ok().and_then(|h| h.into_string().ok()).unwrap_or_default();
-    let engines = settings.config.engine_programs();
+    let engines = Engines::of(&settings.config);
 
     let around = Around {
         settings: current.clone(),
@@ -236,7 +237,7 @@ async fn join(
         isolation_level: guarantees.level.as_str().to_owned(),
         isolation_missing: guarantees.missing.clone(),
         hostname,
-        engines: engines.keys().cloned().collect(),
+        engines,
     };
     tracing::info!(
         version = shared_proto::VERSION,
@@ -830,7 +831,7 @@ fn job_settings(
     mechanisms: &Mechanisms,
     state: &State,
     hostname: &str,
-    engines: &BTreeMap<String, PathBuf>,
+    engines: &Engines,
     isolation: &'static str,
 ) -> jobs::Settings {
     let mut environment = BTreeMap::new();
@@ -841,7 +842,8 @@ fn job_settings(
     };
     set("PATH", config.environment.get("PATH").cloned());
     set("TF_CLI_CONFIG_FILE", config.engines.cli_config.as_ref().map(|p| p.display().to_string()));
-    // what worker-iac knows it by
+    // what worker-iac knows these by
+    set("RUNNER_PROVIDERS", Some(config.engines.providers.display().to_string()));
     set("RUNNER_ALLOW_FILE_SOURCES", config.allow_file_sources.then(|| "1".to_owned()));
     if let Some(url) = &config.proxy.url {
         let url = format!("http://{}", url.authority());

@@ -516,6 +516,14 @@ impl Runner {
         let status = serde_json::from_str(&ended.stdout).with_context(|| format!("{ended:?}"))?;
         Ok((ended.code(), status))
     }
+    /// A command of `runner` with these arguments, with this runner's configuration.
+    ///
+    /// # Errors
+    /// The program is not there.
+    pub fn ask(&self, command: &str, arguments: &[&str]) -> Result<Program> {
+        let config = self.folder.join("runner.toml").display().to_string();
+        Ok(Program::own("runner")?.args([command]).args(arguments.iter().copied()).env("RUNNERD_CONFIG", config))
+    }
     /// What `runner isolation` says on the machine that this one is on, as the user that it is started by.
     ///
     /// # Errors

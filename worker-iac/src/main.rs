@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod cancel;
+mod configuration;
 mod control;
 mod engine;
 mod events;

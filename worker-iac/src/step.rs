@@ -3,6 +3,8 @@
 
 use crate::cancel::{self, Cancel, Watcher};
 use crate::control;
+use crate::engine::asked::Asked;
+use crate::engine::choice::Choice;
 use crate::engine::dialect::{self, Plan};
 use crate::engine::followed::Followed;
 use crate::engine::{Engine, Parts, environment, imports, private_folder, resources, state};
@@ -220,7 +222,7 @@ impl Step {
         }
         let plan = saved_plan_path(&self.work);
         let (mut engine, has_changes) = if let Some(followed) = followed {
-            let mut engine = self.engine_at_work(&followed.version).await?;
+            let mut engine = self.engine_at_work(Some(&followed)).await?;
             let has_changes = engine.take_over(followed).await?;
             (engine, has_changes)
         } else {
@@ -277,7 +279,7 @@ impl Step {
 
     async fn apply(&mut self, followed: Option<Followed>) -> Result<End, Stop> {
         if let Some(followed) = followed {
-            let mut engine = self.engine_at_work(&followed.version).await?;
+            let mut engine = self.engine_at_work(Some(&followed)).await?;
             if followed.command == "apply" {
                 engine.take_over(followed).await?;
             } else {
@@ -296,16 +298,16 @@ impl Step {
             let message = format!("the saved plan's SHA-256 is {found}, and another was approved");
             return Err(Code::PlanStale.on(message).into());
         }
-        let mut engine = self.engine_at_work("").await?;
+        let mut engine = self.engine_at_work(None).await?;
         engine.apply(&plan).await?;
         self.applied(engine).await
     }
 
     /// Puts a state that the engine could not save beside the stack's own one: the working copy goes with the job.
     fn rescue(&self) -> Option<String> {
-        let kind = dialect::named(&self.request.engine).ok()?;
+        let dialect = dialect::named(&self.request.engine).ok()?;
         let path = self.request.source.clone().unwrap_or_default().path;
-        let root = source::root_module(&self.work.join("source"), &path, kind.extensions()).ok()?;
+        let root = source::root_module(&self.work.join("source"), &path, dialect.extensions()).ok()?;
         let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
         let file = File::options().read(true).custom_flags(flags).open(root.join("errored.tfstate")).ok()?;
         let mut state = Vec::new();
@@ -330,16 +332,17 @@ impl Step {
         }
     }
 
-    /// The engine in the source that is there. `version`: its version, where that is known.
-    async fn engine_at_work(&mut self, version: &str) -> Result<Engine, Stop> {
-        if let (Some(program), false) = (&mut self.start.engine, version.is_empty()) {
-            program.version = version.to_owned();
-        }
-        let kind = dialect::named(&self.request.engine)?;
+    /// The engine that made the plan, in the source that is there. `followed`: one of its commands that is at work.
+    async fn engine_at_work(&mut self, followed: Option<&Followed>) -> Result<Engine, Stop> {
+        let dialect = dialect::named(&self.request.engine)?;
+        let choice = match followed {
+            Some(followed) => Choice::at_work(&self.start, dialect, &followed.version)?,
+            None => Choice::as_planned(&self.start, dialect, Path::new("events")),
+        };
         let path = self.request.source.clone().unwrap_or_default().path;
-        let root = source::root_module(&self.work.join("source"), &path, kind.extensions())?;
+        let root = source::root_module(&self.work.join("source"), &path, dialect.extensions())?;
         // what there is to say was said when the job began
-        self.engine(root).await.map(|(engine, _)| engine)
+        self.engine(root, &choice).await.map(|(engine, _)| engine)
     }
 
     async fn applied(&mut self, mut engine: Engine) -> Result<End, Stop> {
@@ -400,7 +403,7 @@ impl Step {
 
     /// Source, environment and `init`.
     async fn prepare(&mut self) -> Result<Engine, Stop> {
-        let kind = dialect::named(&self.request.engine)?;
+        let dialect = dialect::named(&self.request.engine)?;
         let wanted = self.request.source.clone().unwrap_or_default();
         let source = self.work.join("source");
         let git_environment: Environment = environment::for_git(&self.start, &self.folders());
@@ -415,9 +418,11 @@ impl Step {
         };
         let resolved = source::fetch(&wanted, &places, &mut self.cancel, &self.journal).await?;
         self.journal.record(Body::SourceResolved(resolved)).await;
-        let root = source::root_module(&source, &wanted.path, kind.extensions())?;
-        let (mut engine, note) = self.engine(root).await?;
-        if let Some(note) = note {
+        let root = source::root_module(&source, &wanted.path, dialect.extensions())?;
+        let asked = Asked::read(&self.request.engine_version, &source, &root, dialect)?;
+        let choice = Choice::new(&self.start, dialect, asked);
+        let (mut engine, notes) = self.engine(root, &choice).await?;
+        for note in notes {
             self.journal.note(note).await;
         }
         if !self.request.imports.is_empty() {
@@ -430,32 +435,28 @@ impl Step {
         Ok(engine)
     }
 
-    /// The engine in that folder, and what a user is to know about the variables that it gets.
-    async fn engine(&mut self, root: PathBuf) -> Result<(Engine, Option<String>), Stop> {
-        let program = self.start.engine.clone().unwrap_or_default();
-        if program.name != self.request.engine {
-            let message = format!("the runner has no {}", self.request.engine);
-            return Err(Code::EngineMissing.on(message).into());
-        }
+    /// The engine in that folder, and what a user is to know about its version and the variables that it gets.
+    async fn engine(&mut self, root: PathBuf, choice: &Choice) -> Result<(Engine, Vec<String>), Stop> {
+        let program = choice.first()?;
         let grace = match self.request.cancel_grace_seconds {
             0 => GRACE_DEFAULT,
             seconds => Duration::from_secs(seconds.into()),
         };
         let mut environment = environment::for_engine(&self.start, &self.folders())?;
-        let kind = dialect::named(&self.request.engine)?;
-        let module = Declarations::read(&root, kind.extensions());
+        let dialect = dialect::named(&self.request.engine)?;
+        let module = Declarations::read(&root, dialect.extensions());
         let passed = Variables::new(&self.request.variables, &self.request.not_redacted, &module)?;
         self.not_redacted.extend(passed.not_redacted.iter().cloned());
         let secrets = passed.secrets.iter().map(String::as_str).chain(environment::secrets(&self.start.targets));
         let redaction = Redaction::new(secrets).counting_on(&self.redaction.borrow());
         self.redaction.send_replace(redaction);
-        let (variables, note) = (passed.write(&self.tmp)?, passed.note());
+        let (variables, passing) = (passed.write(&self.tmp)?, passed.note());
         environment.extend(passed.environment.into_iter().map(|(name, value)| (name, value.into())));
         let (work, state) = (self.work.clone(), PathBuf::from(&self.start.state_directory));
         let parts = Parts { program: &program, environment, variables, root, work, state, grace };
         let mut engine = Engine::new(parts, self.cancel.clone(), self.journal.clone())?;
-        engine.learn_version().await?;
-        Ok((engine, note))
+        let chosen = engine.choose(choice).await?;
+        Ok((engine, chosen.into_iter().chain(passing).collect()))
     }
 
     fn folders(&self) -> environment::Folders<'_> {

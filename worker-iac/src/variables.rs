@@ -3,8 +3,8 @@
 //! calls sensitive are taken out of what is recorded: a plan without its names would say nothing.
 
 mod declared;
-mod tokens;
 
+use crate::configuration::tokens;
 use crate::engine::environment::private_file;
 use declared::Declared;
 use runner_worker_iac::redaction::SHORTEST;

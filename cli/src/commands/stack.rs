@@ -14,6 +14,9 @@ use std::path::PathBuf;
 /// The engines that a runner can have; where nothing else decides, the first is taken.
 pub(crate) const ENGINES: [&str; 2] = ["opentofu", "terraform"];
 
+/// The word for no version in particular.
+const ANY: &str = "any";
+
 /// `stack`
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum StackCommand {
@@ -83,6 +86,9 @@ pub(crate) struct OptionalGit {
 /// What belongs to a stack beside its source and engine.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
+    /// The version of the engine: one version, or a constraint such as "~> 1.9.0"; "any" takes back what was asked for
+    #[arg(long, value_name = "VERSION")]
+    engine_version: Option<String>,
     /// The folder inside the source that is the root module
     #[arg(long, value_name = "PATH")]
     pub(crate) path: Option<String>,
@@ -135,6 +141,11 @@ impl Options {
     }
     /// Puts what was given into a stack's document.
     pub(crate) fn apply(&self, stack: &mut Value, runner: Option<&str>) -> Result<(), Failure> {
+        match self.engine_version.as_deref() {
+            None => {}
+            Some(ANY) => stack["engine_version"] = Value::Null,
+            Some(version) => stack["engine_version"] = version.into(),
+        }
         if let Some(path) = &self.path {
             stack["path"] = path.as_str().into();
         }
@@ -212,8 +223,18 @@ pub(crate) fn git(url: &str, reference: &str) -> Value {
 /// Of a stack as it was read, what can be written again.
 pub(crate) fn writable(stack: &Value) -> Value {
     let mut out = json!({});
-    for name in ["name", "engine", "runner", "source", "path", "workspace", "variables", "not_redacted", "connections"]
-    {
+    for name in [
+        "name",
+        "engine",
+        "engine_version",
+        "runner",
+        "source",
+        "path",
+        "workspace",
+        "variables",
+        "not_redacted",
+        "connections",
+    ] {
         match stack.get(name) {
             None | Some(Value::Null) => {}
             Some(value) => out[name] = value.clone(),
@@ -267,6 +288,7 @@ pub(crate) async fn run(command: StackCommand, session: &Session) -> Done {
                     ("name", table::text(s, "/name")),
                     ("id", table::text(s, "/id")),
                     ("engine", table::text(s, "/engine")),
+                    ("engine version", table::text(s, "/engine_version")),
                     ("source", source(s)),
                     ("path", table::text(s, "/path")),
                     ("workspace", table::text(s, "/workspace")),
@@ -339,6 +361,7 @@ mod tests {
         let file = dir.path().join("v.json");
         std::fs::write(&file, r#"{"a": [1], "b": "file"}"#).expect("writes");
         let options = |vars: &[(&str, &str)], files: &[PathBuf]| Options {
+            engine_version: None,
             path: None,
             workspace: None,
             vars: vars.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
@@ -366,7 +389,25 @@ mod tests {
 
     #[test]
     fn what_is_read_can_be_written() {
-        let read = json!({"id": "1", "name": "n", "runner": null, "last_job": {}, "variables": {"a": "b"}, "not_redacted": ["a"]});
-        assert_eq!(writable(&read), json!({"name": "n", "variables": {"a": "b"}, "not_redacted": ["a"]}));
+        let read = json!({"id": "1", "name": "n", "runner": null, "engine_version": "~> 1.9", "last_job": {}, "variables": {"a": "b"}, "not_redacted": ["a"]});
+        let written = json!({"name": "n", "engine_version": "~> 1.9", "variables": {"a": "b"}, "not_redacted": ["a"]});
+        assert_eq!(writable(&read), written);
+    }
+
+    #[test]
+    fn the_version_of_the_engine_is_asked_for_kept_or_taken_back() {
+        for (given, expected) in [(None, json!("1.8.0")), (Some("~> 1.9"), json!("~> 1.9")), (Some(ANY), Value::Null)] {
+            let mut stack = json!({"engine_version": "1.8.0"});
+            let options = Options {
+                engine_version: given.map(str::to_owned),
+                path: None,
+                vars: vec![],
+                var_files: vec![],
+                not_redacted: vec![],
+                connections: vec![],
+            };
+            options.apply(&mut stack, None).expect("applies");
+            assert_eq!(stack["engine_version"], expected, "{given:?}");
+        }
     }
 }

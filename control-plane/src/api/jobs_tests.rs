@@ -166,15 +166,16 @@ async fn a_stack_is_made_shown_changed_and_deleted() {
     assert_eq!(made["path"], "infra");
     assert_eq!(made["variables"], json!({"region": "eu", "count": 2}));
     assert_eq!(made["source"]["git"]["reference"], "main");
-    assert_eq!(made["not_redacted"], json!([]));
+    assert_eq!((&made["not_redacted"], &made["engine_version"]), (&json!([]), &Value::Null));
     assert_eq!(code(&world.post("/stacks", &stack_body("s")).await), (409, "conflict"));
     let mut body = stack_body("s");
     body["engine"] = "terraform".into();
     body["not_redacted"] = json!(["pin"]);
+    body["engine_version"] = " ~> 1.9.0".into();
     body["runner"] = Value::Null;
     let (status, changed) = world.ask(&world.ann, Method::PUT, "/stacks/s", Some(&body)).await;
     assert_eq!((status, &changed["engine"], &changed["runner"]), (StatusCode::OK, &"terraform".into(), &Value::Null));
-    assert_eq!(changed["not_redacted"], json!(["pin"]));
+    assert_eq!((&changed["not_redacted"], &changed["engine_version"]), (&json!(["pin"]), &"~> 1.9.0".into()));
     // neither the stack nor the organization names a runner now
     assert_eq!(code(&world.post("/stacks/s/jobs", &json!({"kind": "update"})).await), (409, "no_runner"));
     let (_, list) = world.get("/stacks").await;
@@ -269,6 +270,8 @@ async fn what_is_not_well_formed_is_refused() {
         with("variables", json!({"a b": 1})),
         with("connections", json!(["../x"])),
         with("not_redacted", json!(["a b"])),
+        with("engine_version", "latest".into()),
+        with("engine_version", "".into()),
         with("surprise", 1.into()),
         json!([]),
         json!({"name": "t"}),

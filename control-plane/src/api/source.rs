@@ -6,6 +6,7 @@ use crate::execution::ArchiveHash;
 use serde::{Deserialize, Serialize};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1;
+use shared_proto::version::Constraint;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use utoipa::ToSchema;
 
@@ -177,6 +178,17 @@ pub(super) fn checked_connections(names: Vec<String>) -> Result<Vec<String>, Fai
         seen.push(name);
     }
     Ok(seen)
+}
+
+/// A version or a constraint, as the engines have them.
+///
+/// # Errors
+/// `invalid_argument`.
+pub(super) fn checked_version(text: String) -> Result<String, Failure> {
+    match Constraint::parse(&text) {
+        Ok(constraint) => Ok(constraint.to_string()),
+        Err(what) => Err(Code::InvalidArgument.on(format!("engine_version: {what}"))),
+    }
 }
 
 /// Names of variables, each once.

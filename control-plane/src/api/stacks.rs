@@ -2,7 +2,7 @@
 
 use super::jobs::{JobView, JobViews};
 use super::scope::{self, Import, Lock};
-use super::source::{Source, Variables, checked_connections, checked_names, checked_path};
+use super::source::{Source, Variables, checked_connections, checked_names, checked_path, checked_version};
 use super::{ApiError, ApiState, Body, Caller, Named, OptionalBody, Params, Routes, checked};
 use crate::sessions::LIST_MAX;
 use crate::store::{Idempotency, JobKind, NewJob, NewStack, Runner, Stack};
@@ -44,6 +44,8 @@ struct StackBody {
     /// Like a DNS label, at most 63 characters.
     name: String,
     engine: Engine,
+    /// The version of it that is asked for: a version, or a constraint such as `~> 1.9.0`; where absent, what the source asks for.
+    engine_version: Option<String>,
     /// The runner that does its jobs, by id or name; the organization's default where absent.
     runner: Option<String>,
     source: Source,
@@ -83,6 +85,8 @@ struct StackView {
     id: String,
     name: String,
     engine: String,
+    /// The version of it that is asked for; none: what the source asks for.
+    engine_version: Option<String>,
     /// The runner's name; none: the organization's default.
     runner: Option<String>,
     source: Source,
@@ -317,6 +321,7 @@ async fn checked_stack(state: &ApiState, caller: &Caller, body: StackBody) -> Re
     Ok(NewStack {
         name: checked::name("name", &body.name)?,
         engine: body.engine.to_string(),
+        engine_version: body.engine_version.map(checked_version).transpose()?,
         runner,
         source: json(&kept)?,
         variables: json(&body.variables.checked()?)?,
@@ -391,6 +396,7 @@ async fn view(state: &ApiState, caller: &Caller, stack: Stack) -> Result<StackVi
         id: stack.id,
         name: stack.name,
         engine: stack.engine,
+        engine_version: stack.engine_version,
         runner,
         source: kept.source,
         path: kept.path,

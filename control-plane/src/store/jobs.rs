@@ -406,8 +406,8 @@ impl Store {
             _ => None,
         };
         let request = v1::JobRequest {
-            // a runner that knows nothing of a scope must not take all of the stack for it
-            format: if new.scope == Scope::default() { 1 } else { 2 },
+            // a runner that knows nothing of a scope must not take all of the stack for it, nor any version of the engine
+            format: if new.scope == Scope::default() && new.stack.engine_version.is_none() { 1 } else { 2 },
             job_id: id.clone(),
             organization_id: new.stack.organization.clone(),
             runner_id: new.runner.clone(),
@@ -415,6 +415,7 @@ impl Store {
             stack_name: new.stack.name.clone(),
             kind: new.kind.wire().into(),
             engine: new.stack.engine.clone(),
+            engine_version: new.stack.engine_version.clone().unwrap_or_default(),
             source: Some(new.source),
             variables: new.variables,
             connections: new.connections,

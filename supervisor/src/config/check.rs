@@ -11,6 +11,7 @@ use super::{
 };
 use crate::audit::recording::Recipient;
 use crate::audit::{OnFailure, Sink};
+use crate::engines::release::parse_sha256;
 use crate::workers::WARM_MAX;
 use serde::Deserialize;
 use shared_proto::address::HostPattern;
@@ -26,6 +27,12 @@ pub const DEFAULT_FILE: &str = "/etc/runner/runner.toml";
 /// By which Azure tells what runs in it where tokens are.
 pub const AZURE_VARIABLES: [&str; 4] =
     ["AZURE_FEDERATED_TOKEN_FILE", "AZURE_POD_IDENTITY_AUTHORITY_HOST", "IDENTITY_ENDPOINT", "IDENTITY_HEADER"];
+/// The most checksums of engines' archives.
+const CHECKSUMS_MAX: usize = 256;
+/// The directory of engines where nobody names one, in the state directory.
+const ENGINES_FOLDER: &str = "engines";
+/// That of providers' packages.
+const PROVIDERS_FOLDER: &str = "providers";
 /// The policy where nobody names one, beside the configuration file.
 const POLICY_FILE: &str = "policy.toml";
 /// The most of recordings that may be kept, MiB.
@@ -100,6 +107,10 @@ struct FileWorkers {
 struct FileEngines {
     opentofu: PathBuf,
     terraform: PathBuf,
+    directory: PathBuf,
+    mirror: String,
+    providers: PathBuf,
+    checksums: BTreeMap<String, String>,
     cli_config: PathBuf,
 }
 #[derive(Deserialize)]
@@ -374,6 +385,12 @@ impl File {
         let engines = Engines {
             opentofu: absolute("engines.opentofu", self.engines.opentofu)?,
             terraform: absolute("engines.terraform", self.engines.terraform)?,
+            directory: absolute("engines.directory", self.engines.directory)?
+                .unwrap_or_else(|| self.state_dir.join(ENGINES_FOLDER)),
+            providers: absolute("engines.providers", self.engines.providers)?
+                .unwrap_or_else(|| self.state_dir.join(PROVIDERS_FOLDER)),
+            mirror: Some(self.engines.mirror).filter(|mirror| !mirror.is_empty()),
+            checksums: checksums(self.engines.checksums)?,
             cli_config: absolute("engines.cli_config", self.engines.cli_config)?,
         };
         let memory_mib = within("jobs.memory_mib", self.jobs.memory_mib, 0, u64::from(u32::MAX) - 1)? as u32;
@@ -533,6 +550,18 @@ fn most_of_the_memory() -> u32 {
     u32::try_from(kib.unwrap_or(4 << 20) / 1024 * 3 / 4).unwrap_or(u32::MAX - 1)
 }
 
+/// SHA-256 by the names of archives.
+fn checksums(given: BTreeMap<String, String>) -> Result<BTreeMap<String, [u8; 32]>, ConfigError> {
+    if given.len() > CHECKSUMS_MAX {
+        return Err(ConfigError(format!("engines.checksums has more than {CHECKSUMS_MAX} entries")));
+    }
+    let one = |(name, digits): (String, String)| match parse_sha256(&digits) {
+        Some(digest) => Ok((name, digest)),
+        None => Err(ConfigError(format!("engines.checksums: that of {name:?} is no SHA-256 of 64 hexadecimal digits"))),
+    };
+    given.into_iter().map(one).collect()
+}
+
 /// Paths between colons, as in PATH.
 fn reads(text: &str) -> Result<Vec<PathBuf>, ConfigError> {
     let paths: Vec<_> = text.split(':').filter(|p| !p.is_empty()).map(PathBuf::from).collect();
@@ -565,13 +594,21 @@ impl Config {
             .into_iter()
             .chain(&self.proxy.password_file)
             .chain(of_connections);
+        let folders = [
+            ("engines.directory", &self.engines.directory, ENGINES_FOLDER),
+            ("engines.providers", &self.engines.providers, PROVIDERS_FOLDER),
+        ];
+        // where they are by default, they are in the state directory, by themselves
+        let elsewhere = folders.into_iter().filter(|(_, folder, name)| **folder != self.state_dir.join(name));
+        let reads = self.jobs.reads.iter().map(|read| ("jobs.reads", read));
+        let reads: Vec<_> = reads.chain(elsewhere.map(|(setting, folder, _)| (setting, folder))).collect();
         for path in own {
             let kept = real(path);
-            for read in &self.jobs.reads {
+            for (setting, read) in &reads {
                 let shown = real(read);
                 if kept.starts_with(&shown) || shown.starts_with(&kept) {
                     return Err(ConfigError(format!(
-                        "jobs.reads: {} would show jobs {}: name a folder that does not have it",
+                        "{setting}: {} would show jobs {}: name a folder that does not have it",
                         read.display(),
                         path.display()
                     )));
@@ -623,6 +660,9 @@ impl Config {
                 "workers.iac" => self.workers.iac.display().to_string(),
                 "engines.opentofu" => path(&self.engines.opentofu),
                 "engines.terraform" => path(&self.engines.terraform),
+                "engines.providers" => self.engines.providers.display().to_string(),
+                "engines.mirror" => self.engines.mirror.clone().unwrap_or_default(),
+                "engines.directory" => self.engines.directory.display().to_string(),
                 "engines.cli_config" => path(&self.engines.cli_config),
                 "jobs.reads" => {
                     let shown: Vec<_> = self.jobs.reads.iter().map(|p| p.display().to_string()).collect();

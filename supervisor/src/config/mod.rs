@@ -197,13 +197,21 @@ pub struct WorkerPaths {
     pub tells_refused: bool,
 }
 
-/// The engines; `None`: found on PATH.
+/// The engines.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Engines {
-    /// OpenTofu.
+    /// OpenTofu where nobody asks for another version; `None`: found on PATH.
     pub opentofu: Option<PathBuf>,
-    /// Terraform.
+    /// Terraform, likewise.
     pub terraform: Option<PathBuf>,
+    /// Where the others are, by version.
+    pub directory: PathBuf,
+    /// The address or the folder that they are installed from; `None`: the vendors' own.
+    pub mirror: Option<String>,
+    /// Where providers' packages are that jobs install from.
+    pub providers: PathBuf,
+    /// SHA-256 of archives that are installed, by their names.
+    pub checksums: BTreeMap<String, [u8; 32]>,
     /// TF_CLI_CONFIG_FILE.
     pub cli_config: Option<PathBuf>,
 }

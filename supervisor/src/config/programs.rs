@@ -2,20 +2,19 @@
 
 use super::settings::{SETTINGS, Source};
 use super::{Config, ConfigError};
-use std::collections::BTreeMap;
+use crate::engines::Engine;
 use std::path::{Path, PathBuf};
 
 // === impl Config ===
 
 impl Config {
-    /// The engines that there are, by the names that jobs use.
-    pub fn engine_programs(&self) -> BTreeMap<String, PathBuf> {
-        [("opentofu", &self.engines.opentofu, "tofu"), ("terraform", &self.engines.terraform, "terraform")]
-            .into_iter()
-            .filter_map(|(name, named, program)| {
-                Some((name.to_owned(), named.clone().or_else(|| self.on_path(program))?))
-            })
-            .collect()
+    /// The program of an engine that jobs get where nobody asks for another, if there is one.
+    pub fn engine_program(&self, engine: Engine) -> Option<PathBuf> {
+        let named = match engine {
+            Engine::OpenTofu => &self.engines.opentofu,
+            Engine::Terraform => &self.engines.terraform,
+        };
+        named.clone().or_else(|| self.on_path(engine.program()))
     }
 
     /// Whether the programs are there that somebody named: one that is missing would be missed only when it is needed. Those that
@@ -56,9 +55,9 @@ impl Config {
 
     /// What every job reads besides what is the same on all machines.
     pub(super) fn job_reads(&self) -> Vec<PathBuf> {
-        let engines = self.engine_programs().into_values();
+        let engines = Engine::ALL.into_iter().filter_map(|engine| self.engine_program(engine));
         engines
-            .chain([self.git_program()])
+            .chain([self.engines.directory.clone(), self.engines.providers.clone(), self.git_program()])
             .chain(self.engines.cli_config.clone())
             .chain(self.jobs.reads.clone())
             .collect()

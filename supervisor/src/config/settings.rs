@@ -129,9 +129,28 @@ pub const SETTINGS: &[Setting] = &[
         "16",
         "Workers of operations that wait for one at most, 0 to 64; as many do as were needed at once lately",
     ),
-    text("engines.opentofu", "", "OpenTofu; else `tofu` on PATH"),
-    text("engines.terraform", "", "Terraform; else `terraform` on PATH"),
-    text("engines.cli_config", "", "TF_CLI_CONFIG_FILE of the engines"),
+    text("engines.opentofu", "", "OpenTofu where nobody asks for another version; else `tofu` on PATH"),
+    text("engines.terraform", "", "Terraform where nobody asks for another version; else `terraform` on PATH"),
+    text(
+        "engines.directory",
+        "",
+        "Where engines are by version, as `runner engines install` puts them; else engines in the state directory",
+    ),
+    text(
+        "engines.mirror",
+        "",
+        "What `runner engines install` gets engines from: an address, {version} in it stands for the version, or a folder; else the vendors' own",
+    ),
+    text(
+        "engines.providers",
+        "",
+        "Where providers' packages are that jobs install from, as `runner providers add` puts them; else providers in the state directory",
+    ),
+    text(
+        "engines.cli_config",
+        "",
+        "TF_CLI_CONFIG_FILE of the engines; it says where providers come from, engines.providers among them or not",
+    ),
     text("jobs.reads", "", "Files and folders that jobs read besides, such as a mirror of providers, between colons"),
     text(
         "jobs.hosts",

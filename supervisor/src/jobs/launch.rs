@@ -8,6 +8,7 @@ use super::service::{Held, Service};
 use super::source;
 use super::surroundings::{Settings, Surroundings};
 use crate::config::Asker;
+use crate::engines::{Engine, Engines};
 use crate::workers::{Exit, Reaches, Started};
 use runner_sandbox::PidFd;
 use shared_proto::failure::{Code, Failure};
@@ -109,9 +110,7 @@ impl Launch {
         if !(1..=FORMAT).contains(&request.format) {
             return Err(Code::UnsupportedVersion.on(format!("the job's request is of format {}", request.format)));
         }
-        let Some(path) = self.settings.engines.get(&request.engine) else {
-            return Err(Code::EngineMissing.on(format!("this runner has no {:?}", request.engine)));
-        };
+        let (engine, engines) = engines(&self.settings.engines, &request.engine)?;
         if request.connections.len() > CONNECTIONS_MAX {
             return Err(Code::TooLarge.on(format!("the job names more than {CONNECTIONS_MAX} connections")));
         }
@@ -129,12 +128,8 @@ impl Launch {
                 Step::Plan => "plan",
             }
             .into(),
-            engine: Some(EngineProgram {
-                name: request.engine.clone(),
-                path: path.display().to_string(),
-                // the worker asks the program: the supervisor runs none
-                version: String::new(),
-            }),
+            engine,
+            engines,
             targets,
             state_directory: self.store.stack(&request.stack_id)?.display().to_string(),
             archive_path,
@@ -202,6 +197,25 @@ impl Launch {
         let process = identity.hold();
         Ok(Worker { identity, plan_sha256: start.plan_sha256.clone(), bounds, exit: Some(exit), process })
     }
+}
+
+/// The programs of an engine: the one that is taken where nobody asks for another, and those by version.
+fn engines(all: &Engines, name: &str) -> Result<(Option<EngineProgram>, Vec<EngineProgram>), Failure> {
+    let missing = || Code::EngineMissing.on(format!("this runner has no {name:?}"));
+    let engine = Engine::from_name(name).ok_or_else(missing)?;
+    let program = |path: &Path, version: String| EngineProgram {
+        name: name.to_owned(),
+        path: path.display().to_string(),
+        version,
+    };
+    // the worker asks it for its version: the supervisor runs no programs
+    let usual = all.usual(engine).map(|path| program(path, String::new()));
+    let installed: Vec<_> =
+        all.installed(engine).iter().map(|one| program(&one.path, one.version.to_string())).collect();
+    if usual.is_none() && installed.is_empty() {
+        return Err(missing());
+    }
+    Ok((usual, installed))
 }
 
 /// The files of one step: what it was told to use, and its folder. Its programs are every job's.

@@ -2,6 +2,7 @@
 //! are resolved, and tests put their own in its place.
 
 use crate::config::Asker;
+use crate::engines::Engines;
 use crate::policy::Permit;
 use crate::workers::{Reaches, Started};
 use nix::sys::signal::Signal;
@@ -78,8 +79,8 @@ pub struct Settings {
     pub hostname: String,
     /// How jobs' workers are isolated: for their own events.
     pub isolation: &'static str,
-    /// The engines' programs by the names that jobs use.
-    pub engines: BTreeMap<String, PathBuf>,
+    /// The engines that there are.
+    pub engines: Engines,
     /// The git program.
     pub git: PathBuf,
     /// What workers' programs get: PATH, proxy settings, TF_CLI_CONFIG_FILE.

@@ -10,6 +10,7 @@ use super::succession::Succession;
 use super::{Settings, serve};
 use crate::audit::Sealed;
 use crate::clock::{Suspension, since_boot};
+use crate::engines::Engines;
 use crate::operations::Operations;
 use serde::{Deserialize, Serialize};
 use shared_proto::failure::{Code, Failure};
@@ -102,7 +103,7 @@ pub struct Parts<D> {
 }
 
 /// What the runner says of itself.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct About {
     /// The level of isolation.
     pub isolation_level: String,
@@ -110,8 +111,8 @@ pub struct About {
     pub isolation_missing: Vec<String>,
     /// The machine's name.
     pub hostname: String,
-    /// The engines it has, with their versions.
-    pub engines: Vec<String>,
+    /// The engines: which of them there are is looked at for each session.
+    pub engines: Engines,
 }
 
 // === impl TunnelStatus ===
@@ -300,7 +301,7 @@ fn hello<D>(parts: &Parts<D>, settings: &Settings) -> v1::Hello {
             .map(|(name, c)| v1::ConnectionEntry { name: name.clone(), provider: c.provider().to_owned() })
             .collect(),
         hostname: parts.about.hostname.clone(),
-        engines: parts.about.engines.clone(),
+        engines: parts.about.engines.names(),
         incarnation: parts.incarnation.to_string(),
         draining: *parts.draining.borrow(),
         policy: settings.policy.summary_text(),

@@ -138,6 +138,7 @@ pub(crate) async fn prepare(folder: &Path, stacks: usize) -> anyhow::Result<()> 
             source: "{}".into(),
             variables: "{}".into(),
             not_redacted: "[]".into(),
+            engine_version: None,
             connections: "[]".into(),
         };
         store.create_stack(ORGANIZATION, &new).await?;

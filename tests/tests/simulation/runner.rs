@@ -4,9 +4,10 @@ use super::chance::Chance;
 use super::world::Shared;
 use futures_util::task::AtomicWaker;
 use runner_sandbox::{PidFd, channel};
-use runner_supervisor::config::Asker;
+use runner_supervisor::config::{Asker, Config};
 use runner_supervisor::credentials::Resolver;
 use runner_supervisor::domains::Domains;
+use runner_supervisor::engines::{Engine, Engines};
 use runner_supervisor::jobs::{self, Connection, DiskLimits, SILENCE_MAX, Surroundings};
 use runner_supervisor::operations::Operations;
 use runner_supervisor::recorder::Recorder;
@@ -24,7 +25,6 @@ use shared_proto::v1::{JobFirst, JobTarget, Target};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -78,7 +78,12 @@ pub(crate) async fn live(setup: Setup) -> turmoil::Result {
         operations,
         instance: INSTANCE.into(),
         incarnation,
-        about: About::default(),
+        about: About {
+            isolation_level: String::new(),
+            isolation_missing: Vec::new(),
+            hostname: String::new(),
+            engines: engines(config),
+        },
         status,
         draining,
         seals: Recorder::off().seals(),
@@ -92,6 +97,10 @@ pub(crate) async fn live(setup: Setup) -> turmoil::Result {
     Err("the tunnel ended by itself".into())
 }
 
+fn engines(config: &Config) -> Engines {
+    Engines::new([(Engine::OpenTofu, "/bin/true".into())], &config.engines.directory)
+}
+
 fn job_settings(setup: &Setup, incarnation: &str) -> jobs::Settings {
     let config = &setup.settings.config;
     jobs::Settings {
@@ -101,7 +110,7 @@ fn job_settings(setup: &Setup, incarnation: &str) -> jobs::Settings {
         at_once: AT_ONCE,
         hostname: "simulated".to_owned(),
         isolation: "confined",
-        engines: BTreeMap::from([("opentofu".to_owned(), PathBuf::from("/bin/true"))]),
+        engines: engines(config),
         git: "/bin/true".into(),
         environment: BTreeMap::new(),
         backoff: (config.tunnel.backoff_first, config.tunnel.backoff_max),

@@ -48,6 +48,8 @@ pub(crate) trait Dialect: Debug + Send + Sync {
     fn name(&self) -> &'static str;
     /// What the files of a root module end in.
     fn extensions(&self) -> &'static [&'static str];
+    /// The file that says in a source which version of it is to be taken.
+    fn version_file(&self) -> &'static str;
     /// The arguments that say this to that version. `variables`: the options that name the job's, where the command takes them. Never a
     /// secret: arguments can be read.
     fn arguments(&self, command: &Command<'_>, version: &str, variables: &[String]) -> Vec<String>;

@@ -2,7 +2,7 @@
 //! configuration gives by name, and the credentials of the job's connections. Nothing is inherited: TF_CLI_ARGS
 //! and its like cannot come through, and a user's `.terraformrc` is not looked at, because HOME and TF_CLI_CONFIG_FILE are ours.
 
-use super::private_folder;
+use super::{private_folder, providers};
 use crate::process::{Environment, TMP_DESCRIPTOR};
 use crate::stop::io_failure;
 use runner_sandbox::profiles::JOB_FOLDER;
@@ -37,6 +37,8 @@ const PASSED_TO_ENGINE: &[&str] =
     &["TF_CLI_CONFIG_FILE", "TF_PLUGIN_CACHE_DIR", "TF_REGISTRY_CLIENT_TIMEOUT", "AWS_CA_BUNDLE"];
 /// What it may set for git only.
 const PASSED_TO_GIT: &[&str] = &["GIT_SSH_COMMAND", "SSH_AUTH_SOCK", "GIT_SSL_CAINFO"];
+/// Where it has packages of providers.
+const PROVIDERS: &str = "RUNNER_PROVIDERS";
 /// Where it allows `file:` sources.
 const ALLOW_FILE: &str = "RUNNER_ALLOW_FILE_SOURCES";
 /// The longest folder in which a plug-in can still make its socket (108 bytes with its own name, which has about 20).
@@ -113,9 +115,11 @@ pub(crate) fn for_engine(start: &JobStart, folders: &Folders<'_>) -> Result<Envi
     copy(start, PASSED_TO_ENGINE, &mut environment);
     private_folder(&folders.tmp.join("home"))?;
     if !environment.contains_key("TF_CLI_CONFIG_FILE") {
-        let empty = folders.tmp.join("engine.tfrc");
-        private_file(&empty, b"")?;
-        environment.insert("TF_CLI_CONFIG_FILE".into(), empty.into());
+        let packages = start.environment.get(PROVIDERS).map(Path::new);
+        let text = packages.map(providers::installation).transpose()?.unwrap_or_default();
+        let path = folders.tmp.join("engine.tfrc");
+        private_file(&path, text.as_bytes())?;
+        environment.insert("TF_CLI_CONFIG_FILE".into(), path.into());
     }
     for (name, value) in [("TF_IN_AUTOMATION", "1"), ("TF_INPUT", "0"), ("CHECKPOINT_DISABLE", "1")] {
         environment.insert(name.into(), value.into());

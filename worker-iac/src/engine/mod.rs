@@ -1,5 +1,7 @@
 //! The engine of a job, as a program that is run: its commands in its own [`Dialect`], its output into events, its end judged.
 
+pub(crate) mod asked;
+pub(crate) mod choice;
 pub(crate) mod dialect;
 pub(crate) mod environment;
 pub(crate) mod followed;
@@ -7,6 +9,7 @@ pub(crate) mod imports;
 mod language;
 mod lock;
 mod opentofu;
+mod providers;
 pub(crate) mod resources;
 mod sensitive;
 pub(crate) mod state;
@@ -94,16 +97,22 @@ impl Engine {
     /// `engine_missing`.
     pub(crate) fn new(parts: Parts<'_>, cancel: Watcher, journal: Journal) -> Result<Self, Failure> {
         let dialect = dialect::named(&parts.program.name)?;
-        let program = PathBuf::from(&parts.program.path);
-        if !program.is_absolute() || !program.is_file() {
-            let message = format!("{} is not at {:?}", dialect.name(), parts.program.path);
-            return Err(Code::EngineMissing.on(message));
-        }
+        let program = program_at(parts.program)?;
         let Parts { environment, variables, root, work, state, grace, .. } = parts;
         // what it may write has to be there before
         private_folder(&work.join("data"))?;
         let version = parts.program.version.clone();
         Ok(Self { dialect, program, version, environment, variables, root, work, state, grace, cancel, journal })
+    }
+
+    /// Takes another program of the same engine, before anything but its version was asked of it.
+    ///
+    /// # Errors
+    /// `engine_missing`.
+    fn take(&mut self, program: &EngineProgram) -> Result<(), Failure> {
+        self.program = program_at(program)?;
+        self.version.clone_from(&program.version);
+        Ok(())
     }
 
     /// Asks the program for its version, where the supervisor does not know it: that one runs no programs.
@@ -279,6 +288,18 @@ fn read_lines(path: &Path, max: usize) -> std::io::Result<(String, u64)> {
     }
     let left_out = whole.saturating_sub(bytes.len() as u64);
     Ok((String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()), left_out))
+}
+
+/// Where a program is.
+///
+/// # Errors
+/// `engine_missing`: it is not there.
+fn program_at(program: &EngineProgram) -> Result<PathBuf, Failure> {
+    let path = PathBuf::from(&program.path);
+    if path.is_absolute() && path.is_file() {
+        return Ok(path);
+    }
+    Err(Code::EngineMissing.on(format!("{} is not at {:?}", program.name, program.path)))
 }
 
 /// A line of a command whose standard output is lines of events.

@@ -16,6 +16,9 @@ impl Dialect for OpenTofu {
     fn extensions(&self) -> &'static [&'static str] {
         &[".tf", ".tf.json", ".tofu", ".tofu.json"]
     }
+    fn version_file(&self) -> &'static str {
+        ".opentofu-version"
+    }
     fn arguments(&self, command: &Command<'_>, version: &str, variables: &[String]) -> Vec<String> {
         let takes = Takes { init_json: at_least(version, (1, 8)), variables: takes_variables(command, version) };
         language::arguments(command, takes, variables)

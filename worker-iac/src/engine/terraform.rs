@@ -16,6 +16,9 @@ impl Dialect for Terraform {
     fn extensions(&self) -> &'static [&'static str] {
         &[".tf", ".tf.json"]
     }
+    fn version_file(&self) -> &'static str {
+        ".terraform-version"
+    }
     fn arguments(&self, command: &Command<'_>, version: &str, variables: &[String]) -> Vec<String> {
         let takes = Takes { init_json: at_least(version, (1, 9)), variables: takes_variables(command, version) };
         language::arguments(command, takes, variables)

@@ -17,6 +17,8 @@ pub struct Stack {
     pub name: String,
     /// `opentofu` or `terraform`.
     pub engine: String,
+    /// The version of it that is asked for: a version or a constraint.
+    pub engine_version: Option<String>,
     /// The runner that does its jobs; none: the organization's default.
     pub runner: Option<String>,
     /// Where the code comes from.
@@ -40,6 +42,8 @@ pub struct NewStack {
     pub name: String,
     /// `opentofu` or `terraform`.
     pub engine: String,
+    /// A version or a constraint.
+    pub engine_version: Option<String>,
     /// The runner's id.
     pub runner: Option<String>,
     /// JSON.
@@ -55,7 +59,8 @@ pub struct NewStack {
 macro_rules! select_stacks {
     ($rest:literal) => {
         concat!(
-            "SELECT id, organization, name, engine, runner, source, variables, not_redacted, connections, last_instance, created_at_ms ",
+            "SELECT id, organization, name, engine, engine_version, runner, source, variables, not_redacted, connections, last_instance, ",
+            "created_at_ms ",
             "FROM stacks WHERE organization = $1 AND deleted_at_ms IS NULL ",
             $rest
         )
@@ -71,7 +76,7 @@ impl Store {
         let id = new_id("stk");
         sqlx::query(
             "INSERT INTO stacks (id, organization, name, engine, runner, source, variables, connections, created_at_ms, \
-             not_redacted) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+             not_redacted, engine_version) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         )
         .bind(&id)
         .bind(organization)
@@ -83,6 +88,7 @@ impl Store {
         .bind(&new.connections)
         .bind(now_ms())
         .bind(&new.not_redacted)
+        .bind(&new.engine_version)
         .execute(self.pool())
         .await
         .map_err(|e| taken(e, "a stack", &new.name, "making a stack"))?;
@@ -123,7 +129,7 @@ impl Store {
     pub async fn update_stack(&self, organization: &str, id: &str, new: &NewStack) -> Result<Stack, Failure> {
         let changed = sqlx::query(
             "UPDATE stacks SET name = $3, engine = $4, runner = $5, source = $6, variables = $7, connections = $8, \
-             not_redacted = $9 WHERE organization = $1 AND id = $2 AND deleted_at_ms IS NULL",
+             not_redacted = $9, engine_version = $10 WHERE organization = $1 AND id = $2 AND deleted_at_ms IS NULL",
         )
         .bind(organization)
         .bind(id)
@@ -134,6 +140,7 @@ impl Store {
         .bind(&new.variables)
         .bind(&new.connections)
         .bind(&new.not_redacted)
+        .bind(&new.engine_version)
         .execute(self.pool())
         .await
         .map_err(|e| taken(e, "a stack", &new.name, "changing a stack"))?;

@@ -38,6 +38,7 @@ pub(crate) async fn stack(store: &Store, name: &str) -> Stack {
         source: "{}".into(),
         variables: "{}".into(),
         not_redacted: "[]".into(),
+        engine_version: None,
         connections: "[]".into(),
     };
     store.create_stack(ORG, &new).await.expect("a stack")
@@ -515,6 +516,7 @@ async fn stacks_have_names_of_their_own_and_go_when_nothing_runs() {
         source: "{}".into(),
         variables: "{}".into(),
         not_redacted: "[]".into(),
+        engine_version: None,
         connections: "[]".into(),
     };
     assert_eq!(code(store.create_stack(ORG, &same).await), Code::Conflict);

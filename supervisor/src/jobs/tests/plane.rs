@@ -1,6 +1,7 @@
 //! A control plane that remembers what it was told, and a host on which supervisors come and go.
 
 use crate::config::Asker;
+use crate::engines::{Engine, Engines};
 use crate::jobs::{Connection, JobSummary, Jobs, Settings, Surroundings};
 use crate::workers::{Exit, Reaches, Started};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -365,7 +366,7 @@ impl Host {
             at_once: 4,
             hostname: "here".into(),
             isolation: "confined",
-            engines: BTreeMap::from([("opentofu".to_owned(), self.engine.clone())]),
+            engines: Engines::new([(Engine::OpenTofu, self.engine.clone())], &self.state.0.join("engines")),
             git: "/usr/bin/git".into(),
             environment: BTreeMap::new(),
             backoff: (Duration::from_millis(50), Duration::from_millis(200)),

@@ -1,4 +1,4 @@
-//! The words of the engines' language, as far as it takes to find a declaration: comments, texts with what is put into them,
+//! The words of the engines' language, as far as it takes to find a declaration or a setting: comments, texts with what is put into them,
 //! heredocs and brackets are told apart, and nothing is evaluated. What is not understood is no answer, never a guess.
 
 /// How deep texts may stand in one another.
@@ -6,7 +6,7 @@ const DEPTH_MAX: u32 = 64;
 
 /// A word.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Token {
+pub(crate) enum Token {
     /// A name or a keyword.
     Word(String),
     /// A quoted text or a heredoc, its content as it is written.
@@ -29,7 +29,7 @@ struct Reader<'a> {
 }
 
 /// The words of a file; `None` where a text, a comment or a heredoc does not end.
-pub(super) fn tokens(text: &str) -> Option<Vec<Token>> {
+pub(crate) fn tokens(text: &str) -> Option<Vec<Token>> {
     let mut reader = Reader { bytes: text.trim_start_matches('\u{feff}').as_bytes(), at: 0 };
     let mut tokens = Vec::new();
     while let Some(byte) = reader.peek(0) {
@@ -66,7 +66,7 @@ pub(super) fn tokens(text: &str) -> Option<Vec<Token>> {
 }
 
 /// Every text in it; none where it is not understood.
-pub(super) fn texts(text: &str) -> Vec<String> {
+pub(crate) fn texts(text: &str) -> Vec<String> {
     let texts = tokens(text).unwrap_or_default().into_iter();
     texts.filter_map(|token| if let Token::Text(text) = token { Some(text) } else { None }).collect()
 }
