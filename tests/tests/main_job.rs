@@ -150,6 +150,7 @@ fn main() -> ExitCode {
         .test("a_plan_may_be_discarded_and_a_job_cancelled", discard_and_cancel)
         .test("a_failing_module_ends_failed_with_its_diagnostics", failing_module)
         .test("runnerctl_deploys_a_folder", runnerctl_deploys)
+        .test("a_part_of_a_stack_by_the_command_line", a_part)
         .needs(&[Component::Cluster, Component::Tofu, Component::Git])
         .test("a_git_source_is_taken_at_its_commit", git_source)
         .needs(&[Component::Cluster, Component::Terraform])
@@ -962,6 +963,85 @@ async fn git_source() -> Result<()> {
         let (_, planned) = job(user, name, &json!({ "kind": "preview" }), &["planned"]).await?;
         ensure!(planned["revision"] == json!(commit), "{name}: {planned}");
     }
+    Ok(())
+}
+
+/// Targets, replacements, a workspace, an import, and what the state holds.
+async fn a_part() -> Result<()> {
+    let usual = usual().await?;
+    let ctl = ctl(usual).await?;
+    let folder = Scratch::new("a-part")?;
+    let secret = "a-value-that-stays";
+    folder.write(
+        "main.tf",
+        format!(
+            r#"variable "hidden" {{
+  default   = "{secret}"
+  sensitive = true
+}}
+resource "terraform_data" "a" {{ input = terraform.workspace }}
+resource "terraform_data" "b" {{ input = {{ of = var.hidden }} }}
+resource "terraform_data" "c" {{ count = 2 }}
+output "a" {{ value = terraform_data.a.output }}
+output "b" {{
+  value     = var.hidden
+  sensitive = true
+}}
+"#
+        ),
+    )?;
+    let path = folder.path().display().to_string();
+    let deploy = |more: &[&str]| {
+        let words = ["deploy", &path, "--name", "part", "--auto-approve"].into_iter().chain(more.iter().copied());
+        words.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let run = async |words: Vec<String>| ctl.run(&words.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let done = run(deploy(&["--workspace", "blue", "--target", "terraform_data.c[1]", "--target", "terraform_data.a"]))
+        .await?;
+    ensure!(done.code() == 0, "{done:?}");
+    let addresses = async |words: &[&str]| -> Result<Vec<String>> {
+        let list = ctl.json(words).await?;
+        Ok(list["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|i| i["address"].as_str().unwrap_or("").to_owned())
+            .collect())
+    };
+    let here = addresses(&["state", "list", "part"]).await?;
+    ensure!(here == ["terraform_data.a", "terraform_data.c[1]"], "{here:?}");
+    ensure!(ctl.text(&["state", "outputs", "part"]).await?.contains("blue"));
+
+    let replaced = run(deploy(&["--replace", "terraform_data.a"])).await?;
+    ensure!(
+        replaced.code() == 0
+            && replaced.stdout.contains("must be replaced") | replaced.stdout.contains("will be replaced"),
+        "{replaced:?}"
+    );
+    let table = ctl.text(&["state", "list", "part"]).await?;
+    ensure!(table.contains("ADDRESS") && table.contains("terraform_data.c[0]"), "{table}");
+    let shown = ctl.run(&["state", "show", "part", "terraform_data.b"]).await?;
+    ensure!(shown.code() == 0 && shown.stdout.contains("(sensitive)"), "{shown:?}");
+    for ended in [&shown, &ctl.run(&["state", "outputs", "part", "-o", "json"]).await?] {
+        ensure!(ended.code() == 0 && !format!("{ended:?}").contains(secret), "{ended:?}");
+    }
+    let none = ctl.run(&["state", "show", "part", "terraform_data.z"]).await?;
+    ensure!(none.code() == 66 && none.stderr.contains("state list"), "{none:?}");
+
+    // taken out by a destroy of it alone, and in again by its id
+    let gone = run(deploy(&["--kind", "destroy", "--target", "terraform_data.c[0]"])).await?;
+    ensure!(gone.code() == 0, "{gone:?}");
+    let taken = ctl.run(&["state", "import", "part", "terraform_data.c[0]", "the-id", "--auto-approve"]).await?;
+    ensure!(taken.code() == 0 && taken.stdout.contains("1 to import"), "{taken:?}");
+    let found = ctl.json(&["state", "show", "part", "terraform_data.c[0]"]).await?;
+    ensure!(found["items"][0]["id"] == "the-id", "{found}");
+
+    // nobody has found it locked
+    ensure!(ctl.text(&["state", "lock", "part"]).await?.starts_with("No job"));
+    let refused = ctl.run(&["state", "unlock", "part", "some-id", "--reason", "a test"]).await?;
+    ensure!(refused.code() == 1 && refused.stderr.contains("--force"), "{refused:?}");
+    let bad = ctl.run(&["state", "import", "part", "-x", "y"]).await?;
+    ensure!(bad.code() == 64, "{bad:?}");
     Ok(())
 }
 

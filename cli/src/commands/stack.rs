@@ -401,6 +401,7 @@ mod tests {
             let options = Options {
                 engine_version: given.map(str::to_owned),
                 path: None,
+                workspace: None,
                 vars: vec![],
                 var_files: vec![],
                 not_redacted: vec![],
