@@ -63,11 +63,11 @@ fn what_the_root_module_requires_is_taken() {
         in_folder.request().source.as_mut().expect("a source").path = "infra".into();
         let planned = in_folder.run("plan");
         assert_eq!(phases(&planned).last(), Some(&"awaiting_approval"), "{planned:#?}");
-        assert_eq!(used(&planned), [engine.version.clone()]);
+        assert_eq!(used(&planned), [engine.version.as_str()]);
         assert!(said(&planned, "(required_version in main.tf)"), "{planned:#?}");
         let applied = in_folder.run("apply");
         assert_eq!(result(&applied).phase, "applied", "{applied:#?}");
-        assert_eq!(used(&applied), [engine.version.clone()]);
+        assert_eq!(used(&applied), [engine.version.as_str()]);
     }
 }
 

@@ -28,7 +28,7 @@ pub const DEFAULT_FILE: &str = "/etc/runner/runner.toml";
 pub const AZURE_VARIABLES: [&str; 4] =
     ["AZURE_FEDERATED_TOKEN_FILE", "AZURE_POD_IDENTITY_AUTHORITY_HOST", "IDENTITY_ENDPOINT", "IDENTITY_HEADER"];
 /// The most checksums of engines' archives.
-const CHECKSUMS_MAX: usize = 256;
+pub(super) const CHECKSUMS_MAX: usize = 256;
 /// The directory of engines where nobody names one, in the state directory.
 const ENGINES_FOLDER: &str = "engines";
 /// That of providers' packages.

@@ -356,3 +356,38 @@ fn recordings_have_a_key_that_is_one_and_bounds() {
     let lacks = load("", &[], &[]).expect("loads").lacks_for(&policy).expect("the key");
     assert!(lacks.contains("rule shell") && lacks.contains("audit.recording_key"), "{lacks}");
 }
+
+#[test]
+fn the_directories_that_jobs_read_are_by_themselves() {
+    let config = load("state_dir = \"/var/lib/x\"", &[], &[]).expect("loads");
+    assert_eq!(config.engines.directory, Path::new("/var/lib/x/engines"));
+    assert_eq!(config.engines.providers, Path::new("/var/lib/x/providers"));
+    for folder in ["/var/lib/x/engines", "/var/lib/x/providers", "/srv/other"] {
+        assert!(load("", &[], &[]).is_ok());
+        let config = load(&format!("[engines]\ndirectory = \"{folder}\"\n"), &[], &[]).expect(folder);
+        assert!(config.workers.reads.contains(&PathBuf::from(folder)), "{folder}");
+    }
+    for folder in ["/var/lib/x", "/var/lib", "/", "/var/lib/x/jobs"] {
+        for key in ["directory", "providers"] {
+            let text = format!("state_dir = \"/var/lib/x\"\n[engines]\n{key} = \"{folder}\"\n");
+            let refused = load(&text, &[], &[]).expect_err(folder);
+            assert!(refused.contains(&format!("engines.{key}: {folder} would show jobs")), "{refused}");
+        }
+    }
+    assert!(load("[engines]\ndirectory = \"relative\"", &[], &[]).expect_err("relative").contains("engines.directory"));
+}
+
+#[test]
+fn checksums_of_engines_are_sha256_and_not_without_end() {
+    let digest = "0a".repeat(32);
+    let with = |count: usize, digest: &str| {
+        let lines: String = (0..count).map(|n| format!("\"tofu_1.0.{n}.zip\" = \"{digest}\"\n")).collect();
+        load(&format!("[engines.checksums]\n{lines}"), &[], &[]).map(|config| config.engines.checksums)
+    };
+    let found = with(super::check::CHECKSUMS_MAX, &digest).expect("reads");
+    assert_eq!((found.len(), found.get("tofu_1.0.0.zip")), (super::check::CHECKSUMS_MAX, Some(&[10; 32])));
+    assert!(with(super::check::CHECKSUMS_MAX + 1, &digest).expect_err("too many").contains("engines.checksums"));
+    for bad in ["", "0a", &format!("{digest}0"), &"zz".repeat(32)] {
+        assert!(with(1, bad).expect_err(bad).contains("tofu_1.0.0.zip"), "{bad}");
+    }
+}

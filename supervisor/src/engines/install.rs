@@ -61,7 +61,7 @@ impl Looked {
     /// The file system's.
     pub fn at(installed: &Installed) -> io::Result<Self> {
         let sha256 = hex::encode(hash_of(&mut File::open(&installed.path)?)?);
-        let record = installed.path.parent().and_then(|folder| record_in(folder));
+        let record = installed.path.parent().and_then(record_in);
         Ok(Self { sha256, record })
     }
     /// Whether it is another than was installed.

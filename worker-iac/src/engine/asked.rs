@@ -297,6 +297,11 @@ mod tests {
         let required = ">= 1.6 (required_version in main.tf), < 2 (required_version in x.tf.json)";
         assert_eq!(found, Ok(format!("~> 1.8 (the stack), 1.8.0 (.opentofu-version), {required}")));
         assert_eq!(asked("", &files, "infra", &Terraform), Ok(format!("1.5.7 (.terraform-version), {required}")));
+        // no more than that are looked at
+        let many: String =
+            (0..=REQUIRED_MAX).map(|n| format!("terraform {{\n required_version = \"!= 0.0.{n}\"\n}}\n")).collect();
+        let found = asked("", &[("main.tf", &many)], "", &OpenTofu).expect("reads");
+        assert_eq!(found.matches("required_version").count(), REQUIRED_MAX);
         // an overriding file says it alone
         let mut overridden = files.to_vec();
         overridden.push(("infra/a_override.tf", "terraform {\n required_version = \"1.9.9\"\n}"));

@@ -13,7 +13,7 @@ use shared_proto::v1::{EngineProgram, Event, JobStart};
 use shared_proto::version::Version;
 use std::cmp::Reverse;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The most versions that a failure names.
 const NAMED_MAX: usize = 20;
@@ -159,14 +159,14 @@ impl Engine {
     /// `engine_version_missing`; the program does not run, or is not of the version that its folder is called by.
     pub(crate) async fn choose(&mut self, choice: &Choice) -> Result<Option<String>, Stop> {
         self.learn_version().await?;
-        let usual = choice.usual.as_ref().map(|p| PathBuf::from(&p.path));
-        if usual.as_ref() == Some(&self.program)
+        let usual = choice.usual.as_ref().map(|p| Path::new(&p.path));
+        if usual == Some(self.program.as_path())
             && let Some(other) = choice.in_place_of_usual(&self.version)?
         {
             self.take(&other)?;
             self.learn_version().await?;
         }
-        let claimed = choice.others.iter().find(|(_, program)| PathBuf::from(&program.path) == self.program);
+        let claimed = choice.others.iter().find(|(_, program)| self.program == Path::new(&program.path));
         if let Some((version, program)) = claimed
             && Version::parse(&self.version).as_ref() != Ok(version)
         {

@@ -90,6 +90,13 @@ mod tests {
                 folder.path().display()
             )
         );
+        // no more than that are told of
+        for n in 0..PROVIDERS_MAX {
+            let kind = folder.path().join(format!("b.example/x/p{n}"));
+            std::fs::create_dir_all(&kind).expect("makes");
+            std::fs::write(kind.join(format!("terraform-provider-p{n}_1.0.0_linux_amd64.zip")), "x").expect("writes");
+        }
+        assert_eq!(providers(folder.path()).len(), PROVIDERS_MAX);
         let bad = folder.path().join("a\"b");
         std::fs::create_dir_all(bad.join("h/n")).expect("makes");
         std::fs::rename(folder.path().join("a.example/x/time"), bad.join("h/n/time")).expect("moves");
