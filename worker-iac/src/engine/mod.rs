@@ -1,5 +1,6 @@
 //! The engine: OpenTofu or Terraform. Both take the same commands; what differs is in [`Kind`].
 
+mod beside;
 pub(crate) mod environment;
 pub(crate) mod followed;
 pub(crate) mod state;
