@@ -1,8 +1,8 @@
 //! The command line's grammar: what may be typed. What it does is in `commands`.
 
 use crate::commands::{
-    aws, ca, connection, deploy, job, k8s, kube_token, kubeconfig, login, logs, operation, organization, plan, resources,
-    runner, stack,
+    aws, ca, connection, deploy, job, k8s, kube_token, kubeconfig, login, logs, operation, organization, plan,
+    resources, runner, stack,
 };
 use crate::config::Overrides;
 use crate::output::Format;

@@ -294,7 +294,9 @@ async fn decide(session: &Session, job: &str, sha256: &str) -> Done {
     }
     if !terminal::can_ask() {
         eprintln!("· job {job} awaits approval");
-        eprintln!("next: runnerctl job approve {job}   (or: runnerctl job discard {job}; look at it: runnerctl plan show {job})");
+        eprintln!(
+            "next: runnerctl job approve {job}   (or: runnerctl job discard {job}; look at it: runnerctl plan show {job})"
+        );
         return Err(Stop::Exit(stop::AWAITING));
     }
     let asked = tokio::task::spawn_blocking(|| {

@@ -183,7 +183,8 @@ mod tests {
         let changed: Vec<_> = found.changed.iter().map(|c| (c.address.as_str(), c.was, c.is)).collect();
         assert_eq!(changed, [("c", Update, Replace), ("output.o", Update, Update), ("b", Create, Create)]);
         assert!(found.changed[0].attributes.is_empty());
-        let of_output: Vec<_> = found.changed[1].attributes.iter().map(|d| (d.path.as_str(), d.was.is_some())).collect();
+        let of_output: Vec<_> =
+            found.changed[1].attributes.iter().map(|d| (d.path.as_str(), d.was.is_some())).collect();
         assert_eq!(of_output, [("x", true), ("y", false)]);
         let value = &found.changed[2].attributes[0];
         assert_eq!(value.was.as_ref().and_then(|a| a.after.clone()), Some(json!(1)));

@@ -70,11 +70,14 @@ moved {
 resource "terraform_data" "gone" { input = "goes" }"#
     };
     format!(
-        r#"variable "password" {{
+        r##"variable "password" {{
   sensitive = true
   default   = "{secret}"
 }}
-variable "size" {{ default = {n} }}
+variable "size" {{
+  type    = number
+  default = {n}
+}}
 {changing}
 resource "terraform_data" "replaced" {{ triggers_replace = {{ size = var.size }} }}
 resource "terraform_data" "login" {{
@@ -90,7 +93,7 @@ output "password" {{
   value     = var.password
   sensitive = true
 }}
-"#
+"##
     )
 }
 const NET: &str = r#"variable "size" {}
@@ -152,7 +155,7 @@ async fn every_form() -> Result<()> {
         "  -   terraform_data.gone  (no longer in the configuration)\n",
         "      triggers_replace.size: 1 → 2  # forces replacement\n",
         "      input.logins[0].password: (sensitive)\n",
-        "          - echo 1\n          + echo 2\n",
+        "        - echo 1\n        + echo 2\n",
         "  module.net\n    +   terraform_data.host[\"host-1\"]\n",
         "      terraform_data.new  (moved from terraform_data.old)\n",
         "(known after apply)",
@@ -168,7 +171,10 @@ async fn every_form() -> Result<()> {
     ensure!(json["resources"][0]["address"] == "terraform_data.gone", "{json}");
     // the engine's own numbers count a replacement in both
     let job = usual.control_plane.admin().get(&format!("/jobs/{preview}")).await?;
-    ensure!(job["plan"]["add"] == 2 && job["plan"]["remove"] == 2 && job["plan"]["summary"] == json["summary"], "{job}");
+    ensure!(
+        job["plan"]["add"] == 2 && job["plan"]["remove"] == 2 && job["plan"]["summary"] == json["summary"],
+        "{job}"
+    );
     let shown = usual.text(&format!("job show {preview}")).await?;
     ensure!(shown.contains("1 to replace, 1 to destroy") && shown.contains("runnerctl plan show"), "{shown}");
     let words = usual.text(&format!("plan show {preview} --text")).await?;
@@ -194,7 +200,8 @@ async fn every_form() -> Result<()> {
 async fn compared() -> Result<()> {
     let usual = usual().await?;
     let (applied, preview) = usual.shop("sides").await?;
-    let (again, third) = usual.deploy(&folder(&module(true))?, "sides", "--kind preview --var size=3 --exit-code").await?;
+    let (again, third) =
+        usual.deploy(&folder(&module(true))?, "sides", "--kind preview --var size=3 --exit-code").await?;
     code(&again, 2)?;
     // by itself beside the plan before
     let ended = usual.ctl(&format!("plan compare {third} --exit-code")).await?;

@@ -1,7 +1,7 @@
 //! What changes in a resource or an output: both sides of it walked through together, down to values that have no parts. What the engine masks on
 //! either side is named and never shown; every text, keys and numbers included, is looked through for the job's secrets before it is cut.
 
-use runner_worker_iac::redaction::Redaction;
+use super::secrets::{Secrets, Sensitive};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use shared_proto::plan::AttributeChange;
@@ -54,7 +54,7 @@ enum Mask<'a> {
 
 /// What is found on the way.
 struct Walk<'a> {
-    redaction: &'a Redaction,
+    secrets: &'a Secrets,
     replace: Vec<Vec<At>>,
     path: Vec<At>,
     found: Vec<AttributeChange>,
@@ -77,9 +77,9 @@ const NULL: &Value = &Value::Null;
 
 impl Delta {
     /// What changes in it, at most [`ATTRIBUTES_MAX`], and how much more there is.
-    pub(super) fn attributes(&self, redaction: &Redaction) -> (Vec<AttributeChange>, u32) {
+    pub(super) fn attributes(&self, secrets: &Secrets) -> (Vec<AttributeChange>, u32) {
         let replace = self.replace_paths.iter().flatten().map(|path| path.iter().map(At::of).collect()).collect();
-        let mut walk = Walk { redaction, replace, path: Vec::new(), found: Vec::new(), left_out: 0 };
+        let mut walk = Walk { secrets, replace, path: Vec::new(), found: Vec::new(), left_out: 0 };
         walk.go(Place {
             before: &self.before,
             after: &self.after,
@@ -89,10 +89,28 @@ impl Delta {
         });
         (walk.found, walk.left_out)
     }
+    /// Notes what the engine masks on either side.
+    pub(super) fn note_sensitive(&self, found: &mut Sensitive) {
+        note(&self.before, Mask::of(&self.before_sensitive), found);
+        note(&self.after, Mask::of(&self.after_sensitive), found);
+    }
     /// The paths that cannot be changed in place, as people write them.
-    pub(super) fn replace_paths(&self, redaction: &Redaction) -> Vec<String> {
+    pub(super) fn replace_paths(&self, secrets: &Secrets) -> Vec<String> {
         let paths = self.replace_paths.iter().flatten().take(ATTRIBUTES_MAX);
-        paths.map(|path| shown(&path.iter().map(At::of).collect::<Vec<_>>(), redaction)).collect()
+        paths.map(|path| shown(&path.iter().map(At::of).collect::<Vec<_>>(), secrets)).collect()
+    }
+}
+
+fn note(value: &Value, mask: Mask<'_>, found: &mut Sensitive) {
+    match (mask.on(value), value) {
+        (Mask::Nothing, _) => {}
+        (mask, Value::Array(items)) => {
+            items.iter().enumerate().for_each(|(at, item)| note(item, mask.index(at), found));
+        }
+        (mask, Value::Object(map)) => map.iter().for_each(|(key, value)| note(value, mask.key(key), found)),
+        (_, Value::String(text)) => found.take(text),
+        (_, Value::Number(number)) => found.take(&number.to_string()),
+        _ => {}
     }
 }
 
@@ -109,14 +127,14 @@ impl At {
 }
 
 /// A path as people write it.
-fn shown(path: &[At], redaction: &Redaction) -> String {
+fn shown(path: &[At], secrets: &Secrets) -> String {
     let mut text = String::new();
     for step in path {
         match step {
             At::Index(index) => text.push_str(&format!("[{index}]")),
             At::Key(key) => {
                 let mut key = key.clone();
-                redaction.apply(&mut key);
+                secrets.apply(&mut key);
                 let plain = key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
                     && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
                 match (plain, text.is_empty()) {
@@ -131,12 +149,12 @@ fn shown(path: &[At], redaction: &Redaction) -> String {
         }
     }
     // of a secret in two steps of it
-    named(text, redaction)
+    named(text, secrets)
 }
 
 /// A short text without secrets, cut where it is long.
-pub(super) fn named(mut text: String, redaction: &Redaction) -> String {
-    redaction.apply(&mut text);
+pub(super) fn named(mut text: String, secrets: &Secrets) -> String {
+    secrets.apply(&mut text);
     if cut(&mut text, NAME_MAX) > 0 {
         text.push('…');
     }
@@ -294,9 +312,7 @@ impl Walk<'_> {
     fn lists(&mut self, place: Place<'_>, before: &[Value], after: &[Value]) {
         let unknown = |at: usize| place.unknown.get(at).unwrap_or(NULL);
         let same = |a: usize, b: usize| {
-            before[a] == after[b]
-                && !any(unknown(b))
-                && place.before_mask.index(a).same(place.after_mask.index(b))
+            before[a] == after[b] && !any(unknown(b)) && place.before_mask.index(a).same(place.after_mask.index(b))
         };
         let shorter = before.len().min(after.len());
         let first = (0..shorter).take_while(|&at| same(at, at)).count();
@@ -304,13 +320,16 @@ impl Walk<'_> {
         let (old, new) = (first..before.len() - last, first..after.len() - last);
         if old.len() == new.len() {
             for at in old {
-                self.at(at, Place {
-                    before: &before[at],
-                    after: &after[at],
-                    unknown: unknown(at),
-                    before_mask: place.before_mask.index(at),
-                    after_mask: place.after_mask.index(at),
-                });
+                self.at(
+                    at,
+                    Place {
+                        before: &before[at],
+                        after: &after[at],
+                        unknown: unknown(at),
+                        before_mask: place.before_mask.index(at),
+                        after_mask: place.after_mask.index(at),
+                    },
+                );
             }
             return;
         }
@@ -342,7 +361,7 @@ impl Walk<'_> {
             path[..steps] == self.path[..steps]
         };
         let forces_replacement = self.replace.iter().any(within);
-        self.found.push(AttributeChange { path: shown(&self.path, self.redaction), forces_replacement, ..change });
+        self.found.push(AttributeChange { path: shown(&self.path, self.secrets), forces_replacement, ..change });
     }
 
     /// A value as it may be shown; nothing of null, and of what is too long.
@@ -369,7 +388,7 @@ impl Walk<'_> {
     fn clean(&self, value: &Value, mask: Mask<'_>) -> Value {
         let clean = |text: &str| {
             let mut text = text.to_owned();
-            self.redaction.apply(&mut text);
+            self.secrets.apply(&mut text);
             text
         };
         match (mask.on(value), value) {

@@ -2,13 +2,14 @@
 
 use super::*;
 use proptest::prelude::*;
+use runner_worker_iac::redaction::Redaction;
 use serde_json::json;
 
 fn delta(of: Value) -> Delta {
     serde_json::from_value(of).expect("a change")
 }
 fn found(of: Value) -> Vec<AttributeChange> {
-    delta(of).attributes(&Redaction::default()).0
+    delta(of).attributes(&Secrets::default()).0
 }
 /// Each in a line: path, before, after, and what is said of it.
 fn lines(of: Value) -> Vec<String> {
@@ -22,7 +23,10 @@ fn lines(of: Value) -> Vec<String> {
         ];
         words.iter().filter(|(is, _)| *is).map(|(_, word)| format!(" {word}")).collect::<String>()
     };
-    found(of).into_iter().map(|a| format!("{} {} {}{}", a.path, side(a.before.clone()), side(a.after.clone()), said(&a))).collect()
+    found(of)
+        .into_iter()
+        .map(|a| format!("{} {} {}{}", a.path, side(a.before.clone()), side(a.after.clone()), said(&a)))
+        .collect()
 }
 
 #[test]
@@ -135,16 +139,14 @@ fn what_forces_a_replacement_is_said_there_and_above_and_below_it() {
         "before": {"a": 1, "b": {"c": 1, "d": 1}, "e": [1, 2], "f": 1}, "after": {"a": 2, "b": {"c": 2, "d": 2}, "f": 2},
         "after_unknown": {"e": true}, "replace_paths": [["a"], ["b", "c"], ["e", 0]],
     });
-    assert_eq!(
-        lines(of.clone()),
-        ["a 1 2 forces", "b.c 1 2 forces", "b.d 1 2", "e [1,2] - unknown forces", "f 1 2"]
-    );
-    assert_eq!(delta(of).replace_paths(&Redaction::default()), ["a", "b.c", "e[0]"]);
+    assert_eq!(lines(of.clone()), ["a 1 2 forces", "b.c 1 2 forces", "b.d 1 2", "e [1,2] - unknown forces", "f 1 2"]);
+    assert_eq!(delta(of).replace_paths(&Secrets::default()), ["a", "b.c", "e[0]"]);
 }
 
 #[test]
 fn the_jobs_secrets_are_taken_out_of_values_keys_and_numbers() {
     let redaction = Redaction::new(["hunter2-hunter2", "4711471147", "secret.key"]);
+    let secrets = Secrets::new(redaction, &Sensitive::default());
     let of = delta(json!({
         "before": null,
         "after": {
@@ -153,16 +155,18 @@ fn the_jobs_secrets_are_taken_out_of_values_keys_and_numbers() {
         },
         "after_unknown": {"unknown": true}, "replace_paths": [["hunter2-hunter2"]],
     }));
-    let (attributes, _) = of.attributes(&redaction);
+    let (attributes, _) = of.attributes(&secrets);
     let text = serde_json::to_string(&attributes).expect("JSON");
     for secret in ["hunter2", "4711471147", "secret.key"] {
         assert!(!text.contains(secret), "{text}");
     }
-    assert_eq!(attributes.len(), 6, "{text}");
-    assert_eq!(of.replace_paths(&redaction), ["[\"[redacted]\"]"]);
+    assert_eq!(attributes.len(), 7, "{text}");
+    assert_eq!(of.replace_paths(&secrets), ["[\"[redacted]\"]"]);
     // of a part that is shown as a whole, too
-    let of = delta(json!({"before": {"a": {"hunter2-hunter2": [4711471147_u64]}}, "after": {}, "after_unknown": {"a": true}}));
-    let (attributes, _) = of.attributes(&redaction);
+    let of = delta(
+        json!({"before": {"a": {"hunter2-hunter2": [4711471147_u64]}}, "after": {}, "after_unknown": {"a": true}}),
+    );
+    let (attributes, _) = of.attributes(&secrets);
     assert_eq!(attributes[0].before, Some(json!({"[redacted]": ["[redacted]"]})));
 }
 
@@ -180,7 +184,7 @@ fn what_is_too_long_and_too_many_is_cut_and_counted() {
     assert!(of[0].before.is_none() && of[0].cut > u32::try_from(VALUE_MAX).expect("fits"));
     for (count, left_out) in [(ATTRIBUTES_MAX, 0), (ATTRIBUTES_MAX + 7, 7)] {
         let of = delta(json!({"before": [], "after": vec![1; count]}));
-        let (attributes, more) = of.attributes(&Redaction::default());
+        let (attributes, more) = of.attributes(&Secrets::default());
         assert_eq!((attributes.len(), more), (ATTRIBUTES_MAX, left_out));
     }
     let mut after = serde_json::Map::new();
@@ -192,7 +196,7 @@ fn what_is_too_long_and_too_many_is_cut_and_counted() {
 fn value(nothing: Value) -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(nothing),
-        any::<bool>().prop_map(Value::from),
+        proptest::bool::ANY.prop_map(Value::from),
         (0..4_i32).prop_map(Value::from),
         "[a-c]{0,2}".prop_map(Value::from),
     ];
@@ -230,7 +234,7 @@ proptest! {
             "before": marked(&sides.0, &masks.0, false), "after": marked(&sides.1, &masks.1, false), "after_unknown": unknown,
             "before_sensitive": masks.0, "after_sensitive": masks.1, "replace_paths": [[replace]],
         }));
-        let (attributes, _) = of.attributes(&Redaction::default());
+        let (attributes, _) = of.attributes(&Secrets::default());
         let text = serde_json::to_string(&attributes).expect("JSON");
         prop_assert!(!text.contains("HIDDEN"), "{text} of {of:?}");
     }

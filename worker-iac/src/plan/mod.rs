@@ -5,22 +5,32 @@
 mod change;
 mod kept;
 mod read;
+mod secrets;
 
 use crate::engine::Engine;
 use crate::journal::Journal;
 use crate::stop::Stop;
 use read::About;
 use runner_worker_iac::redaction::Redaction;
+use secrets::Secrets;
 use shared_proto::bounds::PLAN_DOCUMENT_MAX;
 use shared_proto::plan::parts;
 use shared_proto::v1::event::Body;
 use shared_proto::v1::{JobKind, PlanPart};
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Seek as _};
 use std::path::Path;
 
 /// The most bytes that are read of a plan as JSON: the state and the configuration are in it, too.
-pub(crate) const JSON_MAX: u64 = 64 * 1024 * 1024;
+const JSON_MAX: u64 = 64 * 1024 * 1024;
+
+/// A document as JSON, and what was taken out of it.
+struct Made {
+    json: String,
+    secrets: Secrets,
+    /// How many values that the engine masks are not looked for elsewhere.
+    not_looked_for: usize,
+}
 
 /// The plan as the engine shows it to people. What it shows to programs is asked for beside it, and recorded.
 ///
@@ -35,30 +45,46 @@ pub(crate) async fn shown(
 ) -> Result<String, Stop> {
     let about = About { engine: engine.called(), kind: name(kind), has_changes };
     let beside = engine.beside();
-    let json = async { document(beside.show_json(plan).await?, about, journal.redaction()).await };
-    let (text, document) = tokio::join!(engine.show(plan), json);
-    let text = text?;
-    match document {
-        Ok(json) => record(journal, &json).await,
+    let made = async { document(beside.show_json(plan).await?, about, journal.redaction()).await };
+    let (text, made) = tokio::join!(engine.show(plan), made);
+    let mut text = text?;
+    match made {
+        Ok(Made { json, secrets, not_looked_for }) => {
+            // what it masks in one place it may show in another
+            secrets.apply(&mut text);
+            if not_looked_for > 0 {
+                let note = format!(
+                    "{not_looked_for} sensitive values are hidden where the engine masks them, and not looked for elsewhere."
+                );
+                journal.note(note).await;
+            }
+            record(journal, &json).await;
+        }
         Err(why) => journal.note(format!("The plan is kept as the engine shows it only: {why}.")).await,
     }
     Ok(text)
 }
 
-async fn document(file: File, about: About, redaction: Redaction) -> Result<String, String> {
+async fn document(file: File, about: About, redaction: Redaction) -> Result<Made, String> {
     let length = file.metadata().map_err(|e| e.to_string())?.len();
     if length > JSON_MAX {
         return Err(format!("as JSON it takes {length} bytes, the limit is {JSON_MAX}"));
     }
-    let made = tokio::task::spawn_blocking(move || {
-        let document = read::read(BufReader::new(file), about, &redaction)?;
-        serde_json::to_string(&document).map_err(|e| e.to_string())
-    });
-    let json = made.await.map_err(|e| e.to_string())?.map_err(|why| format!("its JSON cannot be read ({why})"))?;
-    if json.len() > PLAN_DOCUMENT_MAX {
-        return Err(format!("it takes {} bytes, the limit is {PLAN_DOCUMENT_MAX}", json.len()));
+    let made = tokio::task::spawn_blocking(move || make(&file, about, redaction));
+    let made = made.await.map_err(|e| e.to_string())?.map_err(|why| format!("its JSON cannot be read ({why})"))?;
+    if made.json.len() > PLAN_DOCUMENT_MAX {
+        return Err(format!("it takes {} bytes, the limit is {PLAN_DOCUMENT_MAX}", made.json.len()));
     }
-    Ok(json)
+    Ok(made)
+}
+
+fn make(mut file: &File, about: About, redaction: Redaction) -> Result<Made, String> {
+    let sensitive = read::sensitive(BufReader::new(file))?;
+    file.rewind().map_err(|e| e.to_string())?;
+    let secrets = Secrets::new(redaction, &sensitive);
+    let document = read::read(BufReader::new(file), about, &secrets)?;
+    let json = serde_json::to_string(&document).map_err(|e| e.to_string())?;
+    Ok(Made { json, secrets, not_looked_for: sensitive.left_out() })
 }
 
 async fn record(journal: &Journal, json: &str) {

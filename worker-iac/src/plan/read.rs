@@ -3,10 +3,9 @@
 
 use super::change::{Delta, named};
 use super::kept::{Kept, length};
-use runner_worker_iac::redaction::Redaction;
+use super::secrets::{Secrets, Sensitive};
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
 use shared_proto::bounds::PLAN_DOCUMENT_MAX;
 use shared_proto::plan::{Action, Check, Document, Engine, Order, OutputChange, ResourceChange, VERSION};
 use std::fmt;
@@ -74,7 +73,7 @@ struct RawProblem {
 
 /// A document that is being made.
 struct Making<'a> {
-    redaction: &'a Redaction,
+    secrets: &'a Secrets,
     document: Document,
     resources: Kept,
     drift: Kept,
@@ -84,11 +83,42 @@ struct Making<'a> {
     knows_format: bool,
 }
 
-/// Reads a plan; what comes before its first brace, a warning, is passed over.
+/// Looks through a plan for what the engine masks in it.
 ///
 /// # Errors
 /// What is wrong with it, without anything that stands in it.
-pub(super) fn read(mut input: impl BufRead, about: About, redaction: &Redaction) -> Result<Document, String> {
+pub(super) fn sensitive(input: impl BufRead) -> Result<Sensitive, String> {
+    let mut found = Sensitive::default();
+    object(input, Masked(&mut found))?;
+    Ok(found)
+}
+
+/// Reads a plan.
+///
+/// # Errors
+/// As [`sensitive`].
+pub(super) fn read(input: impl BufRead, about: About, secrets: &Secrets) -> Result<Document, String> {
+    let About { engine, kind, has_changes } = about;
+    let document =
+        Document { version: VERSION, engine, kind: kind.into(), has_changes, complete: true, ..Document::default() };
+    let mut making = Making {
+        secrets,
+        document,
+        resources: Kept::new(RESOURCES_BYTES),
+        drift: Kept::new(DRIFT_BYTES),
+        outputs_left: OUTPUTS_BYTES,
+        checks_left: CHECKS_BYTES,
+        knows_format: false,
+    };
+    object(input, Top(&mut making))?;
+    if !making.knows_format {
+        return Err("it is of a format that is not known".to_owned());
+    }
+    Ok(making.finish())
+}
+
+/// One object; what comes before its brace, a warning, is passed over.
+fn object(mut input: impl BufRead, visitor: impl for<'de> Visitor<'de, Value = ()>) -> Result<(), String> {
     loop {
         let read = input.fill_buf().map_err(|e| e.to_string())?;
         let at = read.iter().position(|b| *b == b'{');
@@ -98,26 +128,10 @@ pub(super) fn read(mut input: impl BufRead, about: About, redaction: &Redaction)
             break;
         }
     }
-    let About { engine, kind, has_changes } = about;
-    let document =
-        Document { version: VERSION, engine, kind: kind.into(), has_changes, complete: true, ..Document::default() };
-    let mut making = Making {
-        redaction,
-        document,
-        resources: Kept::new(RESOURCES_BYTES),
-        drift: Kept::new(DRIFT_BYTES),
-        outputs_left: OUTPUTS_BYTES,
-        checks_left: CHECKS_BYTES,
-        knows_format: false,
-    };
     let mut deserializer = serde_json::Deserializer::from_reader(input);
     // its messages may quote what they found: only where and of which kind is said
     let failed = |e: serde_json::Error| format!("{:?} error at line {} column {}", e.classify(), e.line(), e.column());
-    deserializer.deserialize_map(Top(&mut making)).map_err(failed)?;
-    if !making.knows_format {
-        return Err("it is of a format that is not known".to_owned());
-    }
-    Ok(making.finish())
+    deserializer.deserialize_map(visitor).map_err(failed)
 }
 
 // === impl Making ===
@@ -156,10 +170,10 @@ impl Making<'_> {
 
     fn change(&self, raw: RawChange) -> ResourceChange {
         let RawChange { change: delta, .. } = raw;
-        let named = |text: Option<String>| text.map_or_else(String::new, |text| named(text, self.redaction));
+        let named = |text: Option<String>| text.map_or_else(String::new, |text| named(text, self.secrets));
         let optional = |text: Option<String>| text.filter(|text| !text.is_empty()).map(|text| named(Some(text)));
         let (action, order) = action(&delta.actions);
-        let (attributes, attributes_left_out) = delta.attributes(self.redaction);
+        let (attributes, attributes_left_out) = delta.attributes(self.secrets);
         ResourceChange {
             // where it is the same as before it is not moved
             moved_from: optional(raw.previous_address.filter(|before| *before != raw.address)),
@@ -174,7 +188,7 @@ impl Making<'_> {
             reason: named(raw.action_reason),
             imported_id: delta.importing.as_ref().map(|importing| named(importing.id.clone())),
             deposed: optional(raw.deposed),
-            replace_paths: delta.replace_paths(self.redaction),
+            replace_paths: delta.replace_paths(self.secrets),
             attributes,
             attributes_left_out,
         }
@@ -185,8 +199,8 @@ impl Making<'_> {
         if action == Action::NoOp {
             return;
         }
-        let (attributes, attributes_left_out) = delta.attributes(self.redaction);
-        let mut output = OutputChange { name: named(name, self.redaction), action, attributes, attributes_left_out };
+        let (attributes, attributes_left_out) = delta.attributes(self.secrets);
+        let mut output = OutputChange { name: named(name, self.secrets), action, attributes, attributes_left_out };
         let document = &mut self.document;
         document.summary.outputs = document.summary.outputs.saturating_add(1);
         if length(&output) > self.outputs_left {
@@ -204,7 +218,7 @@ impl Making<'_> {
     }
 
     fn check(&mut self, raw: RawCheck) {
-        let named = |text: Option<String>| text.map_or_else(String::new, |text| named(text, self.redaction));
+        let named = |text: Option<String>| text.map_or_else(String::new, |text| named(text, self.secrets));
         let problems = raw.instances.into_iter().flatten().flat_map(|instance| instance.problems.unwrap_or_default());
         let check = Check {
             address: named(raw.address.and_then(|address| address.to_display)),
@@ -278,10 +292,36 @@ impl<'de> Visitor<'de> for Top<'_, '_> {
                 }
                 "resource_changes" => map.next_value_seed(Each::new(|raw| making.resource(raw)))?,
                 "resource_drift" => map.next_value_seed(Each::new(|raw| making.drifted(raw)))?,
-                "output_changes" => map.next_value_seed(EachOf::new(|name, delta: Delta| making.output(name, &delta)))?,
+                "output_changes" => {
+                    map.next_value_seed(EachOf::new(|name, delta: Delta| making.output(name, &delta)))?
+                }
                 "checks" => map.next_value_seed(Each::new(|raw| making.check(raw)))?,
                 "complete" => making.document.complete = map.next_value::<Option<bool>>()?.unwrap_or(true),
                 "errored" => making.document.errored = map.next_value::<Option<bool>>()?.unwrap_or(false),
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Masked<'m>(&'m mut Sensitive);
+
+impl<'de> Visitor<'de> for Masked<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a plan")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let found = self.0;
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "resource_changes" | "resource_drift" => {
+                    map.next_value_seed(Each::new(|raw: RawChange| raw.change.note_sensitive(found)))?;
+                }
+                "output_changes" => map.next_value_seed(EachOf::new(|_, delta: Delta| delta.note_sensitive(found)))?,
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }

@@ -8,7 +8,8 @@ use shared_proto::plan::{Action, AttributeChange, words};
 
 /// What the plan of the job `now` would do that the one of `before` would not.
 pub(super) fn lines(of: &Comparison, before: &str, now: &str, stack: &str, width: usize) -> Vec<Line> {
-    let counts = format!("{} new, {} gone, {} changed, {} the same", of.new.len(), of.gone.len(), of.changed.len(), of.same);
+    let counts =
+        format!("{} new, {} gone, {} changed, {} the same", of.new.len(), of.gone.len(), of.changed.len(), of.same);
     let mut lines = vec![
         Line::heading(&format!("{}: {counts}", escape::line(stack))),
         Line::remark(&format!("job {} beside job {}", escape::line(now), escape::line(before))),

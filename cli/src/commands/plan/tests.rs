@@ -44,6 +44,7 @@ fn everything() -> Document {
         kind: "update".into(),
         has_changes: true,
         complete: true,
+        errored: false,
         summary: Summary { replace: 1, delete: 1, create: 2, update: 1, drift: 1, outputs: 1, ..Default::default() },
         resources: vec![
             replaced,
@@ -158,7 +159,10 @@ fn what_is_long_is_broken_and_cut_and_what_is_missing_is_said() {
     document.resources[0].attributes_left_out = 7;
     document.left_out = LeftOut { resources: 3, attributes: 7, ..Default::default() };
     let text = shown(&plan(document), 80, false);
-    assert!(text.contains("      input:\n        - \"xxx") && text.contains("… (500 bytes)\n        + \"y\"\n"), "{text}");
+    assert!(
+        text.contains("      input:\n        - \"xxx") && text.contains("… (500 bytes)\n        + \"y\"\n"),
+        "{text}"
+    );
     assert!(text.contains("      … 28 attributes more\n"), "{text}");
     let end = "left out, because it is too long: 3 resources, 7 attributes\nthe engine's own words: runnerctl plan show job_1 --text\n";
     assert!(text.ends_with(end), "{text}");

@@ -34,7 +34,9 @@ async fn a_plan_is_put_together_of_its_parts_and_given_once_it_is_whole() {
     assert_eq!(summary(&now(&store, &given).await), Some(7));
     // of the events only that there were parts
     let events = store.job_events(ORG, id, 0, 500).await.expect("reads");
-    assert!(events.iter().all(|e| matches!(&e.body, Some(Body::PlanPart(part)) if part.json.is_empty() && part.of == 5)));
+    assert!(
+        events.iter().all(|e| matches!(&e.body, Some(Body::PlanPart(part)) if part.json.is_empty() && part.of == 5))
+    );
     assert_eq!(code(store.plan_document("org_b", id).await), Code::NotFound);
     // what is known of the plan beside it goes with it, in whatever order it comes
     let saved = tell(&store, &given, 6, vec![plan(true)]).await.job;
@@ -78,6 +80,9 @@ async fn parts_that_do_not_go_together_are_dropped_and_the_job_goes_on() {
         assert_eq!(told.job.plan().and_then(|plan| plan.summary), None);
         tell(&store, &given, count + 1, vec![result("planned", "ok")]).await;
     }
-    let held: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM plans WHERE received = parts").fetch_one(store.pool()).await.expect("counts");
+    let held: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM plans WHERE received = parts")
+        .fetch_one(store.pool())
+        .await
+        .expect("counts");
     assert_eq!(held, 0);
 }
