@@ -17,7 +17,7 @@ pub fn summary(of: &Summary) -> String {
         (of.import, "to import"),
         (of.moved, "to move"),
         (of.read, "to read"),
-        (of.outputs, if of.outputs == 1 { "output" } else { "outputs" }),
+        (of.outputs, if of.outputs == 1 { "output to change" } else { "outputs to change" }),
     ];
     let words: Vec<_> =
         counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(summary(&Summary { unchanged: 7, ..Default::default() }), "nothing to do");
         assert_eq!(
             summary(&Summary { outputs: 1, checks_failed: 1, ..Default::default() }),
-            "1 output; 1 check failed"
+            "1 output to change; 1 check failed"
         );
     }
 

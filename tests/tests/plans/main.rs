@@ -149,7 +149,7 @@ async fn every_form() -> Result<()> {
     let usual = usual().await?;
     let (applied, preview) = usual.shop("forms").await?;
     let table = usual.text(&format!("plan show {preview}")).await?;
-    let first = "forms: 1 to replace, 1 to destroy, 2 to change, 1 to create, 1 to move, 2 outputs";
+    let first = "forms: 1 to replace, 1 to destroy, 2 to change, 1 to create, 1 to move, 2 outputs to change";
     ensure!(table.lines().next() == Some(first), "{table}");
     for expected in [
         "  -   terraform_data.gone  (no longer in the configuration)\n",
@@ -253,7 +253,7 @@ async fn before_approval() -> Result<()> {
     code(&ended, 75)?;
     // the engine's own words, and once more what would be lost
     ensure!(ended.stdout.contains("Plan: 2 to add, 2 to change, 2 to destroy."), "{ended:?}");
-    let said = "\n1 to replace, 1 to destroy, 2 to change, 1 to create, 1 to move, 2 outputs\n  -   terraform_data.gone  (no longer in the configuration)\n  -/+ terraform_data.replaced  (destroyed, then created: cannot be changed in place)\n";
+    let said = "\n1 to replace, 1 to destroy, 2 to change, 1 to create, 1 to move, 2 outputs to change\n  -   terraform_data.gone  (no longer in the configuration)\n  -/+ terraform_data.replaced  (destroyed, then created: cannot be changed in place)\n";
     ensure!(ended.stderr.contains(said), "{}", ended.stderr);
     ensure!(ended.stderr.contains(&format!("runnerctl plan show {job}")), "{}", ended.stderr);
     usual.text(&format!("job discard {job}")).await?;

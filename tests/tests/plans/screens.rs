@@ -64,7 +64,7 @@ fn of_the_moment(text: &str) -> Result<String> {
     let mut text = text.to_owned();
     for (pattern, by) in [
         (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "UID"),
-        (r"job_[0-9a-z]+", "JOB-ID"),
+        (r"job(_|&#95;)[0-9a-f]{32}", "JOB-ID"),
         (r"opentofu \d[^\s<]*", "opentofu VERSION"),
     ] {
         text = Regex::new(pattern)?.replace_all(&text, by).into_owned();

@@ -45,8 +45,9 @@ fn table(heading: &str, resources: &[ResourceChange], text: &mut String) {
     for (n, resource) in resources.iter().enumerate() {
         let remarks: Vec<_> = words::remarks(resource, |text| text.to_owned()).iter().map(|r| code(r)).collect();
         let sign = words::sign(resource.action, resource.order).trim();
-        let (sign, action) = (if sign.is_empty() { String::new() } else { code(sign) }, words::action(resource.action));
-        let row = format!("| {sign} {action} | {} | {} |\n", code(&resource.address), remarks.join(", "));
+        let sign = if sign.is_empty() { String::new() } else { format!("{} ", code(sign)) };
+        let action = words::action(resource.action);
+        let row = format!("| {sign}{action} | {} | {} |\n", code(&resource.address), remarks.join(", "));
         if n >= ROWS || units(text) + units(&row) > TABLE_MAX {
             text.push_str(&format!("| | … {} more | |\n", resources.len() - n));
             return;

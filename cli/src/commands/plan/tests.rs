@@ -104,7 +104,7 @@ fn hostile(text: &str) -> Document {
 #[test]
 fn what_may_be_lost_comes_first_then_the_modules_and_apart_the_rest() {
     let text = shown(&plan(everything()), 80, false);
-    let expected = r#"shop: 1 to replace, 1 to destroy, 1 to change, 2 to create, 1 output; 1 changed by others
+    let expected = r#"shop: 1 to replace, 1 to destroy, 1 to change, 2 to create, 1 output to change; 1 changed by others
 job job_1, update, opentofu 1.2.3
 
 Replaced and destroyed
@@ -253,10 +253,10 @@ fn a_comment_has_its_table_and_its_details() {
 #[test]
 fn a_comment_is_never_longer_than_github_takes() {
     for text in ["x", "🙂", "`", "&"] {
-        for length in [1000, 4096, 70_000] {
+        for (length, count) in [(1000, 300), (70_000, 2)] {
             let of = hostile(&text.repeat(length));
             let mut many = of.clone();
-            many.resources = vec![of.resources[2].clone(); 700];
+            many.resources = vec![of.resources[2].clone(); count];
             let markdown = markdown::render(&many, "shop", "job_1");
             assert!(markdown.encode_utf16().count() <= 65_536, "{}", markdown.encode_utf16().count());
             outside_of_code(&markdown);

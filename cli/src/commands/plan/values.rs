@@ -31,7 +31,7 @@ pub(super) fn attribute(of: &AttributeChange, whole: bool, depth: usize, width: 
     if let (Some(Value::String(before)), Some(Value::String(after))) = (&of.before, &of.after)
         && let Some((before, after)) = several(before, after)
     {
-        lines.push(Line::new(Tone::Change, depth, format!("{}{note}", path.trim_end())));
+        heading(&path, &note, depth, lines);
         return several_lines(&before, &after, depth + 1, lines);
     }
     let (before, after) = (of.before.as_ref().map(value), of.after.as_ref().map(value));
@@ -45,7 +45,7 @@ pub(super) fn attribute(of: &AttributeChange, whole: bool, depth: usize, width: 
         (Some(before), Some(after)) => {
             let one = format!("{path}{before} → {after}{note}");
             if 2 * depth + one.chars().count() > width {
-                lines.push(Line::new(Tone::Change, depth, format!("{}{note}", path.trim_end())));
+                heading(&path, &note, depth, lines);
                 lines.push(Line::new(Tone::Remove, depth + 1, format!("- {before}")));
                 lines.push(Line::new(Tone::Add, depth + 1, format!("+ {after}")));
                 return;
@@ -58,6 +58,14 @@ pub(super) fn attribute(of: &AttributeChange, whole: bool, depth: usize, width: 
         (None, None) => (Tone::Change, "(too long to be shown)".to_owned()),
     };
     lines.push(Line::new(tone, depth, format!("{path}{text}{note}")));
+}
+
+/// What stands above lines of their own, where there is anything.
+fn heading(path: &str, note: &str, depth: usize, lines: &mut Vec<Line>) {
+    let text = format!("{}{note}", path.trim_end());
+    if !text.is_empty() {
+        lines.push(Line::new(Tone::Change, depth, text));
+    }
 }
 
 fn note(of: &AttributeChange) -> String {
