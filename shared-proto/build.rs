@@ -44,6 +44,7 @@ const JSON: &[&str] = &[
     "PlannedChange",
     "Outputs",
     "EngineMessage",
+    "PlanPart",
     "PlanSaved",
     "CancelProgress",
     "EngineStarted",

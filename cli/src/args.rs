@@ -1,8 +1,8 @@
 //! The command line's grammar: what may be typed. What it does is in `commands`.
 
 use crate::commands::{
-    aws, ca, connection, deploy, job, k8s, kube_token, kubeconfig, login, logs, operation, organization, resources,
-    runner, stack, state,
+    aws, ca, connection, deploy, job, k8s, kube_token, kubeconfig, login, logs, operation, organization, plan,
+    resources, runner, stack, state,
 };
 use crate::config::Overrides;
 use crate::output::Format;
@@ -17,7 +17,7 @@ use std::path::PathBuf;
     propagate_version = true,
     disable_help_subcommand = true,
     after_help = "Exit codes: 0 done, 64 usage, 66 no such thing, 69 unavailable, 70 software, 75 try again (and: a job awaits \
-                  approval), 77 denied, 78 configuration, 130 interrupted; `k8s exec`, `aws --` and `aws shell`: the \
+                  approval), 77 denied, 78 configuration, 130 interrupted, 2 changes (with --exit-code); `k8s exec`, `aws --` and `aws shell`: the \
                   command's own, 125 for failures of runnerctl."
 )]
 pub(crate) struct Arguments {
@@ -104,6 +104,9 @@ pub(crate) enum Command {
     /// Jobs: runs of a stack
     #[command(subcommand)]
     Job(job::JobCommand),
+    /// Plans of jobs: read, compared, rendered for a pull request
+    #[command(subcommand)]
+    Plan(plan::PlanCommand),
     /// Operations: what is asked of runners right now, and lately
     #[command(subcommand)]
     Operation(operation::OperationCommand),
@@ -225,6 +228,13 @@ mod tests {
             "job list --stack s --limit 5",
             "job cancel j --force",
             "job logs j",
+            "job watch j --exit-code",
+            "deploy . --kind preview --exit-code",
+            "plan show shop --exit-code -o json",
+            "plan show job_1 --text",
+            "plan compare job_2",
+            "plan compare job_2 job_1 --exit-code",
+            "plan render job_1 --status",
             "operation list",
             "completion bash",
             "demo --once --json",
@@ -242,6 +252,8 @@ mod tests {
             "aws",
             "aws s3 ls",
             "aws shell tofu init",
+            "plan",
+            "plan compare",
             "pods",
         ] {
             let words = std::iter::once("runnerctl").chain(line.split(' ').filter(|w| !w.is_empty()));

@@ -1,10 +1,12 @@
 //! How a command ends when it does not end well: a failure with its code, or an exit code that means something by itself.
 //! The exit codes: the failure table's (64 usage, 66 no input, 69 unavailable, 70 software, 75 try again, 77 denied,
-//! 78 configuration), 125 for failures of ours in `exec`, 130 when interrupted, and 75 for a job left awaiting approval.
+//! 78 configuration), 2 for changes where `--exit-code` asks for it, 125 for failures of ours in `exec`, 130 when interrupted, and 75 for a job left awaiting approval.
 
 use crate::output::escape;
 use shared_proto::failure::{Code, Failure};
 
+/// There are changes, or differences: of commands with `--exit-code`.
+pub(crate) const CHANGES: i32 = 2;
 /// Wrong usage.
 pub(crate) const USAGE: i32 = 64;
 /// A bug, or something that should not fail did.

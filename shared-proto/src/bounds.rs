@@ -36,6 +36,10 @@ pub const JOBS_AT_ONCE_MAX: u32 = 256;
 pub const JOB_REQUEST_MAX: usize = 1024 * 1024;
 /// The largest encoded event, bytes; what is longer is cut and says so.
 pub const EVENT_MAX: usize = 64 * 1024;
+/// A plan as a document, bytes of JSON; what does not fit is left out and counted in it.
+pub const PLAN_DOCUMENT_MAX: usize = 2 * 1024 * 1024;
+/// A part of it in one event, bytes: with what JSON and protobuf add it stays under [`EVENT_MAX`].
+pub const PLAN_PART: usize = 48 * 1024;
 /// The most bytes of events in one report.
 pub const REPORT_MAX: usize = 256 * 1024;
 /// A packed source archive, bytes.

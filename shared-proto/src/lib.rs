@@ -26,6 +26,7 @@ pub mod inventory;
 #[cfg(test)]
 mod kept;
 pub mod lines;
+pub mod plan;
 mod redacted;
 pub mod secret;
 pub mod spool;

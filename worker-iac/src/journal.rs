@@ -206,6 +206,10 @@ impl Journal {
         let redaction = self.redaction.borrow();
         if cut { redaction.apply_to_cut(line) } else { redaction.apply(line) }
     }
+    /// What is taken out now.
+    pub(crate) fn redaction(&self) -> Redaction {
+        self.redaction.borrow().clone()
+    }
     /// How often a secret was taken out so far.
     pub(crate) fn redacted(&self) -> u64 {
         self.redaction.borrow().found()
@@ -433,7 +437,7 @@ impl Weight {
         match body {
             // what a provisioner says comes as that
             Body::ResourceProgress(progress) if progress.state == "running" => Self::Words,
-            Body::OutputLine(_) | Body::EngineMessage(_) | Body::PlannedChange(_) => Self::Words,
+            Body::OutputLine(_) | Body::EngineMessage(_) | Body::PlannedChange(_) | Body::PlanPart(_) => Self::Words,
             Body::Result(_) | Body::PhaseChanged(_) => Self::End,
             _ => Self::Facts,
         }
@@ -495,7 +499,8 @@ fn texts(body: &mut Body) -> Vec<&mut String> {
         Body::EngineStarted(e) => vec![&mut e.version],
         Body::CancelProgress(e) => vec![&mut e.by],
         Body::StateResource(e) => vec![&mut e.address, &mut e.name, &mut e.id, &mut e.attributes],
-        Body::Redacted(_) => vec![],
+        // what is secret was taken out before it became JSON, which a text that is taken out of it would break
+        Body::Redacted(_) | Body::PlanPart(_) => vec![],
     }
 }
 

@@ -100,6 +100,30 @@ pub(crate) async fn run<F: AsyncFnMut(Heard)>(
     attend(program.path, running, (out, err), false, cancel, grace, journal, hear).await
 }
 
+/// Runs a program that only looks at something, beside another one: nothing is told of it, nobody takes it over, and a cancel ends it at once.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) async fn run_beside(program: Program<'_>, cancel: &mut Watcher) -> Result<Exit, Stop> {
+    let mut child = spawn(&program).map_err(|e| broken(program.path, &e))?;
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+    let ended = tokio::select! {
+        status = child.wait() => Some(status.map(Exit::from).map_err(|e| broken(program.path, &e))),
+        _ = cancel.asked() => None,
+    };
+    // with what it has started
+    if let Some(pid) = pid {
+        let _ = killpg(pid, Signal::SIGKILL);
+    }
+    match ended {
+        Some(ended) => ended,
+        None => {
+            let exit = child.wait().await.ok().map(Exit::from);
+            Err(Stop::Canceled { forced: true, exit })
+        }
+    }
+}
+
 /// Attends a program that a worker before this one has started, from where that one had read its output.
 ///
 /// # Errors

@@ -237,7 +237,7 @@ impl Step {
             let has_changes = engine.plan(&Plan { kind, targets, replace: &self.request.replace }, &plan).await?;
             (engine, has_changes)
         };
-        let text = engine.show(&plan).await?;
+        let text = crate::plan::shown(&mut engine, &self.journal, &plan, kind, has_changes).await?;
         let sha256 = hash_of(&plan).map_err(|e| io_failure(Code::EngineFailed, "the saved plan", &e))?;
         self.plan_saved(sha256, has_changes, text).await;
         if !has_changes {

@@ -2,6 +2,7 @@
 
 use super::Session;
 use super::follow::{self, Approval};
+use super::plan::ExitCode;
 use super::stack::{self, ENGINES, OptionalGit, Options};
 use crate::archive::{self, Limits, Packed};
 use crate::client::{file_body, path};
@@ -45,8 +46,10 @@ pub(crate) struct Deploy {
     #[arg(long, value_name = "ADDRESS")]
     replace: Vec<String>,
     /// Start the job and do not follow it
-    #[arg(long)]
+    #[arg(long, conflicts_with = "says_changes")]
     detach: bool,
+    #[command(flatten)]
+    exit: ExitCode,
 }
 
 /// `deploy`
@@ -58,7 +61,7 @@ pub(crate) async fn run(command: Deploy, session: &Session) -> Done {
         return session.output.document(&job, |_| format!("Job {id} started.\nFollow it: runnerctl job watch {id}\n"));
     }
     eprintln!("· job {id}");
-    follow::follow(session, &id, Approval::Ask).await
+    follow::follow(session, &id, Approval::Ask, command.exit).await
 }
 
 /// Makes the stack what was asked for and starts the job.

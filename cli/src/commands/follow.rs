@@ -1,6 +1,7 @@
 //! Follows a job: shows the engine's own words as they come, asks for approval where it may, and ends by the job's result.
 
 use super::Session;
+use super::plan::{self, ExitCode};
 use crate::client::job_events::{JobEvent, JobEvents};
 use crate::client::path;
 use crate::output::{Format, Output, escape, table};
@@ -128,8 +129,8 @@ impl Words {
                 }
             }
             Body::StateResource(resource) => self.say(&resource.address)?,
-            // told in words already
-            Body::Redacted(_) => {}
+            // told in words already, and shown by `plan show`
+            Body::Redacted(_) | Body::PlanPart(_) => {}
             Body::Result(_) => self.release()?,
         }
         Ok(())
@@ -172,7 +173,7 @@ fn outputs_of(json: &str) -> String {
 }
 
 /// Follows a job to its end, or to where somebody has to decide.
-pub(crate) async fn follow(session: &Session, job: &str, approval: Approval) -> Done {
+pub(crate) async fn follow(session: &Session, job: &str, approval: Approval, exit: ExitCode) -> Done {
     let client = &session.client;
     let at = path(&["jobs", job], &[]);
     let mut events = JobEvents::after(client, job, 0);
@@ -233,7 +234,8 @@ pub(crate) async fn follow(session: &Session, job: &str, approval: Approval) -> 
         }
     };
     session.output.document(&current, |_| format!("Job {job}: {}.\n", phase.replace('_', " ")))?;
-    failure.map_or(Ok(()), Err)
+    failure.map_or(Ok(()), Err)?;
+    exit.end(current["plan"]["has_changes"] == true)
 }
 
 /// Why a job does not begin, where the control plane can tell.
@@ -289,9 +291,15 @@ fn goes_on(job: &str) -> String {
 
 /// Asks whether the plan is to be applied, and has it applied or discarded.
 async fn decide(session: &Session, job: &str, sha256: &str) -> Done {
+    // the plan may be long, and what it would destroy far up
+    if let Some(said) = plan::before_approval(session, job).await {
+        eprint!("\n{said}");
+    }
     if !terminal::can_ask() {
         eprintln!("· job {job} awaits approval");
-        eprintln!("next: runnerctl job approve {job}   (or: runnerctl job discard {job})");
+        eprintln!(
+            "next: runnerctl job approve {job}   (or: runnerctl job discard {job}; look at it: runnerctl plan show {job})"
+        );
         return Err(Stop::Exit(stop::AWAITING));
     }
     let asked = tokio::task::spawn_blocking(|| {

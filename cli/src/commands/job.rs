@@ -2,12 +2,14 @@
 
 use super::Session;
 use super::follow::{self, Approval, Words};
+use super::plan::ExitCode;
 use crate::client::job_events::JobEvent;
 use crate::client::path;
 use crate::output::{Format, table};
 use crate::stop::Done;
 use serde_json::{Value, json};
 use shared_proto::failure::{Code, Failure};
+use shared_proto::plan::{Summary, words};
 
 /// Events are fetched in pages of this many, the most that the API gives.
 const PAGE: u64 = 500;
@@ -33,6 +35,8 @@ pub(crate) enum JobCommand {
     Watch {
         /// Its id
         id: String,
+        #[command(flatten)]
+        exit: ExitCode,
     },
     /// Have the plan applied
     Approve {
@@ -87,7 +91,7 @@ pub(crate) async fn run(command: JobCommand, session: &Session) -> Done {
             let one = session.wait("asking", client.get(&path(&["jobs", &id], &[]))).await?;
             session.output.document(&one, show)
         }
-        JobCommand::Watch { id } => follow::follow(session, &id, Approval::Watch).await,
+        JobCommand::Watch { id, exit } => follow::follow(session, &id, Approval::Watch, exit).await,
         JobCommand::Approve { id, plan } => {
             let job = session.wait("approving", follow::approve(session, &id, plan.as_deref())).await?;
             session.output.document(&job, |_| format!("Job {id} approved.\nFollow it: runnerctl job watch {id}\n"))
@@ -159,8 +163,11 @@ fn jobs(list: &Value) -> String {
 }
 
 fn show(job: &Value) -> String {
+    let summary = serde_json::from_value::<Summary>(job["plan"]["summary"].clone()).ok();
     let plan = if job["plan"].is_null() {
         String::new()
+    } else if let Some(summary) = &summary {
+        words::summary(summary)
     } else {
         format!(
             "{} to add, {} to change, {} to destroy",
@@ -188,6 +195,9 @@ fn show(job: &Value) -> String {
         ("events", table::text(job, "/last_sequence")),
         ("redacted", redacted(job)),
     ]);
+    if summary.is_some() {
+        text.push_str(&format!("\nIts plan: runnerctl plan show {}\n", table::text(job, "/id")));
+    }
     if !table::text(job, "/result/rescued_state").is_empty() {
         let id = table::text(job, "/id");
         text.push_str(&format!("\nIts engine could not save the state, which is kept: runnerctl job rescue {id}\n"));

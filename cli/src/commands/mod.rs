@@ -16,6 +16,7 @@ pub(crate) mod logs;
 pub(crate) mod operation;
 pub(crate) mod organization;
 pub(crate) mod outcome;
+pub(crate) mod plan;
 pub(crate) mod resources;
 pub(crate) mod runner;
 pub(crate) mod stack;
@@ -122,6 +123,7 @@ pub(crate) async fn run(arguments: Arguments) -> Done {
         Command::Deploy(command) => deploy::run(command, &session()?).await,
         Command::State(command) => state::run(command, &session()?).await,
         Command::Job(command) => job::run(command, &session()?).await,
+        Command::Plan(command) => plan::run(command, &session()?).await,
         Command::Operation(command) => operation::run(command, &session()?).await,
         Command::Demo(command) => crate::demo::run(command, interrupt).await,
         Command::Completion { shell } => {

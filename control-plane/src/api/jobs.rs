@@ -24,13 +24,14 @@ const EVENTS_MAX: u32 = 500;
 const SSE_ALIVE: Duration = Duration::from_secs(15);
 
 #[derive(OpenApi)]
-#[openapi(paths(list, show, events, approve, discard, cancel))]
+#[openapi(paths(list, show, plan, events, approve, discard, cancel))]
 pub(super) struct Document;
 
 pub(super) fn routes() -> Routes {
     Routes::new()
         .add("get", "/jobs", list)
         .add("get", "/jobs/{job}", show)
+        .add("get", "/jobs/{job}/plan", plan)
         .add_stream("get", "/jobs/{job}/events", events)
         .add("post", "/jobs/{job}/approve", approve)
         .add("post", "/jobs/{job}/discard", discard)
@@ -186,6 +187,15 @@ async fn show(
     let views = JobViews::of(&state, &caller).await?;
     let waiting = state.jobs.waiting(caller.org(), std::slice::from_ref(&job)).await?.remove(&job.id);
     Ok(Json(JobView { waits_for: waiting, ..views.view(job) }))
+}
+
+#[utoipa::path(get, path = "/api/v1/jobs/{job}/plan", tag = "jobs", params(("job" = String, Path)),
+    responses((status = 200, body = Object, description = "The plan as a document, as docs/plans.md describes it: version, engine, kind, \
+        has_changes, complete, errored, summary, resources, outputs, drift, checks, left_out. No sensitive value is in it; `not_found` where \
+        there is none")))]
+async fn plan(State(state): State<ApiState>, caller: Caller, Named(job): Named<String>) -> Result<Response, ApiError> {
+    let document = state.store.plan_document(caller.org(), &job).await?;
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], document).into_response())
 }
 
 #[utoipa::path(post, path = "/api/v1/jobs/{job}/approve", tag = "jobs", request_body = Option<ApproveBody>,

@@ -554,3 +554,29 @@ async fn a_lock_that_was_had_since_is_none_and_what_reads_has_none() {
     at_work(&world, 13_000, 14_000, ended("applied", "ok")).await;
     assert_eq!(world.get("/stacks/s/lock").await.1["lock"], Value::Null);
 }
+
+#[tokio::test]
+async fn a_jobs_plan_is_given_as_it_came_and_its_summary_with_the_job() {
+    let world = World::new().await;
+    world.stack("s").await;
+    let (id, given) = world.accepted("s").await;
+    assert_eq!(code(&world.get(&format!("/jobs/{id}/plan")).await), (404, "not_found"));
+    let document = shared_proto::plan::Document {
+        version: shared_proto::plan::VERSION,
+        summary: shared_proto::plan::Summary { replace: 2, ..Default::default() },
+        ..Default::default()
+    };
+    let mut json = serde_json::to_value(&document).expect("JSON");
+    // of a later version
+    json["brand_new"] = json!({"is": "kept"});
+    let part = v1::PlanPart { number: 1, of: 1, json: json.to_string() };
+    world.report(&given, 1, vec![event::Body::PlanPart(part)]).await;
+    let (status, found) = world.get(&format!("/jobs/{id}/plan")).await;
+    assert_eq!((status, found), (StatusCode::OK, json));
+    let (_, list) = world.get("/jobs").await;
+    assert_eq!(list["items"][0]["plan"]["summary"]["replace"], 2, "{list}");
+    let (_, events) = world.get(&format!("/jobs/{id}/events")).await;
+    assert_eq!(events["items"][0]["body"]["plan_part"], json!({"number": 1, "of": 1, "json": ""}), "{events}");
+    let others = world.ask(&world.eve, Method::GET, &format!("/jobs/{id}/plan"), None).await;
+    assert_eq!(code(&others), (404, "not_found"));
+}

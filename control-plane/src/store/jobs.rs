@@ -1,11 +1,12 @@
 //! Stacks and jobs: what the API and the execution service read and write of them. Handing jobs out is in `hand_out`, what runners
-//! report in `reports`, what users decide in `decisions`.
+//! report in `reports`, plans as documents in `plans`, what users decide in `decisions`.
 //!
 //! Every change of a job's phase is one transaction that reads the job as it is. This module must never hand out a job twice under
 //! one fencing token, and never believe a report that does not carry the newest one.
 
 mod decisions;
 mod hand_out;
+mod plans;
 mod reports;
 mod restored;
 mod stacks;
@@ -173,6 +174,10 @@ pub struct Plan {
     pub text: String,
     /// Whether there is anything to apply.
     pub has_changes: bool,
+    /// How many resources it would create, replace, destroy and so on: of its document (`/jobs/{job}/plan`); none where there is none.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub summary: Option<shared_proto::plan::Summary>,
 }
 
 /// How a job ended.

@@ -21,6 +21,8 @@ pub(crate) enum Command<'a> {
     Plan { what: &'a Plan<'a>, out: &'a Path },
     /// The saved plan, as the engine shows it to people.
     Show(&'a Path),
+    /// The same, as a document.
+    ShowDocument(&'a Path),
     /// The resources of the state, as a document.
     State,
     /// Applies the saved plan.
@@ -82,6 +84,7 @@ impl Command<'_> {
             Self::Workspace(_) => "workspace",
             Self::Plan { .. } => "plan",
             Self::Show(_) => "show",
+            Self::ShowDocument(_) => "show-json",
             Self::State => "state",
             Self::Apply(_) => "apply",
             Self::Output => "output",

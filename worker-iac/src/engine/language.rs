@@ -36,7 +36,9 @@ pub(super) fn arguments(command: &Command<'_>, takes: Takes, variables: &[String
     }
     // what it is for comes after every option
     match command {
-        Command::Show(plan) | Command::Apply(plan) => said.push(plan.display().to_string()),
+        Command::Show(plan) | Command::ShowDocument(plan) | Command::Apply(plan) => {
+            said.push(plan.display().to_string())
+        }
         Command::Workspace(name) | Command::Unlock(name) => said.push((*name).to_owned()),
         _ => {}
     }
@@ -50,7 +52,7 @@ fn words(command: &Command<'_>) -> &'static [&'static str] {
         Command::Workspace(_) => &["workspace", "select", "-no-color", "-or-create=true"],
         Command::Plan { .. } => &["plan", "-input=false", "-no-color", "-json", "-detailed-exitcode", LOCK_TIMEOUT],
         Command::Show(_) => &["show", "-no-color"],
-        Command::State => &["show", "-no-color", "-json"],
+        Command::ShowDocument(_) | Command::State => &["show", "-no-color", "-json"],
         Command::Apply(_) => &["apply", "-input=false", "-no-color", "-json", LOCK_TIMEOUT],
         Command::Output => &["output", "-no-color", "-json"],
         Command::Unlock(_) => &["force-unlock", "-no-color", "-force"],

@@ -1,6 +1,7 @@
 //! The engine of a job, as a program that is run: its commands in its own [`Dialect`], its output into events, its end judged.
 
 pub(crate) mod asked;
+mod beside;
 pub(crate) mod choice;
 pub(crate) mod dialect;
 pub(crate) mod environment;

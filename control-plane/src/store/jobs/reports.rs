@@ -2,7 +2,7 @@
 
 use super::super::{Store, broken, not_found};
 use super::hand_out::fenced;
-use super::{Job, JobEnd, KnownLock, Phase, Plan, has_applied, may_have_applied, read};
+use super::{Job, JobEnd, KnownLock, Phase, Plan, has_applied, may_have_applied, plans, read};
 use crate::isolation;
 use prost::Message as _;
 use shared_proto::failure::{Code, Failure};
@@ -37,6 +37,8 @@ pub struct Reported {
 struct Story {
     job: Job,
     plan: Option<Plan>,
+    /// Parts of the plan as a document.
+    parts: Vec<v1::PlanPart>,
     /// The runner waits for someone's decision.
     waits: bool,
     /// It has begun to apply.
@@ -85,7 +87,7 @@ impl Store {
                 refused = Some(why);
                 break;
             }
-            let mut encoded = event.encode_to_vec();
+            let mut encoded = without_part(event).encode_to_vec();
             if bytes > JOB_EVENTS_MAX && is_words(event) {
                 encoded = v1::Event { sequence: event.sequence, time_ms: event.time_ms, ..Default::default() }
                     .encode_to_vec();
@@ -105,6 +107,9 @@ impl Store {
         }
         if last == before {
             return Ok(Reported { acknowledged: last, refused, job: story.job, news: false });
+        }
+        if let Some(summary) = plans::take(&mut transaction, &story.job.id, std::mem::take(&mut story.parts)).await? {
+            story.plan.get_or_insert_default().summary = Some(summary);
         }
         let (applies, unclear) = (story.applies, story.unclear);
         let (job, ended) = story.close();
@@ -170,12 +175,23 @@ fn is_words(event: &v1::Event) -> bool {
     )
 }
 
+/// The event as it is kept: a part of a plan is kept with the plan.
+fn without_part(event: &v1::Event) -> std::borrow::Cow<'_, v1::Event> {
+    match &event.body {
+        Some(Body::PlanPart(part)) => {
+            let body = Some(Body::PlanPart(v1::PlanPart { json: String::new(), ..*part }));
+            std::borrow::Cow::Owned(v1::Event { body, ..event.clone() })
+        }
+        _ => std::borrow::Cow::Borrowed(event),
+    }
+}
+
 // === impl Story ===
 
 impl Story {
     fn new(job: Job) -> Self {
         let plan = job.plan();
-        Self { job, plan, waits: false, applies: false, unclear: false, end: None }
+        Self { job, plan, parts: Vec::new(), waits: false, applies: false, unclear: false, end: None }
     }
 
     fn phase(&mut self, name: &str) {
@@ -204,6 +220,7 @@ impl Story {
                 self.phase(&changed.phase);
             }
             Body::SourceResolved(source) => self.job.revision = Some(cut(&source.revision, 1024)),
+            Body::PlanPart(part) => self.parts.push(part.clone()),
             Body::PlanSaved(saved) => {
                 let plan = self.plan.get_or_insert_default();
                 plan.sha256 = cut(&saved.sha256, 128);

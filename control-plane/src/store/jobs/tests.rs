@@ -1,5 +1,7 @@
 //! A job's way through the store, step by step, and every step that is refused.
 
+mod plans;
+
 use super::*;
 use crate::clock::steady_ms;
 use shared_proto::v1::event::Body;

@@ -1,0 +1,306 @@
+//! Plans as people see them, and such as want to be more than that.
+
+use super::*;
+use lines::{Line, Tone};
+use shared_proto::plan::{Action, AttributeChange, Check, LeftOut, Order, OutputChange, ResourceChange, Summary};
+
+fn attribute(path: &str, before: Value, after: Value) -> AttributeChange {
+    let side = |value: Value| Some(value).filter(|value| !value.is_null());
+    AttributeChange { path: path.into(), before: side(before), after: side(after), ..Default::default() }
+}
+fn resource(address: &str, action: Action, attributes: Vec<AttributeChange>) -> ResourceChange {
+    let module = match address.rsplit_once(".t.") {
+        Some((module, _)) => module.to_owned(),
+        None => String::new(),
+    };
+    ResourceChange { address: address.into(), module, action, attributes, ..Default::default() }
+}
+
+/// One of everything.
+fn everything() -> Document {
+    let replaced = ResourceChange {
+        order: Some(Order::CreateFirst),
+        reason: "replace_because_cannot_update".into(),
+        ..resource(
+            "module.net[\"a.module.b\"].module.deep.t.r",
+            Action::Replace,
+            vec![
+                AttributeChange { unknown: true, ..attribute("id", json!("r-1"), Value::Null) },
+                AttributeChange { forces_replacement: true, ..attribute("size", json!(1), json!(2)) },
+            ],
+        )
+    };
+    let moved = ResourceChange {
+        moved_from: Some("t.old".into()),
+        imported_id: Some("i-1".into()),
+        ..resource("t.kept", Action::NoOp, vec![])
+    };
+    let hidden = AttributeChange { path: "password".into(), sensitive: true, ..Default::default() };
+    let script = attribute("script", json!("one\ntwo\nthree\n"), json!("one\nzwei\nthree\n"));
+    let policy = attribute("policy", json!("{\"a\":1,\"b\":2}"), json!("{\"b\":3,\"a\":1}"));
+    Document {
+        version: 1,
+        engine: shared_proto::plan::Engine { name: "opentofu".into(), version: "1.2.3".into() },
+        kind: "update".into(),
+        has_changes: true,
+        complete: true,
+        errored: false,
+        summary: Summary { replace: 1, delete: 1, create: 2, update: 1, drift: 1, outputs: 1, ..Default::default() },
+        resources: vec![
+            replaced,
+            ResourceChange {
+                reason: "delete_because_no_resource_config".into(),
+                ..resource("t.gone", Action::Delete, vec![attribute("input", json!("x"), Value::Null)])
+            },
+            resource("module.net[\"a.module.b\"].t.changed", Action::Update, vec![hidden, script, policy]),
+            resource("t.new", Action::Create, vec![attribute("tags.team", Value::Null, json!("blue"))]),
+            resource("module.net[\"a.module.b\"].module.deep.t.new", Action::Create, vec![]),
+            moved,
+        ],
+        outputs: vec![OutputChange {
+            name: "text".into(),
+            action: Action::Update,
+            attributes: vec![attribute("", json!("a"), json!("b"))],
+            ..Default::default()
+        }],
+        drift: vec![resource("t.new", Action::Update, vec![attribute("input", json!(1), json!(2))])],
+        checks: vec![
+            Check { address: "check.health".into(), status: "fail".into(), problems: vec!["it is down".into()] },
+            Check { address: "check.good".into(), status: "pass".into(), problems: vec![] },
+        ],
+        left_out: LeftOut::default(),
+    }
+}
+fn plan(document: Document) -> Plan {
+    Plan { job: "job_1".into(), stack: "shop".into(), json: Value::Null, document }
+}
+/// One whose every text is that.
+fn hostile(text: &str) -> Document {
+    let mut document = everything();
+    let all = |attributes: &mut Vec<AttributeChange>| {
+        for attribute in attributes {
+            attribute.path = text.into();
+            attribute.before = attribute.before.as_ref().map(|_| text.into());
+            attribute.after = attribute.after.as_ref().map(|_| text.into());
+        }
+    };
+    for resource in document.resources.iter_mut().chain(&mut document.drift) {
+        let texts = [&mut resource.address, &mut resource.module, &mut resource.reason];
+        texts.into_iter().for_each(|field| *field = text.into());
+        (resource.moved_from, resource.imported_id, resource.deposed) =
+            (Some(text.into()), Some(text.into()), Some(text.into()));
+        all(&mut resource.attributes);
+    }
+    for output in &mut document.outputs {
+        output.name = text.into();
+        all(&mut output.attributes);
+    }
+    document.checks = vec![Check { address: text.into(), status: text.into(), problems: vec![text.into()] }];
+    document.engine = shared_proto::plan::Engine { name: text.into(), version: text.into() };
+    document.kind = text.into();
+    document
+}
+
+#[test]
+fn what_may_be_lost_comes_first_then_the_modules_and_apart_the_rest() {
+    let text = shown(&plan(everything()), 80, false);
+    let expected = r#"shop: 1 to replace, 1 to destroy, 1 to change, 2 to create, 1 output to change; 1 changed by others
+job job_1, update, opentofu 1.2.3
+
+Replaced and destroyed
+  +/- module.net["a.module.b"].module.deep.t.r
+      (created, then the old one destroyed: cannot be changed in place)
+      id: "r-1" → (known after apply)
+      size: 1 → 2  # forces replacement
+  -   t.gone  (no longer in the configuration)
+      input: "x"
+
+Other changes
+  +   t.new
+      tags.team: "blue"
+      t.kept  (imported from i-1; moved from t.old)
+  module.net["a.module.b"]
+    ~   t.changed
+        password: (sensitive)
+        script:
+          - two
+          + zwei
+        policy:
+          -   "b": 2
+          +   "b": 3
+    module.deep
+      +   t.new
+
+Outputs
+  ~   text
+      "a" → "b"
+
+Changed by others since the last job (drift), apart from this plan
+  ~   t.new
+      input: 1 → 2
+
+Checks
+  check.health: fail
+    it is down
+"#;
+    assert_eq!(text, expected);
+    let coloured = shown(&plan(everything()), 80, true);
+    assert!(coloured.contains("\u{1b}[31m-   t.gone"), "{coloured}");
+    let without = String::from_utf8(escape::text(coloured.as_bytes(), false)).expect("UTF-8");
+    assert_eq!(without, text);
+}
+
+#[test]
+fn what_is_long_is_broken_and_cut_and_what_is_missing_is_said() {
+    let mut document = everything();
+    let long = "x".repeat(500);
+    document.resources = vec![resource("t.a", Action::Update, vec![attribute("input", json!(long), json!("y"))])];
+    document.resources[0].attributes.extend(vec![attribute("n", json!(1), json!(2)); 60]);
+    document.resources[0].attributes_left_out = 7;
+    document.left_out = LeftOut { resources: 3, attributes: 7, ..Default::default() };
+    let text = shown(&plan(document), 80, false);
+    assert!(
+        text.contains("      input:\n        - \"xxx") && text.contains("… (500 bytes)\n        + \"y\"\n"),
+        "{text}"
+    );
+    assert!(text.contains("      … 28 attributes more\n"), "{text}");
+    let end = "left out, because it is too long: 3 resources, 7 attributes\nthe engine's own words: runnerctl plan show job_1 --text\n";
+    assert!(text.ends_with(end), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() < 200), "{text}");
+}
+
+const HOSTILE: &[&str] = &[
+    "</details></code></pre><script>alert(1)</script>",
+    "@everyone #1 GH-1 https://example.org www.example.org a@example.org",
+    "`code` ``` ~~~ ````````",
+    "| a | b |\n|---|---|\n\n# heading\n\n- item\n\n[link](javascript:alert(1)) ![image](x) *a* _b_ **c** ~~d~~",
+    "<!-- comment --> &lt; &#60; \\` \\| $x$ :smile: <b>",
+    "\u{1b}[2J\u{1b}]0;title\u{7}\r\n\u{202e}\u{9b}2J\0",
+    "\n```\n</details>\n@everyone",
+];
+
+#[test]
+fn nothing_of_a_plan_is_obeyed_by_a_terminal() {
+    for text in HOSTILE {
+        let shown = shown(&plan(hostile(text)), 80, false);
+        assert!(!shown.chars().any(|c| c != '\n' && c.is_control()), "{shown:?}");
+        assert!(!shown.contains('\u{202e}'), "{shown:?}");
+        let comparison = Comparison::of(&everything(), &hostile(text));
+        let compared = lines::text(&compared::lines(&comparison, "a", "b", "s", 80), false);
+        assert!(!compared.chars().any(|c| c != '\n' && c.is_control()), "{compared:?}");
+        // what stands at the beginning of a line is ours
+        assert!(shown.lines().all(|line| !line.starts_with("@everyone") && !line.starts_with("</details>")), "{shown}");
+    }
+}
+
+/// What of a comment is not in code: neither in `<code>` nor in a fenced block. It is all ours.
+fn outside_of_code(markdown: &str) -> String {
+    let (mut outside, mut fence) = (String::new(), None::<String>);
+    for line in markdown.lines() {
+        match &fence {
+            Some(own) if line == own => fence = None,
+            Some(_) => {}
+            None if line.starts_with("```") => fence = Some(line.trim_end_matches("diff").to_owned()),
+            None => {
+                let mut rest = line;
+                while let Some((before, behind)) = rest.split_once("<code>") {
+                    outside.push_str(before);
+                    let (inside, behind) = behind.split_once("</code>").expect("it is closed in its line");
+                    let harmless = |c: char| !c.is_ascii() || c.is_ascii_alphanumeric() || " -&#;".contains(c);
+                    assert!(inside.chars().all(harmless), "{inside}");
+                    rest = behind;
+                }
+                outside.push_str(rest);
+                outside.push('\n');
+            }
+        }
+    }
+    assert_eq!(fence, None, "it is closed");
+    outside
+}
+
+#[test]
+fn nothing_of_a_plan_is_markdown() {
+    let ours = outside_of_code(&markdown::render(&everything(), "shop", "job_1"));
+    assert!(ours.contains("|---|---|---|") && ours.contains("<details><summary>What changes</summary>"), "{ours}");
+    for text in HOSTILE {
+        let of = Document { summary: everything().summary, ..hostile(text) };
+        let markdown = markdown::render(&of, text, text);
+        // each resource says more of itself here than there: those lines differ by commas between code
+        let shape = |text: &str| text.replace(", ", "").replace(['\n', ' '], "");
+        assert_eq!(shape(&outside_of_code(&markdown)), shape(&ours), "{markdown}");
+        assert!(!markdown.contains('\u{1b}') && !markdown.contains('\u{202e}'), "{markdown:?}");
+    }
+}
+
+#[test]
+fn a_comment_has_its_table_and_its_details() {
+    let markdown = markdown::render(&everything(), "shop", "job_1");
+    for expected in [
+        "### <code>shop</code>: 1 to replace&#44; 1 to destroy",
+        "| <code>-</code> destroy | <code>t&#46;gone</code> | <code>no longer in the configuration</code> |",
+        "```diff\n# Replaced and destroyed\n",
+        "-   +/- module.net[\"a.module.b\"].module.deep.t.r",
+        "!       size: 1 → 2  # forces replacement",
+        "\n```\n\n</details>\n",
+    ] {
+        assert!(markdown.contains(expected), "{expected}: {markdown}");
+    }
+    let nothing = markdown::render(&Document { complete: true, ..Default::default() }, "shop", "job_1");
+    assert!(nothing.contains("nothing to do") && !nothing.contains("details"), "{nothing}");
+}
+
+#[test]
+fn a_comment_is_never_longer_than_github_takes() {
+    for text in ["x", "🙂", "`", "&"] {
+        for (length, count) in [(1000, 300), (70_000, 2)] {
+            let of = hostile(&text.repeat(length));
+            let mut many = of.clone();
+            many.resources = vec![of.resources[2].clone(); count];
+            let markdown = markdown::render(&many, "shop", "job_1");
+            assert!(markdown.encode_utf16().count() <= 65_536, "{}", markdown.encode_utf16().count());
+            outside_of_code(&markdown);
+        }
+    }
+    let mut many = everything();
+    many.resources = vec![resource("t.r", Action::Create, vec![attribute("input", Value::Null, json!("x"))]); 5000];
+    let markdown = markdown::render(&many, "shop", "job_1");
+    assert!(markdown.contains("… 4900 more") && markdown.contains(" lines more\n```\n"), "{markdown}");
+    assert!(markdown.encode_utf16().count() > 60_000, "it takes what there is room for");
+}
+
+#[test]
+fn plans_are_compared_side_by_side() {
+    let (before, mut now) = (everything(), everything());
+    now.resources.remove(1);
+    now.resources.push(resource("t.another", Action::Delete, vec![]));
+    now.outputs[0].attributes[0].after = Some(json!("c"));
+    now.resources[2].action = Action::Update;
+    let comparison = Comparison::of(&before, &now);
+    let text = lines::text(&compared::lines(&comparison, "job_1", "job_2", "shop", 80), false);
+    let expected = r#"shop: 1 new, 1 gone, 2 changed, 4 the same
+job job_2 beside job job_1
+
+New
+  -   t.another  (destroy)
+
+Gone: no longer planned
+  -   t.gone  (destroy)
+      input: "x"
+
+Changed
+  ~   t.new  (create before, change now)
+  ~   output.text  (change)
+      before: "a" → "b"
+      now: "a" → "c"
+"#;
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn lines_have_their_tones() {
+    let line = |tone| lines::text(&[Line::new(tone, 1, "x".into())], true);
+    assert_eq!(line(Tone::Plain), "  x\n");
+    assert_eq!(line(Tone::Add), "  \u{1b}[32mx\u{1b}[0m\n");
+    assert_eq!(lines::text(&[Line::blank()], true), "\n");
+}
