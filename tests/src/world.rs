@@ -59,6 +59,9 @@ pub async fn usual_cluster_with(pods: &[&str]) -> Result<Cluster> {
     all.extend(pods.iter().map(|pod| ("lines", *pod)));
     let logs: Vec<_> = all.iter().map(|(namespace, pod)| LogSource::new(namespace, pod, &containers)).collect();
     let cluster = Cluster::with_logs(&logs).await?;
+    if !pods.is_empty() {
+        cluster.namespace("lines").await?;
+    }
     for (namespace, pod) in all {
         let app = if namespace == "seen" { "web" } else { "lines" };
         cluster.pod(namespace, pod, &containers, &json!({ "app": app })).await?;
