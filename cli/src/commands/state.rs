@@ -3,6 +3,7 @@
 
 use super::Session;
 use super::follow::{self, Approval};
+use super::plan::ExitCode;
 use crate::client::job_events::JobEvents;
 use crate::client::path;
 use crate::output::{progress, table, yaml};
@@ -101,7 +102,7 @@ pub(crate) async fn run(command: StateCommand, session: &Session) -> Done {
             let imports = json!([{ "address": address, "id": id }]);
             let job = json!({ "kind": "import", "imports": imports, "approve_automatically": auto_approve });
             let job = start(session, &stack, &job).await?;
-            follow::follow(session, &job, Approval::Ask).await
+            follow::follow(session, &job, Approval::Ask, ExitCode::default()).await
         }
         StateCommand::Lock { stack } => {
             let at = path(&["stacks", &stack, "lock"], &[]);
@@ -111,7 +112,7 @@ pub(crate) async fn run(command: StateCommand, session: &Session) -> Done {
         StateCommand::Unlock { stack, lock, reason, force } => {
             let job = json!({ "kind": "unlock", "lock": { "id": lock, "reason": reason, "force": force } });
             let job = start(session, &stack, &job).await?;
-            follow::follow(session, &job, Approval::Watch).await
+            follow::follow(session, &job, Approval::Watch, ExitCode::default()).await
         }
     }
 }
