@@ -52,6 +52,24 @@ impl Line {
     }
 }
 
+/// A heading of many words, broken between them where it is wider.
+pub(super) fn headings(text: &str, width: usize) -> Vec<Line> {
+    let mut lines: Vec<Line> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if 2 * line.depth + line.text.chars().count() + 1 + word.chars().count() <= width => {
+                line.text.push(' ');
+                line.text.push_str(word);
+            }
+            last => {
+                let depth = usize::from(last.is_some());
+                lines.push(Line::new(Tone::Heading, depth, word.to_owned()));
+            }
+        }
+    }
+    lines
+}
+
 /// Lines as a text.
 pub(super) fn text(lines: &[Line], colour: bool) -> String {
     let mut text = String::new();

@@ -147,10 +147,12 @@ pub(super) async fn before_approval(session: &Session, job: &str) -> Option<Stri
 fn shown(plan: &Plan, width: usize, colour: bool) -> String {
     let document = &plan.document;
     let engine = [&document.engine.name, &document.engine.version].map(|text| escape::line(text)).join(" ");
-    let mut lines = vec![
-        lines::Line::heading(&format!("{}: {}", escape::line(&plan.stack), words::status(document))),
-        lines::Line::remark(&format!("job {}, {}, {engine}", escape::line(&plan.job), escape::line(&document.kind))),
-    ];
+    let mut lines = lines::headings(&format!("{}: {}", escape::line(&plan.stack), words::status(document)), width);
+    lines.push(lines::Line::remark(&format!(
+        "job {}, {}, {engine}",
+        escape::line(&plan.job),
+        escape::line(&document.kind)
+    )));
     lines.extend(lines::of(document, width));
     if document.is_partial() {
         let words = format!("the engine's own words: runnerctl plan show {} --text", escape::line(&plan.job));

@@ -104,7 +104,8 @@ fn hostile(text: &str) -> Document {
 #[test]
 fn what_may_be_lost_comes_first_then_the_modules_and_apart_the_rest() {
     let text = shown(&plan(everything()), 80, false);
-    let expected = r#"shop: 1 to replace, 1 to destroy, 1 to change, 2 to create, 1 output to change; 1 changed by others
+    let expected = r#"shop: 1 to replace, 1 to destroy, 1 to change, 2 to create, 1 output to change;
+  1 changed by others
 job job_1, update, opentofu 1.2.3
 
 Replaced and destroyed
