@@ -15,6 +15,7 @@ mod first;
 mod journal;
 mod plan;
 mod process;
+mod secrets;
 mod source;
 mod start;
 mod step;

@@ -369,10 +369,17 @@ impl Step {
         self.phase("preparing", "").await;
         let mut engine = self.prepare().await?;
         let state = engine.state().await?;
-        let resources = resources::of_state(&state, &self.request.targets);
+        let resources = resources::of_state(&state, &self.request.targets, self.journal.redaction());
         let (found, left_out) = (resources.found.len(), resources.left_out);
         for resource in resources.found {
             self.journal.record(Body::StateResource(resource)).await;
+        }
+        if resources.not_looked_for > 0 {
+            let note = format!(
+                "{} sensitive values are hidden where the engine masks them, and not looked for elsewhere.",
+                resources.not_looked_for
+            );
+            self.journal.note(note).await;
         }
         if left_out > 0 {
             self.journal.note(format!("{left_out} more resources are in the state; name what you want to see.")).await;

@@ -160,10 +160,10 @@ fn an_import_is_planned_approved_and_applied() {
 #[test]
 fn a_lock_is_removed_by_its_id_and_by_no_other() {
     for engine in engines() {
-        let mut job = parts(&engine);
-        applied(&job);
+        let made = parts(&engine);
+        applied(&made);
         // a local state's lock is its process's own: the engine says so, and nothing is changed
-        job = job.again(JobKind::Unlock);
+        let mut job = made.again(JobKind::Unlock);
         job.request().lock_id = "some-id".into();
         job.request().reason = "the host is gone".into();
         let events = job.run("plan");
@@ -171,7 +171,7 @@ fn a_lock_is_removed_by_its_id_and_by_no_other() {
         assert_eq!((end.phase.as_str(), end.code.as_str()), ("failed", "engine_failed"), "{end:?}");
         let noted = |b: &Body| matches!(b, Body::OutputLine(l) if l.text.contains("removes the lock some-id: the host is gone"));
         assert!(bodies(&events).any(noted), "{events:#?}");
-        let mut job = job.again(JobKind::Unlock);
+        let mut job = made.again(JobKind::Unlock);
         job.request().lock_id = "-force".into();
         assert_eq!(result(&job.run("plan")).code, "invalid_argument");
     }

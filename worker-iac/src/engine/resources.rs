@@ -1,7 +1,9 @@
 //! The resources of a state, as the engine gives it to programs: their names, and what they hold where somebody asks for one. What is
 //! sensitive does not leave. <https://opentofu.org/docs/internals/json-format/#state-representation>
 
-use super::sensitive::masked;
+use super::sensitive::{collect, hide, masked};
+use crate::secrets::{Secrets, Sensitive};
+use runner_worker_iac::redaction::Redaction;
 use serde_json::Value;
 use shared_proto::v1::StateResource;
 
@@ -19,32 +21,37 @@ pub(crate) struct Resources {
     pub(crate) found: Vec<StateResource>,
     /// More than can be told.
     pub(crate) left_out: usize,
+    /// Sensitive values that are hidden where the engine knows of them, and nowhere else.
+    pub(crate) not_looked_for: usize,
 }
 
-/// The resources of the state; where addresses are named, only those at them or below, with what they hold.
-pub(crate) fn of_state(state: &Value, addresses: &[String]) -> Resources {
-    let mut resources = Resources::default();
-    resources.of_module(&state["values"]["root_module"], addresses, 0);
+/// The resources of the state; where addresses are named, only those at them or below, with what they hold. `of_job`: the job's secrets.
+pub(crate) fn of_state(state: &Value, addresses: &[String], of_job: Redaction) -> Resources {
+    let root = &state["values"]["root_module"];
+    let mut found = Sensitive::default();
+    each(root, 0, &mut |resource| collect(&resource["values"], &resource["sensitive_values"], &mut found));
+    let secrets = Secrets::new(of_job, &found);
+    let mut resources = Resources { not_looked_for: found.left_out(), ..Resources::default() };
+    each(root, 0, &mut |resource| {
+        let address = resource["address"].as_str().unwrap_or_default();
+        if !addresses.is_empty() && !addresses.iter().any(|wanted| is_at(address, wanted)) {
+            return;
+        }
+        if resources.found.len() == RESOURCES_MAX {
+            resources.left_out += 1;
+        } else {
+            resources.found.push(told(resource, !addresses.is_empty(), &secrets));
+        }
+    });
     resources
 }
 
-impl Resources {
-    fn of_module(&mut self, module: &Value, addresses: &[String], depth: usize) {
-        for resource in module["resources"].as_array().into_iter().flatten() {
-            let address = resource["address"].as_str().unwrap_or_default();
-            if !addresses.is_empty() && !addresses.iter().any(|wanted| is_at(address, wanted)) {
-                continue;
-            }
-            if self.found.len() == RESOURCES_MAX {
-                self.left_out += 1;
-            } else {
-                self.found.push(told(resource, !addresses.is_empty()));
-            }
-        }
-        if depth < DEPTH_MAX {
-            for child in module["child_modules"].as_array().into_iter().flatten() {
-                self.of_module(child, addresses, depth + 1);
-            }
+/// Every resource of a module and those in it.
+fn each<'a>(module: &'a Value, depth: usize, see: &mut impl FnMut(&'a Value)) {
+    module["resources"].as_array().into_iter().flatten().for_each(&mut *see);
+    if depth < DEPTH_MAX {
+        for child in module["child_modules"].as_array().into_iter().flatten() {
+            each(child, depth + 1, see);
         }
     }
 }
@@ -54,9 +61,9 @@ fn is_at(address: &str, wanted: &str) -> bool {
     address.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
-fn told(resource: &Value, whole: bool) -> StateResource {
+fn told(resource: &Value, whole: bool, secrets: &Secrets) -> StateResource {
     let text = |key: &str| resource[key].as_str().unwrap_or_default().to_owned();
-    let values = masked(&resource["values"], &resource["sensitive_values"]);
+    let values = hide(masked(&resource["values"], &resource["sensitive_values"]), secrets);
     let mut attributes = if whole { values.to_string() } else { String::new() };
     let mut left_out = 0;
     if attributes.len() > ATTRIBUTES_MAX {
@@ -99,7 +106,7 @@ mod tests {
     }
     fn addresses(wanted: &[&str]) -> Vec<String> {
         let wanted: Vec<_> = wanted.iter().map(|w| (*w).to_owned()).collect();
-        of_state(&state(), &wanted).found.into_iter().map(|r| r.address).collect()
+        of_state(&state(), &wanted, Redaction::default()).found.into_iter().map(|r| r.address).collect()
     }
 
     #[test]
@@ -108,15 +115,15 @@ mod tests {
         assert_eq!(addresses(&["module.m.t.n"]), ["module.m.t.n[0]"]);
         assert_eq!(addresses(&["module.m.module.n", "t.n"]), ["t.n", "module.m.module.n.t.n"]);
         assert!(addresses(&["t"]).len() == 1 && addresses(&["mod"]).is_empty());
-        assert!(of_state(&json!({}), &[]).found.is_empty());
+        assert!(of_state(&json!({}), &[], Redaction::default()).found.is_empty());
     }
 
     #[test]
     fn what_is_sensitive_does_not_leave() {
-        let named = of_state(&state(), &["t.n".to_owned()]).found.remove(0);
+        let named = of_state(&state(), &["t.n".to_owned()], Redaction::default()).found.remove(0);
         assert_eq!(named.attributes, r#"{"id":"1","list":["a"],"password":"(sensitive)"}"#);
         assert!(named.tainted && named.id == "1");
-        assert_eq!(of_state(&state(), &[]).found.remove(0).attributes, "");
+        assert_eq!(of_state(&state(), &[], Redaction::default()).found.remove(0).attributes, "");
     }
 
     #[test]
@@ -124,14 +131,18 @@ mod tests {
         let with = |bytes: usize| {
             let values = json!({ "v": "x".repeat(bytes - r#"{"v":""}"#.len()) });
             let of = json!({ "values": { "root_module": { "resources": [{ "address": "a.b", "values": values }] } } });
-            let found = of_state(&of, &["a.b".to_owned()]).found.remove(0);
+            let found = of_state(&of, &["a.b".to_owned()], Redaction::default()).found.remove(0);
             (found.attributes.len(), found.left_out)
         };
         assert_eq!(with(ATTRIBUTES_MAX), (ATTRIBUTES_MAX, 0));
         assert_eq!(with(ATTRIBUTES_MAX + 1), (0, ATTRIBUTES_MAX as u64 + 1));
         let many = |count: usize| {
             let resources: Vec<_> = (0..count).map(|n| json!({ "address": format!("a.b[{n}]") })).collect();
-            let of = of_state(&json!({ "values": { "root_module": { "resources": resources } } }), &[]);
+            let of = of_state(
+                &json!({ "values": { "root_module": { "resources": resources } } }),
+                &[],
+                Redaction::default(),
+            );
             (of.found.len(), of.left_out)
         };
         assert_eq!(many(RESOURCES_MAX), (RESOURCES_MAX, 0));

@@ -1,7 +1,7 @@
 //! What changes in a resource or an output: both sides of it walked through together, down to values that have no parts. What the engine masks on
 //! either side is named and never shown; every text, keys and numbers included, is looked through for the job's secrets before it is cut.
 
-use super::secrets::{Secrets, Sensitive};
+use crate::secrets::{Secrets, Sensitive};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use shared_proto::plan::AttributeChange;

@@ -5,14 +5,13 @@
 mod change;
 mod kept;
 mod read;
-mod secrets;
 
 use crate::engine::Engine;
 use crate::journal::Journal;
+use crate::secrets::Secrets;
 use crate::stop::Stop;
 use read::About;
 use runner_worker_iac::redaction::Redaction;
-use secrets::Secrets;
 use shared_proto::bounds::PLAN_DOCUMENT_MAX;
 use shared_proto::plan::parts;
 use shared_proto::v1::event::Body;

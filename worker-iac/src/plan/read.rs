@@ -3,7 +3,7 @@
 
 use super::change::{Delta, named};
 use super::kept::{Kept, length};
-use super::secrets::{Secrets, Sensitive};
+use crate::secrets::{Secrets, Sensitive};
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use shared_proto::bounds::PLAN_DOCUMENT_MAX;

@@ -1,4 +1,4 @@
-//! What must not be in a plan: the job's secrets, and the values that the engine masks in one place and shows in another, where a provider has copied
+//! What must not be in a plan or a state that is told of: the job's secrets, and the values that the engine masks in one place and shows in another, where a provider has copied
 //! them (`terraform_data` shows its `input` as `output`).
 
 use runner_worker_iac::redaction::{Redaction, SHORTEST};
@@ -11,7 +11,7 @@ const BYTES_MAX: usize = 64 * 1024;
 
 /// The values that an engine masks somewhere.
 #[derive(Debug, Default)]
-pub(super) struct Sensitive {
+pub(crate) struct Sensitive {
     values: BTreeSet<String>,
     bytes: usize,
     /// How many did not fit.
@@ -20,7 +20,7 @@ pub(super) struct Sensitive {
 
 /// What is taken out of every text.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Secrets {
+pub(crate) struct Secrets {
     of_job: Redaction,
     of_engine: Redaction,
 }
@@ -29,7 +29,7 @@ pub(super) struct Secrets {
 
 impl Sensitive {
     /// Takes one; a short one would hide everything.
-    pub(super) fn take(&mut self, value: &str) {
+    pub(crate) fn take(&mut self, value: &str) {
         if value.len() < SHORTEST || self.values.contains(value) {
             return;
         }
@@ -41,7 +41,7 @@ impl Sensitive {
         self.values.insert(value.to_owned());
     }
     /// How many are not looked for.
-    pub(super) fn left_out(&self) -> usize {
+    pub(crate) fn left_out(&self) -> usize {
         self.left_out
     }
 }
@@ -50,12 +50,12 @@ impl Sensitive {
 
 impl Secrets {
     /// Both of them; what is found counts as the job's.
-    pub(super) fn new(of_job: Redaction, sensitive: &Sensitive) -> Self {
+    pub(crate) fn new(of_job: Redaction, sensitive: &Sensitive) -> Self {
         let of_engine = Redaction::new(sensitive.values.iter().map(String::as_str)).counting_on(&of_job);
         Self { of_job, of_engine }
     }
     /// The text without them.
-    pub(super) fn apply(&self, text: &mut String) {
+    pub(crate) fn apply(&self, text: &mut String) {
         self.of_job.apply(text);
         self.of_engine.apply(text);
     }
