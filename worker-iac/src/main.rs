@@ -13,6 +13,7 @@ mod engine;
 mod events;
 mod first;
 mod journal;
+mod masked;
 mod plan;
 mod process;
 mod secrets;

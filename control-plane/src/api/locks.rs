@@ -15,11 +15,11 @@ use utoipa::{OpenApi, ToSchema};
 const JOBS_LOOKED_AT: u32 = 50;
 
 #[derive(OpenApi)]
-#[openapi(paths(show))]
+#[openapi(paths(lock))]
 pub(super) struct Document;
 
 pub(super) fn routes() -> Routes {
-    Routes::new().add("get", "/stacks/{stack}/lock", show)
+    Routes::new().add("get", "/stacks/{stack}/lock", lock)
 }
 
 /// The lock of a stack's state.
@@ -55,7 +55,7 @@ pub(super) enum Verdict {
 
 #[utoipa::path(get, path = "/api/v1/stacks/{stack}/lock", tag = "stacks",
     params(("stack" = String, Path, description = "Id or name")), responses((status = 200, body = LockView)))]
-async fn show(
+async fn lock(
     State(state): State<ApiState>,
     caller: Caller,
     Named(stack): Named<String>,

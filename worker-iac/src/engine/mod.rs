@@ -12,7 +12,6 @@ mod lock;
 mod opentofu;
 mod providers;
 pub(crate) mod resources;
-mod sensitive;
 pub(crate) mod state;
 mod terraform;
 

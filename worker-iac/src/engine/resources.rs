@@ -1,7 +1,7 @@
 //! The resources of a state, as the engine gives it to programs: their names, and what they hold where somebody asks for one. What is
 //! sensitive does not leave. <https://opentofu.org/docs/internals/json-format/#state-representation>
 
-use super::sensitive::{collect, hide, masked};
+use crate::masked::{Mask, clean, note};
 use crate::secrets::{Secrets, Sensitive};
 use runner_worker_iac::redaction::Redaction;
 use serde_json::Value;
@@ -29,7 +29,7 @@ pub(crate) struct Resources {
 pub(crate) fn of_state(state: &Value, addresses: &[String], of_job: Redaction) -> Resources {
     let root = &state["values"]["root_module"];
     let mut found = Sensitive::default();
-    each(root, 0, &mut |resource| collect(&resource["values"], &resource["sensitive_values"], &mut found));
+    each(root, 0, &mut |resource| note(&resource["values"], Mask::of(&resource["sensitive_values"]), &mut found));
     let secrets = Secrets::new(of_job, &found);
     let mut resources = Resources { not_looked_for: found.left_out(), ..Resources::default() };
     each(root, 0, &mut |resource| {
@@ -63,7 +63,7 @@ fn is_at(address: &str, wanted: &str) -> bool {
 
 fn told(resource: &Value, whole: bool, secrets: &Secrets) -> StateResource {
     let text = |key: &str| resource[key].as_str().unwrap_or_default().to_owned();
-    let values = hide(masked(&resource["values"], &resource["sensitive_values"]), secrets);
+    let values = clean(&resource["values"], Mask::of(&resource["sensitive_values"]), secrets);
     let mut attributes = if whole { values.to_string() } else { String::new() };
     let mut left_out = 0;
     if attributes.len() > ATTRIBUTES_MAX {

@@ -1,6 +1,7 @@
 //! What changes in a resource or an output: both sides of it walked through together, down to values that have no parts. What the engine masks on
 //! either side is named and never shown; every text, keys and numbers included, is looked through for the job's secrets before it is cut.
 
+use crate::masked::{Mask, any, clean, note};
 use crate::secrets::{Secrets, Sensitive};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -13,8 +14,6 @@ pub(super) const ATTRIBUTES_MAX: usize = 200;
 pub(super) const VALUE_MAX: usize = 4096;
 /// The most bytes of a path, an address or another short text.
 pub(super) const NAME_MAX: usize = 1024;
-/// What stands for a sensitive part of a value that is shown as a whole.
-const SENSITIVE: &str = "(sensitive)";
 
 /// Both sides of a change, as the engine gives them.
 #[derive(Debug, Default, Deserialize)]
@@ -42,14 +41,6 @@ pub(super) struct Importing {
 enum At {
     Key(String),
     Index(usize),
-}
-
-/// What of a value is sensitive.
-#[derive(Debug, Clone, Copy)]
-enum Mask<'a> {
-    Nothing,
-    All,
-    Parts(&'a Value),
 }
 
 /// What is found on the way.
@@ -98,19 +89,6 @@ impl Delta {
     pub(super) fn replace_paths(&self, secrets: &Secrets) -> Vec<String> {
         let paths = self.replace_paths.iter().flatten().take(ATTRIBUTES_MAX);
         paths.map(|path| shown(&path.iter().map(At::of).collect::<Vec<_>>(), secrets)).collect()
-    }
-}
-
-fn note(value: &Value, mask: Mask<'_>, found: &mut Sensitive) {
-    match (mask.on(value), value) {
-        (Mask::Nothing, _) => {}
-        (mask, Value::Array(items)) => {
-            items.iter().enumerate().for_each(|(at, item)| note(item, mask.index(at), found));
-        }
-        (mask, Value::Object(map)) => map.iter().for_each(|(key, value)| note(value, mask.key(key), found)),
-        (_, Value::String(text)) => found.take(text),
-        (_, Value::Number(number)) => found.take(&number.to_string()),
-        _ => {}
     }
 }
 
@@ -170,63 +148,6 @@ fn cut(text: &mut String, most: usize) -> usize {
     }
     text.truncate(end);
     whole - end
-}
-
-// === impl Mask ===
-
-impl<'a> Mask<'a> {
-    /// What is of a form that nobody knows hides all.
-    fn of(mask: &'a Value) -> Self {
-        match mask {
-            Value::Null | Value::Bool(false) => Self::Nothing,
-            Value::Object(_) | Value::Array(_) if !any(mask) => Self::Nothing,
-            Value::Object(_) | Value::Array(_) => Self::Parts(mask),
-            _ => Self::All,
-        }
-    }
-    fn key(self, key: &str) -> Self {
-        match self {
-            Self::Parts(Value::Object(parts)) => parts.get(key).map_or(Self::Nothing, Self::of),
-            Self::Parts(_) => Self::All,
-            whole => whole,
-        }
-    }
-    fn index(self, index: usize) -> Self {
-        match self {
-            Self::Parts(Value::Array(parts)) => parts.get(index).map_or(Self::Nothing, Self::of),
-            Self::Parts(_) => Self::All,
-            whole => whole,
-        }
-    }
-    /// As it is of a value of that form: of one without parts it cannot be a part that is hidden.
-    fn on(self, value: &Value) -> Self {
-        match (self, value) {
-            (Self::Parts(_), Value::Null) => Self::Nothing,
-            (Self::Parts(Value::Object(_)), Value::Object(_)) | (Self::Parts(Value::Array(_)), Value::Array(_)) => self,
-            (Self::Parts(_), _) => Self::All,
-            (whole, _) => whole,
-        }
-    }
-    fn is_all(self) -> bool {
-        matches!(self, Self::All)
-    }
-    fn same(self, other: Self) -> bool {
-        match (self, other) {
-            (Self::Nothing, Self::Nothing) | (Self::All, Self::All) => true,
-            (Self::Parts(a), Self::Parts(b)) => a == b,
-            _ => false,
-        }
-    }
-}
-
-/// Whether anything in it is but nothing, `false` and what has no parts.
-fn any(value: &Value) -> bool {
-    match value {
-        Value::Null | Value::Bool(false) => false,
-        Value::Array(items) => items.iter().any(any),
-        Value::Object(map) => map.values().any(any),
-        _ => true,
-    }
 }
 
 fn key<'a>(of: &'a Value, key: &str) -> &'a Value {
@@ -367,7 +288,7 @@ impl Walk<'_> {
     /// A value as it may be shown; nothing of null, and of what is too long.
     fn value(&self, value: &Value, mask: Mask<'_>, left_out: &mut u32) -> Option<Value> {
         let bytes = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        match self.clean(value, mask) {
+        match clean(value, mask, self.secrets) {
             Value::Null => None,
             Value::String(mut text) => {
                 *left_out = left_out.saturating_add(bytes(cut(&mut text, VALUE_MAX)));
@@ -381,33 +302,6 @@ impl Walk<'_> {
                 }
                 Some(whole)
             }
-        }
-    }
-
-    /// Without what is sensitive, and without the job's secrets.
-    fn clean(&self, value: &Value, mask: Mask<'_>) -> Value {
-        let clean = |text: &str| {
-            let mut text = text.to_owned();
-            self.secrets.apply(&mut text);
-            text
-        };
-        match (mask.on(value), value) {
-            (Mask::All, Value::Null) => Value::Null,
-            (Mask::All, _) => SENSITIVE.into(),
-            (_, Value::String(text)) => clean(text).into(),
-            // a secret may be a number
-            (_, Value::Number(number)) => {
-                let text = number.to_string();
-                let clean = clean(&text);
-                if clean == text { value.clone() } else { clean.into() }
-            }
-            (mask, Value::Array(items)) => {
-                items.iter().enumerate().map(|(at, item)| self.clean(item, mask.index(at))).collect()
-            }
-            (mask, Value::Object(map)) => {
-                map.iter().map(|(key, value)| (clean(key), self.clean(value, mask.key(key)))).collect()
-            }
-            (_, plain) => plain.clone(),
         }
     }
 }
