@@ -294,11 +294,11 @@ mod tests {
     #[test]
     fn a_state_is_a_table_and_a_resource_its_attributes() {
         let list = listed(&json!({ "items": [document(&resource(), false)] }));
-        assert!(list.contains("module.m.t.n[0]  tainted") && list.contains('…'), "{list}");
+        assert!(list.contains("module.m.t.n[0]   tainted") && list.contains('…'), "{list}");
         assert!(document(&resource(), false).get("attributes").is_none());
         let text = shown(&json!({ "items": [document(&resource(), true)] }));
         assert!(
-            text.starts_with("# module.m.t.n[0] (p): tainted\n") && text.contains("password: (sensitive)"),
+            text.starts_with("# module.m.t.n[0] (p): tainted\n") && text.contains("password: \"(sensitive)\""),
             "{text}"
         );
         let large = v1::StateResource { attributes: String::new(), left_out: 70_000, ..resource() };
