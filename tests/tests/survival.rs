@@ -145,6 +145,8 @@ async fn service_manager() -> Result<()> {
     // neither of the two may be silent
     for pid in [runner.supervisor()?, runner.processes().spawner.context("a spawner")?.pid] {
         signal(pid, Signal::SIGSTOP)?;
+        // what it told before nobody has read yet where this process had no turn
+        while manager.told(Duration::from_millis(1)).await?.is_some() {}
         // one may be under way still
         let mut signs = 0;
         while let Some(told) = manager.told(WATCHDOG).await? {
