@@ -3,6 +3,9 @@
 
 use crate::journal::cut;
 use shared_proto::v1::StateLock;
+use time::PrimitiveDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
 
 /// The summary of that diagnostic.
 const SUMMARY: &str = "Error acquiring the state lock";
@@ -35,21 +38,11 @@ pub(super) fn in_diagnostic(summary: &str, detail: &str) -> Option<StateLock> {
 
 /// A moment as Go prints one in UTC: `2026-01-31 10:00:00.123456 +0000 UTC`.
 fn moment_ms(text: &str) -> Option<i64> {
-    let mut words = text.split(' ');
-    let (date, clock, offset) = (words.next()?, words.next()?, words.next()?);
-    let numbers = |text: &str, by: char| -> Option<Vec<i64>> { text.split(by).map(|n| n.parse().ok()).collect() };
-    let (whole, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
-    let (date, clock) = (numbers(date, '-')?, numbers(whole, ':')?);
-    let (&[year, month, day], &[hour, minute, second]) = (date.as_slice(), clock.as_slice()) else { return None };
-    let valid = (1970..10_000).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
-    if offset != "+0000" || !valid || hour > 23 || minute > 59 || second > 60 || !fraction.is_ascii() {
-        return None;
-    }
-    // https://howardhinnant.github.io/date_algorithms.html#days_from_civil, for years from 1970 on
-    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468;
-    let millis: i64 = format!("{:0<3.3}", fraction).parse().ok()?;
-    Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1000 + millis)
+    const FORM: &[BorrowedFormatItem<'_>] =
+        format_description!(version = 2, "[year]-[month]-[day] [hour]:[minute]:[second][optional [.[subsecond]]]");
+    let (moment, _) = text.split_once(" +0000")?;
+    let moment = PrimitiveDateTime::parse(moment, &FORM).ok()?.assume_utc();
+    i64::try_from(moment.unix_timestamp_nanos() / 1_000_000).ok()
 }
 
 #[cfg(test)]
@@ -83,6 +76,8 @@ mod tests {
             ("2026-03-01 00:00:00 +0100 CET", None),
             ("2026-13-01 00:00:00 +0000 UTC", None),
             ("2026-03-01", None),
+            ("2026-03-01 -9223372036854775808:00:00 +0000 UTC", None),
+            ("2026-03-01 00:9223372036854775807:00 +0000 UTC", None),
             ("", None),
         ] {
             assert_eq!(moment_ms(text), expected, "{text}");
