@@ -100,6 +100,10 @@ impl Version {
     pub fn is_pre_release(&self) -> bool {
         !self.pre.is_empty()
     }
+    /// Whether it is that release, one before it, or a later one.
+    pub fn is_at_least(&self, release: [u32; 3]) -> bool {
+        self.numbers >= release
+    }
     /// The release that it is one before; a release is its own.
     #[must_use]
     pub fn core(&self) -> Self {

@@ -11,6 +11,7 @@ use crate::config::{Config, SETTINGS, Source};
 use crate::policy::Policy;
 use crate::{admin, preflight};
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint};
+use shared_proto::failure::{Code, Failure};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -271,6 +272,14 @@ fn show(config: &Config, json: bool) -> i32 {
         format!("{:width$}  {}  ({source})", s.key, if s.value.is_empty() { "-" } else { &s.value })
     });
     out(&lines.collect::<Vec<_>>().join("\n"))
+}
+
+/// What a command waits with that is done with the network.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Code::Internal.on(format!("this process cannot wait for anything: {e}")))
 }
 
 /// Prints a result. A reader that has gone is no failure.

@@ -26,6 +26,7 @@ pub mod proxy;
 pub mod recorder;
 pub mod runner;
 pub mod scratch;
+pub mod screens;
 pub mod storm;
 pub mod suite;
 pub mod tools;

@@ -95,7 +95,11 @@ impl World {
     }
     /// A job that the instance `i-1` has accepted.
     async fn accepted(&self, stack: &str) -> (String, v1::AcceptRequest) {
-        let (status, job) = self.post(&format!("/stacks/{stack}/jobs"), &json!({"kind": "update"})).await;
+        self.accepted_of(stack, "update").await
+    }
+    /// The same, of another kind.
+    async fn accepted_of(&self, stack: &str, kind: &str) -> (String, v1::AcceptRequest) {
+        let (status, job) = self.post(&format!("/stacks/{stack}/jobs"), &json!({ "kind": kind })).await;
         assert_eq!(status, StatusCode::CREATED, "{job}");
         let given = self.store.assign_next(&self.runner, "i-1", 4, &[]).await.expect("asked").expect("a job");
         let accept = v1::AcceptRequest {
@@ -538,18 +542,9 @@ async fn a_lock_that_was_had_since_is_none_and_what_reads_has_none() {
     at_work(&world, 10_000, 11_000, locked(7_000)).await;
     assert_eq!(world.get("/stacks/s/lock").await.1["holder"]["verdict"], "dead");
     // what reads asks for no lock
-    let (status, _) = world.post("/stacks/s/jobs", &json!({ "kind": "state" })).await;
-    assert_eq!(status, StatusCode::CREATED);
-    let given = world.store.assign_next(&world.runner, "i-1", 4, &[]).await.expect("asked").expect("a job");
-    let accept = v1::AcceptRequest {
-        job_id: given.job_id,
-        fencing_token: given.fencing_token,
-        instance_id: "i-1".into(),
-        request_sha256: given.request_sha256,
-    };
-    world.store.accept_job(&world.organization, &world.runner, &accept).await.expect("accepted");
+    let (_, given) = world.accepted_of("s", "state").await;
     let end = event::Body::Result(ended("no_changes", "ok").unwrap_or_default());
-    world.report_at(&accept, 1, vec![(12_000, end)]).await;
+    world.report_at(&given, 1, vec![(12_000, end)]).await;
     assert_eq!(world.get("/stacks/s/lock").await.1["holder"]["verdict"], "dead");
     at_work(&world, 13_000, 14_000, ended("applied", "ok")).await;
     assert_eq!(world.get("/stacks/s/lock").await.1["lock"], Value::Null);

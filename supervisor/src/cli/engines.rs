@@ -105,10 +105,7 @@ fn install(config: &Config, matches: &ArgMatches) -> Result<i32, Failure> {
     let release = release(matches)?;
     let place = matches.get_one::<String>("from").or(config.engines.mirror.as_ref());
     let place = place.map_or(Place::Vendor, |place| Place::parse(place));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Code::Internal.on(format!("this process cannot wait for anything: {e}")))?;
+    let runtime = super::runtime()?;
     let named = matches.get_one::<[u8; 32]>("sha256").copied();
     let done = runtime.block_on(install::install(config, &release, &place, named))?;
     let (what, path, record) = match done {

@@ -89,10 +89,7 @@ fn add(config: &Config, matches: &ArgMatches) -> Result<i32, Failure> {
         Code::SourceRefused.on(format!("{}: {what}", path.display())).next("Name a file that an engine has written.")
     })?;
     let place = matches.get_one::<String>("from").map_or(Place::Vendor, |place| Place::parse(place));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Code::Internal.on(format!("this process cannot wait for anything: {e}")))?;
+    let runtime = super::runtime()?;
     for one in &locked {
         // as each is done: a later one may fail
         match runtime.block_on(add::add(config, one, &place))? {

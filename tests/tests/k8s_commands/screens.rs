@@ -82,16 +82,7 @@ pub(super) async fn screens() -> Result<()> {
         if let Some(wide) = text.lines().skip(1).find(|l| is_help && l.chars().count() > 80) {
             different.push(format!("{name}: {wide:?} is wider than 80 columns"));
         }
-        let file = folder.join(format!("{name}.txt"));
-        if std::env::var_os("UPDATE_DOCS").is_some() {
-            std::fs::create_dir_all(&folder)?;
-            std::fs::write(&file, &text)?;
-        }
-        let kept =
-            std::fs::read_to_string(&file).with_context(|| format!("{}: run it with UPDATE_DOCS=1", file.display()))?;
-        if let Some(found) = difference(&text, &kept) {
-            different.push(format!("{name}\n{found}"));
-        }
+        different.extend(runner_tests::screens::difference(&folder, name, &text)?);
     }
     ensure!(different.is_empty(), "{}", different.join("\n"));
     // the same events as kubectl has

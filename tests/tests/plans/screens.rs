@@ -2,7 +2,6 @@
 
 use super::*;
 use regex::Regex;
-use runner_tests::compare::first_difference;
 use runner_tests::process::Program;
 use std::path::Path;
 
@@ -44,16 +43,7 @@ pub(super) async fn screens() -> Result<()> {
         if let Some(wide) = wide {
             different.push(format!("{name}: {wide:?} is wider than 80 columns"));
         }
-        let file = folder.join(format!("{name}.txt"));
-        if std::env::var_os("UPDATE_DOCS").is_some() {
-            std::fs::create_dir_all(&folder)?;
-            std::fs::write(&file, &text)?;
-        }
-        let kept =
-            std::fs::read_to_string(&file).with_context(|| format!("{}: run it with UPDATE_DOCS=1", file.display()))?;
-        if let Some((ours, theirs)) = first_difference(&text, &kept) {
-            different.push(format!("{name}\n  ours:   {ours:?}\n  theirs: {theirs:?}"));
-        }
+        different.extend(runner_tests::screens::difference(&folder, name, &text)?);
     }
     ensure!(different.is_empty(), "{}", different.join("\n"));
     Ok(())

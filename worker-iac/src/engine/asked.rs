@@ -218,8 +218,8 @@ fn of_json(text: &str) -> Option<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::opentofu::OpenTofu;
-    use super::super::terraform::Terraform;
+    use super::super::opentofu::OPENTOFU;
+    use super::super::terraform::TERRAFORM;
     use super::*;
     use std::fs;
 
@@ -293,22 +293,22 @@ mod tests {
             ("infra/not.tf", "terraform {\n required_version = \"whatever\"\n}"),
             ("infra/x.tf.json", r#"{"terraform":{"required_version":"< 2"}}"#),
         ];
-        let found = asked("~> 1.8", &files, "infra", &OpenTofu);
+        let found = asked("~> 1.8", &files, "infra", &OPENTOFU);
         let required = ">= 1.6 (required_version in main.tf), < 2 (required_version in x.tf.json)";
         assert_eq!(found, Ok(format!("~> 1.8 (the stack), 1.8.0 (.opentofu-version), {required}")));
-        assert_eq!(asked("", &files, "infra", &Terraform), Ok(format!("1.5.7 (.terraform-version), {required}")));
+        assert_eq!(asked("", &files, "infra", &TERRAFORM), Ok(format!("1.5.7 (.terraform-version), {required}")));
         // no more than that are looked at
         let many: String =
             (0..=REQUIRED_MAX).map(|n| format!("terraform {{\n required_version = \"!= 0.0.{n}\"\n}}\n")).collect();
-        let found = asked("", &[("main.tf", &many)], "", &OpenTofu).expect("reads");
+        let found = asked("", &[("main.tf", &many)], "", &OPENTOFU).expect("reads");
         assert_eq!(found.matches("required_version").count(), REQUIRED_MAX);
         // an overriding file says it alone
         let mut overridden = files.to_vec();
         overridden.push(("infra/a_override.tf", "terraform {\n required_version = \"1.9.9\"\n}"));
-        let found = asked("", &overridden[2..], "infra", &OpenTofu);
+        let found = asked("", &overridden[2..], "infra", &OPENTOFU);
         assert_eq!(found, Ok("1.9.9 (required_version in a_override.tf)".to_owned()));
-        assert_eq!(asked("", &[("main.tf", "")], "", &OpenTofu), Ok(String::new()));
-        let failure = asked("latest", &[("main.tf", "")], "", &OpenTofu).expect_err("no constraint");
+        assert_eq!(asked("", &[("main.tf", "")], "", &OPENTOFU), Ok(String::new()));
+        let failure = asked("latest", &[("main.tf", "")], "", &OPENTOFU).expect_err("no constraint");
         assert_eq!(failure.code, Code::InvalidArgument);
     }
 
@@ -320,7 +320,7 @@ mod tests {
             let folder = source(&files);
             let top = folder.path().join("source");
             let root = top.join("a/b").canonicalize().expect("is there");
-            Asked::read("", &top, &root, &Terraform).map(|asked| asked.to_string())
+            Asked::read("", &top, &root, &TERRAFORM).map(|asked| asked.to_string())
         };
         let name = ".terraform-version";
         let [here, above, top, outside] =
@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_version_file_says_a_version_a_constraint_or_the_newest() {
-        let of = |text: &str| asked("", &[(".opentofu-version", text), ("main.tf", "")], "", &OpenTofu);
+        let of = |text: &str| asked("", &[(".opentofu-version", text), ("main.tf", "")], "", &OPENTOFU);
         for (text, expected) in [
             ("1.9.0", "1.9.0"),
             ("v1.9.0\r\n", "v1.9.0"),
@@ -356,14 +356,14 @@ mod tests {
             assert!(failure.next_step.contains("1.9.0"), "{failure}");
         }
         let folder = source(&[("main.tf", ""), (".opentofu-version/x", "")]);
-        assert!(Asked::read("", folder.path(), &folder.path().canonicalize().expect("real"), &OpenTofu).is_err());
+        assert!(Asked::read("", folder.path(), &folder.path().canonicalize().expect("real"), &OPENTOFU).is_err());
     }
 
     #[test]
     fn all_hold_together_and_a_required_version_takes_a_pre_release_for_its_release() {
         let folder = source(&[("main.tf", "terraform {\n required_version = \">= 1.9.0, < 1.11\"\n}")]);
         let root = folder.path().canonicalize().expect("real");
-        let of = |stack: &str| Asked::read(stack, folder.path(), &root, &OpenTofu).expect("reads");
+        let of = |stack: &str| Asked::read(stack, folder.path(), &root, &OPENTOFU).expect("reads");
         let allows = |asked: &Asked, text: &str| asked.allows(&Version::parse(text).expect("a version"));
         assert!(allows(&of(""), "1.9.0") && allows(&of(""), "1.10.0-beta1") && !allows(&of(""), "1.11.0"));
         assert!(allows(&of("!= 1.9.1"), "1.9.0") && !allows(&of("!= 1.9.1"), "1.9.1"));

@@ -1,12 +1,11 @@
 //! What is asked of an engine while it does something else: it reads a saved plan only, is told of in no event, and nobody takes it over.
 
-use super::Engine;
-use super::dialect::{Command, Dialect};
+use super::dialect::Command;
+use super::{Common, Engine};
 use crate::cancel::Watcher;
-use crate::process::{self, Environment, Program};
+use crate::process;
 use crate::stop::{Exit, Stop};
 use shared_proto::plan;
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -18,34 +17,18 @@ const SAID_MAX: u64 = 64 * 1024;
 /// An engine, for one question.
 #[derive(Debug)]
 pub(crate) struct Beside {
-    dialect: &'static dyn Dialect,
-    version: String,
-    program: PathBuf,
-    environment: Environment,
-    /// Arguments that name the files with the job's variables.
-    variables: Vec<String>,
-    root: PathBuf,
-    work: PathBuf,
+    common: Common,
     cancel: Watcher,
 }
 
 impl Engine {
     /// The same engine once more.
     pub(crate) fn beside(&self) -> Beside {
-        Beside {
-            dialect: self.dialect,
-            version: self.version.clone(),
-            program: self.program.clone(),
-            environment: self.environment.clone(),
-            variables: self.variables.clone(),
-            root: self.root.clone(),
-            work: self.work.clone(),
-            cancel: self.cancel.clone(),
-        }
+        Beside { common: self.common.clone(), cancel: self.cancel.clone() }
     }
     /// Its name and version.
     pub(crate) fn called(&self) -> plan::Engine {
-        plan::Engine { name: self.dialect.name().to_owned(), version: self.version.clone() }
+        plan::Engine { name: self.common.dialect.name().to_owned(), version: self.common.version.clone() }
     }
 }
 
@@ -59,21 +42,13 @@ impl Beside {
     pub(crate) async fn show_json(mut self, plan: &Path) -> Result<File, String> {
         let command = Command::ShowDocument(plan);
         // what is sensitive is in its output as it is
-        let (out, err) = process::scratch(&self.work.join("tmp"), command.name());
+        let (out, err) = process::scratch(&self.common.work.join("tmp"), command.name());
         let forget = || [&out, &err].map(std::fs::remove_file);
         // of a worker before this one
         let _ = forget();
-        let arguments = self.dialect.arguments(&command, &self.version, &self.variables);
         // a provider may write where it does for the others
-        let (source, data, tmp) = (self.work.join("source"), self.work.join("data"), self.work.join("tmp"));
-        let program = Program {
-            path: &self.program,
-            arguments: arguments.into_iter().map(OsString::from).collect(),
-            folder: &self.root,
-            environment: &self.environment,
-            output: (&out, &err),
-            writes: vec![&source, &data, &tmp],
-        };
+        let writes = self.common.writes();
+        let program = self.common.program(&command, (&out, &err), writes.iter().map(PathBuf::as_path).collect());
         let ended = process::run_beside(program, &mut self.cancel).await;
         let (file, said) = (opened(&out), first_error(&err));
         let _ = forget();

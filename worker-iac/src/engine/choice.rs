@@ -160,17 +160,17 @@ impl Engine {
     pub(crate) async fn choose(&mut self, choice: &Choice) -> Result<Option<String>, Stop> {
         self.learn_version().await?;
         let usual = choice.usual.as_ref().map(|p| Path::new(&p.path));
-        if usual == Some(self.program.as_path())
-            && let Some(other) = choice.in_place_of_usual(&self.version)?
+        if usual == Some(self.common.program.as_path())
+            && let Some(other) = choice.in_place_of_usual(&self.common.version)?
         {
             self.take(&other)?;
             self.learn_version().await?;
         }
-        let claimed = choice.others.iter().find(|(_, program)| self.program == Path::new(&program.path));
+        let claimed = choice.others.iter().find(|(_, program)| self.common.program == Path::new(&program.path));
         if let Some((version, program)) = claimed
-            && Version::parse(&self.version).as_ref() != Ok(version)
+            && Version::parse(&self.common.version).as_ref() != Ok(version)
         {
-            let message = format!("{} says that it is of version {}", program.path, self.version);
+            let message = format!("{} says that it is of version {}", program.path, self.common.version);
             let next =
                 format!("Put it in order on the runner: `runner engines remove {} {version}`.", choice.dialect.name());
             return Err(Code::EngineVersionMissing.on(message).next(next).into());
@@ -178,13 +178,18 @@ impl Engine {
         if choice.asked.is_nothing() {
             return Ok(None);
         }
-        Ok(Some(format!("{} {} is taken. What is asked for: {}.", choice.dialect.name(), self.version, choice.asked)))
+        Ok(Some(format!(
+            "{} {} is taken. What is asked for: {}.",
+            choice.dialect.name(),
+            self.common.version,
+            choice.asked
+        )))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::opentofu::OpenTofu;
+    use super::super::opentofu::OPENTOFU;
     use super::*;
 
     fn program(version: &str, path: &str) -> EngineProgram {
@@ -203,8 +208,8 @@ mod tests {
             std::fs::write(folder.path().join(".opentofu-version"), file).expect("writes");
         }
         let root = folder.path().canonicalize().expect("real");
-        let asked = Asked::read(stack, &root, &root, &OpenTofu).expect("reads");
-        Choice::new(&start(usual, others), &OpenTofu, asked)
+        let asked = Asked::read(stack, &root, &root, &OPENTOFU).expect("reads");
+        Choice::new(&start(usual, others), &OPENTOFU, asked)
     }
     /// What is taken where the usual one is 1.8.0.
     fn taken(choice: &Choice) -> Result<String, Failure> {
@@ -270,7 +275,7 @@ mod tests {
 
     #[test]
     fn what_is_at_work_is_not_asked() {
-        let at = |usual: bool, version: &str| Choice::at_work(&start(usual, &["1.9.3"]), &OpenTofu, version)?.first();
+        let at = |usual: bool, version: &str| Choice::at_work(&start(usual, &["1.9.3"]), &OPENTOFU, version)?.first();
         assert_eq!(at(true, "1.9.3"), Ok(program("1.9.3", "/engines/1.9.3")));
         assert_eq!(at(true, "1.8.0"), Ok(program("1.8.0", "/usr/bin/tofu")));
         assert_eq!(at(false, "1.8.0").expect_err("gone").code, Code::EngineVersionMissing);

@@ -1,7 +1,8 @@
 //! What differs between engines: how a command of ours is said to each, and how its answer is read. A dialect starts nothing and knows
 //! no job: [`super::Engine`] runs what it says.
 
-use super::{opentofu::OpenTofu, terraform::Terraform};
+use super::opentofu::OPENTOFU;
+use super::terraform::TERRAFORM;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::JobKind;
 use shared_proto::v1::event::Body;
@@ -68,7 +69,7 @@ pub(crate) trait Dialect: Debug + Send + Sync {
 /// # Errors
 /// `engine_missing` for any other.
 pub(crate) fn named(name: &str) -> Result<&'static dyn Dialect, Failure> {
-    let known: [&'static dyn Dialect; 2] = [&OpenTofu, &Terraform];
+    let known: [&'static dyn Dialect; 2] = [&OPENTOFU, &TERRAFORM];
     known
         .into_iter()
         .find(|dialect| dialect.name() == name)
@@ -91,10 +92,4 @@ impl Command<'_> {
             Self::Unlock(_) => "unlock",
         }
     }
-}
-
-/// Whether a version is that one or a later one; what is no version is none.
-pub(super) fn at_least(version: &str, wanted: (u32, u32)) -> bool {
-    let mut numbers = version.trim_start_matches('v').split(['.', '-']).map(str::parse::<u32>);
-    matches!((numbers.next(), numbers.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= wanted)
 }

@@ -15,7 +15,7 @@ const BLOCKS: &str = "runner_imports.tf.json";
 /// # Errors
 /// The file system.
 pub(crate) fn write(engine: &Engine, imports: &[ImportedResource]) -> Result<(), Failure> {
-    private_file(&engine.root.join(BLOCKS), blocks(imports).as_bytes())
+    private_file(&engine.common.root.join(BLOCKS), blocks(imports).as_bytes())
 }
 
 /// An address is an expression in JSON too, an id a template: it means what it says only where that is taken back.

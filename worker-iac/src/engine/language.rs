@@ -1,28 +1,68 @@
 //! What OpenTofu and Terraform have in common: commands, options, events.
 //! <https://opentofu.org/docs/cli/commands/>, <https://developer.hashicorp.com/terraform/cli/commands>.
 
-use super::dialect::{Command, Plan};
+use super::dialect::{Command, Dialect, Plan};
+use crate::events;
 use serde_json::Value;
 use shared_proto::v1::JobKind;
+use shared_proto::v1::event::Body;
+use shared_proto::version::Version;
 
 /// How long the engine waits for a lock of the state that somebody else holds.
 const LOCK_TIMEOUT: &str = "-lock-timeout=60s";
 
-/// What of it one engine and version takes and another does not.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Takes {
-    /// `init -json`.
-    pub(super) init_json: bool,
-    /// Options that name variables, for the command that is said.
-    pub(super) variables: bool,
+/// One of the two, as far as it differs from the other.
+#[derive(Debug)]
+pub(super) struct Language {
+    pub(super) name: &'static str,
+    /// What the files of a root module end in.
+    pub(super) extensions: &'static [&'static str],
+    /// What says in a source which version of it is to be taken.
+    pub(super) version_file: &'static str,
+    /// The first version whose `init` takes `-json`.
+    pub(super) init_json: [u32; 3],
+    /// Whether a command of a version takes options that name variables.
+    pub(super) takes_variables: fn(&Command<'_>, &str) -> bool,
 }
 
-/// The arguments that say the command.
-pub(super) fn arguments(command: &Command<'_>, takes: Takes, variables: &[String]) -> Vec<String> {
+// === impl Language ===
+
+impl Dialect for Language {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+    fn extensions(&self) -> &'static [&'static str] {
+        self.extensions
+    }
+    fn version_file(&self) -> &'static str {
+        self.version_file
+    }
+    fn arguments(&self, command: &Command<'_>, version: &str, variables: &[String]) -> Vec<String> {
+        let variables = if (self.takes_variables)(command, version) { variables } else { &[] };
+        arguments(command, is_at_least(version, self.init_json), variables)
+    }
+    fn version(&self, said: &str) -> Option<String> {
+        version(said)
+    }
+    fn event(&self, line: &str) -> Option<Body> {
+        events::of_line(line)
+    }
+    fn planned_changes(&self) -> i32 {
+        2
+    }
+}
+
+/// Whether a version is that one, one before it or a later one; what is no version is none.
+pub(super) fn is_at_least(version: &str, wanted: [u32; 3]) -> bool {
+    Version::parse(version).is_ok_and(|version| version.is_at_least(wanted))
+}
+
+/// The arguments that say the command. `variables`: options that name them.
+fn arguments(command: &Command<'_>, init_json: bool, variables: &[String]) -> Vec<String> {
     let mut said: Vec<String> = words(command).iter().map(|word| (*word).to_owned()).collect();
     match command {
         Command::Init { again } => {
-            said.extend(takes.init_json.then(|| "-json".to_owned()));
+            said.extend(init_json.then(|| "-json".to_owned()));
             said.extend(again.then(|| "-reconfigure".to_owned()));
         }
         Command::Plan { what, out } => {
@@ -31,9 +71,7 @@ pub(super) fn arguments(command: &Command<'_>, takes: Takes, variables: &[String
         }
         _ => {}
     }
-    if takes.variables {
-        said.extend(variables.iter().cloned());
-    }
+    said.extend(variables.iter().cloned());
     // what it is for comes after every option
     match command {
         Command::Show(plan) | Command::ShowDocument(plan) | Command::Apply(plan) => {
@@ -71,7 +109,7 @@ fn planned<'a>(what: &Plan<'a>) -> impl Iterator<Item = String> + 'a {
 }
 
 /// The version in what `version -json` says; a warning may come first.
-pub(super) fn version(said: &str) -> Option<String> {
+fn version(said: &str) -> Option<String> {
     let value: Value = serde_json::from_str(said.get(said.find('{')?..)?).ok()?;
     value["terraform_version"].as_str().map(str::to_owned)
 }
@@ -84,7 +122,6 @@ mod tests {
     #[test]
     fn options_come_before_what_they_are_for() {
         let what = Plan { kind: JobKind::Destroy, targets: &["a.b".to_owned()], replace: &["c.d[\"e f\"]".to_owned()] };
-        let takes = Takes { init_json: true, variables: true };
         let variables = ["-var-file=v".to_owned()];
         for (command, expected) in [
             (Command::Init { again: true }, "-json -reconfigure -var-file=v"),
@@ -96,7 +133,7 @@ mod tests {
             (Command::Unlock("id"), "-force -var-file=v id"),
             (Command::Workspace("w"), "-or-create=true -var-file=v w"),
         ] {
-            let said = arguments(&command, takes, &variables).join(" ");
+            let said = arguments(&command, true, &variables).join(" ");
             assert!(said.ends_with(expected), "{said}");
         }
     }

@@ -42,6 +42,16 @@ const STATE_MAX: usize = 64 * 1024 * 1024;
 /// An engine, ready for one root module.
 #[derive(Debug)]
 pub(crate) struct Engine {
+    common: Common,
+    state: PathBuf,
+    grace: Duration,
+    cancel: Watcher,
+    journal: Journal,
+}
+
+/// What all its commands have in common.
+#[derive(Debug, Clone)]
+struct Common {
     dialect: &'static dyn Dialect,
     program: PathBuf,
     version: String,
@@ -50,10 +60,6 @@ pub(crate) struct Engine {
     variables: Vec<String>,
     root: PathBuf,
     work: PathBuf,
-    state: PathBuf,
-    grace: Duration,
-    cancel: Watcher,
-    journal: Journal,
 }
 
 /// What is said of a command's end.
@@ -102,7 +108,8 @@ impl Engine {
         // what it may write has to be there before
         private_folder(&work.join("data"))?;
         let version = parts.program.version.clone();
-        Ok(Self { dialect, program, version, environment, variables, root, work, state, grace, cancel, journal })
+        let common = Common { dialect, program, version, environment, variables, root, work };
+        Ok(Self { common, state, grace, cancel, journal })
     }
 
     /// Takes another program of the same engine, before anything but its version was asked of it.
@@ -110,22 +117,22 @@ impl Engine {
     /// # Errors
     /// `engine_missing`.
     fn take(&mut self, program: &EngineProgram) -> Result<(), Failure> {
-        self.program = program_at(program)?;
-        self.version.clone_from(&program.version);
+        self.common.program = program_at(program)?;
+        self.common.version.clone_from(&program.version);
         Ok(())
     }
 
     /// Asks the program for its version, where the supervisor does not know it: that one runs no programs.
     pub(crate) async fn learn_version(&mut self) -> Result<(), Stop> {
-        if !self.version.is_empty() {
+        if !self.common.version.is_empty() {
             return Ok(());
         }
         let (text, _) = self.said(&Command::Version, VERSION_MAX).await?;
-        self.version = self.dialect.version(&text).ok_or_else(|| {
+        self.common.version = self.common.dialect.version(&text).ok_or_else(|| {
             Code::EngineMissing.on(format!(
                 "{} does not say its version as {} does",
-                self.program.display(),
-                self.dialect.name()
+                self.common.program.display(),
+                self.common.dialect.name()
             ))
         })?;
         Ok(())
@@ -148,7 +155,7 @@ impl Engine {
     }
 
     fn has_changes(&self, exit: Exit) -> bool {
-        exit == Exit::Code(self.dialect.planned_changes())
+        exit == Exit::Code(self.common.dialect.planned_changes())
     }
 
     /// The plan as the engine shows it to people.
@@ -164,10 +171,10 @@ impl Engine {
     /// Attends a command that a worker before this one has started, to its end. Whether a plan has changes.
     pub(crate) async fn take_over(&mut self, followed: Followed) -> Result<bool, Stop> {
         let Followed { command, left, read, asked, complaint, .. } = followed;
-        let (out, err) = (self.work.join("engine.log"), self.work.join("engine.err"));
-        let program = self.program.clone();
+        let (out, err) = (self.common.work.join("engine.log"), self.common.work.join("engine.err"));
+        let program = self.common.program.clone();
         let orphan = Orphan { path: &program, left, output: (&out, &err), read, asked };
-        let (journal, dialect, mut complaint) = (self.journal.clone(), self.dialect, complaint);
+        let (journal, dialect, mut complaint) = (self.journal.clone(), self.common.dialect, complaint);
         let exit = process::take_over(orphan, &mut self.cancel, self.grace, &self.journal, async |heard| {
             heard_of_command(&journal, dialect, &mut complaint, heard).await;
         })
@@ -213,8 +220,8 @@ impl Engine {
 
     /// Runs a command whose standard output is lines of events.
     async fn command(&mut self, command: &Command<'_>) -> Result<Exit, Stop> {
-        let (out, err) = (self.work.join("engine.log"), self.work.join("engine.err"));
-        let (journal, dialect) = (self.journal.clone(), self.dialect);
+        let (out, err) = (self.common.work.join("engine.log"), self.common.work.join("engine.err"));
+        let (journal, dialect) = (self.journal.clone(), self.common.dialect);
         let mut complaint = Complaint::default();
         let exit = self
             .run(command, (&out, &err), async |heard| {
@@ -227,8 +234,8 @@ impl Engine {
     /// Runs a command whose standard output is a document: it may hold secrets, and goes with the temporary folder. What it says, in whole
     /// lines up to so many bytes, and how many bytes more there are.
     async fn said(&mut self, command: &Command<'_>, max: usize) -> Result<(String, u64), Stop> {
-        let (out, _) = process::scratch(&self.work.join("tmp"), command.name());
-        let err = self.work.join("engine.err");
+        let (out, _) = process::scratch(&self.common.work.join("tmp"), command.name());
+        let err = self.common.work.join("engine.err");
         let journal = self.journal.clone();
         let mut complaint = Complaint::default();
         let exit = self
@@ -241,7 +248,7 @@ impl Engine {
         // a document may be one line, longer than what is ever heard of one
         let read = read_lines(&out, max);
         let _ = std::fs::remove_file(&out);
-        complaint.judge(command.name(), self.dialect, exit?)?;
+        complaint.judge(command.name(), self.common.dialect, exit?)?;
         Ok(read.map_err(|e| io_failure(Code::Internal, "what the engine said", &e))?)
     }
 
@@ -252,8 +259,8 @@ impl Engine {
         hear: F,
     ) -> Result<Exit, Stop> {
         let started = EngineStarted {
-            engine: self.dialect.name().into(),
-            version: self.version.clone(),
+            engine: self.common.dialect.name().into(),
+            version: self.common.version.clone(),
             command: command.name().into(),
         };
         let length = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());
@@ -261,18 +268,38 @@ impl Engine {
         self.journal.record(Body::EngineStarted(started)).await;
         // what came before is on disk before the engine can do anything
         self.journal.flush().await;
-        let arguments = self.dialect.arguments(command, &self.version, &self.variables);
         // its modules, its own data with the saved plan, and the state where that is here; not the spool
-        let (source, data, tmp) = (self.work.join("source"), self.work.join("data"), self.work.join("tmp"));
-        let program = Program {
+        let writes = self.common.writes();
+        let writes = writes.iter().chain([&self.state]).map(PathBuf::as_path).collect();
+        let program = self.common.program(command, output, writes);
+        process::run(program, &mut self.cancel, self.grace, &self.journal, hear).await
+    }
+}
+
+// === impl Common ===
+
+impl Common {
+    /// What every command may write: the modules, the engine's own data, temporary files.
+    fn writes(&self) -> [PathBuf; 3] {
+        ["source", "data", "tmp"].map(|folder| self.work.join(folder))
+    }
+
+    /// The program that does a command.
+    fn program<'a>(
+        &'a self,
+        command: &Command<'_>,
+        output: (&'a Path, &'a Path),
+        writes: Vec<&'a Path>,
+    ) -> Program<'a> {
+        let arguments = self.dialect.arguments(command, &self.version, &self.variables);
+        Program {
             path: &self.program,
             arguments: arguments.into_iter().map(OsString::from).collect(),
             folder: &self.root,
             environment: &self.environment,
             output,
-            writes: vec![&source, &data, &tmp, &self.state],
-        };
-        process::run(program, &mut self.cancel, self.grace, &self.journal, hear).await
+            writes,
+        }
     }
 }
 
@@ -438,7 +465,7 @@ mod tests {
             ("write x: no space left on device", Exit::Code(1), "apply", Some(Code::DiskFull)),
             ("x", Exit::Signal(9), "plan", Some(Code::EngineFailed)),
         ] {
-            let judged = heard(summary).judge(command, &terraform::Terraform, exit);
+            let judged = heard(summary).judge(command, &terraform::TERRAFORM, exit);
             let code = judged.err().map(|stop| match stop {
                 Stop::Failed(failure, Some(found)) if found == exit => failure.code,
                 other => panic!("{other:?}"),

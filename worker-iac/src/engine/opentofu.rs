@@ -1,38 +1,16 @@
 //! OpenTofu, as far as it differs from its sibling.
 
-use super::dialect::{Command, Dialect, at_least};
-use super::language::{self, Takes};
-use crate::events;
-use shared_proto::v1::event::Body;
+use super::dialect::Command;
+use super::language::{Language, is_at_least};
 
 /// OpenTofu.
-#[derive(Debug)]
-pub(super) struct OpenTofu;
-
-impl Dialect for OpenTofu {
-    fn name(&self) -> &'static str {
-        "opentofu"
-    }
-    fn extensions(&self) -> &'static [&'static str] {
-        &[".tf", ".tf.json", ".tofu", ".tofu.json"]
-    }
-    fn version_file(&self) -> &'static str {
-        ".opentofu-version"
-    }
-    fn arguments(&self, command: &Command<'_>, version: &str, variables: &[String]) -> Vec<String> {
-        let takes = Takes { init_json: at_least(version, (1, 8)), variables: takes_variables(command, version) };
-        language::arguments(command, takes, variables)
-    }
-    fn version(&self, said: &str) -> Option<String> {
-        language::version(said)
-    }
-    fn event(&self, line: &str) -> Option<Body> {
-        events::of_line(line)
-    }
-    fn planned_changes(&self) -> i32 {
-        2
-    }
-}
+pub(super) const OPENTOFU: Language = Language {
+    name: "opentofu",
+    extensions: &[".tf", ".tf.json", ".tofu", ".tofu.json"],
+    version_file: ".opentofu-version",
+    init_json: [1, 8, 0],
+    takes_variables,
+};
 
 /// Since 1.8 all that reads the configuration takes them, for backends and sources of modules that are made of variables; its apply
 /// compares them with the plan's.
@@ -40,13 +18,13 @@ fn takes_variables(command: &Command<'_>, version: &str) -> bool {
     match command {
         Command::Version => false,
         Command::Plan { .. } => true,
-        _ => at_least(version, (1, 8)),
+        _ => is_at_least(version, [1, 8, 0]),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::dialect::Plan;
+    use super::super::dialect::{Dialect as _, Plan};
     use super::*;
     use shared_proto::v1::JobKind;
     use std::path::Path;
@@ -55,7 +33,7 @@ mod tests {
     fn variables_and_json_go_where_they_are_taken() {
         let plan = Plan { kind: JobKind::Update, targets: &[], replace: &[] };
         let says = |command: &Command<'_>, version, word: &str| {
-            OpenTofu.arguments(command, version, &["-var-file=v".into()]).iter().any(|said| said == word)
+            OPENTOFU.arguments(command, version, &["-var-file=v".into()]).iter().any(|said| said == word)
         };
         let init = Command::Init { again: false };
         for (version, json) in

@@ -63,8 +63,10 @@ fn is_at(address: &str, wanted: &str) -> bool {
 
 fn told(resource: &Value, whole: bool, secrets: &Secrets) -> StateResource {
     let text = |key: &str| resource[key].as_str().unwrap_or_default().to_owned();
-    let values = clean(&resource["values"], Mask::of(&resource["sensitive_values"]), secrets);
-    let mut attributes = if whole { values.to_string() } else { String::new() };
+    let mask = Mask::of(&resource["sensitive_values"]);
+    let id = clean(&resource["values"]["id"], mask.key("id"), secrets);
+    // of a list of very many nobody reads them
+    let mut attributes = if whole { clean(&resource["values"], mask, secrets).to_string() } else { String::new() };
     let mut left_out = 0;
     if attributes.len() > ATTRIBUTES_MAX {
         left_out = attributes.len() as u64;
@@ -76,7 +78,7 @@ fn told(resource: &Value, whole: bool, secrets: &Secrets) -> StateResource {
         r#type: text("type"),
         name: text("name"),
         provider: text("provider_name"),
-        id: values["id"].as_str().unwrap_or_default().to_owned(),
+        id: id.as_str().unwrap_or_default().to_owned(),
         tainted: resource["tainted"] == true,
         deposed: text("deposed_key"),
         attributes,

@@ -26,11 +26,11 @@ enum Backend {
 /// # Errors
 /// What `init` fails with; `state_elsewhere`; the file system.
 pub(crate) async fn init(engine: &mut Engine, folder: &str, elsewhere: &str) -> Result<(), Stop> {
-    let may_have_backend = mentions_backend(&engine.root, engine.dialect.extensions())?;
+    let may_have_backend = mentions_backend(&engine.common.root, engine.common.dialect.extensions())?;
     if may_have_backend {
         // the engine reads its own language best: what it then has set up is what the configuration says
         engine.init(false).await?;
-        if let Backend::Other(kind) = configured(&engine.work.join("data"))? {
+        if let Backend::Other(kind) = configured(&engine.common.work.join("data"))? {
             engine.journal.note(format!("The state is in the configuration's own backend ({kind}).")).await;
             return Ok(());
         }
@@ -49,12 +49,12 @@ pub(crate) async fn init(engine: &mut Engine, folder: &str, elsewhere: &str) -> 
     // that of another workspace than the default one is in a folder of its own there
     let local = json!({ "path": path, "workspace_dir": folder.join("workspaces") });
     let content = json!({ "terraform": { "backend": { "local": local } } });
-    private_file(&engine.root.join(OVERRIDE), content.to_string().as_bytes())?;
+    private_file(&engine.common.root.join(OVERRIDE), content.to_string().as_bytes())?;
     let note = format!(
         "The configuration has no backend: its state is kept in the runner's state directory, by {OVERRIDE} in the working copy."
     );
     engine.journal.note(note).await;
-    if engine.root.join("terraform.tfstate").exists() {
+    if engine.common.root.join("terraform.tfstate").exists() {
         engine.journal.note("The terraform.tfstate that came with the source is not used.").await;
     }
     engine.init(may_have_backend).await
