@@ -13,10 +13,12 @@ use shared_proto::v1::{
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::pin::pin;
 use std::time::Duration;
+use tokio::io::AsyncReadExt as _;
 
 use crate::fault::Fault;
-use crate::net::Dialer;
+use crate::net::{Dialer, Stream};
 use crate::socket::{self, Input, Output};
 use crate::steps::Steps;
 use crate::{aws, azure, gcp, kubernetes, resolve};
@@ -44,11 +46,15 @@ pub(crate) async fn run(inherited: Inherited) -> Result<(), FrameError> {
         biased;
         () = hangup.gone() => Ok(()),
         ended = async {
-            let request: WorkerRequest = input.request().await?;
+            let mut request: WorkerRequest = input.request().await?;
+            let mut connection = None;
+            if request.ready {
+                (request, connection) = ready(request, &dialer, &mut input).await?;
+            }
             if let Some(wanted) = request.bound_token {
                 return output.last(&bound(wanted, request.target, &dialer).await).await;
             }
-            let outcome = serve(request, &dialer, &mut input, &mut output).await;
+            let outcome = serve(request, connection, &dialer, &mut input, &mut output).await;
             output.outcome(&outcome).await?;
             Ok(())
         } => ended,
@@ -75,13 +81,60 @@ async fn bound(wanted: BoundToken, target: Option<v1::Target>, dialer: &Dialer) 
         .unwrap_or_else(|fault| ResolveReply { kind: Some(Reply::Failure(fault.outcome())), ..Default::default() })
 }
 
-async fn serve(request: WorkerRequest, dialer: &Dialer, input: &mut Input, output: &mut Output) -> Outcome {
+/// Connects to the target while the request is not there yet. What cannot be connected to is tried again by the request, which tells why.
+async fn ready(
+    first: WorkerRequest,
+    dialer: &Dialer,
+    input: &mut Input,
+) -> Result<(WorkerRequest, Option<Stream>), FrameError> {
+    let target = first.target.clone().and_then(|target| target.kind);
+    let connecting = async {
+        match target {
+            Some(Target::Kubernetes(target)) => kubernetes::connection(target, dialer).await.ok(),
+            _ => None,
+        }
+    };
+    // one future to the end: a frame that was begun must not be lost in between
+    let mut coming = pin!(input.request::<WorkerRequest>());
+    let mut connecting = pin!(connecting);
+    let (request, connection) = tokio::select! {
+        request = &mut coming => (request?, connecting.await),
+        mut connection = &mut connecting => {
+            let request = tokio::select! {
+                request = &mut coming => request?,
+                // an API server says nothing unasked: it has closed it, or is none
+                () = spoken(&mut connection) => {
+                    connection = None;
+                    coming.await?
+                }
+            };
+            (request, connection)
+        }
+    };
+    Ok((WorkerRequest { target: first.target, ..request }, connection))
+}
+
+/// Resolves once there is something to read, the end included; never where there is no connection.
+async fn spoken(connection: &mut Option<Stream>) {
+    match connection {
+        Some(stream) => drop(stream.read(&mut [0]).await),
+        None => std::future::pending().await,
+    }
+}
+
+async fn serve(
+    request: WorkerRequest,
+    connection: Option<Stream>,
+    dialer: &Dialer,
+    input: &mut Input,
+    output: &mut Output,
+) -> Outcome {
     let WorkerRequest { request: Some(request), target: Some(target), masking, steps, again, .. } = request else {
         return Fault::new(Code::Internal, "the request came without an operation or without a target").outcome();
     };
     let deadline = request.deadline_ms;
     let told = (masking, Steps::after(steps), again);
-    let work = dispatch(request, target.kind, told, dialer, input, output);
+    let work = dispatch(request, (target.kind, connection), told, dialer, input, output);
     let ended = if deadline == 0 {
         work.await
     } else {
@@ -95,7 +148,7 @@ async fn serve(request: WorkerRequest, dialer: &Dialer, input: &mut Input, outpu
 
 async fn dispatch(
     request: OperationRequest,
-    target: Option<Target>,
+    (target, connection): (Option<Target>, Option<Stream>),
     (masking, steps, again): (Option<Masking>, Steps, bool),
     dialer: &Dialer,
     input: &mut Input,
@@ -106,7 +159,7 @@ async fn dispatch(
     };
     match target {
         Some(Target::Kubernetes(target)) => {
-            kubernetes::serve(what, target, masking, steps, dialer, input, output).await
+            kubernetes::serve(what, (target, connection), masking, steps, dialer, input, output).await
         }
         Some(Target::Aws(target)) => aws::serve(what, target, (steps, again), dialer, input, output).await,
         Some(Target::Gcp(target)) => gcp::serve(what, target, steps, dialer, output).await,

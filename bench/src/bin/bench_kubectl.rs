@@ -99,7 +99,7 @@ async fn run(divisor: usize, holds: bool) -> Result<bool> {
         for way in &set.ways {
             println!("{}: HOME={} kubectl --kubeconfig {}", way.name, way.home.display(), way.kubeconfig.display());
         }
-        tokio::io::copy(&mut tokio::io::stdin(), &mut tokio::io::sink()).await?;
+        tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink())).await??;
         return Ok(true);
     }
     let mut hold = true;

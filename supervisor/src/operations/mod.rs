@@ -9,10 +9,12 @@
 
 mod body;
 pub(crate) mod dial;
+mod given;
 mod input;
 mod inventory;
 mod output;
 mod permission;
+mod ready;
 mod request;
 
 use crate::audit::recording::Header;
@@ -23,23 +25,23 @@ use crate::policy::What;
 use crate::recorder::{self, Moved, Recorder};
 use crate::recordings::Recording;
 use crate::tunnel::Settings;
-use crate::workers::{Exit, Mortal, Operation, Warm, Workers};
+use crate::workers::{Exit, Mortal, Warm, Workers};
 use body::{Item, RunBody};
+use given::Given;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use permission::Permission;
+use ready::{For, Ready};
 use request::Decided;
 use shared_proto::bounds::FIRST_MESSAGE_MAX;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::flow::{Budget, Credit, SendShare, Shares};
-use shared_proto::frame::{self, Kind};
-use shared_proto::v1::{self, operation_input, operation_request, target};
-use std::convert::Infallible;
+use shared_proto::v1::{self, operation_input, operation_request};
 use std::error::Error as _;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tonic::Streaming;
 use tonic::codec::Codec as _;
 use tracing::Instrument as _;
@@ -71,6 +73,7 @@ struct Inner {
     settings: watch::Receiver<Arc<Settings>>,
     workers: Workers,
     warm: Warm,
+    ready: Ready,
     resolver: Resolver,
     recorder: Recorder,
     /// Whether nothing new is taken.
@@ -166,6 +169,7 @@ impl Operations {
             settings,
             workers,
             warm,
+            ready: Ready::start_task(),
             resolver,
             recorder,
             draining,
@@ -207,29 +211,6 @@ impl Operations {
         match taken {
             Ok(_) => Ok(Place(self.inner.clone())),
             Err(_) => Err(Code::Busy.on(format!("{most} operations are running on this runner, as many as it takes"))),
-        }
-    }
-}
-
-impl Inner {
-    /// A worker that has its request: a warm one, or one that starts now, in its turn.
-    async fn given(&self, message: v1::WorkerRequest) -> Result<(Operation, Option<SemaphorePermit<'_>>), Failed> {
-        if let Some(mut operation) = self.warm.take()
-            // it may have ended while it waited; whoever ended it had nothing of this request
-            && frame::write_message(&mut operation.socket, Kind::Request, &message).await.is_ok()
-        {
-            self.started_warm.fetch_add(1, Ordering::Relaxed);
-            return Ok((operation, None));
-        }
-        // never closed
-        let place = self.starting.acquire().await.ok();
-        let mut operation = self.workers.operation().await?;
-        match frame::write_message(&mut operation.socket, Kind::Request, &message).await {
-            Ok(()) => Ok((operation, place)),
-            Err(e) => {
-                let what = format!("its socket ended before it had its request: {e}");
-                Err(Failed::crashed(&mut operation.worker, what).await)
-            }
         }
     }
 }
@@ -537,26 +518,22 @@ impl SessionOperations {
             } else {
                 (inner.resolver.resolve(connection, asker).await?, Vec::new())
             };
-            let mut target = (*resolved).clone();
-            let reach = dial::Reach::of(&target, request.what.as_ref())?;
-            // passing the proxy is ours: its password is none of the worker's business
-            if let Some(target::Kind::Kubernetes(target)) = &mut target.kind {
-                target.proxy_url.clear();
-                target.impersonation.clone_from(&impersonation);
-            }
+            let reach = Arc::new(dial::Reach::of(&resolved, request.what.as_ref())?);
             let recorded = match (record, &request.what) {
                 (true, Some(operation_request::What::K8sExec(exec))) => Some(self.recording(&request, exec).await?),
                 _ => None,
             };
+            let whom = For::of(&request, &resolved, impersonation.as_ref(), &inner.settings);
             let message = v1::WorkerRequest {
                 request: Some(request.clone()),
-                target: Some(target),
+                target: Some(ready::of_worker(&resolved, impersonation.as_ref())),
                 masking: masking.clone(),
                 steps,
                 again,
                 ..Default::default()
             };
-            let (Operation { mut worker, mut socket, dial }, starting) = inner.given(message).await?;
+            let Given { mut worker, mut socket, starting, dialling: _dialling } =
+                inner.given(message, reach.clone(), whom.as_ref()).await?;
             if let Some(first) = taken.take() {
                 // dropped where the stream is gone already, which the caller notices
                 let _ = items.send(Item::Data(body::taken(inner.isolation, first))).await;
@@ -568,17 +545,10 @@ impl SessionOperations {
             let output = output::pass(reader, credit.clone(), items, starting, around);
             let around = input::Around { credit: &credit, items, moved: &moved.bytes_in, recording };
             let input = input::pass(&mut input, writer, &mut window, around);
-            let dialling = async {
-                if let Some(end) = dial {
-                    dial::serve(end, &reach, || inner.settings.borrow().config.proxy.clone()).await;
-                }
-                std::future::pending::<Infallible>().await
-            };
             let ended = tokio::select! {
                 ended = output => ended,
                 failure = input => return Err(failure.into()),
                 failure = failed(recording) => return Err(failure.into()),
-                never = dialling => match never {},
             };
             if let Some(recording) = recorded {
                 recording.finish().await?;
@@ -590,6 +560,9 @@ impl SessionOperations {
             };
             // where the answer of AWS went on as it is, the outcome tells what it said
             if outcome.code != Code::CredentialsExpired.as_str() && !EXPIRED.contains(&outcome.target_reason.as_str()) {
+                if let (Some(whom), "ok") = (whom, outcome.code.as_str()) {
+                    self.operations.make_ready(whom, reach);
+                }
                 return Ok(outcome);
             }
             inner.resolver.forget(connection, asker, resolved).await;

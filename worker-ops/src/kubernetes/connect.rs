@@ -10,10 +10,11 @@ use serde::de::DeserializeOwned;
 use shared_proto::address::Address;
 use shared_proto::failure::Code;
 use shared_proto::v1::{Impersonation, KubernetesTarget};
+use std::cell::Cell;
 
 use super::errors;
 use crate::fault::Fault;
-use crate::net::{Client, Dialer, Endpoint, Request, read_all, tls, url};
+use crate::net::{Client, Dialer, Endpoint, Request, Stream, read_all, tls, url};
 
 /// The longest answer that is taken as one JSON document, bytes: a page of 500 large pods is a tenth of it.
 const DOCUMENT_MAX: usize = 64 * 1024 * 1024;
@@ -29,13 +30,15 @@ pub(crate) struct Cluster {
     authorization: Option<HeaderValue>,
     impersonation: Vec<(HeaderName, HeaderValue)>,
     namespace: String,
+    /// A connection that was made ahead of need.
+    connection: Cell<Option<Stream>>,
 }
 
 // === impl Cluster ===
 
 impl Cluster {
-    /// Checks the target; connects with the first request.
-    pub(crate) fn new(target: KubernetesTarget, dialer: &Dialer) -> Result<Self, Fault> {
+    /// Checks the target; connects with the first request, where there is no `connection` yet.
+    pub(crate) fn new(target: KubernetesTarget, connection: Option<Stream>, dialer: &Dialer) -> Result<Self, Fault> {
         let wrong = |what: String| Fault::new(Code::CredentialsUnavailable, what);
         let address = Address::parse(&target.server).map_err(|e| wrong(format!("the API server's URL: {e}")))?;
         let tls = if address.https {
@@ -68,7 +71,7 @@ impl Cluster {
         let impersonation = target.impersonation.map(|who| impersonation(&who)).transpose()?.unwrap_or_default();
         let namespace = if target.namespace.is_empty() { "default".to_owned() } else { target.namespace };
         let client = Client::new(Endpoint { address, tls, dialer: dialer.clone() });
-        Ok(Self { client, authorization, impersonation, namespace })
+        Ok(Self { client, authorization, impersonation, namespace, connection: Cell::new(connection) })
     }
 
     /// To the same API server, over a connection of its own.
@@ -78,7 +81,13 @@ impl Cluster {
             authorization: self.authorization.clone(),
             impersonation: self.impersonation.clone(),
             namespace: self.namespace.clone(),
+            connection: Cell::default(),
         }
+    }
+
+    /// The connection that was there before the request, to whoever asks first.
+    pub(crate) fn take_connection(&self) -> Option<Stream> {
+        self.connection.take()
     }
 
     pub(crate) fn endpoint(&self) -> &Endpoint {
@@ -217,10 +226,10 @@ mod tests {
                 ..good.clone()
             },
         ] {
-            let fault = Cluster::new(bad, &Dialer::none()).err().expect("refused");
+            let fault = Cluster::new(bad, None, &Dialer::none()).err().expect("refused");
             assert_eq!(fault.code(), Code::CredentialsUnavailable);
             assert!(!fault.failure.to_string().contains(secret), "{}", fault.failure);
         }
-        assert!(Cluster::new(good, &Dialer::none()).is_ok());
+        assert!(Cluster::new(good, None, &Dialer::none()).is_ok());
     }
 }

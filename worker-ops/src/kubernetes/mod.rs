@@ -23,21 +23,29 @@ use shared_proto::v1::{KubernetesTarget, Masking, Outcome};
 
 use self::connect::Cluster;
 use crate::fault::Fault;
-use crate::net::Dialer;
+use crate::net::{Dialer, Stream};
 use crate::socket::{Input, Output};
 use crate::steps::Steps;
 
-/// Does one operation.
+/// A connection to a cluster's API server, over which nothing was said yet.
+///
+/// # Errors
+/// A target that is none, or that is not reached.
+pub(crate) async fn connection(target: KubernetesTarget, dialer: &Dialer) -> Result<Stream, Fault> {
+    Cluster::new(target, None, dialer)?.endpoint().connect().await
+}
+
+/// Does one operation. `connection`: one that is there.
 pub(crate) async fn serve(
     what: What,
-    target: KubernetesTarget,
+    (target, connection): (KubernetesTarget, Option<Stream>),
     masking: Option<Masking>,
     steps: Steps,
     dialer: &Dialer,
     input: &mut Input,
     output: &mut Output,
 ) -> Result<Outcome, Fault> {
-    let mut cluster = Cluster::new(target, dialer)?;
+    let mut cluster = Cluster::new(target, connection, dialer)?;
     let namespace = namespace(&what).map(|asked| cluster.namespace(asked).to_owned());
     let done = match what {
         What::ConnectionTest(_) => request::connection_test(&mut cluster, steps, output).await,

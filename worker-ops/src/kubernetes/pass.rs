@@ -4,7 +4,6 @@
 //! It must never pass on what authenticates somebody else than the connection, nor what speaks of the connection between two hops.
 
 use bytes::Bytes;
-use futures_util::TryFutureExt as _;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -21,6 +20,7 @@ use tokio::sync::mpsc;
 use super::connect::Cluster;
 use super::mask::{self, Answer, MaskError, Masker, Refused, WriteRefused, Writes};
 use crate::fault::{Fault, done};
+use crate::net::Stream;
 use crate::net::http::lost;
 use crate::net::passed::{Passed, feed, of_one_connection};
 use crate::socket::{Incoming as Input, Input as Inputs, Output};
@@ -59,10 +59,10 @@ pub(super) async fn pass(
         return masked(cluster, request, has_body.then_some(into), masking, input, output).await;
     }
     let endpoint = cluster.endpoint();
-    let mut sender = connect(cluster).await?;
-    let sending = sender.send_request(request).map_err(|e| lost(endpoint, &e));
+    let sending = send(cluster, request);
     if protocol.is_some() {
-        let answer = accepted(cluster, sending.await?).await?;
+        let (answer, _sender) = sending.await?;
+        let answer = accepted(cluster, answer).await?;
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             return switched(cluster, answer, input, output).await;
         }
@@ -71,10 +71,11 @@ pub(super) async fn pass(
     }
     // one future to the end: a frame that was begun must not be lost in between
     let mut feeding = pin!(feed(input, into));
-    let answer = tokio::select! {
-        answer = sending => accepted(cluster, answer?).await?,
+    let (answer, _sender) = tokio::select! {
+        sent = sending => sent?,
         fault = &mut feeding => return Err(fault),
     };
+    let answer = accepted(cluster, answer).await?;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Fault::new(Code::TargetFailed, format!("{}: it switched protocols unasked", endpoint.shown())));
     }
@@ -110,8 +111,7 @@ async fn masked(
         // the channel has room for the one
         let _ = into.try_send(writes.finish().map_err(Fault::from)?);
     }
-    let mut sender = connect(cluster).await?;
-    let answer = sender.send_request(request).await.map_err(|e| lost(cluster.endpoint(), &e))?;
+    let (answer, _sender) = send(cluster, request).await?;
     let answer = accepted(cluster, answer).await?;
     let form = Answer::of(&method, answer.status(), answer.headers(), masking.watch).map_err(Fault::from)?;
     // the supervisor has read them as patterns
@@ -153,11 +153,33 @@ impl From<MaskError> for Fault {
     }
 }
 
-/// A connection to the API server, for one request.
-async fn connect(cluster: &Cluster) -> Result<SendRequest<Passed>, Fault> {
+/// Sends the request over the connection that is there, or over a new one. The answer's body comes as long as there is the sender.
+async fn send(
+    cluster: &Cluster,
+    mut request: http::Request<Passed>,
+) -> Result<(Response<Incoming>, SendRequest<Passed>), Fault> {
     let endpoint = cluster.endpoint();
-    let stream = endpoint.connect().await?;
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| lost(endpoint, &e))?;
+    if let Some(stream) = cluster.take_connection()
+        && let Ok(mut sender) = over(cluster, stream).await
+    {
+        match sender.try_send_request(request).await {
+            Ok(answer) => return Ok((answer, sender)),
+            // it was closed meanwhile; of a request that comes back nothing was sent
+            Err(mut failed) => match failed.take_message() {
+                Some(unsent) => request = unsent,
+                None => return Err(lost(endpoint, failed.error())),
+            },
+        }
+    }
+    let mut sender = over(cluster, endpoint.connect().await?).await?;
+    let answer = sender.send_request(request).await.map_err(|e| lost(endpoint, &e))?;
+    Ok((answer, sender))
+}
+
+/// HTTP on a connection to the API server, for one request.
+async fn over(cluster: &Cluster, stream: Stream) -> Result<SendRequest<Passed>, Fault> {
+    let (sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|e| lost(cluster.endpoint(), &e))?;
     // ends with the answer's body, or with what was switched to
     tokio::spawn(async move {
         let _ = connection.with_upgrades().await;

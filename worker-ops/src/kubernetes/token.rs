@@ -16,7 +16,7 @@ pub(crate) async fn bound(
 ) -> Result<(String, i64), Fault> {
     let namespace = segment("namespace", &wanted.namespace)?;
     let account = segment("service account", &wanted.service_account)?;
-    let mut cluster = Cluster::new(target, dialer)?;
+    let mut cluster = Cluster::new(target, None, dialer)?;
     let request = TokenRequest {
         spec: TokenRequestSpec {
             audiences: wanted.audiences,

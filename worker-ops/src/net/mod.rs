@@ -11,5 +11,5 @@ pub(crate) mod tls;
 pub(crate) mod url;
 
 pub(crate) use self::again::Again;
-pub(crate) use self::dial::{Dialer, Endpoint};
+pub(crate) use self::dial::{Dialer, Endpoint, Stream};
 pub(crate) use self::http::{Client, Request, read_all};

@@ -19,6 +19,7 @@ mod harness;
 mod kubernetes;
 mod kubernetes_permissions;
 mod process;
+mod ready;
 mod resolve;
 mod server;
 
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     let suite = process::scenarios(Suite::new());
     let suite = kubernetes::scenarios(suite);
     let suite = exec::scenarios(suite);
+    let suite = ready::scenarios(suite);
     let suite = aws::scenarios(suite);
     let suite = aws_listing::scenarios(suite);
     let suite = aws_logs::scenarios(suite);
