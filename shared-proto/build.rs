@@ -45,6 +45,7 @@ const JSON: &[&str] = &[
     "Outputs",
     "EngineMessage",
     "PlanPart",
+    "PlanJudged",
     "PlanSaved",
     "CancelProgress",
     "EngineStarted",

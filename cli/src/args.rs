@@ -2,7 +2,7 @@
 
 use crate::commands::{
     aws, ca, connection, deploy, job, k8s, kube_token, kubeconfig, login, logs, operation, organization, plan,
-    resources, runner, stack, state,
+    resources, rules, runner, stack, state,
 };
 use crate::config::Overrides;
 use crate::output::Format;
@@ -101,6 +101,9 @@ pub(crate) enum Command {
     /// A stack's state: its resources, outputs and lock
     #[command(subcommand)]
     State(state::StateCommand),
+    /// Rules for plans: what a plan must not do, and what others have to approve
+    #[command(subcommand)]
+    Rules(rules::RulesCommand),
     /// Jobs: runs of a stack
     #[command(subcommand)]
     Job(job::JobCommand),

@@ -129,6 +129,7 @@ failures! {
     EngineVersionMissing "engine_version_missing" FailedPrecondition 409 CONFIG "No version of the engine that the runner has is one that all who ask for one allow." "Install one on the runner with `runner engines install`, or change what asks for another.";
     EngineFailed "engine_failed" FailedPrecondition 422 GENERAL "The engine ended with an error." "Read its diagnostics.";
     PlanStale "plan_stale" FailedPrecondition 409 GENERAL "The approved plan is no longer what would be applied." "Start a new job.";
+    PlanDenied "plan_denied" FailedPrecondition 409 NOPERM "A rule denies what the plan would do." "Change the configuration so that the plan does not do it; or ask whoever keeps the rule that the message names.";
     StateElsewhere "state_elsewhere" FailedPrecondition 409 CONFIG "The stack's state belongs to another instance." "Run the job there, or give the stack a backend.";
     StackNotEmpty "stack_not_empty" FailedPrecondition 409 GENERAL "What the stack made was not destroyed." "Destroy it first with a job of the kind destroy; or delete the stack with `--force`, and what it made stays.";
     Fenced "fenced" FailedPrecondition 409 GENERAL "The job was assigned again with a newer fencing token." "Nothing to do; the newer assignment goes on.";

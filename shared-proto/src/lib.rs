@@ -28,6 +28,7 @@ mod kept;
 pub mod lines;
 pub mod plan;
 mod redacted;
+pub mod rules;
 pub mod secret;
 pub mod spool;
 pub mod version;

@@ -3,6 +3,7 @@
 mod audit;
 mod compare;
 mod engines;
+mod plan_rules;
 mod policy;
 mod providers;
 mod recordings;

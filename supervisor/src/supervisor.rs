@@ -711,7 +711,7 @@ impl Reloading<'_> {
             Ok((settings, domains)) => {
                 self.workers.use_programs(settings.config.workers.clone()).await;
                 self.reach.send_replace(domains);
-                let (policy, digest) = policy_digest(&settings.config);
+                let (policy, digest) = policy_digest(&settings);
                 self.replace.send_replace(settings);
                 self.recorder.reopen();
                 self.recorder.note(audit::Record {
@@ -783,6 +783,9 @@ impl Surroundings for Around {
         self.recorder.record(recorder::decided(record, &rule, None)).await?;
         Ok(permit)
     }
+    fn plan_rules(&self) -> String {
+        self.settings.borrow().policy.plan_rules().to_owned()
+    }
     fn ended(&self, job: &str, phase: &str) {
         self.recorder.note(audit::Record {
             kind: audit::Kind::End,
@@ -818,12 +821,15 @@ pub(crate) fn audit_options(config: &Config, runner: &str, instance: &str) -> au
 }
 
 /// Where the policy is, and the SHA-256 of what stands there.
-fn policy_digest(config: &Config) -> (String, Option<String>) {
+fn policy_digest(settings: &Settings) -> (String, Option<String>) {
     use sha2::Digest as _;
-    let path = config.policy.path.display().to_string();
-    let digest =
-        std::fs::read(&config.policy.path).ok().map(|text| shared_proto::hex::encode(&sha2::Sha256::digest(text)[..]));
-    (path, digest)
+    let digest = |text: &[u8]| shared_proto::hex::encode(&sha2::Sha256::digest(text)[..]);
+    let path = &settings.config.policy.path;
+    let rules = match settings.policy.plan_rules() {
+        "" => String::new(),
+        set => format!("; with rules for plans, as JSON of the SHA-256 {}", digest(set.as_bytes())),
+    };
+    (format!("{}{rules}", path.display()), std::fs::read(path).ok().map(|text| digest(&text)))
 }
 
 fn job_settings(

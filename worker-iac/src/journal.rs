@@ -500,7 +500,7 @@ fn texts(body: &mut Body) -> Vec<&mut String> {
         Body::CancelProgress(e) => vec![&mut e.by],
         Body::StateResource(e) => vec![&mut e.address, &mut e.name, &mut e.id, &mut e.attributes],
         // what is secret was taken out before it became JSON, which a text that is taken out of it would break
-        Body::Redacted(_) | Body::PlanPart(_) => vec![],
+        Body::Redacted(_) | Body::PlanPart(_) | Body::PlanJudged(_) => vec![],
     }
 }
 

@@ -1,5 +1,5 @@
 //! `runner-worker-iac job`: one step (plan, apply, outputs) of one infrastructure job, in processes of its own: the first (`first`), and the
-//! worker that it starts as `runner-worker-iac step`, or as `follow` after one that has died.
+//! worker that it starts as `runner-worker-iac step`, or as `follow` after one that has died. `judge` is for people who try their rules.
 //!
 //! The worker reads what to do from descriptor 3, runs the engine, and appends what happens to the spool in its working directory. It goes
 //! on whoever else dies: it must never write to a supervisor's socket in a way that can block or fail the job, never put a secret
@@ -16,6 +16,7 @@ mod journal;
 mod masked;
 mod plan;
 mod process;
+mod rules;
 mod secrets;
 mod source;
 mod start;
@@ -24,9 +25,13 @@ mod stop;
 mod variables;
 
 use engine::followed::Followed;
+use std::io::Read as _;
 use std::path::Path;
 use std::process::ExitCode;
 use step::Begin;
+
+/// The longest question about a plan, bytes: a set of rules as a text in JSON.
+const QUESTION_MAX: u64 = 4 * 1024 * 1024;
 
 /// Exit codes, beside 0 for a step that ended as its events say: they are for the log only, the spool has the result.
 mod exit {
@@ -49,6 +54,7 @@ fn main() -> ExitCode {
             }
         },
         (Some("step"), None) => step(),
+        (Some("judge"), None) => judge(),
         (Some("follow"), Some(signal)) => follow(signal.parse().unwrap_or(0)),
         _ => {
             eprintln!("usage: runner-worker-iac job (started by the runner, with its request on descriptor 3)");
@@ -73,6 +79,23 @@ fn step() -> ExitCode {
         Ok(start) => work(Begin::Told(Box::new(start))),
         Err(e) => {
             eprintln!("runner-worker-iac: the request on descriptor 3: {e}");
+            ExitCode::from(exit::DATA)
+        }
+    }
+}
+
+/// For `runner policy test`: a question on standard input, a judgement on standard output.
+fn judge() -> ExitCode {
+    let asked = std::io::read_to_string(std::io::stdin().take(QUESTION_MAX)).map_err(|e| e.to_string());
+    let asked = asked.and_then(|text| serde_json::from_str(&text).map_err(|e| format!("its question: {e}")));
+    let said = asked.and_then(plan::judge_file);
+    match said.and_then(|judgement| serde_json::to_string(&judgement).map_err(|e| e.to_string())) {
+        Ok(json) => {
+            println!("{json}");
+            ExitCode::SUCCESS
+        }
+        Err(what) => {
+            eprintln!("{what}");
             ExitCode::from(exit::DATA)
         }
     }

@@ -10,7 +10,9 @@ use crate::engine::followed::Followed;
 use crate::engine::{Engine, Parts, environment, imports, private_folder, resources, state};
 use crate::first;
 use crate::journal::{self, Journal, cut};
+use crate::plan::Judged;
 use crate::process::{self, Environment};
+use crate::rules::{Job, Rules};
 use crate::source::{self, Places};
 use crate::stop::{Exit, Stop, io_failure};
 use crate::variables::{self, Declarations, Variables};
@@ -18,10 +20,12 @@ use prost::Message as _;
 use runner_worker_iac::redaction::Redaction;
 use sha2::{Digest as _, Sha256};
 use shared_proto::failure::{Code, Failure};
+use shared_proto::rules::{Judgement, others};
 use shared_proto::spool::{Reader, SpoolError};
 use shared_proto::v1::event::Body;
 use shared_proto::v1::{
-    EngineRead, Event, JobBound, JobKind, JobRequest, JobResult, JobStart, PhaseChanged, PlanSaved, Redacted,
+    EngineRead, Event, JobBound, JobKind, JobRequest, JobResult, JobStart, PhaseChanged, PlanJudged, PlanSaved,
+    Redacted,
 };
 use std::fs::File;
 use std::io::Read as _;
@@ -237,7 +241,12 @@ impl Step {
             let has_changes = engine.plan(&Plan { kind, targets, replace: &self.request.replace }, &plan).await?;
             (engine, has_changes)
         };
-        let text = crate::plan::shown(&mut engine, &self.journal, &plan, kind, has_changes).await?;
+        let judged = self.judged(&engine)?;
+        let (text, judgement) =
+            crate::plan::shown(&mut engine, &self.journal, &plan, (kind, has_changes), judged).await?;
+        if let Some(judgement) = &judgement {
+            self.record_judgement(judgement).await;
+        }
         let sha256 = hash_of(&plan).map_err(|e| io_failure(Code::EngineFailed, "the saved plan", &e))?;
         self.plan_saved(sha256, has_changes, text).await;
         if !has_changes {
@@ -251,6 +260,9 @@ impl Step {
         if !has_changes {
             return Ok(End::Result("no_changes", "The infrastructure is as the configuration says.".into()));
         }
+        if let Some(judgement) = judgement.filter(|judgement| judgement.denied) {
+            return Err(Code::PlanDenied.on(judgement.denial()).into());
+        }
         self.phase("planned", "").await;
         if kind == JobKind::Preview {
             return Ok(End::Result("planned", "The plan is made; a preview changes nothing.".into()));
@@ -258,6 +270,64 @@ impl Step {
         self.last_words().await;
         self.phase("awaiting_approval", "").await;
         Ok(End::Waiting)
+    }
+
+    /// By what plans of this job are judged.
+    fn judged(&self, engine: &Engine) -> Result<Judged, Failure> {
+        let rules = Rules::of(&self.start).map_err(|what| {
+            Code::PlanDenied.on(what).next("Correct the rules: until they can be used nothing is applied.")
+        })?;
+        let called = engine.called();
+        let request = &self.request;
+        let job = Job {
+            kind: crate::plan::name(request.kind()).to_owned(),
+            stack: request.stack_name.clone(),
+            workspace: request.workspace.clone(),
+            engine: called.name,
+            engine_version: called.version,
+            created_by: request.created_by.clone(),
+            groups: request.groups.clone().unwrap_or_default().names,
+            connections: request.connections.clone(),
+        };
+        Ok(Judged { rules, job })
+    }
+
+    async fn record_judgement(&self, judgement: &Judgement) {
+        // texts and numbers
+        let json = serde_json::to_string(judgement).unwrap_or_default();
+        let Judgement { approvals, denied, sets, .. } = judgement.clone();
+        self.journal.record(Body::PlanJudged(PlanJudged { json, approvals, denied, sets })).await;
+    }
+
+    /// Whether the plan may be applied by the rules that are in force now: those by which it was judged may have changed since, and who has
+    /// approved it may be fewer than they ask for.
+    async fn allowed(&self, engine: &Engine, plan: &Path) -> Result<(), Failure> {
+        let judged = self.judged(engine)?;
+        let before = last_judgement(Path::new("events")).unwrap_or_default();
+        let (approvals, denied) = if before.sets == judged.rules.digest() {
+            (before.approvals, before.denied)
+        } else if judged.rules.is_empty() {
+            return Ok(());
+        } else {
+            self.journal.note("The rules have changed since the plan was made: it is judged again.").await;
+            let judgement = crate::plan::judge(engine, &self.journal, plan, self.request.kind(), judged).await?;
+            self.record_judgement(&judgement).await;
+            if judgement.denied {
+                return Err(Code::PlanDenied.on(judgement.denial()));
+            }
+            (judgement.approvals, false)
+        };
+        let others = others(&self.start.approved_by, &self.request.created_by);
+        match (denied, approvals) {
+            (true, _) => Err(Code::PlanDenied.on("a rule denies the plan")),
+            (false, wanted) if others < wanted => Err(Code::PlanDenied
+                .on(format!(
+                    "rules ask for {wanted} people beside {} who approve the plan, and {others} did",
+                    self.request.created_by
+                ))
+                .next("Start a new job, and have its plan approved by as many.")),
+            _ => Ok(()),
+        }
     }
 
     /// The plan's event, last; a long rendering goes before it in pieces.
@@ -299,6 +369,7 @@ impl Step {
             return Err(Code::PlanStale.on(message).into());
         }
         let mut engine = self.engine_at_work(None).await?;
+        self.allowed(&engine, &plan).await?;
         engine.apply(&plan).await?;
         self.applied(engine).await
     }
@@ -604,6 +675,18 @@ fn saved_plan(events: &Path) -> Option<String> {
     while let Ok(Some(record)) = reader.read() {
         if let Ok(Event { body: Some(Body::PlanSaved(plan)), .. }) = Event::decode(record.content.as_slice()) {
             found = Some(plan.sha256);
+        }
+    }
+    found
+}
+
+/// What rules said of the plan that is there, last.
+fn last_judgement(events: &Path) -> Option<PlanJudged> {
+    let mut reader = Reader::new(File::open(events).ok()?).ok()?;
+    let mut found = None;
+    while let Ok(Some(record)) = reader.read() {
+        if let Ok(Event { body: Some(Body::PlanJudged(judged)), .. }) = Event::decode(record.content.as_slice()) {
+            found = Some(judged);
         }
     }
     found

@@ -1,7 +1,7 @@
 //! Follows a job: shows the engine's own words as they come, asks for approval where it may, and ends by the job's result.
 
-use super::Session;
 use super::plan::{self, ExitCode};
+use super::{Session, rules};
 use crate::client::job_events::{JobEvent, JobEvents};
 use crate::client::path;
 use crate::output::{Format, Output, escape, table};
@@ -129,6 +129,11 @@ impl Words {
                 }
             }
             Body::StateResource(resource) => self.say(&resource.address)?,
+            Body::PlanJudged(judged) => {
+                for line in rules::findings(&serde_json::from_str(&judged.json).unwrap_or_default()) {
+                    self.note(&line);
+                }
+            }
             // told in words already, and shown by `plan show`
             Body::Redacted(_) | Body::PlanPart(_) => {}
             Body::Result(_) => self.release()?,
@@ -295,6 +300,12 @@ async fn decide(session: &Session, job: &str, sha256: &str) -> Done {
     if let Some(said) = plan::before_approval(session, job).await {
         eprint!("\n{said}");
     }
+    // whoever made the job is none of the people whom rules ask for
+    if let Some(wanted) = wants_people(session, job).await {
+        eprintln!("· job {job} awaits approval by others: {wanted}");
+        eprintln!("next: have them run `runnerctl job approve {job}`   (look at it: runnerctl plan show {job})");
+        return Err(Stop::Exit(stop::AWAITING));
+    }
     if !terminal::can_ask() {
         eprintln!("· job {job} awaits approval");
         eprintln!(
@@ -320,6 +331,12 @@ async fn decide(session: &Session, job: &str, sha256: &str) -> Done {
         session.client.post(&path(&["jobs", job, "discard"], &[]), &json!({})).await?;
     }
     Ok(())
+}
+
+/// What rules still want of others, where they do.
+async fn wants_people(session: &Session, job: &str) -> Option<String> {
+    let job = session.client.get(&path(&["jobs", job], &[])).await.ok()?;
+    rules::people(&job)
 }
 
 /// Approves a job's plan: that very one, where its digest is known.

@@ -1,8 +1,8 @@
 //! `job`: runs of a stack.
 
-use super::Session;
 use super::follow::{self, Approval, Words};
 use super::plan::ExitCode;
+use super::{Session, rules};
 use crate::client::job_events::JobEvent;
 use crate::client::path;
 use crate::output::{Format, table};
@@ -94,7 +94,12 @@ pub(crate) async fn run(command: JobCommand, session: &Session) -> Done {
         JobCommand::Watch { id, exit } => follow::follow(session, &id, Approval::Watch, exit).await,
         JobCommand::Approve { id, plan } => {
             let job = session.wait("approving", follow::approve(session, &id, plan.as_deref())).await?;
-            session.output.document(&job, |_| format!("Job {id} approved.\nFollow it: runnerctl job watch {id}\n"))
+            session.output.document(&job, |job| match rules::people(job) {
+                Some(wanted) => {
+                    format!("Job {id}: you have approved it, and it goes on waiting for others: {wanted}.\n")
+                }
+                None => format!("Job {id} approved.\nFollow it: runnerctl job watch {id}\n"),
+            })
         }
         JobCommand::Discard { id } => {
             let at = path(&["jobs", &id, "discard"], &[]);
@@ -189,6 +194,8 @@ fn show(job: &Value) -> String {
         ("started", table::moment(job, "/started_at_ms")),
         ("ended", table::moment(job, "/ended_at_ms")),
         ("plan", plan),
+        ("rules", rules::summary(&rules::judgement(job))),
+        ("approvals", rules::people(job).unwrap_or_default()),
         ("result", table::text(job, "/result/code")),
         ("message", table::text(job, "/result/message")),
         ("next", table::text(job, "/result/next_step")),
@@ -204,6 +211,10 @@ fn show(job: &Value) -> String {
     }
     if let Some(why) = follow::waits(job) {
         text.push_str(&format!("\nIt {why}\n"));
+    }
+    let findings = rules::findings(&rules::judgement(job));
+    if !findings.is_empty() {
+        text.push_str(&format!("\n{}\n", findings.join("\n")));
     }
     if job["phase"] == "awaiting_approval" {
         let id = table::text(job, "/id");

@@ -18,6 +18,7 @@ pub(crate) mod organization;
 pub(crate) mod outcome;
 pub(crate) mod plan;
 pub(crate) mod resources;
+pub(crate) mod rules;
 pub(crate) mod runner;
 pub(crate) mod stack;
 pub(crate) mod state;
@@ -121,6 +122,7 @@ pub(crate) async fn run(arguments: Arguments) -> Done {
         Command::Logs(command) => logs::run(command, &session()?).await,
         Command::Stack(command) => stack::run(command, &session()?).await,
         Command::Deploy(command) => deploy::run(command, &session()?).await,
+        Command::Rules(command) => rules::run(command, &session()?).await,
         Command::State(command) => state::run(command, &session()?).await,
         Command::Job(command) => job::run(command, &session()?).await,
         Command::Plan(command) => plan::run(command, &session()?).await,

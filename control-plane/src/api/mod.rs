@@ -29,6 +29,7 @@ mod pass;
 mod passing;
 mod resources;
 mod routes;
+mod rules;
 mod runners;
 mod running;
 mod scope;
@@ -120,6 +121,7 @@ fn routes() -> Routes {
         .merge(resources::routes())
         .merge(operations::routes())
         .merge(locks::routes())
+        .merge(rules::routes())
         .merge(stacks::routes())
         .merge(jobs::routes())
         .merge(archives::routes())
@@ -140,6 +142,7 @@ fn documents() -> Vec<utoipa::openapi::OpenApi> {
         resources::Document::openapi(),
         operations::Document::openapi(),
         locks::Document::openapi(),
+        rules::Document::openapi(),
         stacks::Document::openapi(),
         jobs::Document::openapi(),
         archives::Document::openapi(),

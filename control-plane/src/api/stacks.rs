@@ -283,8 +283,10 @@ async fn start(
     if !forced {
         super::locks::may_go(&state, &stack, &scope.lock_id).await?;
     }
+    let rules = if body.kind.plans() { state.store.rules(caller.org()).await?.map(|rules| rules.json) } else { None };
     let new = NewJob {
         scope,
+        rules,
         runner: runner.id,
         kind: body.kind,
         approve_automatically: body.approve_automatically,

@@ -408,6 +408,7 @@ fn due(job: &Job, told: &mut Told, now: Instant) -> Option<Kind> {
         return again(last).then_some(Kind::Cancel(v1::Cancel { job_id, fencing_token, by, force }));
     }
     let by = job.approved_by.clone()?;
-    let plan_sha256 = job.plan().unwrap_or_default().sha256;
-    again(&mut told.approved).then_some(Kind::Approval(v1::Approval { job_id, fencing_token, by, plan_sha256 }))
+    let plan = job.plan().unwrap_or_default();
+    let (plan_sha256, people) = (plan.sha256, plan.approvers);
+    again(&mut told.approved).then_some(Kind::Approval(v1::Approval { job_id, fencing_token, by, plan_sha256, people }))
 }

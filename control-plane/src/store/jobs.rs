@@ -23,6 +23,7 @@ use super::{Store, broken, new_id, not_found};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 use shared_proto::failure::{Code, Failure};
+use shared_proto::rules::Judgement;
 use shared_proto::{bounds, now_ms, v1};
 use sqlx::{FromRow, Sqlite, SqliteConnection, Transaction};
 
@@ -178,6 +179,20 @@ pub struct Plan {
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     pub summary: Option<shared_proto::plan::Summary>,
+    /// What rules say of it; none where there are none.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub judgement: Option<Judgement>,
+    /// Who has approved it so far, where rules ask for people.
+    #[serde(default)]
+    pub approvers: Vec<String>,
+}
+
+impl Plan {
+    /// How many people rules ask for who approve it, beside whoever made the job.
+    pub fn wanted(&self) -> u32 {
+        self.judgement.as_ref().map_or(0, |judgement| judgement.approvals)
+    }
 }
 
 /// How a job ended.
@@ -235,6 +250,8 @@ pub struct NewJob {
     pub approve_automatically: bool,
     /// What of its stack it is about.
     pub scope: Scope,
+    /// The organization's rules for plans, where there are any and it plans.
+    pub rules: Option<String>,
     /// Where the code comes from.
     pub source: v1::Source,
     /// The engine's variables.
@@ -361,6 +378,10 @@ impl JobKind {
             Self::Unlock => v1::JobKind::Unlock,
         }
     }
+    /// Whether it makes a plan.
+    pub const fn plans(self) -> bool {
+        self.applies() || matches!(self, Self::Preview)
+    }
     /// Whether changes of its plan are to be applied.
     pub const fn applies(self) -> bool {
         matches!(self, Self::Update | Self::Refresh | Self::Destroy | Self::Import)
@@ -412,7 +433,11 @@ impl Store {
         };
         let request = v1::JobRequest {
             // a runner that knows nothing of a scope must not take all of the stack for it, nor any version of the engine
-            format: if new.scope == Scope::default() && new.stack.engine_version.is_none() { 1 } else { 2 },
+            format: match (&new.rules, new.scope == Scope::default() && new.stack.engine_version.is_none()) {
+                (Some(_), _) => 3,
+                (None, true) => 1,
+                (None, false) => 2,
+            },
             job_id: id.clone(),
             organization_id: new.stack.organization.clone(),
             runner_id: new.runner.clone(),
@@ -435,6 +460,7 @@ impl Store {
             imports: new.scope.imports,
             lock_id: new.scope.lock_id,
             reason: new.scope.reason,
+            rules: new.rules.unwrap_or_default(),
         }
         .encode_to_vec();
         if request.len() > bounds::JOB_REQUEST_MAX {

@@ -9,6 +9,7 @@ mod jobs;
 #[path = "operations.rs"]
 mod operation_records;
 mod organizations;
+mod rules;
 mod runners;
 mod seal;
 mod seals;
@@ -28,6 +29,7 @@ pub use jobs::{
 pub use operation_records::OperationRecord;
 pub use organizations::Organization;
 pub(crate) use organizations::{not_found, taken};
+pub use rules::Rules;
 pub(crate) use runners::key_known;
 pub use runners::{CertificateRecord, Ended, KeyRecord, NewCredentials, Runner};
 pub use seals::SealRecord;

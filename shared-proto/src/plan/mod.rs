@@ -284,6 +284,19 @@ pub fn parts(json: &str) -> Vec<&str> {
 // === impl Action ===
 
 impl Action {
+    /// Its name, as the document has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoOp => "no_op",
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Replace => "replace",
+            Self::Delete => "delete",
+            Self::Forget => "forget",
+            Self::Read => "read",
+            Self::Other => "other",
+        }
+    }
     /// How much may be lost by it: the order in which plans are read, what is lost for good first.
     pub const fn rank(self) -> u8 {
         match self {

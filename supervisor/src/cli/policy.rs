@@ -1,9 +1,9 @@
 //! `runner policy`: what the policy says of a request, and whether it says what its own cases expect. Needs no running runner.
 
-use super::out;
+use super::{out, plan_rules};
 use crate::config::Config;
 use crate::exit;
-use crate::policy::{Attributes, Cases, CloudCall, JobCall, JobSource, Policy, Request, What};
+use crate::policy::{Attributes, Cases, CloudCall, JobCall, JobSource, Policy, Request, What, plan_rules_folder};
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 use serde_json::json;
 use std::path::PathBuf;
@@ -38,13 +38,13 @@ pub(super) fn command(with_settings: impl Fn(Command) -> Command, output: impl F
         .arg(text("connection", "NAME", "The connection; more than once for a job with more").action(ArgAction::Append))
         .arg(output());
     let test = Command::new("test")
-        .about("Whether the policy decides as its cases expect")
+        .about("Whether the policy, and the rules for plans, decide as their cases expect")
         .after_help("Exits 0 when it does, 1 when it does not, 78 when a file cannot be used.")
         .arg(
             Arg::new("cases")
                 .value_name("FILE")
                 .value_parser(clap::value_parser!(PathBuf))
-                .help("The cases; else policy-tests.toml beside the policy"),
+                .help("The policy's cases; else policy-tests.toml beside it. Those of rules for plans are tests.toml in their folder"),
         )
         .arg(output());
     Command::new("policy")
@@ -70,8 +70,8 @@ pub(super) fn run(config: &Config, name: &str, matches: &ArgMatches, as_json: bo
         }
     };
     if name == "test" {
-        let beside = path.with_file_name(CASES_FILE);
-        return test(&policy, matches.get_one::<PathBuf>("cases").unwrap_or(&beside), as_json);
+        let named = matches.get_one::<PathBuf>("cases").cloned();
+        return test(config, &policy, named, as_json);
     }
     match request(matches) {
         Ok(Some(request)) => check(config, &policy, &request, as_json),
@@ -117,25 +117,45 @@ fn check(config: &Config, policy: &Policy, request: &Request, as_json: bool) -> 
     if decision.is_allowed() && lacks.is_none() { 0 } else { exit::NO_PERMISSION }
 }
 
-fn test(policy: &Policy, path: &std::path::Path, as_json: bool) -> i32 {
-    let cases = match Cases::load(path) {
-        Ok(cases) => cases,
+/// `named`: the file of cases that somebody named.
+fn test(config: &Config, policy: &Policy, named: Option<PathBuf>, as_json: bool) -> i32 {
+    let policy_path = &config.policy.path;
+    let rules = plan_rules_folder(policy_path);
+    let of_plans = match plan_rules::run(&rules, policy.plan_rules(), &config.workers.iac) {
+        Ok(outcomes) => outcomes,
         Err(e) => {
             eprintln!("runner: {e}");
             return exit::CONFIG;
         }
     };
-    let results = cases.run(policy);
-    let failed = results.iter().filter(|result| !result.passed).count();
+    let beside = policy_path.with_file_name(CASES_FILE);
+    // whoever has rules for plans alone has no others to try
+    let only_of_plans = named.is_none() && !beside.exists() && !of_plans.is_empty();
+    let results = match only_of_plans {
+        true => Vec::new(),
+        false => match Cases::load(&named.unwrap_or(beside)) {
+            Ok(cases) => cases.run(policy),
+            Err(e) => {
+                eprintln!("runner: {e}");
+                return exit::CONFIG;
+            }
+        },
+    };
+    let all = results.len() + of_plans.len();
+    let failed = results.iter().filter(|result| !result.passed).count()
+        + of_plans.iter().filter(|outcome| !outcome.passed).count();
     out(&if as_json {
         let results: Vec<_> = results
             .iter()
             .map(|r| json!({ "name": r.name, "line": r.line, "passed": r.passed, "shown": r.shown }))
             .collect();
-        json!({ "cases": results, "failed": failed }).to_string()
+        let of_plans: Vec<_> =
+            of_plans.iter().map(|o| json!({ "name": o.name, "passed": o.passed, "shown": o.shown })).collect();
+        json!({ "cases": results, "plan_cases": of_plans, "failed": failed }).to_string()
     } else {
         let mut lines: Vec<_> = results.iter().filter(|r| !r.passed).map(|r| r.shown.clone()).collect();
-        lines.push(format!("{} of {} cases as expected", results.len() - failed, results.len()));
+        lines.extend(of_plans.iter().filter(|o| !o.passed).map(|o| o.shown.clone()));
+        lines.push(format!("{} of {all} cases as expected", all - failed));
         lines.join("\n")
     });
     if failed == 0 { 0 } else { exit::GENERAL }

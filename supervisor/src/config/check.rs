@@ -590,7 +590,8 @@ impl Config {
         // links are what they lead to; what is not there yet is taken by its name
         let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let of_connections = self.connections.values().filter_map(Connection::credentials_file);
-        let own = [&self.credentials, &self.state_dir, &self.policy.path]
+        let plan_rules = crate::policy::plan_rules_folder(&self.policy.path);
+        let own = [&self.credentials, &self.state_dir, &self.policy.path, &plan_rules]
             .into_iter()
             .chain(&self.proxy.password_file)
             .chain(of_connections);

@@ -77,6 +77,15 @@ pub(super) enum Step {
     Apply,
 }
 
+/// What somebody has decided to apply.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Approved {
+    /// The plan; empty: the one that is there.
+    pub(super) plan_sha256: String,
+    /// Everybody who has approved it.
+    pub(super) by: Vec<String>,
+}
+
 /// `own/started-…`: that a step was started, and by which process, once that is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Marker {
@@ -84,6 +93,9 @@ pub(super) struct Marker {
     /// Apply: the plan that was approved.
     #[serde(default)]
     pub(super) plan_sha256: String,
+    /// Apply: who approved it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) approved_by: Vec<String>,
     /// Apply: the serial of the state that is here, before anything was changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) state_serial: Option<u64>,

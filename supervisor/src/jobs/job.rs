@@ -10,7 +10,7 @@ use super::control::Control;
 use super::disk::Disk;
 use super::ending;
 use super::evidence::{self, Evidence};
-use super::folder::{Assigned, Ending, Folder, Marker, Step, Store};
+use super::folder::{Approved, Assigned, Ending, Folder, Marker, Step, Store};
 use super::launch::{Launch, Worker};
 use super::service::{Held, Pause, Service};
 use super::spool::{self, Tip};
@@ -21,6 +21,7 @@ use crate::workers::Exit;
 use nix::sys::signal::Signal;
 use shared_proto::ended::Left;
 use shared_proto::failure::{Code, Failure};
+use shared_proto::rules::others;
 use shared_proto::v1::{JobRequest, JobStart, job_notice};
 use std::path::Path;
 use std::sync::Arc;
@@ -45,6 +46,8 @@ const CANCEL_BY_SOCKET: Duration = Duration::from_secs(5);
 const STARTS_MAX: u32 = 5;
 /// Who wants a job to stop where the runner is stopped.
 const STOPPED: &str = "the runner, because it is being stopped";
+/// The most people whose approval is taken down: rules ask for fewer.
+const APPROVERS_MAX: usize = 64;
 /// Between asking and forcing, where the job does not say, seconds.
 const GRACE_DEFAULT: u32 = 300;
 
@@ -52,7 +55,7 @@ const GRACE_DEFAULT: u32 = 300;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Command {
     /// Its plan is approved.
-    Approve { by: String, plan_sha256: String },
+    Approve { by: String, people: Vec<String>, plan_sha256: String },
     /// It is to stop.
     Cancel { by: String, force: bool },
     /// Its plan is refused.
@@ -89,8 +92,7 @@ pub(super) struct Job {
 #[derive(Debug, Default)]
 pub(super) struct Decided {
     cancel: Option<Cancel>,
-    /// The hash of the approved plan; empty: the one that is there.
-    approve: Option<String>,
+    approve: Option<Approved>,
     discard: Option<String>,
     /// The control plane has all that it wants: it may say so before this task has seen the worker's end.
     released: bool,
@@ -225,7 +227,9 @@ impl Job {
             return Err(self.fail(&failure, left.describe()));
         }
         let approved = match apply {
-            Some(marker) if self.never_began(Step::Apply, &marker)? => Some(marker.plan_sha256),
+            Some(marker) if self.never_began(Step::Apply, &marker)? => {
+                Some(Approved { plan_sha256: marker.plan_sha256, by: marker.approved_by })
+            }
             Some(marker) => {
                 let worker = self.adopt(marker);
                 self.follow(held, Step::Apply, worker, news).await?;
@@ -233,7 +237,7 @@ impl Job {
             }
             None => None,
         };
-        let plan_sha256 = match (approved, plan) {
+        let approved = match (approved, plan) {
             (Some(approved), _) => approved,
             (None, Some(marker)) if !self.never_began(Step::Plan, &marker)? => {
                 let worker = self.adopt(marker);
@@ -241,11 +245,11 @@ impl Job {
                 self.approval(&tip).await?
             }
             (None, _) => {
-                let tip = self.begin(held, Step::Plan, "", news).await?;
+                let tip = self.begin(held, Step::Plan, &Approved::default(), news).await?;
                 self.approval(&tip).await?
             }
         };
-        self.begin(held, Step::Apply, &plan_sha256, news).await?;
+        self.begin(held, Step::Apply, &approved, news).await?;
         Ok(Over)
     }
 
@@ -254,7 +258,8 @@ impl Job {
         let identity = marker.process?;
         let bounds = if identity.alive() { Bounds::of(identity.pid) } else { None };
         let process = identity.hold();
-        Some(Worker { identity, plan_sha256: marker.plan_sha256, bounds, exit: None, process })
+        let approved = Approved { plan_sha256: marker.plan_sha256, by: marker.approved_by };
+        Some(Worker { identity, approved, bounds, exit: None, process })
     }
 
     /// Whether a step has its marker, and yet nothing was begun: the supervisor died before it told the worker what to do. What the job has
@@ -271,14 +276,20 @@ impl Job {
     }
 
     /// Starts a step and follows it.
-    async fn begin(&mut self, held: &Held, step: Step, plan: &str, news: &watch::Sender<u64>) -> Result<Tip, Over> {
+    async fn begin(
+        &mut self,
+        held: &Held,
+        step: Step,
+        approved: &Approved,
+        news: &watch::Sender<u64>,
+    ) -> Result<Tip, Over> {
         let next = self.tip()?.last + 1;
         let slots = Arc::clone(&self.slots);
         let Ok(slot) = self.unless_cancelled(slots.acquire_owned()).await? else {
             return Err(self.fail(&Code::Internal.on("the slots of jobs are closed"), ""));
         };
         let launch = self.launch(held).map_err(|failure| self.fail(&failure, ""))?;
-        let start = match self.unless_cancelled(launch.prepare(step, plan, next)).await? {
+        let start = match self.unless_cancelled(launch.prepare(step, approved, next)).await? {
             Ok(start) => start,
             Err(failure) => return Err(self.fail(&failure, "")),
         };
@@ -522,7 +533,7 @@ impl Job {
             if let Some(open) = &mut control
                 && waits.is_some_and(|due| due <= Instant::now())
             {
-                waits = match self.again(held, step, &worker.plan_sha256).await {
+                waits = match self.again(held, step, &worker.approved).await {
                     Ok(start) => {
                         tracing::warn!(job = held.job_id, ?step, "another worker goes on with the job");
                         if open.take_over(&start).await.is_err() {
@@ -568,16 +579,19 @@ impl Job {
         tokio::task::spawn_blocking(looking).await.unwrap_or_default()
     }
 
-    async fn again(&self, held: &Held, step: Step, plan_sha256: &str) -> Result<JobStart, Failure> {
-        self.launch(held)?.again(step, plan_sha256).await
+    async fn again(&self, held: &Held, step: Step, approved: &Approved) -> Result<JobStart, Failure> {
+        self.launch(held)?.again(step, approved).await
     }
 
-    /// Waits for what a user decides about the plan; its hash, when it is approved.
-    async fn approval(&mut self, tip: &Tip) -> Result<String, Over> {
-        let automatic = self.request.as_ref().is_ok_and(|r| r.approve_automatically);
+    /// Waits for what users decide about the plan, of whom rules may want more than one.
+    async fn approval(&mut self, tip: &Tip) -> Result<Approved, Over> {
+        let (automatic, created_by) = match &self.request {
+            Ok(request) => (request.approve_automatically, request.created_by.clone()),
+            Err(_) => (false, String::new()),
+        };
         let stops = self.stops.clone();
-        if automatic && !stops.is_cancelled() {
-            return Ok(tip.plan_sha256.clone());
+        if automatic && tip.approvals == 0 && !stops.is_cancelled() {
+            return Ok(Approved { plan_sha256: tip.plan_sha256.clone(), by: vec![created_by] });
         }
         loop {
             // a plan that was ready before it could be stopped may as well wait
@@ -589,11 +603,14 @@ impl Job {
                 return Err(self.end_well(tip.last, "discarded", message));
             }
             match self.decided.approve.take() {
-                Some(plan) if plan.is_empty() || plan == tip.plan_sha256 => return Ok(tip.plan_sha256.clone()),
-                Some(plan) => {
+                Some(Approved { plan_sha256: plan, .. }) if !plan.is_empty() && plan != tip.plan_sha256 => {
                     let message = format!("the plan {plan} was approved, and {} is what is here", tip.plan_sha256);
                     return Err(self.end(tip.last, "failed", &Code::PlanStale.on(message), ""));
                 }
+                Some(Approved { by, .. }) if others(&by, &created_by) < tip.approvals => {
+                    tracing::warn!(?by, wanted = tip.approvals, "too few have approved the plan: it goes on waiting");
+                }
+                Some(Approved { by, .. }) => return Ok(Approved { plan_sha256: tip.plan_sha256.clone(), by }),
                 None => {}
             }
             if stops.is_cancelled() {
@@ -769,12 +786,16 @@ impl Drop for AbortOnDrop {
 impl Decided {
     fn note(&mut self, command: Command) {
         match command {
-            Command::Approve { by, plan_sha256 } => {
+            Command::Approve { by, mut people, plan_sha256 } => {
                 // told again until the job has ended: worth a line once
                 if self.approve.is_none() {
                     tracing::info!(by, "plan approved");
                 }
-                self.approve = Some(plan_sha256);
+                if !people.contains(&by) {
+                    people.push(by);
+                }
+                people.truncate(APPROVERS_MAX);
+                self.approve = Some(Approved { plan_sha256, by: people });
             }
             Command::Cancel { by, force } => self.cancel(by, force),
             Command::Discard { by } => drop(self.discard.get_or_insert(by)),

@@ -2,7 +2,7 @@
 //! whatever happens.
 
 use super::bounds::Bounds;
-use super::folder::{Folder, Marker, Step, Store};
+use super::folder::{Approved, Folder, Marker, Step, Store};
 use super::identity::ProcessIdentity;
 use super::service::{Held, Service};
 use super::source;
@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 /// The most connections of one job.
 const CONNECTIONS_MAX: usize = 32;
 /// The newest form of a request that this runner knows: 2 is about a part of its stack.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// How often, and after how long each time, it is looked how a worker ended, until its parent has reaped it.
 const REAPED_LOOKS: u32 = 20;
 const REAPED_LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -50,7 +50,7 @@ pub(super) struct Launch {
 pub(super) struct Worker {
     pub(super) identity: ProcessIdentity,
     /// The plan that it applies.
-    pub(super) plan_sha256: String,
+    pub(super) approved: Approved,
     /// What it may have, where it has a control group of its own.
     pub(super) bounds: Option<Bounds>,
     /// How it ends, where the spawner can tell.
@@ -78,7 +78,12 @@ impl Launch {
     ///
     /// # Errors
     /// The job's failure.
-    pub(super) async fn prepare(&self, step: Step, plan_sha256: &str, next_sequence: u64) -> Result<JobStart, Failure> {
+    pub(super) async fn prepare(
+        &self,
+        step: Step,
+        approved: &Approved,
+        next_sequence: u64,
+    ) -> Result<JobStart, Failure> {
         // what was allowed when it came may not be any more, and a plan waits for days
         self.surroundings.allows(&self.request, false).await?;
         let mut archive_path = String::new();
@@ -88,21 +93,21 @@ impl Launch {
             let path = source::fetch(&self.service, &self.held, &self.folder, wanted).await?;
             archive_path = path.display().to_string();
         }
-        self.word(step, plan_sha256, next_sequence, archive_path).await
+        self.word(step, approved, next_sequence, archive_path).await
     }
 
     /// What a worker is told that follows one of this step: its source is there.
     ///
     /// # Errors
     /// The job's failure.
-    pub(super) async fn again(&self, step: Step, plan_sha256: &str) -> Result<JobStart, Failure> {
-        self.word(step, plan_sha256, 1, String::new()).await
+    pub(super) async fn again(&self, step: Step, approved: &Approved) -> Result<JobStart, Failure> {
+        self.word(step, approved, 1, String::new()).await
     }
 
     async fn word(
         &self,
         step: Step,
-        plan_sha256: &str,
+        approved: &Approved,
         next_sequence: u64,
         archive_path: String,
     ) -> Result<JobStart, Failure> {
@@ -138,7 +143,9 @@ impl Launch {
             environment: self.settings.environment.clone().into_iter().collect(),
             next_sequence,
             bounded: self.settings.job_cgroup,
-            plan_sha256: plan_sha256.to_owned(),
+            plan_sha256: approved.plan_sha256.clone(),
+            approved_by: approved.by.clone(),
+            rules: self.surroundings.plan_rules(),
             // the worker is told of another one only
             state_instance: match self.state_instance.as_str() {
                 own if own == self.settings.instance_id => String::new(),
@@ -152,7 +159,12 @@ impl Launch {
     /// # Errors
     /// The marker cannot be written (nothing was started then), or the worker cannot be started.
     pub(super) async fn start(&self, step: Step, start: &JobStart) -> Result<Worker, Failure> {
-        let mut marker = Marker { plan_sha256: start.plan_sha256.clone(), told: Some(false), ..Marker::default() };
+        let mut marker = Marker {
+            plan_sha256: start.plan_sha256.clone(),
+            approved_by: start.approved_by.clone(),
+            told: Some(false),
+            ..Marker::default()
+        };
         if step == Step::Apply {
             let state = PathBuf::from(&start.state_directory);
             let serial = tokio::task::spawn_blocking(move || super::evidence::serial(&state)).await;
@@ -195,7 +207,8 @@ impl Launch {
             Err(_) => tracing::warn!(job = self.held.job_id, "the worker did not take its request in time"),
         }
         let process = identity.hold();
-        Ok(Worker { identity, plan_sha256: start.plan_sha256.clone(), bounds, exit: Some(exit), process })
+        let approved = Approved { plan_sha256: start.plan_sha256.clone(), by: start.approved_by.clone() };
+        Ok(Worker { identity, approved, bounds, exit: Some(exit), process })
     }
 }
 

@@ -180,9 +180,11 @@ impl Owner {
             Ask::Item(Kind::Recall(recall)) => self.recall(&recall),
             Ask::Item(kind) => {
                 let (id, token, command) = match kind {
-                    Kind::Approval(a) => {
-                        (a.job_id, a.fencing_token, Command::Approve { by: a.by, plan_sha256: a.plan_sha256 })
-                    }
+                    Kind::Approval(a) => (
+                        a.job_id,
+                        a.fencing_token,
+                        Command::Approve { by: a.by, people: a.people, plan_sha256: a.plan_sha256 },
+                    ),
                     Kind::Cancel(c) => (c.job_id, c.fencing_token, Command::Cancel { by: c.by, force: c.force }),
                     Kind::Discard(d) => (d.job_id, d.fencing_token, Command::Discard { by: d.by }),
                     Kind::Release(r) => (r.job_id, r.fencing_token, Command::Release),

@@ -27,6 +27,8 @@ pub(super) struct Tip {
     pub(super) phase: Option<String>,
     /// The hash of the saved plan.
     pub(super) plan_sha256: String,
+    /// How many people rules ask for who approve it, beside whoever made the job.
+    pub(super) approvals: u32,
     /// Whether there is the job's result.
     pub(super) ended: bool,
     /// What was last told of a resource.
@@ -108,6 +110,7 @@ pub(super) fn tip(folder: &Folder) -> Result<Tip, Box<(Failure, Tip)>> {
                         tip.resource = format!("{} {} {}", of.address, of.action, of.state);
                     }
                     Some(Body::PlanSaved(plan)) => tip.plan_sha256 = plan.sha256,
+                    Some(Body::PlanJudged(judged)) => tip.approvals = judged.approvals,
                     Some(Body::Result(result)) => {
                         tip.phase = Some(result.phase);
                         return Ok(tip);

@@ -20,7 +20,8 @@
 //!   its header, such as `[jobs]`, and no rule. A file in which there is nothing, not even its version, cannot be used.
 //! - An allow rule matches what is certain to be what it says; a deny rule also what covers it or might be it (`rule`).
 //! - What cannot be decided by its own form is refused before any rule ([`TargetError`]).
-//! - A file that cannot be used denies everything: [`Policy::broken`].
+//! - A file that cannot be used denies everything: [`Policy::broken`]. So does a rule for plans, which belong to it: what they say is decided
+//!   where a plan is made.
 //! - People and groups are what the control plane says. They tell its users apart; a control plane that lies is bounded by the rest.
 
 mod cases;
@@ -50,6 +51,9 @@ pub use shared_proto::glob::{Glob, PATTERN_MAX, PATTERNS_MAX};
 pub use summary::{RuleSummary, SectionSummary, Summary};
 pub use target::{PARAMETERS_MAX, TARGET_MAX, TargetError};
 
+/// The folder with rules for plans, beside the policy.
+const PLAN_RULES_FOLDER: &str = "plan-rules";
+
 use decision::Look;
 use rule::{Matcher, Rule};
 use std::collections::BTreeMap;
@@ -61,6 +65,8 @@ use std::time::SystemTime;
 #[derive(Debug, Clone)]
 pub struct Policy {
     state: State,
+    /// The set of rules for plans, as JSON; empty: there is none.
+    plan_rules: Arc<str>,
 }
 #[derive(Debug, Clone)]
 enum State {
@@ -78,17 +84,26 @@ struct Rules {
     rules: Vec<Arc<Rule>>,
 }
 
+/// Where the rules for plans are, by where the policy is.
+pub fn plan_rules_folder(policy: &Path) -> std::path::PathBuf {
+    policy.with_file_name(PLAN_RULES_FOLDER)
+}
+
 // === impl Policy ===
 
 impl Policy {
     /// No policy: everything is allowed. Values of Secrets are masked here too.
-    pub const fn absent() -> Self {
-        Self { state: State::Absent }
+    pub fn absent() -> Self {
+        Self::with(State::Absent)
+    }
+
+    fn with(state: State) -> Self {
+        Self { state, plan_rules: "".into() }
     }
 
     /// A policy that could not be used, and why: everything is denied. A runner that forgot its policy must not go on without one.
     pub fn broken(reason: impl Into<String>) -> Self {
-        Self { state: State::Broken(request::tame(&reason.into(), 1024)) }
+        Self::with(State::Broken(request::tame(&reason.into(), 1024)))
     }
 
     /// From the text of a file.
@@ -96,19 +111,26 @@ impl Policy {
     /// # Errors
     /// The line, the rule and the key that are wrong, and what would be right.
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
-        file::parse(text).map(|sections| Self { state: State::Read(sections) })
+        file::parse(text).map(|sections| Self::with(State::Read(sections)))
     }
 
-    /// From a file; [`Self::absent`] if there is none. Whoever starts with it turns an error into [`Self::broken`]; whoever reads it
+    /// From a file, [`Self::absent`] if there is none, and from the folder of rules for plans beside it. Whoever starts with it turns an error into [`Self::broken`]; whoever reads it
     /// again keeps the one that it has.
     ///
     /// # Errors
     /// That it cannot be read, or what is wrong in it.
     pub fn load(path: &Path) -> Result<Self, PolicyError> {
-        match reader::read(path)? {
-            None => Ok(Self::absent()),
-            Some(text) => Self::parse(&text).map_err(|e| e.of(path)),
-        }
+        let policy = match reader::read(path)? {
+            None => Self::absent(),
+            Some(text) => Self::parse(&text).map_err(|e| e.of(path))?,
+        };
+        let rules = shared_proto::rules::load(&plan_rules_folder(path))?.filter(|rules| !rules.is_empty());
+        Ok(Self { plan_rules: rules.map_or_else(String::new, |rules| rules.to_json()).into(), ..policy })
+    }
+
+    /// The set of rules for plans ([`shared_proto::rules`]), as JSON; empty: there is none.
+    pub fn plan_rules(&self) -> &str {
+        &self.plan_rules
     }
 
     /// Why it is broken, if it is.

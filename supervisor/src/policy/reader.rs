@@ -19,6 +19,9 @@ pub enum PolicyError {
         /// Why.
         source: io::Error,
     },
+    /// The rules for plans beside it.
+    #[error(transparent)]
+    PlanRules(#[from] shared_proto::rules::FolderError),
     /// It is longer than it may be.
     #[error("{}: it is longer than {most} bytes: patterns with `*` say more in less", path.display())]
     TooLong {

@@ -18,6 +18,9 @@ pub struct Summary {
     /// Its rules are left out: there are too many.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub cut: bool,
+    /// Its rules for plans, by name, and its modules of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub plan_rules: Vec<String>,
     /// Each kind of work.
     pub sections: BTreeMap<Section, SectionSummary>,
 }
@@ -62,8 +65,14 @@ impl Policy {
         for section in summary.sections.values_mut() {
             section.rules.clear();
         }
+        summary.plan_rules.clear();
         summary.cut = true;
         serde_json::to_string(&summary).unwrap_or_default()
+    }
+
+    fn plan_rule_names(&self) -> Vec<String> {
+        let set = shared_proto::rules::Set::parse(&self.plan_rules).unwrap_or_default();
+        set.rule.into_iter().map(|rule| rule.name).chain(set.rego.into_iter().map(|module| module.name)).collect()
     }
 
     /// What it comes to.
@@ -72,15 +81,17 @@ impl Policy {
             let section = SectionSummary { default: effect, exec: None, rules: Vec::new() };
             Section::ALL.into_iter().map(|name| (name, section.clone())).collect::<BTreeMap<_, _>>()
         };
+        let plan_rules = self.plan_rule_names();
         let read = match &self.state {
             State::Absent => {
-                return Summary { state: "absent", reason: None, cut: false, sections: all(Effect::Allow) };
+                return Summary { state: "absent", reason: None, cut: false, plan_rules, sections: all(Effect::Allow) };
             }
             State::Broken(reason) => {
                 return Summary {
                     state: "broken",
                     reason: Some(reason.clone()),
                     cut: false,
+                    plan_rules,
                     sections: all(Effect::Deny),
                 };
             }
@@ -99,7 +110,7 @@ impl Policy {
             let exec = of_kubernetes.then_some(section.exec);
             sections.insert(*name, SectionSummary { default: Effect::Deny, exec, rules: rules.collect() });
         }
-        Summary { state: "read", reason: None, cut: false, sections }
+        Summary { state: "read", reason: None, cut: false, plan_rules, sections }
     }
 }
 

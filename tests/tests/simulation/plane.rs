@@ -201,6 +201,7 @@ async fn use_it(shared: &Shared, store: &Store, jobs: &Jobs) -> Result<(), Failu
             }
             let stack = store.stack(ORGANIZATION, &plan.stack).await?;
             let new = NewJob {
+                rules: None,
                 scope: Scope::default(),
                 stack,
                 runner: RUNNER.into(),

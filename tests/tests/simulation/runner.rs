@@ -222,6 +222,9 @@ struct Around(Shared, Arc<Settings>);
 
 #[tonic::async_trait]
 impl Surroundings for Around {
+    fn plan_rules(&self) -> String {
+        String::new()
+    }
     async fn connect(&self) -> Result<Connection, Failure> {
         let stream = connect(&self.0, super::plane::EXECUTION).await?;
         Ok(Connection { stream: Box::new(stream), refusal: Arc::new(|| None) })

@@ -80,6 +80,14 @@ impl Delta {
         });
         (walk.found, walk.left_out)
     }
+    /// Both sides and what is not known yet, without what the engine masks or is secret.
+    pub(super) fn cleaned(&self, secrets: &Secrets) -> [Value; 3] {
+        [
+            clean(&self.before, Mask::of(&self.before_sensitive), secrets),
+            clean(&self.after, Mask::of(&self.after_sensitive), secrets),
+            clean(&self.after_unknown, Mask::Nothing, secrets),
+        ]
+    }
     /// Notes what the engine masks on either side.
     pub(super) fn note_sensitive(&self, found: &mut Sensitive) {
         note(&self.before, Mask::of(&self.before_sensitive), found);

@@ -1,6 +1,6 @@
 //! The plan as a document (shared-proto's `plan`): read from what the engine shows as JSON while it shows the same to people, and recorded in parts
-//! before the plan is saved. Nothing that the engine masks, and nothing that is secret to the job, must get into it. Where it cannot be made the job
-//! goes on: the engine's own words are the plan.
+//! before the plan is saved; whoever keeps rules judges it on the way. Nothing that the engine masks, and nothing that is secret to the job, must get
+//! into it. Where it cannot be made the job goes on, unless there are rules: the engine's own words are the plan.
 
 mod change;
 mod kept;
@@ -8,12 +8,15 @@ mod read;
 
 use crate::engine::Engine;
 use crate::journal::Journal;
+use crate::rules::{Job, Regions, Rules};
 use crate::secrets::Secrets;
 use crate::stop::Stop;
 use read::About;
 use runner_worker_iac::redaction::Redaction;
 use shared_proto::bounds::PLAN_DOCUMENT_MAX;
+use shared_proto::failure::{Code, Failure};
 use shared_proto::plan::parts;
+use shared_proto::rules::{Judgement, Question};
 use shared_proto::v1::event::Body;
 use shared_proto::v1::{JobKind, PlanPart};
 use std::fs::File;
@@ -27,28 +30,37 @@ const JSON_MAX: u64 = 64 * 1024 * 1024;
 struct Made {
     json: String,
     secrets: Secrets,
+    judgement: Option<Judgement>,
     /// How many values that the engine masks are not looked for elsewhere.
     not_looked_for: usize,
 }
 
-/// The plan as the engine shows it to people. What it shows to programs is asked for beside it, and recorded.
+/// By what a plan is judged.
+#[derive(Debug, Clone)]
+pub(crate) struct Judged {
+    pub(crate) rules: Rules,
+    pub(crate) job: Job,
+}
+
+/// The plan as the engine shows it to people, and what rules say of it. What it shows to programs is asked for beside it, and recorded.
 ///
 /// # Errors
-/// The first of them is not to be had, or the job was cancelled.
+/// The first of them is not to be had, or the job was cancelled; `plan_denied`: there are rules, and it cannot be judged.
 pub(crate) async fn shown(
     engine: &mut Engine,
     journal: &Journal,
     plan: &Path,
-    kind: JobKind,
-    has_changes: bool,
-) -> Result<String, Stop> {
+    (kind, has_changes): (JobKind, bool),
+    judged: Judged,
+) -> Result<(String, Option<Judgement>), Stop> {
     let about = About { engine: engine.called(), kind: name(kind), has_changes };
     let beside = engine.beside();
-    let made = async { document(beside.show_json(plan).await?, about, journal.redaction()).await };
+    let has_rules = !judged.rules.is_empty();
+    let made = async { document(beside.show_json(plan).await?, about, journal.redaction(), judged).await };
     let (text, made) = tokio::join!(engine.show(plan), made);
     let mut text = text?;
     match made {
-        Ok(Made { json, secrets, not_looked_for }) => {
+        Ok(Made { json, secrets, judgement, not_looked_for }) => {
             // what it masks in one place it may show in another
             secrets.apply(&mut text);
             if not_looked_for > 0 {
@@ -58,32 +70,82 @@ pub(crate) async fn shown(
                 journal.note(note).await;
             }
             record(journal, &json).await;
+            Ok((text, judgement))
         }
-        Err(why) => journal.note(format!("The plan is kept as the engine shows it only: {why}.")).await,
+        Err(why) if has_rules => Err(not_judged(&why).into()),
+        Err(why) => {
+            journal.note(format!("The plan is kept as the engine shows it only: {why}.")).await;
+            Ok((text, None))
+        }
     }
-    Ok(text)
 }
 
-async fn document(file: File, about: About, redaction: Redaction) -> Result<Made, String> {
+/// What rules say of a saved plan.
+///
+/// # Errors
+/// `plan_denied`: it cannot be judged.
+pub(crate) async fn judge(
+    engine: &Engine,
+    journal: &Journal,
+    plan: &Path,
+    kind: JobKind,
+    judged: Judged,
+) -> Result<Judgement, Failure> {
+    let about = About { engine: engine.called(), kind: name(kind), has_changes: true };
+    let made = async { document(engine.beside().show_json(plan).await?, about, journal.redaction(), judged).await };
+    let judgement = made.await.map_err(|why| not_judged(&why))?.judgement;
+    Ok(judgement.unwrap_or_default())
+}
+
+/// What rules say of a plan that lies in a file.
+///
+/// # Errors
+/// Why it cannot be judged.
+pub(crate) fn judge_file(question: Question) -> Result<Judgement, String> {
+    let Question { set, plan, kind, stack, workspace, created_by } = question;
+    let rules = Rules::new(&set, "")?;
+    let file = File::open(&plan).map_err(|e| format!("{}: {e}", plan.display()))?;
+    let about = About { engine: shared_proto::plan::Engine::default(), kind: "update", has_changes: true };
+    let job = Job { kind, stack, workspace, created_by, ..Job::default() };
+    let made = make(&file, about, Redaction::default(), Judged { rules, job });
+    Ok(made.map_err(|why| format!("{}: {why}", plan.display()))?.judgement.unwrap_or_default())
+}
+
+/// A plan that nobody could judge must not be applied.
+fn not_judged(why: &str) -> Failure {
+    Code::PlanDenied
+        .on(format!("there are rules for plans, and this one could not be judged by them: {why}"))
+        .next("Correct the rules, or what the message names: `runner policy test` on the runner's machine tries them.")
+}
+
+async fn document(file: File, about: About, redaction: Redaction, judged: Judged) -> Result<Made, String> {
     let length = file.metadata().map_err(|e| e.to_string())?.len();
     if length > JSON_MAX {
         return Err(format!("as JSON it takes {length} bytes, the limit is {JSON_MAX}"));
     }
-    let made = tokio::task::spawn_blocking(move || make(&file, about, redaction));
-    let made = made.await.map_err(|e| e.to_string())?.map_err(|why| format!("its JSON cannot be read ({why})"))?;
+    let made = tokio::task::spawn_blocking(move || make(&file, about, redaction, judged));
+    let made = made.await.map_err(|e| e.to_string())??;
     if made.json.len() > PLAN_DOCUMENT_MAX {
         return Err(format!("it takes {} bytes, the limit is {PLAN_DOCUMENT_MAX}", made.json.len()));
     }
     Ok(made)
 }
 
-fn make(mut file: &File, about: About, redaction: Redaction) -> Result<Made, String> {
-    let sensitive = read::sensitive(BufReader::new(file))?;
-    file.rewind().map_err(|e| e.to_string())?;
+fn make(mut file: &File, about: About, redaction: Redaction, judged: Judged) -> Result<Made, String> {
+    let mut again = || file.rewind().map(|()| BufReader::new(file)).map_err(|e| e.to_string());
+    let unreadable = |why: String| format!("its JSON cannot be read ({why})");
+    let sensitive = read::sensitive(again()?).map_err(unreadable)?;
     let secrets = Secrets::new(redaction, &sensitive);
-    let document = read::read(BufReader::new(file), about, &secrets)?;
+    let Judged { rules, job } = judged;
+    let regions = match rules.ask_for_regions() {
+        true => read::regions(again()?).map_err(unreadable)?,
+        false => Regions::default(),
+    };
+    let mut judge = (!rules.is_empty()).then(|| rules.judge(&job, regions));
+    let document = read::read(again()?, about, &secrets, judge.as_mut()).map_err(unreadable)?;
+    let judgement = judge.map(|judge| judge.finish(&secrets)).transpose()?;
     let json = serde_json::to_string(&document).map_err(|e| e.to_string())?;
-    Ok(Made { json, secrets, not_looked_for: sensitive.left_out() })
+    Ok(Made { json, secrets, judgement, not_looked_for: sensitive.left_out() })
 }
 
 async fn record(journal: &Journal, json: &str) {
@@ -94,7 +156,7 @@ async fn record(journal: &Journal, json: &str) {
     }
 }
 
-const fn name(kind: JobKind) -> &'static str {
+pub(crate) const fn name(kind: JobKind) -> &'static str {
     match kind {
         JobKind::Preview => "preview",
         JobKind::Refresh => "refresh",

@@ -3,9 +3,11 @@
 
 use super::change::{Delta, named};
 use super::kept::{Kept, length};
+use crate::rules::{Change, Judge, Regions};
 use crate::secrets::{Secrets, Sensitive};
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
 use shared_proto::bounds::PLAN_DOCUMENT_MAX;
 use shared_proto::plan::{Action, Check, Document, Engine, Order, OutputChange, ResourceChange, VERSION};
 use std::fmt;
@@ -72,8 +74,10 @@ struct RawProblem {
 }
 
 /// A document that is being made.
-struct Making<'a> {
+struct Making<'a, 'r> {
     secrets: &'a Secrets,
+    /// Who judges it by rules, where there are any.
+    judge: Option<&'a mut Judge<'r>>,
     document: Document,
     resources: Kept,
     drift: Kept,
@@ -93,16 +97,32 @@ pub(super) fn sensitive(input: impl BufRead) -> Result<Sensitive, String> {
     Ok(found)
 }
 
-/// Reads a plan.
+/// Looks through a plan for the regions that its providers are configured with.
 ///
 /// # Errors
 /// As [`sensitive`].
-pub(super) fn read(input: impl BufRead, about: About, secrets: &Secrets) -> Result<Document, String> {
+pub(super) fn regions(input: impl BufRead) -> Result<Regions, String> {
+    let mut found = Configured::default();
+    object(input, &mut found)?;
+    Ok(Regions::of(&found.configuration, &found.variables))
+}
+
+/// Reads a plan; `judge` sees every change of it, whether the document has room for it or not.
+///
+/// # Errors
+/// As [`sensitive`].
+pub(super) fn read(
+    input: impl BufRead,
+    about: About,
+    secrets: &Secrets,
+    judge: Option<&mut Judge<'_>>,
+) -> Result<Document, String> {
     let About { engine, kind, has_changes } = about;
     let document =
         Document { version: VERSION, engine, kind: kind.into(), has_changes, complete: true, ..Document::default() };
     let mut making = Making {
         secrets,
+        judge,
         document,
         resources: Kept::new(RESOURCES_BYTES),
         drift: Kept::new(DRIFT_BYTES),
@@ -136,8 +156,11 @@ fn object(mut input: impl BufRead, visitor: impl for<'de> Visitor<'de, Value = (
 
 // === impl Making ===
 
-impl Making<'_> {
+impl Making<'_, '_> {
     fn resource(&mut self, raw: RawChange) {
+        if let Some(judge) = &mut self.judge {
+            judge.change(&raw.judged(self.secrets));
+        }
         let change = self.change(raw);
         let summary = &mut self.document.summary;
         let count = match change.action {
@@ -161,6 +184,9 @@ impl Making<'_> {
     }
 
     fn drifted(&mut self, raw: RawChange) {
+        if let Some(judge) = &mut self.judge {
+            judge.drifted(&raw.judged(self.secrets));
+        }
         let change = self.change(raw);
         if change.action != Action::NoOp {
             self.document.summary.drift = self.document.summary.drift.saturating_add(1);
@@ -195,6 +221,11 @@ impl Making<'_> {
     }
 
     fn output(&mut self, name: String, delta: &Delta) {
+        if let Some(judge) = &mut self.judge {
+            let [before, after, unknown] = delta.cleaned(self.secrets);
+            let name = named(name.clone(), self.secrets);
+            judge.output(&Change { name, actions: delta.actions.clone(), before, after, unknown, ..Change::default() });
+        }
         let (action, _) = action(&delta.actions);
         if action == Action::NoOp {
             return;
@@ -251,6 +282,33 @@ impl Making<'_> {
     }
 }
 
+// === impl RawChange ===
+
+impl RawChange {
+    /// As rules see it. Names are whole: what is cut could be what a pattern asks for.
+    fn judged(&self, secrets: &Secrets) -> Change {
+        let without = |text: Option<&String>| {
+            let mut text = text.cloned().unwrap_or_default();
+            secrets.apply(&mut text);
+            text
+        };
+        let [before, after, unknown] = self.change.cleaned(secrets);
+        Change {
+            address: without(Some(&self.address)),
+            module: without(self.module_address.as_ref()),
+            mode: without(self.mode.as_ref()),
+            kind: without(self.kind.as_ref()),
+            name: without(self.name.as_ref()),
+            provider: without(self.provider_name.as_ref()),
+            action: action(&self.change.actions).0,
+            actions: self.change.actions.clone(),
+            before,
+            after,
+            unknown,
+        }
+    }
+}
+
 /// What the engine's list of actions means.
 fn action(actions: &[String]) -> (Action, Option<Order>) {
     let actions: Vec<&str> = actions.iter().map(String::as_str).collect();
@@ -270,9 +328,9 @@ fn action(actions: &[String]) -> (Action, Option<Order>) {
 
 // === what of the JSON is looked at ===
 
-struct Top<'m, 'a>(&'m mut Making<'a>);
+struct Top<'m, 'a, 'r>(&'m mut Making<'a, 'r>);
 
-impl<'de> Visitor<'de> for Top<'_, '_> {
+impl<'de> Visitor<'de> for Top<'_, '_, '_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -322,6 +380,35 @@ impl<'de> Visitor<'de> for Masked<'_> {
                     map.next_value_seed(Each::new(|raw: RawChange| raw.change.note_sensitive(found)))?;
                 }
                 "output_changes" => map.next_value_seed(EachOf::new(|_, delta: Delta| delta.note_sensitive(found)))?,
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What says how providers are configured.
+#[derive(Default)]
+struct Configured {
+    configuration: Value,
+    variables: Value,
+}
+
+impl<'de> Visitor<'de> for &mut Configured {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a plan")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "configuration" => {
+                    let mut configuration = map.next_value::<Value>()?;
+                    self.configuration["provider_config"] = configuration["provider_config"].take();
+                }
+                "variables" => self.variables = map.next_value()?,
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }

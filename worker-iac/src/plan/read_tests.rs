@@ -9,7 +9,7 @@ fn about() -> About {
     About { engine: Engine { name: "opentofu".into(), version: "1".into() }, kind: "update", has_changes: true }
 }
 fn read_with(json: &[u8], secrets: &Secrets) -> Result<Document, String> {
-    read(json, about(), secrets)
+    read(json, about(), secrets, None)
 }
 fn document(of: &Value) -> Document {
     read_with(of.to_string().as_bytes(), &Secrets::default()).expect("reads")

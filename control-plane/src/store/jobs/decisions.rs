@@ -3,6 +3,7 @@
 use super::super::{Store, broken};
 use super::{Job, JobEnd, Phase, end, may_have_applied, read};
 use shared_proto::failure::{Code, Failure};
+use shared_proto::rules::others;
 
 /// What a cancel did.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,10 +15,12 @@ pub enum Cancelled {
 }
 
 impl Store {
-    /// Approves a plan: the instance may apply it, and it alone. Doing it again changes nothing.
+    /// Approves a plan: the instance may apply it, and it alone. Where rules ask for several people it goes on waiting until there are as many.
+    /// Doing it again changes nothing.
     ///
     /// # Errors
-    /// `not_found`, `conflict` where nothing waits for an approval, `plan_stale` where it is another plan.
+    /// `not_found`, `conflict` where nothing waits for an approval, `plan_stale` where it is another plan, `plan_denied` where rules ask for others than
+    /// whoever made the job.
     pub async fn approve_job(
         &self,
         organization: &str,
@@ -28,7 +31,7 @@ impl Store {
         let failed = broken("approving a job");
         let mut transaction = self.writing().await.map_err(&failed)?;
         let job = read(&mut transaction, organization, id).await?;
-        let plan = job.plan().unwrap_or_default();
+        let mut plan = job.plan().unwrap_or_default();
         if plan_sha256.is_some_and(|given| given != plan.sha256) {
             return Err(Code::PlanStale.on(format!("the plan of job {id} is {}, not the approved one", plan.sha256)));
         }
@@ -38,13 +41,34 @@ impl Store {
         if job.phase != Phase::AwaitingApproval {
             return Err(not_in(&job, "approved"));
         }
-        sqlx::query("UPDATE jobs SET approved_by = $2, phase = $3 WHERE id = $1")
-            .bind(id)
-            .bind(by)
-            .bind(Phase::Applying)
-            .execute(&mut *transaction)
-            .await
-            .map_err(&failed)?;
+        let wanted = plan.wanted();
+        if wanted > 0 && by == job.created_by {
+            return Err(Code::PlanDenied
+                .on(format!(
+                    "rules ask for {wanted} people who approve the plan of job {id}, and {by} has made the job"
+                ))
+                .next("Have others approve it: `runnerctl job approve`."));
+        }
+        if wanted > 0 && !plan.approvers.iter().any(|name| name == by) {
+            plan.approvers.push(by.to_owned());
+            // it has a column of its own
+            plan.text.clear();
+            sqlx::query("UPDATE jobs SET plan = $2 WHERE id = $1")
+                .bind(id)
+                .bind(serde_json::to_string(&plan).map_err(|e| Code::Internal.on(e.to_string()))?)
+                .execute(&mut *transaction)
+                .await
+                .map_err(&failed)?;
+        }
+        if others(&plan.approvers, &job.created_by) >= wanted {
+            sqlx::query("UPDATE jobs SET approved_by = $2, phase = $3 WHERE id = $1")
+                .bind(id)
+                .bind(by)
+                .bind(Phase::Applying)
+                .execute(&mut *transaction)
+                .await
+                .map_err(&failed)?;
+        }
         let job = read(&mut transaction, organization, id).await?;
         transaction.commit().await.map_err(failed)?;
         Ok(job)

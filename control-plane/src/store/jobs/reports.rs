@@ -6,6 +6,7 @@ use super::{Job, JobEnd, KnownLock, Phase, Plan, has_applied, may_have_applied, 
 use crate::isolation;
 use prost::Message as _;
 use shared_proto::failure::{Code, Failure};
+use shared_proto::rules::Judgement;
 use shared_proto::v1::event::Body;
 use shared_proto::{bounds, now_ms, v1};
 
@@ -227,6 +228,14 @@ impl Story {
                 plan.has_changes = saved.has_changes;
                 plan.text = cut(&saved.text, TEXT_MAX);
             }
+            Body::PlanJudged(judged) => {
+                let mut judgement: Judgement = serde_json::from_str(&judged.json).unwrap_or_default();
+                judgement.cut();
+                // what is decided by is the event's own
+                (judgement.approvals, judgement.denied) = (judged.approvals, judged.denied);
+                let plan = self.plan.get_or_insert_default();
+                (plan.judgement, plan.approvers) = (Some(judgement), Vec::new());
+            }
             Body::ChangeSummary(summary) if self.job.phase < Phase::Applying && summary.operation != "apply" => {
                 let plan = self.plan.get_or_insert_default();
                 (plan.add, plan.change, plan.remove) = (summary.add, summary.change, summary.remove);
@@ -308,7 +317,8 @@ impl Story {
         }
         let open = self.job.phase == Phase::Planned && self.job.approved_by.is_none();
         if self.waits && open && self.job.kind.applies() {
-            if self.job.approve_automatically {
+            let wants_people = self.plan.as_ref().is_some_and(|plan| plan.wanted() > 0);
+            if self.job.approve_automatically && !wants_people {
                 self.job.approved_by = Some(self.job.created_by.clone());
                 self.job.phase = Phase::Applying;
             } else {

@@ -48,6 +48,7 @@ pub(crate) async fn stack(store: &Store, name: &str) -> Stack {
 
 pub(crate) fn new_job(stack: &Stack, kind: JobKind) -> NewJob {
     NewJob {
+        rules: None,
         scope: Scope::default(),
         stack: stack.clone(),
         runner: RUNNER.into(),

@@ -4,6 +4,7 @@
 mod crash;
 mod kept;
 mod plane;
+mod rules;
 
 use super::*;
 use nix::sys::signal::Signal;
@@ -23,7 +24,7 @@ fn signal(pid: i32, signal: Signal) {
 }
 
 fn approve(id: &str) -> Kind {
-    Kind::Approval(Approval { job_id: id.into(), fencing_token: 1, by: "somebody".into(), plan_sha256: String::new() })
+    Kind::Approval(Approval { job_id: id.into(), fencing_token: 1, by: "somebody".into(), ..Default::default() })
 }
 fn cancel(id: &str) -> Kind {
     Kind::Cancel(Cancel { job_id: id.into(), fencing_token: 1, by: "somebody".into(), force: false })

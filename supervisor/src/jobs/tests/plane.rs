@@ -49,6 +49,8 @@ pub(super) struct Known {
     /// So often the spawner dies as it is asked for one.
     pub(super) spawner_dies: usize,
     pub(super) unreachable: bool,
+    /// The runner's own set.
+    pub(super) plan_rules: String,
     pub(super) refuse_accept: bool,
     /// Jobs that it does not know: it was restored from an older back-up.
     unknown: Vec<String>,
@@ -466,6 +468,9 @@ struct Around {
 
 #[tonic::async_trait]
 impl Surroundings for Around {
+    fn plan_rules(&self) -> String {
+        self.plane.update(|p| p.plan_rules.clone())
+    }
     async fn connect(&self) -> Result<Connection, Failure> {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         let server = ExecutionServer::new(self.plane.clone());

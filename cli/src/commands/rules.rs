@@ -1,0 +1,160 @@
+//! `rules`: the organization's rules for plans, and what rules have said of one.
+
+use super::Session;
+use crate::output::{escape, table};
+use crate::stop::Done;
+use serde_json::Value;
+use shared_proto::failure::{Code, Failure};
+use shared_proto::rules::{Effect, Judgement, Set, load};
+use std::path::{Path, PathBuf};
+
+/// `rules`
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum RulesCommand {
+    /// The organization's rules
+    Show,
+    /// Put those of a folder in their place: `*.toml`, `*.rego` and `data.json` (docs/rules.md)
+    Set {
+        /// The folder
+        #[arg(value_name = "FOLDER")]
+        folder: PathBuf,
+    },
+    /// Have no rules; those of runners stay
+    Remove,
+}
+
+/// `rules …`
+pub(crate) async fn run(command: RulesCommand, session: &Session) -> Done {
+    let client = &session.client;
+    match command {
+        RulesCommand::Show => {
+            let found = session.wait("asking", client.get("/rules")).await?;
+            session.output.document(&found, shown)
+        }
+        RulesCommand::Set { folder } => {
+            let set = serde_json::to_value(read(&folder)?).unwrap_or_default();
+            let found = session.wait("putting the rules in place", client.put("/rules", &set)).await?;
+            session.output.document(&found, shown)
+        }
+        RulesCommand::Remove => {
+            session.wait("removing the rules", client.delete("/rules")).await?;
+            session.output.document(&Value::Null, |_| "The organization has no rules for plans.\n".to_owned())
+        }
+    }
+}
+
+fn read(folder: &Path) -> Result<Set, Failure> {
+    let found = load(folder).map_err(|e| Code::InvalidArgument.on(e.to_string()).next("Correct the file."))?;
+    let nothing = || {
+        Code::InvalidArgument
+            .on(format!("{}: there are no rules in it", folder.display()))
+            .next("Name a folder with `*.toml` or `*.rego`; `runnerctl rules remove` removes them.")
+    };
+    found.filter(|set| !set.is_empty()).ok_or_else(nothing)
+}
+
+fn shown(found: &Value) -> String {
+    let set: Set = serde_json::from_value(found["rules"].clone()).unwrap_or_default();
+    if set.is_empty() {
+        return "The organization has no rules for plans.\n".to_owned();
+    }
+    let of_patterns = set.rule.iter().map(|rule| {
+        let effect = match rule.approvals {
+            Some(n) => format!("{} {n}", rule.effect.as_str()),
+            None => rule.effect.as_str().to_owned(),
+        };
+        vec![escape::line(&rule.name), effect, escape::line(&rule.message)]
+    });
+    let programs = set.rego.iter().map(|module| vec![escape::line(&module.name), "rego".into(), String::new()]);
+    let mut text = table::rows(&["NAME", "EFFECT", "MESSAGE"], of_patterns.chain(programs), "");
+    text.push_str(&format!(
+        "\nChanged by {} at {}\n",
+        table::text(found, "/changed_by"),
+        table::moment(found, "/changed_at_ms")
+    ));
+    text
+}
+
+/// What rules have said of a job's plan.
+pub(super) fn judgement(job: &Value) -> Judgement {
+    serde_json::from_value(job["plan"]["judgement"].clone()).unwrap_or_default()
+}
+
+/// How much they said of each.
+pub(super) fn summary(judgement: &Judgement) -> String {
+    let count = |effect| judgement.findings.iter().filter(|finding| finding.effect == effect).count();
+    let of = [(Effect::Deny, "deny"), (Effect::Approve, "want approval"), (Effect::Warn, "warn")];
+    let said = of.map(|(effect, words)| (count(effect), words)).into_iter().filter(|(n, _)| *n > 0);
+    said.map(|(n, words)| format!("{n} {words}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Each of it in a line.
+pub(super) fn findings(judgement: &Judgement) -> Vec<String> {
+    let mut lines: Vec<_> = judgement
+        .findings
+        .iter()
+        .map(|finding| {
+            let effect = match finding.effect {
+                Effect::Deny => "denied".to_owned(),
+                Effect::Approve if finding.approvals == 1 => "wants the approval of another person".to_owned(),
+                Effect::Approve => format!("wants the approval of {} others", finding.approvals),
+                Effect::Warn => "warning".to_owned(),
+            };
+            let of = if finding.address.is_empty() { String::new() } else { format!("{}: ", finding.address) };
+            format!("· {effect} by rule {} of the {}: {of}{}", finding.rule, finding.source, finding.message)
+        })
+        .collect();
+    if judgement.left_out > 0 {
+        lines.push(format!("· and {} more", judgement.left_out));
+    }
+    lines
+}
+
+/// What rules still want of people, where they do.
+pub(super) fn people(job: &Value) -> Option<String> {
+    let wanted = judgement(job).approvals;
+    if wanted == 0 || job["phase"] != "awaiting_approval" {
+        return None;
+    }
+    let names: Vec<_> = job["plan"]["approvers"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let by = if names.is_empty() { String::new() } else { format!(" ({})", escape::line(&names.join(", "))) };
+    Some(format!("{} of {wanted}{by}", names.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_still_wanted_is_said() {
+        let job = |approvals: u32, approvers: &[&str]| json!({ "phase": "awaiting_approval", "plan": { "judgement": { "approvals": approvals }, "approvers": approvers } });
+        assert_eq!(people(&job(0, &[])), None);
+        assert_eq!(people(&job(2, &[])).as_deref(), Some("0 of 2"));
+        assert_eq!(people(&job(2, &["bob"])).as_deref(), Some("1 of 2 (bob)"));
+        let mut applying = job(2, &["bob", "eve"]);
+        applying["phase"] = "applying".into();
+        assert_eq!(people(&applying), None);
+    }
+
+    #[test]
+    fn findings_are_lines() {
+        let judgement: Judgement = serde_json::from_value(json!({
+            "findings": [
+                { "source": "runner", "rule": "stays", "effect": "deny", "message": "it is destroyed", "address": "a.b" },
+                { "source": "organization", "rule": "two", "effect": "approve", "message": "ask", "approvals": 2 },
+            ],
+            "left_out": 3,
+        }))
+        .expect("a judgement");
+        assert_eq!(
+            findings(&judgement),
+            [
+                "· denied by rule stays of the runner: a.b: it is destroyed",
+                "· wants the approval of 2 others by rule two of the organization: ask",
+                "· and 3 more",
+            ]
+        );
+        assert_eq!(summary(&judgement), "1 deny, 1 want approval");
+    }
+}
