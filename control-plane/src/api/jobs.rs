@@ -173,7 +173,12 @@ async fn list(State(state): State<ApiState>, caller: Caller, mut params: Params)
     };
     let views = JobViews::of(&state, &caller).await?;
     let jobs = state.store.jobs(caller.org(), stack.as_deref(), limit).await?;
-    Ok(Json(JobList { items: views.explained(&state, &caller, jobs).await? }))
+    let mut items = views.explained(&state, &caller, jobs).await?;
+    // as with its text: of one job it is what is asked for, of all of them it is too much
+    for judgement in items.iter_mut().filter_map(|job| job.plan.as_mut()?.judgement.as_mut()) {
+        judgement.findings.clear();
+    }
+    Ok(Json(JobList { items }))
 }
 
 #[utoipa::path(get, path = "/api/v1/jobs/{job}", tag = "jobs", params(("job" = String, Path)),

@@ -179,7 +179,7 @@ pub struct Plan {
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     pub summary: Option<shared_proto::plan::Summary>,
-    /// What rules say of it; none where there are none.
+    /// What rules say of it; none where there are none. Without findings in lists.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     pub judgement: Option<Judgement>,
