@@ -28,7 +28,8 @@ pub(crate) struct Deploy {
     /// The stack's name; the folder's by default
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// The engine; what the stack has, for a new one what the runner has, opentofu before terraform
+    /// The engine; what the stack has, for a new one pulumi where the folder has a Pulumi.yaml, else what the runner has, opentofu before
+    /// terraform
     #[arg(long, value_parser = ENGINES)]
     engine: Option<String>,
     #[command(flatten)]

@@ -4,11 +4,13 @@
 
 mod change;
 mod kept;
+mod previewed;
 mod read;
 
 use crate::engine::Engine;
+use crate::engine::dialect::{Family, Plan};
 use crate::journal::Journal;
-use crate::secrets::Secrets;
+use crate::secrets::{Secrets, Sensitive};
 use crate::stop::Stop;
 use read::About;
 use runner_worker_iac::redaction::Redaction;
@@ -39,13 +41,13 @@ pub(crate) async fn shown(
     engine: &mut Engine,
     journal: &Journal,
     plan: &Path,
-    kind: JobKind,
+    what: &Plan<'_>,
     has_changes: bool,
 ) -> Result<String, Stop> {
-    let about = About { engine: engine.called(), kind: name(kind), has_changes };
-    let beside = engine.beside();
-    let made = async { document(beside.show_json(plan).await?, about, journal.redaction()).await };
-    let (text, made) = tokio::join!(engine.show(plan), made);
+    let about = About { engine: engine.called(), kind: name(what.kind), has_changes };
+    let (beside, family) = (engine.beside(), engine.family());
+    let made = async { document(beside.document(plan).await?, family, about, journal.redaction()).await };
+    let (text, made) = tokio::join!(engine.show(what, plan), made);
     let mut text = text?;
     match made {
         Ok(Made { json, secrets, not_looked_for }) => {
@@ -64,12 +66,12 @@ pub(crate) async fn shown(
     Ok(text)
 }
 
-async fn document(file: File, about: About, redaction: Redaction) -> Result<Made, String> {
+async fn document(file: File, family: Family, about: About, redaction: Redaction) -> Result<Made, String> {
     let length = file.metadata().map_err(|e| e.to_string())?.len();
     if length > JSON_MAX {
         return Err(format!("as JSON it takes {length} bytes, the limit is {JSON_MAX}"));
     }
-    let made = tokio::task::spawn_blocking(move || make(&file, about, redaction));
+    let made = tokio::task::spawn_blocking(move || make(&file, family, about, redaction));
     let made = made.await.map_err(|e| e.to_string())?.map_err(|why| format!("its JSON cannot be read ({why})"))?;
     if made.json.len() > PLAN_DOCUMENT_MAX {
         return Err(format!("it takes {} bytes, the limit is {PLAN_DOCUMENT_MAX}", made.json.len()));
@@ -77,11 +79,18 @@ async fn document(file: File, about: About, redaction: Redaction) -> Result<Made
     Ok(made)
 }
 
-fn make(mut file: &File, about: About, redaction: Redaction) -> Result<Made, String> {
-    let sensitive = read::sensitive(BufReader::new(file))?;
+fn make(mut file: &File, family: Family, about: About, redaction: Redaction) -> Result<Made, String> {
+    let sensitive = match family {
+        Family::Language => read::sensitive(BufReader::new(file))?,
+        // it gives no value that it masks
+        Family::Pulumi => Sensitive::default(),
+    };
     file.rewind().map_err(|e| e.to_string())?;
     let secrets = Secrets::new(redaction, &sensitive);
-    let document = read::read(BufReader::new(file), about, &secrets)?;
+    let document = match family {
+        Family::Language => read::read(BufReader::new(file), about, &secrets)?,
+        Family::Pulumi => previewed::read(BufReader::new(file), about, &secrets)?,
+    };
     let json = serde_json::to_string(&document).map_err(|e| e.to_string())?;
     Ok(Made { json, secrets, not_looked_for: sensitive.left_out() })
 }

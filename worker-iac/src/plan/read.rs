@@ -35,20 +35,20 @@ pub(super) struct About {
 }
 
 /// A change of a resource, as the engine gives it.
-#[derive(Deserialize)]
-struct RawChange {
+#[derive(Default, Deserialize)]
+pub(super) struct RawChange {
     #[serde(default)]
-    address: String,
-    previous_address: Option<String>,
-    module_address: Option<String>,
-    mode: Option<String>,
+    pub(super) address: String,
+    pub(super) previous_address: Option<String>,
+    pub(super) module_address: Option<String>,
+    pub(super) mode: Option<String>,
     #[serde(rename = "type")]
-    kind: Option<String>,
-    name: Option<String>,
-    provider_name: Option<String>,
-    deposed: Option<String>,
-    action_reason: Option<String>,
-    change: Delta,
+    pub(super) kind: Option<String>,
+    pub(super) name: Option<String>,
+    pub(super) provider_name: Option<String>,
+    pub(super) deposed: Option<String>,
+    pub(super) action_reason: Option<String>,
+    pub(super) change: Delta,
 }
 
 /// A check, as the engine gives it.
@@ -72,7 +72,7 @@ struct RawProblem {
 }
 
 /// A document that is being made.
-struct Making<'a> {
+pub(super) struct Making<'a> {
     secrets: &'a Secrets,
     document: Document,
     resources: Kept,
@@ -98,18 +98,7 @@ pub(super) fn sensitive(input: impl BufRead) -> Result<Sensitive, String> {
 /// # Errors
 /// As [`sensitive`].
 pub(super) fn read(input: impl BufRead, about: About, secrets: &Secrets) -> Result<Document, String> {
-    let About { engine, kind, has_changes } = about;
-    let document =
-        Document { version: VERSION, engine, kind: kind.into(), has_changes, complete: true, ..Document::default() };
-    let mut making = Making {
-        secrets,
-        document,
-        resources: Kept::new(RESOURCES_BYTES),
-        drift: Kept::new(DRIFT_BYTES),
-        outputs_left: OUTPUTS_BYTES,
-        checks_left: CHECKS_BYTES,
-        knows_format: false,
-    };
+    let mut making = Making::new(about, secrets);
     object(input, Top(&mut making))?;
     if !making.knows_format {
         return Err("it is of a format that is not known".to_owned());
@@ -136,8 +125,26 @@ fn object(mut input: impl BufRead, visitor: impl for<'de> Visitor<'de, Value = (
 
 // === impl Making ===
 
-impl Making<'_> {
-    fn resource(&mut self, raw: RawChange) {
+impl<'a> Making<'a> {
+    /// Of a plan with nothing in it.
+    pub(super) fn new(about: About, secrets: &'a Secrets) -> Self {
+        let About { engine, kind, has_changes } = about;
+        let kind = kind.into();
+        let document =
+            Document { version: VERSION, engine, kind, has_changes, complete: true, ..Document::default() };
+        Self {
+            secrets,
+            document,
+            resources: Kept::new(RESOURCES_BYTES),
+            drift: Kept::new(DRIFT_BYTES),
+            outputs_left: OUTPUTS_BYTES,
+            checks_left: CHECKS_BYTES,
+            knows_format: false,
+        }
+    }
+
+    /// Takes what would become of a resource.
+    pub(super) fn resource(&mut self, raw: RawChange) {
         let change = self.change(raw);
         let summary = &mut self.document.summary;
         let count = match change.action {
@@ -160,7 +167,8 @@ impl Making<'_> {
         }
     }
 
-    fn drifted(&mut self, raw: RawChange) {
+    /// Takes what somebody else has changed.
+    pub(super) fn drifted(&mut self, raw: RawChange) {
         let change = self.change(raw);
         if change.action != Action::NoOp {
             self.document.summary.drift = self.document.summary.drift.saturating_add(1);
@@ -194,7 +202,8 @@ impl Making<'_> {
         }
     }
 
-    fn output(&mut self, name: String, delta: &Delta) {
+    /// Takes what would become of an output.
+    pub(super) fn output(&mut self, name: String, delta: &Delta) {
         let (action, _) = action(&delta.actions);
         if action == Action::NoOp {
             return;
@@ -238,7 +247,8 @@ impl Making<'_> {
         document.checks.push(check);
     }
 
-    fn finish(self) -> Document {
+    /// The document.
+    pub(super) fn finish(self) -> Document {
         let mut document = self.document;
         (document.left_out.resources, document.left_out.drift) = (self.resources.left_out, self.drift.left_out);
         let (resources, of_resources) = self.resources.into_resources();
