@@ -65,6 +65,12 @@ pub(crate) async fn run(command: Deploy, session: &Session) -> Done {
     follow::follow(session, &id, Approval::Ask, command.exit).await
 }
 
+/// The engine that a folder is for, where one file alone tells.
+fn engine_of(dir: &Path) -> Option<&'static str> {
+    let is_there = |name: &&str| dir.join(name).is_file();
+    ["Pulumi.yaml", "Pulumi.yml", "Pulumi.json"].iter().any(|name| is_there(&name)).then_some("pulumi")
+}
+
 /// Makes the stack what was asked for and starts the job.
 async fn start(command: &Deploy, session: &Session) -> Done<Value> {
     let client = &session.client;
@@ -87,7 +93,8 @@ async fn start(command: &Deploy, session: &Session) -> Done<Value> {
             // the stack's runner, unless another is to do it
             let own = existing.as_ref().map(|stack| table::text(stack, "/runner")).filter(|name| !name.is_empty());
             let runner = session.runner.as_deref().or(own.as_deref());
-            let engine = stack::engine_of_runner(client, runner, named).await?;
+            let wanted = named.or(command.dir.as_deref().and_then(engine_of));
+            let engine = stack::engine_of_runner(client, runner, wanted).await?;
             if named.is_none() {
                 eprintln!("· engine: {engine}");
             }

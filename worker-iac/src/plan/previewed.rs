@@ -42,6 +42,14 @@ fn change(step: &Step<'_>, action: &str, of: &str) -> RawChange {
         other => &[other],
     };
     let mut change = delta(before, after, actions);
+    for key in step.changed_keys() {
+        // both are shown alike, and are not: a secret
+        if change.before.get(key) == change.after.get(key)
+            && let Some(before) = change.before.as_object_mut()
+        {
+            before.remove(key);
+        }
+    }
     change.replace_paths = Some(step.replace_keys());
     if action == "import" {
         change.importing = Some(Importing { id: Some(step.id().to_owned()) });

@@ -145,6 +145,10 @@ impl<'a> Step<'a> {
     pub(crate) fn sides(&self, of: &str) -> (&'a Value, &'a Value) {
         (&self.whole["old"][of], &self.whole["new"][of])
     }
+    /// Properties that change.
+    pub(crate) fn changed_keys(&self) -> impl Iterator<Item = &'a str> {
+        self.whole["diffs"].as_array().into_iter().flatten().filter_map(Value::as_str)
+    }
     /// Properties that cannot be changed in place.
     pub(crate) fn replace_keys(&self) -> Vec<Vec<Value>> {
         let keys = self.whole["keys"].as_array().into_iter().flatten();
@@ -158,9 +162,10 @@ pub(super) fn address(urn: &str) -> &str {
     urn.strip_prefix("urn:pulumi:").and_then(|rest| rest.splitn(3, "::").nth(2)).unwrap_or(urn)
 }
 
-/// The name at the end of an URN; there may be colons in it.
+/// The name at the end of an URN; there may be colons in it. What is no URN has none.
 pub(super) fn name(urn: &str) -> &str {
-    address(urn).split_once("::").map_or("", |(_, name)| name)
+    let address = Some(address(urn)).filter(|address| *address != urn);
+    address.and_then(|address| address.split_once("::")).map_or("", |(_, name)| name)
 }
 
 /// The name of the package that a reference to a provider is of.
