@@ -300,7 +300,10 @@ mod tests {
         let module = Declarations { doubtful: true, ..Declarations::default() };
         let variables = Variables::new(&given(&[("a", "some-value")]), &[], &module).expect("fine");
         assert_eq!(variables.environment, [("TF_VAR_a".to_owned(), "some-value".to_owned())]);
-        assert_eq!((variables.secrets.as_slice(), variables.notes().next()), (["some-value".to_owned()].as_slice(), None));
+        assert_eq!(
+            (variables.secrets.as_slice(), variables.notes().next()),
+            (["some-value".to_owned()].as_slice(), None)
+        );
         let long = given(&[("a", &"x".repeat(IN_ENVIRONMENT_MAX))]);
         assert_eq!(Variables::new(&long, &[], &module).expect_err("too long").code, Code::TooLarge);
         assert_eq!(format!("{variables:?}"), "Variables(1 values)");

@@ -95,3 +95,33 @@ fn with_those_beside(engine: Engine, program: PathBuf) -> Vec<PathBuf> {
 fn is_executable(path: &Path) -> bool {
     path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn what_an_engine_runs_from_its_own_folder_is_read_with_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().canonicalize().expect("real").join(name);
+        for (name, mode) in
+            [("pulumi", 0o755), ("pulumi-language-yaml", 0o755), ("pulumi-notes.txt", 0o644), ("other", 0o755)]
+        {
+            std::fs::write(at(name), "").expect("writes");
+            std::fs::set_permissions(at(name), std::fs::Permissions::from_mode(mode)).expect("sets");
+        }
+        let with = |program: &str| with_those_beside(Engine::Pulumi, at(program));
+        assert_eq!(with("pulumi"), [at("pulumi"), at("pulumi-language-yaml")]);
+        assert_eq!(with_those_beside(Engine::OpenTofu, at("pulumi")), [at("pulumi")]);
+        // through a link, where it leads to
+        std::fs::create_dir(at("bin")).expect("makes");
+        std::os::unix::fs::symlink(at("pulumi"), at("bin/pulumi")).expect("links");
+        assert_eq!(with("bin/pulumi"), [at("bin/pulumi"), at("pulumi"), at("pulumi-language-yaml")]);
+        for n in 0..2 * BESIDE_MAX {
+            std::fs::write(at(&format!("pulumi-{n}")), "").expect("writes");
+            std::fs::set_permissions(at(&format!("pulumi-{n}")), std::fs::Permissions::from_mode(0o755)).expect("sets");
+        }
+        assert_eq!(with("pulumi").len(), 1 + BESIDE_MAX);
+    }
+}

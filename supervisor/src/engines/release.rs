@@ -52,7 +52,7 @@ pub enum Word {
 }
 
 /// How an engine's vendor publishes it.
-struct Vendor {
+struct Publisher {
     /// Where it has a version's files.
     address: &'static str,
     /// Its keys.
@@ -65,14 +65,14 @@ struct Vendor {
 
 impl Engine {
     /// Its vendor, as far as it publishes what can be verified here.
-    fn vendor(self) -> Option<Vendor> {
+    fn vendor(self) -> Option<Publisher> {
         match self {
-            Self::OpenTofu => Some(Vendor {
+            Self::OpenTofu => Some(Publisher {
                 address: "https://github.com/opentofu/opentofu/releases/download/v{version}",
                 keys: openpgp::opentofu,
                 suffix: ".gpgsig",
             }),
-            Self::Terraform => Some(Vendor {
+            Self::Terraform => Some(Publisher {
                 address: "https://releases.hashicorp.com/terraform/{version}",
                 keys: openpgp::hashicorp,
                 suffix: ".sig",
@@ -184,7 +184,7 @@ impl Release {
     }
 
     /// Who publishes it.
-    fn vendor(&self) -> Result<Vendor, Failure> {
+    fn vendor(&self) -> Result<Publisher, Failure> {
         self.engine.vendor().ok_or_else(|| {
             let beside = self.engine.beside().unwrap_or_default();
             Code::SourceRefused
@@ -354,6 +354,17 @@ mod tests {
         let keys = [vendor.key];
         let failure = release.checksum_by(&config, &place, None, &keys, ".sig").await.expect_err("not in it");
         assert_eq!((failure.code, failure.message.contains("has no checksum of")), (Code::SourceRefused, true));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_verified_is_refused_and_says_what_to_do() {
+        let failure = release(Engine::Pulumi, "3.255.0").checksum(&config(&[]), &Place::Vendor, Some([2; 32])).await;
+        let failure = failure.expect_err("refused");
+        assert_eq!(failure.code, Code::SourceRefused);
+        assert!(
+            failure.next_step.contains("pulumi/3.255.0") && failure.next_step.contains("engines.pulumi"),
+            "{failure}"
+        );
     }
 
     #[tokio::test]

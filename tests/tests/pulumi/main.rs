@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-const JOB: Duration = Duration::from_secs(120);
+/// A job takes Pulumi a dozen commands, at the priority of jobs.
+const JOB: Duration = Duration::from_secs(300);
 /// A secret variable, and a secret inside of another.
 const PLANTED: [&str; 2] = ["planted-secret-one", "planted-secret-two"];
 
@@ -34,7 +35,7 @@ async fn usual() -> Result<&'static Usual> {
 
 fn main() -> ExitCode {
     Suite::new()
-        .limit(300)
+        .limit(1500)
         .needs(&[Component::Pulumi])
         .test("a_program_lives_from_its_first_preview_to_its_end", life)
         .test("what_others_have_changed_is_found_and_written_down", refresh)
@@ -71,14 +72,18 @@ impl Usual {
     /// A stack with nothing in it: where its state will be is known by its id.
     async fn stack(&self, name: &'static str) -> Result<Stack> {
         let user = self.control_plane.admin();
-        let source = user.upload(archive::pack(&[archive::Entry::file("Pulumi.yaml", "name: shop\nruntime: yaml\n")])?).await?;
+        let source =
+            user.upload(archive::pack(&[archive::Entry::file("Pulumi.yaml", "name: shop\nruntime: yaml\n")])?).await?;
         let stack = user.post("/stacks", &json!({ "name": name, "engine": "pulumi", "source": source })).await?;
         let id = stack["id"].as_str().context("an id")?.to_owned();
         let world = self.runner.state().join("stacks").join(&id).join("world");
         Ok(Stack { name, id, world })
     }
+    async fn run(&self, words: &[&str]) -> Result<Ended> {
+        self.ctl.program(words)?.run(JOB).await
+    }
     async fn text(&self, line: &str) -> Result<String> {
-        self.ctl.text(&line.split(' ').collect::<Vec<_>>()).await
+        self.run(&line.split(' ').collect::<Vec<_>>()).await?.success()
     }
     /// Deploys a program; the end, and the id of the job.
     async fn deploy(&self, stack: &Stack, program: &str, options: &str) -> Result<(Ended, String)> {
@@ -87,7 +92,7 @@ impl Usual {
         let path = folder.path().display().to_string();
         let mut words = vec!["deploy", &path, "--name", stack.name];
         words.extend(options.split_whitespace());
-        let ended = self.ctl.run(&words).await?;
+        let ended = self.run(&words).await?;
         let list = self.ctl.json(&["job", "list", "--stack", stack.name]).await?;
         Ok((ended, list["items"][0]["id"].as_str().context("a job")?.to_owned()))
     }
@@ -134,28 +139,37 @@ fn code(ended: &Ended, expected: i32) -> Result<()> {
 async fn life() -> Result<()> {
     let usual = usual().await?;
     let stack = usual.stack("life").await?;
-    let rest = |greeting: &str| format!("config:\n  greeting: {{ type: string, default: {greeting} }}\n  ports: {{ type: array, items: {{ type: integer }}, default: [80] }}\noutputs:\n  greeting: ${{greeting}}\n  ports: ${{ports}}\n");
-    let first = program(
-        &stack.world,
-        &[Thing("one", "one", "${greeting}", ""), Thing("two", "two", "2", "")],
-        &rest("hello"),
-    );
+    let rest = |greeting: &str| {
+        format!(
+            "config:\n  greeting: {{ type: string, default: {greeting} }}\n  ports: {{ type: array, items: {{ type: integer }}, default: [80] }}\noutputs:\n  greeting: ${{greeting}}\n  ports: ${{ports}}\n"
+        )
+    };
+    let first =
+        program(&stack.world, &[Thing("one", "one", "${greeting}", ""), Thing("two", "two", "2", "")], &rest("hello"));
     let (ended, preview) = usual.deploy(&stack, &first, "--kind preview --exit-code").await?;
     code(&ended, 2)?;
     ensure!(!stack.world.exists(), "a preview makes nothing");
     let plan = usual.plan(&preview).await?;
-    ensure!(plan["engine"]["name"] == "pulumi" && plan["summary"]["create"] == 3 && plan["summary"]["outputs"] == 2, "{plan}");
+    ensure!(
+        plan["engine"]["name"] == "pulumi" && plan["summary"]["create"] == 3 && plan["summary"]["outputs"] == 2,
+        "{plan}"
+    );
     ensure!(plan["resources"][1]["address"].as_str().is_some_and(|a| a.starts_with("world:index:Thing::")), "{plan}");
     // the plan waits, and is then applied
     let (ended, job) = usual.deploy(&stack, &first, "--exit-code").await?;
     code(&ended, 75)?;
-    ensure!(ended.stdout.contains("+ world:index:Thing: (create)") && ended.stdout.contains("+ 3 to create"), "{ended:?}");
+    ensure!(
+        ended.stdout.contains("+ world:index:Thing: (create)") && ended.stdout.contains("+ 3 to create"),
+        "{ended:?}"
+    );
     usual.text(&format!("job approve {job}")).await?;
     let applied = usual.control_plane.admin().job_in(&job, &["applied"], JOB).await?;
     ensure!(applied.0["outputs"]["greeting"]["value"] == "hello", "{}", applied.0);
     ensure!(stack.thing("one")? == "hello" && stack.thing("two")? == "2");
     let shown = serde_json::to_string(&usual.control_plane.admin().events(&job).await?)?;
-    for expected in ["+ world:index:Thing one create: complete", "Resources: 3 created", "state is kept in the runner's"] {
+    for expected in
+        ["+ world:index:Thing one create: complete", "Resources: 3 created", "state is kept in the runner's"]
+    {
         ensure!(shown.contains(expected), "{expected}: {shown}");
     }
     let job = usual.done(&stack, &first, "--auto-approve --exit-code", "no_changes").await?;
@@ -166,9 +180,13 @@ async fn life() -> Result<()> {
         &[Thing("one", "eins", "${greeting}", ""), Thing("three", "three", "3", "")],
         &rest("hello"),
     );
-    let job = usual.done(&stack, &second, "--auto-approve --var greeting=bye --var ports=[443,8443]", "applied").await?;
+    let job =
+        usual.done(&stack, &second, "--auto-approve --var greeting=bye --var ports=[443,8443]", "applied").await?;
     let plan = usual.plan(&job).await?;
-    ensure!(plan["summary"]["replace"] == 1 && plan["summary"]["create"] == 1 && plan["summary"]["delete"] == 1, "{plan}");
+    ensure!(
+        plan["summary"]["replace"] == 1 && plan["summary"]["create"] == 1 && plan["summary"]["delete"] == 1,
+        "{plan}"
+    );
     let table = usual.text(&format!("plan show {job}")).await?;
     for expected in ["world:index:Thing::two", "# forces replacement", "\"hello\" → \"bye\""] {
         ensure!(table.contains(expected), "{expected}: {table}");
@@ -255,7 +273,9 @@ async fn secrets() -> Result<()> {
             all.push_str(&usual.text(&format!("{line} {job}")).await?);
         }
     }
-    for line in ["state outputs hides", "state list hides", "state show hides world:index:Thing::one", "plan compare hides"] {
+    for line in
+        ["state outputs hides", "state list hides", "state show hides world:index:Thing::one", "plan compare hides"]
+    {
         all.push_str(&usual.text(line).await?);
     }
     all.push_str(&std::fs::read_to_string(usual.runner.folder().join("runner.log")).unwrap_or_default());
@@ -279,7 +299,14 @@ async fn parts() -> Result<()> {
     let text = program(&stack.world, &both, "");
     usual.done(&stack, &text, "--auto-approve --target world:index:Thing::one", "applied").await?;
     ensure!(stack.thing("one").is_ok() && !stack.world.join("two").exists());
-    let job = usual.done(&stack, &text, "--auto-approve --target world:index:Thing::one --replace world:index:Thing::one", "applied").await?;
+    let job = usual
+        .done(
+            &stack,
+            &text,
+            "--auto-approve --target world:index:Thing::one --replace world:index:Thing::one",
+            "applied",
+        )
+        .await?;
     ensure!(usual.plan(&job).await?["summary"]["replace"] == 1);
     // a replacement is made first, and what it replaces is the same file: it is gone
     usual.done(&stack, &text, "--kind refresh --auto-approve", "applied").await?;
@@ -322,17 +349,28 @@ impl Usual {
 async fn failure() -> Result<()> {
     let usual = usual().await?;
     let stack = usual.stack("fails").await?;
-    let text = program(&stack.world, &[Thing("one", "one", "1", ""), Thing("bad", "bad", "2", ", fail: no such luck")], "");
+    let text =
+        program(&stack.world, &[Thing("one", "one", "1", ""), Thing("bad", "bad", "2", ", fail: no such luck")], "");
     let job = usual.done(&stack, &text, "--auto-approve", "failed").await?;
     let told = usual.control_plane.admin().job(&job).await?;
     ensure!(told.code() == "engine_failed", "{}", told.0);
     let said = told.0["result"]["message"].as_str().unwrap_or_default();
     ensure!(said.contains("no such luck (world:index:Thing::bad)"), "{said}");
     let progress = usual.control_plane.admin().events_of(&job, "resource_progress").await?;
-    ensure!(progress.iter().any(|p| p["address"] == "world:index:Thing::bad" && p["state"] == "failed"), "{progress:?}");
+    ensure!(
+        progress.iter().any(|p| p["address"] == "world:index:Thing::bad" && p["state"] == "failed"),
+        "{progress:?}"
+    );
     // what was made is known
     ensure!(usual.text("state list fails").await?.contains("world:index:Thing::one"));
-    let broken = usual.done(&stack, "name: shop\nruntime: yaml\nresources:\n  x: { type: \"nothing:of:This\" }\n", "--kind preview", "failed").await?;
+    let broken = usual
+        .done(
+            &stack,
+            "name: shop\nruntime: yaml\nresources:\n  x: { type: \"nothing:of:This\" }\n",
+            "--kind preview",
+            "failed",
+        )
+        .await?;
     ensure!(usual.control_plane.admin().job(&broken).await?.code() == "engine_failed");
     Ok(())
 }

@@ -121,6 +121,8 @@ pub(crate) trait Dialect: Debug + Send + Sync {
     fn event(&self, line: &str) -> Option<Body>;
     /// The lock of which a line of its output or a diagnostic says that the command could not have it.
     fn lock(&self, body: &Body) -> Option<StateLock>;
+    /// Whether an error says that the saved plan is not what would be applied.
+    fn stale(&self, summary: &str) -> bool;
     /// The exit code with which a plan ends that has changes; `None`: what it has planned says it.
     fn planned_changes(&self) -> Option<i32>;
     /// Where a plan's document is once it is made; `None`: the engine is asked for it.

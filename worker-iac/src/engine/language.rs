@@ -78,6 +78,9 @@ impl Dialect for Language {
             _ => None,
         }
     }
+    fn stale(&self, summary: &str) -> bool {
+        summary == "Saved plan is stale"
+    }
     fn planned_changes(&self) -> Option<i32> {
         Some(2)
     }
@@ -165,7 +168,12 @@ mod tests {
 
     #[test]
     fn options_come_before_what_they_are_for() {
-        let what = Plan { kind: JobKind::Destroy, targets: &["a.b".to_owned()], replace: &["c.d[\"e f\"]".to_owned()], imports: &[] };
+        let what = Plan {
+            kind: JobKind::Destroy,
+            targets: &["a.b".to_owned()],
+            replace: &["c.d[\"e f\"]".to_owned()],
+            imports: &[],
+        };
         let variables = ["-var-file=v".to_owned()];
         for (command, expected) in [
             (Command::Init { again: true }, "-json -reconfigure -var-file=v"),

@@ -3,6 +3,7 @@
 pub(crate) mod asked;
 mod beside;
 pub(crate) mod choice;
+mod complaint;
 pub(crate) mod dialect;
 pub(crate) mod environment;
 pub(crate) mod followed;
@@ -22,13 +23,14 @@ use crate::journal::Journal;
 use crate::process::{self, Environment, Heard, Line, Orphan, Program};
 use crate::stop::{Exit, Stop, io_failure};
 use crate::variables::Setting;
+use complaint::Complaint;
 use dialect::{Command, Dialect, Family, Options, Plan};
 use followed::Followed;
+use resources::Resources;
 use serde_json::Value;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::event::Body;
-use resources::Resources;
-use shared_proto::v1::{EngineProgram, EngineRead, EngineStarted, Outputs, StateLock};
+use shared_proto::v1::{EngineProgram, EngineRead, EngineStarted, Outputs};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -64,21 +66,6 @@ struct Common {
     options: Options,
     root: PathBuf,
     work: PathBuf,
-}
-
-/// What is said of a command's end.
-#[derive(Debug, Default)]
-struct Complaint {
-    /// The first error, in the engine's own words.
-    first: Option<String>,
-    stale: bool,
-    /// It could not have the lock of the state.
-    lock: Option<StateLock>,
-    disk_full: bool,
-    /// It planned a change.
-    planned: bool,
-    /// It said what it has applied, which comes last.
-    applied: bool,
 }
 
 // === impl Engine ===
@@ -233,7 +220,10 @@ impl Engine {
     /// The outputs of the state, the sensitive ones nulled.
     pub(crate) async fn output(&mut self) -> Result<Outputs, Stop> {
         let value = self.document(&Command::Output, OUTPUT_MAX).await?;
-        self.common.dialect.outputs(&value).ok_or_else(|| Code::EngineFailed.on("the engine's outputs are of another form").into())
+        self.common
+            .dialect
+            .outputs(&value)
+            .ok_or_else(|| Code::EngineFailed.on("the engine's outputs are of another form").into())
     }
 
     /// The resources of the state; where addresses are named, only those, with what they hold.
@@ -281,10 +271,16 @@ impl Engine {
         let err = self.common.work.join("engine.err");
         let (journal, dialect) = (self.journal.clone(), self.common.dialect);
         let mut complaint = Complaint::default();
+        let tells = matches!(command, Command::Plan { .. });
         let exit = self
             .run(command, (&out, &err), async |heard| {
-                if let Heard::Err(line) = heard {
-                    stderr(&journal, dialect, &mut complaint, line).await;
+                match heard {
+                    Heard::Err(line) => stderr(&journal, dialect, &mut complaint, line).await,
+                    // of events that nobody is told of, why it failed
+                    Heard::Out(line) if tells => {
+                        dialect.event(&line.text).iter().for_each(|body| complaint.hear(body, dialect))
+                    }
+                    Heard::Out(_) => {}
                 }
             })
             .await;
@@ -412,65 +408,6 @@ async fn stderr(journal: &Journal, dialect: &dyn Dialect, complaint: &mut Compla
     journal.record(body).await;
 }
 
-// === impl Complaint ===
-
-impl Complaint {
-    fn hear(&mut self, body: &Body, dialect: &dyn Dialect) {
-        // that there is one may be said before whose it is
-        if self.lock.as_ref().is_none_or(|lock| lock.id.is_empty()) {
-            self.lock = dialect.lock(body).or(self.lock.take());
-        }
-        match body {
-            Body::Diagnostic(d) if d.severity == "error" => {
-                self.stale |= d.summary == "Saved plan is stale";
-                self.disk_full |=
-                    d.detail.contains("no space left on device") || d.summary.contains("no space left on device");
-                let place = if d.address.is_empty() { String::new() } else { format!(" ({})", d.address) };
-                self.first.get_or_insert_with(|| format!("{}{place}", d.summary));
-            }
-            Body::PlannedChange(change) => self.planned |= change.reason != "drift",
-            Body::ChangeSummary(summary) => self.applied |= summary.operation == "apply",
-            Body::OutputLine(line) => {
-                self.disk_full |= line.text.contains("no space left on device");
-                let words = line.text.trim_start_matches(['│', '╷', ' ']);
-                if words.starts_with("Error: ") || words.starts_with("error: ") {
-                    self.first.get_or_insert_with(|| words.chars().take(500).collect());
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Judges an exit. Whether it is that of a plan that has changes.
-    fn judge(self, command: &str, dialect: &dyn Dialect, exit: Exit) -> Result<bool, Stop> {
-        let changes = dialect.planned_changes().map(Exit::Code);
-        if command == "plan" && changes == Some(exit) {
-            return Ok(true);
-        }
-        if exit == Exit::Code(0) {
-            return Ok(changes.is_none() && self.planned);
-        }
-        // its last word is as good, where nobody saw how it ended
-        if exit == Exit::Unknown && self.applied && self.first.is_none() {
-            return Ok(false);
-        }
-        let said = self.first.map(|first| format!(": {first}")).unwrap_or_default();
-        let message = format!("{} {command} ended with {}{said}", dialect.name(), exit.describe());
-        if let Some(lock) = self.lock {
-            let holder = if lock.who.is_empty() { "somebody".to_owned() } else { lock.who.clone() };
-            let since = if lock.created.is_empty() { String::new() } else { format!(" since {}", lock.created) };
-            let failure = Code::StateLocked.on(format!("the state is locked by {holder}{since} (lock {})", lock.id));
-            return Err(Stop::Locked(failure, Box::new(lock), exit));
-        }
-        let code = match (self.stale, self.disk_full) {
-            (true, _) => Code::PlanStale,
-            (_, true) => Code::DiskFull,
-            _ => Code::EngineFailed,
-        };
-        Err(Stop::Failed(code.on(message), Some(exit)))
-    }
-}
-
 /// Where the plan of a job is: among the engine's own data, which it may write.
 pub(crate) fn plan_in(work: &Path) -> PathBuf {
     work.join("data").join("plan.bin")
@@ -489,7 +426,6 @@ pub(crate) fn private_folder(path: &Path) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shared_proto::v1::Diagnostic;
 
     #[test]
     fn a_text_is_read_whole_or_by_lines() {
@@ -505,31 +441,6 @@ mod tests {
             std::fs::write(&path, content).expect("writes");
             let (text, left_out) = read_lines(&path, max).expect("reads");
             assert_eq!((text.as_str(), left_out), expected, "{content:?} {max}");
-        }
-    }
-
-    #[test]
-    fn an_exit_is_judged_by_what_was_said() {
-        let heard = |summary: &str| {
-            let mut complaint = Complaint::default();
-            let diagnostic = Diagnostic { severity: "error".into(), summary: summary.into(), ..Default::default() };
-            complaint.hear(&Body::Diagnostic(diagnostic), &terraform::TERRAFORM);
-            complaint
-        };
-        for (summary, exit, command, expected) in [
-            ("", Exit::Code(0), "apply", None),
-            ("", Exit::Code(2), "plan", None),
-            ("", Exit::Code(2), "apply", Some(Code::EngineFailed)),
-            ("Saved plan is stale", Exit::Code(1), "apply", Some(Code::PlanStale)),
-            ("write x: no space left on device", Exit::Code(1), "apply", Some(Code::DiskFull)),
-            ("x", Exit::Signal(9), "plan", Some(Code::EngineFailed)),
-        ] {
-            let judged = heard(summary).judge(command, &terraform::TERRAFORM, exit);
-            let code = judged.err().map(|stop| match stop {
-                Stop::Failed(failure, Some(found)) if found == exit => failure.code,
-                other => panic!("{other:?}"),
-            });
-            assert_eq!(code, expected, "{summary} {exit:?}");
         }
     }
 }

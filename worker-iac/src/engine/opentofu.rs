@@ -42,7 +42,11 @@ mod tests {
         {
             assert_eq!(says(&init, version, "-json"), json, "{version}");
             assert_eq!(says(&init, version, "-var-file=v"), json, "{version}");
-            assert_eq!(says(&Command::Apply { what: &plan, plan: Path::new("p") }, version, "-var-file=v"), json, "{version}");
+            assert_eq!(
+                says(&Command::Apply { what: &plan, plan: Path::new("p") }, version, "-var-file=v"),
+                json,
+                "{version}"
+            );
             assert!(says(&Command::Plan { what: &plan, out: Path::new("p") }, version, "-var-file=v"), "{version}");
         }
         assert!(!says(&Command::Version, "1.12.6", "-var-file=v"));

@@ -6,7 +6,9 @@ use serde_json::json;
 use shared_proto::plan::{Action, Engine, ResourceChange, Summary};
 
 fn document(name: &str, kind: &'static str, secrets: &Secrets) -> Document {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/plan/testdata").join(format!("pulumi-{name}.events"));
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("src/plan/testdata")
+        .join(format!("pulumi-{name}.events"));
     let text = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let engine = Engine { name: "pulumi".into(), version: "3.255.0".into() };
     read(text.as_slice(), About { engine, kind, has_changes: true }, secrets).expect("reads")
@@ -15,7 +17,17 @@ fn attributes(of: &ResourceChange) -> Vec<String> {
     let value = |value: &Option<Value>| value.as_ref().map_or_else(|| "-".to_owned(), Value::to_string);
     of.attributes
         .iter()
-        .map(|a| format!("{} {} {} {}{}{}", a.path, value(&a.before), value(&a.after), a.unknown, a.sensitive, a.forces_replacement))
+        .map(|a| {
+            format!(
+                "{} {} {} {}{}{}",
+                a.path,
+                value(&a.before),
+                value(&a.after),
+                a.unknown,
+                a.sensitive,
+                a.forces_replacement
+            )
+        })
         .collect()
 }
 
@@ -23,7 +35,11 @@ fn attributes(of: &ResourceChange) -> Vec<String> {
 fn a_change_and_a_replacement() {
     let document = document("change", "update", &Secrets::default());
     assert_eq!(document.summary, Summary { update: 1, replace: 1, outputs: 2, ..Summary::default() });
-    let heads: Vec<_> = document.resources.iter().map(|r| (r.action, r.address.as_str(), r.kind.as_str(), r.name.as_str(), r.provider.as_str())).collect();
+    let heads: Vec<_> = document
+        .resources
+        .iter()
+        .map(|r| (r.action, r.address.as_str(), r.kind.as_str(), r.name.as_str(), r.provider.as_str()))
+        .collect();
     assert_eq!(
         heads,
         [
@@ -31,7 +47,10 @@ fn a_change_and_a_replacement() {
             (Action::Update, "world:index:Thing::one", "world:index:Thing", "one", "world"),
         ]
     );
-    assert_eq!(attributes(&document.resources[0]), ["content 5 - truefalsefalse", "path \"/w/three\" \"/w/drei\" falsefalsetrue"]);
+    assert_eq!(
+        attributes(&document.resources[0]),
+        ["content 5 - truefalsefalse", "path \"/w/three\" \"/w/drei\" falsefalsetrue"]
+    );
     assert_eq!(document.resources[0].replace_paths, ["path"]);
     assert_eq!(attributes(&document.resources[1]), ["content \"hello\" \"changed\" falsefalsefalse"]);
     let outputs: Vec<_> = document.outputs.iter().map(|o| (o.name.as_str(), o.action)).collect();

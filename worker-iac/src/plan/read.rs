@@ -130,8 +130,7 @@ impl<'a> Making<'a> {
     pub(super) fn new(about: About, secrets: &'a Secrets) -> Self {
         let About { engine, kind, has_changes } = about;
         let kind = kind.into();
-        let document =
-            Document { version: VERSION, engine, kind, has_changes, complete: true, ..Document::default() };
+        let document = Document { version: VERSION, engine, kind, has_changes, complete: true, ..Document::default() };
         Self {
             secrets,
             document,

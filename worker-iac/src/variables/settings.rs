@@ -107,7 +107,10 @@ fn pieces(name: &str, value: &str, secret: Option<Kept>) -> Result<Vec<Setting>,
 fn walk(path: String, value: &Value, secret: Option<Kept>, found: &mut Vec<Setting>) -> Result<(), &'static str> {
     let (kept, value) = match value {
         Value::Array(items) if !items.is_empty() => {
-            return items.iter().enumerate().try_for_each(|(at, item)| walk(format!("{path}[{at}]"), item, secret, found));
+            return items
+                .iter()
+                .enumerate()
+                .try_for_each(|(at, item)| walk(format!("{path}[{at}]"), item, secret, found));
         }
         Value::Object(items) if !items.is_empty() => {
             return items.iter().try_for_each(|(key, item)| {
@@ -116,7 +119,9 @@ fn walk(path: String, value: &Value, secret: Option<Kept>, found: &mut Vec<Setti
                 walk(format!("{path}[\"{quoted}\"]"), item, secret, found)
             });
         }
-        Value::Array(_) | Value::Object(_) => return Err("has an empty list or object, which Pulumi's command cannot set"),
+        Value::Array(_) | Value::Object(_) => {
+            return Err("has an empty list or object, which Pulumi's command cannot set");
+        }
         Value::Null => return Err("has a null in it, which Pulumi's command cannot set"),
         Value::String(text) => (Kept::As("string"), text.clone()),
         Value::Bool(is) => (Kept::As("bool"), is.to_string()),

@@ -109,7 +109,8 @@ fn diagnostic(body: &Value) -> Option<Body> {
         _ => {
             let (first, rest) = said.split_once('\n').unwrap_or((said, ""));
             let cut = first.len() > SUMMARY_MAX;
-            let summary = if cut { first.chars().take(SUMMARY_MAX / 4).chain(['…']).collect() } else { first.to_owned() };
+            let summary =
+                if cut { first.chars().take(SUMMARY_MAX / 4).chain(['…']).collect() } else { first.to_owned() };
             let detail = if cut { said } else { rest.trim_start_matches('\n') }.to_owned();
             let urn = text(body, "urn");
             let address = super::step::address(&urn).to_owned();

@@ -5,7 +5,9 @@ use serde_json::json;
 
 /// All that one says, a line each.
 fn told(name: &str) -> Vec<String> {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/plan/testdata").join(format!("pulumi-{name}.events"));
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("src/plan/testdata")
+        .join(format!("pulumi-{name}.events"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     text.lines().filter_map(of_line).map(|body| shown(&body)).collect()
 }
@@ -59,7 +61,9 @@ fn what_is_done_and_fails_and_is_cancelled() {
 #[test]
 fn what_is_not_known_is_kept_and_what_nobody_needs_is_not() {
     let of = |value: Value| of_line(&value.to_string());
-    let Some(Body::EngineMessage(kept)) = of(json!({ "sequence": 1, "brandNewEvent": { "deep": [1] } })) else { panic!("kept") };
+    let Some(Body::EngineMessage(kept)) = of(json!({ "sequence": 1, "brandNewEvent": { "deep": [1] } })) else {
+        panic!("kept")
+    };
     assert_eq!((kept.r#type.as_str(), kept.json.contains("deep")), ("brandNewEvent", true));
     for none in [
         json!({ "preludeEvent": { "config": { "shop:password": "hunter2-hunter2" } } }),

@@ -45,7 +45,8 @@ pub(super) fn environment(place: &Place<'_>) -> Result<Environment, Failure> {
             let state = state_folder(&start.state_directory);
             if !start.state_instance.is_empty() && !state.exists() {
                 // an empty state here would have everything made a second time
-                let message = format!("the stack has no backend, and its state is on the instance {}", start.state_instance);
+                let message =
+                    format!("the stack has no backend, and its state is on the instance {}", start.state_instance);
                 return Err(Code::StateElsewhere.on(message));
             }
             private_folder(&state)?;

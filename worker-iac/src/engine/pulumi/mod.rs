@@ -100,6 +100,9 @@ impl Dialect for Pulumi {
     fn lock(&self, body: &Body) -> Option<StateLock> {
         lock::of(body)
     }
+    fn stale(&self, summary: &str) -> bool {
+        summary.contains("violates plan: ") || summary.contains(" is not allowed by the plan: ")
+    }
     fn planned_changes(&self) -> Option<i32> {
         None
     }
@@ -241,7 +244,9 @@ mod tests {
 
     #[test]
     fn the_version_is_read() {
-        for (said, expected) in [("v3.255.0\n", Some("3.255.0")), ("3.1.0", Some("3.1.0")), ("", None), ("error: x", None)] {
+        for (said, expected) in
+            [("v3.255.0\n", Some("3.255.0")), ("3.1.0", Some("3.1.0")), ("", None), ("error: x", None)]
+        {
             assert_eq!(PULUMI.version(said).as_deref(), expected, "{said}");
         }
     }

@@ -57,8 +57,11 @@ impl Project {
         let project = Self { file: file.clone(), name, whole };
         match project.program() {
             None => Ok(project),
-            Some(what) => Err(refused(file, &format!("{what} names a program, and which programs run is not for a source to say"))
-                .next("Put the plug-in into the runner's directory of providers, and take this out of the project.")),
+            Some(what) => Err(refused(
+                file,
+                &format!("{what} names a program, and which programs run is not for a source to say"),
+            )
+            .next("Put the plug-in into the runner's directory of providers, and take this out of the project.")),
         }
     }
 
@@ -89,7 +92,8 @@ impl Project {
             Some(("file", _)) => Ok(Backend::Runner),
             Some(("s3" | "gs" | "azblob", _)) => Ok(Backend::Own(url.to_owned())),
             Some(("http" | "https", _)) => {
-                let message = format!("{} has its state in Pulumi Cloud, and jobs have no access token of it", self.file);
+                let message =
+                    format!("{} has its state in Pulumi Cloud, and jobs have no access token of it", self.file);
                 Err(Code::CredentialsUnavailable.on(message).next(
                     "Leave `backend` out, and the runner keeps the state; or name a bucket (s3://, gs://, azblob://) of a connection's account.",
                 ))
@@ -155,8 +159,10 @@ impl Project {
     /// The values that the source has for a stack.
     fn of_stack(&self, root: &Path, stack: &str) -> Value {
         // older projects have the folder where others have declarations
-        let folder = ["stackConfigDir", "config"].iter().find_map(|key| self.whole.get(*key)?.as_str()).unwrap_or_default();
-        let text = ["yaml", "json"].iter().find_map(|end| read(&root.join(folder).join(format!("Pulumi.{stack}.{end}"))));
+        let folder =
+            ["stackConfigDir", "config"].iter().find_map(|key| self.whole.get(*key)?.as_str()).unwrap_or_default();
+        let text =
+            ["yaml", "json"].iter().find_map(|end| read(&root.join(folder).join(format!("Pulumi.{stack}.{end}"))));
         let whole: Option<Value> = text.and_then(|text| serde_saphyr::from_str(&text).ok());
         whole.map_or(Value::Null, |mut whole| whole["config"].take())
     }

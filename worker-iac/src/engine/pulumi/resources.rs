@@ -69,14 +69,14 @@ pub(super) fn outputs(said: &Value) -> Option<Outputs> {
     crate::events::outputs(&outputs.into())
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::super::step::STACK;
     use super::*;
 
     fn state() -> Value {
-        let secret = json!({ "4dabf18193072939515e22adb298388d": "1b47061264138c4ac30d75fd1eb44270", "ciphertext": "v1:x" });
+        let secret =
+            json!({ "4dabf18193072939515e22adb298388d": "1b47061264138c4ac30d75fd1eb44270", "ciphertext": "v1:x" });
         json!({ "version": 3, "deployment": { "resources": [
             { "urn": format!("urn:pulumi:dev::shop::{STACK}::shop-dev"), "custom": false, "type": STACK, "outputs": { "a": 1 } },
             {

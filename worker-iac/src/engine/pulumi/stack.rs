@@ -35,7 +35,10 @@ pub(crate) async fn prepare(engine: &mut Engine, start: &JobStart) -> Result<(),
         engine.set(&setting).await?;
     }
     if !request.imports.is_empty() {
-        private_file(&imports_beside(&super::super::plan_in(&engine.common.work)), imports(&request.imports)?.as_bytes())?;
+        private_file(
+            &imports_beside(&super::super::plan_in(&engine.common.work)),
+            imports(&request.imports)?.as_bytes(),
+        )?;
     }
     clear_history(&below(&state, HISTORY, engine).join(stack));
     Ok(())
@@ -85,13 +88,21 @@ pub(crate) async fn check(engine: &mut Engine, what: &Plan<'_>, plan: &Path) -> 
 ///
 /// # Errors
 /// `not_found`, `conflict`; the engine's.
-pub(crate) async fn unlock(engine: &mut Engine, request: &JobRequest, start: &JobStart, lock: &str) -> Result<(), Stop> {
+pub(crate) async fn unlock(
+    engine: &mut Engine,
+    request: &JobRequest,
+    start: &JobStart,
+    lock: &str,
+) -> Result<(), Stop> {
     let state = home::state_folder(&start.state_directory);
     if state_is_here(engine, &state) {
         let found = names(&below(&state, LOCKS, engine).join(stack_name(request)));
         let locks: Vec<_> = found.iter().filter_map(|name| name.strip_suffix(".json")).collect();
         if !locks.contains(&lock) {
-            return Err(Code::NotFound.on(format!("the stack has no lock {lock}")).next("Start a job: nothing is in its way.").into());
+            return Err(Code::NotFound
+                .on(format!("the stack has no lock {lock}"))
+                .next("Start a job: nothing is in its way.")
+                .into());
         }
         if locks.len() > 1 {
             let message = format!("the stack has {} locks, and Pulumi removes all of them or none", locks.len());
@@ -167,7 +178,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let put = |n: usize| {
             for end in ["history.json", "history.json.attrs", "checkpoint.json"] {
-                std::fs::write(folder.path().join(format!("dev-{:019}.{end}", 1_795_887_402_000 + n)), "x").expect("writes");
+                std::fs::write(folder.path().join(format!("dev-{:019}.{end}", 1_795_887_402_000 + n)), "x")
+                    .expect("writes");
             }
         };
         (0..HISTORY_MAX).for_each(put);
