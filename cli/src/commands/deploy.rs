@@ -67,8 +67,7 @@ pub(crate) async fn run(command: Deploy, session: &Session) -> Done {
 
 /// The engine that a folder is for, where one file alone tells.
 fn engine_of(dir: &Path) -> Option<&'static str> {
-    let is_there = |name: &&str| dir.join(name).is_file();
-    ["Pulumi.yaml", "Pulumi.yml", "Pulumi.json"].iter().any(|name| is_there(&name)).then_some("pulumi")
+    ["Pulumi.yaml", "Pulumi.yml", "Pulumi.json"].iter().any(|name| dir.join(name).is_file()).then_some("pulumi")
 }
 
 /// Makes the stack what was asked for and starts the job.
