@@ -1,4 +1,4 @@
-//! OpenTofu and Terraform with a filesystem mirror: nothing is fetched.
+//! Engines with what they install from on this machine: nothing is fetched.
 
 use crate::control_plane::User;
 use crate::process::{Ended, Program};
@@ -16,6 +16,8 @@ pub enum EngineKind {
     OpenTofu,
     /// Terraform.
     Terraform,
+    /// Pulumi.
+    Pulumi,
 }
 
 /// An engine on this machine and its configuration.
@@ -33,6 +35,7 @@ impl EngineKind {
         match self {
             Self::OpenTofu => "opentofu",
             Self::Terraform => "terraform",
+            Self::Pulumi => "pulumi",
         }
     }
 }
@@ -46,8 +49,9 @@ impl Engine {
         let program = match kind {
             EngineKind::OpenTofu => "tofu",
             EngineKind::Terraform => "terraform",
+            EngineKind::Pulumi => "pulumi",
         };
-        let path = tools::find(program).with_context(|| format!("{program} is not here"))?;
+        let path = tools::engine(program).with_context(|| format!("{program} is not here"))?;
         let folder = Scratch::new("engine")?;
         let mirror = tools::folder().join("mirror");
         let config = folder.write(

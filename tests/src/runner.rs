@@ -298,11 +298,11 @@ impl Setup {
     pub fn engines(self, engines: &[&Engine]) -> Self {
         let mut lines = String::new();
         for engine in engines {
-            let name = match engine.kind() {
-                EngineKind::OpenTofu => "opentofu",
-                EngineKind::Terraform => "terraform",
-            };
-            lines.push_str(&format!("{name} = {:?}\n", shown(engine.path())));
+            lines.push_str(&format!("{} = {:?}\n", engine.kind().name(), shown(engine.path())));
+        }
+        let plugins = tools::folder().join("plugins");
+        if engines.iter().any(|engine| engine.kind() == EngineKind::Pulumi) {
+            lines.push_str(&format!("providers = {:?}\n", shown(&plugins)));
         }
         if let Some(engine) = engines.first() {
             lines.push_str(&format!("cli_config = {:?}\n", shown(engine.config())));

@@ -20,6 +20,8 @@ pub enum Component {
     Tofu,
     /// Terraform with the provider mirror.
     Terraform,
+    /// Pulumi with its host for YAML and a provider.
+    Pulumi,
     /// The git program.
     Git,
     /// OpenSSH's server and client.
@@ -53,6 +55,12 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
         .map(|dir| dir.join(program))
         .find(|p| is_executable(p))
+}
+
+/// An engine's program: the one that `TEST_` and its name name, as `TEST_PULUMI`, else a component's.
+pub fn engine(program: &str) -> Option<PathBuf> {
+    let named = std::env::var_os(format!("TEST_{}", program.to_uppercase())).map(PathBuf::from);
+    named.or_else(|| find(program))
 }
 
 fn is_executable(path: &Path) -> bool {
@@ -109,6 +117,11 @@ impl Component {
             Self::Terraform => program("terraform")
                 .map(|_| "terraform is not on PATH, and its licence lets nobody build it here".to_owned())
                 .or_else(|| exists(folder().join("mirror"))),
+            Self::Pulumi => engine("pulumi")
+                .is_none()
+                .then(|| "pulumi is not here: run tests/tools/install".to_owned())
+                .or_else(|| program("pulumi-language-yaml"))
+                .or_else(|| exists(folder().join("plugins/pulumi"))),
             Self::Git => find("git").is_none().then(|| "git is not here: install it".to_owned()),
             Self::Ssh => ["sshd", "ssh", "ssh-keygen"]
                 .into_iter()

@@ -177,7 +177,8 @@ async fn of_the_organization() -> Result<()> {
         let ended = world.ctl.run(&["rules", "set", &path]).await?;
         ensure!(ended.code() == 64 && ended.stderr.contains(words), "{rule}: {ended:?}");
     }
-    let raw = world.control_plane.admin().client().put("/api/v1/rules", &json!({ "rule": [{ "name": "a b" }] })).await?;
+    let raw =
+        world.control_plane.admin().client().put("/api/v1/rules", &json!({ "rule": [{ "name": "a b" }] })).await?;
     let said = String::from_utf8_lossy(&raw.body);
     ensure!(raw.status == 400 && said.contains("a name has"), "{} {said}", raw.status);
     Ok(())

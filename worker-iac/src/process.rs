@@ -44,6 +44,8 @@ pub(crate) struct Program<'a> {
     pub(crate) folder: &'a Path,
     /// Its environment.
     pub(crate) environment: &'a Environment,
+    /// The file that it reads as its standard input; none: there is nothing to read.
+    pub(crate) input: Option<PathBuf>,
     /// Where standard output and standard error go; appended to.
     pub(crate) output: (&'a Path, &'a Path),
     /// Below what it writes, makes and removes; beside that it is kept from all that, and from looking into this process.
@@ -303,7 +305,7 @@ fn spawn(program: &Program<'_>) -> io::Result<tokio::process::Child> {
         .current_dir(program.folder)
         .env_clear()
         .envs(program.environment)
-        .stdin(Stdio::null())
+        .stdin(program.input.as_ref().map(File::open).transpose()?.map_or_else(Stdio::null, Stdio::from))
         .stdout(appending(program.output.0)?)
         .stderr(appending(program.output.1)?)
         .process_group(0);

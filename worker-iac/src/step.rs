@@ -5,9 +5,9 @@ use crate::cancel::{self, Cancel, Watcher};
 use crate::control;
 use crate::engine::asked::Asked;
 use crate::engine::choice::Choice;
-use crate::engine::dialect::{self, Plan};
+use crate::engine::dialect::{self, Family, Place, Plan};
 use crate::engine::followed::Followed;
-use crate::engine::{Engine, Parts, environment, imports, private_folder, resources, state};
+use crate::engine::{Engine, Parts, environment, imports, plan_in, private_folder, pulumi, state};
 use crate::first;
 use crate::journal::{self, Journal, cut};
 use crate::plan::Judged;
@@ -15,7 +15,7 @@ use crate::process::{self, Environment};
 use crate::rules::{Job, Rules};
 use crate::source::{self, Places};
 use crate::stop::{Exit, Stop, io_failure};
-use crate::variables::{self, Declarations, Variables};
+use crate::variables;
 use prost::Message as _;
 use runner_worker_iac::redaction::Redaction;
 use sha2::{Digest as _, Sha256};
@@ -224,7 +224,7 @@ impl Step {
         if kind == JobKind::Unspecified {
             return Err(Code::InvalidArgument.on("the job is of a kind that this runner does not know").into());
         }
-        let plan = saved_plan_path(&self.work);
+        let plan = plan_in(&self.work);
         let (mut engine, has_changes) = if let Some(followed) = followed {
             let mut engine = self.engine_at_work(Some(&followed)).await?;
             let has_changes = engine.take_over(followed).await?;
@@ -235,15 +235,14 @@ impl Step {
             self.journal.flush().await;
             let mut engine = self.prepare().await?;
             self.phase("planning", "").await;
-            // an import is of what it names, whatever else has changed
-            let imported: Vec<_> = self.request.imports.iter().map(|import| import.address.clone()).collect();
-            let targets = if kind == JobKind::Import { &imported } else { &self.request.targets };
-            let has_changes = engine.plan(&Plan { kind, targets, replace: &self.request.replace }, &plan).await?;
+            let has_changes = engine.plan(&Plan::of(&self.request), &plan).await?;
             (engine, has_changes)
         };
+        engine.keep(&plan)?;
         let judged = self.judged(&engine)?;
+        let what = Plan::of(&self.request);
         let (text, judgement) =
-            crate::plan::shown(&mut engine, &self.journal, &plan, (kind, has_changes), judged).await?;
+            crate::plan::shown(&mut engine, &self.journal, &plan, &what, has_changes, judged).await?;
         if let Some(judgement) = &judgement {
             self.record_judgement(judgement).await;
         }
@@ -360,7 +359,7 @@ impl Step {
         }
         self.phase("applying", "").await;
         self.journal.flush().await;
-        let plan = saved_plan_path(&self.work);
+        let plan = plan_in(&self.work);
         let saved = saved_plan(Path::new("events"));
         let found = hash_of(&plan).map_err(|e| io_failure(Code::PlanStale, "the saved plan", &e))?;
         let approved = &self.start.plan_sha256;
@@ -370,7 +369,7 @@ impl Step {
         }
         let mut engine = self.engine_at_work(None).await?;
         self.allowed(&engine, &plan).await?;
-        engine.apply(&plan).await?;
+        engine.apply(&Plan::of(&self.request), &plan).await?;
         self.applied(engine).await
     }
 
@@ -439,8 +438,7 @@ impl Step {
     async fn state(&mut self) -> Result<End, Stop> {
         self.phase("preparing", "").await;
         let mut engine = self.prepare().await?;
-        let state = engine.state().await?;
-        let resources = resources::of_state(&state, &self.request.targets, self.journal.redaction());
+        let resources = engine.resources(&self.request.targets).await?;
         let (found, left_out) = (resources.found.len(), resources.left_out);
         for resource in resources.found {
             self.journal.record(Body::StateResource(resource)).await;
@@ -475,7 +473,10 @@ impl Step {
         self.journal.flush().await;
         let note = format!("{} removes the lock {lock}: {}", self.request.created_by, self.request.reason);
         self.journal.note(note).await;
-        engine.unlock(&lock).await?;
+        match engine.family() {
+            Family::Language => engine.unlock(&lock).await?,
+            Family::Pulumi => pulumi::unlock(&mut engine, &self.request, &self.start, &lock).await?,
+        }
         Ok(End::Result("applied", format!("The lock {lock} is removed.")))
     }
 
@@ -503,12 +504,17 @@ impl Step {
         for note in notes {
             self.journal.note(note).await;
         }
-        if !self.request.imports.is_empty() {
-            imports::write(&engine, &self.request.imports)?;
-        }
-        state::init(&mut engine, &self.start.state_directory, &self.start.state_instance).await?;
-        if !self.request.workspace.is_empty() {
-            engine.workspace(&self.request.workspace).await?;
+        match dialect.family() {
+            Family::Language => {
+                if !self.request.imports.is_empty() {
+                    imports::write(&engine, &self.request.imports)?;
+                }
+                state::init(&mut engine, &self.start.state_directory, &self.start.state_instance).await?;
+                if !self.request.workspace.is_empty() {
+                    engine.workspace(&self.request.workspace).await?;
+                }
+            }
+            Family::Pulumi => pulumi::prepare(&mut engine, &self.start).await?,
         }
         Ok(engine)
     }
@@ -520,18 +526,21 @@ impl Step {
             0 => GRACE_DEFAULT,
             seconds => Duration::from_secs(seconds.into()),
         };
-        let mut environment = environment::for_engine(&self.start, &self.folders())?;
         let dialect = dialect::named(&self.request.engine)?;
-        let module = Declarations::read(&root, dialect.extensions());
-        let passed = Variables::new(&self.request.variables, &self.request.not_redacted, &module)?;
+        let place = Place { start: &self.start, folders: &self.folders(), root: &root };
+        let mut environment = environment::for_engine(&place, dialect)?;
+        let passed = dialect.variables(&self.request, &root)?;
         self.not_redacted.extend(passed.not_redacted.iter().cloned());
         let secrets = passed.secrets.iter().map(String::as_str).chain(environment::secrets(&self.start.targets));
         let redaction = Redaction::new(secrets).counting_on(&self.redaction.borrow());
         self.redaction.send_replace(redaction);
-        let (variables, passing) = (passed.write(&self.tmp)?, passed.note());
+        let mut options = dialect.options(&self.request, &root)?;
+        options.arguments.extend(passed.write(&self.tmp)?);
+        let passing: Vec<_> = passed.notes().collect();
         environment.extend(passed.environment.into_iter().map(|(name, value)| (name, value.into())));
+        let settings = passed.settings;
         let (work, state) = (self.work.clone(), PathBuf::from(&self.start.state_directory));
-        let parts = Parts { program: &program, environment, variables, root, work, state, grace };
+        let parts = Parts { program: &program, environment, options, settings, root, work, state, grace };
         let mut engine = Engine::new(parts, self.cancel.clone(), self.journal.clone())?;
         let chosen = engine.choose(choice).await?;
         Ok((engine, chosen.into_iter().chain(passing).collect()))
@@ -623,11 +632,6 @@ fn refusals() -> Vec<String> {
     };
     let _ = file.take(REFUSALS_MAX).read_to_string(&mut text);
     text.lines().map(str::to_owned).collect()
-}
-
-/// Among the engine's own data, which it may write.
-fn saved_plan_path(work: &Path) -> PathBuf {
-    work.join("data").join("plan.bin")
 }
 
 fn canceled(forced: bool, exit: Option<Exit>, step: &str) -> JobResult {

@@ -1,19 +1,20 @@
 //! The job's variables on their way to the engine: by files that only this user can read, named on the command line, because those
-//! alone win over a `terraform.tfvars` of the source. A value never goes into argv, and only the values of variables that the module
+//! alone win over a `terraform.tfvars` of the source; to Pulumi one by one, by its standard input. A value never goes into argv, and only the values of variables that the module
 //! calls sensitive are taken out of what is recorded: a plan without its names would say nothing.
 
 mod declared;
+mod settings;
 
 use crate::configuration::tokens;
 use crate::engine::environment::private_file;
-use declared::Declared;
 use runner_worker_iac::redaction::SHORTEST;
 use serde_json::Value;
 use shared_proto::failure::{Code, Failure};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-pub(crate) use declared::Declarations;
+pub(crate) use declared::{Declarations, Declared};
+pub(crate) use settings::{Kept, Setting};
 
 /// The longest variable that can go by the environment, name and value: what the kernel takes, with `TF_VAR_`, its `=` and its end.
 const IN_ENVIRONMENT_MAX: usize = 128 * 1024 - 16;
@@ -33,7 +34,11 @@ pub(crate) struct Variables {
     pub(crate) secrets: Vec<String>,
     /// Those of which something is secret and too short to be taken out of what is recorded.
     pub(crate) not_redacted: Vec<String>,
+    /// For an engine that takes them one by one.
+    pub(crate) settings: Vec<Setting>,
     undeclared: Vec<String>,
+    /// Taken for secrets, because nobody says what they are.
+    taken_for_secret: Vec<String>,
 }
 
 // === impl Variables ===
@@ -84,19 +89,25 @@ impl Variables {
             self.native.push(format!("{name} = (\n{value}\n)\n"));
         }
         if declared.sensitive {
-            let parts = if plain { Vec::new() } else { parts(value) };
-            // an empty text, list or object has nothing to hide
-            let empty = if plain { value.is_empty() } else { parts.is_empty() };
-            let short = value.len() < SHORTEST && !empty;
-            if short && !marked.iter().any(|marked| marked == name) {
-                return Err(too_short(name, value.len()));
-            }
-            if short || parts.iter().any(|part| (1..SHORTEST).contains(&part.len())) {
-                self.not_redacted.push(name.to_owned());
-            }
-            self.secrets.push(value.to_owned());
-            self.secrets.extend(parts);
+            self.hide(name, value, plain, marked)?;
         }
+        Ok(())
+    }
+
+    /// Sees to it that a value is never recorded.
+    fn hide(&mut self, name: &str, value: &str, plain: bool, marked: &[String]) -> Result<(), Failure> {
+        let parts = if plain { Vec::new() } else { parts(value) };
+        // an empty text, list or object has nothing to hide
+        let empty = if plain { value.is_empty() } else { parts.is_empty() };
+        let short = value.len() < SHORTEST && !empty;
+        if short && !marked.iter().any(|marked| marked == name) {
+            return Err(too_short(name, value.len()));
+        }
+        if short || parts.iter().any(|part| (1..SHORTEST).contains(&part.len())) {
+            self.not_redacted.push(name.to_owned());
+        }
+        self.secrets.push(value.to_owned());
+        self.secrets.extend(parts);
         Ok(())
     }
 
@@ -119,22 +130,26 @@ impl Variables {
         Ok(arguments)
     }
 
-    /// What a user is to know about variables that are not passed.
-    pub(crate) fn note(&self) -> Option<String> {
-        let names = match self.undeclared.len() {
-            0 => return None,
-            n if n > NAMED_MAX => {
-                format!("{} and {} more", self.undeclared[..NAMED_MAX].join(", "), n - NAMED_MAX)
-            }
-            _ => self.undeclared.join(", "),
+    /// What a user is to know about variables that are not passed, or not as they are written.
+    pub(crate) fn notes(&self) -> impl Iterator<Item = String> {
+        let note = |what: &str, names: &[String]| {
+            let shown = match names.len() {
+                0 => return None,
+                n if n > NAMED_MAX => format!("{} and {} more", names[..NAMED_MAX].join(", "), n - NAMED_MAX),
+                _ => names.join(", "),
+            };
+            Some(format!("{what}: {shown}"))
         };
-        Some(format!("Not passed to the engine, because the root module declares no such variable: {names}"))
+        let undeclared = "Not passed to the engine, because the root module declares no such variable";
+        let secret = "Set as secret, because the project does not declare what they are (`config` in Pulumi.yaml)";
+        [note(undeclared, &self.undeclared), note(secret, &self.taken_for_secret)].into_iter().flatten()
     }
 }
 
 impl std::fmt::Debug for Variables {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Variables({} values)", self.json.len() + self.native.len() + self.environment.len())
+        let files = self.json.len() + self.native.len();
+        write!(f, "Variables({} values)", files + self.environment.len() + self.settings.len())
     }
 }
 
@@ -240,7 +255,7 @@ mod tests {
             ["hunter2-hunter2", "{\"a\": [\"password-1\", 12345678]}", "password-1", "12345678"]
         );
         assert!(variables.environment.is_empty());
-        let note = variables.note().expect("a note");
+        let note = variables.notes().next().expect("a note");
         assert!(note.ends_with(": typo") && !note.contains("a-value"), "{note}");
     }
 
@@ -285,7 +300,10 @@ mod tests {
         let module = Declarations { doubtful: true, ..Declarations::default() };
         let variables = Variables::new(&given(&[("a", "some-value")]), &[], &module).expect("fine");
         assert_eq!(variables.environment, [("TF_VAR_a".to_owned(), "some-value".to_owned())]);
-        assert_eq!((variables.secrets.as_slice(), variables.note()), (["some-value".to_owned()].as_slice(), None));
+        assert_eq!(
+            (variables.secrets.as_slice(), variables.notes().next()),
+            (["some-value".to_owned()].as_slice(), None)
+        );
         let long = given(&[("a", &"x".repeat(IN_ENVIRONMENT_MAX))]);
         assert_eq!(Variables::new(&long, &[], &module).expect_err("too long").code, Code::TooLarge);
         assert_eq!(format!("{variables:?}"), "Variables(1 values)");

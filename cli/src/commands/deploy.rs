@@ -28,7 +28,8 @@ pub(crate) struct Deploy {
     /// The stack's name; the folder's by default
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// The engine; what the stack has, for a new one what the runner has, opentofu before terraform
+    /// The engine; what the stack has, for a new one pulumi where the folder has a Pulumi.yaml, else what the runner has, opentofu before
+    /// terraform
     #[arg(long, value_parser = ENGINES)]
     engine: Option<String>,
     #[command(flatten)]
@@ -64,6 +65,11 @@ pub(crate) async fn run(command: Deploy, session: &Session) -> Done {
     follow::follow(session, &id, Approval::Ask, command.exit).await
 }
 
+/// The engine that a folder is for, where one file alone tells.
+fn engine_of(dir: &Path) -> Option<&'static str> {
+    ["Pulumi.yaml", "Pulumi.yml", "Pulumi.json"].iter().any(|name| dir.join(name).is_file()).then_some("pulumi")
+}
+
 /// Makes the stack what was asked for and starts the job.
 async fn start(command: &Deploy, session: &Session) -> Done<Value> {
     let client = &session.client;
@@ -86,7 +92,8 @@ async fn start(command: &Deploy, session: &Session) -> Done<Value> {
             // the stack's runner, unless another is to do it
             let own = existing.as_ref().map(|stack| table::text(stack, "/runner")).filter(|name| !name.is_empty());
             let runner = session.runner.as_deref().or(own.as_deref());
-            let engine = stack::engine_of_runner(client, runner, named).await?;
+            let wanted = named.or(command.dir.as_deref().and_then(engine_of));
+            let engine = stack::engine_of_runner(client, runner, wanted).await?;
             if named.is_none() {
                 eprintln!("· engine: {engine}");
             }

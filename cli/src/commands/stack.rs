@@ -12,7 +12,7 @@ use shared_proto::failure::{Code, Failure};
 use std::path::PathBuf;
 
 /// The engines that a runner can have; where nothing else decides, the first is taken.
-pub(crate) const ENGINES: [&str; 2] = ["opentofu", "terraform"];
+pub(crate) const ENGINES: [&str; 3] = ["opentofu", "terraform", "pulumi"];
 
 /// The word for no version in particular.
 const ANY: &str = "any";
@@ -24,7 +24,7 @@ pub(crate) enum StackCommand {
     Create {
         /// Its name
         name: String,
-        /// The engine; what the runner has, opentofu before terraform
+        /// The engine; what the runner has, opentofu before terraform before pulumi
         #[arg(long, value_parser = ENGINES)]
         engine: Option<String>,
         #[command(flatten)]

@@ -69,12 +69,14 @@ struct StackBody {
 enum Engine {
     OpenTofu,
     Terraform,
+    Pulumi,
 }
 impl fmt::Display for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::OpenTofu => "opentofu",
             Self::Terraform => "terraform",
+            Self::Pulumi => "pulumi",
         })
     }
 }

@@ -69,7 +69,7 @@ pub(super) fn command(with_settings: impl Fn(Command) -> Command, output: impl F
     let remove = which(Command::new("remove"))
         .about("Take a version out of the directory of engines; what runs of it goes on, and a plan that it made cannot be applied any more");
     Command::new("engines")
-        .about("The versions of OpenTofu and Terraform that this machine has")
+        .about("The versions of OpenTofu, Terraform and Pulumi that this machine has")
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(with_settings(list))
@@ -215,7 +215,12 @@ mod tests {
         config.engines.opentofu = Some("/usr/bin/tofu".into());
         config.environment.clear();
         let engines = config.engines.directory.clone();
-        for path in ["opentofu/1.9.0/tofu", "terraform/1.11.4/terraform", "terraform/1.12.0-rc1/terraform"] {
+        for path in [
+            "opentofu/1.9.0/tofu",
+            "terraform/1.11.4/terraform",
+            "terraform/1.12.0-rc1/terraform",
+            "pulumi/3.255.0/pulumi",
+        ] {
             put(&engines.join(path));
         }
         let record = r#"{"sha256":"00","archive_sha256":"11","verified":"signed by K"}"#;
@@ -232,6 +237,7 @@ mod tests {
                 ("opentofu", Some("1.9.0"), false, Some("signed by K"), true),
                 ("terraform", Some("1.12.0-rc1"), false, None, false),
                 ("terraform", Some("1.11.4"), true, None, false),
+                ("pulumi", Some("3.255.0"), true, None, false),
             ]
         );
         let text = table(&shown);

@@ -107,6 +107,7 @@ struct FileWorkers {
 struct FileEngines {
     opentofu: PathBuf,
     terraform: PathBuf,
+    pulumi: PathBuf,
     directory: PathBuf,
     mirror: String,
     providers: PathBuf,
@@ -385,6 +386,7 @@ impl File {
         let engines = Engines {
             opentofu: absolute("engines.opentofu", self.engines.opentofu)?,
             terraform: absolute("engines.terraform", self.engines.terraform)?,
+            pulumi: absolute("engines.pulumi", self.engines.pulumi)?,
             directory: absolute("engines.directory", self.engines.directory)?
                 .unwrap_or_else(|| self.state_dir.join(ENGINES_FOLDER)),
             providers: absolute("engines.providers", self.engines.providers)?
@@ -661,6 +663,7 @@ impl Config {
                 "workers.iac" => self.workers.iac.display().to_string(),
                 "engines.opentofu" => path(&self.engines.opentofu),
                 "engines.terraform" => path(&self.engines.terraform),
+                "engines.pulumi" => path(&self.engines.pulumi),
                 "engines.providers" => self.engines.providers.display().to_string(),
                 "engines.mirror" => self.engines.mirror.clone().unwrap_or_default(),
                 "engines.directory" => self.engines.directory.display().to_string(),

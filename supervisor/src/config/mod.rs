@@ -204,6 +204,8 @@ pub struct Engines {
     pub opentofu: Option<PathBuf>,
     /// Terraform, likewise.
     pub terraform: Option<PathBuf>,
+    /// Pulumi, likewise; its language hosts lie beside it.
+    pub pulumi: Option<PathBuf>,
     /// Where the others are, by version.
     pub directory: PathBuf,
     /// The address or the folder that they are installed from; `None`: the vendors' own.

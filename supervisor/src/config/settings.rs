@@ -132,6 +132,11 @@ pub const SETTINGS: &[Setting] = &[
     text("engines.opentofu", "", "OpenTofu where nobody asks for another version; else `tofu` on PATH"),
     text("engines.terraform", "", "Terraform where nobody asks for another version; else `terraform` on PATH"),
     text(
+        "engines.pulumi",
+        "",
+        "Pulumi where nobody asks for another version, with its language hosts beside it; else `pulumi` on PATH",
+    ),
+    text(
         "engines.directory",
         "",
         "Where engines are by version, as `runner engines install` puts them; else engines in the state directory",

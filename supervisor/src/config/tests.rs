@@ -57,7 +57,8 @@ fn a_program_that_somebody_named_is_there() {
     };
     assert_eq!(check("", &[], &[]), Ok(()));
     assert_eq!(check("[workers]\nops = \"/bin/sh\"\n[engines]\nterraform = \"/bin/sh\"", &[], &[]), Ok(()));
-    for (key, text) in [("workers", "ops"), ("workers", "iac"), ("engines", "opentofu"), ("engines", "terraform")] {
+    let engines = ["opentofu", "terraform", "pulumi"].map(|engine| ("engines", engine));
+    for (key, text) in [("workers", "ops"), ("workers", "iac")].into_iter().chain(engines) {
         let file = format!("[{key}]\n{text} = \"/nowhere/x\"");
         let said = check(&file, &[], &[]).expect_err("refused");
         assert!(said.contains(&format!("runner.toml: {key}.{text}: /nowhere/x does not exist")), "{said}");

@@ -26,6 +26,8 @@ pub enum Engine {
     OpenTofu,
     /// Terraform.
     Terraform,
+    /// Pulumi.
+    Pulumi,
 }
 
 /// What jobs are given to choose from. Cheap to clone.
@@ -39,7 +41,7 @@ pub struct Engines {
 
 impl Engine {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::OpenTofu, Self::Terraform];
+    pub const ALL: [Self; 3] = [Self::OpenTofu, Self::Terraform, Self::Pulumi];
 
     /// By the name that jobs use.
     pub fn from_name(name: &str) -> Option<Self> {
@@ -50,6 +52,7 @@ impl Engine {
         match self {
             Self::OpenTofu => "opentofu",
             Self::Terraform => "terraform",
+            Self::Pulumi => "pulumi",
         }
     }
     /// What its program is called.
@@ -57,6 +60,15 @@ impl Engine {
         match self {
             Self::OpenTofu => "tofu",
             Self::Terraform => "terraform",
+            Self::Pulumi => "pulumi",
+        }
+    }
+    /// What the names of programs begin with that it runs from its own folder, where it does.
+    pub const fn beside(self) -> Option<&'static str> {
+        match self {
+            Self::OpenTofu | Self::Terraform => None,
+            // a host for each language
+            Self::Pulumi => Some("pulumi-"),
         }
     }
 }

@@ -51,21 +51,34 @@ pub enum Word {
     Signed(String),
 }
 
+/// How an engine's vendor publishes it.
+struct Publisher {
+    /// Where it has a version's files.
+    address: &'static str,
+    /// Its keys.
+    keys: fn() -> Vec<Key>,
+    /// What a signature's name ends in.
+    suffix: &'static str,
+}
+
 // === impl Engine ===
 
 impl Engine {
-    /// Its keys, and what a signature's name ends in.
-    fn keys(self) -> (Vec<Key>, &'static str) {
+    /// Its vendor, as far as it publishes what can be verified here.
+    fn vendor(self) -> Option<Publisher> {
         match self {
-            Self::OpenTofu => (openpgp::opentofu(), ".gpgsig"),
-            Self::Terraform => (openpgp::hashicorp(), ".sig"),
-        }
-    }
-    /// Where its vendor has a version's files.
-    fn vendor(self) -> &'static str {
-        match self {
-            Self::OpenTofu => "https://github.com/opentofu/opentofu/releases/download/v{version}",
-            Self::Terraform => "https://releases.hashicorp.com/terraform/{version}",
+            Self::OpenTofu => Some(Publisher {
+                address: "https://github.com/opentofu/opentofu/releases/download/v{version}",
+                keys: openpgp::opentofu,
+                suffix: ".gpgsig",
+            }),
+            Self::Terraform => Some(Publisher {
+                address: "https://releases.hashicorp.com/terraform/{version}",
+                keys: openpgp::hashicorp,
+                suffix: ".sig",
+            }),
+            // its signatures are by keys that last minutes, and are in a log that is asked for them (cosign)
+            Self::Pulumi => None,
         }
     }
 }
@@ -97,8 +110,8 @@ impl Release {
         place: &Place,
         named: Option<[u8; 32]>,
     ) -> Result<([u8; 32], Word), Failure> {
-        let (keys, suffix) = self.engine.keys();
-        self.checksum_by(config, place, named, &keys, suffix).await
+        let vendor = self.vendor()?;
+        self.checksum_by(config, place, named, &(vendor.keys)(), vendor.suffix).await
     }
 
     async fn checksum_by(
@@ -170,6 +183,19 @@ impl Release {
             .next("Get it again; if it stays, do not use it, and tell whoever runs the place that it came from."))
     }
 
+    /// Who publishes it.
+    fn vendor(&self) -> Result<Publisher, Failure> {
+        self.engine.vendor().ok_or_else(|| {
+            let beside = self.engine.beside().unwrap_or_default();
+            Code::SourceRefused
+                .on(format!("a release of {} is many programs, and its vendor's signature of them cannot be verified here", self.engine))
+                .next(format!(
+                    "Check a release by what its vendor says (cosign), and put {} and the {beside}… programs of it into engines.directory, in {}/{}; or name it with engines.{}.",
+                    self.engine.program(), self.engine, self.version, self.engine
+                ))
+        })
+    }
+
     /// One of its files.
     async fn get(
         &self,
@@ -182,7 +208,7 @@ impl Release {
         let version = self.version.to_string();
         let below = |address: &str| format!("{}/{name}", address.replace(VERSION, &version).trim_end_matches('/'));
         match place {
-            Place::Vendor => fetch::get(config, &below(self.engine.vendor()), most, to).await,
+            Place::Vendor => fetch::get(config, &below(self.vendor()?.address), most, to).await,
             Place::Mirror(address) => fetch::get(config, &below(address), most, to).await,
             Place::Folder(folder) => copy(&folder.join(name), most, to),
             Place::Archive(path) if name.ends_with(".zip") => copy(path, most, to),
@@ -328,6 +354,17 @@ mod tests {
         let keys = [vendor.key];
         let failure = release.checksum_by(&config, &place, None, &keys, ".sig").await.expect_err("not in it");
         assert_eq!((failure.code, failure.message.contains("has no checksum of")), (Code::SourceRefused, true));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_verified_is_refused_and_says_what_to_do() {
+        let failure = release(Engine::Pulumi, "3.255.0").checksum(&config(&[]), &Place::Vendor, Some([2; 32])).await;
+        let failure = failure.expect_err("refused");
+        assert_eq!(failure.code, Code::SourceRefused);
+        assert!(
+            failure.next_step.contains("pulumi/3.255.0") && failure.next_step.contains("engines.pulumi"),
+            "{failure}"
+        );
     }
 
     #[tokio::test]

@@ -1,5 +1,5 @@
-//! What version of its engine a job asks for: the stack's own word, the nearest version file of the source, and the `required_version`s of
-//! the root module. All of them hold together.
+//! What version of its engine a job asks for: the stack's own word, the nearest version file of the source, and what the root module
+//! requires. All of them hold together.
 
 use super::dialect::Dialect;
 use crate::configuration::tokens::{Token, tokens};
@@ -44,7 +44,7 @@ impl Asked {
     /// What is asked. `stack`: what the stack says, empty for nothing; `top`: the source's folder, which has the root module in it.
     ///
     /// # Errors
-    /// `invalid_argument` for the stack's word, `source_refused` for a version file's, where they are not understood. A `required_version` that is not
+    /// `invalid_argument` for the stack's word, `source_refused` for a version file's, where they are not understood. What the module requires and is not
     /// understood is left to the engine, which refuses it in its own words.
     pub(crate) fn read(stack: &str, top: &Path, root: &Path, dialect: &'static dyn Dialect) -> Result<Self, Failure> {
         let mut asked = Self::default();
@@ -54,8 +54,8 @@ impl Asked {
             asked.asks.push(Ask { by: "the stack".into(), constraint, by_core: false });
         }
         let top = top.canonicalize().unwrap_or_else(|_| top.to_owned());
-        let name = dialect.version_file();
         for folder in root.ancestors().take_while(|folder| folder.starts_with(&top)) {
+            let Some(name) = dialect.version_file() else { break };
             let path = folder.join(name);
             let shown = path.strip_prefix(&top).unwrap_or(&path).display().to_string();
             match version_file(&path, &shown)? {
@@ -65,9 +65,8 @@ impl Asked {
             }
             break;
         }
-        for (file, constraint) in required(root, dialect.extensions()) {
-            asked.asks.push(Ask { by: format!("required_version in {file}"), constraint, by_core: true });
-        }
+        let required = dialect.required(root).into_iter();
+        asked.asks.extend(required.map(|(by, constraint)| Ask { by, constraint, by_core: true }));
         Ok(asked)
     }
 
@@ -151,8 +150,8 @@ fn version_file(path: &Path, shown: &str) -> Result<Option<Said>, Failure> {
     }
 }
 
-/// The `required_version`s of the root module, each with its file. Those of an overriding file take the place of all before it.
-fn required(root: &Path, extensions: &[&str]) -> Vec<(String, Constraint)> {
+/// The `required_version`s of the root module, each with where it is. Those of an overriding file take the place of all before it.
+pub(super) fn required(root: &Path, extensions: &[&str]) -> Vec<(String, Constraint)> {
     let mut all = Vec::new();
     let mut files = files(root, extensions).unwrap_or_default();
     files.sort_by_key(|(name, _)| (overrides(name), name.clone()));
@@ -167,7 +166,8 @@ fn required(root: &Path, extensions: &[&str]) -> Vec<(String, Constraint)> {
         let understood = |text: String| {
             Constraint::parse(&text).ok().filter(|constraint| !constraint.named().any(Version::is_pre_release))
         };
-        all.extend(found.into_iter().filter_map(understood).map(|constraint| (name.clone(), constraint)));
+        let by = format!("required_version in {name}");
+        all.extend(found.into_iter().filter_map(understood).map(|constraint| (by.clone(), constraint)));
         all.truncate(REQUIRED_MAX);
     }
     all

@@ -35,11 +35,14 @@ impl Engine {
 // === impl Beside ===
 
 impl Beside {
-    /// `show -json` of a saved plan. Its file is gone once it is closed.
+    /// A saved plan as a document: as it was kept, or as the engine says it (`show -json`), whose file is gone once it is closed.
     ///
     /// # Errors
     /// Why it is not there, in words.
-    pub(crate) async fn show_json(mut self, plan: &Path) -> Result<File, String> {
+    pub(crate) async fn document(mut self, plan: &Path) -> Result<File, String> {
+        if let Some(kept) = self.common.dialect.document(plan) {
+            return opened(&kept).map_err(|e| e.to_string());
+        }
         let command = Command::ShowDocument(plan);
         // what is sensitive is in its output as it is
         let (out, err) = process::scratch(&self.common.work.join("tmp"), command.name());

@@ -1,7 +1,8 @@
 //! The whole environment of an engine: a plain PATH, a home and a temporary folder of the job's own, what the runner's
-//! configuration gives by name, and the credentials of the job's connections. Nothing is inherited: TF_CLI_ARGS
+//! configuration gives by name, the engine's own, and the credentials of the job's connections. Nothing is inherited: TF_CLI_ARGS
 //! and its like cannot come through, and a user's `.terraformrc` is not looked at, because HOME and TF_CLI_CONFIG_FILE are ours.
 
+use super::dialect::{Dialect, Place};
 use super::{private_folder, providers};
 use crate::process::{Environment, TMP_DESCRIPTOR};
 use crate::stop::io_failure;
@@ -32,13 +33,14 @@ const PASSED: &[&str] = &[
     "LC_ALL",
     "TZ",
 ];
-/// What it may set for the engine only.
-const PASSED_TO_ENGINE: &[&str] =
-    &["TF_CLI_CONFIG_FILE", "TF_PLUGIN_CACHE_DIR", "TF_REGISTRY_CLIENT_TIMEOUT", "AWS_CA_BUNDLE"];
+/// What it may set for engines only.
+const PASSED_TO_ENGINE: &[&str] = &["AWS_CA_BUNDLE"];
+/// What it may set for OpenTofu and Terraform only.
+const PASSED_TO_LANGUAGE: &[&str] = &["TF_CLI_CONFIG_FILE", "TF_PLUGIN_CACHE_DIR", "TF_REGISTRY_CLIENT_TIMEOUT"];
 /// What it may set for git only.
 const PASSED_TO_GIT: &[&str] = &["GIT_SSH_COMMAND", "SSH_AUTH_SOCK", "GIT_SSL_CAINFO"];
 /// Where it has packages of providers.
-const PROVIDERS: &str = "RUNNER_PROVIDERS";
+pub(super) const PROVIDERS: &str = "RUNNER_PROVIDERS";
 /// Where it allows `file:` sources.
 const ALLOW_FILE: &str = "RUNNER_ALLOW_FILE_SOURCES";
 /// The longest folder in which a plug-in can still make its socket (108 bytes with its own name, which has about 20).
@@ -106,14 +108,27 @@ pub(crate) fn for_git(start: &JobStart, folders: &Folders<'_>) -> Environment {
     environment
 }
 
-/// For the engine: with credentials.
+/// For the engine: with its own, and with credentials.
 ///
 /// # Errors
-/// Credentials that cannot be written down; the file system.
-pub(crate) fn for_engine(start: &JobStart, folders: &Folders<'_>) -> Result<Environment, Failure> {
+/// Credentials that cannot be written down; the file system; what the engine's dialect refuses.
+pub(crate) fn for_engine(place: &Place<'_>, dialect: &dyn Dialect) -> Result<Environment, Failure> {
+    let Place { start, folders, .. } = *place;
     let mut environment = common(start, folders);
     copy(start, PASSED_TO_ENGINE, &mut environment);
     private_folder(&folders.tmp.join("home"))?;
+    environment.extend(dialect.environment(place)?);
+    credentials(&start.targets, folders.tmp, &mut environment)?;
+    Ok(environment)
+}
+
+/// What OpenTofu and Terraform find there.
+///
+/// # Errors
+/// The file system.
+pub(super) fn for_language(start: &JobStart, folders: &Folders<'_>) -> Result<Environment, Failure> {
+    let mut environment = Environment::new();
+    copy(start, PASSED_TO_LANGUAGE, &mut environment);
     if !environment.contains_key("TF_CLI_CONFIG_FILE") {
         let packages = start.environment.get(PROVIDERS).map(Path::new);
         let text = packages.map(providers::installation).transpose()?.unwrap_or_default();
@@ -125,7 +140,6 @@ pub(crate) fn for_engine(start: &JobStart, folders: &Folders<'_>) -> Result<Envi
         environment.insert(name.into(), value.into());
     }
     environment.insert("TF_DATA_DIR".into(), folders.work.join("data").into());
-    credentials(&start.targets, folders.tmp, &mut environment)?;
     Ok(environment)
 }
 
@@ -291,6 +305,7 @@ pub(crate) fn private_file(path: &Path, content: &[u8]) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::opentofu::OPENTOFU;
     use super::*;
     use shared_proto::v1::Target;
     use std::os::unix::fs::PermissionsExt as _;
@@ -333,7 +348,8 @@ mod tests {
         let targets = vec![kubernetes("prod", "t1"), kubernetes("dev", "t2"), aws("one", "s1"), aws("two", "s2")];
         let start = start(&given, targets);
         assert!(allows_file(&start));
-        let environment = for_engine(&start, &folders).expect("an environment");
+        let place = Place { start: &start, folders: &folders, root: folder.path() };
+        let environment = for_engine(&place, &OPENTOFU).expect("an environment");
         let get = |name: &str| environment.get(name).and_then(|v| v.to_str()).unwrap_or_default().to_owned();
         for absent in [
             "TF_CLI_ARGS",

@@ -1,7 +1,7 @@
 //! What a worker finds that follows one which died in the middle of a step: by the spool, which command runs or ran, how far its output
 //! was read, and whether it was asked to stop.
 
-use super::Complaint;
+use super::{Complaint, dialect};
 use crate::process::Left;
 use prost::Message as _;
 use shared_proto::spool::Reader;
@@ -34,7 +34,7 @@ impl Followed {
     /// nothing and is not worth it.
     pub(crate) fn find(events: &Path) -> Option<Self> {
         let mut reader = Reader::new(File::open(events).ok()?).ok()?;
-        let (mut phase, mut found) = (String::new(), None::<Self>);
+        let (mut phase, mut found, mut dialect) = (String::new(), None::<Self>, None);
         while let Ok(Some(record)) = reader.read() {
             let event = Event::decode(record.content.as_slice()).ok()?;
             let read = event.engine_read.unwrap_or_default();
@@ -43,6 +43,7 @@ impl Followed {
                 Body::Result(_) => return None,
                 Body::EngineStarted(started) => {
                     let left = Left::find()?;
+                    dialect = dialect::named(&started.engine).ok();
                     let (command, version) = (started.command, started.version);
                     let complaint = Complaint::default();
                     found = Some(Self { command, version, left, read, asked: false, complaint });
@@ -51,7 +52,9 @@ impl Followed {
                     if let Some(found) = &mut found {
                         found.read = read;
                         found.asked |= matches!(body, Body::CancelProgress(_));
-                        found.complaint.hear(&body);
+                        if let Some(dialect) = dialect {
+                            found.complaint.hear(&body, dialect);
+                        }
                     }
                 }
             }

@@ -1,12 +1,21 @@
 //! What OpenTofu and Terraform have in common: commands, options, events.
 //! <https://opentofu.org/docs/cli/commands/>, <https://developer.hashicorp.com/terraform/cli/commands>.
 
-use super::dialect::{Command, Dialect, Plan};
+use super::asked;
+use super::dialect::{Command, Dialect, Family, Options, Place, Plan};
+use super::environment;
+use super::lock;
+use super::resources::{self, Resources};
 use crate::events;
+use crate::process::Environment;
+use crate::variables::{Declarations, Variables};
+use runner_worker_iac::redaction::Redaction;
 use serde_json::Value;
-use shared_proto::v1::JobKind;
+use shared_proto::failure::Failure;
 use shared_proto::v1::event::Body;
-use shared_proto::version::Version;
+use shared_proto::v1::{JobKind, JobRequest, Outputs, StateLock};
+use shared_proto::version::{Constraint, Version};
+use std::path::{Path, PathBuf};
 
 /// How long the engine waits for a lock of the state that somebody else holds.
 const LOCK_TIMEOUT: &str = "-lock-timeout=60s";
@@ -34,11 +43,27 @@ impl Dialect for Language {
     fn extensions(&self) -> &'static [&'static str] {
         self.extensions
     }
-    fn version_file(&self) -> &'static str {
-        self.version_file
+    fn family(&self) -> Family {
+        Family::Language
     }
-    fn arguments(&self, command: &Command<'_>, version: &str, variables: &[String]) -> Vec<String> {
-        let variables = if (self.takes_variables)(command, version) { variables } else { &[] };
+    fn version_file(&self) -> Option<&'static str> {
+        Some(self.version_file)
+    }
+    fn required(&self, root: &Path) -> Vec<(String, Constraint)> {
+        asked::required(root, self.extensions)
+    }
+    fn variables(&self, request: &JobRequest, root: &Path) -> Result<Variables, Failure> {
+        let module = Declarations::read(root, self.extensions);
+        Variables::new(&request.variables, &request.not_redacted, &module)
+    }
+    fn options(&self, _: &JobRequest, _: &Path) -> Result<Options, Failure> {
+        Ok(Options::default())
+    }
+    fn environment(&self, place: &Place<'_>) -> Result<Environment, Failure> {
+        environment::for_language(place.start, place.folders)
+    }
+    fn arguments(&self, command: &Command<'_>, version: &str, options: &Options) -> Vec<String> {
+        let variables = if (self.takes_variables)(command, version) { options.arguments.as_slice() } else { &[] };
         arguments(command, is_at_least(version, self.init_json), variables)
     }
     fn version(&self, said: &str) -> Option<String> {
@@ -47,8 +72,26 @@ impl Dialect for Language {
     fn event(&self, line: &str) -> Option<Body> {
         events::of_line(line)
     }
-    fn planned_changes(&self) -> i32 {
-        2
+    fn lock(&self, body: &Body) -> Option<StateLock> {
+        match body {
+            Body::Diagnostic(said) => lock::in_diagnostic(&said.summary, &said.detail),
+            _ => None,
+        }
+    }
+    fn stale(&self, summary: &str) -> bool {
+        summary == "Saved plan is stale"
+    }
+    fn planned_changes(&self) -> Option<i32> {
+        Some(2)
+    }
+    fn document(&self, _: &Path) -> Option<PathBuf> {
+        None
+    }
+    fn outputs(&self, said: &Value) -> Option<Outputs> {
+        events::outputs(said)
+    }
+    fn resources(&self, state: &Value, addresses: &[String], of_job: Redaction) -> Resources {
+        resources::of_state(state, addresses, of_job)
     }
 }
 
@@ -74,7 +117,7 @@ fn arguments(command: &Command<'_>, init_json: bool, variables: &[String]) -> Ve
     said.extend(variables.iter().cloned());
     // what it is for comes after every option
     match command {
-        Command::Show(plan) | Command::ShowDocument(plan) | Command::Apply(plan) => {
+        Command::Show { plan, .. } | Command::ShowDocument(plan) | Command::Apply { plan, .. } => {
             said.push(plan.display().to_string())
         }
         Command::Workspace(name) | Command::Unlock(name) => said.push((*name).to_owned()),
@@ -89,9 +132,11 @@ fn words(command: &Command<'_>) -> &'static [&'static str] {
         Command::Init { .. } => &["init", "-input=false", "-no-color", LOCK_TIMEOUT],
         Command::Workspace(_) => &["workspace", "select", "-no-color", "-or-create=true"],
         Command::Plan { .. } => &["plan", "-input=false", "-no-color", "-json", "-detailed-exitcode", LOCK_TIMEOUT],
-        Command::Show(_) => &["show", "-no-color"],
+        // its values are in files
+        Command::Set(_) => &[],
+        Command::Show { .. } => &["show", "-no-color"],
         Command::ShowDocument(_) | Command::State => &["show", "-no-color", "-json"],
-        Command::Apply(_) => &["apply", "-input=false", "-no-color", "-json", LOCK_TIMEOUT],
+        Command::Apply { .. } => &["apply", "-input=false", "-no-color", "-json", LOCK_TIMEOUT],
         Command::Output => &["output", "-no-color", "-json"],
         Command::Unlock(_) => &["force-unlock", "-no-color", "-force"],
     }
@@ -103,7 +148,9 @@ fn planned<'a>(what: &Plan<'a>) -> impl Iterator<Item = String> + 'a {
         JobKind::Destroy => Some("-destroy"),
         _ => None,
     };
-    let targets = what.targets.iter().map(|address| format!("-target={address}"));
+    // an import is of what it names, whatever else has changed
+    let imported = what.imports.iter().map(|import| &import.address);
+    let targets = what.targets.iter().chain(imported).map(|address| format!("-target={address}"));
     let replace = what.replace.iter().map(|address| format!("-replace={address}"));
     mode.map(str::to_owned).into_iter().chain(targets).chain(replace)
 }
@@ -121,7 +168,12 @@ mod tests {
 
     #[test]
     fn options_come_before_what_they_are_for() {
-        let what = Plan { kind: JobKind::Destroy, targets: &["a.b".to_owned()], replace: &["c.d[\"e f\"]".to_owned()] };
+        let what = Plan {
+            kind: JobKind::Destroy,
+            targets: &["a.b".to_owned()],
+            replace: &["c.d[\"e f\"]".to_owned()],
+            imports: &[],
+        };
         let variables = ["-var-file=v".to_owned()];
         for (command, expected) in [
             (Command::Init { again: true }, "-json -reconfigure -var-file=v"),
@@ -129,7 +181,7 @@ mod tests {
                 Command::Plan { what: &what, out: Path::new("p") },
                 "-out=p -destroy -target=a.b -replace=c.d[\"e f\"] -var-file=v",
             ),
-            (Command::Apply(Path::new("p")), "-var-file=v p"),
+            (Command::Apply { what: &what, plan: Path::new("p") }, "-var-file=v p"),
             (Command::Unlock("id"), "-force -var-file=v id"),
             (Command::Workspace("w"), "-or-create=true -var-file=v w"),
         ] {

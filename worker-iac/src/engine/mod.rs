@@ -3,6 +3,7 @@
 pub(crate) mod asked;
 mod beside;
 pub(crate) mod choice;
+mod complaint;
 pub(crate) mod dialect;
 pub(crate) mod environment;
 pub(crate) mod followed;
@@ -11,6 +12,7 @@ mod language;
 mod lock;
 mod opentofu;
 mod providers;
+pub(crate) mod pulumi;
 pub(crate) mod resources;
 pub(crate) mod state;
 mod terraform;
@@ -20,12 +22,15 @@ use crate::events;
 use crate::journal::Journal;
 use crate::process::{self, Environment, Heard, Line, Orphan, Program};
 use crate::stop::{Exit, Stop, io_failure};
-use dialect::{Command, Dialect, Plan};
+use crate::variables::Setting;
+use complaint::Complaint;
+use dialect::{Command, Dialect, Family, Options, Plan};
 use followed::Followed;
+use resources::Resources;
 use serde_json::Value;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::event::Body;
-use shared_proto::v1::{EngineProgram, EngineRead, EngineStarted, Outputs, StateLock};
+use shared_proto::v1::{EngineProgram, EngineRead, EngineStarted, Outputs};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -44,6 +49,8 @@ const STATE_MAX: usize = 64 * 1024 * 1024;
 pub(crate) struct Engine {
     common: Common,
     state: PathBuf,
+    /// Values that are set when the working copy is made ready.
+    settings: Vec<Setting>,
     grace: Duration,
     cancel: Watcher,
     journal: Journal,
@@ -56,23 +63,9 @@ struct Common {
     program: PathBuf,
     version: String,
     environment: Environment,
-    /// Arguments that name the files with the job's variables.
-    variables: Vec<String>,
+    options: Options,
     root: PathBuf,
     work: PathBuf,
-}
-
-/// What is said of a command's end.
-#[derive(Debug, Default)]
-struct Complaint {
-    /// The first error, in the engine's own words.
-    first: Option<String>,
-    stale: bool,
-    /// It could not have the lock of the state.
-    lock: Option<StateLock>,
-    disk_full: bool,
-    /// It said what it has applied, which comes last.
-    applied: bool,
 }
 
 // === impl Engine ===
@@ -84,8 +77,10 @@ pub(crate) struct Parts<'a> {
     pub(crate) program: &'a EngineProgram,
     /// The whole environment.
     pub(crate) environment: Environment,
-    /// Arguments that name the files with the job's variables.
-    pub(crate) variables: Vec<String>,
+    /// What its commands have in common.
+    pub(crate) options: Options,
+    /// Values that are set when the working copy is made ready.
+    pub(crate) settings: Vec<Setting>,
     /// The root module.
     pub(crate) root: PathBuf,
     /// The job's folder.
@@ -104,12 +99,17 @@ impl Engine {
     pub(crate) fn new(parts: Parts<'_>, cancel: Watcher, journal: Journal) -> Result<Self, Failure> {
         let dialect = dialect::named(&parts.program.name)?;
         let program = program_at(parts.program)?;
-        let Parts { environment, variables, root, work, state, grace, .. } = parts;
+        let Parts { environment, options, settings, root, work, state, grace, .. } = parts;
         // what it may write has to be there before
         private_folder(&work.join("data"))?;
         let version = parts.program.version.clone();
-        let common = Common { dialect, program, version, environment, variables, root, work };
-        Ok(Self { common, state, grace, cancel, journal })
+        let common = Common { dialect, program, version, environment, options, root, work };
+        Ok(Self { common, state, settings, grace, cancel, journal })
+    }
+
+    /// How its working copies are made ready.
+    pub(crate) fn family(&self) -> Family {
+        self.common.dialect.family()
     }
 
     /// Takes another program of the same engine, before anything but its version was asked of it.
@@ -148,19 +148,41 @@ impl Engine {
         self.command(&Command::Workspace(name)).await.map(drop)
     }
 
-    /// Makes a plan, saved to the file. Whether there is anything to change.
-    pub(crate) async fn plan(&mut self, what: &Plan<'_>, out: &Path) -> Result<bool, Stop> {
-        let exit = self.command(&Command::Plan { what, out }).await?;
-        Ok(self.has_changes(exit))
+    /// Sets a value of the configuration.
+    async fn set(&mut self, setting: &Setting) -> Result<(), Stop> {
+        environment::private_file(&self.common.input(), setting.value.as_bytes())?;
+        let done = self.command(&Command::Set(setting)).await;
+        let _ = std::fs::remove_file(self.common.input());
+        done.map(drop)
     }
 
-    fn has_changes(&self, exit: Exit) -> bool {
-        exit == Exit::Code(self.common.dialect.planned_changes())
+    /// Makes a plan, saved to the file. Whether there is anything to change.
+    pub(crate) async fn plan(&mut self, what: &Plan<'_>, out: &Path) -> Result<bool, Stop> {
+        if self.common.dialect.family() == Family::Pulumi {
+            pulumi::remember_state(self, out).await?;
+        }
+        self.command(&Command::Plan { what, out }).await
+    }
+
+    /// Makes the plan of something else than what is to be approved: nobody is told of it.
+    async fn look_again(&mut self, what: &Plan<'_>, out: &Path) -> Result<(), Stop> {
+        self.said(&Command::Plan { what, out }, 0).await.map(drop)
+    }
+
+    /// Keeps what is approved, where that is not the engine's own plan alone.
+    ///
+    /// # Errors
+    /// The file system; `too_large`.
+    pub(crate) fn keep(&self, plan: &Path) -> Result<(), Failure> {
+        match self.common.dialect.family() {
+            Family::Pulumi => pulumi::keep(plan),
+            Family::Language => Ok(()),
+        }
     }
 
     /// The plan as the engine shows it to people.
-    pub(crate) async fn show(&mut self, plan: &Path) -> Result<String, Stop> {
-        let (mut text, left_out) = self.said(&Command::Show(plan), PLAN_TEXT_MAX).await?;
+    pub(crate) async fn show(&mut self, what: &Plan<'_>, plan: &Path) -> Result<String, Stop> {
+        let (mut text, left_out) = self.said(&Command::Show { what, plan }, PLAN_TEXT_MAX).await?;
         if left_out > 0 {
             text.push_str(&format!("… [cut: {left_out} more bytes left out]\n"));
         }
@@ -179,13 +201,15 @@ impl Engine {
             heard_of_command(&journal, dialect, &mut complaint, heard).await;
         })
         .await?;
-        let exit = complaint.judge(&command, dialect, exit)?;
-        Ok(self.has_changes(exit))
+        complaint.judge(&command, dialect, exit)
     }
 
     /// Applies a saved plan.
-    pub(crate) async fn apply(&mut self, plan: &Path) -> Result<(), Stop> {
-        self.command(&Command::Apply(plan)).await.map(drop)
+    pub(crate) async fn apply(&mut self, what: &Plan<'_>, plan: &Path) -> Result<(), Stop> {
+        if self.common.dialect.family() == Family::Pulumi {
+            pulumi::check(self, what, plan).await?;
+        }
+        self.command(&Command::Apply { what, plan }).await.map(drop)
     }
 
     /// Removes the lock of that id from the state.
@@ -196,11 +220,20 @@ impl Engine {
     /// The outputs of the state, the sensitive ones nulled.
     pub(crate) async fn output(&mut self) -> Result<Outputs, Stop> {
         let value = self.document(&Command::Output, OUTPUT_MAX).await?;
-        events::outputs(&value).ok_or_else(|| Code::EngineFailed.on("the engine's outputs are of another form").into())
+        self.common
+            .dialect
+            .outputs(&value)
+            .ok_or_else(|| Code::EngineFailed.on("the engine's outputs are of another form").into())
+    }
+
+    /// The resources of the state; where addresses are named, only those, with what they hold.
+    pub(crate) async fn resources(&mut self, addresses: &[String]) -> Result<Resources, Stop> {
+        let state = self.state().await?;
+        Ok(self.common.dialect.resources(&state, addresses, self.journal.redaction()))
     }
 
     /// The state as the engine gives it, with what is sensitive.
-    pub(crate) async fn state(&mut self) -> Result<Value, Stop> {
+    async fn state(&mut self) -> Result<Value, Stop> {
         self.document(&Command::State, STATE_MAX).await
     }
 
@@ -218,8 +251,8 @@ impl Engine {
         })
     }
 
-    /// Runs a command whose standard output is lines of events.
-    async fn command(&mut self, command: &Command<'_>) -> Result<Exit, Stop> {
+    /// Runs a command whose standard output is lines of events. Whether it has planned changes.
+    async fn command(&mut self, command: &Command<'_>) -> Result<bool, Stop> {
         let (out, err) = (self.common.work.join("engine.log"), self.common.work.join("engine.err"));
         let (journal, dialect) = (self.journal.clone(), self.common.dialect);
         let mut complaint = Complaint::default();
@@ -236,19 +269,25 @@ impl Engine {
     async fn said(&mut self, command: &Command<'_>, max: usize) -> Result<(String, u64), Stop> {
         let (out, _) = process::scratch(&self.common.work.join("tmp"), command.name());
         let err = self.common.work.join("engine.err");
-        let journal = self.journal.clone();
+        let (journal, dialect) = (self.journal.clone(), self.common.dialect);
         let mut complaint = Complaint::default();
+        let tells = matches!(command, Command::Plan { .. });
         let exit = self
             .run(command, (&out, &err), async |heard| {
-                if let Heard::Err(line) = heard {
-                    stderr(&journal, &mut complaint, line).await;
+                match heard {
+                    Heard::Err(line) => stderr(&journal, dialect, &mut complaint, line).await,
+                    // of events that nobody is told of, why it failed
+                    Heard::Out(line) if tells => {
+                        dialect.event(&line.text).iter().for_each(|body| complaint.hear(body, dialect))
+                    }
+                    Heard::Out(_) => {}
                 }
             })
             .await;
         // a document may be one line, longer than what is ever heard of one
         let read = read_lines(&out, max);
         let _ = std::fs::remove_file(&out);
-        complaint.judge(command.name(), self.common.dialect, exit?)?;
+        complaint.judge(command.name(), dialect, exit?)?;
         Ok(read.map_err(|e| io_failure(Code::Internal, "what the engine said", &e))?)
     }
 
@@ -291,15 +330,21 @@ impl Common {
         output: (&'a Path, &'a Path),
         writes: Vec<&'a Path>,
     ) -> Program<'a> {
-        let arguments = self.dialect.arguments(command, &self.version, &self.variables);
+        let arguments = self.dialect.arguments(command, &self.version, &self.options);
         Program {
             path: &self.program,
             arguments: arguments.into_iter().map(OsString::from).collect(),
             folder: &self.root,
             environment: &self.environment,
+            input: matches!(command, Command::Set(_)).then(|| self.input()),
             output,
             writes,
         }
+    }
+
+    /// What a command reads that is told something.
+    fn input(&self) -> PathBuf {
+        self.work.join("tmp").join("engine.in")
     }
 }
 
@@ -341,15 +386,15 @@ async fn heard_of_command(journal: &Journal, dialect: &dyn Dialect, complaint: &
                 dialect.event(&line.text)
             };
             if let Some(body) = body {
-                complaint.hear(&body);
+                complaint.hear(&body, dialect);
                 journal.record(body).await;
             }
         }
-        Heard::Err(line) => stderr(journal, complaint, line).await,
+        Heard::Err(line) => stderr(journal, dialect, complaint, line).await,
     }
 }
 
-async fn stderr(journal: &Journal, complaint: &mut Complaint, line: Line) {
+async fn stderr(journal: &Journal, dialect: &dyn Dialect, complaint: &mut Complaint, line: Line) {
     if line.text.trim().is_empty() {
         return;
     }
@@ -359,62 +404,13 @@ async fn stderr(journal: &Journal, complaint: &mut Complaint, line: Line) {
         journal.redact_line(&mut text, true);
     }
     let body = events::output("stderr", &text);
-    complaint.hear(&body);
+    complaint.hear(&body, dialect);
     journal.record(body).await;
 }
 
-// === impl Complaint ===
-
-impl Complaint {
-    fn hear(&mut self, body: &Body) {
-        match body {
-            Body::Diagnostic(d) if d.severity == "error" => {
-                self.stale |= d.summary == "Saved plan is stale";
-                if self.lock.is_none() {
-                    self.lock = lock::in_diagnostic(&d.summary, &d.detail);
-                }
-                self.disk_full |=
-                    d.detail.contains("no space left on device") || d.summary.contains("no space left on device");
-                let place = if d.address.is_empty() { String::new() } else { format!(" ({})", d.address) };
-                self.first.get_or_insert_with(|| format!("{}{place}", d.summary));
-            }
-            Body::ChangeSummary(summary) => self.applied |= summary.operation == "apply",
-            Body::OutputLine(line) => {
-                self.disk_full |= line.text.contains("no space left on device");
-                let words = line.text.trim_start_matches(['│', '╷', ' ']);
-                if words.starts_with("Error: ") {
-                    self.first.get_or_insert_with(|| words.chars().take(500).collect());
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Judges an exit; that of a plan may say that there are changes.
-    fn judge(self, command: &str, dialect: &dyn Dialect, exit: Exit) -> Result<Exit, Stop> {
-        let changes = Exit::Code(dialect.planned_changes());
-        if exit == Exit::Code(0) || (command == "plan" && exit == changes) {
-            return Ok(exit);
-        }
-        // its last word is as good, where nobody saw how it ended
-        if exit == Exit::Unknown && self.applied && self.first.is_none() {
-            return Ok(Exit::Code(0));
-        }
-        let said = self.first.map(|first| format!(": {first}")).unwrap_or_default();
-        let message = format!("{} {command} ended with {}{said}", dialect.name(), exit.describe());
-        if let Some(lock) = self.lock {
-            let holder = if lock.who.is_empty() { "somebody".to_owned() } else { lock.who.clone() };
-            let since = if lock.created.is_empty() { String::new() } else { format!(" since {}", lock.created) };
-            let failure = Code::StateLocked.on(format!("the state is locked by {holder}{since} (lock {})", lock.id));
-            return Err(Stop::Locked(failure, Box::new(lock), exit));
-        }
-        let code = match (self.stale, self.disk_full) {
-            (true, _) => Code::PlanStale,
-            (_, true) => Code::DiskFull,
-            _ => Code::EngineFailed,
-        };
-        Err(Stop::Failed(code.on(message), Some(exit)))
-    }
+/// Where the plan of a job is: among the engine's own data, which it may write.
+pub(crate) fn plan_in(work: &Path) -> PathBuf {
+    work.join("data").join("plan.bin")
 }
 
 /// Makes a folder that nobody else can enter; one that is there stays.
@@ -430,7 +426,6 @@ pub(crate) fn private_folder(path: &Path) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shared_proto::v1::Diagnostic;
 
     #[test]
     fn a_text_is_read_whole_or_by_lines() {
@@ -446,31 +441,6 @@ mod tests {
             std::fs::write(&path, content).expect("writes");
             let (text, left_out) = read_lines(&path, max).expect("reads");
             assert_eq!((text.as_str(), left_out), expected, "{content:?} {max}");
-        }
-    }
-
-    #[test]
-    fn an_exit_is_judged_by_what_was_said() {
-        let heard = |summary: &str| {
-            let mut complaint = Complaint::default();
-            let diagnostic = Diagnostic { severity: "error".into(), summary: summary.into(), ..Default::default() };
-            complaint.hear(&Body::Diagnostic(diagnostic));
-            complaint
-        };
-        for (summary, exit, command, expected) in [
-            ("", Exit::Code(0), "apply", None),
-            ("", Exit::Code(2), "plan", None),
-            ("", Exit::Code(2), "apply", Some(Code::EngineFailed)),
-            ("Saved plan is stale", Exit::Code(1), "apply", Some(Code::PlanStale)),
-            ("write x: no space left on device", Exit::Code(1), "apply", Some(Code::DiskFull)),
-            ("x", Exit::Signal(9), "plan", Some(Code::EngineFailed)),
-        ] {
-            let judged = heard(summary).judge(command, &terraform::TERRAFORM, exit);
-            let code = judged.err().map(|stop| match stop {
-                Stop::Failed(failure, Some(found)) if found == exit => failure.code,
-                other => panic!("{other:?}"),
-            });
-            assert_eq!(code, expected, "{summary} {exit:?}");
         }
     }
 }

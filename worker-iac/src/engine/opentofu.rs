@@ -24,16 +24,17 @@ fn takes_variables(command: &Command<'_>, version: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::dialect::{Dialect as _, Plan};
+    use super::super::dialect::{Dialect as _, Options, Plan};
     use super::*;
     use shared_proto::v1::JobKind;
     use std::path::Path;
 
     #[test]
     fn variables_and_json_go_where_they_are_taken() {
-        let plan = Plan { kind: JobKind::Update, targets: &[], replace: &[] };
+        let options = Options { arguments: vec!["-var-file=v".into()], ..Options::default() };
+        let plan = Plan { kind: JobKind::Update, targets: &[], replace: &[], imports: &[] };
         let says = |command: &Command<'_>, version, word: &str| {
-            OPENTOFU.arguments(command, version, &["-var-file=v".into()]).iter().any(|said| said == word)
+            OPENTOFU.arguments(command, version, &options).iter().any(|said| said == word)
         };
         let init = Command::Init { again: false };
         for (version, json) in
@@ -41,7 +42,11 @@ mod tests {
         {
             assert_eq!(says(&init, version, "-json"), json, "{version}");
             assert_eq!(says(&init, version, "-var-file=v"), json, "{version}");
-            assert_eq!(says(&Command::Apply(Path::new("p")), version, "-var-file=v"), json, "{version}");
+            assert_eq!(
+                says(&Command::Apply { what: &plan, plan: Path::new("p") }, version, "-var-file=v"),
+                json,
+                "{version}"
+            );
             assert!(says(&Command::Plan { what: &plan, out: Path::new("p") }, version, "-var-file=v"), "{version}");
         }
         assert!(!says(&Command::Version, "1.12.6", "-var-file=v"));

@@ -8,7 +8,7 @@ use serde_json::Value;
 use shared_proto::v1::StateResource;
 
 /// Resources that are told of at once.
-const RESOURCES_MAX: usize = 20_000;
+pub(super) const RESOURCES_MAX: usize = 20_000;
 /// Of one resource, bytes of its attributes.
 const ATTRIBUTES_MAX: usize = 48 * 1024;
 /// Modules in modules; the engines themselves know no bound.
@@ -40,7 +40,7 @@ pub(crate) fn of_state(state: &Value, addresses: &[String], of_job: Redaction) -
         if resources.found.len() == RESOURCES_MAX {
             resources.left_out += 1;
         } else {
-            resources.found.push(told(resource, !addresses.is_empty(), &secrets));
+            resources.found.push(of(resource, !addresses.is_empty(), &secrets));
         }
     });
     resources
@@ -61,29 +61,40 @@ fn is_at(address: &str, wanted: &str) -> bool {
     address.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
-fn told(resource: &Value, whole: bool, secrets: &Secrets) -> StateResource {
+fn of(resource: &Value, whole: bool, secrets: &Secrets) -> StateResource {
     let text = |key: &str| resource[key].as_str().unwrap_or_default().to_owned();
     let mask = Mask::of(&resource["sensitive_values"]);
-    let id = clean(&resource["values"]["id"], mask.key("id"), secrets);
-    // of a list of very many nobody reads them
-    let mut attributes = if whole { clean(&resource["values"], mask, secrets).to_string() } else { String::new() };
-    let mut left_out = 0;
-    if attributes.len() > ATTRIBUTES_MAX {
-        left_out = attributes.len() as u64;
-        attributes.clear();
-    }
-    StateResource {
+    let head = StateResource {
         address: text("address"),
         mode: text("mode"),
         r#type: text("type"),
         name: text("name"),
         provider: text("provider_name"),
-        id: id.as_str().unwrap_or_default().to_owned(),
         tainted: resource["tainted"] == true,
         deposed: text("deposed_key"),
-        attributes,
-        left_out,
+        ..StateResource::default()
+    };
+    let values = &resource["values"];
+    told(head, (&values["id"], mask.key("id")), (values, mask), whole, secrets)
+}
+
+/// A resource with its id and, where they are asked for, its values; both without what is sensitive of them.
+pub(super) fn told(
+    head: StateResource,
+    id: (&Value, Mask<'_>),
+    values: (&Value, Mask<'_>),
+    whole: bool,
+    secrets: &Secrets,
+) -> StateResource {
+    let id = clean(id.0, id.1, secrets);
+    // of a list of very many nobody reads them
+    let mut attributes = if whole { clean(values.0, values.1, secrets).to_string() } else { String::new() };
+    let mut left_out = 0;
+    if attributes.len() > ATTRIBUTES_MAX {
+        left_out = attributes.len() as u64;
+        attributes.clear();
     }
+    StateResource { id: id.as_str().unwrap_or_default().to_owned(), attributes, left_out, ..head }
 }
 
 #[cfg(test)]

@@ -16,25 +16,26 @@ pub(super) const TERRAFORM: Language = Language {
 fn takes_variables(command: &Command<'_>, version: &str) -> bool {
     match command {
         Command::Plan { .. } => true,
-        Command::Apply(_) => is_at_least(version, [1, 10, 0]),
+        Command::Apply { .. } => is_at_least(version, [1, 10, 0]),
         _ => false,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::dialect::{Dialect as _, Plan};
+    use super::super::dialect::{Dialect as _, Options, Plan};
     use super::*;
     use shared_proto::v1::JobKind;
     use std::path::Path;
 
     #[test]
     fn variables_and_json_go_where_they_are_taken() {
-        let plan = Plan { kind: JobKind::Update, targets: &[], replace: &[] };
+        let options = Options { arguments: vec!["-var-file=v".into()], ..Options::default() };
+        let plan = Plan { kind: JobKind::Update, targets: &[], replace: &[], imports: &[] };
         let says = |command: &Command<'_>, version, word: &str| {
-            TERRAFORM.arguments(command, version, &["-var-file=v".into()]).iter().any(|said| said == word)
+            TERRAFORM.arguments(command, version, &options).iter().any(|said| said == word)
         };
-        let (init, apply) = (Command::Init { again: false }, Command::Apply(Path::new("p")));
+        let (init, apply) = (Command::Init { again: false }, Command::Apply { what: &plan, plan: Path::new("p") });
         for (version, json, applies) in
             [("1.11.4", true, true), ("1.9.0", true, false), ("1.8.5", false, false), ("", false, false)]
         {

@@ -20,12 +20,12 @@ pub(super) const NAME_MAX: usize = 1024;
 #[serde(default)]
 pub(super) struct Delta {
     pub(super) actions: Vec<String>,
-    before: Value,
-    after: Value,
-    after_unknown: Value,
-    before_sensitive: Value,
-    after_sensitive: Value,
-    replace_paths: Option<Vec<Vec<Value>>>,
+    pub(super) before: Value,
+    pub(super) after: Value,
+    pub(super) after_unknown: Value,
+    pub(super) before_sensitive: Value,
+    pub(super) after_sensitive: Value,
+    pub(super) replace_paths: Option<Vec<Vec<Value>>>,
     pub(super) importing: Option<Importing>,
 }
 

@@ -4,12 +4,14 @@
 
 mod change;
 mod kept;
+mod previewed;
 mod read;
 
 use crate::engine::Engine;
+use crate::engine::dialect::{Family, Plan};
 use crate::journal::Journal;
 use crate::rules::{Job, Regions, Rules};
-use crate::secrets::Secrets;
+use crate::secrets::{Secrets, Sensitive};
 use crate::stop::Stop;
 use read::About;
 use runner_worker_iac::redaction::Redaction;
@@ -50,14 +52,15 @@ pub(crate) async fn shown(
     engine: &mut Engine,
     journal: &Journal,
     plan: &Path,
-    (kind, has_changes): (JobKind, bool),
+    what: &Plan<'_>,
+    has_changes: bool,
     judged: Judged,
 ) -> Result<(String, Option<Judgement>), Stop> {
-    let about = About { engine: engine.called(), kind: name(kind), has_changes };
-    let beside = engine.beside();
+    let about = About { engine: engine.called(), kind: name(what.kind), has_changes };
+    let (beside, family) = (engine.beside(), engine.family());
     let has_rules = !judged.rules.is_empty();
-    let made = async { document(beside.show_json(plan).await?, about, journal.redaction(), judged).await };
-    let (text, made) = tokio::join!(engine.show(plan), made);
+    let made = async { document(beside.document(plan).await?, family, about, journal.redaction(), judged).await };
+    let (text, made) = tokio::join!(engine.show(what, plan), made);
     let mut text = text?;
     match made {
         Ok(Made { json, secrets, judgement, not_looked_for }) => {
@@ -92,7 +95,8 @@ pub(crate) async fn judge(
     judged: Judged,
 ) -> Result<Judgement, Failure> {
     let about = About { engine: engine.called(), kind: name(kind), has_changes: true };
-    let made = async { document(engine.beside().show_json(plan).await?, about, journal.redaction(), judged).await };
+    let (beside, family) = (engine.beside(), engine.family());
+    let made = async { document(beside.document(plan).await?, family, about, journal.redaction(), judged).await };
     let judgement = made.await.map_err(|why| not_judged(&why))?.judgement;
     Ok(judgement.unwrap_or_default())
 }
@@ -107,7 +111,7 @@ pub(crate) fn judge_file(question: Question) -> Result<Judgement, String> {
     let file = File::open(&plan).map_err(|e| format!("{}: {e}", plan.display()))?;
     let about = About { engine: shared_proto::plan::Engine::default(), kind: "update", has_changes: true };
     let job = Job { kind, stack, workspace, created_by, ..Job::default() };
-    let made = make(&file, about, Redaction::default(), Judged { rules, job });
+    let made = make(&file, Family::Language, about, Redaction::default(), Judged { rules, job });
     Ok(made.map_err(|why| format!("{}: {why}", plan.display()))?.judgement.unwrap_or_default())
 }
 
@@ -118,12 +122,18 @@ fn not_judged(why: &str) -> Failure {
         .next("Correct the rules, or what the message names: `runner policy test` on the runner's machine tries them.")
 }
 
-async fn document(file: File, about: About, redaction: Redaction, judged: Judged) -> Result<Made, String> {
+async fn document(
+    file: File,
+    family: Family,
+    about: About,
+    redaction: Redaction,
+    judged: Judged,
+) -> Result<Made, String> {
     let length = file.metadata().map_err(|e| e.to_string())?.len();
     if length > JSON_MAX {
         return Err(format!("as JSON it takes {length} bytes, the limit is {JSON_MAX}"));
     }
-    let made = tokio::task::spawn_blocking(move || make(&file, about, redaction, judged));
+    let made = tokio::task::spawn_blocking(move || make(&file, family, about, redaction, judged));
     let made = made.await.map_err(|e| e.to_string())??;
     if made.json.len() > PLAN_DOCUMENT_MAX {
         return Err(format!("it takes {} bytes, the limit is {PLAN_DOCUMENT_MAX}", made.json.len()));
@@ -131,18 +141,26 @@ async fn document(file: File, about: About, redaction: Redaction, judged: Judged
     Ok(made)
 }
 
-fn make(mut file: &File, about: About, redaction: Redaction, judged: Judged) -> Result<Made, String> {
+fn make(mut file: &File, family: Family, about: About, redaction: Redaction, judged: Judged) -> Result<Made, String> {
     let mut again = || file.rewind().map(|()| BufReader::new(file)).map_err(|e| e.to_string());
     let unreadable = |why: String| format!("its JSON cannot be read ({why})");
-    let sensitive = read::sensitive(again()?).map_err(unreadable)?;
+    let sensitive = match family {
+        Family::Language => read::sensitive(again()?).map_err(unreadable)?,
+        // it gives no value that it masks
+        Family::Pulumi => Sensitive::default(),
+    };
     let secrets = Secrets::new(redaction, &sensitive);
     let Judged { rules, job } = judged;
-    let regions = match rules.ask_for_regions() {
-        true => read::regions(again()?).map_err(unreadable)?,
-        false => Regions::default(),
+    let regions = match (family, rules.ask_for_regions()) {
+        (Family::Language, true) => read::regions(again()?).map_err(unreadable)?,
+        _ => Regions::default(),
     };
     let mut judge = (!rules.is_empty()).then(|| rules.judge(&job, regions));
-    let document = read::read(again()?, about, &secrets, judge.as_mut()).map_err(unreadable)?;
+    let document = match family {
+        Family::Language => read::read(again()?, about, &secrets, judge.as_mut()),
+        Family::Pulumi => previewed::read(again()?, about, &secrets, judge.as_mut()),
+    };
+    let document = document.map_err(unreadable)?;
     let judgement = judge.map(|judge| judge.finish(&secrets)).transpose()?;
     let json = serde_json::to_string(&document).map_err(|e| e.to_string())?;
     Ok(Made { json, secrets, judgement, not_looked_for: sensitive.left_out() })

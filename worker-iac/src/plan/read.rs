@@ -37,20 +37,20 @@ pub(super) struct About {
 }
 
 /// A change of a resource, as the engine gives it.
-#[derive(Deserialize)]
-struct RawChange {
+#[derive(Default, Deserialize)]
+pub(super) struct RawChange {
     #[serde(default)]
-    address: String,
-    previous_address: Option<String>,
-    module_address: Option<String>,
-    mode: Option<String>,
+    pub(super) address: String,
+    pub(super) previous_address: Option<String>,
+    pub(super) module_address: Option<String>,
+    pub(super) mode: Option<String>,
     #[serde(rename = "type")]
-    kind: Option<String>,
-    name: Option<String>,
-    provider_name: Option<String>,
-    deposed: Option<String>,
-    action_reason: Option<String>,
-    change: Delta,
+    pub(super) kind: Option<String>,
+    pub(super) name: Option<String>,
+    pub(super) provider_name: Option<String>,
+    pub(super) deposed: Option<String>,
+    pub(super) action_reason: Option<String>,
+    pub(super) change: Delta,
 }
 
 /// A check, as the engine gives it.
@@ -74,7 +74,7 @@ struct RawProblem {
 }
 
 /// A document that is being made.
-struct Making<'a, 'r> {
+pub(super) struct Making<'a, 'r> {
     secrets: &'a Secrets,
     /// Who judges it by rules, where there are any.
     judge: Option<&'a mut Judge<'r>>,
@@ -117,19 +117,7 @@ pub(super) fn read(
     secrets: &Secrets,
     judge: Option<&mut Judge<'_>>,
 ) -> Result<Document, String> {
-    let About { engine, kind, has_changes } = about;
-    let document =
-        Document { version: VERSION, engine, kind: kind.into(), has_changes, complete: true, ..Document::default() };
-    let mut making = Making {
-        secrets,
-        judge,
-        document,
-        resources: Kept::new(RESOURCES_BYTES),
-        drift: Kept::new(DRIFT_BYTES),
-        outputs_left: OUTPUTS_BYTES,
-        checks_left: CHECKS_BYTES,
-        knows_format: false,
-    };
+    let mut making = Making::new(about, secrets, judge);
     object(input, Top(&mut making))?;
     if !making.knows_format {
         return Err("it is of a format that is not known".to_owned());
@@ -156,8 +144,31 @@ fn object(mut input: impl BufRead, visitor: impl for<'de> Visitor<'de, Value = (
 
 // === impl Making ===
 
-impl Making<'_, '_> {
-    fn resource(&mut self, raw: RawChange) {
+impl<'a, 'r> Making<'a, 'r> {
+    /// Of a plan with nothing in it.
+    pub(super) fn new(about: About, secrets: &'a Secrets, judge: Option<&'a mut Judge<'r>>) -> Self {
+        let About { engine, kind, has_changes } = about;
+        let kind = kind.into();
+        let document = Document { version: VERSION, engine, kind, has_changes, complete: true, ..Document::default() };
+        Self {
+            secrets,
+            judge,
+            document,
+            resources: Kept::new(RESOURCES_BYTES),
+            drift: Kept::new(DRIFT_BYTES),
+            outputs_left: OUTPUTS_BYTES,
+            checks_left: CHECKS_BYTES,
+            knows_format: false,
+        }
+    }
+
+    /// Whether somebody judges it.
+    pub(super) fn is_judged(&self) -> bool {
+        self.judge.is_some()
+    }
+
+    /// Takes what would become of a resource.
+    pub(super) fn resource(&mut self, raw: RawChange) {
         if let Some(judge) = &mut self.judge {
             judge.change(&raw.judged(self.secrets));
         }
@@ -183,7 +194,8 @@ impl Making<'_, '_> {
         }
     }
 
-    fn drifted(&mut self, raw: RawChange) {
+    /// Takes what somebody else has changed.
+    pub(super) fn drifted(&mut self, raw: RawChange) {
         if let Some(judge) = &mut self.judge {
             judge.drifted(&raw.judged(self.secrets));
         }
@@ -220,7 +232,8 @@ impl Making<'_, '_> {
         }
     }
 
-    fn output(&mut self, name: String, delta: &Delta) {
+    /// Takes what would become of an output.
+    pub(super) fn output(&mut self, name: String, delta: &Delta) {
         if let Some(judge) = &mut self.judge {
             let [before, after, unknown] = delta.cleaned(self.secrets);
             let name = named(name.clone(), self.secrets);
@@ -269,7 +282,8 @@ impl Making<'_, '_> {
         document.checks.push(check);
     }
 
-    fn finish(self) -> Document {
+    /// The document.
+    pub(super) fn finish(self) -> Document {
         let mut document = self.document;
         (document.left_out.resources, document.left_out.drift) = (self.resources.left_out, self.drift.left_out);
         let (resources, of_resources) = self.resources.into_resources();

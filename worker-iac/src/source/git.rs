@@ -317,6 +317,7 @@ impl Fetching<'_> {
             arguments,
             folder: self.places.source,
             environment: &self.environment,
+            input: None,
             output: (&out_path, &err_path),
             writes: vec![self.places.source, self.places.tmp],
         };

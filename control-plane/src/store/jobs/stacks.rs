@@ -15,7 +15,7 @@ pub struct Stack {
     pub organization: String,
     /// Its name, unique among the organization's stacks.
     pub name: String,
-    /// `opentofu` or `terraform`.
+    /// `opentofu`, `terraform` or `pulumi`.
     pub engine: String,
     /// The version of it that is asked for: a version or a constraint.
     pub engine_version: Option<String>,
@@ -40,7 +40,7 @@ pub struct Stack {
 pub struct NewStack {
     /// Its name.
     pub name: String,
-    /// `opentofu` or `terraform`.
+    /// `opentofu`, `terraform` or `pulumi`.
     pub engine: String,
     /// A version or a constraint.
     pub engine_version: Option<String>,
