@@ -30,6 +30,7 @@ pub mod plan;
 mod redacted;
 pub mod secret;
 pub mod spool;
+pub mod states;
 pub mod version;
 
 /// The protocol's messages and services, generated from `proto/runner/v1`.

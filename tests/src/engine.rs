@@ -5,6 +5,7 @@ use crate::process::{Ended, Program};
 use crate::{Runner, Scratch, tools};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use shared_proto::states;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -93,14 +94,12 @@ impl Engine {
     pub async fn agrees(&self, runner: &Runner, user: &User, job: &str, module: &str) -> Result<()> {
         let told = user.job(job).await?;
         let stack = told.0["stack"]["id"].as_str().context("a stack")?;
-        let state = runner.state().join("stacks").join(stack).join("terraform.tfstate");
+        let state = newest_state(runner, stack)?;
         let folder = Scratch::new("agrees")?;
         folder.write("main.tf", module)?;
-        let kept = folder.join("terraform.tfstate");
-        // an engine that locks one makes an empty file first, which to it is none
-        let has_state = state.metadata().is_ok_and(|m| m.len() > 0);
-        if has_state {
-            std::fs::copy(&state, &kept).context("the state")?;
+        let has_state = state.is_some();
+        if let Some(state) = state {
+            std::fs::write(folder.join("terraform.tfstate"), state)?;
         }
         self.run(folder.path(), &["init", "-input=false", "-no-color"]).await?.success()?;
         let planned = self.run(folder.path(), &["plan", "-input=false", "-detailed-exitcode", "-json"]).await?;
@@ -183,4 +182,33 @@ output "hidden" {
   sensitive = true
 }
 "#
+}
+
+/// The numbers of the versions of a stack's state in a runner's store, in order.
+///
+/// # Errors
+/// The file system's.
+pub fn versions_of(runner: &Runner, stack: &str) -> Result<Vec<u64>> {
+    let folder = runner.state().join("stacks").join(stack).join(states::VERSIONS);
+    let names = match std::fs::read_dir(&folder) {
+        Ok(names) => names,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e).context("the versions"),
+    };
+    let names = names.flatten().map(|entry| entry.file_name());
+    let numbers: BTreeSet<_> = names.filter_map(|name| states::number_of(name.to_str()?)).collect();
+    Ok(numbers.into_iter().collect())
+}
+
+/// The newest state of a stack in a runner's store, opened with the runner's own key.
+///
+/// # Errors
+/// It does not open.
+pub fn newest_state(runner: &Runner, stack: &str) -> Result<Option<Vec<u8>>> {
+    let Some(newest) = versions_of(runner, stack)?.pop() else { return Ok(None) };
+    let folder = runner.state().join("stacks").join(stack).join(states::VERSIONS);
+    let key = std::fs::read_to_string(runner.state().join(states::ROOT)).context("the key")?;
+    let key = states::Root::from_text(&key).context("the key")?.of_stack(stack);
+    let (_, state) = key.open(stack, newest, std::fs::read(folder.join(states::file_name(newest)))?)?;
+    Ok(Some(state))
 }

@@ -622,10 +622,15 @@ fn a_state_that_another_instance_has_is_not_made_anew() {
         assert!(!bodies(&ended).any(|b| matches!(b, Body::EngineStarted(e) if e.command == "plan")));
         let mut job = job.again(JobKind::Update);
         std::fs::create_dir_all(&job.start.state_directory).expect("a folder");
-        std::fs::write(std::path::Path::new(&job.start.state_directory).join("terraform.tfstate"), "").expect("writes");
+        let plain = std::path::Path::new(&job.start.state_directory).join("terraform.tfstate");
+        std::fs::write(&plain, r#"{"version":4,"serial":3,"lineage":"l","resources":[],"outputs":{}}"#).expect("writes");
         job.start.state_instance = "another".into();
         let planned = job.run("plan");
         assert_eq!(phases(&planned).last(), Some(&"awaiting_approval"), "what is here goes on: {planned:#?}");
+        assert_eq!(result(&job.run("apply")).phase, "applied");
+        // what an older runner had left is the first version, and kept
+        assert_eq!((job.versions(), job.version(1).0.serial, job.version(2).0.serial), (vec![1, 2], Some(3), Some(4)));
+        assert!(!plain.exists() && plain.with_extension("tfstate.imported").is_file());
     }
 }
 

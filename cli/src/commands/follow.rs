@@ -129,6 +129,7 @@ impl Words {
                 }
             }
             Body::StateResource(resource) => self.say(&resource.address)?,
+            Body::StateVersion(version) => self.say(&format!("version {}", version.number))?,
             // told in words already, and shown by `plan show`
             Body::Redacted(_) | Body::PlanPart(_) => {}
             Body::Result(_) => self.release()?,

@@ -36,14 +36,15 @@ const PLAN_TEXT_MAX: usize = 512 * 1024;
 const VERSION_MAX: usize = 64 * 1024;
 /// The most bytes of outputs that are read.
 const OUTPUT_MAX: usize = 16 * 1024 * 1024;
-/// The most bytes of a state that are read.
-const STATE_MAX: usize = 64 * 1024 * 1024;
+/// The most bytes of a state's document that are read.
+const STATE_MAX: usize = shared_proto::states::STATE_MAX;
 
 /// An engine, ready for one root module.
 #[derive(Debug)]
 pub(crate) struct Engine {
     common: Common,
-    state: PathBuf,
+    /// Where it keeps its state by itself.
+    state: Option<PathBuf>,
     grace: Duration,
     cancel: Watcher,
     journal: Journal,
@@ -90,8 +91,6 @@ pub(crate) struct Parts<'a> {
     pub(crate) root: PathBuf,
     /// The job's folder.
     pub(crate) work: PathBuf,
-    /// Where a state without a backend is.
-    pub(crate) state: PathBuf,
     /// Between asking and forcing.
     pub(crate) grace: Duration,
 }
@@ -104,12 +103,12 @@ impl Engine {
     pub(crate) fn new(parts: Parts<'_>, cancel: Watcher, journal: Journal) -> Result<Self, Failure> {
         let dialect = dialect::named(&parts.program.name)?;
         let program = program_at(parts.program)?;
-        let Parts { environment, variables, root, work, state, grace, .. } = parts;
+        let Parts { environment, variables, root, work, grace, .. } = parts;
         // what it may write has to be there before
         private_folder(&work.join("data"))?;
         let version = parts.program.version.clone();
         let common = Common { dialect, program, version, environment, variables, root, work };
-        Ok(Self { common, state, grace, cancel, journal })
+        Ok(Self { common, state: None, grace, cancel, journal })
     }
 
     /// Takes another program of the same engine, before anything but its version was asked of it.
@@ -270,7 +269,7 @@ impl Engine {
         self.journal.flush().await;
         // its modules, its own data with the saved plan, and the state where that is here; not the spool
         let writes = self.common.writes();
-        let writes = writes.iter().chain([&self.state]).map(PathBuf::as_path).collect();
+        let writes = writes.iter().chain(&self.state).map(PathBuf::as_path).collect();
         let program = self.common.program(command, output, writes);
         process::run(program, &mut self.cancel, self.grace, &self.journal, hear).await
     }
@@ -406,7 +405,7 @@ impl Complaint {
             let holder = if lock.who.is_empty() { "somebody".to_owned() } else { lock.who.clone() };
             let since = if lock.created.is_empty() { String::new() } else { format!(" since {}", lock.created) };
             let failure = Code::StateLocked.on(format!("the state is locked by {holder}{since} (lock {})", lock.id));
-            return Err(Stop::Locked(failure, Box::new(lock), exit));
+            return Err(Stop::Locked(failure, Box::new(lock), Some(exit)));
         }
         let code = match (self.stale, self.disk_full) {
             (true, _) => Code::PlanStale,
