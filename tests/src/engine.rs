@@ -87,7 +87,8 @@ impl Engine {
             .await
     }
     /// Whether the engine's own plan says the same of a job's state as its events: what they say is made is there, and is to be left as it
-    /// is; where the job was applied, nothing is to be done.
+    /// is; where the job was applied, nothing is to be done. An engine saves its state every 20 s and at its end: what one had made since that was
+    /// killed nobody knows but its events.
     ///
     /// # Errors
     /// It does not, or does not run.
@@ -115,6 +116,11 @@ impl Engine {
             .filter(|p| p["state"] == "complete" && p["action"] == "create")
             .filter_map(|p| Some(p["address"].as_str()?.to_owned()))
             .collect();
+        let result = &told.0["result"];
+        let forced = user.events_of(job, "cancel_progress").await?.iter().any(|progress| progress["step"] == "forced");
+        if told.phase() == "lost" || forced || result["engine_signal"] == "SIGKILL" || result["code"] == "worker_crashed" {
+            return Ok(());
+        }
         let again: Vec<_> = to_do.intersection(&made).collect();
         ensure!(again.is_empty(), "made, by its events, and to be made again: {again:?}");
         let listed =

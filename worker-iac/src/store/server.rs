@@ -35,11 +35,10 @@ const BODY_WITHIN: Duration = Duration::from_secs(60);
 const HEAD_MAX: usize = 16 * 1024;
 /// What is read of a state that is too large before it is refused: who has not sent all of it does not read the answer.
 const READ_MAX: usize = 4 * STATE_MAX;
-/// How often an engine tries again, and the most that it waits before it does, seconds. Together well below what an engine gets to end by
-/// itself: one that nobody serves any more must still write its state into a file.
-const RETRIES: &str = "8";
-const RETRY_WAIT_MIN: &str = "1";
-const RETRY_WAIT_MAX: &str = "2";
+/// How often an engine tries again, and how long it waits before it does, seconds. A state that it saves on the way, the one at its end and its
+/// lock together stay well below what an engine gets to end by itself: one that nobody serves any more must still write its state into a file.
+const RETRIES: &str = "5";
+const RETRY_WAIT: &str = "1";
 
 /// A store that is served, until this goes.
 #[derive(Debug)]
@@ -106,8 +105,8 @@ impl Serving {
             ("TF_HTTP_USERNAME", USER.to_owned()),
             ("TF_HTTP_PASSWORD", self.token.expose().to_owned()),
             ("TF_HTTP_RETRY_MAX", RETRIES.to_owned()),
-            ("TF_HTTP_RETRY_WAIT_MIN", RETRY_WAIT_MIN.to_owned()),
-            ("TF_HTTP_RETRY_WAIT_MAX", RETRY_WAIT_MAX.to_owned()),
+            ("TF_HTTP_RETRY_WAIT_MIN", RETRY_WAIT.to_owned()),
+            ("TF_HTTP_RETRY_WAIT_MAX", RETRY_WAIT.to_owned()),
         ]
     }
 
