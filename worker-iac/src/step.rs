@@ -544,7 +544,7 @@ impl Step {
             imports::write(&engine, &self.request.imports)?;
         }
         let here = state::Here { start: &self.start, request: &self.request, keeper: self.keeper.as_ref() };
-        self.serving = state::init(&mut engine, &here).await?;
+        state::init(&mut engine, &here, &mut self.serving).await?;
         Ok(engine)
     }
 

@@ -35,7 +35,7 @@ fn a_provisioner_reaches_the_state_by_the_jobs_token_alone() {
         assert!(all.contains("without: HTTP/1.1 401"), "{events:#?}");
         // there is none yet, and it is told so
         assert!(all.contains("with: HTTP/1.1 404"), "{events:#?}");
-        assert!(all.contains("shown: [redacted] [redacted]"), "{events:#?}");
+        assert!(all.contains("shown: [redacted] c3RhdGU6[redacted]"), "{events:#?}");
         let token = common::key().token("j1");
         for file in ["events", "engine.err", "source/runner_backend_override.tf.json", "data/terraform.tfstate"] {
             let content = std::fs::read(job.work().join(file)).unwrap_or_default();
@@ -122,5 +122,11 @@ fn a_damaged_state_is_said_before_anything_is_done() {
         let end = result(&job.again(JobKind::Preview).run("plan"));
         assert_eq!((end.phase.as_str(), end.code.as_str()), ("failed", "state_damaged"), "{end:?}");
         assert!(end.message.contains("000000000001") && end.next_step.contains("rollback"), "{end:?}");
+        // the way out does not go by what is damaged
+        let told = job.again(JobKind::Versions).run("plan");
+        assert_eq!(result(&told).phase, "no_changes", "{told:#?}");
+        let mut back = job.again(JobKind::Rollback);
+        (back.request().state_version, back.request().reason) = (1, "a test".into());
+        assert_eq!(result(&back.run("plan")).code, "state_damaged", "itself it is nothing to go back to");
     }
 }

@@ -69,7 +69,7 @@ pub(crate) enum StateCommand {
         stack: String,
         /// The version's number
         #[arg(value_name = "VERSION", value_parser = clap::value_parser!(u64).range(1..))]
-        version: u64,
+        number: u64,
         /// Why; kept with the job and with the version
         #[arg(long, value_name = "TEXT")]
         reason: String,
@@ -133,8 +133,8 @@ pub(crate) async fn run(command: StateCommand, session: &Session) -> Done {
             let items: Vec<_> = read.versions.iter().map(version).collect();
             session.output.document(&json!({ "items": items }), versions)
         }
-        StateCommand::Rollback { stack, version, reason } => {
-            let job = json!({ "kind": "rollback", "rollback": { "version": version, "reason": reason } });
+        StateCommand::Rollback { stack, number, reason } => {
+            let job = json!({ "kind": "rollback", "rollback": { "version": number, "reason": reason } });
             let job = start(session, &stack, &job).await?;
             follow::follow(session, &job, Approval::Watch, ExitCode::default()).await
         }

@@ -7,6 +7,7 @@ use shared_proto::failure::{Code, Failure};
 use shared_proto::states::{Key, ROOT, Root};
 use std::io;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 /// The most that is read of its file, bytes.
 const FILE_MAX: u64 = 256;
@@ -29,17 +30,17 @@ pub(super) fn of_stack(state_dir: &Path, stack_id: &str) -> Result<Key, Failure>
     Ok(root.of_stack(stack_id))
 }
 
-/// Makes one, unless somebody else has meanwhile.
+/// Makes one, unless another job of this process has meanwhile. Another process has none: of two supervisors one acts on jobs.
 fn make(state_dir: &Path, path: &Path) -> io::Result<()> {
-    let root = Root::make().map_err(|e| io::Error::other(e.to_string()))?;
-    let new = path.with_extension(format!("new-{}-{:?}", std::process::id(), std::thread::current().id()));
-    durable::write_new(&new, format!("{}\n", root.text().expose()).as_bytes())?;
-    let linked = std::fs::hard_link(&new, path);
-    let _ = std::fs::remove_file(&new);
-    match linked {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-        _ => {}
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    if path.exists() {
+        return Ok(());
     }
+    let root = Root::make().map_err(|e| io::Error::other(e.to_string()))?;
+    let new = path.with_extension("new");
+    durable::write_new(&new, format!("{}\n", root.text().expose()).as_bytes())?;
+    durable::rename(&new, path)?;
     durable::sync_folder(state_dir)
 }
 

@@ -38,11 +38,12 @@ pub(crate) struct Here<'a> {
     pub(crate) keeper: Option<&'a Keeper>,
 }
 
-/// Runs `init` so that the state is kept in the right place, and says which that is. The store where it is served.
+/// Runs `init` so that the state is kept in the right place, and says which that is. `serving`: the store from where it is served on, also where
+/// `init` fails by what it says.
 ///
 /// # Errors
 /// What `init` fails with; `state_elsewhere`; what the store fails with; the file system.
-pub(crate) async fn init(engine: &mut Engine, here: &Here<'_>) -> Result<Option<Serving>, Stop> {
+pub(crate) async fn init(engine: &mut Engine, here: &Here<'_>, serving: &mut Option<Serving>) -> Result<(), Stop> {
     let may_have_backend = mentions_backend(&engine.common.root, engine.common.dialect.extensions())?;
     if may_have_backend {
         // the engine reads its own language best: what it then has set up is what the configuration says
@@ -52,7 +53,7 @@ pub(crate) async fn init(engine: &mut Engine, here: &Here<'_>) -> Result<Option<
             if !here.request.workspace.is_empty() {
                 engine.workspace(&here.request.workspace).await?;
             }
-            return Ok(None);
+            return Ok(());
         }
     }
     let folder = here.folder()?;
@@ -64,13 +65,15 @@ pub(crate) async fn init(engine: &mut Engine, here: &Here<'_>) -> Result<Option<
         return Err(Code::StateElsewhere.on(message).into());
     }
     let workspace = here.request.workspace.as_str();
-    let serving = if workspace.is_empty() { Some(here.serve(engine).await?) } else { None };
-    let backend = match &serving {
+    let backend = match workspace {
         // where it is and who asks is in the engine's environment
-        Some(_) => json!({ "http": {} }),
+        "" => {
+            *serving = Some(here.serve(engine).await?);
+            json!({ "http": {} })
+        }
         // The HTTP backend has no workspaces (it refuses to be asked for another than the default one), and a name that is not chosen
         // is not what `terraform.workspace` says. So these keep their state as the engine's own local backend does.
-        None => {
+        _ => {
             let workspaces = folder.join(WORKSPACES);
             super::private_folder(&workspaces)?;
             engine.state = Some(workspaces.clone());
@@ -85,11 +88,15 @@ pub(crate) async fn init(engine: &mut Engine, here: &Here<'_>) -> Result<Option<
     if engine.common.root.join("terraform.tfstate").exists() {
         engine.journal.note("The terraform.tfstate that came with the source is not used.").await;
     }
+    // of these the engine has nothing to do: where the newest state cannot be read they are the way out
+    if matches!(here.request.kind(), JobKind::Versions | JobKind::Rollback) {
+        return Ok(());
+    }
     engine.init(may_have_backend).await?;
     if !workspace.is_empty() {
         engine.workspace(workspace).await?;
     }
-    Ok(serving)
+    Ok(())
 }
 
 /// The same for an engine whose working copy is set up.

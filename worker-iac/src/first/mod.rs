@@ -18,7 +18,7 @@ mod policy;
 mod proxied;
 mod request;
 
-use crate::store::keeper;
+use crate::store::keeper::{self, Gone};
 use connect::Connector;
 use names::Names;
 use nix::errno::Errno;
@@ -112,6 +112,8 @@ struct First {
     policy: Policy,
     grace: Duration,
     state: State,
+    /// Answers in the place of workers, once there are none to come.
+    gone: Gone,
 }
 
 /// A network namespace of a worker and what it started, or none of their own.
@@ -185,6 +187,7 @@ impl First {
             policy: Policy::new(first, own_network),
             grace: Duration::from_secs(first.grace_seconds.into()).min(GRACE_MAX),
             state: State::Serving,
+            gone: Gone::default(),
         })
     }
 
@@ -352,11 +355,10 @@ impl First {
 
     /// Asks each engine that is left.
     fn ask_engines(&mut self, signal: i32) {
-        // nobody will answer there: who is refused knows it, and writes its state into a file
         for network in &mut self.networks {
             network.keep();
-            network.kept = None;
         }
+        self.gone = Gone::at(self.networks.iter_mut().filter_map(|network| network.kept.take()));
         let engines = engines(&others());
         for engine in &engines {
             self.ask(*engine);
@@ -369,6 +371,7 @@ impl First {
     /// Goes on with the end of a job whose worker has died; the exit code at the end.
     fn end(&mut self) -> Option<u8> {
         let State::Ending { signal, left, until } = &mut self.state else { return None };
+        self.gone.answer();
         // looked at once: who ends between two looks would be in one of them only
         let rest = others();
         if *left == Left::Killed && engines(&rest).is_empty() {

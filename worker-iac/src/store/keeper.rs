@@ -5,10 +5,15 @@
 
 use nix::sys::socket::{AddressFamily, SockType, SockaddrLike as _, SockaddrStorage, getsockname, getsockopt, sockopt};
 use runner_sandbox::channel;
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::collections::VecDeque;
+use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
+/// What an engine is told that nobody serves any more: no answer that it would ask for again.
+const GONE: &[u8] = b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+/// The most of those answers that are held open.
+const ANSWERED_MAX: usize = 64;
 /// Listeners that are handed on at once: those that were made last.
 pub(crate) const KEPT_MAX: usize = channel::DESCRIPTORS_MAX;
 
@@ -42,6 +47,38 @@ impl Keeper {
             listener.set_nonblocking(true)?;
         }
         Ok(all)
+    }
+}
+
+/// Answers engines whose state nobody will serve any more: at once and for good, so that they write it into a file while they have time to. What
+/// they send is not read.
+#[derive(Debug, Default)]
+pub(crate) struct Gone {
+    listeners: Vec<TcpListener>,
+    /// What was answered and is not to be reset before that is read.
+    answered: VecDeque<TcpStream>,
+}
+
+impl Gone {
+    /// Answers there from now on.
+    pub(crate) fn at(listeners: impl IntoIterator<Item = OwnedFd>) -> Self {
+        let listeners = listeners.into_iter().map(TcpListener::from).filter(|l| l.set_nonblocking(true).is_ok()).collect();
+        Self { listeners, answered: VecDeque::new() }
+    }
+
+    /// Answers who has connected since the last time; never waits.
+    pub(crate) fn answer(&mut self) {
+        for listener in &self.listeners {
+            while let Ok((mut stream, _)) = listener.accept() {
+                // a new connection has room for it
+                let _ = stream.set_nonblocking(true).and_then(|()| stream.write_all(GONE));
+                let _ = stream.shutdown(Shutdown::Write);
+                if self.answered.len() == ANSWERED_MAX {
+                    self.answered.pop_front();
+                }
+                self.answered.push_back(stream);
+            }
+        }
     }
 }
 

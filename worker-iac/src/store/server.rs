@@ -35,9 +35,9 @@ const BODY_WITHIN: Duration = Duration::from_secs(60);
 const HEAD_MAX: usize = 16 * 1024;
 /// What is read of a state that is too large before it is refused: who has not sent all of it does not read the answer.
 const READ_MAX: usize = 4 * STATE_MAX;
-/// How often an engine tries again, and how long it waits before it does, seconds. A state that it saves on the way, the one at its end and its
-/// lock together stay well below what an engine gets to end by itself: one that nobody serves any more must still write its state into a file.
-const RETRIES: &str = "5";
+/// How often an engine tries again what was cut off, and how long it waits before it does, seconds: as often as workers follow one another that
+/// do not live, and more.
+const RETRIES: &str = "10";
 const RETRY_WAIT: &str = "1";
 
 /// A store that is served, until this goes.
