@@ -52,6 +52,7 @@ const JSON: &[&str] = &[
     "JobResult",
     "Redacted",
     "StateResource",
+    "StateVersion",
     "StateLock",
 ];
 
@@ -75,7 +76,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         );
     }
     // what an earlier version wrote has it not
-    build = build.field_attribute(".runner.v1.PhaseChanged.isolation_level", "#[serde(default)]");
+    for field in ["PhaseChanged.isolation_level", "StateLock.job", "StateLock.holder_gone"] {
+        build = build.field_attribute(format!(".runner.v1.{field}"), "#[serde(default)]");
+    }
     // the runner's own business
     build = build.field_attribute(".runner.v1.Event.engine_read", "#[serde(skip)]");
     build.compile_fds(descriptors)?;

@@ -134,6 +134,7 @@ failures! {
     StackNotEmpty "stack_not_empty" FailedPrecondition 409 GENERAL "What the stack made was not destroyed." "Destroy it first with a job of the kind destroy; or delete the stack with `--force`, and what it made stays.";
     Fenced "fenced" FailedPrecondition 409 GENERAL "The job was assigned again with a newer fencing token." "Nothing to do; the newer assignment goes on.";
     StateLocked "state_locked" FailedPrecondition 409 TEMPFAIL "The lock of the stack's state is somebody else's." "Look at what is known of its holder: `runnerctl state lock STACK`.";
+    StateDamaged "state_damaged" DataLoss 422 SOFTWARE "A version of the stack's state cannot be read." "Go back to an earlier version: `runnerctl state versions STACK`, then `runnerctl state rollback`; keep the file for a report.";
     JobLost "job_lost" DataLoss 500 SOFTWARE "The job's processes are gone and nothing tells how it ended." "Look at the last events and the state before you start another.";
     SpoolDamaged "spool_damaged" DataLoss 500 SOFTWARE "The job's spool cannot be read as a whole." "Look at the job's last events; keep the spool for a report.";
     DiskFull "disk_full" ResourceExhausted 507 TEMPFAIL "The disk of the runner, or of the control plane, is full." "Free space in the runner's state directory, or in the control plane's data folder; the message says which.";

@@ -31,6 +31,7 @@ mod redacted;
 pub mod rules;
 pub mod secret;
 pub mod spool;
+pub mod states;
 pub mod version;
 
 /// The protocol's messages and services, generated from `proto/runner/v1`.

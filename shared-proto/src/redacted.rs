@@ -69,6 +69,7 @@ mod tests {
         let start = v1::JobStart {
             targets: vec![v1::JobTarget { connection: "c".into(), target: Some(target.clone()) }],
             environment: [("A".to_owned(), secret.to_owned())].into(),
+            state_key: vec![7; 32],
             ..Default::default()
         };
         let job =
@@ -78,6 +79,6 @@ mod tests {
             v1::RunnerMessage { kind: Some(v1::runner_message::Kind::Hello(hello)) },
             v1::WorkerRequest { request: None, target: Some(target.clone()), ..Default::default() }
         );
-        assert!(!shown.contains(secret), "{shown}");
+        assert!(!shown.contains(secret) && !shown.contains("7, 7"), "{shown}");
     }
 }

@@ -5,6 +5,7 @@ use crate::process::{Ended, Program};
 use crate::{Runner, Scratch, tools};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use shared_proto::states;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -90,21 +91,20 @@ impl Engine {
             .await
     }
     /// Whether the engine's own plan says the same of a job's state as its events: what they say is made is there, and is to be left as it
-    /// is; where the job was applied, nothing is to be done.
+    /// is; where the job was applied, nothing is to be done. An engine saves its state every 20 s and at its end: what one had made since that was
+    /// killed nobody knows but its events.
     ///
     /// # Errors
     /// It does not, or does not run.
     pub async fn agrees(&self, runner: &Runner, user: &User, job: &str, module: &str) -> Result<()> {
         let told = user.job(job).await?;
         let stack = told.0["stack"]["id"].as_str().context("a stack")?;
-        let state = runner.state().join("stacks").join(stack).join("terraform.tfstate");
+        let state = newest_state(runner, stack)?;
         let folder = Scratch::new("agrees")?;
         folder.write("main.tf", module)?;
-        let kept = folder.join("terraform.tfstate");
-        // an engine that locks one makes an empty file first, which to it is none
-        let has_state = state.metadata().is_ok_and(|m| m.len() > 0);
-        if has_state {
-            std::fs::copy(&state, &kept).context("the state")?;
+        let has_state = state.is_some();
+        if let Some(state) = state {
+            std::fs::write(folder.join("terraform.tfstate"), state)?;
         }
         self.run(folder.path(), &["init", "-input=false", "-no-color"]).await?.success()?;
         let planned = self.run(folder.path(), &["plan", "-input=false", "-detailed-exitcode", "-json"]).await?;
@@ -120,6 +120,15 @@ impl Engine {
             .filter(|p| p["state"] == "complete" && p["action"] == "create")
             .filter_map(|p| Some(p["address"].as_str()?.to_owned()))
             .collect();
+        let result = &told.0["result"];
+        let forced = user.events_of(job, "cancel_progress").await?.iter().any(|progress| progress["step"] == "forced");
+        if told.phase() == "lost"
+            || forced
+            || result["engine_signal"] == "SIGKILL"
+            || result["code"] == "worker_crashed"
+        {
+            return Ok(());
+        }
         let again: Vec<_> = to_do.intersection(&made).collect();
         ensure!(again.is_empty(), "made, by its events, and to be made again: {again:?}");
         let listed =
@@ -187,4 +196,33 @@ output "hidden" {
   sensitive = true
 }
 "#
+}
+
+/// The numbers of the versions of a stack's state in a runner's store, in order.
+///
+/// # Errors
+/// The file system's.
+pub fn versions_of(runner: &Runner, stack: &str) -> Result<Vec<u64>> {
+    let folder = runner.state().join("stacks").join(stack).join(states::VERSIONS);
+    let names = match std::fs::read_dir(&folder) {
+        Ok(names) => names,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e).context("the versions"),
+    };
+    let names = names.flatten().map(|entry| entry.file_name());
+    let numbers: BTreeSet<_> = names.filter_map(|name| states::number_of(name.to_str()?)).collect();
+    Ok(numbers.into_iter().collect())
+}
+
+/// The newest state of a stack in a runner's store, opened with the runner's own key.
+///
+/// # Errors
+/// It does not open.
+pub fn newest_state(runner: &Runner, stack: &str) -> Result<Option<Vec<u8>>> {
+    let Some(newest) = versions_of(runner, stack)?.pop() else { return Ok(None) };
+    let folder = runner.state().join("stacks").join(stack).join(states::VERSIONS);
+    let key = std::fs::read_to_string(runner.state().join(states::ROOT)).context("the key")?;
+    let key = states::Root::from_text(&key).context("the key")?.of_stack(stack);
+    let (_, state) = key.open(stack, newest, std::fs::read(folder.join(states::file_name(newest)))?)?;
+    Ok(Some(state))
 }

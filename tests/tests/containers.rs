@@ -232,7 +232,7 @@ async fn stopped() -> Result<()> {
     // neither a lock nor a state that only lived in memory is left
     let stack = PathBuf::from(format!("stacks/{}", job.0["stack"]["id"].as_str().context("a stack")?));
     let folder = set.runner.state().join(stack);
-    ensure!(!folder.join(".terraform.tfstate.lock.info").exists());
+    ensure!(!folder.join(shared_proto::states::LOCK).exists());
     set.runner.start_again().await?;
     user.stack("next", "opentofu", quick_module()).await?;
     let next = user.start_job("next", &json!({ "kind": "update", "approve_automatically": true })).await?;

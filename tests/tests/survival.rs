@@ -355,6 +355,9 @@ async fn job_worker_killed_and_not_followed() -> Result<()> {
     ensure!((job.phase(), job.code()) == ("failed", "worker_crashed"), "{}", job.0);
     let message = job.0["result"]["message"].as_str().unwrap_or_default();
     ensure!(message.contains("SIGKILL") && message.contains("was asked to stop, and did"), "{}", job.0);
+    // nobody served its state any more
+    let rescued = job.0["result"]["rescued_state"].as_str().unwrap_or_default();
+    ensure!(rescued.contains("errored-") && std::path::Path::new(rescued).is_file(), "{}", job.0);
     engine_agrees(&set, &id, 60).await
 }
 

@@ -499,6 +499,7 @@ fn texts(body: &mut Body) -> Vec<&mut String> {
         Body::EngineStarted(e) => vec![&mut e.version],
         Body::CancelProgress(e) => vec![&mut e.by],
         Body::StateResource(e) => vec![&mut e.address, &mut e.name, &mut e.id, &mut e.attributes],
+        Body::StateVersion(e) => vec![&mut e.person, &mut e.reason],
         // what is secret was taken out before it became JSON, which a text that is taken out of it would break
         Body::Redacted(_) | Body::PlanPart(_) | Body::PlanJudged(_) => vec![],
     }

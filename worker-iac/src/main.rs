@@ -22,6 +22,7 @@ mod source;
 mod start;
 mod step;
 mod stop;
+mod store;
 mod variables;
 
 use engine::followed::Followed;
@@ -29,6 +30,11 @@ use std::io::Read as _;
 use std::path::Path;
 use std::process::ExitCode;
 use step::Begin;
+use store::keeper::Keeper;
+
+/// Where the job's first process puts the pair of its keeper: behind the socket with the request, and where there is none.
+const KEEPER: i32 = 4;
+const KEEPER_OF_FOLLOWER: i32 = 3;
 
 /// The longest question about a plan, bytes: a set of rules as a text in JSON.
 const QUESTION_MAX: u64 = 4 * 1024 * 1024;
@@ -66,8 +72,9 @@ fn main() -> ExitCode {
 /// Goes on with what a worker has left that was ended by this signal.
 fn follow(signal: i32) -> ExitCode {
     let _ = runner_sandbox::process::end_by_signals();
+    let keeper = Keeper::inherited(KEEPER_OF_FOLLOWER);
     match Followed::find(Path::new("events")) {
-        Some(followed) => work(Begin::Follows(signal, Box::new(followed))),
+        Some(followed) => work(Begin::Follows(signal, Box::new(followed)), keeper),
         None => ExitCode::from(first::NOTHING_TO_FOLLOW),
     }
 }
@@ -75,8 +82,9 @@ fn follow(signal: i32) -> ExitCode {
 fn step() -> ExitCode {
     // where it cannot be, a fault is only named less well
     let _ = runner_sandbox::process::end_by_signals();
+    let keeper = Keeper::inherited(KEEPER);
     match start::read_inherited() {
-        Ok(start) => work(Begin::Told(Box::new(start))),
+        Ok(start) => work(Begin::Told(Box::new(start)), keeper),
         Err(e) => {
             eprintln!("runner-worker-iac: the request on descriptor 3: {e}");
             ExitCode::from(exit::DATA)
@@ -101,7 +109,7 @@ fn judge() -> ExitCode {
     }
 }
 
-fn work(begin: Begin) -> ExitCode {
+fn work(begin: Begin, keeper: Option<Keeper>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -109,7 +117,7 @@ fn work(begin: Begin) -> ExitCode {
             return ExitCode::from(exit::SPOOL);
         }
     };
-    let ended = runtime.block_on(step::run(begin));
+    let ended = runtime.block_on(step::run(begin, keeper));
     // an unpacking thread that was cancelled may still be at its last file
     runtime.shutdown_background();
     match ended {

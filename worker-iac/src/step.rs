@@ -15,17 +15,21 @@ use crate::process::{self, Environment};
 use crate::rules::{Job, Rules};
 use crate::source::{self, Places};
 use crate::stop::{Exit, Stop, io_failure};
+use crate::store::keeper::Keeper;
+use crate::store::server::Serving;
 use crate::variables;
 use prost::Message as _;
 use runner_worker_iac::redaction::Redaction;
 use sha2::{Digest as _, Sha256};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::rules::{Judgement, others};
+use shared_proto::secret::Secret;
 use shared_proto::spool::{Reader, SpoolError};
+use shared_proto::states::{Held, Key};
 use shared_proto::v1::event::Body;
 use shared_proto::v1::{
     EngineRead, Event, JobBound, JobKind, JobRequest, JobResult, JobStart, PhaseChanged, PlanJudged, PlanSaved,
-    Redacted,
+    Redacted, StateLock, StateVersion,
 };
 use std::fs::File;
 use std::io::Read as _;
@@ -44,7 +48,9 @@ const PLAN_TEXT_PIECE: usize = 32 * 1024;
 /// What is read of the refused connections, bytes.
 const REFUSALS_MAX: u64 = 8192;
 /// The largest state that is rescued, bytes.
-const RESCUED_MAX: u64 = 64 << 20;
+const RESCUED_MAX: u64 = shared_proto::states::STATE_MAX as u64;
+/// Of each part of what an engine says of its lock, bytes.
+const LOCK_TEXT_MAX: usize = 1024;
 /// How long the last notices may take to reach who is connected.
 const GOODBYE: Duration = Duration::from_millis(200);
 
@@ -70,6 +76,10 @@ struct Step {
     not_redacted: Vec<String>,
     /// What a worker before this one has started.
     followed: Option<Followed>,
+    /// What has a listener outlive this process.
+    keeper: Option<Keeper>,
+    /// The state, where that is in the runner's own store.
+    serving: Option<Serving>,
 }
 
 /// How a worker begins.
@@ -85,7 +95,7 @@ pub(crate) enum Begin {
 ///
 /// # Errors
 /// Only what keeps its end from being written down; everything else is in the spool.
-pub(crate) async fn run(begin: Begin) -> Result<(), SpoolError> {
+pub(crate) async fn run(begin: Begin, keeper: Option<Keeper>) -> Result<(), SpoolError> {
     let work = std::env::current_dir()?;
     let tmp = work.join("tmp");
     let private = private_folder(&tmp);
@@ -144,12 +154,24 @@ pub(crate) async fn run(begin: Begin) -> Result<(), SpoolError> {
     }
     let not_redacted = environment::not_redacted(&start.targets).collect();
     let (tmp_too, journal_too) = (tmp.clone(), journal.clone());
-    let mut step =
-        Step { start, request, work, tmp: tmp_too, journal: journal_too, cancel, redaction, not_redacted, followed };
+    let mut step = Step {
+        start,
+        request,
+        work,
+        tmp: tmp_too,
+        journal: journal_too,
+        cancel,
+        redaction,
+        not_redacted,
+        followed,
+        keeper,
+        serving: None,
+    };
     let ended = match private {
         Ok(()) => step.perform().await,
         Err(failure) => Err(failure.into()),
     };
+    let ended = step.leave_state(ended).await;
     step.record_end(ended).await;
     drop(step);
     // credentials and what else was there for a while
@@ -212,6 +234,8 @@ impl Step {
                 JobKind::Outputs => self.outputs().await,
                 JobKind::State => self.state().await,
                 JobKind::Unlock => self.unlock().await,
+                JobKind::Versions => self.versions().await,
+                JobKind::Rollback => self.roll_back().await,
                 _ => self.plan(followed).await,
             },
             "apply" => self.apply(followed).await,
@@ -234,6 +258,7 @@ impl Step {
             // nothing is begun that the spool does not tell of: a step without an event may be started again
             self.journal.flush().await;
             let mut engine = self.prepare().await?;
+            self.is_free().await?;
             self.phase("planning", "").await;
             let has_changes = engine.plan(&Plan::of(&self.request), &plan).await?;
             (engine, has_changes)
@@ -368,6 +393,7 @@ impl Step {
             return Err(Code::PlanStale.on(message).into());
         }
         let mut engine = self.engine_at_work(None).await?;
+        self.is_free().await?;
         self.allowed(&engine, &plan).await?;
         engine.apply(&Plan::of(&self.request), &plan).await?;
         self.applied(engine).await
@@ -412,7 +438,36 @@ impl Step {
         let path = self.request.source.clone().unwrap_or_default().path;
         let root = source::root_module(&self.work.join("source"), &path, dialect.extensions())?;
         // what there is to say was said when the job began
-        self.engine(root, &choice).await.map(|(engine, _)| engine)
+        let (mut engine, _) = self.engine(root, &choice).await?;
+        if dialect.family() == Family::Language {
+            let here = state::Here { start: &self.start, request: &self.request, keeper: self.keeper.as_ref() };
+            self.serving = state::again(&mut engine, &here).await?;
+        }
+        Ok(engine)
+    }
+
+    /// Lets go of the state, before anybody is told that the step is over; what its store has refused is why the engine failed.
+    async fn leave_state(&mut self, ended: Result<End, Stop>) -> Result<End, Stop> {
+        let Some(serving) = self.serving.take() else { return ended };
+        let told = serving.told();
+        serving.close().await;
+        match (ended, told.refused, told.locked) {
+            (Err(Stop::Locked(_, _, exit)), _, Some(held)) => Err(locked(&held, exit)),
+            (Err(Stop::Failed(failure, exit)), Some(refused), _) if failure.code == Code::EngineFailed => {
+                let message = format!("{}; {}", refused.message, failure.message);
+                Err(Stop::Failed(refused.code.on(message).next(refused.next_step), exit))
+            }
+            (ended, ..) => ended,
+        }
+    }
+
+    /// Whether whoever is to lock the state will have the lock: one that is there now is nobody's, because this process has the store.
+    async fn is_free(&self) -> Result<(), Stop> {
+        let Some(serving) = &self.serving else { return Ok(()) };
+        match serving.with(|store| store.held()).await? {
+            Some(held) => Err(locked(&held, None)),
+            None => Ok(()),
+        }
     }
 
     async fn applied(&mut self, mut engine: Engine) -> Result<End, Stop> {
@@ -480,6 +535,61 @@ impl Step {
         Ok(End::Result("applied", format!("The lock {lock} is removed.")))
     }
 
+    async fn versions(&mut self) -> Result<End, Stop> {
+        self.phase("preparing", "").await;
+        let _engine = self.prepare().await?;
+        let versions = self.store()?.with(|store| store.versions()).await?;
+        for version in versions {
+            let told = match version {
+                Ok(head) => StateVersion {
+                    number: head.number,
+                    serial: head.serial,
+                    time_ms: head.time_ms,
+                    job: head.job,
+                    person: head.person,
+                    bytes: head.bytes,
+                    resources: head.resources,
+                    copy_of: head.copy_of,
+                    reason: head.reason,
+                    unreadable: false,
+                },
+                Err(number) => StateVersion { number, unreadable: true, ..StateVersion::default() },
+            };
+            self.journal.record(Body::StateVersion(told)).await;
+        }
+        Ok(End::Result("no_changes", "The versions were read; nothing was changed.".into()))
+    }
+
+    async fn roll_back(&mut self) -> Result<End, Stop> {
+        self.phase("preparing", "").await;
+        let number = self.request.state_version;
+        let _engine = self.prepare().await?;
+        // a lock that was left is removed first, by whoever has looked what it was left of
+        self.is_free().await?;
+        self.phase("applying", "").await;
+        self.journal.flush().await;
+        let reason = self.request.reason.clone();
+        let note = format!("{} goes back to version {number} of the state: {reason}", self.request.created_by);
+        self.journal.note(note).await;
+        let made = self.store()?.with(move |store| store.roll_back(number, &reason)).await?;
+        let serial = made.serial.unwrap_or_default();
+        let message =
+            format!("Version {} of the state is what version {number} was, with the serial {serial}.", made.number);
+        Ok(End::Result("applied", message))
+    }
+
+    /// The store that the stack's state is in.
+    fn store(&self) -> Result<&Serving, Failure> {
+        self.serving.as_ref().ok_or_else(|| {
+            let what = match self.request.workspace.as_str() {
+                "" => "the state is in the configuration's own backend".to_owned(),
+                name => format!("the state of the workspace {name} is kept as the engine keeps it"),
+            };
+            let next = "Look at the versions that the backend itself keeps, if it does.";
+            Code::Conflict.on(format!("{what}: the runner's store has no versions of it")).next(next)
+        })
+    }
+
     /// Source, environment and `init`.
     async fn prepare(&mut self) -> Result<Engine, Stop> {
         let dialect = dialect::named(&self.request.engine)?;
@@ -509,10 +619,8 @@ impl Step {
                 if !self.request.imports.is_empty() {
                     imports::write(&engine, &self.request.imports)?;
                 }
-                state::init(&mut engine, &self.start.state_directory, &self.start.state_instance).await?;
-                if !self.request.workspace.is_empty() {
-                    engine.workspace(&self.request.workspace).await?;
-                }
+                let here = state::Here { start: &self.start, request: &self.request, keeper: self.keeper.as_ref() };
+                state::init(&mut engine, &here, &mut self.serving).await?;
             }
             Family::Pulumi => pulumi::prepare(&mut engine, &self.start).await?,
         }
@@ -531,7 +639,9 @@ impl Step {
         let mut environment = environment::for_engine(&place, dialect)?;
         let passed = dialect.variables(&self.request, &root)?;
         self.not_redacted.extend(passed.not_redacted.iter().cloned());
+        let token = Key::from_bytes(&self.start.state_key).map(|key| key.token(&self.request.job_id));
         let secrets = passed.secrets.iter().map(String::as_str).chain(environment::secrets(&self.start.targets));
+        let secrets = secrets.chain(token.iter().map(Secret::expose));
         let redaction = Redaction::new(secrets).counting_on(&self.redaction.borrow());
         self.redaction.send_replace(redaction);
         let mut options = dialect.options(&self.request, &root)?;
@@ -539,8 +649,13 @@ impl Step {
         let passing: Vec<_> = passed.notes().collect();
         environment.extend(passed.environment.into_iter().map(|(name, value)| (name, value.into())));
         let settings = passed.settings;
-        let (work, state) = (self.work.clone(), PathBuf::from(&self.start.state_directory));
-        let parts = Parts { program: &program, environment, options, settings, root, work, state, grace };
+        // that of the others is in the runner's store, or is told once it is known to be elsewhere
+        let state = match dialect.family() {
+            Family::Language => None,
+            Family::Pulumi => Some(PathBuf::from(&self.start.state_directory)),
+        };
+        let parts =
+            Parts { program: &program, environment, options, settings, root, work: self.work.clone(), state, grace };
         let mut engine = Engine::new(parts, self.cancel.clone(), self.journal.clone())?;
         let chosen = engine.choose(choice).await?;
         Ok((engine, chosen.into_iter().chain(passing).collect()))
@@ -593,7 +708,7 @@ impl Step {
             }
             Err(Stop::Canceled { forced, exit }) => canceled(forced, exit, &self.start.step),
             Err(Stop::Failed(failure, exit)) => failed(failure, exit),
-            Err(Stop::Locked(failure, lock, exit)) => JobResult { lock: Some(*lock), ..failed(failure, Some(exit)) },
+            Err(Stop::Locked(failure, lock, exit)) => JobResult { lock: Some(*lock), ..failed(failure, exit) },
         };
         if let Some(JobBound { what, memory, disk }) = bound {
             result.message = format!("The job was at its bounds: {what}. {}", result.message);
@@ -632,6 +747,35 @@ fn refusals() -> Vec<String> {
     };
     let _ = file.take(REFUSALS_MAX).read_to_string(&mut text);
     text.lines().map(str::to_owned).collect()
+}
+
+/// Of a lock in the runner's own store. Whoever had it is gone: who is told that has the store.
+fn locked(held: &Held, exit: Option<Exit>) -> Stop {
+    let text = |name: &str| {
+        let mut text = held.info[name].as_str().unwrap_or_default().to_owned();
+        cut(&mut text, LOCK_TEXT_MAX);
+        text
+    };
+    let lock = StateLock {
+        id: text("ID"),
+        path: text("Path"),
+        operation: text("Operation"),
+        who: text("Who"),
+        version: text("Version"),
+        created: text("Created"),
+        created_ms: held.time_ms,
+        job: held.job.clone(),
+        holder_gone: true,
+    };
+    let message = format!(
+        "the state is locked by the engine of job {} of {}, which is gone and has left its lock (lock {})",
+        lock.job, held.person, lock.id
+    );
+    let next = format!(
+        "Look what that job has done, then remove the lock: `runnerctl state unlock STACK {} --reason TEXT`.",
+        lock.id
+    );
+    Stop::Locked(Code::StateLocked.on(message).next(next), Box::new(lock), exit)
 }
 
 fn canceled(forced: bool, exit: Option<Exit>, step: &str) -> JobResult {

@@ -20,8 +20,8 @@ pub(crate) enum Exit {
 pub(crate) enum Stop {
     /// Something failed; the program's exit, where one ran.
     Failed(Failure, Option<Exit>),
-    /// The engine could not have the lock of the state, and ended.
-    Locked(Failure, Box<StateLock>, Exit),
+    /// The engine could not have the lock of the state, and ended; or was not started for that.
+    Locked(Failure, Box<StateLock>, Option<Exit>),
     /// It was cancelled, before or while a program ran.
     Canceled {
         /// Whether it had to be killed.

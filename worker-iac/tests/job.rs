@@ -286,14 +286,19 @@ fn a_killed_worker_leaves_a_readable_spool_and_an_engine_that_finishes() {
         assert!(!status.success());
         let before = events(&job.work());
         assert!(!matches!(before.last().and_then(|e| e.body.as_ref()), Some(Body::Result(_))));
-        // the engine goes on by itself: its output is a file
+        // the engine goes on by itself: its output is a file, and where nobody takes its state any more that is one too
         let session = i32::try_from(running.child.id()).expect("a pid");
         let end = std::time::Instant::now() + common::LONG;
         while !session_of(session).is_empty() {
             assert!(std::time::Instant::now() < end, "the engine does not end");
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
-        assert_eq!(job.state()["resources"].as_array().map(Vec::len), Some(2));
+        let errored = std::fs::read(job.work().join("source/errored.tfstate")).expect("a state");
+        let errored: serde_json::Value = serde_json::from_slice(&errored).expect("JSON");
+        assert_eq!(errored["resources"].as_array().map(Vec::len), Some(2));
+        // nobody goes on without it: its lock is there, and says whose it was
+        let end = result(&job.again(JobKind::Preview).run("plan"));
+        assert_eq!((end.code.as_str(), end.lock.map(|lock| lock.job).as_deref()), ("state_locked", Some("j1")));
     }
 }
 
@@ -425,18 +430,15 @@ fn ticks(pid: u32) -> u64 {
 fn a_first_process_that_waits_for_a_supervisor_takes_no_processor() {
     for engine in engines() {
         let mut job = Job::new(&engine, JobKind::Update, &[("main.tf", SLOW)]);
-        job.request().variables.insert("seconds".into(), "5".into());
+        job.request().variables.insert("seconds".into(), "600".into());
         job.run("plan");
         let mut running = job.begin_followed("apply");
         running.until("slow resource", started("terraform_data.slow"));
         let (worker, engine) = (running.worker(None), running.engine());
         kill(Pid::from_raw(worker), Signal::SIGKILL).expect("signals");
         running.worker(Some(worker));
-        let end = std::time::Instant::now() + common::LONG;
-        while kill(engine, None).is_ok() {
-            assert!(std::time::Instant::now() < end, "the engine does not end");
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+        kill(engine, Signal::SIGKILL).expect("signals");
+        running.until_true("end of the engine", || kill(engine, None).is_err());
         let before = ticks(running.child.id());
         // what is measured is what it takes in this time
         std::thread::sleep(std::time::Duration::from_secs(1));
@@ -444,7 +446,8 @@ fn a_first_process_that_waits_for_a_supervisor_takes_no_processor() {
         assert!(took < 5, "{took} ticks of a hundred");
         tell(&running, &job, "apply");
         assert!(running.wait().success());
-        assert_eq!(result(&events(&job.work())).phase, "applied");
+        let end = result(&events(&job.work()));
+        assert_eq!((end.phase.as_str(), end.engine_signal.as_str()), ("failed", "SIGKILL"), "{end:?}");
     }
 }
 
@@ -622,10 +625,16 @@ fn a_state_that_another_instance_has_is_not_made_anew() {
         assert!(!bodies(&ended).any(|b| matches!(b, Body::EngineStarted(e) if e.command == "plan")));
         let mut job = job.again(JobKind::Update);
         std::fs::create_dir_all(&job.start.state_directory).expect("a folder");
-        std::fs::write(std::path::Path::new(&job.start.state_directory).join("terraform.tfstate"), "").expect("writes");
+        let plain = std::path::Path::new(&job.start.state_directory).join("terraform.tfstate");
+        std::fs::write(&plain, r#"{"version":4,"serial":3,"lineage":"l","resources":[],"outputs":{}}"#)
+            .expect("writes");
         job.start.state_instance = "another".into();
         let planned = job.run("plan");
         assert_eq!(phases(&planned).last(), Some(&"awaiting_approval"), "what is here goes on: {planned:#?}");
+        assert_eq!(result(&job.run("apply")).phase, "applied");
+        // what an older runner had left is the first version, and kept
+        assert_eq!((job.versions(), job.version(1).0.serial, job.version(2).0.serial), (vec![1, 2], Some(3), Some(4)));
+        assert!(!plain.exists() && plain.with_extension("tfstate.imported").is_file());
     }
 }
 

@@ -3,6 +3,8 @@
 mod common;
 
 use common::{Job, bodies, engines, outputs, phases, result};
+use serde_json::json;
+use shared_proto::states::Held;
 use shared_proto::v1::event::Body;
 use shared_proto::v1::{Event, ImportedResource, JobKind, StateResource};
 use std::path::Path;
@@ -117,9 +119,10 @@ fn a_workspace_has_a_state_of_its_own() {
         let events = applied(&blue);
         assert_eq!(outputs(&events)["workspace"]["value"], "blue", "{events:#?}");
         let state = Path::new(&job.start.state_directory);
-        for file in ["terraform.tfstate", "workspaces/blue/terraform.tfstate"] {
-            assert!(state.join(file).is_file(), "{file}");
-        }
+        assert!(state.join("workspaces/blue/terraform.tfstate").is_file() && job.versions() == [1]);
+        let mut versions = blue.again(JobKind::Versions);
+        versions.request().workspace = "blue".into();
+        assert_eq!(result(&versions.run("plan")).code, "conflict", "the store has none of it");
         // it is there the next time
         let mut again = blue.again(JobKind::Preview);
         again.request().workspace = "blue".into();
@@ -162,18 +165,34 @@ fn a_lock_is_removed_by_its_id_and_by_no_other() {
     for engine in engines() {
         let made = parts(&engine);
         applied(&made);
-        // a local state's lock is its process's own: the engine says so, and nothing is changed
-        let mut job = made.again(JobKind::Unlock);
-        job.request().lock_id = "some-id".into();
-        job.request().reason = "the host is gone".into();
-        let events = job.run("plan");
-        let end = result(&events);
-        assert_eq!((end.phase.as_str(), end.code.as_str()), ("failed", "engine_failed"), "{end:?}");
+        let unlock = |id: &str| {
+            let mut job = made.again(JobKind::Unlock);
+            job.request().lock_id = id.into();
+            job.request().reason = "the host is gone".into();
+            job.run("plan")
+        };
+        assert_eq!(result(&unlock("some-id")).code, "conflict", "there is none");
+        // an engine that was killed has left it
+        let held = Held { info: json!({ "ID": "some-id", "Who": "x@y" }), job: "j0".into(), ..Held::default() };
+        let note = Path::new(&made.start.state_directory).join(shared_proto::states::LOCK);
+        std::fs::write(&note, serde_json::to_vec(&held).expect("JSON")).expect("writes");
+        // what is to have it is told so at once; what only reads goes on
+        let end = result(&made.again(JobKind::Preview).run("plan"));
+        assert_eq!((end.phase.as_str(), end.code.as_str()), ("failed", "state_locked"), "{end:?}");
+        assert!(end.next_step.contains("state unlock STACK some-id"), "{end:?}");
+        let lock = end.lock.expect("a lock");
+        assert_eq!((lock.id.as_str(), lock.job.as_str(), lock.holder_gone), ("some-id", "j0", true));
+        assert_eq!(result(&made.again(JobKind::Outputs).run("plan")).phase, "no_changes");
+
+        let end = result(&unlock("another-id"));
+        assert_eq!((end.phase.as_str(), end.code.as_str()), ("failed", "conflict"), "{end:?}");
+        assert!(note.exists() && end.message.contains("some-id"), "{end:?}");
+        let events = unlock("some-id");
+        assert_eq!(result(&events).phase, "applied", "{events:#?}");
         let noted = |b: &Body| matches!(b, Body::OutputLine(l) if l.text.contains("removes the lock some-id: the host is gone"));
-        assert!(bodies(&events).any(noted), "{events:#?}");
-        let mut job = made.again(JobKind::Unlock);
-        job.request().lock_id = "-force".into();
-        assert_eq!(result(&job.run("plan")).code, "invalid_argument");
+        assert!(bodies(&events).any(noted) && !note.exists(), "{events:#?}");
+        assert_eq!(result(&made.again(JobKind::Preview).run("plan")).phase, "no_changes");
+        assert_eq!(result(&unlock("-force")).code, "invalid_argument");
     }
 }
 
@@ -203,12 +222,14 @@ fn hold(state: &Path, info: &serde_json::Value) -> std::fs::File {
 fn who_holds_a_lock_is_told() {
     // the engine waits a minute for it
     for engine in engines().into_iter().take(1) {
-        let job = parts(&engine);
-        let info = serde_json::json!({
+        // where the engine keeps the state by itself: in the store nobody holds one that is not served
+        let mut job = parts(&engine);
+        job.request().workspace = "blue".into();
+        let info = json!({
             "ID": "5c1d-1", "Operation": "OperationTypeApply", "Info": "", "Who": "ann@laptop", "Version": "1.11.4",
             "Created": "2026-11-28T14:00:01.5Z", "Path": "terraform.tfstate",
         });
-        let held = hold(Path::new(&job.start.state_directory), &info);
+        let held = hold(&Path::new(&job.start.state_directory).join("workspaces/blue"), &info);
         let end = result(&job.run("plan"));
         drop(held);
         assert_eq!((end.phase.as_str(), end.code.as_str()), ("failed", "state_locked"), "{end:?}");
@@ -216,7 +237,8 @@ fn who_holds_a_lock_is_told() {
         let lock = end.lock.expect("a lock");
         assert_eq!((lock.id.as_str(), lock.who.as_str(), lock.created_ms), ("5c1d-1", "ann@laptop", 1_795_874_401_500));
         // nobody holds it any more
-        let again = job.again(JobKind::Preview).run("plan");
-        assert_eq!(result(&again).phase, "planned", "{again:#?}");
+        let mut again = job.again(JobKind::Preview);
+        again.request().workspace = "blue".into();
+        assert_eq!(result(&again.run("plan")).phase, "planned");
     }
 }

@@ -134,6 +134,7 @@ impl Words {
                     self.note(&line);
                 }
             }
+            Body::StateVersion(version) => self.say(&format!("version {}", version.number))?,
             // told in words already, and shown by `plan show`
             Body::Redacted(_) | Body::PlanPart(_) => {}
             Body::Result(_) => self.release()?,

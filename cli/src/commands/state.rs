@@ -55,6 +55,25 @@ pub(crate) enum StateCommand {
         /// The stack
         stack: String,
     },
+    /// The versions of the state that the runner's own store has, the newest last
+    Versions {
+        /// The stack
+        stack: String,
+    },
+    /// Make an earlier version of the state the newest one
+    ///
+    /// The state is what changes, and nothing that it tells of: the next plan shows the difference. The version is added as another one, with the
+    /// next serial; no version is removed.
+    Rollback {
+        /// The stack
+        stack: String,
+        /// The version's number
+        #[arg(value_name = "VERSION", value_parser = clap::value_parser!(u64).range(1..))]
+        number: u64,
+        /// Why; kept with the job and with the version
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
     /// Remove a lock that nobody holds any more
     ///
     /// One whose holder is known to have ended is removed. For any other, first make sure that nobody is at work on the state, also outside
@@ -109,6 +128,16 @@ pub(crate) async fn run(command: StateCommand, session: &Session) -> Done {
             let known = session.wait("asking", session.client.get(&at)).await?;
             session.output.document(&known, |known| lock(&stack, known))
         }
+        StateCommand::Versions { stack } => {
+            let read = read(session, &stack, "versions", &[]).await?;
+            let items: Vec<_> = read.versions.iter().map(version).collect();
+            session.output.document(&json!({ "items": items }), versions)
+        }
+        StateCommand::Rollback { stack, number, reason } => {
+            let job = json!({ "kind": "rollback", "rollback": { "version": number, "reason": reason } });
+            let job = start(session, &stack, &job).await?;
+            follow::follow(session, &job, Approval::Watch, ExitCode::default()).await
+        }
         StateCommand::Unlock { stack, lock, reason, force } => {
             let job = json!({ "kind": "unlock", "lock": { "id": lock, "reason": reason, "force": force } });
             let job = start(session, &stack, &job).await?;
@@ -129,6 +158,7 @@ async fn start(session: &Session, stack: &str, job: &Value) -> Done<String> {
 #[derive(Default)]
 struct Read {
     resources: Vec<v1::StateResource>,
+    versions: Vec<v1::StateVersion>,
     outputs: Value,
     notes: Vec<String>,
 }
@@ -154,6 +184,7 @@ async fn told(session: &Session, job: &str) -> Done<Read> {
     while let Some(event) = events.next(|_| {}).await? {
         match event.body {
             Some(Body::StateResource(resource)) => read.resources.push(resource),
+            Some(Body::StateVersion(version)) => read.versions.push(version),
             Some(Body::Outputs(outputs)) => read.outputs = serde_json::from_str(&outputs.json).unwrap_or_default(),
             Some(Body::OutputLine(line)) if line.stream == "runner" && line.text.contains("more resources") => {
                 read.notes.push(line.text);
@@ -195,6 +226,40 @@ fn document(resource: &v1::StateResource, whole: bool) -> Value {
         one["left_out_bytes"] = resource.left_out.into();
     }
     one
+}
+
+fn version(version: &v1::StateVersion) -> Value {
+    if version.unreadable {
+        return json!({ "number": version.number, "unreadable": true });
+    }
+    let mut one = json!({
+        "number": version.number, "serial": version.serial, "time_ms": version.time_ms, "job": version.job,
+        "person": version.person, "bytes": version.bytes, "resources": version.resources,
+    });
+    if version.copy_of > 0 {
+        one["copy_of"] = version.copy_of.into();
+        one["reason"] = version.reason.as_str().into();
+    }
+    one
+}
+
+fn versions(list: &Value) -> String {
+    let row = |one: &Value| {
+        let text = |at: &str| table::text(one, at);
+        let note = match (one["unreadable"] == true, &one["copy_of"]) {
+            (true, _) => "unreadable".to_owned(),
+            (_, Value::Null) => String::new(),
+            (_, of) => format!("back to {of}: {}", text("/reason")),
+        };
+        let when = table::moment(one, "/time_ms");
+        let (number, serial, resources) = (text("/number"), text("/serial"), text("/resources"));
+        vec![number, serial, resources, text("/bytes"), when, text("/person"), text("/job"), note]
+    };
+    table::rows(
+        &["VERSION", "SERIAL", "RESOURCES", "BYTES", "WHEN", "WHO", "JOB", "NOTE"],
+        table::items(list).iter().map(row),
+        "The store has no version of the state yet.",
+    )
 }
 
 fn listed(list: &Value) -> String {

@@ -535,6 +535,19 @@ async fn a_lock_is_dead_where_its_holder_is_known_to_have_ended_and_nowhere_else
 }
 
 #[tokio::test]
+async fn a_lock_in_a_runners_own_store_is_dead_where_its_runner_says_so() {
+    let world = World::new().await;
+    world.stack("s").await;
+    let lock = v1::StateLock { id: "L1".into(), job: "job_x".into(), holder_gone: true, ..Default::default() };
+    let end = ended("failed", "state_locked").map(|end| v1::JobResult { lock: Some(lock), ..end });
+    at_work(&world, 1_000, 2_000, end).await;
+    let (_, known) = world.get("/stacks/s/lock").await;
+    assert_eq!((&known["holder"]["verdict"], &known["holder"]["job"]), (&"dead".into(), &"job_x".into()), "{known}");
+    let unlock = json!({ "kind": "unlock", "lock": { "id": "L1", "reason": "r" } });
+    assert_eq!(world.post("/stacks/s/jobs", &unlock).await.0, StatusCode::CREATED);
+}
+
+#[tokio::test]
 async fn a_lock_that_was_had_since_is_none_and_what_reads_has_none() {
     let world = World::new().await;
     world.stack("s").await;

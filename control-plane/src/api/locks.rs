@@ -1,7 +1,8 @@
 //! Who holds the lock of a stack's state, as far as that can be proven: by what jobs of that stack were at work when it was made.
 //!
 //! A state's lock is one at a time. So one that was made while an engine of ours had it can be that engine's alone; whether that engine is still there
-//! its runner has told. What was made at another time is somebody's of whom nothing is known here: never said to be dead.
+//! its runner has told. What was made at another time is somebody's of whom nothing is known here: never said to be dead. Of a lock in a
+//! runner's own store that runner says it itself: it gives out each one, and serves one job of a stack at a time.
 
 use super::{ApiError, ApiState, Caller, Named, Routes};
 use crate::store::{Job, JobEnd, JobKind, KnownLock, Phase, Stack};
@@ -104,12 +105,19 @@ fn lock_of(job: &Job) -> Option<KnownLock> {
 }
 /// Whether a job's engine has had the lock, or has removed it. What only reads a state asks for none.
 fn had_it(job: &Job) -> bool {
-    let reads = matches!(job.kind, JobKind::Outputs | JobKind::State);
+    let reads = matches!(job.kind, JobKind::Outputs | JobKind::State | JobKind::Versions);
     job.accepted && !reads && matches!(job.phase, Phase::Applied | Phase::NoChanges)
 }
 
 async fn holder(state: &ApiState, before: &[Job], lock: &KnownLock) -> Result<Holder, Failure> {
     let cannot_tell = |evidence: String| Holder { verdict: Verdict::CannotTell, evidence, job: None };
+    if lock.holder_gone {
+        let evidence = format!(
+            "the runner's own store gave it to the engine of job {}, and nobody serves that job any more",
+            lock.job
+        );
+        return Ok(Holder { verdict: Verdict::Dead, evidence, job: Some(lock.job.clone()) });
+    }
     if lock.created_ms == 0 {
         return Ok(cannot_tell("the engine did not say when it was made".into()));
     }

@@ -39,6 +39,15 @@ pub(super) struct Lock {
     #[serde(default)]
     pub(super) force: bool,
 }
+/// A version of the state.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rollback {
+    /// Its number.
+    version: u64,
+    /// Why it is gone back to: it is kept with the job, and with the version that is made of it.
+    reason: String,
+}
 /// What a user names of a stack.
 #[derive(Debug, Default)]
 pub(super) struct Named {
@@ -50,6 +59,8 @@ pub(super) struct Named {
     pub(super) imports: Vec<Import>,
     /// Removed.
     pub(super) lock: Option<Lock>,
+    /// Gone back to.
+    pub(super) rollback: Option<Rollback>,
 }
 
 // === impl Named ===
@@ -60,7 +71,7 @@ impl Named {
     /// # Errors
     /// `invalid_argument`, `too_large`: also for what a job of that kind would not heed.
     pub(super) fn checked(self, kind: JobKind, workspace: String) -> Result<Scope, Failure> {
-        use JobKind::{Destroy, Import, Preview, Refresh, State, Unlock, Update};
+        use JobKind::{Destroy, Import, Preview, Refresh, Rollback, State, Unlock, Update};
         let heeds = |field: &str, given: bool, kinds: &[JobKind]| match given && !kinds.contains(&kind) {
             true => Err(Code::InvalidArgument.on(format!("a job of this kind heeds no {field}"))),
             false => Ok(()),
@@ -69,6 +80,7 @@ impl Named {
         heeds("replace", !self.replace.is_empty(), &[Preview, Update])?;
         heeds("imports", !self.imports.is_empty(), &[Import])?;
         heeds("lock", self.lock.is_some(), &[Unlock])?;
+        heeds("rollback", self.rollback.is_some(), &[Rollback])?;
         if kind == Import && self.imports.is_empty() {
             return Err(Code::InvalidArgument.on("imports names nothing to import"));
         }
@@ -81,7 +93,7 @@ impl Named {
             let address = checked_address("imports", import.address)?;
             imports.push(v1::ImportedResource { address, id: checked_text("imports", import.id, ADDRESS_MAX)? });
         }
-        let (lock_id, reason) = match self.lock {
+        let (lock_id, mut reason) = match self.lock {
             None if kind == Unlock => return Err(Code::InvalidArgument.on("lock names no lock")),
             None => (String::new(), String::new()),
             Some(lock) => {
@@ -93,12 +105,24 @@ impl Named {
                 (id, if lock.force { format!("{reason} (forced)") } else { reason })
             }
         };
+        let state_version = match self.rollback {
+            None if kind == Rollback => return Err(Code::InvalidArgument.on("rollback names no version")),
+            None => 0,
+            Some(rollback) if rollback.version == 0 => {
+                return Err(Code::InvalidArgument.on("rollback names version 0: the first is 1"));
+            }
+            Some(rollback) => {
+                reason = checked_text("rollback reason", rollback.reason, REASON_MAX)?;
+                rollback.version
+            }
+        };
         Ok(Scope {
             workspace,
             targets: checked_addresses("targets", self.targets)?,
             replace: checked_addresses("replace", self.replace)?,
             imports,
             lock_id,
+            state_version,
             reason,
         })
     }
@@ -159,14 +183,17 @@ mod tests {
     fn code(named: Named, kind: JobKind) -> Result<Scope, Code> {
         named.checked(kind, String::new()).map_err(|f| f.code)
     }
+    fn back(version: u64, reason: &str) -> Named {
+        Named { rollback: Some(super::Rollback { version, reason: reason.into() }), ..Named::default() }
+    }
     fn import(address: &str, id: &str) -> Import {
         Import { address: address.into(), id: id.into() }
     }
 
     #[test]
     fn a_job_is_about_what_its_kind_heeds() {
-        use JobKind::{Destroy, Import, Outputs, Preview, Refresh, State, Unlock, Update};
-        for kind in [Preview, Update, Refresh, Destroy, Outputs, Import, State, Unlock] {
+        use JobKind::{Destroy, Import, Outputs, Preview, Refresh, Rollback, State, Unlock, Update, Versions};
+        for kind in [Preview, Update, Refresh, Destroy, Outputs, Import, State, Unlock, Versions, Rollback] {
             let targets = || Named { targets: all(&["module.a", "a.b[\"c d\"]"]), ..Named::default() };
             let heeds = matches!(kind, Preview | Update | Refresh | Destroy | State);
             assert_eq!(code(targets(), kind).is_ok(), heeds, "{kind:?}");
@@ -177,7 +204,8 @@ mod tests {
             let lock =
                 || Named { lock: Some(Lock { id: "1".into(), reason: "r".into(), force: false }), ..Named::default() };
             assert_eq!(code(lock(), kind).is_ok(), kind == Unlock, "{kind:?}");
-            assert_eq!(code(Named::default(), kind).is_ok(), !matches!(kind, Import | Unlock), "{kind:?}");
+            assert_eq!(code(back(1, "r"), kind).is_ok(), kind == Rollback, "{kind:?}");
+            assert_eq!(code(Named::default(), kind).is_ok(), !matches!(kind, Import | Unlock | Rollback), "{kind:?}");
         }
     }
 
@@ -201,6 +229,12 @@ mod tests {
         assert_eq!(lock("bucket/key", &"r".repeat(REASON_MAX)), Ok(()));
         assert_eq!(lock("1", &"r".repeat(REASON_MAX + 1)), Err(Code::TooLarge));
         assert_eq!((lock("-1", "r"), lock("1", "")), (Err(Code::InvalidArgument), Err(Code::InvalidArgument)));
+        let back = |version, reason: &str| code(back(version, reason), JobKind::Rollback).map(|s| s.state_version);
+        assert_eq!((back(7, &"r".repeat(REASON_MAX)), back(0, "r")), (Ok(7), Err(Code::InvalidArgument)));
+        assert_eq!(
+            (back(7, &"r".repeat(REASON_MAX + 1)), back(7, "")),
+            (Err(Code::TooLarge), Err(Code::InvalidArgument))
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Stacks: made, changed, deleted, and their jobs started.
 
 use super::jobs::{JobView, JobViews};
-use super::scope::{self, Import, Lock};
+use super::scope::{self, Import, Lock, Rollback};
 use super::source::{Source, Variables, checked_connections, checked_names, checked_path, checked_version};
 use super::{ApiError, ApiState, Body, Caller, Named, OptionalBody, Params, Routes, checked};
 use crate::sessions::LIST_MAX;
@@ -162,6 +162,8 @@ struct NewJobBody {
     imports: Vec<Import>,
     /// What an `unlock` removes.
     lock: Option<Lock>,
+    /// What a `rollback` goes back to.
+    rollback: Option<Rollback>,
 }
 /// Source, path and workspace, as the store keeps them.
 #[derive(Serialize, Deserialize)]
@@ -279,7 +281,13 @@ async fn start(
     let mut not_redacted: Vec<String> = read_back(&stack.not_redacted, &stack)?;
     not_redacted.extend(body.not_redacted);
     let runner = runner_of(&state, &caller, &stack).await?;
-    let named = scope::Named { targets: body.targets, replace: body.replace, imports: body.imports, lock: body.lock };
+    let named = scope::Named {
+        targets: body.targets,
+        replace: body.replace,
+        imports: body.imports,
+        lock: body.lock,
+        rollback: body.rollback,
+    };
     let forced = named.lock.as_ref().is_none_or(|lock| lock.force);
     let scope = named.checked(body.kind, kept.workspace)?;
     if !forced {

@@ -86,6 +86,10 @@ pub enum JobKind {
     State,
     /// Remove a lock of the state.
     Unlock,
+    /// Read which versions of the state the runner's own store has.
+    Versions,
+    /// Make an earlier version of the state the newest one.
+    Rollback,
 }
 
 /// A job as it stands.
@@ -235,6 +239,12 @@ pub struct KnownLock {
     pub created: String,
     /// The same, by the holder's clock; 0: not known.
     pub created_ms: i64,
+    /// The job whose engine made it, where the runner's own store says so.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub job: String,
+    /// Whether that engine is gone, by the word of the runner that had it.
+    #[serde(default)]
+    pub holder_gone: bool,
 }
 
 /// A job to be made.
@@ -281,6 +291,8 @@ pub struct Scope {
     pub imports: Vec<v1::ImportedResource>,
     /// The lock that is removed.
     pub lock_id: String,
+    /// The version of the state that is gone back to; 0: none.
+    pub state_version: u64,
     /// Why.
     pub reason: String,
 }
@@ -376,6 +388,8 @@ impl JobKind {
             Self::Import => v1::JobKind::Import,
             Self::State => v1::JobKind::State,
             Self::Unlock => v1::JobKind::Unlock,
+            Self::Versions => v1::JobKind::Versions,
+            Self::Rollback => v1::JobKind::Rollback,
         }
     }
     /// Whether it makes a plan.
@@ -432,11 +446,13 @@ impl Store {
             _ => None,
         };
         let request = v1::JobRequest {
-            // a runner that knows nothing of a scope must not take all of the stack for it, nor any version of the engine
-            format: match (&new.rules, new.scope == Scope::default() && new.stack.engine_version.is_none()) {
-                (Some(_), _) => 3,
-                (None, true) => 1,
-                (None, false) => 2,
+            // a runner that knows nothing of a scope must not take all of the stack for it, nor any version of the engine, nor a kind, nor do
+            // without rules
+            format: match new.kind {
+                JobKind::Versions | JobKind::Rollback => 3,
+                _ if new.rules.is_some() => 3,
+                _ if new.scope == Scope::default() && new.stack.engine_version.is_none() => 1,
+                _ => 2,
             },
             job_id: id.clone(),
             organization_id: new.stack.organization.clone(),
@@ -459,6 +475,7 @@ impl Store {
             workspace: new.scope.workspace,
             imports: new.scope.imports,
             lock_id: new.scope.lock_id,
+            state_version: new.scope.state_version,
             reason: new.scope.reason,
             rules: new.rules.unwrap_or_default(),
         }

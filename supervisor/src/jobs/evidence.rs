@@ -6,18 +6,16 @@
 use super::durable;
 use super::folder::{self, Folder, Step};
 use serde::Deserialize;
+use shared_proto::states::{self, Held};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
 /// The largest state that is read, bytes.
-const STATE_MAX: u64 = 64 << 20;
-/// The largest note of a lock, bytes.
-const LOCK_MAX: u64 = 64 * 1024;
+const STATE_MAX: u64 = states::STATE_MAX as u64;
 /// What is told of one text of the job's, characters.
 const TEXT_MAX: usize = 256;
-/// A state that is here, and the note of its lock.
-const STATE: &str = "terraform.tfstate";
-const LOCK: &str = ".terraform.tfstate.lock.info";
+/// The state of a stack whose last job was an older runner's.
+const PLAIN: &str = "terraform.tfstate";
 /// What an engine leaves in the working copy that could not save its state.
 const ERRORED: &str = "errored.tfstate";
 /// In the working copy of a stack whose state is here.
@@ -84,10 +82,7 @@ impl Evidence {
             });
         }
         if !self.lock.is_empty() {
-            said.push(format!(
-                "The note of a lock is left, which held as long as its engine lived; the lock's id is {}.",
-                self.lock
-            ));
+            said.push(format!("Its engine has left the lock of the state; the lock's id is {}.", self.lock));
         }
         if !self.rescued.is_empty() {
             said.push(format!("The state that the engine could not save is kept on the runner: {}.", self.rescued));
@@ -118,25 +113,27 @@ pub(super) fn rescue(folder: &Folder, stack: &Path, path: &str) -> io::Result<Op
     Ok(Some(at))
 }
 
-/// The serial of the state in a stack's folder.
+/// The serial of the newest state in a stack's folder.
 pub(super) fn serial(stack: &Path) -> Option<u64> {
     #[derive(Deserialize)]
     struct State {
         serial: u64,
     }
-    let content = folder::read(&stack.join(STATE), STATE_MAX).ok()??;
+    let versions = stack.join(states::VERSIONS);
+    let names = std::fs::read_dir(&versions).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let newest = names.filter_map(|name| states::number_of(name.to_str()?)).max();
+    if let Some(newest) = newest {
+        let first = folder::read_first(&versions.join(states::file_name(newest)), states::HEAD_MAX as u64).ok()??;
+        return states::head(&first)?.0.serial;
+    }
+    let content = folder::read(&stack.join(PLAIN), STATE_MAX).ok()??;
     serde_json::from_slice::<State>(&content).ok().map(|state| state.serial)
 }
 
 /// The id of the lock that was left there.
 fn lock(stack: &Path) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Lock {
-        #[serde(rename = "ID")]
-        id: String,
-    }
-    let content = folder::read(&stack.join(LOCK), LOCK_MAX).ok()??;
-    serde_json::from_slice::<Lock>(&content).ok().map(|lock| shown(&lock.id))
+    let content = folder::read(&stack.join(states::LOCK), states::LOCK_MAX as u64).ok()??;
+    serde_json::from_slice::<Held>(&content).ok().map(|held| shown(held.id()))
 }
 
 /// The root module, where that is in the working copy: what ran in the job may have put links there. Nothing of it runs any more.
@@ -176,8 +173,17 @@ mod tests {
         std::fs::create_dir_all(&root).expect("makes");
         std::fs::write(root.join(OVERRIDE), "{}").expect("writes");
         std::fs::write(root.join(ERRORED), r#"{"serial":8}"#).expect("writes");
-        std::fs::write(stack.join(STATE), r#"{"version":4,"serial":7,"resources":[]}"#).expect("writes");
-        std::fs::write(stack.join(LOCK), r#"{"ID":"the-lock","Who":"somebody"}"#).expect("writes");
+        std::fs::write(stack.join(PLAIN), r#"{"version":4,"serial":6,"resources":[]}"#).expect("writes");
+        assert_eq!(serial(&stack), Some(6), "of a runner that had no store");
+        let key = states::Root::make().expect("a key").of_stack("s1");
+        std::fs::create_dir_all(stack.join(states::VERSIONS)).expect("makes");
+        for (number, serial) in [(9, 5), (10, 7)] {
+            let head = states::Head { number, serial: Some(serial), ..Default::default() };
+            let (first, _) = key.seal("s1", &head, Vec::new()).expect("seals");
+            std::fs::write(stack.join(states::VERSIONS).join(states::file_name(number)), first).expect("writes");
+        }
+        let held = Held { info: serde_json::json!({ "ID": "the-lock", "Who": "somebody" }), ..Held::default() };
+        std::fs::write(stack.join(states::LOCK), serde_json::to_vec(&held).expect("JSON")).expect("writes");
         let found = look();
         let kept = stack.join("errored-j1.tfstate");
         assert_eq!(found.rescued, kept.display().to_string());
@@ -185,9 +191,9 @@ mod tests {
         for part in ["serial was 3 before and is 7 now", "the lock's id is the-lock", "errored-j1.tfstate"] {
             assert!(found.describe().contains(part), "{part}: {}", found.describe());
         }
-        // of a state that is too large, and of one that is no state, nothing is said
-        for other in ["{", "[]", r#"{"serial":"7"}"#] {
-            std::fs::write(stack.join(STATE), other).expect("writes");
+        // of one that is no state nothing is said
+        for other in ["", "RNSTATE1 {}\n", "RNSTATE1 {\"number\":10"] {
+            std::fs::write(stack.join(states::VERSIONS).join(states::file_name(10)), other).expect("writes");
             assert_eq!(serial(&stack), None, "{other}");
         }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use shared_proto::bounds::JOB_REQUEST_MAX;
 use shared_proto::ended::{self, WorkerEnded};
 use shared_proto::failure::{Code, Failure};
+use shared_proto::states::Key;
 use shared_proto::v1::{Assignment, JobRequest, JobResult};
 use std::fs::OpenOptions;
 use std::io::{self, Read as _};
@@ -247,7 +248,12 @@ impl Store {
         Ok(Folder::at(path))
     }
 
-    /// Where a stack without a backend keeps its state.
+    /// What the states of a stack without a backend are sealed with.
+    pub(super) fn state_key(&self, stack_id: &str) -> Result<Key, Failure> {
+        super::key::of_stack(&self.root, checked_id(stack_id)?)
+    }
+
+    /// Where the states of a stack without a backend are.
     pub(super) fn stack(&self, stack_id: &str) -> Result<PathBuf, Failure> {
         Ok(self.root.join("stacks").join(checked_id(stack_id)?))
     }
@@ -478,8 +484,17 @@ fn checksum(content: &[u8]) -> String {
     format!("{:08x}", shared_proto::spool::checksum_of(content))
 }
 
-/// Reads a file that may be missing, at most so many bytes of it.
+/// Reads a file that may be missing, and may not have more bytes than that.
 pub(super) fn read(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
+    let content = read_first(path, most + 1)?;
+    if content.as_ref().is_some_and(|content| content.len() as u64 > most) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is too large"));
+    }
+    Ok(content)
+}
+
+/// Reads the first so many bytes of a file that may be missing.
+pub(super) fn read_first(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
     // neither a link nor a pipe that nobody writes
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
@@ -491,10 +506,7 @@ pub(super) fn read(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no file"));
     }
     let mut content = Vec::new();
-    file.take(most + 1).read_to_end(&mut content)?;
-    if content.len() as u64 > most {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is too large"));
-    }
+    file.take(most).read_to_end(&mut content)?;
     Ok(Some(content))
 }
 

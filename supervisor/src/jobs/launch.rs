@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 
 /// The most connections of one job.
 const CONNECTIONS_MAX: usize = 32;
-/// The newest form of a request that this runner knows: 2 is about a part of its stack.
+/// The newest form of a request that this runner knows: 2 is about a part of its stack, 3 about versions of its state or has rules.
 const FORMAT: u32 = 3;
 /// How often, and after how long each time, it is looked how a worker ended, until its parent has reaped it.
 const REAPED_LOOKS: u32 = 20;
@@ -137,6 +137,8 @@ impl Launch {
             engines,
             targets,
             state_directory: self.store.stack(&request.stack_id)?.display().to_string(),
+            state_key: self.store.state_key(&request.stack_id)?.bytes().to_vec(),
+            instance: self.settings.instance_id.clone(),
             archive_path,
             isolation_level: self.settings.isolation.to_owned(),
             git_path: self.settings.git.display().to_string(),

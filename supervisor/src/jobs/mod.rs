@@ -18,6 +18,7 @@ mod evidence;
 mod folder;
 mod identity;
 mod job;
+mod key;
 mod launch;
 mod owner;
 mod permission;

@@ -467,6 +467,8 @@ pub(super) const fn kind_name(kind: JobKind) -> &'static str {
         JobKind::Import => "import",
         JobKind::State => "state",
         JobKind::Unlock => "unlock",
+        JobKind::Versions => "versions",
+        JobKind::Rollback => "rollback",
     }
 }
 

@@ -15,7 +15,8 @@ const PATH_VERBS: &[&str] = &["get", "head", "post", "put", "patch", "delete", "
 const READS: &[&str] = &["get", "list", "watch", "head"];
 /// The keys that are of resources, and not of paths.
 const OF_RESOURCES: &[&str] = &["resources", "namespaces", "names", "containers", "secrets", "record"];
-const KINDS: &[&str] = &["preview", "update", "refresh", "destroy", "outputs", "import", "state", "unlock"];
+const KINDS: &[&str] =
+    &["preview", "update", "refresh", "destroy", "outputs", "import", "state", "unlock", "versions", "rollback"];
 const ENGINES: &[&str] = &["opentofu", "terraform", "pulumi"];
 const PROVIDERS: &[&str] = &["kubernetes", "aws", "gcp", "azure"];
 

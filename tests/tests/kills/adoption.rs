@@ -93,7 +93,7 @@ pub(crate) async fn again_and_again() -> Result<()> {
     })
     .await?;
     for stack in std::fs::read_dir(runner.state().join("stacks"))? {
-        ensure!(!stack?.path().join(".terraform.tfstate.lock.info").exists(), "a lock is left");
+        ensure!(!stack?.path().join(shared_proto::states::LOCK).exists(), "a lock is left");
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ use runner_tests::suite::scaled;
 use runner_tests::world::usual_cluster;
 use runner_tests::{ControlPlane, Engine, Runner, eventually, tools};
 use serde_json::{Value, json};
+use shared_proto::states::{Held, LOCK};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -283,6 +284,10 @@ impl Set {
     /// One job to its good end; the state is as it says, and nobody holds its lock.
     async fn goes_well(&self, stack: &Stack, greeting: &str) -> Result<()> {
         let user = self.control_plane.admin();
+        if let Some(lock) = stack.lock() {
+            let id = user.start_job(&stack.name, &unlock(&lock)).await?;
+            user.job_in(&id, &["applied"], JOB).await?;
+        }
         let id = user.start_job(&stack.name, &stack.job(greeting, true)).await?;
         let job = user.job_in(&id, &["applied"], JOB).await?;
         ensure!(job.0["outputs"]["greeting"]["value"] == greeting, "{}", job.0);
@@ -293,7 +298,7 @@ impl Set {
     /// Whether the stack's state is what its last job says.
     async fn agrees(&self, told: &Told) -> Result<()> {
         let user = self.control_plane.admin();
-        let newest = jobs_of(user, &told.stack).await?.into_iter().next();
+        let newest = jobs_of(user, &told.stack).await?.into_iter().find(|job| job.0["kind"] == "update");
         // nobody knows what one was that was not acknowledged
         let Some(last) = told.asked.last().filter(|last| newest.is_some_and(|job| job.0["id"] == last.id)) else {
             return Ok(());
@@ -486,9 +491,10 @@ impl Stack {
     fn ledger(&self) -> PathBuf {
         self.folder.join("begun")
     }
-    /// What the note of a lock says, where there is one.
+    /// The lock's id, where there is one.
     fn lock(&self) -> Option<String> {
-        std::fs::read_to_string(self.folder.join(".terraform.tfstate.lock.info")).ok()
+        let note = std::fs::read(self.folder.join(LOCK)).ok()?;
+        serde_json::from_slice::<Held>(&note).ok().map(|held| held.id().to_owned())
     }
     fn job(&self, greeting: &str, automatic: bool) -> Value {
         let variables = json!({ "greeting": greeting, "ledger": self.ledger().display().to_string() });
@@ -572,11 +578,19 @@ impl Load {
     /// One job of a stack after the other, each to its end.
     async fn deploy(self, stack: Stack, mut dice: Dice) -> Result<Told> {
         let mut told = Told { stack, asked: Vec::new(), unanswered: 0 };
-        // the lock of an engine that was killed stays until the next one has taken it
-        let mut excused = None;
         for n in 1_u64.. {
             if self.over() {
                 break;
+            }
+            // of an engine that was killed
+            if let Some(lock) = told.stack.lock() {
+                let path = format!("/stacks/{}/jobs", told.stack.name);
+                if let Some(answer) = self.ask(Method::POST, &path, &unlock(&lock)).await? {
+                    let id = answer.ok()?["id"].as_str().context("a job has an id")?.to_owned();
+                    self.to_its_end(&id, false, None).await?;
+                }
+                // its worker may have been killed: it is asked again
+                continue;
             }
             let greeting = format!("{}-{n}", told.stack.name);
             let by_hand = dice.below(BY_HAND_ONE_IN) == 0;
@@ -590,10 +604,8 @@ impl Load {
             let cancel = (dice.below(CANCEL_ONE_IN) == 0).then(|| Duration::from_millis(dice.below(CANCEL_WITHIN_MS)));
             let canceled = self.to_its_end(&id, by_hand, cancel).await?;
             let lock = told.stack.lock();
-            if self.struck().engine_killed(&id) {
-                excused.clone_from(&lock);
-            }
-            ensure!(lock.is_none() || lock == excused, "the engine of {id} lived, and has left a lock: {lock:?}");
+            let excused = self.struck().engine_killed(&id);
+            ensure!(lock.is_none() || excused, "the engine of {id} lived, and has left a lock: {lock:?}");
             told.asked.push(Asked { id, greeting, canceled });
         }
         Ok(told)
@@ -642,7 +654,8 @@ impl Load {
     async fn checked(&self, told: &Told) -> Result<Vec<String>> {
         self.settled(&told.stack).await?;
         let begun = std::fs::read_to_string(told.stack.ledger()).unwrap_or_default();
-        let jobs = jobs_of(&self.user, &told.stack).await?;
+        let mut jobs = jobs_of(&self.user, &told.stack).await?;
+        jobs.retain(|job| job.0["kind"] == "update");
         let known: BTreeMap<_, _> = told.asked.iter().map(|asked| (asked.id.as_str(), asked)).collect();
         for asked in &told.asked {
             ensure!(jobs.iter().any(|job| job.0["id"] == asked.id), "{} was acknowledged, and is not there", asked.id);
@@ -719,6 +732,11 @@ impl Load {
         }
         Ok(())
     }
+}
+
+/// Removes a lock that an engine has left which was killed.
+fn unlock(lock: &str) -> Value {
+    json!({ "kind": "unlock", "lock": { "id": lock, "reason": "its engine was killed", "force": true } })
 }
 
 /// Newest first.

@@ -5,7 +5,7 @@ mod screens;
 
 use anyhow::{Context as _, Result, ensure};
 use runner_tests::ctl::Ctl;
-use runner_tests::engine::EngineKind;
+use runner_tests::engine::{self, EngineKind};
 use runner_tests::process::Ended;
 use runner_tests::runner::Setup;
 use runner_tests::world::Shared;
@@ -278,12 +278,15 @@ resource "terraform_data" "other" { input = "same" }
     code(&ended, 0)?;
     // its time has come: whoever looks finds it gone
     let stack = usual.control_plane.admin().get(&format!("/jobs/{job}")).await?["stack"]["id"].clone();
-    let state = usual.runner.state().join("stacks").join(stack.as_str().context("a stack")?).join("terraform.tfstate");
-    let mut kept: Value = serde_json::from_slice(&std::fs::read(&state)?)?;
+    let stack = stack.as_str().context("a stack")?;
+    let newest = engine::newest_state(&usual.runner, stack)?.context("a state")?;
+    let mut kept: Value = serde_json::from_slice(&newest)?;
     let resources = kept["resources"].as_array_mut().context("resources")?;
     let key = resources.iter_mut().find(|r| r["type"] == "time_rotating").context("the key")?;
     key["instances"][0]["attributes"]["rotation_rfc3339"] = "2020-01-01T00:00:00Z".into();
-    std::fs::write(&state, kept.to_string())?;
+    // as somebody puts a state there who has changed it by hand
+    kept["serial"] = (kept["serial"].as_u64().context("a serial")? + 1).into();
+    std::fs::write(usual.runner.state().join("stacks").join(stack).join("terraform.tfstate"), kept.to_string())?;
     let (ended, preview) = usual.deploy(&folder(main)?, "drifts", "--kind preview").await?;
     code(&ended, 0)?;
     let json = usual.ctl.json(&["plan", "show", &preview]).await?;

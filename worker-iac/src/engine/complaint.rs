@@ -73,7 +73,7 @@ impl Complaint {
             let holder = if lock.who.is_empty() { "somebody".to_owned() } else { lock.who.clone() };
             let since = if lock.created.is_empty() { String::new() } else { format!(" since {}", lock.created) };
             let failure = Code::StateLocked.on(format!("the state is locked by {holder}{since} (lock {})", lock.id));
-            return Err(Stop::Locked(failure, Box::new(lock), exit));
+            return Err(Stop::Locked(failure, Box::new(lock), Some(exit)));
         }
         let code = match (self.stale, self.disk_full) {
             (true, _) => Code::PlanStale,

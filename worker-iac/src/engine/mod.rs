@@ -41,14 +41,15 @@ const PLAN_TEXT_MAX: usize = 512 * 1024;
 const VERSION_MAX: usize = 64 * 1024;
 /// The most bytes of outputs that are read.
 const OUTPUT_MAX: usize = 16 * 1024 * 1024;
-/// The most bytes of a state that are read.
-const STATE_MAX: usize = 64 * 1024 * 1024;
+/// The most bytes of a state's document that are read.
+const STATE_MAX: usize = shared_proto::states::STATE_MAX;
 
 /// An engine, ready for one root module.
 #[derive(Debug)]
 pub(crate) struct Engine {
     common: Common,
-    state: PathBuf,
+    /// Where it keeps its state by itself.
+    state: Option<PathBuf>,
     /// Values that are set when the working copy is made ready.
     settings: Vec<Setting>,
     grace: Duration,
@@ -85,8 +86,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) root: PathBuf,
     /// The job's folder.
     pub(crate) work: PathBuf,
-    /// Where a state without a backend is.
-    pub(crate) state: PathBuf,
+    /// Where it keeps its state by itself, where that is known already.
+    pub(crate) state: Option<PathBuf>,
     /// Between asking and forcing.
     pub(crate) grace: Duration,
 }
@@ -309,7 +310,7 @@ impl Engine {
         self.journal.flush().await;
         // its modules, its own data with the saved plan, and the state where that is here; not the spool
         let writes = self.common.writes();
-        let writes = writes.iter().chain([&self.state]).map(PathBuf::as_path).collect();
+        let writes = writes.iter().chain(&self.state).map(PathBuf::as_path).collect();
         let program = self.common.program(command, output, writes);
         process::run(program, &mut self.cancel, self.grace, &self.journal, hear).await
     }

@@ -1,15 +1,22 @@
-//! Where the state of a stack is. A configuration with a backend of its own keeps it there. One without keeps it in the runner's
-//! state directory, by an override file in the working copy: the engine's own way, for both engines and every command.
+//! Where the state of a stack is. A configuration with a backend of its own keeps it there. One without keeps it in the runner's own store
+//! ([`crate::store`]), by an override file in the working copy: the engine's own way, for both engines and every command.
 
 use super::Engine;
 use super::environment::private_file;
 use crate::stop::{Stop, io_failure};
+use crate::store::keeper::Keeper;
+use crate::store::server::Serving;
+use crate::store::{Store, Whose};
 use serde_json::{Value, json};
 use shared_proto::failure::{Code, Failure};
-use std::path::Path;
+use shared_proto::states::Key;
+use shared_proto::v1::{JobKind, JobRequest, JobStart};
+use std::path::{Path, PathBuf};
 
 /// The file in the working copy. `_override` makes the engine merge it over what the configuration says.
 const OVERRIDE: &str = "runner_backend_override.tf.json";
+/// In the stack's folder: the states of the configuration's other workspaces than the default one.
+const WORKSPACES: &str = "workspaces";
 
 /// What the configuration says about its backend.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,44 +27,142 @@ enum Backend {
     Other(String),
 }
 
-/// Runs `init` so that the state is kept in the right place, and says which that is. `elsewhere`: another instance that took the
-/// stack's last job; empty: none did.
+/// Where the states of a job's stack are, as far as they are the runner's.
+#[derive(Debug)]
+pub(crate) struct Here<'a> {
+    /// The step.
+    pub(crate) start: &'a JobStart,
+    /// The job.
+    pub(crate) request: &'a JobRequest,
+    /// What has its listener outlive this process.
+    pub(crate) keeper: Option<&'a Keeper>,
+}
+
+/// Runs `init` so that the state is kept in the right place, and says which that is. `serving`: the store from where it is served on, also where
+/// `init` fails by what it says.
 ///
 /// # Errors
-/// What `init` fails with; `state_elsewhere`; the file system.
-pub(crate) async fn init(engine: &mut Engine, folder: &str, elsewhere: &str) -> Result<(), Stop> {
+/// What `init` fails with; `state_elsewhere`; what the store fails with; the file system.
+pub(crate) async fn init(engine: &mut Engine, here: &Here<'_>, serving: &mut Option<Serving>) -> Result<(), Stop> {
     let may_have_backend = mentions_backend(&engine.common.root, engine.common.dialect.extensions())?;
     if may_have_backend {
         // the engine reads its own language best: what it then has set up is what the configuration says
         engine.init(false).await?;
         if let Backend::Other(kind) = configured(&engine.common.work.join("data"))? {
             engine.journal.note(format!("The state is in the configuration's own backend ({kind}).")).await;
+            if !here.request.workspace.is_empty() {
+                engine.workspace(&here.request.workspace).await?;
+            }
             return Ok(());
         }
     }
-    if folder.is_empty() {
-        return Err(Code::Internal.on("the stack has no backend and the runner named no folder for its state").into());
-    }
-    let folder = Path::new(folder);
-    super::private_folder(folder)?;
-    let path = folder.join("terraform.tfstate");
-    if !elsewhere.is_empty() && !path.exists() {
+    let folder = here.folder()?;
+    super::private_folder(&folder)?;
+    let elsewhere = &here.start.state_instance;
+    if !elsewhere.is_empty() && !Store::is_at(&folder) && !folder.join(WORKSPACES).exists() {
         // an empty state here would have everything made a second time
         let message = format!("the stack has no backend, and its state is on the instance {elsewhere}");
         return Err(Code::StateElsewhere.on(message).into());
     }
-    // that of another workspace than the default one is in a folder of its own there
-    let local = json!({ "path": path, "workspace_dir": folder.join("workspaces") });
-    let content = json!({ "terraform": { "backend": { "local": local } } });
+    let workspace = here.request.workspace.as_str();
+    let backend = match workspace {
+        // where it is and who asks is in the engine's environment
+        "" => {
+            *serving = Some(here.serve(engine).await?);
+            json!({ "http": {} })
+        }
+        // The HTTP backend has no workspaces (it refuses to be asked for another than the default one), and a name that is not chosen
+        // is not what `terraform.workspace` says. So these keep their state as the engine's own local backend does.
+        _ => {
+            let workspaces = folder.join(WORKSPACES);
+            super::private_folder(&workspaces)?;
+            engine.state = Some(workspaces.clone());
+            json!({ "local": { "path": folder.join("terraform.tfstate"), "workspace_dir": workspaces } })
+        }
+    };
+    let content = json!({ "terraform": { "backend": backend } });
     private_file(&engine.common.root.join(OVERRIDE), content.to_string().as_bytes())?;
-    let note = format!(
-        "The configuration has no backend: its state is kept in the runner's state directory, by {OVERRIDE} in the working copy."
-    );
+    let place = if workspace.is_empty() { "the runner's store" } else { "the runner's state directory" };
+    let note =
+        format!("The configuration has no backend: its state is kept in {place}, by {OVERRIDE} in the working copy.");
     engine.journal.note(note).await;
     if engine.common.root.join("terraform.tfstate").exists() {
         engine.journal.note("The terraform.tfstate that came with the source is not used.").await;
     }
-    engine.init(may_have_backend).await
+    // of these the engine has nothing to do: where the newest state cannot be read they are the way out
+    if matches!(here.request.kind(), JobKind::Versions | JobKind::Rollback) {
+        return Ok(());
+    }
+    engine.init(may_have_backend).await?;
+    if !workspace.is_empty() {
+        engine.workspace(workspace).await?;
+    }
+    Ok(())
+}
+
+/// The same for an engine whose working copy is set up.
+///
+/// # Errors
+/// What the store fails with; the file system.
+pub(crate) async fn again(engine: &mut Engine, here: &Here<'_>) -> Result<Option<Serving>, Stop> {
+    let Ok(set_up) = std::fs::read(engine.common.root.join(OVERRIDE)) else { return Ok(None) };
+    let folder = here.folder()?;
+    if !here.request.workspace.is_empty() {
+        engine.state = Some(folder.join(WORKSPACES));
+        return Ok(None);
+    }
+    let set_up: Value = serde_json::from_slice(&set_up).unwrap_or_default();
+    let is_local = set_up["terraform"]["backend"].get("local").is_some();
+    // planned by a runner that had no store. What runs in a job may write there what it likes: it gets no store to write to
+    if is_local && !folder.join(shared_proto::states::VERSIONS).exists() {
+        engine.state = Some(folder);
+        return Ok(None);
+    }
+    Ok(Some(here.serve(engine).await?))
+}
+
+// === impl Here ===
+
+impl Here<'_> {
+    fn folder(&self) -> Result<PathBuf, Failure> {
+        match self.start.state_directory.as_str() {
+            "" => Err(Code::Internal.on("the stack has no backend and the runner named no folder for its state")),
+            folder => Ok(PathBuf::from(folder)),
+        }
+    }
+
+    fn key(&self) -> Result<Key, Failure> {
+        Key::from_bytes(&self.start.state_key).ok_or_else(|| {
+            let message = "the stack has no backend, and the runner that started the job has no key for its states";
+            Code::UnsupportedVersion
+                .on(message)
+                .next("Start the runner anew: it is of another version than its programs.")
+        })
+    }
+
+    /// Opens the store, serves it, and tells the engine where.
+    async fn serve(&self, engine: &mut Engine) -> Result<Serving, Stop> {
+        let (folder, key, request) = (self.folder()?, self.key()?, self.request);
+        let token = key.token(&request.job_id);
+        let whose = Whose {
+            stack: request.stack_id.clone(),
+            job: request.job_id.clone(),
+            instance: self.start.instance.clone(),
+            person: request.created_by.clone(),
+        };
+        let opened = tokio::task::spawn_blocking(move || Store::open(&folder, key, whose)).await;
+        let opened = opened.unwrap_or_else(|_| Err(Code::Internal.on("opening the store of states panicked")));
+        let (store, note) = opened?;
+        if let Some(note) = note {
+            engine.journal.note(note).await;
+        }
+        let removes = (request.kind() == JobKind::Unlock).then(|| request.lock_id.clone());
+        let serving = Keeper::listeners(self.keeper).and_then(|all| Serving::start(store, token, all, removes));
+        let serving = serving.map_err(|e| io_failure(Code::Internal, "the state cannot be served", &e))?;
+        let environment = serving.environment().map(|(name, value)| (name.to_owned(), value.into()));
+        engine.common.environment.extend(environment);
+        Ok(serving)
+    }
 }
 
 /// Whether any file could name a backend at all. Wide: a comment is enough. Where no file has the word, there is none.

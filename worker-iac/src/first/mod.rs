@@ -18,6 +18,7 @@ mod policy;
 mod proxied;
 mod request;
 
+use crate::store::keeper::{self, Gone};
 use connect::Connector;
 use names::Names;
 use nix::errno::Errno;
@@ -30,7 +31,7 @@ use nix::unistd::Pid;
 use policy::Policy;
 use prost::Message as _;
 use runner_sandbox::confine::Limits;
-use runner_sandbox::{inside, process, profiles, sessions, spawn, stat};
+use runner_sandbox::{channel, inside, process, profiles, sessions, spawn, stat};
 use shared_proto::ended::{self, Left, WorkerEnded};
 use shared_proto::frame::FrameError;
 use shared_proto::v1::JobFirst;
@@ -111,12 +112,20 @@ struct First {
     policy: Policy,
     grace: Duration,
     state: State,
+    /// Answers in the place of workers, once there are none to come.
+    gone: Gone,
 }
 
 /// A network namespace of a worker and what it started, or none of their own.
 struct Network {
     connector: Option<Connector>,
     names: Option<Names>,
+    /// Where the worker gives what is to outlive it.
+    keeper: OwnedFd,
+    /// The listener by which its engine reaches its state.
+    kept: Option<OwnedFd>,
+    /// Whether nobody says when the last of those is gone who may connect.
+    unwatched: bool,
 }
 
 /// Runs until nothing of the job is left; returns the exit code: the worker's, or 128 and the signal that ended it.
@@ -159,7 +168,8 @@ impl First {
             SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(io::Error::from)?;
         let program = runner_sandbox::inherited_descriptor(PROGRAM)?;
         let mut spawner = spawn::Spawner::new()?;
-        let inside = start_inside(&mut spawner, &program, &[c"step"], &[socket.as_fd()])?;
+        let (keeper, theirs) = channel::pair()?;
+        let inside = start_inside(&mut spawner, &program, &[c"step"], &[socket.as_fd(), theirs.as_fd()])?;
         let name_servers: Vec<_> = first.name_servers.iter().filter_map(|s| s.parse().ok()).collect();
         let (worker, own_network) = (Pid::from_raw(inside.pid), inside.stub.is_some());
         Ok(Self {
@@ -172,11 +182,12 @@ impl First {
             died_by: 0,
             asked: VecDeque::new(),
             signals,
-            networks: vec![Network::new(inside, &name_servers)?],
+            networks: vec![Network::new(inside, &name_servers, keeper)?],
             name_servers,
             policy: Policy::new(first, own_network),
             grace: Duration::from_secs(first.grace_seconds.into()).min(GRACE_MAX),
             state: State::Serving,
+            gone: Gone::default(),
         })
     }
 
@@ -194,7 +205,7 @@ impl First {
                     names.serve(&mut self.policy);
                 }
             }
-            self.networks.retain(|network| network.connector.is_some() || network.names.is_some());
+            self.networks.retain(Network::is_used);
             if signals {
                 while let Ok(Some(signal)) = self.signals.read_signal() {
                     match i32::try_from(signal.ssi_signo).unwrap_or(0) {
@@ -304,16 +315,25 @@ impl First {
         self.died_by = signal;
         self.since = Instant::now();
         let text = CString::new(signal.to_string()).unwrap_or_default();
-        let started = start_inside(&mut self.spawner, &self.program, &[c"follow", &text], &[]);
-        let followed = started.map_err(FirstError::from).and_then(|inside| {
-            self.worker = Pid::from_raw(inside.pid);
-            self.networks.push(Network::new(inside, &self.name_servers)?);
-            Ok(())
-        });
-        if let Err(e) = followed {
+        if let Err(e) = self.follow(&text) {
             eprintln!("runner-worker-iac: no worker follows: {e}");
             self.ask_engines(signal);
         }
+    }
+
+    /// Starts a worker that follows, with the listeners of those before it.
+    fn follow(&mut self, signal: &CStr) -> Result<(), FirstError> {
+        let (keeper, theirs) = channel::pair()?;
+        for network in &mut self.networks {
+            network.keep();
+        }
+        let kept = self.networks.iter().filter_map(|network| network.kept.as_ref());
+        let newest: Vec<_> = kept.rev().take(keeper::KEPT_MAX).map(|kept| kept.as_fd()).collect();
+        keeper::give(keeper.as_fd(), &newest)?;
+        let inside = start_inside(&mut self.spawner, &self.program, &[c"follow", signal], &[theirs.as_fd()])?;
+        self.worker = Pid::from_raw(inside.pid);
+        self.networks.push(Network::new(inside, &self.name_servers, keeper)?);
+        Ok(())
     }
 
     /// Asks a program of the job to stop, once: a second time would make an engine drop its state.
@@ -335,6 +355,10 @@ impl First {
 
     /// Asks each engine that is left.
     fn ask_engines(&mut self, signal: i32) {
+        for network in &mut self.networks {
+            network.keep();
+        }
+        self.gone = Gone::at(self.networks.iter_mut().filter_map(|network| network.kept.take()));
         let engines = engines(&others());
         for engine in &engines {
             self.ask(*engine);
@@ -347,6 +371,7 @@ impl First {
     /// Goes on with the end of a job whose worker has died; the exit code at the end.
     fn end(&mut self) -> Option<u8> {
         let State::Ending { signal, left, until } = &mut self.state else { return None };
+        self.gone.answer();
         // looked at once: who ends between two looks would be in one of them only
         let rest = others();
         if *left == Left::Killed && engines(&rest).is_empty() {
@@ -397,15 +422,33 @@ fn start_inside(
 // === impl Network ===
 
 impl Network {
-    fn new(inside: inside::Inside, name_servers: &[SocketAddr]) -> io::Result<Self> {
+    fn new(inside: inside::Inside, name_servers: &[SocketAddr], keeper: OwnedFd) -> io::Result<Self> {
         let own_network = inside.stub.is_some();
         let first_server = name_servers.first().copied();
         let names = inside.stub.map(|stub| Names::new(stub, name_servers.to_vec())).transpose()?;
         let connector = inside.listener.map(|listener| Connector::new(listener, own_network, first_server));
-        Ok(Self { connector, names })
+        let unwatched = connector.is_none() && names.is_none();
+        Ok(Self { connector, names, keeper, kept: None, unwatched })
+    }
+
+    /// Whether anybody may be in it still.
+    fn is_used(&self) -> bool {
+        self.connector.is_some() || self.names.is_some() || self.unwatched
+    }
+
+    /// Takes what its worker has given to be kept.
+    fn keep(&mut self) {
+        if let Some((listener, address)) = keeper::given(self.keeper.as_fd()) {
+            self.kept = Some(listener);
+            if let Some(connector) = &mut self.connector {
+                connector.reach_state(address);
+            }
+        }
     }
 
     fn connect(&mut self, policy: &Policy) {
+        // it was given before anybody could call for it
+        self.keep();
         for _ in 0..Connector::at_once() {
             let Some(connector) = &mut self.connector else { return };
             if !connector.take(policy) {

@@ -4,6 +4,7 @@
 use prost::Message as _;
 use shared_proto::frame::{Header, Kind};
 use shared_proto::spool::Reader;
+use shared_proto::states;
 use shared_proto::v1::event::Body;
 use shared_proto::v1::{
     ArchiveSource, EngineProgram, Event, GitSource, JobCancel, JobControl, JobFirst, JobKind, JobNotice, JobPing,
@@ -63,6 +64,8 @@ impl Job {
             request: Some(JobRequest {
                 format: 1,
                 job_id: "j1".into(),
+                stack_id: STACK.into(),
+                created_by: "ann".into(),
                 kind: kind.into(),
                 engine: engine.name.clone(),
                 cancel_grace_seconds: 60,
@@ -71,6 +74,8 @@ impl Job {
             step: "plan".into(),
             engine: Some(engine.clone()),
             state_directory: job.folder.path().join("stacks/s").display().to_string(),
+            state_key: key().bytes().to_vec(),
+            instance: "i1".into(),
             git_path: "/usr/bin/git".into(),
             next_sequence: 1,
             ..Default::default()
@@ -163,9 +168,28 @@ impl Job {
         events(&self.work())
     }
     pub fn state(&self) -> serde_json::Value {
-        let path = Path::new(&self.start.state_directory).join("terraform.tfstate");
-        serde_json::from_slice(&std::fs::read(path).expect("a state")).expect("JSON")
+        let newest = *self.versions().last().expect("a state");
+        serde_json::from_slice(&self.version(newest).1).expect("JSON")
     }
+    /// The numbers of the versions in the store, in order.
+    pub fn versions(&self) -> Vec<u64> {
+        let folder = Path::new(&self.start.state_directory).join(states::VERSIONS);
+        let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let numbers: BTreeSet<_> = names.filter_map(|name| states::number_of(name.to_str()?)).collect();
+        numbers.into_iter().collect()
+    }
+    /// One of them, opened.
+    pub fn version(&self, number: u64) -> (states::Head, Vec<u8>) {
+        let folder = Path::new(&self.start.state_directory).join(states::VERSIONS);
+        let file = std::fs::read(folder.join(states::file_name(number))).expect("a version");
+        key().open(STACK, number, file).expect("opens")
+    }
+}
+
+/// The stack that all jobs here are of, and the key of its states.
+pub const STACK: &str = "s";
+pub fn key() -> states::Key {
+    states::Root::from_text(&"07".repeat(32)).expect("a key").of_stack(STACK)
 }
 
 impl Running {

@@ -278,6 +278,8 @@ impl Story {
                         version: cut(&lock.version, LOCK_PART_MAX),
                         created: cut(&lock.created, LOCK_PART_MAX),
                         created_ms: lock.created_ms,
+                        job: cut(&lock.job, LOCK_PART_MAX),
+                        holder_gone: lock.holder_gone,
                     }),
                 };
                 let phase = match Phase::from_name(&result.phase) {

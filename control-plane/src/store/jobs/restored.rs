@@ -354,6 +354,8 @@ async fn insert(
         v1::JobKind::Import => JobKind::Import,
         v1::JobKind::State => JobKind::State,
         v1::JobKind::Unlock => JobKind::Unlock,
+        v1::JobKind::Versions => JobKind::Versions,
+        v1::JobKind::Rollback => JobKind::Rollback,
         v1::JobKind::Unspecified => {
             return Err(Code::InvalidArgument.on(format!("job {} is of no kind", request.job_id)));
         }

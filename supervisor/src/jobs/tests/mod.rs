@@ -279,8 +279,8 @@ fn a_worker_that_died_while_nobody_looked_is_lost_and_not_started_again() {
         signal(pid, Signal::SIGKILL);
     }
     wait_for("its end", || runner_sandbox::sessions::members(worker).is_empty());
-    let lock = std::fs::read(host.stack("s1").join(".terraform.tfstate.lock.info")).expect("a lock is left");
-    let lock: serde_json::Value = serde_json::from_slice(&lock).expect("a lock");
+    let lock = std::fs::read(host.stack("s1").join(shared_proto::states::LOCK)).expect("a lock is left");
+    let lock: shared_proto::states::Held = serde_json::from_slice(&lock).expect("a lock");
     // what an engine writes there that cannot save its state
     std::fs::write(host.folder("j1").join("work/source/errored.tfstate"), r#"{"serial":9}"#).expect("writes");
     let _second = host.supervisor(&plane);
@@ -291,7 +291,7 @@ fn a_worker_that_died_while_nobody_looked_is_lost_and_not_started_again() {
     for part in [
         "The last that it told of a resource: terraform_data.slow".to_owned(),
         format!("serial was {before} before and is {} now", serial()),
-        format!("the lock's id is {}", lock["ID"].as_str().expect("an id")),
+        format!("the lock's id is {}", lock.id()),
         format!("kept on the runner: {}", kept.display()),
     ] {
         assert!(result.message.contains(&part), "{part}: {}", result.message);
@@ -355,7 +355,7 @@ fn jobs_that_are_stopped_are_asked_once_and_told_and_plans_that_wait_are_left() 
     assert_eq!((result.phase.as_str(), result.code.as_str()), ("canceled", "cancelled"), "{result:?}");
     assert_eq!(plane.asked("j2"), ["the runner, because it is being stopped"], "asked once");
     assert!(host.state("s2").contains("\"first\""), "the state was saved");
-    assert!(!host.stack("s2").join(".terraform.tfstate.lock.info").exists(), "no lock is left");
+    assert!(!host.stack("s2").join(shared_proto::states::LOCK).exists(), "no lock is left");
     // nothing new is taken, and an approval waits for the next supervisor
     let mut late = job(&plane, "j3", JobKind::Update, SMALL);
     late.stack_id = "s3".into();

@@ -390,7 +390,14 @@ impl Host {
         self.state.0.join("stacks").join(stack)
     }
     pub(super) fn state(&self, stack: &str) -> String {
-        std::fs::read_to_string(self.stack(stack).join("terraform.tfstate")).unwrap_or_default()
+        use shared_proto::states::{VERSIONS, file_name, number_of};
+        let versions = self.stack(stack).join(VERSIONS);
+        let names = std::fs::read_dir(&versions).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let Some(newest) = names.filter_map(|name| number_of(name.to_str()?)).max() else { return String::new() };
+        let file = std::fs::read(versions.join(file_name(newest))).expect("a version");
+        let key = super::key::of_stack(&self.state.0, stack).expect("a key");
+        let (_, state) = key.open(stack, newest, file).expect("opens");
+        String::from_utf8(state).expect("text")
     }
     /// The worker of a step whose first process that is.
     pub(super) fn inner(first: i32) -> i32 {

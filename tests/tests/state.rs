@@ -1,0 +1,264 @@
+//! The runner's own store of states, with real OpenTofu: versions and the way back, sealed on disk; a plan that was overtaken; the lock of an
+//! engine that was killed; workers that are killed while the state is written.
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use runner_tests::ctl::Ctl;
+use runner_tests::engine::{self, EngineKind};
+use runner_tests::procfs;
+use runner_tests::runner::{Setup, signal};
+use runner_tests::{Component, ControlPlane, Engine, Runner, Suite, eventually};
+use serde_json::{Value, json};
+use shared_proto::states::VERSIONS;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+const JOB: Duration = Duration::from_secs(180);
+const SECONDS: Duration = Duration::from_secs(30);
+/// A worker that has lived for less counts as one that cannot live.
+const LIVES: Duration = Duration::from_millis(1_100);
+/// Workers that are killed as they write the same version.
+const IN_ONE_WRITE: u32 = 4;
+
+struct Set {
+    control_plane: ControlPlane,
+    runner: Runner,
+    ctl: Ctl,
+    _engine: Engine,
+}
+
+fn main() -> ExitCode {
+    Suite::new()
+        .limit(400)
+        .needs(&[Component::Tofu])
+        .test("an_earlier_version_is_gone_back_to_and_the_next_plan_shows_the_difference", back)
+        .test("a_plan_that_a_newer_state_has_overtaken_is_not_applied", overtaken)
+        .test("the_lock_of_an_engine_that_was_killed_is_told_and_removed", lock)
+        .test("workers_killed_while_the_state_is_written_cost_nothing", || killed(&[]))
+        .test("workers_killed_while_the_state_is_written_cost_nothing_without_namespaces", without_namespaces)
+        .run()
+}
+
+async fn set_under(under: &[&str]) -> Result<Set> {
+    let control_plane = ControlPlane::start().await?;
+    let engine = Engine::new(EngineKind::OpenTofu)?;
+    let user = control_plane.admin();
+    let setup = Setup::new()?.cold().engines(&[&engine]).table("isolation", "require = \"minimal\"");
+    let runner = setup.under(under.iter().copied()).start(user, "runner-1").await?;
+    user.post(&format!("/runners/{}/default", runner.id), &json!({})).await?;
+    let ctl = Ctl::new(&control_plane, user)?;
+    Ok(Set { control_plane, runner, ctl, _engine: engine })
+}
+
+async fn set() -> Result<Set> {
+    set_under(&[]).await
+}
+
+impl Set {
+    /// A job of that kind to one of those ends; the job.
+    async fn job(&self, stack: &str, body: Value, ends: &[&str]) -> Result<Value> {
+        let user = self.control_plane.admin();
+        let id = user.start_job(stack, &body).await?;
+        Ok(user.job_in(&id, ends, JOB).await?.0)
+    }
+    async fn applied(&self, stack: &str, greeting: &str) -> Result<Value> {
+        let variables = json!({ "greeting": greeting });
+        let job = json!({ "kind": "update", "approve_automatically": true, "variables": variables });
+        self.job(stack, job, &["applied"]).await
+    }
+    fn folder(&self, stack: &Value) -> Result<PathBuf> {
+        Ok(self.runner.state().join("stacks").join(stack["id"].as_str().context("an id")?))
+    }
+    fn state(&self, stack: &Value) -> Result<Value> {
+        let state = engine::newest_state(&self.runner, stack["id"].as_str().context("an id")?)?;
+        Ok(serde_json::from_slice(&state.context("a state")?)?)
+    }
+    fn versions(&self, stack: &Value) -> Result<Vec<u64>> {
+        engine::versions_of(&self.runner, stack["id"].as_str().context("an id")?)
+    }
+}
+
+const GREETS: &str = r#"
+variable "greeting" { default = "planted-none" }
+resource "terraform_data" "greets" { input = var.greeting }
+output "greeting" { value = terraform_data.greets.output }
+"#;
+
+/// Whether a text is in any file below a folder, as it is.
+fn is_in(folder: &Path, text: &str) -> Result<bool> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let has = |content: Vec<u8>| content.windows(text.len()).any(|part| part == text.as_bytes());
+        if (path.is_dir() && is_in(&path, text)?) || (path.is_file() && has(std::fs::read(&path)?)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+async fn back() -> Result<()> {
+    let set = set().await?;
+    let user = set.control_plane.admin();
+    let stack = user.stack("greets", "opentofu", GREETS).await?;
+    for greeting in ["planted-one", "planted-two", "planted-three"] {
+        set.applied("greets", greeting).await?;
+    }
+    let listed = set.ctl.json(&["state", "versions", "greets"]).await?;
+    let items = listed["items"].as_array().context("a list")?;
+    let numbers: Vec<_> = items.iter().map(|v| (v["number"].as_u64(), v["resources"].as_u64())).collect();
+    ensure!(numbers == [(Some(1), Some(1)), (Some(2), Some(1)), (Some(3), Some(1))], "{listed}");
+    let serials: Vec<_> = items.iter().filter_map(|v| v["serial"].as_u64()).collect();
+    ensure!(serials.is_sorted() && serials.len() == 3, "{listed}");
+    ensure!(!is_in(&set.folder(&stack)?, "planted-")?, "a state lies there as it is");
+    let text = set.ctl.text(&["state", "versions", "greets"]).await?;
+    ensure!(text.starts_with("VERSION") && text.lines().count() == 4, "{text}");
+
+    let none = set.ctl.run(&["state", "rollback", "greets", "9", "--reason", "a test"]).await?;
+    ensure!(none.code() != 0 && none.stderr.contains("no version 9"), "{none:?}");
+    let said = set.ctl.run(&["state", "rollback", "greets", "1", "--reason", "it was right then"]).await?;
+    ensure!(said.code() == 0, "{said:?}");
+    let state = set.state(&stack)?;
+    ensure!(state["outputs"]["greeting"]["value"] == "planted-one", "{state}");
+    ensure!(state["serial"].as_u64() > serials.last().copied(), "{state}");
+    let listed = set.ctl.json(&["state", "versions", "greets"]).await?;
+    let last = listed["items"].as_array().and_then(|items| items.last()).context("the newest")?;
+    ensure!(last["number"] == 4 && last["copy_of"] == 1 && last["reason"] == "it was right then", "{listed}");
+    // nothing but the state has changed: what it tells of is as it was, and the engine says so
+    let preview = json!({ "kind": "preview", "variables": { "greeting": "planted-three" } });
+    let preview = set.job("greets", preview, &["planned", "no_changes"]).await?;
+    ensure!(preview["phase"] == "planned", "{preview}");
+    set.applied("greets", "planted-three").await?;
+    ensure!(set.state(&stack)?["outputs"]["greeting"]["value"] == "planted-three");
+    ensure!(set.versions(&stack)? == [1, 2, 3, 4, 5]);
+    Ok(())
+}
+
+async fn overtaken() -> Result<()> {
+    let set = set().await?;
+    let user = set.control_plane.admin();
+    let stack = user.stack("greets", "opentofu", GREETS).await?;
+    set.applied("greets", "one").await?;
+    let body = json!({ "kind": "update", "variables": { "greeting": "two" } });
+    let waits = set.job("greets", body, &["awaiting_approval"]).await?;
+    let id = waits["id"].as_str().context("an id")?;
+    // another state, as somebody puts it there who has changed it by hand
+    let mut state = set.state(&stack)?;
+    state["serial"] = (state["serial"].as_u64().context("a serial")? + 1).into();
+    std::fs::write(set.folder(&stack)?.join("terraform.tfstate"), state.to_string())?;
+    user.post(&format!("/jobs/{id}/approve"), &json!({})).await?;
+    let job = user.job_in(id, &["failed", "applied"], JOB).await?;
+    ensure!((job.phase(), job.code()) == ("failed", "plan_stale"), "{}", job.0);
+    ensure!(set.state(&stack)?["outputs"]["greeting"]["value"] == "one");
+    set.applied("greets", "two").await?;
+    Ok(())
+}
+
+async fn lock() -> Result<()> {
+    let set = set().await?;
+    let user = set.control_plane.admin();
+    let id = user.applying("killed", 600, (JOB, SECONDS)).await?;
+    let worker = set.runner.job_worker(SECONDS).await?;
+    let engine = procfs::descendants(worker.pid).into_iter().find(|process| process.comm == "tofu");
+    signal(engine.context("an engine")?.pid, Signal::SIGKILL)?;
+    let job = user.job_in(&id, &["failed", "lost"], JOB).await?;
+    ensure!(job.phase() == "failed" && job.0["result"]["engine_signal"] == "SIGKILL", "{}", job.0);
+    // whoever comes next is told at once, and what to do
+    let start = Instant::now();
+    let next = set.job("killed", json!({ "kind": "preview" }), &["failed", "planned"]).await?;
+    ensure!(next["result"]["code"] == "state_locked" && start.elapsed() < Duration::from_secs(45), "{next}");
+    let known = user.get("/stacks/killed/lock").await?;
+    ensure!(known["holder"]["verdict"] == "dead" && known["holder"]["job"] == id.as_str(), "{known}");
+    let lock = known["lock"]["id"].as_str().context("an id")?;
+    let another = set.ctl.run(&["state", "unlock", "killed", "another", "--reason", "a test", "--force"]).await?;
+    ensure!(another.code() != 0 && another.stderr.contains(lock), "{another:?}");
+    let said = set.ctl.run(&["state", "unlock", "killed", lock, "--reason", "its engine was killed"]).await?;
+    ensure!(said.code() == 0, "{said:?}");
+    let next = set.job("killed", json!({ "kind": "preview" }), &["failed", "planned"]).await?;
+    ensure!(next["phase"] == "planned", "{next}");
+    Ok(())
+}
+
+/// An apply of a minute, at whose twentieth and fortieth second and end the engine saves its state, of some MiB.
+const LONG: &str = r#"
+terraform {
+  required_providers {
+    time = {
+      source  = "hashicorp/time"
+      version = "0.14.2"
+    }
+  }
+}
+resource "terraform_data" "large" {
+  input = join("", [for n in range(1024) : join("", [for m in range(64) : "0123456789abcdef"])])
+}
+resource "time_sleep" "first" {
+  create_duration = "21s"
+  depends_on      = [terraform_data.large]
+}
+resource "time_sleep" "second" {
+  create_duration = "21s"
+  depends_on      = [time_sleep.first]
+}
+resource "time_sleep" "third" {
+  create_duration = "5s"
+  depends_on      = [time_sleep.second]
+}
+"#;
+
+async fn without_namespaces() -> Result<()> {
+    let refuse = runner_tests::tools::binary("examples/refuse")?.display().to_string();
+    killed(&[&refuse, "namespaces", "--"]).await
+}
+
+async fn killed(under: &[&str]) -> Result<()> {
+    let set = set_under(under).await?;
+    let user = set.control_plane.admin();
+    let stack = user.stack("long", "opentofu", LONG).await?;
+    let id = user.start_job("long", &json!({ "kind": "update", "approve_automatically": true })).await?;
+    user.job_in(&id, &["applying"], JOB).await?;
+    let folder = set.folder(&stack)?.join(VERSIONS);
+    // the version that is being written
+    let written = || {
+        let names = std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        names.into_iter().find_map(|name| name.to_str()?.strip_suffix(".new").map(str::to_owned))
+    };
+    let (mut seen, mut kills, mut in_write) = ((0, Instant::now()), 0, BTreeMap::new());
+    eventually(JOB, "the job's end", || {
+        // between two looks at the job: a write takes milliseconds
+        let until = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < until {
+            let Some(worker) = set.runner.processes().jobs.into_iter().find(|w| w.state != 'Z') else { continue };
+            if worker.pid != seen.0 {
+                seen = (worker.pid, Instant::now());
+            }
+            let (lives, writes) = (seen.1.elapsed(), written());
+            // an engine does not try again for ever
+            let writes = writes.filter(|number| in_write.get(number).is_none_or(|kills| *kills < IN_ONE_WRITE));
+            if lives > LIVES && (writes.is_some() || lives > 4 * LIVES) && signal(worker.pid, Signal::SIGKILL).is_ok() {
+                kills += 1;
+                writes.into_iter().for_each(|number| *in_write.entry(number).or_insert(0) += 1);
+            }
+        }
+        let user = user.clone();
+        let id = id.clone();
+        async move { Ok(user.job(&id).await?.ended().then_some(())) }
+    })
+    .await?;
+    let job = user.job(&id).await?;
+    ensure!(job.phase() == "applied" && job.code() == "ok", "after {kills} kills: {}", job.0);
+    eprintln!("{kills} workers killed, as they wrote the state: {in_write:?}");
+    ensure!(kills >= 5 && !in_write.is_empty(), "only {kills} were killed, as they wrote the state: {in_write:?}");
+    user.whole(&id).await?;
+    user.started_once(&id, "apply").await?;
+    let state = set.state(&stack)?;
+    ensure!(state["resources"].as_array().map(Vec::len) == Some(4), "resources are missing");
+    ensure!(set.versions(&stack)? == [1, 2, 3], "{:?}", set.versions(&stack)?);
+    let left: Vec<_> = std::fs::read_dir(set.folder(&stack)?)?.flatten().map(|entry| entry.file_name()).collect();
+    ensure!(!left.iter().any(|name| name.to_string_lossy().contains("errored") || name == "lock.json"), "{left:?}");
+    ensure!(job.0["result"]["rescued_state"].is_null(), "{}", job.0);
+    let next = set.job("long", json!({ "kind": "preview" }), &["no_changes", "planned", "failed"]).await?;
+    ensure!(next["phase"] == "no_changes", "{next}");
+    Ok(())
+}
