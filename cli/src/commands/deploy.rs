@@ -304,4 +304,15 @@ mod tests {
             assert!(format!("{failure}").contains("--name"), "{failure}");
         }
     }
+
+    #[test]
+    fn a_folder_with_a_project_is_pulumis() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("main.tf"), "").expect("writes");
+        assert_eq!(engine_of(folder.path()), None);
+        std::fs::create_dir(folder.path().join("Pulumi.json")).expect("makes");
+        assert_eq!(engine_of(folder.path()), None);
+        std::fs::write(folder.path().join("Pulumi.yaml"), "name: shop").expect("writes");
+        assert_eq!(engine_of(folder.path()), Some("pulumi"));
+    }
 }

@@ -264,7 +264,7 @@ async fn what_is_not_well_formed_is_refused() {
     };
     let cases = [
         with("name", "Not A Label".into()),
-        with("engine", "pulumi".into()),
+        with("engine", "ansible".into()),
         with("source", json!({})),
         with("source", json!({"git": {"url": "ext::sh -c id"}})),
         with("source", json!({"git": {"url": "https://e.com/a", "reference": "--upload-pack=id"}})),
