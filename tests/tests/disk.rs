@@ -179,8 +179,8 @@ async fn full(freed: bool) -> Result<()> {
     }
     std::fs::remove_file(source.join("holds"))?;
     let job = user.job_in(&id, &["applied", "failed"], JOB).await?;
-    // its state could not be written, which is the engine's to say
-    let expected = if freed { ("applied", "ok") } else { ("failed", "engine_failed") };
+    // its state could not be written, which the store of states says
+    let expected = if freed { ("applied", "ok") } else { ("failed", "disk_full") };
     ensure!((job.phase(), job.code()) == expected, "{}", job.0);
     engine_went_on(user, &id).await?;
     let missing = missing(user, &id).await?;
@@ -211,7 +211,7 @@ async fn no_inodes() -> Result<()> {
     std::fs::remove_file(source.join("holds"))?;
     // whether it can write its state without a new file is the engine's to say
     let job = user.job_in(&id, &["applied", "failed"], JOB).await?;
-    ensure!(matches!(job.code(), "ok" | "engine_failed"), "{}", job.0);
+    ensure!(matches!(job.code(), "ok" | "disk_full"), "{}", job.0);
     engine_went_on(user, &id).await?;
     std::fs::remove_dir_all(&files)?;
     if job.code() == "ok" {

@@ -191,7 +191,7 @@ impl Store {
     pub(crate) fn held(&self) -> Result<Option<Held>, Failure> {
         let Some(note) = self.place.lock().map_err(|e| self.failed(&e))? else { return Ok(None) };
         serde_json::from_slice(&note).map(Some).map_err(|_| {
-            let shown = self.place.shown(0);
+            let shown = format!("{}/{}", self.place.shown(), states::LOCK);
             let next = format!("Make sure that nobody is at work on the state, then remove {shown}.");
             Code::StateDamaged.on(format!("the note of the lock, {shown}, cannot be read")).next(next)
         })
@@ -313,8 +313,8 @@ impl Store {
     }
 
     fn damaged(&self, number: u64, broken: Broken) -> Failure {
-        let failure =
-            Code::StateDamaged.on(format!("version {number} of the state, {}: {broken}", self.place.shown(number)));
+        let file = format!("{}/{}/{}", self.place.shown(), states::VERSIONS, states::file_name(number));
+        let failure = Code::StateDamaged.on(format!("version {number} of the state, {file}: {broken}"));
         match broken {
             Broken::Key => failure.next(format!(
                 "Put the runner's {} back that was there when it was written, from a back-up of the state directory.",
@@ -325,7 +325,7 @@ impl Store {
     }
 
     fn failed(&self, e: &io::Error) -> Failure {
-        io_failure(Code::StateUnusable, format_args!("the states of the stack in {}", self.place.shown(0)), e)
+        io_failure(Code::StateUnusable, format_args!("the states of the stack in {}", self.place.shown()), e)
     }
 }
 

@@ -18,8 +18,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Where a store's versions and its lock are. Whoever calls it is the only one that does.
 pub(super) trait Place: Debug + Send {
-    /// What is said of a version's place, or of the lock's (0), to people.
-    fn shown(&self, number: u64) -> String;
+    /// What it is called to people.
+    fn shown(&self) -> String;
     /// The numbers of the versions that are there, in their order.
     fn numbers(&self) -> io::Result<Vec<u64>>;
     /// The first so many bytes of a version. None: it is not there.
@@ -79,9 +79,8 @@ impl Directory {
 }
 
 impl Place for Directory {
-    fn shown(&self, number: u64) -> String {
-        let path = if number == 0 { self.folder.join(LOCK) } else { self.version(number) };
-        path.display().to_string()
+    fn shown(&self) -> String {
+        self.folder.display().to_string()
     }
 
     fn numbers(&self) -> io::Result<Vec<u64>> {
