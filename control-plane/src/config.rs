@@ -18,6 +18,9 @@ const CERTIFICATE_SECONDS_RANGE: std::ops::RangeInclusive<i64> = 20..=DAYS_MAX a
 const JOB_LEASE_SECONDS: u32 = 3600;
 const JOB_LEASE_SECONDS_RANGE: std::ops::RangeInclusive<i64> = 2..=30 * 86_400;
 
+/// How long events are kept where nobody says, days.
+const KEEP_EVENTS_DAYS: u32 = 365;
+
 /// What the command line and the environment say.
 #[derive(Debug, Clone, Parser)]
 #[command(
@@ -62,6 +65,10 @@ struct Arguments {
     /// with its job tells what became of it all the same. Short ones are for tests
     #[arg(long, env = "RUNNER_CP_JOB_LEASE_SECONDS", default_value_t = JOB_LEASE_SECONDS, value_parser = clap::value_parser!(u32).range(JOB_LEASE_SECONDS_RANGE))]
     job_lease_seconds: u32,
+    /// How long the events and plans of a job are kept that has ended, days; 0: for ever. What a job was and how it ended is, always, and all of the
+    /// last job of a stack
+    #[arg(long, env = "RUNNER_CP_KEEP_EVENTS_DAYS", default_value_t = KEEP_EVENTS_DAYS, value_parser = clap::value_parser!(u32).range(0..=36_500))]
+    keep_events_days: u32,
     /// How logs are written
     #[arg(long, env = "RUNNER_CP_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -136,6 +143,8 @@ pub struct Config {
     pub certificate_seconds: u32,
     /// How long an instance may be away before its jobs are taken for lost.
     pub job_lease: Duration,
+    /// How long events of jobs that have ended are kept; none: for ever.
+    pub keep_events: Option<Duration>,
     /// How logs are written.
     pub log_format: LogFormat,
     /// What is logged.
@@ -222,6 +231,7 @@ impl Config {
             user_streams: a.user_streams as usize,
             certificate_seconds: a.certificate_seconds,
             job_lease: Duration::from_secs(a.job_lease_seconds.into()),
+            keep_events: (a.keep_events_days > 0).then(|| Duration::from_secs(u64::from(a.keep_events_days) * 86_400)),
             log_format: a.log_format,
             log: a.log,
         })
@@ -263,6 +273,15 @@ mod tests {
             let config = read(&["--job-lease-seconds", &good.to_string()]).expect("parses");
             assert_eq!(config.job_lease, Duration::from_secs(good));
         }
+    }
+
+    #[test]
+    fn events_are_kept_for_a_year_unless_it_is_said() {
+        let kept = |days: &[&str]| read(days).expect("parses").keep_events.map(|kept| kept.as_secs() / 86_400);
+        assert_eq!(kept(&[]), Some(365));
+        assert_eq!(kept(&["--keep-events-days", "0"]), None);
+        assert_eq!(kept(&["--keep-events-days", "36500"]), Some(36_500));
+        assert!(read(&["--keep-events-days", "36501"]).is_err());
     }
 
     #[test]

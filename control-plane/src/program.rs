@@ -150,6 +150,7 @@ pub async fn run(config: Config) -> Result<(), ProgramError> {
     let runners = tokio::spawn(runners.serve(runner_port, stop.clone()));
     let mut api = tokio::spawn(api.serve(stop.clone()));
     let renewal = tokio::spawn(renew(authority));
+    let forgetting = config.keep_events.map(|kept| tokio::spawn(jobs_settled.clone().forget(kept)));
     let settling = tokio::spawn(jobs_settled.settle(config.job_lease));
     ready(&config, api_address, runner_address)?;
 
@@ -166,6 +167,9 @@ pub async fn run(config: Config) -> Result<(), ProgramError> {
     }
     renewal.abort();
     settling.abort();
+    if let Some(forgetting) = forgetting {
+        forgetting.abort();
+    }
     api.abort();
     runners.abort();
     // every handle of the ledger is in a request; those that are left end with the runtime and are closed at the next start

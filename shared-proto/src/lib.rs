@@ -25,6 +25,7 @@ pub mod identity;
 pub mod inventory;
 #[cfg(test)]
 mod kept;
+pub mod limits;
 pub mod lines;
 pub mod plan;
 mod redacted;
@@ -32,6 +33,7 @@ pub mod rules;
 pub mod secret;
 pub mod spool;
 pub mod states;
+pub mod timeline;
 pub mod version;
 
 /// The protocol's messages and services, generated from `proto/runner/v1`.

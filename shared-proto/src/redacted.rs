@@ -30,7 +30,7 @@ redact! {
     v1::HttpHeader { name },
     v1::Target {},
     v1::KubernetesTarget { server, namespace },
-    v1::AwsTarget { region, endpoint_url },
+    v1::AwsTarget { region, endpoint_url, expires_ms },
     v1::GcpTarget { project, principal, endpoint_url },
     v1::AzureTarget { subscription, tenant, cloud, endpoint_url },
     v1::ResolveRequest { connection },
@@ -41,7 +41,7 @@ redact! {
     v1::AwsSession { role_arn, session_name },
     v1::ResolveReply { valid_until_ms },
     v1::JobStart { step, next_sequence },
-    v1::JobTarget { connection },
+    v1::JobTarget { connection, with },
     v1::JobRequest { job_id, stack_name, kind, engine },
     v1::PresentRequest { job_id, fencing_token, instance_id },
 }
@@ -67,7 +67,7 @@ mod tests {
         let kind = Some(v1::resolve_reply::Kind::Target(target.clone()));
         let reply = v1::ResolveReply { kind, valid_until_ms: 1, ..Default::default() };
         let start = v1::JobStart {
-            targets: vec![v1::JobTarget { connection: "c".into(), target: Some(target.clone()) }],
+            targets: vec![v1::JobTarget { connection: "c".into(), target: Some(target.clone()), ..Default::default() }],
             environment: [("A".to_owned(), secret.to_owned())].into(),
             state_key: vec![7; 32],
             ..Default::default()

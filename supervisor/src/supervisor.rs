@@ -9,7 +9,7 @@ use crate::engines::Engines;
 use crate::hand_over::{Following, Given, Heard, Predecessor, Successor};
 use crate::intake::Intake;
 use crate::isolation::Guarantees;
-use crate::jobs::{self, Jobs, SILENCE_MAX, Surroundings};
+use crate::jobs::{self, Jobs, RENEW_EVERY, SILENCE_MAX, Surroundings};
 use crate::launcher::hand_over::Kept;
 use crate::operations::Operations;
 use crate::own::Own;
@@ -758,6 +758,9 @@ impl Surroundings for Around {
         }
         self.resolver.resolve(connection, asker).await.map(|target| (*target).clone())
     }
+    fn plans_with(&self, connection: &str) -> Option<String> {
+        self.settings.borrow().config.plan_with.get(connection).cloned()
+    }
     async fn allows(&self, request: &JobRequest, takes: bool) -> Result<Option<Permit>, Failure> {
         let settings = self.settings.borrow().clone();
         let asked = jobs::asked_of_policy(request);
@@ -881,5 +884,7 @@ fn job_settings(
             },
         },
         silence_max: SILENCE_MAX,
+        limits: config.jobs.limits,
+        renew_every: RENEW_EVERY,
     }
 }

@@ -35,7 +35,7 @@ pub(crate) struct Told {
 pub(crate) struct Passed {
     /// Who is asked to stop.
     pub(crate) asker: Asker,
-    /// Where what a worker before this one was told goes.
+    /// Where what a worker before this one was told goes, and newer credentials.
     pub(crate) starts: mpsc::Sender<Box<JobStart>>,
 }
 
@@ -101,7 +101,7 @@ async fn converse(
             let asker = &passed.asker;
             match kind {
                 Kind::Control => {}
-                // whoever does not wait has its own
+                // what does not fit comes again
                 Kind::Request => {
                     let _ = passed.starts.try_send(Box::new(JobStart::decode(content)?));
                     continue;

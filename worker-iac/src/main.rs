@@ -6,6 +6,7 @@
 //! into argv, an event or a file that others can read, and never send an engine a second SIGINT.
 #![forbid(unsafe_code)]
 
+mod begun;
 mod cancel;
 mod configuration;
 mod control;
@@ -13,7 +14,9 @@ mod engine;
 mod events;
 mod first;
 mod journal;
+mod limits;
 mod masked;
+mod masks;
 mod plan;
 mod process;
 mod rules;

@@ -1,6 +1,7 @@
 //! One step of a job from top to bottom: plan (source, init, plan, show), apply (that very plan, outputs), outputs. How it ends is
 //! in the spool: a result, or `awaiting_approval`, after which another process goes on.
 
+use crate::begun;
 use crate::cancel::{self, Cancel, Watcher};
 use crate::control;
 use crate::engine::asked::Asked;
@@ -10,6 +11,8 @@ use crate::engine::followed::Followed;
 use crate::engine::{Engine, Parts, environment, imports, plan_in, private_folder, pulumi, state};
 use crate::first;
 use crate::journal::{self, Journal, cut};
+use crate::limits::Limits;
+use crate::masks::Masks;
 use crate::plan::Judged;
 use crate::process::{self, Environment};
 use crate::rules::{Job, Rules};
@@ -71,7 +74,7 @@ struct Step {
     journal: Journal,
     cancel: Watcher,
     /// What is taken out of the events.
-    redaction: watch::Sender<Redaction>,
+    masks: Masks,
     /// What is secret and cannot be taken out of them.
     not_redacted: Vec<String>,
     /// What a worker before this one has started.
@@ -128,6 +131,7 @@ pub(crate) async fn run(begin: Begin, keeper: Option<Keeper>) -> Result<(), Spoo
     };
     let signals = tokio::spawn(stop_on_signal(asker.clone()));
     let mut failed = progress.failed.clone();
+    let limited = asker.clone();
     let full = tokio::spawn(async move {
         // what cannot be written down must not go on
         if failed.wait_for(Option::is_some).await.is_ok() {
@@ -144,8 +148,15 @@ pub(crate) async fn run(begin: Begin, keeper: Option<Keeper>) -> Result<(), Spoo
         }
     };
     let (request, step_name) = (start.request.clone().unwrap_or_default(), start.step.clone());
+    let limits = match &followed {
+        Some(_) => Limits::since(&start.limits.unwrap_or_default(), &step_name, Path::new("events")),
+        None => Limits::from_now(&start.limits.unwrap_or_default(), &step_name),
+    };
+    let limits = tokio::spawn(limits.keep(progress.appended.clone(), limited));
     let secrets = variables::all(&request.variables).chain(environment::secrets(&start.targets));
-    redaction.send_replace(Redaction::new(secrets));
+    let masks = Masks::new(redaction);
+    masks.set(secrets);
+    let renewing = tokio::spawn(renewals(started, masks.clone(), tmp.clone(), journal.clone()));
     if followed.is_some() {
         let by = Exit::Signal(by).signal_name();
         journal
@@ -161,7 +172,7 @@ pub(crate) async fn run(begin: Begin, keeper: Option<Keeper>) -> Result<(), Spoo
         tmp: tmp_too,
         journal: journal_too,
         cancel,
-        redaction,
+        masks,
         not_redacted,
         followed,
         keeper,
@@ -171,6 +182,8 @@ pub(crate) async fn run(begin: Begin, keeper: Option<Keeper>) -> Result<(), Spoo
         Ok(()) => step.perform().await,
         Err(failure) => Err(failure.into()),
     };
+    limits.abort();
+    renewing.abort();
     let ended = step.leave_state(ended).await;
     step.record_end(ended).await;
     drop(step);
@@ -207,6 +220,19 @@ async fn wait_for_start(
                 asked = true;
                 followed.ask();
             }
+        }
+    }
+}
+
+/// Takes newer credentials of the job's connections as they come, until it is dropped.
+async fn renewals(mut started: mpsc::Receiver<Box<JobStart>>, masks: Masks, tmp: PathBuf, journal: Journal) {
+    while let Some(start) = started.recv().await {
+        // before anything can have seen one
+        masks.add(environment::secrets(&start.targets));
+        if let Err(failure) = environment::renew(&start.targets, &tmp) {
+            journal
+                .note(format!("The credentials of the job's connections are not renewed: {}", failure.message))
+                .await;
         }
     }
 }
@@ -611,7 +637,7 @@ impl Step {
         let asked = Asked::read(&self.request.engine_version, &source, &root, dialect)?;
         let choice = Choice::new(&self.start, dialect, asked);
         let (mut engine, notes) = self.engine(root, &choice).await?;
-        for note in notes {
+        for note in notes.into_iter().chain(environment::plans_with(&self.start.targets)) {
             self.journal.note(note).await;
         }
         match dialect.family() {
@@ -642,8 +668,7 @@ impl Step {
         let token = Key::from_bytes(&self.start.state_key).map(|key| key.token(&self.request.job_id));
         let secrets = passed.secrets.iter().map(String::as_str).chain(environment::secrets(&self.start.targets));
         let secrets = secrets.chain(token.iter().map(Secret::expose));
-        let redaction = Redaction::new(secrets).counting_on(&self.redaction.borrow());
-        self.redaction.send_replace(redaction);
+        self.masks.set(secrets);
         let mut options = dialect.options(&self.request, &root)?;
         options.arguments.extend(passed.write(&self.tmp)?);
         let passing: Vec<_> = passed.notes().collect();
@@ -699,7 +724,13 @@ impl Step {
             true if self.start.bounded => self.cancel.bound().await,
             // of the disk it is told before it is asked to stop
             true => self.cancel.told(),
+            // a limit of time ends what is no engine as well
+            false if matches!(&ended, Err(Stop::Canceled { .. })) => self.cancel.told().filter(|bound| bound.time),
             false => None,
+        };
+        let begun = match engine_failed && self.start.step == "apply" {
+            true => begun::in_words(&begun::unfinished(Path::new("events"))),
+            false => String::new(),
         };
         let mut result = match ended {
             Ok(End::Waiting) => return,
@@ -710,8 +741,13 @@ impl Step {
             Err(Stop::Failed(failure, exit)) => failed(failure, exit),
             Err(Stop::Locked(failure, lock, exit)) => JobResult { lock: Some(*lock), ..failed(failure, exit) },
         };
-        if let Some(JobBound { what, memory, disk }) = bound {
+        if let Some(JobBound { what, memory, disk, time }) = bound {
             result.message = format!("The job was at its bounds: {what}. {}", result.message);
+            if time {
+                result.phase = "failed".into();
+                result.code = Code::TimeLimit.as_str().into();
+                result.next_step = Code::TimeLimit.next_step().into();
+            }
             if memory {
                 result.phase = "failed".into();
                 result.code = Code::WorkerOutOfMemory.as_str().into();
@@ -723,6 +759,7 @@ impl Step {
                 result.next_step = Code::WorkerOutOfDisk.next_step().into();
             }
         }
+        result.message += &begun;
         if let Some(at) = self.rescue() {
             self.journal.note(format!("The state that the engine could not save is kept on the runner: {at}.")).await;
             result.rescued_state = at;

@@ -602,7 +602,7 @@ fn secrets_are_in_no_event() {
         };
         let kind = Some(shared_proto::v1::target::Kind::Kubernetes(kubernetes));
         let target = Some(shared_proto::v1::Target { kind });
-        job.start.targets.push(shared_proto::v1::JobTarget { connection: "prod".into(), target });
+        job.start.targets.push(shared_proto::v1::JobTarget { connection: "prod".into(), target, ..Default::default() });
         job.run("plan");
         let ended = job.run("apply");
         assert_eq!(result(&ended).phase, "applied", "{ended:#?}");

@@ -1,5 +1,6 @@
 //! Follows a job: shows the engine's own words as they come, asks for approval where it may, and ends by the job's result.
 
+use super::applying::Applying;
 use super::plan::{self, ExitCode};
 use super::{Session, rules};
 use crate::client::job_events::{JobEvent, JobEvents};
@@ -192,11 +193,18 @@ pub(crate) async fn follow(session: &Session, job: &str, approval: Approval, exi
     let wait = tokio::time::sleep(WAITS);
     tokio::pin!(wait);
     let mut silent = true;
+    let mut applying = Applying::default();
     loop {
         let event = tokio::select! {
             biased;
-            () = session.interrupt.requested() => return Err(Stop::Interrupted(goes_on(job))),
-            event = events.next(|failure| eprintln!("· the control plane does not answer, trying again ({})", escape::line(&failure.message))) => event?,
+            () = session.interrupt.requested() => {
+                applying.end();
+                return Err(Stop::Interrupted(goes_on(job)));
+            }
+            event = events.next(|failure| {
+                let why = escape::line(&failure.message);
+                applying.beside(|| eprintln!("· the control plane does not answer, trying again ({why})"));
+            }) => event?,
             () = &mut wait, if silent => {
                 silent = false;
                 if let Some(why) = waits_for(session, job).await {
@@ -204,7 +212,11 @@ pub(crate) async fn follow(session: &Session, job: &str, approval: Approval, exi
                 }
                 continue;
             }
-            _ = look.tick(), if plan.is_some() && approval == Approval::Ask => {
+            _ = look.tick(), if applying.is_shown() || (plan.is_some() && approval == Approval::Ask) => {
+                if applying.is_shown() {
+                    applying.draw();
+                    continue;
+                }
                 // a passing failure here is the event stream's to judge
                 if let Ok(current) = client.get(&at).await {
                     match table::text(&current, "/phase").as_str() {
@@ -227,8 +239,12 @@ pub(crate) async fn follow(session: &Session, job: &str, approval: Approval, exi
             Some(Body::PhaseChanged(phase)) if phase.phase == "applying" => plan = None,
             _ => {}
         }
-        words.event(&event)?;
+        applying.beside(|| words.event(&event))?;
+        if let Some(body) = &event.body {
+            applying.take(body);
+        }
     }
+    applying.end();
     let current = client.get(&at).await?;
     let (phase, failure) = match result {
         Some(r) => (r.phase.clone(), ending(&r.phase, &r.code, &r.message, &r.next_step)),

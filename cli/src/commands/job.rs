@@ -10,6 +10,10 @@ use crate::stop::Done;
 use serde_json::{Value, json};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::plan::{Summary, words};
+use shared_proto::timeline::Timeline;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::Path;
 
 /// Events are fetched in pages of this many, the most that the API gives.
 const PAGE: u64 = 500;
@@ -72,6 +76,14 @@ pub(crate) enum JobCommand {
         /// Its id
         id: String,
     },
+    /// What its apply did to each resource, and when, as a picture (SVG)
+    Timeline {
+        /// Its id
+        id: String,
+        /// Write it there
+        #[arg(long, value_name = "FILE")]
+        to: std::path::PathBuf,
+    },
 }
 
 /// `job …`
@@ -123,28 +135,76 @@ pub(crate) async fn run(command: JobCommand, session: &Session) -> Done {
             copy(&found, &to)?;
             session.output.document(&found, |_| format!("The state is in {}.\n", to.display()))
         }
+        JobCommand::Timeline { id, to } => {
+            session.interrupt.guard("the picture was not drawn", timeline(session, &id, &to)).await
+        }
         JobCommand::Logs { id } => session.interrupt.guard("the log was not read to its end", logs(session, &id)).await,
     }
 }
 
 async fn logs(session: &Session, id: &str) -> Done {
     let mut words = Words::new(session.output);
+    told(session, id, |event| match session.output.format {
+        Format::Table | Format::Wide | Format::Name => words.event(&event),
+        // one event a line, so that a reader need not hold them all
+        Format::Json | Format::Yaml => session.output.line(&event.json.to_string()),
+    })
+    .await
+}
+
+/// Hands over each event that a job has told until now.
+async fn told(session: &Session, id: &str, mut take: impl FnMut(JobEvent) -> Done) -> Done {
     let mut last = 0_u64;
     loop {
         let (after, limit) = (last.to_string(), PAGE.to_string());
         let at = path(&["jobs", id, "events"], &[("after", &after), ("limit", &limit)]);
         let page = session.client.get(&at).await?;
         let events: Vec<JobEvent> = table::items(&page).iter().cloned().filter_map(JobEvent::read).collect();
-        let Some(newest) = events.last().map(|e| e.sequence).filter(|n| *n > last) else { return Ok(()) };
+        let Some(newest) = events.last().map(|e| e.sequence).filter(|n| *n > last) else {
+            return if last == 0 { still_kept(session, id).await } else { Ok(()) };
+        };
         last = newest;
-        for event in &events {
-            match session.output.format {
-                Format::Table | Format::Wide | Format::Name => words.event(event)?,
-                // one event a line, so that a reader need not hold them all
-                Format::Json | Format::Yaml => session.output.line(&event.json.to_string())?,
-            }
+        for event in events {
+            take(event)?;
         }
     }
+}
+
+/// Whether a job that tells nothing has nothing to tell.
+async fn still_kept(session: &Session, id: &str) -> Done {
+    let job = session.client.get(&path(&["jobs", id], &[])).await?;
+    match table::moment(&job, "/events_removed_at_ms") {
+        there if there.is_empty() => Ok(()),
+        removed => Err(Code::NotFound
+            .on(format!("what job {id} has said was removed on {removed}: the control plane keeps it for so long"))
+            .next(format!("Look at what is kept: `runnerctl job show {id}`."))
+            .into()),
+    }
+}
+
+async fn timeline(session: &Session, id: &str, to: &Path) -> Done {
+    let job = session.client.get(&path(&["jobs", id], &[])).await?;
+    let mut timeline = Timeline::default();
+    told(session, id, |event| {
+        if let Ok(event) = serde_json::from_value(event.json) {
+            timeline.take(&event);
+        }
+        Ok(())
+    })
+    .await?;
+    if timeline.is_empty() {
+        return Err(Code::NotFound
+            .on(format!("job {id} has told of no resource that it made, changed or destroyed"))
+            .next("Name a job that has applied a plan: `runnerctl job list`.")
+            .into());
+    }
+    let text = |at| table::text(&job, at);
+    let title = format!("{} · {} · {} · {}", text("/stack/name"), text("/kind"), text("/phase"), text("/id"));
+    let written = OpenOptions::new().write(true).create_new(true).open(to);
+    written.and_then(|mut file| file.write_all(timeline.svg(&title).as_bytes())).map_err(|e| {
+        Code::InvalidArgument.on(format!("{}: {e}", to.display())).next("Name a file that is not there yet.")
+    })?;
+    session.output.document(&json!({ "file": to }), |_| format!("The picture is in {}.\n", to.display()))
 }
 
 fn jobs(list: &Value) -> String {

@@ -1,6 +1,7 @@
 //! The commands, one file a group. Each asks the control plane, shows what it answers and says how it ended; none knows the
 //! inside of another.
 
+mod applying;
 pub(crate) mod aws;
 mod aws_proxy;
 pub(crate) mod ca;

@@ -2,13 +2,14 @@
 
 use super::Session;
 use crate::archive::NAME_MAX;
-use crate::args::pair;
+use crate::args::{pair, seconds};
 use crate::client::{Client, path};
 use crate::config;
 use crate::output::table;
 use crate::stop::Done;
 use serde_json::{Map, Value, json};
 use shared_proto::failure::{Code, Failure};
+use shared_proto::limits::{MAX, MIN, NAMES, in_words};
 use std::path::PathBuf;
 
 /// The engines that a runner can have; where nothing else decides, the first is taken.
@@ -16,6 +17,8 @@ pub(crate) const ENGINES: [&str; 3] = ["opentofu", "terraform", "pulumi"];
 
 /// The word for no version in particular.
 const ANY: &str = "any";
+/// The word for no limit.
+const NONE: &str = "none";
 
 /// `stack`
 #[derive(Debug, clap::Subcommand)]
@@ -107,6 +110,26 @@ pub(crate) struct Options {
     /// A connection whose credentials the engine gets; may be given several times
     #[arg(long = "connection", value_name = "NAME")]
     connections: Vec<String>,
+    /// How long what may take in the stack's jobs: plan, apply, approval (a plan waits so long) or silence (nothing is said for so long), such as
+    /// "apply=2h"; "none" takes a limit back
+    #[arg(long = "limit", value_parser = limit, value_name = "NAME=DURATION")]
+    limits: Vec<(&'static str, Option<u32>)>,
+}
+
+/// `apply=2h`, `apply=none`.
+fn limit(text: &str) -> Result<(&'static str, Option<u32>), String> {
+    let (name, value) = pair(text)?;
+    let name = NAMES
+        .into_iter()
+        .find(|known| *known == name)
+        .ok_or_else(|| format!("there is no limit {name:?}; there are {}", NAMES.join(", ")))?;
+    if value == NONE {
+        return Ok((name, None));
+    }
+    match u32::try_from(seconds(&value)?) {
+        Ok(seconds) if (MIN..=MAX).contains(&seconds) => Ok((name, Some(seconds))),
+        _ => Err(format!("{value} is not from {} to {}", in_words(MIN), in_words(MAX))),
+    }
 }
 
 // === impl Options ===
@@ -158,6 +181,9 @@ impl Options {
         self.mark(stack);
         if !self.connections.is_empty() {
             stack["connections"] = json!(self.connections);
+        }
+        for (name, seconds) in &self.limits {
+            stack["limits"][format!("{name}_seconds")] = json!(seconds);
         }
         if let Some(runner) = runner {
             stack["runner"] = runner.into();
@@ -234,6 +260,7 @@ pub(crate) fn writable(stack: &Value) -> Value {
         "variables",
         "not_redacted",
         "connections",
+        "limits",
     ] {
         match stack.get(name) {
             None | Some(Value::Null) => {}
@@ -289,6 +316,7 @@ pub(crate) async fn run(command: StackCommand, session: &Session) -> Done {
                     ("id", table::text(s, "/id")),
                     ("engine", table::text(s, "/engine")),
                     ("engine version", table::text(s, "/engine_version")),
+                    ("limits", limits(s)),
                     ("source", source(s)),
                     ("path", table::text(s, "/path")),
                     ("workspace", table::text(s, "/workspace")),
@@ -351,6 +379,13 @@ fn source(stack: &Value) -> String {
     }
 }
 
+/// A stack's limits, as they are given.
+fn limits(stack: &Value) -> String {
+    let set = |name: &str| stack["limits"][format!("{name}_seconds")].as_u64().and_then(|s| u32::try_from(s).ok());
+    let all = NAMES.iter().filter_map(|name| Some(format!("{name} {}", in_words(set(name)?))));
+    all.collect::<Vec<_>>().join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -368,6 +403,7 @@ mod tests {
             var_files: files.to_vec(),
             not_redacted: vec![],
             connections: vec![],
+            limits: vec![],
         };
         assert_eq!(options(&[], &[]).variables(), Ok(None));
         let all = options(&[("b", "flag")], std::slice::from_ref(&file)).variables();
@@ -406,9 +442,34 @@ mod tests {
                 var_files: vec![],
                 not_redacted: vec![],
                 connections: vec![],
+                limits: vec![],
             };
             options.apply(&mut stack, None).expect("applies");
             assert_eq!(stack["engine_version"], expected, "{given:?}");
         }
+    }
+    #[test]
+    fn limits_are_given_kept_and_taken_back() {
+        assert_eq!(limit("apply=1h30m"), Ok(("apply", Some(5400))));
+        assert_eq!(limit("silence=none"), Ok(("silence", None)));
+        assert_eq!((limit("plan=10s"), limit("plan=90d")), (Ok(("plan", Some(10))), Ok(("plan", Some(7_776_000)))));
+        for wrong in ["plan=9s", "plan=91d", "plan", "other=1h", "plan=soon"] {
+            assert!(limit(wrong).is_err(), "{wrong}");
+        }
+        let mut stack = json!({"limits": {"plan_seconds": 60, "apply_seconds": 90}});
+        let given = ["apply=none", "approval=2d"].map(|text| limit(text).expect("a limit"));
+        let options = Options {
+            engine_version: None,
+            path: None,
+            workspace: None,
+            vars: vec![],
+            var_files: vec![],
+            not_redacted: vec![],
+            connections: vec![],
+            limits: given.to_vec(),
+        };
+        options.apply(&mut stack, None).expect("applies");
+        assert_eq!(stack["limits"], json!({"plan_seconds": 60, "apply_seconds": null, "approval_seconds": 172_800}));
+        assert_eq!(limits(&stack), "plan 1 min, approval 2 d");
     }
 }

@@ -19,6 +19,11 @@ pub(crate) fn bytes(total: u64, message: &'static str) -> ProgressBar {
     shown_late(Some(total), template, message.to_owned(), ProgressDrawTarget::stderr())
 }
 
+/// A bar over the resources of an apply, below its words.
+pub(crate) fn resources(total: u64) -> ProgressBar {
+    shown_late(Some(total), "{bar:30} {pos}/{len} {wide_msg}", String::new(), ProgressDrawTarget::stderr())
+}
+
 /// Draws on `target` once [`PATIENCE`] is over, unless it has ended by then.
 fn shown_late(total: Option<u64>, template: &str, message: String, target: ProgressDrawTarget) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden()).with_message(message);

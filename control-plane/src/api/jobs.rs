@@ -72,6 +72,8 @@ pub(super) struct JobView {
     not_redacted: BTreeSet<String>,
     /// The newest event's number.
     last_sequence: u64,
+    /// When its events and its plan were removed for their age; none: they are there.
+    events_removed_at_ms: Option<i64>,
     /// What it waits for, where it is pending and that is known.
     waits_for: Option<WaitsFor>,
 }
@@ -128,6 +130,7 @@ impl JobViews {
     pub(super) fn view(&self, job: Job) -> JobView {
         JobView {
             plan: job.plan(),
+            events_removed_at_ms: job.events_removed_at_ms,
             phase: job.phase.as_str(),
             redacted: job.redacted.and_then(|n| u64::try_from(n).ok()),
             not_redacted: job.not_redacted(),

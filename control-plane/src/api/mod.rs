@@ -19,6 +19,7 @@ mod issuers;
 mod jobs;
 mod kubernetes;
 mod ledger;
+mod limits;
 mod listener;
 mod locks;
 mod log_events;

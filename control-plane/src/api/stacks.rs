@@ -1,6 +1,7 @@
 //! Stacks: made, changed, deleted, and their jobs started.
 
 use super::jobs::{JobView, JobViews};
+use super::limits::Limits;
 use super::scope::{self, Import, Lock, Rollback};
 use super::source::{Source, Variables, checked_connections, checked_names, checked_path, checked_version};
 use super::{ApiError, ApiState, Body, Caller, Named, OptionalBody, Params, Routes, checked};
@@ -62,6 +63,9 @@ struct StackBody {
     /// Entries of the runner's configuration whose credentials the engine gets.
     #[serde(default)]
     connections: Vec<String>,
+    /// How long what may take in its jobs, beside what its runner allows.
+    #[serde(default)]
+    limits: Limits,
 }
 /// What plans and applies.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
@@ -99,6 +103,7 @@ struct StackView {
     /// Secret variables whose values stay in what jobs record, where they are shorter than eight bytes.
     not_redacted: Vec<String>,
     connections: Vec<String>,
+    limits: Limits,
     /// The instance that applied its last plan, or may have: a stack without a backend has its state there.
     last_instance: Option<String>,
     created_at_ms: i64,
@@ -304,6 +309,7 @@ async fn start(
         variables: variables.wire(),
         not_redacted: checked_names(not_redacted)?,
         connections: read_back(&stack.connections, &stack)?,
+        limits: read_back::<Limits>(&stack.limits, &stack)?.wire(),
         created_by: caller.user().name.clone(),
         groups: caller.user().groups().map(str::to_owned).collect(),
         idempotency,
@@ -339,6 +345,7 @@ async fn checked_stack(state: &ApiState, caller: &Caller, body: StackBody) -> Re
         variables: json(&body.variables.checked()?)?,
         not_redacted: json(&checked_names(body.not_redacted)?)?,
         connections: json(&connections)?,
+        limits: json(&body.limits.checked()?)?,
     })
 }
 
@@ -405,6 +412,7 @@ async fn view(state: &ApiState, caller: &Caller, stack: Stack) -> Result<StackVi
         variables: read_back(&stack.variables, &stack)?,
         not_redacted: read_back(&stack.not_redacted, &stack)?,
         connections: read_back(&stack.connections, &stack)?,
+        limits: read_back(&stack.limits, &stack)?,
         id: stack.id,
         name: stack.name,
         engine: stack.engine,

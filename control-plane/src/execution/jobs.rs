@@ -15,6 +15,8 @@ const CHANGES: usize = 4096;
 
 /// How often restored jobs, and those whose instance is away, are looked at.
 const SETTLE_EVERY: Duration = Duration::from_secs(30);
+/// How often it is looked for events that are too old.
+const FORGET_EVERY: Duration = Duration::from_secs(3600);
 /// The same in parts of the lease, where that is shorter.
 const SETTLE_PARTS: u32 = 4;
 
@@ -117,6 +119,19 @@ impl Jobs {
             for job in self.store.give_up_restored(now_ms() - PRESENT_MS).await.unwrap_or_default() {
                 tracing::warn!(job = job.id, "restored job given up: no instance has it");
                 self.changed(&job.runner, &job.id);
+            }
+        }
+    }
+
+    /// Removes the events of jobs that ended longer ago than they are kept; looks again and again.
+    pub(crate) async fn forget(self, kept: Duration) {
+        let mut look = tokio::time::interval(FORGET_EVERY);
+        loop {
+            look.tick().await;
+            let before_ms = now_ms().saturating_sub(i64::try_from(kept.as_millis()).unwrap_or(i64::MAX));
+            // the store has logged what fails; the next look tries again
+            while let Ok(jobs @ 1..) = self.store.forget_events(before_ms).await {
+                tracing::info!(jobs, days = kept.as_secs() / 86_400, "events of old jobs removed");
             }
         }
     }

@@ -9,6 +9,7 @@ mod hand_out;
 mod plans;
 mod reports;
 mod restored;
+mod retention;
 mod stacks;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -161,6 +162,8 @@ pub struct Job {
     pub not_redacted: Option<String>,
     /// When it was restored from an older back-up, unless its instance has told since what became of it.
     pub restored_at_ms: Option<i64>,
+    /// When its events and its plan's text were removed for their age.
+    pub events_removed_at_ms: Option<i64>,
 }
 
 /// What a plan would do.
@@ -262,6 +265,8 @@ pub struct NewJob {
     pub scope: Scope,
     /// The organization's rules for plans, where there are any and it plans.
     pub rules: Option<String>,
+    /// How long what may take.
+    pub limits: v1::TimeLimits,
     /// Where the code comes from.
     pub source: v1::Source,
     /// The engine's variables.
@@ -322,6 +327,7 @@ macro_rules! select_jobs {
             "jobs.assigned_at_ms, jobs.created_by, jobs.created_at_ms, jobs.started_at_ms, jobs.ended_at_ms, ",
             "jobs.revision, jobs.plan, jobs.result, jobs.reported, jobs.last_sequence, jobs.approved_by, ",
             "jobs.discarded_by, jobs.canceled_by, jobs.cancel_force, jobs.isolation_level, jobs.redacted, jobs.not_redacted, jobs.restored_at_ms, ",
+            "jobs.events_removed_at_ms, ",
             $texts,
             "jobs.event_bytes FROM jobs JOIN stacks ON stacks.id = jobs.stack ",
             $rest
@@ -447,8 +453,9 @@ impl Store {
         };
         let request = v1::JobRequest {
             // a runner that knows nothing of a scope must not take all of the stack for it, nor any version of the engine, nor a kind, nor do
-            // without rules
+            // without rules or limits
             format: match new.kind {
+                _ if new.limits != v1::TimeLimits::default() => 4,
                 JobKind::Versions | JobKind::Rollback => 3,
                 _ if new.rules.is_some() => 3,
                 _ if new.scope == Scope::default() && new.stack.engine_version.is_none() => 1,
@@ -478,6 +485,7 @@ impl Store {
             state_version: new.scope.state_version,
             reason: new.scope.reason,
             rules: new.rules.unwrap_or_default(),
+            limits: (new.limits != v1::TimeLimits::default()).then_some(new.limits),
         }
         .encode_to_vec();
         if request.len() > bounds::JOB_REQUEST_MAX {

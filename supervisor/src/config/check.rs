@@ -16,6 +16,8 @@ use crate::workers::WARM_MAX;
 use serde::Deserialize;
 use shared_proto::address::HostPattern;
 use shared_proto::bounds::JOBS_AT_ONCE_MAX;
+use shared_proto::limits;
+use shared_proto::v1::TimeLimits;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Read as _;
@@ -126,6 +128,10 @@ struct FileJobs {
     stop_grace_s: u64,
     disk_mib: u64,
     files: u64,
+    plan_limit_s: u64,
+    apply_limit_s: u64,
+    approval_limit_s: u64,
+    silence_limit_s: u64,
 }
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
@@ -167,6 +173,7 @@ struct FileConnection {
     impersonate: Option<bool>,
     impersonate_prefix: Option<String>,
     purpose: Option<Purpose>,
+    plan_with: Option<String>,
     credentials_file: Option<PathBuf>,
     project: Option<String>,
     quota_project: Option<String>,
@@ -228,6 +235,10 @@ impl Default for FileJobs {
             take_over: true,
             at_stop: AtStop::Auto,
             stop_grace_s: 30,
+            plan_limit_s: 0,
+            apply_limit_s: 0,
+            approval_limit_s: 0,
+            silence_limit_s: 0,
         }
     }
 }
@@ -398,6 +409,10 @@ impl File {
         let memory_mib = within("jobs.memory_mib", self.jobs.memory_mib, 0, u64::from(u32::MAX) - 1)? as u32;
         let disk_mib = within("jobs.disk_mib", self.jobs.disk_mib, 0, u64::from(u32::MAX) - 1)? as u32;
         let files = within("jobs.files", self.jobs.files, 0, u64::from(u32::MAX) - 1)? as u32;
+        let limit = |key: &str, value: u64| match value {
+            0 => Ok(0),
+            some => within(key, some, limits::MIN.into(), limits::MAX.into()).map(|seconds| seconds as u32),
+        };
         let (reads, hosts) = (reads(&self.jobs.reads)?, hosts(&self.jobs.hosts)?);
         let jobs = Jobs {
             reads,
@@ -405,6 +420,12 @@ impl File {
             memory_mib,
             disk_mib,
             files,
+            limits: TimeLimits {
+                plan: limit("jobs.plan_limit_s", self.jobs.plan_limit_s)?,
+                apply: limit("jobs.apply_limit_s", self.jobs.apply_limit_s)?,
+                approval: limit("jobs.approval_limit_s", self.jobs.approval_limit_s)?,
+                silence: limit("jobs.silence_limit_s", self.jobs.silence_limit_s)?,
+            },
             take_over: self.jobs.take_over,
             at_stop: self.jobs.at_stop,
             stop_grace: Duration::from_secs(within("jobs.stop_grace_s", self.jobs.stop_grace_s, 5, 86_400)?),
@@ -413,11 +434,27 @@ impl File {
         if self.connections.len() > CONNECTIONS_MAX {
             return Err(ConfigError(format!("more than {CONNECTIONS_MAX} connections")));
         }
-        let (mut connections, mut purposes) = (BTreeMap::new(), BTreeMap::new());
-        for (name, entry) in self.connections {
+        let (mut connections, mut purposes, mut plan_with) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        for (name, mut entry) in self.connections {
             purposes.extend(entry.purpose.map(|purpose| (name.clone(), purpose)));
+            plan_with.extend(entry.plan_with.take().map(|with| (name.clone(), with)));
             let connection = entry.check(&name)?;
             connections.insert(name, connection);
+        }
+        for (name, with) in &plan_with {
+            let bad = |what: &str| ConfigError(format!("connections.{name}.plan_with: {what}"));
+            let provider = |name: &String| connections.get(name).map(Connection::provider);
+            match provider(with) {
+                None => return Err(bad(&format!("there is no connection {with:?}"))),
+                Some(_) if with == name => return Err(bad("names the connection itself")),
+                Some(_) if plan_with.contains_key(with) => {
+                    return Err(bad(&format!("the connection {with:?} has a plan_with of its own")));
+                }
+                found if found != provider(name) => {
+                    return Err(bad(&format!("the connection {with:?} is of another provider")));
+                }
+                Some(_) => {}
+            }
         }
         // what a file says does not depend on where somebody was when he started the runner
         let folder = file.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
@@ -461,6 +498,7 @@ impl File {
             allow_file_sources: self.sources.allow_file,
             connections,
             purposes,
+            plan_with,
             environment: environment(variables),
             shown: Vec::new(),
         };
@@ -678,6 +716,10 @@ impl Config {
                 "jobs.memory_mib" => self.jobs.memory_mib.to_string(),
                 "jobs.disk_mib" => self.jobs.disk_mib.to_string(),
                 "jobs.files" => self.jobs.files.to_string(),
+                "jobs.plan_limit_s" => self.jobs.limits.plan.to_string(),
+                "jobs.apply_limit_s" => self.jobs.limits.apply.to_string(),
+                "jobs.approval_limit_s" => self.jobs.limits.approval.to_string(),
+                "jobs.silence_limit_s" => self.jobs.limits.silence.to_string(),
                 "jobs.processes" => self.workers.job_processes.to_string(),
                 "jobs.hosts" => self.jobs.hosts.join(","),
                 "sources.allow_file" => self.allow_file_sources.to_string(),

@@ -19,6 +19,7 @@ use crate::audit::recording::Recipient;
 use crate::audit::{OnFailure, Sink};
 use crate::policy::Policy;
 use serde::Deserialize;
+use shared_proto::v1::TimeLimits;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -78,6 +79,8 @@ pub struct Config {
     pub connections: BTreeMap<String, Connection>,
     /// What those are for of which it is said.
     pub purposes: BTreeMap<String, Purpose>,
+    /// By whose credentials jobs plan that name a connection, where it is another one's.
+    pub plan_with: BTreeMap<String, String>,
     /// What of the supervisor's own environment a resolver may be given: `AWS_*`, `GCE_METADATA_HOST`, `HOME`, `PATH`, and where Azure says that tokens are.
     pub environment: BTreeMap<String, String>,
     /// Every effective value and its source, for `config show`.
@@ -231,6 +234,8 @@ pub struct Jobs {
     pub disk_mib: u32,
     /// Files and folders of each at most; 0: no bound.
     pub files: u32,
+    /// How long they take at most, and wait.
+    pub limits: TimeLimits,
     /// Whether an engine goes on whose worker has died, and another worker with it.
     pub take_over: bool,
     /// What becomes of them when the runner is stopped.

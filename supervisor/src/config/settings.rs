@@ -189,6 +189,26 @@ pub const SETTINGS: &[Setting] = &[
     ),
     number("jobs.disk_mib", "10240", "What a job takes of the disk, its stack's state included, MiB; 0: no bound"),
     number("jobs.files", "1000000", "A job's files and folders, its stack's state included; 0: no bound"),
+    number(
+        "jobs.plan_limit_s",
+        "0",
+        "How long the plan of a job may take, with source and init, seconds; 0: no limit. Stacks may say less",
+    ),
+    number(
+        "jobs.apply_limit_s",
+        "0",
+        "How long the apply of a job may take, seconds; 0: no limit. Stacks may say less",
+    ),
+    number(
+        "jobs.approval_limit_s",
+        "0",
+        "How long a plan waits for its approval, seconds; then it is discarded. 0: no limit. Stacks may say less",
+    ),
+    number(
+        "jobs.silence_limit_s",
+        "0",
+        "How long a job may say nothing while it plans or applies, seconds; 0: no limit. Stacks may say less",
+    ),
     switch("sources.allow_file", "false", "Whether a job's Git source may be a folder of this machine (file://)"),
 ];
 

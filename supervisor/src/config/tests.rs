@@ -109,6 +109,42 @@ fn jobs_are_stopped_with_a_container_unless_it_is_said_otherwise() {
 }
 
 #[test]
+fn jobs_plan_with_another_connection_of_the_same_provider() {
+    let entries = |with: &str| {
+        let file = format!(
+            "[connections.a]\nprovider = \"kubernetes\"\nin_cluster = true\n{with}\n[connections.b]\nprovider = \"kubernetes\"\nin_cluster = true\n\
+             service_account = \"system/reader\"\n[connections.c]\nprovider = \"aws\"\nsource = \"environment\"\n\
+             [connections.d]\nprovider = \"kubernetes\"\nin_cluster = true\nplan_with = \"b\""
+        );
+        load(&file, &[], &[]).map(|config| config.plan_with.get("a").cloned())
+    };
+    assert_eq!(entries(""), Ok(None));
+    assert_eq!(entries("plan_with = \"b\""), Ok(Some("b".to_owned())));
+    for (with, why) in [
+        ("x", "there is no connection \"x\""),
+        ("a", "names the connection itself"),
+        ("c", "is of another provider"),
+        ("d", "has a plan_with of its own"),
+    ] {
+        let said = entries(&format!("plan_with = \"{with}\"")).expect_err("refused");
+        assert!(said.contains("connections.a.plan_with") && said.contains(why), "{said}");
+    }
+}
+
+#[test]
+fn limits_of_time_are_none_or_within_their_bounds() {
+    let limits = |file: &str| load(&format!("[jobs]\n{file}"), &[], &[]).map(|config| config.jobs.limits);
+    assert_eq!(limits("").expect("loads"), TimeLimits::default());
+    let expected = TimeLimits { plan: 10, apply: 7_776_000, approval: 86_400, silence: 0 };
+    let file = "plan_limit_s = 10\napply_limit_s = 7776000\napproval_limit_s = 86400\nsilence_limit_s = 0";
+    assert_eq!(limits(file).expect("loads"), expected);
+    for wrong in ["plan_limit_s = 9", "apply_limit_s = 7776001", "silence_limit_s = 1", "approval_limit_s = 1"] {
+        let said = limits(wrong).expect_err("refused");
+        assert!(said.contains("it must be from 10 to 7776000"), "{said}");
+    }
+}
+
+#[test]
 fn the_usual_variables_name_the_proxy_unless_we_do() {
     let variables = [("HTTPS_PROXY", "http://u@p.example:8080"), ("no_proxy", "a,b")];
     let config = load("", &[], &variables).expect("loads");

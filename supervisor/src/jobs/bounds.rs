@@ -18,6 +18,7 @@ pub(super) struct Bounds {
     oom_kills: u64,
     refused: u64,
     asked: bool,
+    peak: u64,
 }
 
 /// Something that a job ran into.
@@ -42,7 +43,7 @@ impl Bounds {
     pub(super) fn of(pid: i32) -> Option<Self> {
         let group = cgroup::of_job(pid)?;
         let memory = group.number("memory.max")?;
-        Some(Self { group, memory, oom_kills: 0, refused: 0, asked: false })
+        Some(Self { group, memory, oom_kills: 0, refused: 0, asked: false, peak: 0 })
     }
 
     /// The same for one that was just started; `None` where it does not come to be in a group.
@@ -56,8 +57,13 @@ impl Bounds {
         }
     }
 
+    /// What it took of memory at its most, bytes, when it was last looked at; 0: not known.
+    pub(super) fn peak(&self) -> u64 {
+        self.peak
+    }
     /// What it has run into since it was last looked at.
     pub(super) fn look(&mut self) -> Option<Hit> {
+        self.peak = self.group.number("memory.peak").unwrap_or(self.peak);
         let kills = self.group.entry("memory.events", "oom_kill").unwrap_or(0);
         if kills > self.oom_kills {
             self.oom_kills = kills;

@@ -56,8 +56,8 @@ impl Control {
     pub(super) async fn cancel(&mut self, by: &str, force: bool) -> Result<(), FrameError> {
         self.say(job_control::Kind::Cancel(JobCancel { by: by.to_owned(), force })).await
     }
-    /// Tells a worker that follows another one what that one was told.
-    pub(super) async fn take_over(&mut self, start: &JobStart) -> Result<(), FrameError> {
+    /// Tells a worker that follows another one what that one was told, and one at work its newer credentials.
+    pub(super) async fn tell(&mut self, start: &JobStart) -> Result<(), FrameError> {
         let writing = frame::write_message(&mut self.writer, Kind::Request, start);
         tokio::time::timeout(WRITE_WITHIN, writing)
             .await
@@ -65,8 +65,13 @@ impl Control {
     }
     /// Tells it what bound it has run into.
     pub(super) async fn bound(&mut self, hit: &Hit) -> Result<(), FrameError> {
-        self.say(job_control::Kind::Bound(JobBound { what: hit.what.clone(), memory: hit.memory, disk: hit.disk }))
-            .await
+        self.say(job_control::Kind::Bound(JobBound {
+            what: hit.what.clone(),
+            memory: hit.memory,
+            disk: hit.disk,
+            time: false,
+        }))
+        .await
     }
     /// Asks whether it lives.
     pub(super) async fn ping(&mut self, nonce: u64) -> Result<(), FrameError> {

@@ -40,6 +40,7 @@ pub(super) struct Disk {
     looking: Option<oneshot::Receiver<Use>>,
     due: Instant,
     asked: bool,
+    peak: u64,
 }
 
 /// What one look has found.
@@ -58,7 +59,12 @@ struct Use {
 
 impl Disk {
     pub(super) fn new(folders: [PathBuf; 2], limits: DiskLimits) -> Self {
-        Self { folders, limits, looking: None, due: Instant::now(), asked: false }
+        Self { folders, limits, looking: None, due: Instant::now(), asked: false, peak: 0 }
+    }
+
+    /// What it took at its most, bytes, of what was found; 0: nobody has looked.
+    pub(super) fn peak(&self) -> u64 {
+        self.peak
     }
 
     /// What the newest look has found, once; begins the next one when that is due.
@@ -85,6 +91,7 @@ impl Disk {
     }
 
     fn judge(&mut self, found: &Use) -> Option<Hit> {
+        self.peak = self.peak.max(found.bytes);
         let DiskLimits { bytes, files } = self.limits;
         let said = |over: &str| {
             let used = format!("it has {} MiB in {} files on the disk", found.bytes / MIB, found.files);

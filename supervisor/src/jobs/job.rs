@@ -11,7 +11,9 @@ use super::disk::Disk;
 use super::ending;
 use super::evidence::{self, Evidence};
 use super::folder::{Approved, Assigned, Ending, Folder, Marker, Step, Store};
+use super::forecast::{self, Peaks};
 use super::launch::{Launch, Worker};
+use super::renewal::Renewal;
 use super::service::{Held, Pause, Service};
 use super::spool::{self, Tip};
 use super::steady::Steady;
@@ -21,6 +23,7 @@ use crate::workers::Exit;
 use nix::sys::signal::Signal;
 use shared_proto::ended::Left;
 use shared_proto::failure::{Code, Failure};
+use shared_proto::limits;
 use shared_proto::rules::others;
 use shared_proto::v1::{JobRequest, JobStart, job_notice};
 use std::path::Path;
@@ -48,6 +51,8 @@ const STARTS_MAX: u32 = 5;
 const STOPPED: &str = "the runner, because it is being stopped";
 /// The most people whose approval is taken down: rules ask for fewer.
 const APPROVERS_MAX: usize = 64;
+/// How often it is looked whether a plan has waited too long for its approval.
+const EXPIRED_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Between asking and forcing, where the job does not say, seconds.
 const GRACE_DEFAULT: u32 = 300;
 
@@ -86,6 +91,8 @@ pub(super) struct Job {
     pub(super) decided: Decided,
     /// Held while something is done that must not be left in the middle.
     pub(super) steady: Steady,
+    /// What its steps have taken.
+    pub(super) peaks: Peaks,
 }
 
 /// What users have decided about a job.
@@ -150,6 +157,7 @@ impl Job {
         let (Ok(Over) | Err(Over)) = self.live(&held, &news).await;
         news.send_modify(|n| *n = n.wrapping_add(1));
         self.note_phase();
+        self.remember_peaks().await;
         self.until_released().await;
         drop(upload);
         let folder = self.folder.clone();
@@ -173,6 +181,18 @@ impl Job {
         match done {
             Ok(()) => tracing::info!(job = held.job_id, "job released"),
             Err(e) => tracing::error!(job = held.job_id, error = %e, "the folder of a released job stays"),
+        }
+    }
+
+    async fn remember_peaks(&self) {
+        let (peaks, state_dir) = (self.peaks, self.settings.state_dir.clone());
+        let Some(stack) = self.request.as_ref().ok().map(|request| request.stack_id.clone()) else { return };
+        if peaks == Peaks::default() {
+            return;
+        }
+        let written = tokio::task::spawn_blocking(move || forecast::remember(&state_dir, &stack, peaks)).await;
+        if let Err(e) = written.unwrap_or_else(|e| Err(std::io::Error::other(e))) {
+            tracing::warn!(job = self.assigned.job_id, error = %e, "what the job took is not remembered");
         }
     }
 
@@ -259,7 +279,7 @@ impl Job {
         let bounds = if identity.alive() { Bounds::of(identity.pid) } else { None };
         let process = identity.hold();
         let approved = Approved { plan_sha256: marker.plan_sha256, by: marker.approved_by };
-        Some(Worker { identity, approved, bounds, exit: None, process })
+        Some(Worker { identity, approved, told: None, bounds, exit: None, process })
     }
 
     /// Whether a step has its marker, and yet nothing was begun: the supervisor died before it told the worker what to do. What the job has
@@ -352,10 +372,14 @@ impl Job {
         news: &watch::Sender<u64>,
         slot: Option<OwnedSemaphorePermit>,
     ) -> Result<Tip, Over> {
+        let stack = self.request.as_ref().ok().and_then(|r| self.store.stack(&r.stack_id).ok());
+        let mut disk = Disk::new([self.folder.work(), stack.unwrap_or_default()], self.settings.disk);
         let gone = match &mut worker {
-            Some(worker) => self.watch(held, step, worker, news).await,
+            Some(worker) => self.watch(held, step, worker, &mut disk, news).await,
             None => Gone::Unknown,
         };
+        let memory = worker.as_ref().and_then(|worker| worker.bounds.as_ref()).map_or(0, Bounds::peak);
+        self.peaks = self.peaks.or(Peaks { memory, disk: disk.peak() });
         let marker = self.folder.marker(step).ok().flatten().unwrap_or_default();
         if let Gone::Exit(exit) = &gone
             && exit.code != Some(0)
@@ -429,10 +453,15 @@ impl Job {
     }
 
     /// Until the worker is gone, or has to go.
-    async fn watch(&mut self, held: &Held, step: Step, worker: &mut Worker, news: &watch::Sender<u64>) -> Gone {
+    async fn watch(
+        &mut self,
+        held: &Held,
+        step: Step,
+        worker: &mut Worker,
+        disk: &mut Disk,
+        news: &watch::Sender<u64>,
+    ) -> Gone {
         let mut control: Option<Control> = None;
-        let stack = self.request.as_ref().ok().and_then(|r| self.store.stack(&r.stack_id).ok());
-        let mut disk = Disk::new([self.folder.work(), stack.unwrap_or_default()], self.settings.disk);
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut heard, mut pinged, mut nonce) = (Instant::now(), Instant::now(), 0);
@@ -443,6 +472,8 @@ impl Job {
         let stops = self.stops.clone();
         let mut stopping = false;
         let mut progress = self.progress.subscribe();
+        let mut renewal = Renewal::new(worker.told);
+        let has_credentials = self.request.as_ref().is_ok_and(|request| !request.connections.is_empty());
         loop {
             tokio::select! {
                 exit = ended(&mut worker.exit), if worker.exit.is_some() => {
@@ -468,6 +499,20 @@ impl Job {
                     Some(job_notice::Kind::Waits(does)) => waits = does.then(Instant::now),
                     None => control = None,
                 },
+                renewed = renewal.done() => match renewed {
+                    Ok(start) => {
+                        if let Some(open) = &mut control && renewal.is_news(&start) {
+                            match open.tell(&start).await {
+                                Ok(()) => renewal.told(&start),
+                                Err(_) => control = None,
+                            }
+                        }
+                    }
+                    Err(failure) => {
+                        let (code, detail) = (failure.code.as_str(), failure.message);
+                        tracing::warn!(job = held.job_id, code, detail, "the credentials of a job at work are not renewed");
+                    }
+                },
                 Ok(()) = progress.changed() => {
                     let (fenced, damaged) = {
                         let now = progress.borrow_and_update();
@@ -489,6 +534,10 @@ impl Job {
                         control = Some(connected);
                         delivered = None;
                         heard = Instant::now();
+                    }
+                    if has_credentials && control.is_some() && waits.is_none() && renewal.is_due(self.settings.renew_every) {
+                        let (launch, approved) = (self.launch(held), worker.approved.clone());
+                        renewal.begin(async move { launch?.again(step, &approved).await });
                     }
                     if let Some(open) = &mut control && pinged.elapsed() >= PING_EVERY.min(self.settings.silence_max / 4) {
                         pinged = Instant::now();
@@ -536,8 +585,9 @@ impl Job {
                 waits = match self.again(held, step, &worker.approved).await {
                     Ok(start) => {
                         tracing::warn!(job = held.job_id, ?step, "another worker goes on with the job");
-                        if open.take_over(&start).await.is_err() {
-                            control = None;
+                        match open.tell(&start).await {
+                            Ok(()) => renewal.told(&start),
+                            Err(_) => control = None,
                         }
                         None
                     }
@@ -589,6 +639,11 @@ impl Job {
             Ok(request) => (request.approve_automatically, request.created_by.clone()),
             Err(_) => (false, String::new()),
         };
+        let limit = limits::lower(
+            &self.settings.limits,
+            &self.request.as_ref().ok().and_then(|request| request.limits).unwrap_or_default(),
+        )
+        .approval;
         let stops = self.stops.clone();
         if automatic && tip.approvals == 0 && !stops.is_cancelled() {
             return Ok(Approved { plan_sha256: tip.plan_sha256.clone(), by: vec![created_by] });
@@ -618,9 +673,15 @@ impl Job {
                 self.rests(true);
                 std::future::pending::<()>().await;
             }
+            // by the clock, which goes on while no runner is there
+            if limit > 0 && waited(tip) >= Duration::from_secs(limit.into()) {
+                let message = format!("the plan waited for its approval for the limit of {}", limits::in_words(limit));
+                return Err(self.end(tip.last, "discarded", &Code::PlanExpired.on(message), ""));
+            }
             tokio::select! {
                 command = self.command() => self.decided.note(command),
                 () = stops.cancelled() => {}
+                () = tokio::time::sleep(EXPIRED_LOOK_EVERY), if limit > 0 => {}
             }
         }
     }
@@ -770,6 +831,13 @@ pub(super) fn is_untouched(step: Step, tip: &Tip) -> bool {
         Step::Plan => tip.last == 0,
         Step::Apply => tip.phase.as_deref() == Some("awaiting_approval") && !tip.ended,
     }
+}
+
+/// How long its plan has waited for its approval.
+fn waited(tip: &Tip) -> Duration {
+    let passed = shared_proto::now_ms().saturating_sub(tip.phase_ms);
+    // clocks go back as well
+    Duration::from_millis(passed.try_into().unwrap_or(0))
 }
 
 /// A task that goes when it is let go.

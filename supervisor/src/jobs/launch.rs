@@ -4,6 +4,7 @@
 use super::bounds::Bounds;
 use super::folder::{Approved, Folder, Marker, Step, Store};
 use super::identity::ProcessIdentity;
+use super::renewal::{self, Told};
 use super::service::{Held, Service};
 use super::source;
 use super::surroundings::{Settings, Surroundings};
@@ -13,7 +14,8 @@ use crate::workers::{Exit, Reaches, Started};
 use runner_sandbox::PidFd;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::frame::{self, Kind};
-use shared_proto::v1::{EngineProgram, JobRequest, JobStart, JobTarget, source as source_kind};
+use shared_proto::limits;
+use shared_proto::v1::{EngineProgram, JobKind, JobRequest, JobStart, JobTarget, source as source_kind};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,8 +24,9 @@ use tokio::sync::oneshot;
 
 /// The most connections of one job.
 const CONNECTIONS_MAX: usize = 32;
-/// The newest form of a request that this runner knows: 2 is about a part of its stack, 3 about versions of its state or has rules.
-const FORMAT: u32 = 3;
+/// The newest form of a request that this runner knows: 2 is about a part of its stack, 3 about versions of its state or has rules, 4 has
+/// limits of time.
+const FORMAT: u32 = 4;
 /// How often, and after how long each time, it is looked how a worker ended, until its parent has reaped it.
 const REAPED_LOOKS: u32 = 20;
 const REAPED_LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -51,6 +54,8 @@ pub(super) struct Worker {
     pub(super) identity: ProcessIdentity,
     /// The plan that it applies.
     pub(super) approved: Approved,
+    /// Which credentials it was told; none: nobody knows.
+    pub(super) told: Option<Told>,
     /// What it may have, where it has a control group of its own.
     pub(super) bounds: Option<Bounds>,
     /// How it ends, where the spawner can tell.
@@ -122,9 +127,13 @@ impl Launch {
         // resolved anew for each step: an approval may take days
         let mut targets = Vec::with_capacity(request.connections.len());
         let asker = Asker { person: &request.created_by, operation: &request.job_id };
+        // what only reads has the credentials that are for reading, where there are such
+        let reads = step == Step::Plan && request.kind() != JobKind::Unlock;
         for connection in &request.connections {
-            let target = self.surroundings.resolve(connection, asker).await?;
-            targets.push(JobTarget { connection: connection.clone(), target: Some(target) });
+            let with = self.surroundings.plans_with(connection).filter(|_| reads);
+            let target = self.surroundings.resolve(with.as_ref().unwrap_or(connection), asker).await?;
+            let (connection, with) = (connection.clone(), with.unwrap_or_default());
+            targets.push(JobTarget { connection, target: Some(target), with });
         }
         Ok(JobStart {
             request: Some(request.clone()),
@@ -148,6 +157,7 @@ impl Launch {
             plan_sha256: approved.plan_sha256.clone(),
             approved_by: approved.by.clone(),
             rules: self.surroundings.plan_rules(),
+            limits: Some(limits::lower(&self.settings.limits, &request.limits.unwrap_or_default())),
             // the worker is told of another one only
             state_instance: match self.state_instance.as_str() {
                 own if own == self.settings.instance_id => String::new(),
@@ -210,7 +220,8 @@ impl Launch {
         }
         let process = identity.hold();
         let approved = Approved { plan_sha256: start.plan_sha256.clone(), by: start.approved_by.clone() };
-        Ok(Worker { identity, approved, bounds, exit: Some(exit), process })
+        let told = Some(renewal::digest(start));
+        Ok(Worker { identity, approved, told, bounds, exit: Some(exit), process })
     }
 }
 

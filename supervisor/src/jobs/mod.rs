@@ -16,6 +16,7 @@ mod durable;
 mod ending;
 mod evidence;
 mod folder;
+mod forecast;
 mod identity;
 mod job;
 mod key;
@@ -23,6 +24,7 @@ mod launch;
 mod owner;
 mod permission;
 mod removal;
+mod renewal;
 mod service;
 mod source;
 mod spool;
@@ -35,7 +37,7 @@ mod tests;
 
 pub use disk::DiskLimits;
 pub use permission::asked_of_policy;
-pub use surroundings::{Connection, Refusal, SILENCE_MAX, Settings, Surroundings};
+pub use surroundings::{Connection, RENEW_EVERY, Refusal, SILENCE_MAX, Settings, Surroundings};
 
 use shared_proto::failure::{Code, Failure};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -3,6 +3,7 @@
 
 use super::JobSummary;
 use super::folder::{Folder, Store};
+use super::forecast::{self, Room};
 use super::job::{Command, Decided, Job};
 use super::service::{Held, Pause, Service};
 use super::steady::Steady;
@@ -273,7 +274,14 @@ impl Owner {
         // room of jobs that are over
         let jobs = &self.jobs;
         self.permits.retain(|id, _| jobs.get(id).is_some_and(|job| !ENDS.contains(&job.phase().as_str())));
-        match self.surroundings.allows(&request, true).await {
+        let state_dir = self.settings.state_dir.clone();
+        let expected = forecast::of_stack(&state_dir, &request.stack_id);
+        let room = expected.fit(Room::now(&state_dir, busy > 0));
+        let allowed = match room {
+            Ok(()) => self.surroundings.allows(&request, true).await,
+            Err(failure) => Err(failure),
+        };
+        match allowed {
             Ok(permit) => self.permits.extend(permit.map(|permit| (id.clone(), permit))),
             Err(failure) if failure.code == Code::Busy => {
                 tracing::info!(job = id, detail = failure.message, "job not taken now");
@@ -359,6 +367,7 @@ impl Owner {
             stops: self.stops.clone(),
             decided: Decided::default(),
             steady: self.steady.clone(),
+            peaks: forecast::Peaks::default(),
         };
         self.jobs.insert(id.clone(), entry);
         let asks = self.asks.clone();

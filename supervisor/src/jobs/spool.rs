@@ -25,6 +25,8 @@ pub(super) struct Tip {
     pub(super) last: u64,
     /// The newest phase.
     pub(super) phase: Option<String>,
+    /// When it began, milliseconds since 1970.
+    pub(super) phase_ms: i64,
     /// The hash of the saved plan.
     pub(super) plan_sha256: String,
     /// How many people rules ask for who approve it, beside whoever made the job.
@@ -105,7 +107,9 @@ pub(super) fn tip(folder: &Folder) -> Result<Tip, Box<(Failure, Tip)>> {
                 tip.last = event.sequence;
                 tip.ended = matches!(event.body, Some(Body::Result(_)));
                 match event.body {
-                    Some(Body::PhaseChanged(changed)) => tip.phase = Some(changed.phase),
+                    Some(Body::PhaseChanged(changed)) => {
+                        (tip.phase, tip.phase_ms) = (Some(changed.phase), event.time_ms);
+                    }
                     Some(Body::ResourceProgress(of)) => {
                         tip.resource = format!("{} {} {}", of.address, of.action, of.state);
                     }

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use runner_sandbox::PidFd;
 use shared_proto::failure::Failure;
 use shared_proto::secret::Secret;
-use shared_proto::v1::{JobFirst, JobRequest, JobTarget, Target};
+use shared_proto::v1::{JobFirst, JobRequest, JobTarget, Target, TimeLimits};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -45,6 +45,8 @@ pub trait Surroundings: Send + Sync + 'static {
     /// # Errors
     /// `unknown_connection`, `credentials_unavailable` and the like.
     async fn resolve(&self, connection: &str, asker: Asker<'_>) -> Result<Target, Failure>;
+    /// The connection whose credentials a job has while it plans, in the place of those of this one; none: its own.
+    fn plans_with(&self, connection: &str) -> Option<String>;
     /// Whether the runner's own policy allows a job. `takes`: it is about to be taken, and counts within the bounds of the rule that allows it
     /// until what is given back is dropped.
     ///
@@ -95,9 +97,15 @@ pub struct Settings {
     pub job_cgroup: bool,
     /// What each job may take of the disk.
     pub disk: super::DiskLimits,
+    /// How long each may take and wait.
+    pub limits: TimeLimits,
+    /// How often it is looked whether the credentials of a job at work are others by now.
+    pub renew_every: Duration,
     /// A worker that has not answered for so long is ended.
     pub silence_max: Duration,
 }
 
+/// How often it is looked whether a job's credentials are others by now: they are renewed minutes before they end.
+pub const RENEW_EVERY: Duration = Duration::from_secs(60);
 /// A job's worker answers within this, on any machine that still works.
 pub const SILENCE_MAX: Duration = Duration::from_secs(30);

@@ -139,6 +139,7 @@ pub(crate) async fn prepare(folder: &Path, stacks: usize) -> anyhow::Result<()> 
             variables: "{}".into(),
             not_redacted: "[]".into(),
             engine_version: None,
+            limits: "{}".into(),
             connections: "[]".into(),
         };
         store.create_stack(ORGANIZATION, &new).await?;
@@ -201,6 +202,7 @@ async fn use_it(shared: &Shared, store: &Store, jobs: &Jobs) -> Result<(), Failu
             }
             let stack = store.stack(ORGANIZATION, &plan.stack).await?;
             let new = NewJob {
+                limits: v1::TimeLimits::default(),
                 rules: None,
                 scope: Scope::default(),
                 stack,

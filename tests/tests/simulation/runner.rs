@@ -8,7 +8,7 @@ use runner_supervisor::config::{Asker, Config};
 use runner_supervisor::credentials::Resolver;
 use runner_supervisor::domains::Domains;
 use runner_supervisor::engines::{Engine, Engines};
-use runner_supervisor::jobs::{self, Connection, DiskLimits, SILENCE_MAX, Surroundings};
+use runner_supervisor::jobs::{self, Connection, DiskLimits, RENEW_EVERY, SILENCE_MAX, Surroundings};
 use runner_supervisor::operations::Operations;
 use runner_supervisor::recorder::Recorder;
 use runner_supervisor::spawner::wire::Mechanisms;
@@ -118,6 +118,8 @@ fn job_settings(setup: &Setup, incarnation: &str) -> jobs::Settings {
         job_cgroup: false,
         disk: DiskLimits { bytes: u64::MAX, files: u64::MAX },
         silence_max: SILENCE_MAX,
+        limits: config.jobs.limits,
+        renew_every: RENEW_EVERY,
     }
 }
 
@@ -234,6 +236,9 @@ impl Surroundings for Around {
     }
     async fn resolve(&self, connection: &str, _: Asker<'_>) -> Result<Target, Failure> {
         Err(Code::UnknownConnection.on(connection))
+    }
+    fn plans_with(&self, _: &str) -> Option<String> {
+        None
     }
     fn ended(&self, _: &str, _: &str) {}
     async fn allows(

@@ -43,6 +43,8 @@ const PASSED_TO_GIT: &[&str] = &["GIT_SSH_COMMAND", "SSH_AUTH_SOCK", "GIT_SSL_CA
 pub(super) const PROVIDERS: &str = "RUNNER_PROVIDERS";
 /// Where it allows `file:` sources.
 const ALLOW_FILE: &str = "RUNNER_ALLOW_FILE_SOURCES";
+/// By which a program gets the credentials that are in a file.
+const CAT: &str = "/bin/cat";
 /// The longest folder in which a plug-in can still make its socket (108 bytes with its own name, which has about 20).
 const TMPDIR_MAX: usize = 80;
 
@@ -160,6 +162,22 @@ pub(crate) fn not_redacted(targets: &[JobTarget]) -> impl Iterator<Item = String
     targets.iter().filter(short).map(|target| format!("connection {}", target.connection))
 }
 
+/// Puts newer credentials of the same connections where the programs at work look for them.
+///
+/// # Errors
+/// As of [`for_engine`].
+pub(crate) fn renew(targets: &[JobTarget], tmp: &Path) -> Result<(), Failure> {
+    credentials(targets, tmp, &mut Environment::new())
+}
+
+/// Who plans with whose credentials, as a user is told.
+pub(crate) fn plans_with(targets: &[JobTarget]) -> impl Iterator<Item = String> {
+    let others = targets.iter().filter(|target| !target.with.is_empty());
+    others.map(|target| {
+        format!("In the place of the connection {} the plan has the credentials of {}.", target.connection, target.with)
+    })
+}
+
 /// The connections' credentials: the first of a kind is the default, the others go by their connection's name (a context of the
 /// kubeconfig, a profile of AWS).
 fn credentials(targets: &[JobTarget], tmp: &Path, environment: &mut Environment) -> Result<(), Failure> {
@@ -186,7 +204,7 @@ fn credentials(targets: &[JobTarget], tmp: &Path, environment: &mut Environment)
     }
     if !clusters.is_empty() {
         let path = tmp.join("kubeconfig");
-        private_file(&path, kubeconfig(&clusters).to_string().as_bytes())?;
+        private_file(&path, kubeconfig(&clusters, tmp)?.to_string().as_bytes())?;
         environment.insert("KUBECONFIG".into(), path.clone().into());
         environment.insert("KUBE_CONFIG_PATH".into(), path.into());
     }
@@ -195,11 +213,11 @@ fn credentials(targets: &[JobTarget], tmp: &Path, environment: &mut Environment)
         environment.insert("GOOGLE_OAUTH_ACCESS_TOKEN".into(), of.access_token.clone().into());
         environment.insert("GOOGLE_PROJECT".into(), of.project.clone().into());
     }
-    if let Some((_, first)) = accounts.first() {
-        for (name, value) in aws_variables(first) {
+    if let Some((name, first)) = accounts.first() {
+        for (name, value) in aws_variables(name, first) {
             environment.insert(name.into(), value.into());
         }
-        let (shared, config) = aws_files(&accounts)?;
+        let (shared, config) = aws_files(&accounts, tmp)?;
         for (variable, file, content) in
             [("AWS_SHARED_CREDENTIALS_FILE", "aws-credentials", shared), ("AWS_CONFIG_FILE", "aws-config", config)]
         {
@@ -213,25 +231,32 @@ fn credentials(targets: &[JobTarget], tmp: &Path, environment: &mut Environment)
     Ok(())
 }
 
-fn aws_variables(account: &AwsTarget) -> Vec<(&'static str, String)> {
-    [
+/// Credentials that end are found by the profile: a variable cannot be renewed.
+fn aws_variables(name: &str, account: &AwsTarget) -> Vec<(&'static str, String)> {
+    let own = [
         ("AWS_ACCESS_KEY_ID", &account.access_key_id),
         ("AWS_SECRET_ACCESS_KEY", &account.secret_access_key),
         ("AWS_SESSION_TOKEN", &account.session_token),
+    ];
+    let (name, load) = (name.to_owned(), "1".to_owned());
+    // the second is for programs of the AWS SDK's first version, which read the file only then
+    let profile = [("AWS_PROFILE", &name), ("AWS_SDK_LOAD_CONFIG", &load)];
+    let credentials = if account.expires_ms > 0 { profile.to_vec() } else { own.to_vec() };
+    let everybodys = [
         ("AWS_REGION", &account.region),
         ("AWS_DEFAULT_REGION", &account.region),
         ("AWS_ENDPOINT_URL", &account.endpoint_url),
-    ]
-    .into_iter()
-    .filter(|(_, value)| !value.is_empty())
-    .map(|(name, value)| (name, value.clone()))
-    .collect()
+    ];
+    let all = credentials.into_iter().chain(everybodys).filter(|(_, value)| !value.is_empty());
+    all.map(|(name, value)| (name, value.clone())).collect()
 }
 
-/// The shared credentials file and the configuration file, a profile for each connection.
-fn aws_files(accounts: &[(&str, &AwsTarget)]) -> Result<(String, String), Failure> {
+/// The shared credentials file and the configuration file, a profile for each connection. Those that end are in files of their own, which are
+/// replaced before they do, and given by a program that the SDKs ask anew by then
+/// (<https://docs.aws.amazon.com/sdkref/latest/guide/feature-process-credentials.html>).
+fn aws_files(accounts: &[(&str, &AwsTarget)], tmp: &Path) -> Result<(String, String), Failure> {
     let (mut shared, mut config) = (String::new(), String::new());
-    for (name, account) in accounts {
+    for (number, (name, account)) in accounts.iter().enumerate() {
         let values = [
             &account.access_key_id,
             &account.secret_access_key,
@@ -249,16 +274,33 @@ fn aws_files(accounts: &[(&str, &AwsTarget)]) -> Result<(String, String), Failur
                 to.push_str(&format!("{key} = {value}\n"));
             }
         };
-        line(&mut shared, "aws_access_key_id", &account.access_key_id);
-        line(&mut shared, "aws_secret_access_key", &account.secret_access_key);
-        line(&mut shared, "aws_session_token", &account.session_token);
+        if let Some(expires) = expiry(account.expires_ms) {
+            let path = tmp.join(format!("aws-{number}.json"));
+            let process = json!({
+                "Version": 1, "AccessKeyId": account.access_key_id, "SecretAccessKey": account.secret_access_key,
+                "SessionToken": account.session_token, "Expiration": expires,
+            });
+            private_file(&path, process.to_string().as_bytes())?;
+            line(&mut config, "credential_process", &format!("{CAT} \"{}\"", path.display()));
+        } else {
+            line(&mut shared, "aws_access_key_id", &account.access_key_id);
+            line(&mut shared, "aws_secret_access_key", &account.secret_access_key);
+            line(&mut shared, "aws_session_token", &account.session_token);
+        }
         line(&mut config, "region", &account.region);
         line(&mut config, "endpoint_url", &account.endpoint_url);
     }
     Ok((shared, config))
 }
 
-fn kubeconfig(clusters: &[(&str, &KubernetesTarget)]) -> Value {
+/// A moment as the SDKs read it; none: the credentials do not end.
+fn expiry(ms: i64) -> Option<String> {
+    let at = time::OffsetDateTime::from_unix_timestamp(ms / 1000).ok().filter(|_| ms > 0)?;
+    at.format(&time::format_description::well_known::Rfc3339).ok()
+}
+
+/// A token is in a file of its own, which is replaced by the next one: clients read it again every minute.
+fn kubeconfig(clusters: &[(&str, &KubernetesTarget)], tmp: &Path) -> Result<Value, Failure> {
     use base64::Engine as _;
     let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
     let put = |map: &mut Value, key: &str, value: &str, encoded: bool| {
@@ -267,7 +309,7 @@ fn kubeconfig(clusters: &[(&str, &KubernetesTarget)]) -> Value {
         }
     };
     let (mut all, mut users, mut contexts) = (Vec::new(), Vec::new(), Vec::new());
-    for (name, target) in clusters {
+    for (number, (name, target)) in clusters.iter().enumerate() {
         let mut cluster = json!({ "server": target.server });
         put(&mut cluster, "certificate-authority-data", &target.certificate_authority_pem, true);
         put(&mut cluster, "tls-server-name", &target.tls_server_name, false);
@@ -276,7 +318,11 @@ fn kubeconfig(clusters: &[(&str, &KubernetesTarget)]) -> Value {
             cluster["insecure-skip-tls-verify"] = true.into();
         }
         let mut user = json!({});
-        put(&mut user, "token", &target.token, false);
+        if !target.token.is_empty() {
+            let path = tmp.join(format!("kube-token-{number}"));
+            private_file(&path, target.token.as_bytes())?;
+            user["tokenFile"] = path.display().to_string().into();
+        }
         put(&mut user, "client-certificate-data", &target.client_certificate_pem, true);
         put(&mut user, "client-key-data", &target.client_key_pem, true);
         let mut context = json!({ "cluster": name, "user": name });
@@ -285,21 +331,24 @@ fn kubeconfig(clusters: &[(&str, &KubernetesTarget)]) -> Value {
         users.push(json!({ "name": name, "user": user }));
         contexts.push(json!({ "name": name, "context": context }));
     }
-    json!({
+    Ok(json!({
         "apiVersion": "v1", "kind": "Config", "current-context": clusters.first().map(|c| c.0),
         "clusters": all, "users": users, "contexts": contexts,
-    })
+    }))
 }
 
-/// Writes a file that nobody else can read, and never through a link.
+/// Writes a file that nobody else can read, and never through a link. Whoever reads it has the one before or this one, whole.
 pub(crate) fn private_file(path: &Path, content: &[u8]) -> Result<(), Failure> {
-    let _ = std::fs::remove_file(path);
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let _ = std::fs::remove_file(&new);
     OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(path)
+        .open(&new)
         .and_then(|mut file| file.write_all(content))
+        .and_then(|()| std::fs::rename(&new, path))
         .map_err(|e| io_failure(Code::Internal, format_args!("cannot write {}", path.display()), &e))
 }
 
@@ -319,6 +368,7 @@ mod tests {
         JobTarget {
             connection: connection.into(),
             target: Some(Target { kind: Some(target::Kind::Kubernetes(target)) }),
+            with: String::new(),
         }
     }
     fn aws(connection: &str, secret: &str) -> JobTarget {
@@ -328,7 +378,8 @@ mod tests {
             region: "r".into(),
             ..Default::default()
         };
-        JobTarget { connection: connection.into(), target: Some(Target { kind: Some(target::Kind::Aws(target)) }) }
+        let target = Some(Target { kind: Some(target::Kind::Aws(target)) });
+        JobTarget { connection: connection.into(), target, with: String::new() }
     }
 
     #[test]
@@ -371,7 +422,7 @@ mod tests {
         let text = std::fs::read_to_string(folder.path().join("kubeconfig")).expect("reads");
         let config: Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(config["current-context"], "prod");
-        assert_eq!(config["users"][1]["user"]["token"], "t2");
+        assert_eq!(token_of(&config, 1), "t2");
         let shared = std::fs::read_to_string(folder.path().join("aws-credentials")).expect("reads");
         assert!(shared.contains("[two]\naws_access_key_id = AK\naws_secret_access_key = s2\n"));
         assert_eq!(for_git(&start, &folders).get("GIT_SSH_COMMAND").and_then(|v| v.to_str()), Some("ssh"));
@@ -381,6 +432,47 @@ mod tests {
         targets.truncate(1);
         targets.extend([kubernetes("seven", "seven-7"), aws("eight", "eight-88")]);
         assert_eq!(not_redacted(&targets).collect::<Vec<_>>(), ["connection prod", "connection seven"]);
+    }
+
+    fn token_of(config: &Value, number: usize) -> String {
+        let path = config["users"][number]["user"]["tokenFile"].as_str().expect("a file");
+        std::fs::read_to_string(path).expect("reads")
+    }
+
+    #[test]
+    fn credentials_that_end_are_where_they_can_be_renewed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let session = |secret: &str, expires_ms: i64| {
+            let mut target = aws("one", secret);
+            if let Some(Target { kind: Some(target::Kind::Aws(account)) }) = &mut target.target {
+                (account.session_token, account.expires_ms) = ("token".into(), expires_ms);
+            }
+            target
+        };
+        let read = |file: &str| std::fs::read_to_string(folder.path().join(file)).expect("reads");
+        let mut environment = Environment::new();
+        let targets = [session("s1", 1_000_000_000_000), aws("two", "s2"), kubernetes("prod", "t1")];
+        credentials(&targets, folder.path(), &mut environment).expect("writes");
+        let get = |name: &str| environment.get(name).and_then(|v| v.to_str()).map(str::to_owned);
+        assert_eq!((get("AWS_PROFILE").as_deref(), get("AWS_SECRET_ACCESS_KEY")), (Some("one"), None));
+        assert!(read("aws-config").contains(&format!(
+            "[profile one]\ncredential_process = /bin/cat \"{}\"\nregion = r\n",
+            folder.path().join("aws-0.json").display()
+        )));
+        assert!(read("aws-credentials").contains("[one]\n[two]\naws_access_key_id"));
+        let process = |file: &str| serde_json::from_str::<Value>(&read(file)).expect("JSON");
+        assert_eq!(
+            process("aws-0.json"),
+            json!({"Version": 1, "AccessKeyId": "AK", "SecretAccessKey": "s1", "SessionToken": "token", "Expiration": "2001-09-09T01:46:40Z"})
+        );
+        let renewed = [session("s3", 1_000_000_060_000), aws("two", "s2"), kubernetes("prod", "t9")];
+        renew(&renewed, folder.path()).expect("writes");
+        assert_eq!(process("aws-0.json")["SecretAccessKey"], "s3");
+        assert_eq!(process("aws-0.json")["Expiration"], "2001-09-09T01:47:40Z");
+        let config = process("kubeconfig");
+        assert_eq!(token_of(&config, 0), "t9");
+        let mode = std::fs::metadata(folder.path().join("aws-0.json")).expect("is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]

@@ -99,6 +99,7 @@ pub(crate) async fn assume(target: AwsTarget, role: &Role<'_>, dialer: &Dialer) 
         session_token: field("SessionToken"),
         region,
         endpoint_url,
+        expires_ms: ends.as_millisecond(),
     };
     if target.access_key_id.is_empty() || target.secret_access_key.is_empty() || target.session_token.is_empty() {
         return Err(malformed("sts", "a session without its credentials"));

@@ -55,6 +55,7 @@ pub(super) fn from_environment(how: &ResolveAws) -> Option<Result<Resolved, Faul
                 session_token: variable(how, "AWS_SESSION_TOKEN").unwrap_or_default().to_owned(),
                 region: region_of(how).unwrap_or_default().to_owned(),
                 endpoint_url: how.endpoint_url.clone(),
+                expires_ms: 0,
             }),
             valid_until_ms: files_valid(),
             steps: vec![step("credentials", format!("{}: access key {key}", shown(how)))],
@@ -148,6 +149,7 @@ async fn resolve_unbounded(how: &ResolveAws) -> Result<Resolved, Fault> {
         session_token: credentials.session_token().unwrap_or_default().to_owned(),
         region: region.map(|r| r.to_string()).unwrap_or_default(),
         endpoint_url: how.endpoint_url.clone(),
+        expires_ms: expiry_ms.unwrap_or_default(),
     };
     let mut steps = vec![step("credentials", format!("{}: access key {}", shown(how), found.access_key_id))];
     let (target, expiry_ms) = match &how.session {

@@ -31,6 +31,7 @@ pub(crate) fn target(url: &str) -> Target {
         session_token: "t0ken".into(),
         region: "eu-central-1".into(),
         endpoint_url: url.into(),
+        expires_ms: 0,
     })
 }
 

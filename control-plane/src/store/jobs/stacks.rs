@@ -29,6 +29,8 @@ pub struct Stack {
     pub not_redacted: String,
     /// Entries of the runner's configuration.
     pub connections: String,
+    /// How long what may take in its jobs.
+    pub limits: String,
     /// The instance that applied its last plan, or may have: one without a backend has its state there.
     pub last_instance: Option<String>,
     /// When it was made.
@@ -54,13 +56,15 @@ pub struct NewStack {
     pub not_redacted: String,
     /// JSON.
     pub connections: String,
+    /// JSON.
+    pub limits: String,
 }
 
 macro_rules! select_stacks {
     ($rest:literal) => {
         concat!(
-            "SELECT id, organization, name, engine, engine_version, runner, source, variables, not_redacted, connections, last_instance, ",
-            "created_at_ms ",
+            "SELECT id, organization, name, engine, engine_version, runner, source, variables, not_redacted, connections, limits, ",
+            "last_instance, created_at_ms ",
             "FROM stacks WHERE organization = $1 AND deleted_at_ms IS NULL ",
             $rest
         )
@@ -76,7 +80,7 @@ impl Store {
         let id = new_id("stk");
         sqlx::query(
             "INSERT INTO stacks (id, organization, name, engine, runner, source, variables, connections, created_at_ms, \
-             not_redacted, engine_version) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+             not_redacted, engine_version, limits) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         )
         .bind(&id)
         .bind(organization)
@@ -89,6 +93,7 @@ impl Store {
         .bind(now_ms())
         .bind(&new.not_redacted)
         .bind(&new.engine_version)
+        .bind(&new.limits)
         .execute(self.pool())
         .await
         .map_err(|e| taken(e, "a stack", &new.name, "making a stack"))?;
@@ -129,7 +134,7 @@ impl Store {
     pub async fn update_stack(&self, organization: &str, id: &str, new: &NewStack) -> Result<Stack, Failure> {
         let changed = sqlx::query(
             "UPDATE stacks SET name = $3, engine = $4, runner = $5, source = $6, variables = $7, connections = $8, \
-             not_redacted = $9, engine_version = $10 WHERE organization = $1 AND id = $2 AND deleted_at_ms IS NULL",
+             not_redacted = $9, engine_version = $10, limits = $11 WHERE organization = $1 AND id = $2 AND deleted_at_ms IS NULL",
         )
         .bind(organization)
         .bind(id)
@@ -141,6 +146,7 @@ impl Store {
         .bind(&new.connections)
         .bind(&new.not_redacted)
         .bind(&new.engine_version)
+        .bind(&new.limits)
         .execute(self.pool())
         .await
         .map_err(|e| taken(e, "a stack", &new.name, "changing a stack"))?;

@@ -41,6 +41,7 @@ pub(crate) async fn stack(store: &Store, name: &str) -> Stack {
         variables: "{}".into(),
         not_redacted: "[]".into(),
         engine_version: None,
+        limits: "{}".into(),
         connections: "[]".into(),
     };
     store.create_stack(ORG, &new).await.expect("a stack")
@@ -49,6 +50,7 @@ pub(crate) async fn stack(store: &Store, name: &str) -> Stack {
 pub(crate) fn new_job(stack: &Stack, kind: JobKind) -> NewJob {
     NewJob {
         rules: None,
+        limits: v1::TimeLimits::default(),
         scope: Scope::default(),
         stack: stack.clone(),
         runner: RUNNER.into(),
@@ -520,6 +522,7 @@ async fn stacks_have_names_of_their_own_and_go_when_nothing_runs() {
         variables: "{}".into(),
         not_redacted: "[]".into(),
         engine_version: None,
+        limits: "{}".into(),
         connections: "[]".into(),
     };
     assert_eq!(code(store.create_stack(ORG, &same).await), Code::Conflict);
@@ -646,4 +649,34 @@ async fn a_preference_ends_by_whichever_clock() {
     assert!(assign(&store, HERE, &[HERE]).await.is_none(), "the one with the state may be back in a moment");
     sqlx::query("UPDATE jobs SET created_at_ms = created_at_ms + 1000000").execute(store.pool()).await.expect("writes");
     assert_eq!(assign(&store, HERE, &[HERE]).await.expect("its turn").job_id, job.id);
+}
+
+#[tokio::test]
+async fn old_events_go_and_what_a_job_was_stays() {
+    let store = store().await;
+    let (first, other) = (stack(&store, "first").await, stack(&store, "other").await);
+    let mut jobs = Vec::new();
+    for stack in [&first, &first, &other] {
+        let given = accepted(&store, stack, JobKind::Preview).await;
+        tell(&store, &given, 1, vec![phase("planning"), plan(false), result("no_changes", "ok")]).await;
+        jobs.push(given.job_id);
+    }
+    // one that has not ended, and one whose end its runner has not told
+    let at_work = accepted(&store, &first, JobKind::Preview).await;
+    tell(&store, &at_work, 1, vec![phase("planning")]).await;
+    let events = async |id: &str| store.job_events(ORG, id, 0, 10).await.expect("read").len();
+    let long_ago = now_ms() - 1000;
+    assert_eq!(store.forget_events(long_ago).await, Ok(0), "they are not old");
+    assert_eq!(store.forget_events(now_ms() + 1000).await, Ok(1));
+    assert_eq!(store.forget_events(now_ms() + 1000).await, Ok(0), "each once");
+    let (old, last, last_of_other) = (&jobs[0], &jobs[1], &jobs[2]);
+    assert_eq!((events(old).await, events(last).await, events(last_of_other).await), (0, 3, 3));
+    assert_eq!(events(&at_work.job_id).await, 1);
+    let old = store.job(ORG, old).await.expect("stays");
+    assert!(old.events_removed_at_ms.is_some() && old.plan_text.is_none());
+    assert_eq!(
+        (old.phase, old.last_sequence, old.plan().map(|plan| plan.sha256)),
+        (Phase::NoChanges, 3, Some("p1".into()))
+    );
+    assert!(store.job(ORG, last).await.expect("stays").events_removed_at_ms.is_none());
 }

@@ -14,7 +14,7 @@ use shared_proto::secret::Secret;
 use shared_proto::v1::event::Body;
 use shared_proto::v1::execution_server::{Execution, ExecutionServer};
 use shared_proto::v1::work_item::Kind;
-use shared_proto::v1::{self, JobKind, JobRequest, JobResult};
+use shared_proto::v1::{self, JobKind, JobRequest, JobResult, TimeLimits};
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
@@ -51,6 +51,9 @@ pub(super) struct Known {
     pub(super) unreachable: bool,
     /// The runner's own set.
     pub(super) plan_rules: String,
+    /// In each token that is resolved, and of which connections some were.
+    pub(super) token: u32,
+    pub(super) resolved: Vec<String>,
     pub(super) refuse_accept: bool,
     /// Jobs that it does not know: it was restored from an older back-up.
     unknown: Vec<String>,
@@ -315,6 +318,7 @@ pub(super) struct Host {
     engine: PathBuf,
     pub(super) instance: String,
     pub(super) silence_max: Duration,
+    pub(super) limits: TimeLimits,
 }
 
 /// One supervisor's life: a runtime.
@@ -353,6 +357,7 @@ impl Host {
             engine: nowhere,
             instance: "i1".into(),
             silence_max: super::SILENCE_MAX,
+            limits: TimeLimits::default(),
         }
     }
     pub(super) fn state_dir(&self) -> &Path {
@@ -375,6 +380,8 @@ impl Host {
             take_over: false,
             job_cgroup: false,
             disk: super::DiskLimits::NONE,
+            limits: self.limits,
+            renew_every: Duration::from_millis(100),
             silence_max: self.silence_max,
         };
         let around = Around { plane: plane.clone(), worker: self.worker.clone() };
@@ -491,10 +498,24 @@ impl Surroundings for Around {
         Secret::new("the-key")
     }
     async fn resolve(&self, connection: &str, _: Asker<'_>) -> Result<v1::Target, Failure> {
+        let with = |token: String| {
+            let target = v1::KubernetesTarget { server: "https://k".into(), token, ..Default::default() };
+            Ok(v1::Target { kind: Some(v1::target::Kind::Kubernetes(target)) })
+        };
         match connection {
+            "both" | "reading" => {
+                let token = self.plane.update(|p| {
+                    p.resolved.push(connection.to_owned());
+                    p.token
+                });
+                with(format!("token-of-{connection}-{token}"))
+            }
             "prod" => Ok(v1::Target { kind: Some(v1::target::Kind::Kubernetes(v1::KubernetesTarget::default())) }),
             other => Err(Code::UnknownConnection.on(other)),
         }
+    }
+    fn plans_with(&self, connection: &str) -> Option<String> {
+        (connection == "both").then(|| "reading".to_owned())
     }
     fn ended(&self, _: &str, _: &str) {}
     async fn allows(&self, _: &v1::JobRequest, _: bool) -> Result<Option<crate::policy::Permit>, Failure> {

@@ -1,0 +1,46 @@
+//! What is old and large goes: the events of jobs that ended long ago, and their plans. That a job was, who made and approved it, what it changed in
+//! numbers and how it ended stays for good. Must never remove what a runner may still tell of, nor the last job of a stack.
+
+use super::super::{Store, broken};
+use shared_proto::failure::Failure;
+use shared_proto::now_ms;
+
+/// Jobs of one transaction: others write in between.
+const AT_ONCE: i64 = 20;
+
+impl Store {
+    /// Removes events and plans of jobs that ended before, some of them; gives how many jobs that were.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub async fn forget_events(&self, before_ms: i64) -> Result<usize, Failure> {
+        let failed = broken("removing old events");
+        let mut transaction = self.writing().await.map_err(&failed)?;
+        let old: Vec<(String,)> = sqlx::query_as(
+            "SELECT id FROM jobs WHERE ended_at_ms < $1 AND events_removed_at_ms IS NULL AND reported AND id < \
+             (SELECT MAX(newer.id) FROM jobs newer WHERE newer.stack = jobs.stack AND newer.reported) LIMIT $2",
+        )
+        .bind(before_ms)
+        .bind(AT_ONCE)
+        .fetch_all(&mut *transaction)
+        .await
+        .map_err(&failed)?;
+        for (job,) in &old {
+            for statement in [
+                "DELETE FROM job_events WHERE job = $1",
+                "DELETE FROM plans WHERE job = $1",
+                "UPDATE jobs SET plan_text = NULL, event_bytes = 0 WHERE id = $1",
+            ] {
+                sqlx::query(statement).bind(job).execute(&mut *transaction).await.map_err(&failed)?;
+            }
+            sqlx::query("UPDATE jobs SET events_removed_at_ms = $2 WHERE id = $1")
+                .bind(job)
+                .bind(now_ms())
+                .execute(&mut *transaction)
+                .await
+                .map_err(&failed)?;
+        }
+        transaction.commit().await.map_err(failed)?;
+        Ok(old.len())
+    }
+}
