@@ -7,7 +7,7 @@ use runner_tests::ctl::Ctl;
 use runner_tests::engine::{self, EngineKind};
 use runner_tests::procfs;
 use runner_tests::runner::{Setup, signal};
-use runner_tests::{Component, ControlPlane, Engine, Runner, Suite, eventually};
+use runner_tests::{Component, ControlPlane, Engine, Moto, Runner, Suite, eventually};
 use serde_json::{Value, json};
 use shared_proto::states::VERSIONS;
 use std::collections::BTreeMap;
@@ -38,6 +38,8 @@ fn main() -> ExitCode {
         .test("the_lock_of_an_engine_that_was_killed_is_told_and_removed", lock)
         .test("workers_killed_while_the_state_is_written_cost_nothing", || killed(&[]))
         .test("workers_killed_while_the_state_is_written_cost_nothing_without_namespaces", without_namespaces)
+        .needs(&[Component::Tofu, Component::Moto])
+        .test("in_s3_with_a_session_that_ends_and_the_reading_one_while_it_plans", in_s3)
         .run()
 }
 
@@ -177,6 +179,65 @@ async fn lock() -> Result<()> {
     ensure!(said.code() == 0, "{said:?}");
     let next = set.job("killed", json!({ "kind": "preview" }), &["failed", "planned"]).await?;
     ensure!(next["phase"] == "planned", "{next}");
+    Ok(())
+}
+
+/// The state is in a bucket; what is made says whose credentials its program has.
+const IN_S3: &str = r#"
+terraform {
+  backend "s3" {
+    bucket       = "states"
+    key          = "of/the/tests.tfstate"
+    use_lockfile = true
+  }
+}
+resource "terraform_data" "one" {
+  provisioner "local-exec" {
+    command = "echo profile=$AWS_PROFILE, key=[$AWS_SECRET_ACCESS_KEY]; grep -c credential_process $AWS_CONFIG_FILE"
+  }
+}
+"#;
+
+async fn in_s3() -> Result<()> {
+    let (control_plane, moto) = (ControlPlane::start().await?, Moto::start().await?);
+    moto.bucket("states", ("of", "tests")).await?;
+    let engine = Engine::new(EngineKind::OpenTofu)?;
+    let user = control_plane.admin();
+    let session = |role: &str| {
+        format!(
+            "provider = \"aws\"\nsource = \"environment\"\nregion = \"eu-central-1\"\nendpoint_url = {:?}\n\
+             assume_role_arn = \"arn:aws:iam::123456789012:role/{role}\"\nsession_seconds = 900",
+            moto.url()
+        )
+    };
+    let setup = Setup::new()?.cold().engines(&[&engine]).aws("other", &moto);
+    let account = format!("{}\nplan_with = \"account-read\"", session("writes"));
+    let setup = setup.table("connections.account", &account).table("connections.account-read", &session("reads"));
+    let runner = setup.start(user, "runner-1").await?;
+    user.post(&format!("/runners/{}/default", runner.id), &json!({})).await?;
+    let ctl = Ctl::new(&control_plane, user)?;
+    let source = user.upload(runner_tests::archive::module(IN_S3)?).await?;
+    let stack = json!({ "name": "s3", "engine": "opentofu", "source": source, "connections": ["account"] });
+    user.post("/stacks", &stack).await?;
+    let id = user.start_job("s3", &json!({ "kind": "update", "approve_automatically": true })).await?;
+    user.job_in(&id, &["applied"], JOB).await?;
+    let said = ctl.text(&["job", "logs", &id]).await?;
+    ensure!(said.contains("profile=account, key=[]"), "{said}");
+    let all = user.events(&id).await?;
+    let note = "In the place of the connection account the plan has the credentials of account-read.";
+    ensure!(all.iter().any(|event| event.to_string().contains(note)), "{all:?}");
+    let kept = moto.call("s3", http::Method::GET, "/states/of/the/tests.tfstate", &[], "").await?;
+    ensure!(kept.status.is_success() && kept.text().contains("terraform_data"), "{}", kept.status);
+    let locked = moto.call("s3", http::Method::GET, "/states/of/the/tests.tfstate.tflock", &[], "").await?;
+    ensure!(!locked.status.is_success(), "its lock was left");
+    // the picture of it
+    let picture = runner.folder().join("timeline.svg");
+    let path = picture.display().to_string();
+    ctl.text(&["job", "timeline", &id, "--to", &path]).await?;
+    let drawn = std::fs::read_to_string(&picture)?;
+    ensure!(drawn.starts_with("<svg ") && drawn.contains("terraform_data.one: create"), "{drawn}");
+    let again = ctl.run(&["job", "timeline", &id, "--to", &path]).await?;
+    ensure!(again.code() != 0 && again.stderr.contains("not there yet"), "{again:?}");
     Ok(())
 }
 
