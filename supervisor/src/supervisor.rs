@@ -885,6 +885,7 @@ fn job_settings(
         },
         silence_max: SILENCE_MAX,
         limits: config.jobs.limits,
+        plan_retries: config.jobs.plan_retries,
         renew_every: RENEW_EVERY,
     }
 }

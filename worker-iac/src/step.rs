@@ -679,8 +679,18 @@ impl Step {
             Family::Language => None,
             Family::Pulumi => Some(PathBuf::from(&self.start.state_directory)),
         };
-        let parts =
-            Parts { program: &program, environment, options, settings, root, work: self.work.clone(), state, grace };
+        let retries = self.start.plan_retries;
+        let parts = Parts {
+            program: &program,
+            environment,
+            options,
+            settings,
+            root,
+            work: self.work.clone(),
+            state,
+            grace,
+            retries,
+        };
         let mut engine = Engine::new(parts, self.cancel.clone(), self.journal.clone())?;
         let chosen = engine.choose(choice).await?;
         Ok((engine, chosen.into_iter().chain(passing).collect()))

@@ -237,6 +237,66 @@ fn what_does_not_stop_is_forced_and_that_is_said() {
     }
 }
 
+/// An engine that fails so often before it does what it is told.
+fn failing(job: &mut Job, command: &str, times: u32, error: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let wrapper = job.folder.path().join("wrapper");
+    let counter = job.folder.path().join("work/data/failed");
+    let said = format!(
+        "{{\"@level\":\"error\",\"@message\":\"Error: {error}\",\"type\":\"diagnostic\",\"diagnostic\":{{\"severity\":\"error\",\"summary\":\"{error}\",\"detail\":\"\"}}}}"
+    );
+    if let Some(program) = &mut job.start.engine {
+        let script = format!(
+            "#!/bin/sh\nif [ \"$1\" = {command} ] && [ \"$(wc -l <{counter:?} 2>/dev/null || echo 0)\" -lt {times} ]; then\n\
+             echo x >>{counter:?}; echo '{said}'; exit 1\nfi\nexec {:?} \"$@\"\n",
+            program.path
+        );
+        std::fs::write(&wrapper, script).expect("writes");
+        std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).expect("sets");
+        program.path = wrapper.display().to_string();
+    }
+}
+
+#[test]
+fn what_passes_is_tried_again_at_the_plan_and_only_there() {
+    for engine in engines() {
+        let passes = "operation error S3: StatusCode: 503, SlowDown";
+        let notes = |ended: &[Event]| {
+            bodies(ended)
+                .filter(|b| matches!(b, Body::OutputLine(l) if l.text.contains("it is tried again in 5 s, 1 of 1")))
+                .count()
+        };
+        for (command, error, retries, phase, noted) in [
+            ("init", passes, 1, "awaiting_approval", 1),
+            ("plan", passes, 1, "awaiting_approval", 1),
+            ("plan", passes, 0, "failed", 0),
+            ("plan", "Invalid function argument", 1, "failed", 0),
+        ] {
+            let mut job = Job::new(&engine, JobKind::Update, &[("main.tf", SMALL)]);
+            job.start.plan_retries = retries;
+            failing(&mut job, command, 1, error);
+            assert!(job.begin("plan").wait().success());
+            let ended = events(&job.work());
+            let last = bodies(&ended)
+                .filter_map(|b| match b {
+                    Body::PhaseChanged(p) => Some(p.phase.as_str()),
+                    Body::Result(r) => Some(r.phase.as_str()),
+                    _ => None,
+                })
+                .last();
+            assert_eq!((last, notes(&ended)), (Some(phase), noted), "{command} {error} {retries}");
+        }
+        // what an apply has done before it failed nobody knows
+        let mut job = Job::new(&engine, JobKind::Update, &[("main.tf", SMALL)]);
+        job.start.plan_retries = 1;
+        failing(&mut job, "apply", 1, passes);
+        assert!(job.begin("plan").wait().success());
+        assert!(job.begin("apply").wait().success());
+        let ended = events(&job.work());
+        assert_eq!((result(&ended).phase.as_str(), notes(&ended)), ("failed", 0));
+    }
+}
+
 #[test]
 fn pings_are_answered_and_new_events_are_told_under_any_path() {
     for engine in engines() {

@@ -132,6 +132,7 @@ struct FileJobs {
     apply_limit_s: u64,
     approval_limit_s: u64,
     silence_limit_s: u64,
+    plan_retries: u64,
 }
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
@@ -239,6 +240,7 @@ impl Default for FileJobs {
             apply_limit_s: 0,
             approval_limit_s: 0,
             silence_limit_s: 0,
+            plan_retries: 2,
         }
     }
 }
@@ -426,6 +428,7 @@ impl File {
                 approval: limit("jobs.approval_limit_s", self.jobs.approval_limit_s)?,
                 silence: limit("jobs.silence_limit_s", self.jobs.silence_limit_s)?,
             },
+            plan_retries: within("jobs.plan_retries", self.jobs.plan_retries, 0, 10)? as u32,
             take_over: self.jobs.take_over,
             at_stop: self.jobs.at_stop,
             stop_grace: Duration::from_secs(within("jobs.stop_grace_s", self.jobs.stop_grace_s, 5, 86_400)?),
@@ -716,6 +719,7 @@ impl Config {
                 "jobs.memory_mib" => self.jobs.memory_mib.to_string(),
                 "jobs.disk_mib" => self.jobs.disk_mib.to_string(),
                 "jobs.files" => self.jobs.files.to_string(),
+                "jobs.plan_retries" => self.jobs.plan_retries.to_string(),
                 "jobs.plan_limit_s" => self.jobs.limits.plan.to_string(),
                 "jobs.apply_limit_s" => self.jobs.limits.apply.to_string(),
                 "jobs.approval_limit_s" => self.jobs.limits.approval.to_string(),

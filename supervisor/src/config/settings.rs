@@ -190,6 +190,11 @@ pub const SETTINGS: &[Setting] = &[
     number("jobs.disk_mib", "10240", "What a job takes of the disk, its stack's state included, MiB; 0: no bound"),
     number("jobs.files", "1000000", "A job's files and folders, its stack's state included; 0: no bound"),
     number(
+        "jobs.plan_retries",
+        "2",
+        "How often the init and the plan of a job are tried again that failed of what passes by itself, such as a service that asks to slow down; an apply never is",
+    ),
+    number(
         "jobs.plan_limit_s",
         "0",
         "How long the plan of a job may take, with source and init, seconds; 0: no limit. Stacks may say less",

@@ -99,6 +99,8 @@ pub struct Settings {
     pub disk: super::DiskLimits,
     /// How long each may take and wait.
     pub limits: TimeLimits,
+    /// How often a plan is tried again that failed of what passes by itself.
+    pub plan_retries: u32,
     /// How often it is looked whether the credentials of a job at work are others by now.
     pub renew_every: Duration,
     /// A worker that has not answered for so long is ended.

@@ -119,6 +119,7 @@ fn job_settings(setup: &Setup, incarnation: &str) -> jobs::Settings {
         disk: DiskLimits { bytes: u64::MAX, files: u64::MAX },
         silence_max: SILENCE_MAX,
         limits: config.jobs.limits,
+        plan_retries: 0,
         renew_every: RENEW_EVERY,
     }
 }

@@ -1,6 +1,7 @@
 //! What a command complains of while it runs, and what its exit means by that.
 
 use super::dialect::Dialect;
+use super::passing;
 use crate::stop::{Exit, Stop};
 use shared_proto::failure::Code;
 use shared_proto::v1::StateLock;
@@ -19,6 +20,9 @@ pub(super) struct Complaint {
     planned: bool,
     /// It said what it has applied, which comes last.
     applied: bool,
+    /// Errors, and those of them that pass by themselves.
+    errors: usize,
+    passing: usize,
 }
 
 // === impl Complaint ===
@@ -32,6 +36,8 @@ impl Complaint {
         }
         match body {
             Body::Diagnostic(d) if d.severity == "error" => {
+                self.errors += 1;
+                self.passing += usize::from(passing::is(&d.summary, &d.detail));
                 self.stale |= dialect.stale(&d.summary);
                 self.disk_full |=
                     d.detail.contains("no space left on device") || d.summary.contains("no space left on device");
@@ -44,11 +50,19 @@ impl Complaint {
                 self.disk_full |= line.text.contains("no space left on device");
                 let words = line.text.trim_start_matches(['│', '╷', ' ']);
                 if words.starts_with("Error: ") || words.starts_with("error: ") {
+                    self.errors += 1;
+                    self.passing += usize::from(passing::is(words, ""));
                     self.first.get_or_insert_with(|| words.chars().take(500).collect());
                 }
             }
             _ => {}
         }
+    }
+
+    /// Whether all that it failed of passes by itself: the first error, in its words.
+    pub(super) fn passes(&self) -> Option<&str> {
+        let first = self.first.as_deref()?;
+        (self.passing == self.errors && self.lock.is_none() && !self.stale && !self.disk_full).then_some(first)
     }
 
     /// Judges an exit. Whether it is that of a plan that has changes.

@@ -11,6 +11,7 @@ pub(crate) mod imports;
 mod language;
 mod lock;
 mod opentofu;
+mod passing;
 mod providers;
 pub(crate) mod pulumi;
 pub(crate) mod resources;
@@ -53,6 +54,8 @@ pub(crate) struct Engine {
     /// Values that are set when the working copy is made ready.
     settings: Vec<Setting>,
     grace: Duration,
+    /// How often a command is tried again that has changed nothing, and failed of what passes.
+    retries: u32,
     cancel: Watcher,
     journal: Journal,
 }
@@ -90,6 +93,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) state: Option<PathBuf>,
     /// Between asking and forcing.
     pub(crate) grace: Duration,
+    /// How often a command is tried again that has changed nothing, and failed of what passes.
+    pub(crate) retries: u32,
 }
 
 impl Engine {
@@ -100,12 +105,12 @@ impl Engine {
     pub(crate) fn new(parts: Parts<'_>, cancel: Watcher, journal: Journal) -> Result<Self, Failure> {
         let dialect = dialect::named(&parts.program.name)?;
         let program = program_at(parts.program)?;
-        let Parts { environment, options, settings, root, work, state, grace, .. } = parts;
+        let Parts { environment, options, settings, root, work, state, grace, retries, .. } = parts;
         // what it may write has to be there before
         private_folder(&work.join("data"))?;
         let version = parts.program.version.clone();
         let common = Common { dialect, program, version, environment, options, root, work };
-        Ok(Self { common, state, settings, grace, cancel, journal })
+        Ok(Self { common, state, settings, grace, retries, cancel, journal })
     }
 
     /// How its working copies are made ready.
@@ -252,8 +257,31 @@ impl Engine {
         })
     }
 
-    /// Runs a command whose standard output is lines of events. Whether it has planned changes.
+    /// Runs a command whose standard output is lines of events, again where it changes nothing and has failed of what passes. Whether it has
+    /// planned changes.
     async fn command(&mut self, command: &Command<'_>) -> Result<bool, Stop> {
+        let retries = if matches!(command, Command::Init { .. } | Command::Plan { .. }) { self.retries } else { 0 };
+        for tries in 0..retries {
+            let (judged, passes) = self.attempt(command).await?;
+            let (Err(Stop::Failed(_, Some(Exit::Code(_)))), Some(passes)) = (&judged, passes) else { return judged };
+            let pause = passing::pause(tries);
+            let what = command.name();
+            let note = format!(
+                "The {what} failed of what may pass ({passes}): it is tried again in {} s, {} of {retries}.",
+                pause.as_secs(),
+                tries + 1
+            );
+            self.journal.note(note).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = self.cancel.asked() => return Err(Stop::Canceled { forced: false, exit: None }),
+            }
+        }
+        self.attempt(command).await?.0
+    }
+
+    /// Runs it once: how it is judged, and the error that passes by itself where there was no other.
+    async fn attempt(&mut self, command: &Command<'_>) -> Result<(Result<bool, Stop>, Option<String>), Stop> {
         let (out, err) = (self.common.work.join("engine.log"), self.common.work.join("engine.err"));
         let (journal, dialect) = (self.journal.clone(), self.common.dialect);
         let mut complaint = Complaint::default();
@@ -262,7 +290,8 @@ impl Engine {
                 heard_of_command(&journal, dialect, &mut complaint, heard).await;
             })
             .await?;
-        complaint.judge(command.name(), dialect, exit)
+        let passes = complaint.passes().map(str::to_owned);
+        Ok((complaint.judge(command.name(), dialect, exit), passes))
     }
 
     /// Runs a command whose standard output is a document: it may hold secrets, and goes with the temporary folder. What it says, in whole

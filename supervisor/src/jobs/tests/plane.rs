@@ -381,6 +381,7 @@ impl Host {
             job_cgroup: false,
             disk: super::DiskLimits::NONE,
             limits: self.limits,
+            plan_retries: 0,
             renew_every: Duration::from_millis(100),
             silence_max: self.silence_max,
         };
