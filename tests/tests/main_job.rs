@@ -488,9 +488,10 @@ async fn bound_job() -> Result<()> {
     let module = r##"resource "terraform_data" "who" {
   provisioner "local-exec" {
     command = <<-EOT
-      token=$(grep -o '"token":"[^"]*"' "$KUBECONFIG" | cut -d. -f2 | tr '_-' '/+')
+      file=$(grep -o '"tokenFile":"[^"]*"' "$KUBECONFIG" | cut -d'"' -f4)
+      token=$(cut -d. -f2 "$file" | tr '_-' '/+')
       echo "whose: $(echo "$token==" | base64 -d 2>/dev/null | grep -o 'system:serviceaccount:[a-z:]*')"
-      echo "administrators: $(grep -c admin-token "$KUBECONFIG")"
+      echo "administrators: $(cat "$KUBECONFIG" "$file" | grep -c admin-token)"
     EOT
   }
 }
