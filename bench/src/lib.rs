@@ -11,6 +11,7 @@ use runner_control_plane::sessions::{Sessions, Settings, StoredRegistry};
 use runner_control_plane::store::Store;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -36,4 +37,28 @@ pub async fn serve(data: &Path, stop: CancellationToken) -> Result<(Sessions, So
     let address = port.local_addr()?;
     tokio::spawn(listener.serve(port, stop));
     Ok((sessions, address))
+}
+
+/// Runs a benchmark to its end, with all that it started: success where what it promises holds.
+pub fn to_end(bench: impl Future<Output = Result<bool>>) -> ExitCode {
+    let Ok(runtime) = tokio::runtime::Builder::new_multi_thread().enable_all().build() else {
+        return ExitCode::FAILURE;
+    };
+    let ended = runtime.block_on(bench);
+    runner_tests::process::end_all();
+    runner_tests::scratch::remove_root();
+    match ended {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error:?}\n{}", runner_tests::process::recent_logs());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The middle of some figures.
+pub fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -11,7 +11,8 @@ mod ways;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
-use measure::{Way, median, median_ms};
+use measure::{Way, median_ms};
+use runner_bench::median;
 use runner_tests::{procfs, tools};
 use serde::Serialize;
 use serde_json::{Value, json};

@@ -3,6 +3,7 @@
 use crate::service::Kind;
 use crate::ways::{Caller, Ours, Raw, Ssh};
 use anyhow::{Context as _, Result, ensure};
+use runner_bench::median;
 use shared_proto::frame;
 use shared_proto::v1;
 use std::os::fd::OwnedFd;
@@ -129,12 +130,6 @@ pub(crate) async fn plain_exec(worker: &Path, request: &v1::OperationRequest, co
         tokio::task::spawn_blocking(move || child.wait()).await??;
     }
     Ok(took)
-}
-
-/// The middle of some figures.
-pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// The middle of some times, milliseconds.

@@ -1,10 +1,7 @@
 //! What an apply has begun and of which nobody has told the end: what people look at first where it was stopped. By the job's own events.
 
-use prost::Message as _;
-use shared_proto::spool::Reader;
-use shared_proto::v1::Event;
+use crate::journal;
 use shared_proto::v1::event::Body;
-use std::fs::File;
 use std::path::Path;
 
 /// As many are counted, and named.
@@ -13,10 +10,9 @@ const NAMED_MAX: usize = 10;
 
 /// Resources that the engine began to make, change or destroy in this apply, and of which it told no end; in its order.
 pub(crate) fn unfinished(events: &Path) -> Vec<String> {
-    let Some(mut reader) = File::open(events).ok().and_then(|file| Reader::new(file).ok()) else { return Vec::new() };
     let mut open: Vec<String> = Vec::new();
-    while let Ok(Some(record)) = reader.read() {
-        match Event::decode(record.content.as_slice()).ok().and_then(|event| event.body) {
+    for event in journal::told(events) {
+        match event.body {
             // of a plan a resource's progress is that it is read
             Some(Body::PhaseChanged(changed)) if changed.phase == "applying" => open.clear(),
             Some(Body::ResourceProgress(of)) => {
@@ -49,15 +45,12 @@ pub(crate) fn in_words(unfinished: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shared_proto::spool::Writer;
-    use shared_proto::v1::{PhaseChanged, ResourceProgress};
+    use shared_proto::v1::{Event, PhaseChanged, ResourceProgress};
 
     #[test]
     fn what_has_no_end_is_named_in_its_order() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("events");
-        let file = File::options().create_new(true).read(true).write(true).open(&path).expect("opens");
-        let (mut writer, _) = Writer::open(file).expect("a spool");
         let of = |address: &str, action: &str, state: &str| {
             let (address, action, state) = (address.to_owned(), action.to_owned(), state.to_owned());
             Body::ResourceProgress(ResourceProgress { address, action, state, ..ResourceProgress::default() })
@@ -75,10 +68,7 @@ mod tests {
             of("x.a", "delete", "complete"),
             of("x.a", "create", "started"),
         ];
-        for (body, sequence) in bodies.into_iter().zip(1..) {
-            let event = Event { sequence, body: Some(body), ..Event::default() };
-            writer.append(&event.encode_to_vec()).expect("appends");
-        }
+        journal::write_told(&path, bodies.map(|body| Event { body: Some(body), ..Event::default() }));
         let found = unfinished(&path);
         assert_eq!(found, ["x.b (create)", "x.a (create)"]);
         assert_eq!(in_words(&found), " Begun, and not told to be done: x.b (create), x.a (create).");

@@ -9,7 +9,7 @@ use crate::stop::is_disk_full;
 use prost::Message as _;
 use runner_worker_iac::redaction::Redaction;
 use shared_proto::bounds::EVENT_MAX;
-use shared_proto::spool::{SpoolError, Writer};
+use shared_proto::spool::{Reader, SpoolError, Writer};
 use shared_proto::v1::event::Body;
 use shared_proto::v1::{EngineRead, Event, OutputLine};
 use std::collections::VecDeque;
@@ -505,10 +505,26 @@ fn texts(body: &mut Body) -> Vec<&mut String> {
     }
 }
 
+/// The events that are in a spool by now, up to the first that cannot be read; one that is no event is passed over.
+pub(crate) fn told(events: &Path) -> impl Iterator<Item = Event> + use<> {
+    let mut reader = File::open(events).ok().and_then(|file| Reader::new(file).ok());
+    let records = std::iter::from_fn(move || reader.as_mut()?.read().ok()?);
+    records.filter_map(|record| Event::decode(record.content.as_slice()).ok())
+}
+
+/// Writes a spool of these events, numbered from 1.
+#[cfg(test)]
+pub(crate) fn write_told(path: &Path, events: impl IntoIterator<Item = Event>) {
+    let file = File::options().create_new(true).read(true).write(true).open(path).expect("opens");
+    let (mut writer, _) = Writer::open(file).expect("a spool");
+    for (event, sequence) in events.into_iter().zip(1..) {
+        writer.append(&Event { sequence, ..event }.encode_to_vec()).expect("appends");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shared_proto::spool::Reader;
     use shared_proto::v1::{Diagnostic, JobResult, PhaseChanged};
 
     #[tokio::test]

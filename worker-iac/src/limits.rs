@@ -2,12 +2,10 @@
 //! attends the step: a worker that follows another one goes by when the step began. Must never end a step by itself.
 
 use crate::cancel::Asker;
-use prost::Message as _;
+use crate::journal;
 use shared_proto::limits::in_words;
-use shared_proto::spool::Reader;
 use shared_proto::v1::event::Body;
-use shared_proto::v1::{Event, JobBound, TimeLimits};
-use std::fs::File;
+use shared_proto::v1::{JobBound, TimeLimits};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -97,25 +95,18 @@ impl Limits {
 
 /// When the phase was last begun, milliseconds since 1970.
 fn began(events: &Path, phase: &str) -> Option<i64> {
-    let mut reader = Reader::new(File::open(events).ok()?).ok()?;
-    let mut found = None;
-    while let Ok(Some(record)) = reader.read() {
-        if let Ok(Event { time_ms, body: Some(Body::PhaseChanged(changed)), .. }) =
-            Event::decode(record.content.as_slice())
-            && changed.phase == phase
-        {
-            found = Some(time_ms);
-        }
-    }
-    found
+    let times = journal::told(events).filter_map(|event| match event.body {
+        Some(Body::PhaseChanged(changed)) if changed.phase == phase => Some(event.time_ms),
+        _ => None,
+    });
+    times.last()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cancel::{self, Cancel};
-    use shared_proto::spool::Writer;
-    use shared_proto::v1::PhaseChanged;
+    use shared_proto::v1::{Event, PhaseChanged};
 
     const LIMITS: TimeLimits = TimeLimits { plan: 60, apply: 90, approval: 0, silence: 20 };
 
@@ -155,14 +146,12 @@ mod tests {
     fn whoever_follows_goes_by_when_the_step_began() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("events");
-        let file = File::options().create_new(true).read(true).write(true).open(&path).expect("opens");
-        let (mut writer, _) = Writer::open(file).expect("a spool");
-        for (sequence, phase, ago) in [(1, "preparing", 500), (2, "planning", 400), (3, "applying", 80)] {
+        let phases = [("preparing", 500), ("planning", 400), ("applying", 80)].map(|(phase, ago)| {
             let time_ms = shared_proto::now_ms() - ago * 1000;
             let body = Some(Body::PhaseChanged(PhaseChanged { phase: phase.into(), ..PhaseChanged::default() }));
-            let event = Event { sequence, time_ms, body, ..Event::default() };
-            writer.append(&event.encode_to_vec()).expect("appends");
-        }
+            Event { time_ms, body, ..Event::default() }
+        });
+        journal::write_told(&path, phases);
         let apply = Limits::since(&LIMITS, "apply", &path);
         assert!((80..85).contains(&apply.passed.as_secs()), "{apply:?}");
         // what is over already is over at once

@@ -21,18 +21,17 @@ use crate::stop::{Exit, Stop, io_failure};
 use crate::store::keeper::Keeper;
 use crate::store::server::Serving;
 use crate::variables;
-use prost::Message as _;
 use runner_worker_iac::redaction::Redaction;
 use sha2::{Digest as _, Sha256};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::rules::{Judgement, others};
 use shared_proto::secret::Secret;
-use shared_proto::spool::{Reader, SpoolError};
+use shared_proto::spool::SpoolError;
 use shared_proto::states::{Held, Key};
 use shared_proto::v1::event::Body;
 use shared_proto::v1::{
-    EngineRead, Event, JobBound, JobKind, JobRequest, JobResult, JobStart, PhaseChanged, PlanJudged, PlanSaved,
-    Redacted, StateLock, StateVersion,
+    EngineRead, JobBound, JobKind, JobRequest, JobResult, JobStart, PhaseChanged, PlanJudged, PlanSaved, Redacted,
+    StateLock, StateVersion,
 };
 use std::fs::File;
 use std::io::Read as _;
@@ -865,26 +864,20 @@ fn with_exit(exit: Option<Exit>) -> JobResult {
 
 /// The hash that the spool's last saved plan has.
 fn saved_plan(events: &Path) -> Option<String> {
-    let mut reader = Reader::new(File::open(events).ok()?).ok()?;
-    let mut found = None;
-    while let Ok(Some(record)) = reader.read() {
-        if let Ok(Event { body: Some(Body::PlanSaved(plan)), .. }) = Event::decode(record.content.as_slice()) {
-            found = Some(plan.sha256);
-        }
-    }
-    found
+    let plans = journal::told(events).filter_map(|event| match event.body {
+        Some(Body::PlanSaved(plan)) => Some(plan.sha256),
+        _ => None,
+    });
+    plans.last()
 }
 
 /// What rules said of the plan that is there, last.
 fn last_judgement(events: &Path) -> Option<PlanJudged> {
-    let mut reader = Reader::new(File::open(events).ok()?).ok()?;
-    let mut found = None;
-    while let Ok(Some(record)) = reader.read() {
-        if let Ok(Event { body: Some(Body::PlanJudged(judged)), .. }) = Event::decode(record.content.as_slice()) {
-            found = Some(judged);
-        }
-    }
-    found
+    let judgements = journal::told(events).filter_map(|event| match event.body {
+        Some(Body::PlanJudged(judged)) => Some(judged),
+        _ => None,
+    });
+    judgements.last()
 }
 
 fn hash_of(path: &Path) -> std::io::Result<String> {

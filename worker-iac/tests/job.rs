@@ -239,7 +239,6 @@ fn what_does_not_stop_is_forced_and_that_is_said() {
 
 /// An engine that fails so often before it does what it is told.
 fn failing(job: &mut Job, command: &str, times: u32, error: &str) {
-    use std::os::unix::fs::PermissionsExt as _;
     let wrapper = job.folder.path().join("wrapper");
     let counter = job.folder.path().join("work/data/failed");
     let said = format!(

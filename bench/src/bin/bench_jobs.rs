@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 use anyhow::{Context as _, Result, ensure};
+use runner_bench::median;
 use runner_tests::control_plane::body_of;
 use runner_tests::engine::EngineKind;
 use runner_tests::runner::Setup;
@@ -47,20 +48,7 @@ const FIRST_WORDS_MS: f64 = 500.0;
 
 fn main() -> ExitCode {
     let rounds = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(5);
-    let Ok(runtime) = tokio::runtime::Builder::new_multi_thread().enable_all().build() else {
-        return ExitCode::FAILURE;
-    };
-    let ended = runtime.block_on(run(rounds));
-    runner_tests::process::end_all();
-    runner_tests::scratch::remove_root();
-    match ended {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("{error:?}\n{}", runner_tests::process::recent_logs());
-            ExitCode::FAILURE
-        }
-    }
+    runner_bench::to_end(run(rounds))
 }
 
 struct Bench {
@@ -98,11 +86,6 @@ impl Figures {
         println!("{what}: {measured:.2}, {limit} promised: {}", if holds { "holds" } else { "DOES NOT HOLD" });
         holds
     }
-}
-
-fn median(mut all: Vec<f64>) -> f64 {
-    all.sort_by(f64::total_cmp);
-    all.get(all.len() / 2).copied().unwrap_or_default()
 }
 
 impl Bench {

@@ -50,20 +50,7 @@ const POD: &str = "stream";
 fn main() -> ExitCode {
     let word = std::env::args().nth(1).unwrap_or_default();
     let divisor = word.parse().unwrap_or(1).max(1);
-    let Ok(runtime) = tokio::runtime::Builder::new_multi_thread().enable_all().build() else {
-        return ExitCode::FAILURE;
-    };
-    let ended = runtime.block_on(run(divisor, word == "hold"));
-    runner_tests::process::end_all();
-    runner_tests::scratch::remove_root();
-    match ended {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("{error:?}\n{}", runner_tests::process::recent_logs());
-            ExitCode::FAILURE
-        }
-    }
+    runner_bench::to_end(run(divisor, word == "hold"))
 }
 
 /// A way to the cluster.

@@ -87,7 +87,7 @@ pub(crate) struct OptionalGit {
 }
 
 /// What belongs to a stack beside its source and engine.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(crate) struct Options {
     /// The version of the engine: one version, or a constraint such as "~> 1.9.0"; "any" takes back what was asked for
     #[arg(long, value_name = "VERSION")]
@@ -396,14 +396,9 @@ mod tests {
         let file = dir.path().join("v.json");
         std::fs::write(&file, r#"{"a": [1], "b": "file"}"#).expect("writes");
         let options = |vars: &[(&str, &str)], files: &[PathBuf]| Options {
-            engine_version: None,
-            path: None,
-            workspace: None,
             vars: vars.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             var_files: files.to_vec(),
-            not_redacted: vec![],
-            connections: vec![],
-            limits: vec![],
+            ..Options::default()
         };
         assert_eq!(options(&[], &[]).variables(), Ok(None));
         let all = options(&[("b", "flag")], std::slice::from_ref(&file)).variables();
@@ -434,20 +429,12 @@ mod tests {
     fn the_version_of_the_engine_is_asked_for_kept_or_taken_back() {
         for (given, expected) in [(None, json!("1.8.0")), (Some("~> 1.9"), json!("~> 1.9")), (Some(ANY), Value::Null)] {
             let mut stack = json!({"engine_version": "1.8.0"});
-            let options = Options {
-                engine_version: given.map(str::to_owned),
-                path: None,
-                workspace: None,
-                vars: vec![],
-                var_files: vec![],
-                not_redacted: vec![],
-                connections: vec![],
-                limits: vec![],
-            };
+            let options = Options { engine_version: given.map(str::to_owned), ..Options::default() };
             options.apply(&mut stack, None).expect("applies");
             assert_eq!(stack["engine_version"], expected, "{given:?}");
         }
     }
+
     #[test]
     fn limits_are_given_kept_and_taken_back() {
         assert_eq!(limit("apply=1h30m"), Ok(("apply", Some(5400))));
@@ -458,16 +445,7 @@ mod tests {
         }
         let mut stack = json!({"limits": {"plan_seconds": 60, "apply_seconds": 90}});
         let given = ["apply=none", "approval=2d"].map(|text| limit(text).expect("a limit"));
-        let options = Options {
-            engine_version: None,
-            path: None,
-            workspace: None,
-            vars: vec![],
-            var_files: vec![],
-            not_redacted: vec![],
-            connections: vec![],
-            limits: given.to_vec(),
-        };
+        let options = Options { limits: given.to_vec(), ..Options::default() };
         options.apply(&mut stack, None).expect("applies");
         assert_eq!(stack["limits"], json!({"plan_seconds": 60, "apply_seconds": null, "approval_seconds": 172_800}));
         assert_eq!(limits(&stack), "plan 1 min, approval 2 d");

@@ -15,10 +15,10 @@ const CHANGES: usize = 4096;
 
 /// How often restored jobs, and those whose instance is away, are looked at.
 const SETTLE_EVERY: Duration = Duration::from_secs(30);
-/// How often it is looked for events that are too old.
-const FORGET_EVERY: Duration = Duration::from_secs(3600);
 /// The same in parts of the lease, where that is shorter.
 const SETTLE_PARTS: u32 = 4;
+/// How often it is looked for events that are too old.
+const FORGET_EVERY: Duration = Duration::from_secs(3600);
 
 /// Something about a job is new.
 #[derive(Debug, Clone, PartialEq, Eq)]

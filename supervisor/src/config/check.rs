@@ -587,10 +587,15 @@ fn recipient(file: &Path) -> Result<Recipient, String> {
 
 /// Three quarters of this machine's, MiB: what a job may have that nobody has said more about.
 fn most_of_the_memory() -> u32 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib =
-        text.lines().find_map(|l| l.strip_prefix("MemTotal:")?.split_ascii_whitespace().next()?.parse::<u64>().ok());
-    u32::try_from(kib.unwrap_or(4 << 20) / 1024 * 3 / 4).unwrap_or(u32::MAX - 1)
+    u32::try_from(memory_kib("MemTotal").unwrap_or(4 << 20) / 1024 * 3 / 4).unwrap_or(u32::MAX - 1)
+}
+
+/// A line of `/proc/meminfo` (`proc_meminfo(5)`), KiB.
+pub(crate) fn memory_kib(name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let of_line =
+        |line: &str| line.strip_prefix(name)?.strip_prefix(':')?.split_ascii_whitespace().next()?.parse().ok();
+    text.lines().find_map(of_line)
 }
 
 /// SHA-256 by the names of archives.

@@ -4,6 +4,7 @@
 mod azure;
 mod check;
 pub use azure::{Azure, AzureSource};
+pub(crate) use check::memory_kib;
 pub use check::{AZURE_VARIABLES, DEFAULT_FILE};
 mod gcp;
 mod narrow;

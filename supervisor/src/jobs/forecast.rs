@@ -3,6 +3,7 @@
 
 use super::durable;
 use super::folder::{private, read};
+use crate::config::memory_kib;
 use serde::{Deserialize, Serialize};
 use shared_proto::failure::{Code, Failure};
 use std::io;
@@ -71,17 +72,11 @@ impl Peaks {
 impl Room {
     /// As it is.
     pub(super) fn now(state_dir: &Path, others: bool) -> Self {
+        // what the kernel could give without swapping
+        let memory = memory_kib("MemAvailable").map(|kib| kib * 1024);
         let free = |system: nix::sys::statvfs::Statvfs| system.blocks_available() * system.fragment_size();
-        Self { disk: nix::sys::statvfs::statvfs(state_dir).map_or(u64::MAX, free), memory: available(), others }
+        Self { disk: nix::sys::statvfs::statvfs(state_dir).map_or(u64::MAX, free), memory, others }
     }
-}
-
-/// What the kernel could give without swapping (`proc_meminfo(5)`).
-fn available() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let kib: u64 =
-        text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?.split_whitespace().next()?.parse().ok()?;
-    Some(kib * 1024)
 }
 
 /// What to expect of the stack's next job; nothing where nothing is known.

@@ -639,11 +639,7 @@ impl Job {
             Ok(request) => (request.approve_automatically, request.created_by.clone()),
             Err(_) => (false, String::new()),
         };
-        let limit = limits::lower(
-            &self.settings.limits,
-            &self.request.as_ref().ok().and_then(|request| request.limits).unwrap_or_default(),
-        )
-        .approval;
+        let limit = self.request.as_ref().map_or(0, |request| self.settings.limits_of(request).approval);
         let stops = self.stops.clone();
         if automatic && tip.approvals == 0 && !stops.is_cancelled() {
             return Ok(Approved { plan_sha256: tip.plan_sha256.clone(), by: vec![created_by] });

@@ -14,7 +14,6 @@ use crate::workers::{Exit, Reaches, Started};
 use runner_sandbox::PidFd;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::frame::{self, Kind};
-use shared_proto::limits;
 use shared_proto::v1::{EngineProgram, JobKind, JobRequest, JobStart, JobTarget, source as source_kind};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -158,7 +157,7 @@ impl Launch {
             approved_by: approved.by.clone(),
             rules: self.surroundings.plan_rules(),
             plan_retries: self.settings.plan_retries,
-            limits: Some(limits::lower(&self.settings.limits, &request.limits.unwrap_or_default())),
+            limits: Some(self.settings.limits_of(request)),
             // the worker is told of another one only
             state_instance: match self.state_instance.as_str() {
                 own if own == self.settings.instance_id => String::new(),

@@ -275,11 +275,12 @@ impl Owner {
         let jobs = &self.jobs;
         self.permits.retain(|id, _| jobs.get(id).is_some_and(|job| !ENDS.contains(&job.phase().as_str())));
         let state_dir = self.settings.state_dir.clone();
-        let expected = forecast::of_stack(&state_dir, &request.stack_id);
-        let room = expected.fit(Room::now(&state_dir, busy > 0));
-        let allowed = match room {
-            Ok(()) => self.surroundings.allows(&request, true).await,
-            Err(failure) => Err(failure),
+        let stack_id = request.stack_id.clone();
+        let fitting = move || forecast::of_stack(&state_dir, &stack_id).fit(Room::now(&state_dir, busy > 0));
+        let allowed = match tokio::task::spawn_blocking(fitting).await {
+            Ok(Err(failure)) => Err(failure),
+            // a forecast that there is none of keeps nobody waiting
+            Ok(Ok(())) | Err(_) => self.surroundings.allows(&request, true).await,
         };
         match allowed {
             Ok(permit) => self.permits.extend(permit.map(|permit| (id.clone(), permit))),

@@ -8,6 +8,7 @@ use crate::workers::{Reaches, Started};
 use nix::sys::signal::Signal;
 use runner_sandbox::PidFd;
 use shared_proto::failure::Failure;
+use shared_proto::limits;
 use shared_proto::secret::Secret;
 use shared_proto::v1::{JobFirst, JobRequest, JobTarget, Target, TimeLimits};
 use std::collections::BTreeMap;
@@ -111,3 +112,12 @@ pub struct Settings {
 pub const RENEW_EVERY: Duration = Duration::from_secs(60);
 /// A job's worker answers within this, on any machine that still works.
 pub const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+// === impl Settings ===
+
+impl Settings {
+    /// The limits of time that hold for a job: of the runner's and its own the lower ones.
+    pub(super) fn limits_of(&self, request: &JobRequest) -> TimeLimits {
+        limits::lower(&self.limits, &request.limits.unwrap_or_default())
+    }
+}

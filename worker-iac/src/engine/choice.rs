@@ -4,15 +4,13 @@
 use super::Engine;
 use super::asked::Asked;
 use super::dialect::Dialect;
+use crate::journal;
 use crate::stop::Stop;
-use prost::Message as _;
 use shared_proto::failure::{Code, Failure};
-use shared_proto::spool::Reader;
 use shared_proto::v1::event::Body;
-use shared_proto::v1::{EngineProgram, Event, JobStart};
+use shared_proto::v1::{EngineProgram, JobStart};
 use shared_proto::version::Version;
 use std::cmp::Reverse;
-use std::fs::File;
 use std::path::Path;
 
 /// The most versions that a failure names.
@@ -133,18 +131,12 @@ impl Choice {
 
 /// The version of the engine that the last of its commands was of.
 fn planned_with(events: &Path) -> Option<String> {
-    let mut reader = Reader::new(File::open(events).ok()?).ok()?;
-    let mut found = None;
-    while let Ok(Some(record)) = reader.read() {
-        match Event::decode(record.content.as_slice()) {
-            // that it is asked for its version is told before it is known
-            Ok(Event { body: Some(Body::EngineStarted(started)), .. }) if !started.version.is_empty() => {
-                found = Some(started.version);
-            }
-            _ => {}
-        }
-    }
-    found
+    let versions = journal::told(events).filter_map(|event| match event.body {
+        // that it is asked for its version is told before it is known
+        Some(Body::EngineStarted(started)) if !started.version.is_empty() => Some(started.version),
+        _ => None,
+    });
+    versions.last()
 }
 
 /// Without what its folder is called.

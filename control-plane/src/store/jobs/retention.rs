@@ -26,14 +26,10 @@ impl Store {
         .await
         .map_err(&failed)?;
         for (job,) in &old {
-            for statement in [
-                "DELETE FROM job_events WHERE job = $1",
-                "DELETE FROM plans WHERE job = $1",
-                "UPDATE jobs SET plan_text = NULL, event_bytes = 0 WHERE id = $1",
-            ] {
+            for statement in ["DELETE FROM job_events WHERE job = $1", "DELETE FROM plans WHERE job = $1"] {
                 sqlx::query(statement).bind(job).execute(&mut *transaction).await.map_err(&failed)?;
             }
-            sqlx::query("UPDATE jobs SET events_removed_at_ms = $2 WHERE id = $1")
+            sqlx::query("UPDATE jobs SET plan_text = NULL, event_bytes = 0, events_removed_at_ms = $2 WHERE id = $1")
                 .bind(job)
                 .bind(now_ms())
                 .execute(&mut *transaction)
