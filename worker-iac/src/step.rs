@@ -17,7 +17,7 @@ use crate::source::{self, Places};
 use crate::stop::{Exit, Stop, io_failure};
 use crate::store::keeper::Keeper;
 use crate::store::server::Serving;
-use crate::variables;
+use crate::variables::{self, Given};
 use prost::Message as _;
 use runner_worker_iac::redaction::Redaction;
 use sha2::{Digest as _, Sha256};
@@ -144,7 +144,7 @@ pub(crate) async fn run(begin: Begin, keeper: Option<Keeper>) -> Result<(), Spoo
         }
     };
     let (request, step_name) = (start.request.clone().unwrap_or_default(), start.step.clone());
-    let secrets = variables::all(&request.variables).chain(environment::secrets(&start.targets));
+    let secrets = variables::all(&start, &request).chain(environment::secrets(&start.targets));
     redaction.send_replace(Redaction::new(secrets));
     if followed.is_some() {
         let by = Exit::Signal(by).signal_name();
@@ -637,7 +637,7 @@ impl Step {
         let dialect = dialect::named(&self.request.engine)?;
         let place = Place { start: &self.start, folders: &self.folders(), root: &root };
         let mut environment = environment::for_engine(&place, dialect)?;
-        let passed = dialect.variables(&self.request, &root)?;
+        let passed = dialect.variables(&Given::of(&self.start, &self.request), &self.request, &root)?;
         self.not_redacted.extend(passed.not_redacted.iter().cloned());
         let token = Key::from_bytes(&self.start.state_key).map(|key| key.token(&self.request.job_id));
         let secrets = passed.secrets.iter().map(String::as_str).chain(environment::secrets(&self.start.targets));

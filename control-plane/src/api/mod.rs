@@ -36,6 +36,8 @@ mod scope;
 mod source;
 mod stacks;
 mod streams;
+mod values;
+mod variable_sets;
 #[cfg(test)]
 mod tests;
 
@@ -122,6 +124,7 @@ fn routes() -> Routes {
         .merge(operations::routes())
         .merge(locks::routes())
         .merge(rules::routes())
+        .merge(variable_sets::routes())
         .merge(stacks::routes())
         .merge(jobs::routes())
         .merge(archives::routes())
@@ -143,6 +146,7 @@ fn documents() -> Vec<utoipa::openapi::OpenApi> {
         operations::Document::openapi(),
         locks::Document::openapi(),
         rules::Document::openapi(),
+        variable_sets::Document::openapi(),
         stacks::Document::openapi(),
         jobs::Document::openapi(),
         archives::Document::openapi(),

@@ -266,6 +266,12 @@ pub struct NewJob {
     pub source: v1::Source,
     /// The engine's variables.
     pub variables: std::collections::HashMap<String, String>,
+    /// Of these, those that are JSON and no texts.
+    pub typed: Vec<String>,
+    /// What variables refer to in stores of the runner's configuration.
+    pub secrets: std::collections::HashMap<String, v1::SecretReference>,
+    /// Variables that were sealed to the runner.
+    pub sealed: Vec<v1::SealedVariable>,
     /// Secret ones that may stay in what is recorded.
     pub not_redacted: Vec<String>,
     /// Entries of the runner's configuration.
@@ -447,8 +453,9 @@ impl Store {
         };
         let request = v1::JobRequest {
             // a runner that knows nothing of a scope must not take all of the stack for it, nor any version of the engine, nor a kind, nor do
-            // without rules
+            // without rules, nor without a variable that it is referred to
             format: match new.kind {
+                _ if !new.secrets.is_empty() || !new.sealed.is_empty() => 4,
                 JobKind::Versions | JobKind::Rollback => 3,
                 _ if new.rules.is_some() => 3,
                 _ if new.scope == Scope::default() && new.stack.engine_version.is_none() => 1,
@@ -478,6 +485,9 @@ impl Store {
             state_version: new.scope.state_version,
             reason: new.scope.reason,
             rules: new.rules.unwrap_or_default(),
+            secrets: new.secrets,
+            sealed: new.sealed,
+            typed: new.typed,
         }
         .encode_to_vec();
         if request.len() > bounds::JOB_REQUEST_MAX {

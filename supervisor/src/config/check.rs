@@ -3,6 +3,7 @@
 use super::azure::FileAzure;
 use super::gcp::FileGcp;
 use super::narrow::{FileAccount, FileSession};
+use super::secrets::{FileStore, STORES_MAX};
 use super::settings::{self, Shown, Source};
 use super::{
     AtStop, AuditSettings, AwsRole, AwsSource, CONNECTIONS_MAX, Config, ConfigError, Connection, Engines, FILE_MAX,
@@ -60,6 +61,7 @@ struct File {
     jobs: FileJobs,
     sources: FileSources,
     connections: BTreeMap<String, FileConnection>,
+    secrets: BTreeMap<String, FileStore>,
 }
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -197,6 +199,7 @@ impl Default for File {
             jobs: FileJobs::default(),
             sources: FileSources::default(),
             connections: BTreeMap::new(),
+            secrets: BTreeMap::new(),
         }
     }
 }
@@ -419,6 +422,14 @@ impl File {
             let connection = entry.check(&name)?;
             connections.insert(name, connection);
         }
+        if self.secrets.len() > STORES_MAX {
+            return Err(ConfigError(format!("more than {STORES_MAX} stores of secrets")));
+        }
+        let mut secrets = BTreeMap::new();
+        for (name, entry) in self.secrets {
+            let store = entry.check(&name, &connections)?;
+            secrets.insert(name, store);
+        }
         // what a file says does not depend on where somebody was when he started the runner
         let folder = file.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
         let whole = |key: &str, path: &Path| match path {
@@ -460,11 +471,13 @@ impl File {
             jobs,
             allow_file_sources: self.sources.allow_file,
             connections,
+            secrets,
             purposes,
             environment: environment(variables),
             shown: Vec::new(),
         };
         config.keep_from_jobs()?;
+        config.keep_from_secrets()?;
         config.workers.reads = config.job_reads();
         config.workers.job_memory_mib = match config.jobs.memory_mib {
             0 => most_of_the_memory(),
@@ -596,7 +609,9 @@ impl Config {
         let own = [&self.credentials, &self.state_dir, &self.policy.path, &plan_rules]
             .into_iter()
             .chain(&self.proxy.password_file)
-            .chain(of_connections);
+            .chain(of_connections)
+            .chain(self.of_secrets().0)
+            .chain(self.of_secrets().1);
         let folders = [
             ("engines.directory", &self.engines.directory, ENGINES_FOLDER),
             ("engines.providers", &self.engines.providers, PROVIDERS_FOLDER),
@@ -715,7 +730,12 @@ impl Config {
             .join(" "),
             source: Source::File,
         });
-        settings.chain(connections).collect()
+        let secrets = self.secrets.iter().map(|(name, store)| Shown {
+            key: format!("secrets.{name}"),
+            value: store.shown(),
+            source: Source::File,
+        });
+        settings.chain(connections).chain(secrets).collect()
     }
 }
 

@@ -83,6 +83,7 @@ pub(crate) async fn live(setup: Setup) -> turmoil::Result {
             isolation_missing: Vec::new(),
             hostname: String::new(),
             engines: engines(config),
+            seal_key: Vec::new(),
         },
         status,
         draining,

@@ -29,6 +29,12 @@ pub struct Stack {
     pub not_redacted: String,
     /// Entries of the runner's configuration.
     pub connections: String,
+    /// What variables refer to in its stores.
+    pub secrets: String,
+    /// Variables that were sealed to it.
+    pub sealed: String,
+    /// Sets of variables, by name.
+    pub variable_sets: String,
     /// The instance that applied its last plan, or may have: one without a backend has its state there.
     pub last_instance: Option<String>,
     /// When it was made.
@@ -54,13 +60,19 @@ pub struct NewStack {
     pub not_redacted: String,
     /// JSON.
     pub connections: String,
+    /// JSON.
+    pub secrets: String,
+    /// JSON.
+    pub sealed: String,
+    /// JSON.
+    pub variable_sets: String,
 }
 
 macro_rules! select_stacks {
     ($rest:literal) => {
         concat!(
             "SELECT id, organization, name, engine, engine_version, runner, source, variables, not_redacted, connections, last_instance, ",
-            "created_at_ms ",
+            "secrets, sealed, variable_sets, created_at_ms ",
             "FROM stacks WHERE organization = $1 AND deleted_at_ms IS NULL ",
             $rest
         )
@@ -76,7 +88,8 @@ impl Store {
         let id = new_id("stk");
         sqlx::query(
             "INSERT INTO stacks (id, organization, name, engine, runner, source, variables, connections, created_at_ms, \
-             not_redacted, engine_version) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+             not_redacted, engine_version, secrets, sealed, variable_sets) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
         )
         .bind(&id)
         .bind(organization)
@@ -89,6 +102,9 @@ impl Store {
         .bind(now_ms())
         .bind(&new.not_redacted)
         .bind(&new.engine_version)
+        .bind(&new.secrets)
+        .bind(&new.sealed)
+        .bind(&new.variable_sets)
         .execute(self.pool())
         .await
         .map_err(|e| taken(e, "a stack", &new.name, "making a stack"))?;
@@ -129,7 +145,7 @@ impl Store {
     pub async fn update_stack(&self, organization: &str, id: &str, new: &NewStack) -> Result<Stack, Failure> {
         let changed = sqlx::query(
             "UPDATE stacks SET name = $3, engine = $4, runner = $5, source = $6, variables = $7, connections = $8, \
-             not_redacted = $9, engine_version = $10 WHERE organization = $1 AND id = $2 AND deleted_at_ms IS NULL",
+             not_redacted = $9, engine_version = $10, secrets = $11, sealed = $12, variable_sets = $13 WHERE organization = $1 AND id = $2 AND deleted_at_ms IS NULL",
         )
         .bind(organization)
         .bind(id)
@@ -141,6 +157,9 @@ impl Store {
         .bind(&new.connections)
         .bind(&new.not_redacted)
         .bind(&new.engine_version)
+        .bind(&new.secrets)
+        .bind(&new.sealed)
+        .bind(&new.variable_sets)
         .execute(self.pool())
         .await
         .map_err(|e| taken(e, "a stack", &new.name, "changing a stack"))?;

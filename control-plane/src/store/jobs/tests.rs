@@ -42,6 +42,9 @@ pub(crate) async fn stack(store: &Store, name: &str) -> Stack {
         not_redacted: "[]".into(),
         engine_version: None,
         connections: "[]".into(),
+        secrets: "{}".into(),
+        sealed: "{}".into(),
+        variable_sets: "[]".into(),
     };
     store.create_stack(ORG, &new).await.expect("a stack")
 }
@@ -56,6 +59,9 @@ pub(crate) fn new_job(stack: &Stack, kind: JobKind) -> NewJob {
         approve_automatically: false,
         source: v1::Source::default(),
         variables: [("password".to_owned(), "s3cr3t".to_owned())].into(),
+        typed: vec![],
+        secrets: Default::default(),
+        sealed: vec![],
         not_redacted: vec![],
         connections: vec![],
         created_by: "ann".into(),
@@ -521,6 +527,9 @@ async fn stacks_have_names_of_their_own_and_go_when_nothing_runs() {
         not_redacted: "[]".into(),
         engine_version: None,
         connections: "[]".into(),
+        secrets: "{}".into(),
+        sealed: "{}".into(),
+        variable_sets: "[]".into(),
     };
     assert_eq!(code(store.create_stack(ORG, &same).await), Code::Conflict);
     let changed = store.update_stack(ORG, &first.id, &same).await.expect("changed");

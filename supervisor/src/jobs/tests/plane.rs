@@ -51,6 +51,8 @@ pub(super) struct Known {
     pub(super) unreachable: bool,
     /// The runner's own set.
     pub(super) plan_rules: String,
+    /// What a job's variables refer to, by the variables' names.
+    pub(super) secrets: HashMap<String, String>,
     pub(super) refuse_accept: bool,
     /// Jobs that it does not know: it was restored from an older back-up.
     unknown: Vec<String>,
@@ -497,6 +499,9 @@ impl Surroundings for Around {
         }
     }
     fn ended(&self, _: &str, _: &str) {}
+    async fn secrets(&self, _: &v1::JobRequest) -> Result<HashMap<String, String>, Failure> {
+        Ok(self.plane.update(|p| p.secrets.clone()))
+    }
     async fn allows(&self, _: &v1::JobRequest, _: bool) -> Result<Option<crate::policy::Permit>, Failure> {
         Ok(None)
     }
