@@ -96,7 +96,8 @@ impl SealKey {
     /// `too_large`; `internal`: the key is no point of the curve, or the system gives no randomness.
     pub fn seal(&self, place: &Place<'_>, value: &Secret) -> Result<SealedVariable, Failure> {
         if value.expose().len() > VALUE_MAX {
-            let message = format!("the value of {} has {} bytes, the limit is {VALUE_MAX}", place.variable, value.expose().len());
+            let message =
+                format!("the value of {} has {} bytes, the limit is {VALUE_MAX}", place.variable, value.expose().len());
             return Err(Code::TooLarge.on(message));
         }
         let to = HpkePublicKey(self.0.to_vec());
@@ -226,7 +227,10 @@ mod tests {
             Place { organization: "org_1s", stack: "tk_1", ..PLACE },
         ] {
             let failure = keys.open(&other, &[&sealed]).expect_err("another place");
-            assert!(failure.code == Code::SealedUnreadable && failure.message.contains("belongs to another"), "{failure}");
+            assert!(
+                failure.code == Code::SealedUnreadable && failure.message.contains("belongs to another"),
+                "{failure}"
+            );
         }
         for at in 0..sealed.ciphertext.len() {
             let mut changed = sealed.clone();
@@ -237,7 +241,10 @@ mod tests {
         assert!(keys.open(&PLACE, &[&changed]).is_err());
         let stranger = Keys::make().expect("randomness");
         let failure = stranger.open(&PLACE, &[&sealed]).expect_err("another's");
-        assert!(failure.message.contains(&sealed.key[..16]) && failure.message.contains("none of these keys"), "{failure}");
+        assert!(
+            failure.message.contains(&sealed.key[..16]) && failure.message.contains("none of these keys"),
+            "{failure}"
+        );
         // one that says it were sealed to a key that it is not sealed to
         let forged = SealedVariable { key: stranger.newest().expect("a key").fingerprint(), ..sealed };
         assert!(stranger.open(&PLACE, &[&forged]).is_err());

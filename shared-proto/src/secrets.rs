@@ -58,7 +58,11 @@ pub fn field(value: &[u8], key: &str) -> Result<String, Failure> {
                 Some(found) => text_of(found),
                 None => return Err(missing(key)),
             },
-            _ => return Err(Code::TargetRefused.on(format!("the value is no JSON object that could have a field {key:?}"))),
+            _ => {
+                return Err(
+                    Code::TargetRefused.on(format!("the value is no JSON object that could have a field {key:?}"))
+                );
+            }
         }
     };
     checked(text)

@@ -265,12 +265,7 @@ pub fn unknown(connection: &str) -> Failure {
     Code::UnknownConnection.on(format!("the runner's configuration has no connection {shown:?}"))
 }
 
-fn how(
-    entry: &Connection,
-    config: &Config,
-    connection: &str,
-    asker: Asker<'_>,
-) -> Result<How, Failure> {
+fn how(entry: &Connection, config: &Config, connection: &str, asker: Asker<'_>) -> Result<How, Failure> {
     let environment = |wanted: fn(&str) -> bool| {
         config.environment.iter().filter(|(name, _)| wanted(name)).map(|(n, v)| (n.clone(), v.clone())).collect()
     };

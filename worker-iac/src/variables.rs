@@ -101,7 +101,12 @@ impl Variables {
             check(name, value)?;
             match module.known.get(name) {
                 Some(declared) => {
-                    variables.pass(name, value, given.declared(name, value, secret, declared), given.is_marked(name))?;
+                    variables.pass(
+                        name,
+                        value,
+                        given.declared(name, value, secret, declared),
+                        given.is_marked(name),
+                    )?;
                 }
                 // the engine reads its language better: it knows the type, and takes no offence at what it does not know
                 None if module.doubtful => {

@@ -46,7 +46,8 @@ impl Vault {
             Endpoint::new(address, dialer.clone())?
         };
         let header = |text: &str, what: &str| {
-            let mut value = HeaderValue::from_str(text).map_err(|_| wrong(format!("{what} cannot be sent in a header")))?;
+            let mut value =
+                HeaderValue::from_str(text).map_err(|_| wrong(format!("{what} cannot be sent in a header")))?;
             value.set_sensitive(true);
             Ok::<_, Fault>(value)
         };
@@ -79,7 +80,7 @@ impl Vault {
         };
         let mut data = answer["data"].take();
         if self.version != 1 {
-            data = data["data"].take();
+            data = data.get_mut("data").map(Value::take).unwrap_or_default();
         }
         match data {
             Value::Object(fields) => Ok(of_fields(fields, &read.key)?),

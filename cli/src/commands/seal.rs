@@ -106,7 +106,8 @@ impl Seals {
         let mut all = serde_json::Map::new();
         for (name, value) in values {
             let place = Place { organization: &organization, stack: &stack_id, variable: name };
-            let forms: Vec<Value> = keys.iter().map(|key| Ok(form(&key.seal(&place, value)?))).collect::<Result<_, Failure>>()?;
+            let forms: Vec<Value> =
+                keys.iter().map(|key| Ok(form(&key.seal(&place, value)?))).collect::<Result<_, Failure>>()?;
             all.insert(name.clone(), forms.into());
         }
         Ok(Value::Object(all))
@@ -147,7 +148,8 @@ fn no_input(error: &std::io::Error) -> Failure {
 fn read(from: impl Read, name: &str) -> Result<Secret, Failure> {
     let mut bytes = Vec::new();
     from.take(VALUE_MAX as u64 + 3).read_to_end(&mut bytes).map_err(|e| no_input(&e))?;
-    let text = String::from_utf8(bytes).map_err(|_| Code::InvalidArgument.on(format!("the value of {name} is no text in UTF-8")))?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| Code::InvalidArgument.on(format!("the value of {name} is no text in UTF-8")))?;
     let whole = Secret::new(text);
     let line = whole.expose().strip_suffix('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));
     let value = Secret::new(line.unwrap_or(whole.expose()));
@@ -227,7 +229,7 @@ impl Known {
         let named: BTreeSet<String> = named.iter().map(|name| name.trim().to_ascii_lowercase()).collect();
         let fingerprints: BTreeSet<String> = told.iter().map(|(_, key)| key.fingerprint()).collect();
         if let Some(missing) = named.difference(&fingerprints).next() {
-            let is = fingerprints.into_iter().collect::<Vec<_>>().join(", ");
+            let is = fingerprints.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
             return Err(Code::SealKeyUnknown
                 .on(format!("runner {runner} has no key {} now; the control plane tells {is}", escape::line(missing)))
                 .next("See what `runner seal-key` says on the runner's host, and that the runner was started since."));
@@ -260,7 +262,10 @@ impl Known {
             keys.push(*key);
         }
         if keys.len() > RECIPIENTS_MAX {
-            let message = format!("runner {runner} has {} instances, and at most {RECIPIENTS_MAX} keys are sealed to", keys.len());
+            let message = format!(
+                "runner {runner} has {} instances, and at most {RECIPIENTS_MAX} keys are sealed to",
+                keys.len()
+            );
             return Err(Code::TooLarge.on(message).next("Name the keys that are to open it with --seal-key."));
         }
         let seen = self.0.entry(whose.to_owned()).or_default();
@@ -330,7 +335,10 @@ mod tests {
         assert_eq!(known.trust("cp r", "r", &told(&[first]), &[]).expect("the same"), [first]);
         for keys in [&[second][..], &[first, second]] {
             let failure = known.trust("cp r", "r", &told(keys), &[]).expect_err("another");
-            assert!(failure.code == Code::SealKeyUnknown && failure.message.contains(&second.fingerprint()), "{failure}");
+            assert!(
+                failure.code == Code::SealKeyUnknown && failure.message.contains(&second.fingerprint()),
+                "{failure}"
+            );
             assert!(failure.next_step.contains("runner seal-key"), "{failure}");
         }
         // named, it is sealed to alone, and known from then on
@@ -338,7 +346,10 @@ mod tests {
         assert_eq!(known.trust("cp r", "r", &told(&[first, second]), &named).expect("named"), [second]);
         assert_eq!(known.trust("cp r", "r", &told(&[first, second]), &[]).expect("both"), [first, second]);
         let failure = known.trust("cp r", "r", &told(&[first]), &[third.fingerprint()]).expect_err("not told");
-        assert!(failure.code == Code::SealKeyUnknown && failure.message.contains("now; the control plane tells"), "{failure}");
+        assert!(
+            failure.code == Code::SealKeyUnknown && failure.message.contains("now; the control plane tells"),
+            "{failure}"
+        );
         // of another runner, or of the same at another control plane, nothing is known
         assert_eq!(known.trust("cp other", "other", &told(&[third]), &[]).expect("the first"), [third]);
         let many: Vec<_> = (0..=RECIPIENTS_MAX).map(|_| key()).collect();

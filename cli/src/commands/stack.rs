@@ -127,7 +127,8 @@ pub(crate) struct Variables {
 fn reference(text: &str) -> Result<(String, Value), String> {
     let wrong = || "it is not NAME=STORE:PATH or NAME=STORE:PATH#FIELD".to_owned();
     let (name, rest) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(wrong)?;
-    let (from, path) = rest.split_once(':').filter(|(from, path)| !from.is_empty() && !path.is_empty()).ok_or_else(wrong)?;
+    let (from, path) =
+        rest.split_once(':').filter(|(from, path)| !from.is_empty() && !path.is_empty()).ok_or_else(wrong)?;
     let reference = match path.rsplit_once('#') {
         Some((path, key)) if !path.is_empty() && !key.is_empty() => json!({ "from": from, "path": path, "key": key }),
         Some(_) => return Err(wrong()),
@@ -439,7 +440,9 @@ pub(crate) async fn run(command: StackCommand, session: &Session) -> Done {
                 client.put(&at, &body).await
             };
             let changed = session.wait("changing", work).await?;
-            session.output.document(&changed, |_| format!("The sealed variable {variable} of stack {name} is removed.\n"))
+            session
+                .output
+                .document(&changed, |_| format!("The sealed variable {variable} of stack {name} is removed.\n"))
         }
         StackCommand::Delete { name, force } => {
             let at = path(&["stacks", &name], &[]);
@@ -455,7 +458,12 @@ fn of_runner(found: &Value, body: &Value) -> Value {
 }
 
 /// Makes a stack. What is sealed is sealed for its id, which it has then.
-pub(crate) async fn make(session: &Session, body: Value, seals: &Seals, values: &seal::Values) -> Result<Value, Failure> {
+pub(crate) async fn make(
+    session: &Session,
+    body: Value,
+    seals: &Seals,
+    values: &seal::Values,
+) -> Result<Value, Failure> {
     let made = session.client.post("/stacks", &body).await?;
     if values.is_empty() {
         return Ok(made);
@@ -473,7 +481,8 @@ pub(crate) async fn change(
     seals: &Seals,
     values: &seal::Values,
 ) -> Result<Value, Failure> {
-    put_over(&mut body, "sealed", &seals.seal(session, &of_runner(found, &body), values).await?);
+    let sealed = seals.seal(session, &of_runner(found, &body), values).await?;
+    put_over(&mut body, "sealed", &sealed);
     session.client.put(&path(&["stacks", &table::text(found, "/name")], &[]), &body).await
 }
 

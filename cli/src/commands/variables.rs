@@ -112,9 +112,11 @@ fn contents(set: &Value) -> Value {
 
 fn shown(set: &Value) -> String {
     let values = set["variables"].as_object().into_iter().flatten();
-    let values = values.map(|(name, value)| vec![escape::line(name), "value".to_owned(), escape::line(&value.to_string())]);
+    let values =
+        values.map(|(name, value)| vec![escape::line(name), "value".to_owned(), escape::line(&value.to_string())]);
     let secrets = set["secrets"].as_object().into_iter().flatten();
-    let secrets = secrets.map(|(name, secret)| vec![escape::line(name), "secret".to_owned(), escape::line(&refers(secret))]);
+    let secrets =
+        secrets.map(|(name, secret)| vec![escape::line(name), "secret".to_owned(), escape::line(&refers(secret))]);
     table::rows(&["NAME", "KIND", "VALUE"], values.chain(secrets), "The set is empty.")
 }
 

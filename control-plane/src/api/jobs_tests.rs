@@ -593,7 +593,9 @@ async fn a_jobs_plan_is_given_as_it_came_and_its_summary_with_the_job() {
 async fn variables_of_sets_stack_and_job_lie_over_each_other_and_a_runner_is_told_names() {
     use prost::Message as _;
     let world = World::new().await;
-    let put = async |set: &str, body: Value| world.ask(&world.ann, Method::PUT, &format!("/variable-sets/{set}"), Some(&body)).await;
+    let put = async |set: &str, body: Value| {
+        world.ask(&world.ann, Method::PUT, &format!("/variable-sets/{set}"), Some(&body)).await
+    };
     let reference = json!({"from": "vault", "path": "apps/shop", "key": "password"});
     assert_eq!(put("base", json!({"variables": {"a": "base", "b": [1], "c": 1}})).await.0, StatusCode::OK);
     let team = json!({"variables": {"a": "team"}, "secrets": {"c": reference}});
@@ -611,7 +613,8 @@ async fn variables_of_sets_stack_and_job_lie_over_each_other_and_a_runner_is_tol
     let (status, made) = world.post("/stacks", &body).await;
     assert_eq!(status, StatusCode::CREATED, "{made}");
     assert_eq!((&made["sealed"], &made["variable_sets"]), (&body["sealed"], &json!(["base", "team"])));
-    let (status, job) = world.post("/stacks/s/jobs", &json!({"kind": "update", "variables": {"d": "of-the-job"}})).await;
+    let (status, job) =
+        world.post("/stacks/s/jobs", &json!({"kind": "update", "variables": {"d": "of-the-job"}})).await;
     assert_eq!(status, StatusCode::CREATED, "{job}");
     let given = world.store.assign_next(&world.runner, "i-1", 4, &[]).await.expect("asked").expect("a job");
     let request = v1::JobRequest::decode(given.request.as_slice()).expect("a request");
@@ -623,7 +626,8 @@ async fn variables_of_sets_stack_and_job_lie_over_each_other_and_a_runner_is_tol
     assert_eq!((request.format, typed), (4, vec!["on".to_owned(), "port".to_owned()]));
     let wire = v1::SecretReference { from: "vault".into(), path: "apps/shop".into(), key: "password".into() };
     assert_eq!(request.secrets, [("c".to_owned(), wire)].into());
-    let sealed: Vec<_> = request.sealed.iter().map(|s| (s.variable.as_str(), s.encapsulated.len(), s.ciphertext.len())).collect();
+    let sealed: Vec<_> =
+        request.sealed.iter().map(|s| (s.variable.as_str(), s.encapsulated.len(), s.ciphertext.len())).collect();
     assert_eq!(sealed, [("e", 32, 16)]);
     // what a stack has stays, and nobody else sees it
     let gone = world.ask(&world.ann, Method::DELETE, "/variable-sets/team", None).await;

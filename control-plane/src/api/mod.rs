@@ -36,10 +36,10 @@ mod scope;
 mod source;
 mod stacks;
 mod streams;
-mod values;
-mod variable_sets;
 #[cfg(test)]
 mod tests;
+mod values;
+mod variable_sets;
 
 pub(crate) use account::{add_organization, new_token};
 pub use caller::Caller;

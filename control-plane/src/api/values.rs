@@ -68,7 +68,8 @@ impl Sealed {
     /// `invalid_argument`: it is of another form than what `runnerctl` seals.
     fn wire(&self, variable: &str) -> Result<SealedVariable, Failure> {
         let bad = |what: &str| Code::InvalidArgument.on(format!("the sealed variable {variable}: {what}"));
-        let bytes = |text: &str, what: &str| STANDARD.decode(text).map_err(|_| bad(&format!("{what} is not in base64")));
+        let bytes =
+            |text: &str, what: &str| STANDARD.decode(text).map_err(|_| bad(&format!("{what} is not in base64")));
         if SealKey::from_text(&self.key).is_none() {
             return Err(bad("key is no fingerprint of 64 hexadecimal digits"));
         }
@@ -116,14 +117,18 @@ impl Values {
         }
         if all.secrets.len() > REFERENCES_MAX {
             let count = all.secrets.len();
-            return Err(Code::TooLarge.on(format!("there are {count} references to secrets, the limit is {REFERENCES_MAX}")));
+            return Err(
+                Code::TooLarge.on(format!("there are {count} references to secrets, the limit is {REFERENCES_MAX}"))
+            );
         }
         for (name, reference) in &all.secrets {
             secrets::check(name, &reference.wire())?;
         }
         let sealed = all.sealed()?;
         if sealed.len() > SEALED_MAX {
-            return Err(Code::TooLarge.on(format!("there are {} sealed values, the limit is {SEALED_MAX}", sealed.len())));
+            return Err(
+                Code::TooLarge.on(format!("there are {} sealed values, the limit is {SEALED_MAX}", sealed.len()))
+            );
         }
         if let Some((name, _)) = all.sealed.iter().find(|(_, forms)| !(1..=RECIPIENTS_MAX).contains(&forms.len())) {
             let message = format!("the sealed variable {name} is to be sealed to 1 to {RECIPIENTS_MAX} keys");
@@ -131,7 +136,9 @@ impl Values {
         }
         let bytes: usize = sealed.iter().map(|form| form.ciphertext.len()).sum();
         if bytes > SEALED_BYTES_MAX {
-            return Err(Code::TooLarge.on(format!("the sealed values take {bytes} bytes, the limit is {SEALED_BYTES_MAX}")));
+            return Err(
+                Code::TooLarge.on(format!("the sealed values take {bytes} bytes, the limit is {SEALED_BYTES_MAX}"))
+            );
         }
         Ok(all)
     }
@@ -151,7 +158,10 @@ impl Values {
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {
-        self.variables.names().chain(self.secrets.keys().map(String::as_str)).chain(self.sealed.keys().map(String::as_str))
+        self.variables
+            .names()
+            .chain(self.secrets.keys().map(String::as_str))
+            .chain(self.sealed.keys().map(String::as_str))
     }
 }
 
@@ -209,12 +219,21 @@ mod tests {
     fn values_are_held_to_their_form_and_bounds() {
         let reference = json!({"from": "vault", "path": "a"});
         let none = || json!({});
-        assert!(values(none(), json!({"a": reference}), json!({"b": [form(ADDED), form(VALUE_MAX + ADDED)]})).checked().is_ok());
-        let many = |count: usize| -> Value { (0..count).map(|n| (format!("v{n}"), reference.clone())).collect::<serde_json::Map<_, _>>().into() };
+        assert!(
+            values(none(), json!({"a": reference}), json!({"b": [form(ADDED), form(VALUE_MAX + ADDED)]}))
+                .checked()
+                .is_ok()
+        );
+        let many = |count: usize| -> Value {
+            (0..count).map(|n| (format!("v{n}"), reference.clone())).collect::<serde_json::Map<_, _>>().into()
+        };
         assert!(values(none(), many(REFERENCES_MAX), none()).checked().is_ok());
         let forms = |count: usize, bytes: usize| json!({"a": vec![form(bytes); count]});
         let variables = |count: usize| -> Value {
-            (0..count).map(|n| (format!("v{n}"), json!(vec![form(16); RECIPIENTS_MAX]))).collect::<serde_json::Map<_, _>>().into()
+            (0..count)
+                .map(|n| (format!("v{n}"), json!(vec![form(16); RECIPIENTS_MAX])))
+                .collect::<serde_json::Map<_, _>>()
+                .into()
         };
         assert!(values(none(), none(), variables(SEALED_MAX / RECIPIENTS_MAX)).checked().is_ok());
         let wrong = |name: &str, value: Value| {

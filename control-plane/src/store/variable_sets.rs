@@ -103,7 +103,8 @@ impl Store {
         .fetch_all(&mut *transaction)
         .await
         .map_err(&failed)?;
-        let has = |sets: &str| serde_json::from_str::<Vec<String>>(sets).is_ok_and(|sets| sets.iter().any(|set| set == name));
+        let has =
+            |sets: &str| serde_json::from_str::<Vec<String>>(sets).is_ok_and(|sets| sets.iter().any(|set| set == name));
         let users: Vec<_> = stacks.iter().filter(|(_, sets)| has(sets)).map(|(stack, _)| stack.as_str()).collect();
         if !users.is_empty() {
             return Err(Code::Conflict

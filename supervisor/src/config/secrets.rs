@@ -216,7 +216,9 @@ impl FileStore {
             return Err(bad("a name has letters, digits, '-', '.' and '_', at most 128".into()));
         }
         if self.allow.is_empty() || self.allow.len() > PATTERNS_MAX {
-            return Err(bad(format!("allow names the paths that may be asked for: 1 to {PATTERNS_MAX} patterns with *")));
+            return Err(bad(format!(
+                "allow names the paths that may be asked for: 1 to {PATTERNS_MAX} patterns with *"
+            )));
         }
         let allow = self.allow.iter().map(|text| Glob::parse(text)).collect::<Result<_, _>>();
         let allow = allow.map_err(|e| bad(format!("allow: {e}")))?;
@@ -277,7 +279,9 @@ impl FileStore {
             "azure" => {
                 let vault = self.vault.unwrap_or_default();
                 if !is_vault(&vault) {
-                    return Err(bad("needs vault = \"NAME\", the Key Vault's name: 3 to 24 letters, digits and dashes".into()));
+                    return Err(bad(
+                        "needs vault = \"NAME\", the Key Vault's name: 3 to 24 letters, digits and dashes".into(),
+                    ));
                 }
                 StoreKind::Azure { connection, vault }
             }
@@ -294,7 +298,9 @@ impl FileStore {
                     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./".contains(&b));
                     let parts = text.split('/').all(|part| !matches!(part, "" | "." | ".."));
                     if text.len() > MOUNT_MAX || !plain || !(parts || (key == "namespace" && text.is_empty())) {
-                        return Err(bad(format!("{key} {text:?} cannot be one: names between slashes, none first or last")));
+                        return Err(bad(format!(
+                            "{key} {text:?} cannot be one: names between slashes, none first or last"
+                        )));
                     }
                 }
                 let version = self.version.unwrap_or(2);
@@ -311,7 +317,10 @@ impl FileStore {
             match of.map(Connection::provider) {
                 Some(provider) if provider == kind.provider() => {}
                 Some(provider) => {
-                    return Err(bad(format!("connection {named:?} is of {provider}, it must be of {}", kind.provider())));
+                    return Err(bad(format!(
+                        "connection {named:?} is of {provider}, it must be of {}",
+                        kind.provider()
+                    )));
                 }
                 None => return Err(bad(format!("connection {named:?} is none of [connections]"))),
             }
@@ -335,7 +344,9 @@ impl Config {
 
     /// Whether a store is asked with that connection's credentials as one of Key Vault.
     pub fn opens_a_vault(&self, connection: &str) -> bool {
-        self.secrets.values().any(|store| matches!(&store.kind, StoreKind::Azure { connection: c, .. } if c == connection))
+        self.secrets
+            .values()
+            .any(|store| matches!(&store.kind, StoreKind::Azure { connection: c, .. } if c == connection))
     }
 
     /// No store may have the runner's own files in it, nor those of connections and of other stores.
@@ -398,7 +409,11 @@ mod tests {
             ("kind = \"file\"\ndirectory = \"/etc/shop\"", "file", None),
             ("kind = \"environment\"", "environment", None),
             ("kind = \"kubernetes\"\nconnection = \"k\"", "kubernetes", Some("k")),
-            ("kind = \"aws-secrets-manager\"\nconnection = \"a\"\nregion = \"eu-west-1\"", "aws-secrets-manager", Some("a")),
+            (
+                "kind = \"aws-secrets-manager\"\nconnection = \"a\"\nregion = \"eu-west-1\"",
+                "aws-secrets-manager",
+                Some("a"),
+            ),
             ("kind = \"aws-ssm\"\nconnection = \"a\"", "aws-ssm", Some("a")),
             ("kind = \"gcp\"\nconnection = \"g\"\nproject = \"shop-1\"", "gcp", Some("g")),
             ("kind = \"azure\"\nconnection = \"z\"\nvault = \"shop\"", "azure", Some("z")),
@@ -428,10 +443,19 @@ mod tests {
             (&format!("kind = \"aws-ssm\"\nconnection = \"a\"\nregion = \"EU\"\n{allow}"), "cannot be one"),
             (&format!("kind = \"azure\"\nconnection = \"z\"\nvault = \"a/b\"\n{allow}"), "needs vault"),
             (&format!("kind = \"vault\"\naddress = \"nonsense\"\ntoken_file = \"/t\"\n{allow}"), "address:"),
-            (&format!("kind = \"vault\"\naddress = \"http://v:8200\"\ntoken_file = \"/t\"\n{allow}"), "has to be https://"),
+            (
+                &format!("kind = \"vault\"\naddress = \"http://v:8200\"\ntoken_file = \"/t\"\n{allow}"),
+                "has to be https://",
+            ),
             (&format!("kind = \"vault\"\naddress = \"https://v\"\n{allow}"), "needs token_file"),
-            (&format!("kind = \"vault\"\naddress = \"https://v\"\ntoken_file = \"/t\"\nmount = \"/a\"\n{allow}"), "mount"),
-            (&format!("kind = \"vault\"\naddress = \"https://v\"\ntoken_file = \"/t\"\nversion = 3\n{allow}"), "version is 3"),
+            (
+                &format!("kind = \"vault\"\naddress = \"https://v\"\ntoken_file = \"/t\"\nmount = \"/a\"\n{allow}"),
+                "mount",
+            ),
+            (
+                &format!("kind = \"vault\"\naddress = \"https://v\"\ntoken_file = \"/t\"\nversion = 3\n{allow}"),
+                "version is 3",
+            ),
         ] {
             let refused = store(keys).expect_err(keys);
             assert!(refused.contains("secrets.s: ") && refused.contains(said), "{refused}");
@@ -485,7 +509,12 @@ mod tests {
             (StoreKind::Gcp(at()), "db*", "db/versions/3", Ok(())),
             (StoreKind::Gcp(at()), "*", "projects/p/secrets/db", Err(Code::InvalidArgument)),
             (StoreKind::Azure { connection: "z".into(), vault: "v".into() }, "*", "db/0a", Ok(())),
-            (StoreKind::Azure { connection: "z".into(), vault: "v".into() }, "*", "db/0a/x", Err(Code::InvalidArgument)),
+            (
+                StoreKind::Azure { connection: "z".into(), vault: "v".into() },
+                "*",
+                "db/0a/x",
+                Err(Code::InvalidArgument),
+            ),
         ] {
             assert_eq!(admits(kind, allow, path), expected, "{allow} {path}");
         }

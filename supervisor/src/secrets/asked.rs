@@ -51,7 +51,7 @@ pub(super) async fn read(
     let mut again = false;
     loop {
         let target = resolver.resolve(connection, asker).await.map_err(|failure| (0, failure))?;
-        match worker(config, workers, reads.clone(), Some(&target)).await {
+        match worker(config, workers, reads.clone(), Some(&*target)).await {
             // what the target takes no more may be older than what there is by now
             Err((_, failure)) if failure.code == Code::CredentialsExpired && !again => {
                 resolver.forget(connection, asker, Arc::clone(&target)).await;

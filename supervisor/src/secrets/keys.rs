@@ -3,8 +3,8 @@
 
 use shared_proto::failure::{Code, Failure};
 use shared_proto::file::write_whole;
-use shared_proto::secret::Secret;
 use shared_proto::sealed::{FILE, FILE_MAX, Keys, SealKey};
+use shared_proto::secret::Secret;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;

@@ -73,7 +73,7 @@ pub async fn resolve(
 ) -> Result<HashMap<String, String>, Failure> {
     let stores = by_store(config, request)?;
     let mut values = opened(config, request).await?;
-    let asking = stores.into_iter().map(|of| asked(config, resolver, workers, request, of).boxed());
+    let asking = stores.into_iter().map(|of| of_store(config, resolver, workers, request, of).boxed());
     let asking: Vec<BoxFuture<'_, Result<Vec<(String, Secret)>, Failure>>> = asking.collect();
     let read: Vec<_> = stream::iter(asking).buffer_unordered(STORES_AT_ONCE).try_collect().await?;
     values.extend(read.into_iter().flatten());
@@ -108,7 +108,8 @@ fn by_store<'a>(config: &'a Config, request: &'a JobRequest) -> Result<Vec<OfSto
     for (variable, reference) in sorted {
         secrets::check(variable, reference)?;
         let (name, store) = config.secrets.get_key_value(&reference.from).ok_or_else(|| {
-            let message = format!("the runner's configuration has no store {:?}, of variable {variable}", reference.from);
+            let message =
+                format!("the runner's configuration has no store {:?}, of variable {variable}", reference.from);
             Code::UnknownSecretStore.on(message)
         })?;
         store.admits(name, &reference.path).map_err(|mut failure| {
@@ -122,7 +123,7 @@ fn by_store<'a>(config: &'a Config, request: &'a JobRequest) -> Result<Vec<OfSto
 }
 
 /// Reads all of one store.
-async fn asked(
+async fn of_store(
     config: &Config,
     resolver: &Resolver,
     workers: &Workers,

@@ -20,7 +20,8 @@ fn config(folder: &Path) -> Config {
 }
 
 fn referring(secrets: &[(&str, &str, &str)]) -> JobRequest {
-    let reference = |from: &str, path: &str| SecretReference { from: from.into(), path: path.into(), key: String::new() };
+    let reference =
+        |from: &str, path: &str| SecretReference { from: from.into(), path: path.into(), key: String::new() };
     JobRequest {
         organization_id: SEALED.organization.into(),
         stack_id: SEALED.stack.into(),
@@ -106,7 +107,8 @@ fn variables_of_the_runners_own_environment_are_read_or_missed() {
 #[test]
 fn the_audit_log_is_told_names_alone() {
     let mut request = referring(&[("b", "files", "apps/b"), ("a", "variables", "PATH")]);
-    request.sealed = vec![SealedVariable { variable: "s".into(), ciphertext: b"hunter2".to_vec(), ..Default::default() }];
+    request.sealed =
+        vec![SealedVariable { variable: "s".into(), ciphertext: b"hunter2".to_vec(), ..Default::default() }];
     assert_eq!(named(&request).as_deref(), Some("secrets: a=variables:PATH, b=files:apps/b, s=sealed"));
     assert_eq!(named(&referring(&[])), None);
 }

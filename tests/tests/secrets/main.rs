@@ -96,12 +96,20 @@ const KEEPS: &str = "variable \"password\" {}\nresource \"terraform_data\" \"a\"
 
 async fn refused() -> Result<()> {
     let world = World::new(|setup| {
-        files(setup, "apps/*", &[("apps/password", "hunter2-hunter2\n"), ("apps/short", "seven-7"), ("other/password", "n0t-for-them")])
+        files(
+            setup,
+            "apps/*",
+            &[("apps/password", "hunter2-hunter2\n"), ("apps/short", "seven-7"), ("other/password", "n0t-for-them")],
+        )
     })
     .await?;
     for (reference, code, words) in [
         ("password=nothing:apps/password", "unknown_secret_store", "has no store"),
-        ("password=files:other/password", "secret_denied", "the store files of the runner's configuration does not allow"),
+        (
+            "password=files:other/password",
+            "secret_denied",
+            "the store files of the runner's configuration does not allow",
+        ),
         ("password=files:apps/none", "target_not_found", "of the store files: there is no such file"),
         ("password=files:apps/password#user", "target_refused", "no JSON object"),
         ("password=files:apps/short", "secret_too_short", "password has 7 bytes"),
@@ -177,7 +185,10 @@ async fn sealed() -> Result<()> {
     world.runner.session(before, SOON).await?;
     let seal = ["stack", "seal", "s", "password", "--file", &value];
     let ended = world.ctl.run(&seal).await?;
-    ensure!(ended.code() == 77 && ended.stderr.contains("seal_key_unknown") && ended.stderr.contains(&newer), "{ended:?}");
+    ensure!(
+        ended.code() == 77 && ended.stderr.contains("seal_key_unknown") && ended.stderr.contains(&newer),
+        "{ended:?}"
+    );
     let wrong = world.ctl.run(&[&seal[..], &["--seal-key", &told]].concat()).await?;
     ensure!(wrong.code() == 77 && wrong.stderr.contains("seal_key_unknown"), "{wrong:?}");
     // what was sealed to the one before opens still
@@ -229,7 +240,10 @@ async fn sets() -> Result<()> {
     ensure!(ended.code() != 0 && ended.stderr.contains("used by s"), "{ended:?}");
     world.ctl.text(&["stack", "update", "s", "--variables-set", "none"]).await?;
     world.ctl.text(&["variables", "remove", "team", "zip"]).await?;
-    ensure!(world.ctl.json(&["variables", "show", "team"]).await?["variables"] == json!({"who": "the team"}), "one is left");
+    ensure!(
+        world.ctl.json(&["variables", "show", "team"]).await?["variables"] == json!({"who": "the team"}),
+        "one is left"
+    );
     world.ctl.text(&["variables", "remove", "team"]).await?;
     let list = world.ctl.text(&["variables", "list"]).await?;
     ensure!(list.contains("base") && !list.contains("team"), "{list}");
@@ -265,7 +279,14 @@ async fn connections() -> Result<()> {
     .await?;
     let main = "variable \"k\" {}\nvariable \"m\" {}\nvariable \"p\" {}\nresource \"terraform_data\" \"a\" { input = [var.k, var.m, var.p] }\n\
                 output \"o\" { value = terraform_data.a.output }\n";
-    let all = ["--secret", "k=cluster:shop/db#password", "--secret", "m=manager:prod/db#password", "--secret", "p=parameters:/prod/db"];
+    let all = [
+        "--secret",
+        "k=cluster:shop/db#password",
+        "--secret",
+        "m=manager:prod/db#password",
+        "--secret",
+        "p=parameters:/prod/db",
+    ];
     let (ended, job) = world.deploy("s", main, &all).await?;
     ensure!(ended.code() == 0 && job["phase"] == "applied", "{ended:?} {job}");
     let state = world.state("s").await?;

@@ -6,8 +6,8 @@ use super::{SOON, World, files};
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use runner_tests::suite::scaled;
 use runner_tests::Scratch;
+use runner_tests::suite::scaled;
 use serde_json::{Value, json};
 use shared_proto::sealed::FILE as SEAL_KEYS;
 use std::collections::BTreeMap;
@@ -133,7 +133,8 @@ check "{name}" {{
 pub(super) async fn nothing_leaves() -> Result<()> {
     let all: Vec<_> = (0..scaled(PLANTED).max(8)).map(secret).collect();
     let of = |at: At| all.iter().filter(move |secret| secret.at == at);
-    let vault = Vault::start(of(At::Vault).map(|s| (s.name.clone(), s.value.clone())).collect::<BTreeMap<_, _>>()).await?;
+    let vault =
+        Vault::start(of(At::Vault).map(|s| (s.name.clone(), s.value.clone())).collect::<BTreeMap<_, _>>()).await?;
     let world = World::new(|setup| {
         let named: Vec<_> = of(At::File).map(|s| (s.name.as_str(), s.value.as_str())).collect();
         let mut setup = files(setup, "s*", &named)?;
@@ -209,7 +210,8 @@ pub(super) async fn nothing_leaves() -> Result<()> {
         said.push((name.to_owned(), user.client().get(path).await?.text()));
     }
     // something was there to be taken out
-    let redacted: u64 = user.get("/jobs").await?["items"].as_array().into_iter().flatten().filter_map(|j| j["redacted"].as_u64()).sum();
+    let redacted: u64 =
+        user.get("/jobs").await?["items"].as_array().into_iter().flatten().filter_map(|j| j["redacted"].as_u64()).sum();
     ensure!(redacted > 10 * all.len() as u64, "{redacted} of {}", all.len());
     // what the runner says of itself
     said.push(("the runner's log".to_owned(), world.runner.process().stderr().text()));
@@ -244,7 +246,12 @@ fn cannot_be_opened(world: &World, data: &Path) -> Result<()> {
     let digits = text.trim();
     let key = shared_proto::hex::decode(digits);
     ensure!(key.len() == 32, "one key");
-    let forms = [key.clone(), digits.as_bytes().to_vec(), digits.to_uppercase().into_bytes(), STANDARD.encode(&key).into_bytes()];
+    let forms = [
+        key.clone(),
+        digits.as_bytes().to_vec(),
+        digits.to_uppercase().into_bytes(),
+        STANDARD.encode(&key).into_bytes(),
+    ];
     for path in every_file(data)? {
         let content = std::fs::read(&path)?;
         for form in &forms {
@@ -268,7 +275,10 @@ fn search(all: &[Secret], what: &str, content: &[u8], found: &mut Vec<String>) {
 fn every_file(folder: &Path) -> Result<Vec<std::path::PathBuf>> {
     let mut all = Vec::new();
     for entry in std::fs::read_dir(folder)? {
-        let (path, kind) = { let entry = entry?; (entry.path(), entry.file_type()?) };
+        let (path, kind) = {
+            let entry = entry?;
+            (entry.path(), entry.file_type()?)
+        };
         if kind.is_dir() {
             all.extend(every_file(&path)?);
         } else if kind.is_file() {

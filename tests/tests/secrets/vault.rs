@@ -66,7 +66,8 @@ async fn serve(stream: TcpStream, secrets: &BTreeMap<String, String>) -> std::io
             None => ("404 Not Found", json!({"errors": []})),
         };
         let body = body.to_string();
-        let head = format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
+        let head =
+            format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
         stream.write_all(format!("{head}{body}").as_bytes()).await?;
     }
 }

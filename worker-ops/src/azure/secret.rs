@@ -2,7 +2,6 @@
 //!
 //! <https://learn.microsoft.com/rest/api/keyvault/secrets/get-secret/get-secret>
 
-use serde_json::Value;
 use shared_proto::failure::Code;
 use shared_proto::secrets::field;
 use shared_proto::v1::{AzureTarget, SecretRead};
@@ -28,12 +27,11 @@ impl Secrets {
     /// One of them, `name` or `name/version`.
     pub(crate) async fn read(&mut self, read: &SecretRead) -> Result<String, Fault> {
         let (name, version) = read.path.split_once('/').unwrap_or((&read.path, ""));
-        let target =
-            format!("/secrets/{}/{}?api-version={API_VERSION}", url::encode(name), url::encode(version));
+        let target = format!("/secrets/{}/{}?api-version={API_VERSION}", url::encode(name), url::encode(version));
         let answer = self.0.get(&target).await.map_err(|fault| match fault.code() {
-            Code::TargetForbidden => {
-                fault.next("Give the connection's identity the role Key Vault Secrets User for the vault; it takes some minutes.")
-            }
+            Code::TargetForbidden => fault.next(
+                "Give the connection's identity the role Key Vault Secrets User for the vault; it takes some minutes.",
+            ),
             _ => fault,
         })?;
         let malformed = || Fault::new(Code::TargetFailed, "Key Vault: an answer has no value");

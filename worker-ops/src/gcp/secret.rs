@@ -32,7 +32,8 @@ impl Secrets {
     /// One of them, `name` or `name/versions/3`.
     pub(crate) async fn read(&mut self, read: &SecretRead) -> Result<String, Fault> {
         let (name, version) = read.path.split_once("/versions/").unwrap_or((&read.path, LATEST));
-        let project = self.0.project().map_err(|fault| fault.next("Give the store's entry, or its connection's, a project."));
+        let project =
+            self.0.project().map_err(|fault| fault.next("Give the store's entry, or its connection's, a project."));
         let path =
             format!("/v1/projects/{}/secrets/{}/versions/{}:access", project?, url::encode(name), url::encode(version));
         let answer = self.0.get(SERVICE, &path, &[]).await.map_err(|fault| match fault.code() {

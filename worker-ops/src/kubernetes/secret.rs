@@ -34,7 +34,8 @@ impl Secrets {
 
 /// Its fields, or the one that is meant: what nobody asks for may be no text.
 fn decoded(data: &Value, key: &str) -> Result<Map<String, Value>, Fault> {
-    let wrong = |name: &str, what: &str| Fault::new(Code::TargetRefused, format!("the field {name:?} of the Secret {what}"));
+    let wrong =
+        |name: &str, what: &str| Fault::new(Code::TargetRefused, format!("the field {name:?} of the Secret {what}"));
     let mut fields = Map::new();
     for (name, value) in data.as_object().into_iter().flatten() {
         if !key.is_empty() && name != key {
@@ -59,7 +60,11 @@ mod tests {
         assert!(decoded(&data, "none").expect("nothing").is_empty());
         for key in ["binary", "broken", ""] {
             let fault = decoded(&data, key).expect_err(key);
-            assert!(fault.code() == Code::TargetRefused && !fault.failure.message.contains("s3cr3t"), "{}", fault.failure);
+            assert!(
+                fault.code() == Code::TargetRefused && !fault.failure.message.contains("s3cr3t"),
+                "{}",
+                fault.failure
+            );
         }
         assert!(decoded(&Value::Null, "").expect("none").is_empty());
     }

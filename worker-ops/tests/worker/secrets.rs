@@ -36,7 +36,12 @@ pub(crate) fn scenarios(suite: Suite) -> Suite {
 }
 
 /// What comes of these reads: values until one fails.
-async fn read(kind: &str, target: Option<Kinds>, reads: &[(&str, &str)], of: SecretReads) -> Result<Vec<Result<String, Outcome>>> {
+async fn read(
+    kind: &str,
+    target: Option<Kinds>,
+    reads: &[(&str, &str)],
+    of: SecretReads,
+) -> Result<Vec<Result<String, Outcome>>> {
     let reads = reads.iter().map(|(path, key)| SecretRead { path: (*path).into(), key: (*key).into() }).collect();
     let secrets = SecretReads { kind: kind.into(), reads, ..of };
     let target = target.map(|kind| Target { kind: Some(kind) });
@@ -58,7 +63,12 @@ async fn read(kind: &str, target: Option<Kinds>, reads: &[(&str, &str)], of: Sec
 }
 
 /// Each by itself: the value, or the code of its failure.
-async fn each(kind: &str, target: Option<Kinds>, of: &SecretReads, table: &[(&str, &str, Result<&str, &str>)]) -> Result<()> {
+async fn each(
+    kind: &str,
+    target: Option<Kinds>,
+    of: &SecretReads,
+    table: &[(&str, &str, Result<&str, &str>)],
+) -> Result<()> {
     for (path, key, expected) in table {
         let all = read(kind, target.clone(), &[(path, key)], of.clone()).await?;
         let found = all.first().context("an answer")?.as_ref().map(String::as_str).map_err(|o| o.code.as_str());
@@ -214,9 +224,18 @@ async fn of_vault() -> Result<()> {
     each("vault", None, &of("kv/team", 2, "hvs.good", "ns"), &table).await?;
     each("vault", None, &of("kv1", 1, "hvs.good", ""), &table).await?;
     let refused = read("vault", None, &[("apps/shop", "a")], of("secret", 2, "hvs.b4d", "")).await?;
-    ensure!(matches!(&refused[..], [Err(o)] if o.code == "target_forbidden" && !o.message.contains("b4d")), "{refused:?}");
+    ensure!(
+        matches!(&refused[..], [Err(o)] if o.code == "target_forbidden" && !o.message.contains("b4d")),
+        "{refused:?}"
+    );
     drop(server);
-    let nobody = VaultTarget { address: "http://127.0.0.1:9".into(), token: "t".into(), mount: "a".into(), version: 2, ..VaultTarget::default() };
+    let nobody = VaultTarget {
+        address: "http://127.0.0.1:9".into(),
+        token: "t".into(),
+        mount: "a".into(),
+        version: 2,
+        ..VaultTarget::default()
+    };
     let nobody = SecretReads { vault: Some(nobody), ..SecretReads::default() };
     let refused = read("vault", None, &[("apps/shop", "a")], nobody).await?;
     ensure!(matches!(&refused[..], [Err(o)] if o.code == "target_unreachable"), "{refused:?}");
@@ -224,7 +243,9 @@ async fn of_vault() -> Result<()> {
 }
 
 fn google(asked: &Asked) -> Plain {
-    let refused = |code: u16, status: &str| (code, json!({"error": {"code": code, "status": status, "message": "no"}}).to_string());
+    let refused = |code: u16, status: &str| {
+        (code, json!({"error": {"code": code, "status": status, "message": "no"}}).to_string())
+    };
     if asked.header("authorization") != "Bearer ya29.good" {
         return refused(401, "UNAUTHENTICATED");
     }
@@ -233,7 +254,9 @@ fn google(asked: &Asked) -> Plain {
     match (verb.as_str(), path.as_str()) {
         ("GET", "/v1/projects/shop-1/secrets/db/versions/latest:access") => (200, payload(VALUE)),
         ("GET", "/v1/projects/shop-1/secrets/db/versions/3:access") => (200, payload("the-third-one")),
-        ("GET", "/v1/projects/shop-1/secrets/odd/versions/latest:access") => (200, json!({"payload": {"data": VALUE}}).to_string()),
+        ("GET", "/v1/projects/shop-1/secrets/odd/versions/latest:access") => {
+            (200, json!({"payload": {"data": VALUE}}).to_string())
+        }
         ("GET", "/v1/projects/shop-1/secrets/denied/versions/latest:access") => refused(403, "PERMISSION_DENIED"),
         _ => refused(404, "NOT_FOUND"),
     }
@@ -254,9 +277,10 @@ async fn of_google() -> Result<()> {
         ("odd", "", Err("target_failed")),
     ];
     each("gcp", target("ya29.good"), &of, &table).await?;
-    for (target, of, code) in
-        [(target("ya29.bad"), of, "credentials_expired"), (target("ya29.good"), SecretReads::default(), "invalid_argument")]
-    {
+    for (target, of, code) in [
+        (target("ya29.bad"), of, "credentials_expired"),
+        (target("ya29.good"), SecretReads::default(), "invalid_argument"),
+    ] {
         let refused = read("gcp", target, &[("db", "")], of).await?;
         ensure!(matches!(&refused[..], [Err(o)] if o.code == code), "{refused:?}");
     }
@@ -272,7 +296,8 @@ fn azure(asked: &Asked) -> Plain {
     if query != [("api-version".to_owned(), "7.4".to_owned())] {
         return refused(400, "BadParameter");
     }
-    let value = |value: &str| (200, json!({"value": value, "id": "https://shop.vault.azure.net/secrets/db/0a"}).to_string());
+    let value =
+        |value: &str| (200, json!({"value": value, "id": "https://shop.vault.azure.net/secrets/db/0a"}).to_string());
     match path.as_str() {
         "/secrets/db/" => value(VALUE),
         "/secrets/db/0a" => value("an-older-one"),
@@ -284,7 +309,8 @@ fn azure(asked: &Asked) -> Plain {
 async fn of_azure() -> Result<()> {
     let server = Server::start(|asked, _| azure(asked)).await?;
     let target = |token: &str| {
-        let target = AzureTarget { vault_token: token.into(), endpoint_url: server.url.clone(), ..AzureTarget::default() };
+        let target =
+            AzureTarget { vault_token: token.into(), endpoint_url: server.url.clone(), ..AzureTarget::default() };
         Some(Kinds::Azure(AzureTarget { vault_failure: "Entra has said no".into(), ..target }))
     };
     let of = || SecretReads { vault_name: "shop".into(), ..SecretReads::default() };

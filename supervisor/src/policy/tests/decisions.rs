@@ -133,7 +133,9 @@ fn the_stores_that_a_job_refers_to_are_all_allowed_or_any_is_denied() {
         Request { person: None, groups: None, connections: Vec::new(), what: What::Job(job) }
     };
     let allowed = |effect: &str, stores: &[&str]| {
-        let mut rules = format!("version = 1\n[[jobs.rule]]\nname = 'r'\neffect = '{effect}'\nsecret_stores = ['team-*', 'files']\n");
+        let mut rules = format!(
+            "version = 1\n[[jobs.rule]]\nname = 'r'\neffect = '{effect}'\nsecret_stores = ['team-*', 'files']\n"
+        );
         if effect == "deny" {
             rules.push_str("[[jobs.rule]]\nname = 'rest'\neffect = 'allow'\n");
         }
@@ -164,7 +166,13 @@ fn an_empty_word_is_none_that_is_known() {
     }
     let words = |text: &str| text.to_owned();
     let source = JobSource::Host(String::new());
-    let job = JobCall { kind: words("update"), engine: words("opentofu"), stack: words("s"), source, secret_stores: Vec::new() };
+    let job = JobCall {
+        kind: words("update"),
+        engine: words("opentofu"),
+        stack: words("s"),
+        source,
+        secret_stores: Vec::new(),
+    };
     let request = Request { person: Some(String::new()), groups: None, connections: Vec::new(), what: What::Job(job) };
     for keys in ["source_hosts = ['*']", "people = ['a']"] {
         let of = |effect| policy(&format!("version = 1\n[[jobs.rule]]\nname = 'r'\neffect = '{effect}'\n{keys}\n"));
