@@ -31,6 +31,10 @@ const SECRET: &[&str] = &[
     "JobTarget",
     "JobRequest",
     "PresentRequest",
+    "VaultTarget",
+    "SecretReads",
+    "SecretReply",
+    "SecretReply.kind",
 ];
 /// Messages that go on to the API as JSON.
 const JSON: &[&str] = &[

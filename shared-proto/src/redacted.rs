@@ -43,9 +43,12 @@ redact! {
     v1::JobStart { step, next_sequence },
     v1::JobTarget { connection, with },
     v1::JobRequest { job_id, stack_name, kind, engine },
+    v1::VaultTarget { address, mount, version },
+    v1::SecretReads { kind, vault_name },
+    v1::SecretReply {},
     v1::PresentRequest { job_id, fencing_token, instance_id },
 }
-redact_kind!(v1::target::Kind, v1::resolve_request::How, v1::resolve_reply::Kind);
+redact_kind!(v1::target::Kind, v1::resolve_request::How, v1::resolve_reply::Kind, v1::secret_reply::Kind);
 
 #[cfg(test)]
 mod tests {
@@ -70,6 +73,7 @@ mod tests {
             targets: vec![v1::JobTarget { connection: "c".into(), target: Some(target.clone()), ..Default::default() }],
             environment: [("A".to_owned(), secret.to_owned())].into(),
             state_key: vec![7; 32],
+            secrets: [("A".to_owned(), secret.to_owned())].into(),
             ..Default::default()
         };
         let job =

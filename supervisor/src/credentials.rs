@@ -7,7 +7,9 @@ mod known;
 
 use self::known::{Key, Known};
 use crate::clock::since_boot;
-use crate::config::{AZURE_VARIABLES, Asker, AwsRole, AwsSession, AzureSource, Connection, Gcp, Proxy, ServiceAccount};
+use crate::config::{
+    AZURE_VARIABLES, Asker, AwsRole, AwsSession, AzureSource, Config, Connection, Gcp, Proxy, ServiceAccount,
+};
 use crate::operations::dial::{self, Reach};
 use crate::tunnel::Settings;
 use crate::workers::{Operation, Program, Workers};
@@ -230,7 +232,7 @@ impl Task {
             let connection = &key.connection;
             let answer = match settings.config.connections.get(connection) {
                 None => Err(unknown(connection)),
-                Some(entry) => match how(entry, &settings.config.environment, whose.asker()) {
+                Some(entry) => match how(entry, &settings.config, connection, whose.asker()) {
                     Err(failure) => Err(failure),
                     Ok(how) => {
                         let request = v1::ResolveRequest { connection: connection.clone(), how: Some(how) };
@@ -263,13 +265,9 @@ pub fn unknown(connection: &str) -> Failure {
     Code::UnknownConnection.on(format!("the runner's configuration has no connection {shown:?}"))
 }
 
-fn how(
-    entry: &Connection,
-    environment: &std::collections::BTreeMap<String, String>,
-    asker: Asker<'_>,
-) -> Result<How, Failure> {
+fn how(entry: &Connection, config: &Config, connection: &str, asker: Asker<'_>) -> Result<How, Failure> {
     let environment = |wanted: fn(&str) -> bool| {
-        environment.iter().filter(|(name, _)| wanted(name)).map(|(n, v)| (n.clone(), v.clone())).collect()
+        config.environment.iter().filter(|(name, _)| wanted(name)).map(|(n, v)| (n.clone(), v.clone())).collect()
     };
     Ok(match entry {
         Connection::InCluster { .. } => How::InCluster(v1::ResolveInCluster {}),
@@ -303,6 +301,7 @@ fn how(
                 cloud: azure.cloud.as_str().to_owned(),
                 endpoint_url: azure.endpoint_url.clone(),
                 environment: environment(|name| AZURE_VARIABLES.contains(&name)),
+                vault: config.opens_a_vault(connection),
                 ..Default::default()
             };
             match &azure.source {

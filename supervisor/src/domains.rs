@@ -72,6 +72,8 @@ impl Domains {
         let mut excluded: Vec<PathBuf> = NEVER.iter().map(PathBuf::from).collect();
         excluded.extend([config.state_dir.clone(), config.credentials.clone()]);
         excluded.extend(config.proxy.password_file.clone());
+        let (folders, files) = config.of_secrets();
+        excluded.extend(folders.into_iter().chain(files).cloned());
         let mut named = vec![config.workers.ops.clone()];
         let mut of_connections = in_home(&[".aws", ".kube", ".config/gcloud"]);
         of_connections.push(PathBuf::from("/var/run/secrets"));

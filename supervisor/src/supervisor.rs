@@ -22,7 +22,7 @@ use crate::tunnel::leaf::Leaves;
 use crate::tunnel::succession::Succession;
 use crate::tunnel::{self, Settings, TunnelStatus};
 use crate::workers::{Ends, Order, Program, Reaches, Started, Workers};
-use crate::{admin, audit, hand_over, job_network, logging, state};
+use crate::{admin, audit, hand_over, job_network, logging, secrets, state};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
@@ -31,7 +31,7 @@ use shared_proto::EXECUTION_ALPN;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::secret::Secret;
 use shared_proto::v1::{JobFirst, JobRequest, JobTarget, Target};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -238,6 +238,7 @@ async fn join(
         isolation_missing: guarantees.missing.clone(),
         hostname,
         engines,
+        seal_key: seal_key(&settings.config.state_dir),
     };
     tracing::info!(
         version = shared_proto::VERSION,
@@ -761,6 +762,10 @@ impl Surroundings for Around {
     fn plans_with(&self, connection: &str) -> Option<String> {
         self.settings.borrow().config.plan_with.get(connection).cloned()
     }
+    async fn secrets(&self, request: &JobRequest) -> Result<HashMap<String, String>, Failure> {
+        let settings = self.settings.borrow().clone();
+        secrets::resolve(&settings.config, &self.resolver, &self.workers, request).await
+    }
     async fn allows(&self, request: &JobRequest, takes: bool) -> Result<Option<Permit>, Failure> {
         let settings = self.settings.borrow().clone();
         let asked = jobs::asked_of_policy(request);
@@ -769,10 +774,15 @@ impl Surroundings for Around {
             policy::What::Job(job) => recorder::of_job(request, job),
             _ => audit::Record::default(),
         };
+        let record = audit::Record { detail: secrets::named(request), ..record };
         let rule = decision.by.name();
         if !decision.is_allowed() {
             let failure = Code::PolicyDenied.on(decision.sentence);
             self.recorder.note(recorder::decided(record, &rule, Some(&failure)));
+            return Err(failure);
+        }
+        if let Err(failure) = secrets::admit(&settings.config, request) {
+            self.recorder.note(recorder::decided(record, "(secrets)", Some(&failure)));
             return Err(failure);
         }
         let permit = match &decision.limit {
@@ -807,6 +817,18 @@ impl Surroundings for Around {
     }
     async fn signal(&self, process: PidFd, signal: Signal) {
         self.workers.signal(process, signal).await;
+    }
+}
+
+/// Whom variables are sealed to; empty: what is there is no key, which is said, and all else goes on.
+fn seal_key(state_dir: &Path) -> Vec<u8> {
+    match secrets::public(state_dir) {
+        Ok(key) => key.bytes().to_vec(),
+        Err(failure) => {
+            let (detail, next_step) = (failure.message, failure.next_step);
+            tracing::error!(code = %failure.code, detail, next_step, "variables cannot be sealed to this instance");
+            Vec::new()
+        }
     }
 }
 

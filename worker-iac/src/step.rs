@@ -20,7 +20,7 @@ use crate::source::{self, Places};
 use crate::stop::{Exit, Stop, io_failure};
 use crate::store::keeper::Keeper;
 use crate::store::server::Serving;
-use crate::variables;
+use crate::variables::{self, Given};
 use prost::Message as _;
 use runner_worker_iac::redaction::Redaction;
 use sha2::{Digest as _, Sha256};
@@ -153,7 +153,7 @@ pub(crate) async fn run(begin: Begin, keeper: Option<Keeper>) -> Result<(), Spoo
         None => Limits::from_now(&start.limits.unwrap_or_default(), &step_name),
     };
     let limits = tokio::spawn(limits.keep(progress.appended.clone(), limited));
-    let secrets = variables::all(&request.variables).chain(environment::secrets(&start.targets));
+    let secrets = variables::all(&start, &request).chain(environment::secrets(&start.targets));
     let masks = Masks::new(redaction);
     masks.set(secrets);
     let renewing = tokio::spawn(renewals(started, masks.clone(), tmp.clone(), journal.clone()));
@@ -212,6 +212,7 @@ async fn wait_for_start(
     loop {
         tokio::select! {
             start = started.recv() => match start {
+                Some(start) if start.renewal => {}
                 Some(start) => return start,
                 // there is no socket: it is ended by whoever misses it
                 None => std::future::pending().await,
@@ -227,6 +228,9 @@ async fn wait_for_start(
 /// Takes newer credentials of the job's connections as they come, until it is dropped.
 async fn renewals(mut started: mpsc::Receiver<Box<JobStart>>, masks: Masks, tmp: PathBuf, journal: Journal) {
     while let Some(start) = started.recv().await {
+        if !start.renewal {
+            continue;
+        }
         // before anything can have seen one
         masks.add(environment::secrets(&start.targets));
         if let Err(failure) = environment::renew(&start.targets, &tmp) {
@@ -663,7 +667,7 @@ impl Step {
         let dialect = dialect::named(&self.request.engine)?;
         let place = Place { start: &self.start, folders: &self.folders(), root: &root };
         let mut environment = environment::for_engine(&place, dialect)?;
-        let passed = dialect.variables(&self.request, &root)?;
+        let passed = dialect.variables(&Given::of(&self.start, &self.request), &self.request, &root)?;
         self.not_redacted.extend(passed.not_redacted.iter().cloned());
         let token = Key::from_bytes(&self.start.state_key).map(|key| key.token(&self.request.job_id));
         let secrets = passed.secrets.iter().map(String::as_str).chain(environment::secrets(&self.start.targets));

@@ -74,6 +74,7 @@ fn engine_of(dir: &Path) -> Option<&'static str> {
 async fn start(command: &Deploy, session: &Session) -> Done<Value> {
     let client = &session.client;
     // all that can be known before anything is sent
+    let values = command.options.seals.values()?;
     if let Some(dir) = &command.dir {
         is_folder(dir)?;
     }
@@ -114,12 +115,13 @@ async fn start(command: &Deploy, session: &Session) -> Done<Value> {
     }
     match existing {
         // only an update makes the source the stack's own; the others look at it, or undo what is there
-        Some(_) if command.kind != "update" => {
+        Some(stack) if command.kind != "update" => {
             if let Some(source) = source {
                 job["source"] = source;
             }
-            if let Some(variables) = command.options.variables()? {
-                job["variables"] = variables;
+            command.options.put(&mut job)?;
+            if !values.is_empty() {
+                job["sealed"] = command.options.seals.seal(session, &stack, &values).await?;
             }
             command.options.mark(&mut job);
         }
@@ -134,9 +136,10 @@ async fn start(command: &Deploy, session: &Session) -> Done<Value> {
                 body["engine"] = engine.into();
             }
             command.options.apply(&mut body, session.runner.as_deref())?;
+            let seals = &command.options.seals;
             match existing {
-                Some(_) => client.put(&at, &body).await?,
-                None => client.post("/stacks", &body).await?,
+                Some(found) => stack::change(session, &found, body, seals, &values).await?,
+                None => stack::make(session, body, seals, &values).await?,
             };
         }
     }

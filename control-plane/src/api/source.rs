@@ -125,6 +125,17 @@ impl Variables {
         }
         Ok(self)
     }
+    /// Their names.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+    pub(super) fn remove(&mut self, name: &str) {
+        self.0.remove(name);
+    }
+    /// Those that are JSON and no texts.
+    pub(super) fn typed(&self) -> Vec<String> {
+        self.0.iter().filter(|(_, value)| !value.is_string()).map(|(name, _)| name.clone()).collect()
+    }
     /// As a runner is told.
     pub(super) fn wire(&self) -> HashMap<String, String> {
         self.0.iter().map(|(name, value)| (name.clone(), text_of(value))).collect()
@@ -291,7 +302,7 @@ fn checked_reference(reference: String) -> Result<String, Failure> {
 }
 
 /// What the engine takes for a variable's name, within what an environment takes.
-fn is_identifier(name: &str) -> bool {
+pub(super) fn is_identifier(name: &str) -> bool {
     let mut bytes = name.bytes();
     name.len() <= 128
         && bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
@@ -405,6 +416,7 @@ mod tests {
         let many: BTreeMap<_, _> = (0..=VARIABLES_MAX).map(|i| (format!("a{i}"), serde_json::Value::Null)).collect();
         assert!(Variables(many).checked().is_err());
         let mixed = Variables([("a".into(), "text".into()), ("b".into(), serde_json::json!({"c": [1, true]}))].into());
+        assert_eq!(mixed.typed(), ["b"]);
         assert_eq!(mixed.wire()["a"], "text");
         assert_eq!(mixed.wire()["b"], r#"{"c":[1,true]}"#);
     }

@@ -3,6 +3,7 @@
 use super::azure::FileAzure;
 use super::gcp::FileGcp;
 use super::narrow::{FileAccount, FileSession};
+use super::secrets::{FileStore, STORES_MAX};
 use super::settings::{self, Shown, Source};
 use super::{
     AtStop, AuditSettings, AwsRole, AwsSource, CONNECTIONS_MAX, Config, ConfigError, Connection, Engines, FILE_MAX,
@@ -62,6 +63,7 @@ struct File {
     jobs: FileJobs,
     sources: FileSources,
     connections: BTreeMap<String, FileConnection>,
+    secrets: BTreeMap<String, FileStore>,
 }
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -205,6 +207,7 @@ impl Default for File {
             jobs: FileJobs::default(),
             sources: FileSources::default(),
             connections: BTreeMap::new(),
+            secrets: BTreeMap::new(),
         }
     }
 }
@@ -459,6 +462,14 @@ impl File {
                 Some(_) => {}
             }
         }
+        if self.secrets.len() > STORES_MAX {
+            return Err(ConfigError(format!("more than {STORES_MAX} stores of secrets")));
+        }
+        let mut secrets = BTreeMap::new();
+        for (name, entry) in self.secrets {
+            let store = entry.check(&name, &connections)?;
+            secrets.insert(name, store);
+        }
         // what a file says does not depend on where somebody was when he started the runner
         let folder = file.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
         let whole = |key: &str, path: &Path| match path {
@@ -500,12 +511,14 @@ impl File {
             jobs,
             allow_file_sources: self.sources.allow_file,
             connections,
+            secrets,
             purposes,
             plan_with,
             environment: environment(variables),
             shown: Vec::new(),
         };
         config.keep_from_jobs()?;
+        config.keep_from_secrets()?;
         config.workers.reads = config.job_reads();
         config.workers.job_memory_mib = match config.jobs.memory_mib {
             0 => most_of_the_memory(),
@@ -637,7 +650,9 @@ impl Config {
         let own = [&self.credentials, &self.state_dir, &self.policy.path, &plan_rules]
             .into_iter()
             .chain(&self.proxy.password_file)
-            .chain(of_connections);
+            .chain(of_connections)
+            .chain(self.of_secrets().0)
+            .chain(self.of_secrets().1);
         let folders = [
             ("engines.directory", &self.engines.directory, ENGINES_FOLDER),
             ("engines.providers", &self.engines.providers, PROVIDERS_FOLDER),
@@ -761,7 +776,12 @@ impl Config {
             .join(" "),
             source: Source::File,
         });
-        settings.chain(connections).collect()
+        let secrets = self.secrets.iter().map(|(name, store)| Shown {
+            key: format!("secrets.{name}"),
+            value: store.shown(),
+            source: Source::File,
+        });
+        settings.chain(connections).chain(secrets).collect()
     }
 }
 

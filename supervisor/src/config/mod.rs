@@ -8,10 +8,12 @@ pub use check::{AZURE_VARIABLES, DEFAULT_FILE};
 mod gcp;
 mod narrow;
 mod programs;
+mod secrets;
 mod settings;
 mod template;
 
 pub use gcp::{Gcp, GcpSource};
+pub use secrets::{InCloud, STORES_MAX, Store, StoreKind, Vault};
 pub use settings::{SETTINGS, Setting, Shown, Source};
 pub use template::{Asker, Template};
 
@@ -77,6 +79,8 @@ pub struct Config {
     pub allow_file_sources: bool,
     /// Named targets and how to authenticate to them.
     pub connections: BTreeMap<String, Connection>,
+    /// Stores that variables of jobs may refer to.
+    pub secrets: BTreeMap<String, Store>,
     /// What those are for of which it is said.
     pub purposes: BTreeMap<String, Purpose>,
     /// By whose credentials jobs plan that name a connection, where it is another one's.

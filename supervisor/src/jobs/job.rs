@@ -536,8 +536,8 @@ impl Job {
                         heard = Instant::now();
                     }
                     if has_credentials && control.is_some() && waits.is_none() && renewal.is_due(self.settings.renew_every) {
-                        let (launch, approved) = (self.launch(held), worker.approved.clone());
-                        renewal.begin(async move { launch?.again(step, &approved).await });
+                        let launch = self.launch(held);
+                        renewal.begin(async move { launch?.renewed(step).await });
                     }
                     if let Some(open) = &mut control && pinged.elapsed() >= PING_EVERY.min(self.settings.silence_max / 4) {
                         pinged = Instant::now();

@@ -16,6 +16,7 @@ use shared_proto::failure::{Code, Failure};
 use shared_proto::frame::{self, Kind};
 use shared_proto::limits;
 use shared_proto::v1::{EngineProgram, JobKind, JobRequest, JobStart, JobTarget, source as source_kind};
+use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,8 +25,8 @@ use tokio::sync::oneshot;
 
 /// The most connections of one job.
 const CONNECTIONS_MAX: usize = 32;
-/// The newest form of a request that this runner knows: 2 is about a part of its stack, 3 about versions of its state or has rules, 4 has
-/// limits of time.
+/// The newest form of a request that this runner knows: 2 is about a part of its stack, 3 about versions of its state or has rules, 4 refers to
+/// secrets, has sealed ones, or limits of time.
 const FORMAT: u32 = 4;
 /// How often, and after how long each time, it is looked how a worker ended, until its parent has reaped it.
 const REAPED_LOOKS: u32 = 20;
@@ -98,7 +99,13 @@ impl Launch {
             let path = source::fetch(&self.service, &self.held, &self.folder, wanted).await?;
             archive_path = path.display().to_string();
         }
-        self.word(step, approved, next_sequence, archive_path).await
+        let start = self.word(step, approved, next_sequence, archive_path).await?;
+        let planned = self.folder.marker(Step::Plan)?.unwrap_or_default().secrets;
+        if step == Step::Apply && planned != self.digest(&start.secrets)? {
+            let message = "a secret that the plan was made with has another value by now";
+            return Err(Code::PlanStale.on(message).next("Start a new job: it plans with the value of today."));
+        }
+        Ok(start)
     }
 
     /// What a worker is told that follows one of this step: its source is there.
@@ -106,7 +113,51 @@ impl Launch {
     /// # Errors
     /// The job's failure.
     pub(super) async fn again(&self, step: Step, approved: &Approved) -> Result<JobStart, Failure> {
-        self.word(step, approved, 1, String::new()).await
+        let start = self.word(step, approved, 1, String::new()).await?;
+        // what its engine still says would be searched for other values than it may have in it
+        if self.folder.marker(step)?.unwrap_or_default().secrets != self.digest(&start.secrets)? {
+            return Err(Code::Conflict.on("a secret that the job's engine was given has another value by now"));
+        }
+        Ok(start)
+    }
+
+    /// By which secrets are known to be the same: nobody can try out what they might be.
+    fn digest(&self, secrets: &HashMap<String, String>) -> Result<String, Failure> {
+        if secrets.is_empty() {
+            return Ok(String::new());
+        }
+        let sorted: BTreeMap<_, _> = secrets.iter().collect();
+        let mut bytes = Vec::new();
+        for part in sorted.into_iter().flat_map(|(name, value)| [name, value]) {
+            bytes.extend((part.len() as u64).to_be_bytes());
+            bytes.extend(part.as_bytes());
+        }
+        Ok(self.store.state_key(&self.request.stack_id)?.digest(&bytes))
+    }
+
+    /// The credentials of the job's connections.
+    async fn targets(&self, step: Step) -> Result<Vec<JobTarget>, Failure> {
+        let request = &self.request;
+        // resolved anew for each step: an approval may take days
+        let mut targets = Vec::with_capacity(request.connections.len());
+        let asker = Asker { person: &request.created_by, operation: &request.job_id };
+        // what only reads has the credentials that are for reading, where there are such
+        let reads = step == Step::Plan && request.kind() != JobKind::Unlock;
+        for connection in &request.connections {
+            let with = self.surroundings.plans_with(connection).filter(|_| reads);
+            let target = self.surroundings.resolve(with.as_ref().unwrap_or(connection), asker).await?;
+            let (connection, with) = (connection.clone(), with.unwrap_or_default());
+            targets.push(JobTarget { connection, target: Some(target), with });
+        }
+        Ok(targets)
+    }
+
+    /// What a worker at work is told of newer credentials: nothing else of it is looked at.
+    ///
+    /// # Errors
+    /// They cannot be resolved.
+    pub(super) async fn renewed(&self, step: Step) -> Result<JobStart, Failure> {
+        Ok(JobStart { renewal: true, targets: self.targets(step).await?, ..JobStart::default() })
     }
 
     async fn word(
@@ -124,17 +175,8 @@ impl Launch {
         if request.connections.len() > CONNECTIONS_MAX {
             return Err(Code::TooLarge.on(format!("the job names more than {CONNECTIONS_MAX} connections")));
         }
-        // resolved anew for each step: an approval may take days
-        let mut targets = Vec::with_capacity(request.connections.len());
-        let asker = Asker { person: &request.created_by, operation: &request.job_id };
-        // what only reads has the credentials that are for reading, where there are such
-        let reads = step == Step::Plan && request.kind() != JobKind::Unlock;
-        for connection in &request.connections {
-            let with = self.surroundings.plans_with(connection).filter(|_| reads);
-            let target = self.surroundings.resolve(with.as_ref().unwrap_or(connection), asker).await?;
-            let (connection, with) = (connection.clone(), with.unwrap_or_default());
-            targets.push(JobTarget { connection, target: Some(target), with });
-        }
+        let targets = self.targets(step).await?;
+        let secrets = self.surroundings.secrets(request).await?;
         Ok(JobStart {
             request: Some(request.clone()),
             step: match step {
@@ -145,6 +187,7 @@ impl Launch {
             engine,
             engines,
             targets,
+            secrets,
             state_directory: self.store.stack(&request.stack_id)?.display().to_string(),
             state_key: self.store.state_key(&request.stack_id)?.bytes().to_vec(),
             instance: self.settings.instance_id.clone(),
@@ -175,6 +218,7 @@ impl Launch {
         let mut marker = Marker {
             plan_sha256: start.plan_sha256.clone(),
             approved_by: start.approved_by.clone(),
+            secrets: self.digest(&start.secrets)?,
             told: Some(false),
             ..Marker::default()
         };

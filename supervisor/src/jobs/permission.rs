@@ -2,6 +2,7 @@
 
 use crate::policy::{JobCall, JobSource, Request, What};
 use shared_proto::v1::{JobRequest, source};
+use std::collections::BTreeSet;
 
 /// What is asked of the policy about a job: who made it, with the groups of then.
 pub fn asked_of_policy(request: &JobRequest) -> Request {
@@ -14,6 +15,7 @@ pub fn asked_of_policy(request: &JobRequest) -> Request {
         engine: request.engine.clone(),
         stack: request.stack_name.clone(),
         source,
+        secret_stores: stores(request),
     };
     Request {
         person: Some(request.created_by.clone()).filter(|name| !name.is_empty()),
@@ -21,6 +23,12 @@ pub fn asked_of_policy(request: &JobRequest) -> Request {
         connections: request.connections.clone(),
         what: What::Job(job),
     }
+}
+
+/// The stores of secrets that its variables refer to, each once.
+fn stores(request: &JobRequest) -> Vec<String> {
+    let all: BTreeSet<_> = request.secrets.values().map(|reference| reference.from.clone()).collect();
+    all.into_iter().collect()
 }
 
 /// Where git gets it from. What is no address of a host's is taken for a path, which is what git does (gitprotocol-common, "git clone" URLS).

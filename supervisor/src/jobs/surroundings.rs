@@ -10,7 +10,7 @@ use runner_sandbox::PidFd;
 use shared_proto::failure::Failure;
 use shared_proto::secret::Secret;
 use shared_proto::v1::{JobFirst, JobRequest, JobTarget, Target, TimeLimits};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -47,11 +47,16 @@ pub trait Surroundings: Send + Sync + 'static {
     async fn resolve(&self, connection: &str, asker: Asker<'_>) -> Result<Target, Failure>;
     /// The connection whose credentials a job has while it plans, in the place of those of this one; none: its own.
     fn plans_with(&self, connection: &str) -> Option<String>;
+    /// The values of the variables that a job refers to or that were sealed for it, by name.
+    ///
+    /// # Errors
+    /// Why one cannot be had, with its store and path; never a value.
+    async fn secrets(&self, request: &JobRequest) -> Result<HashMap<String, String>, Failure>;
     /// Whether the runner's own policy allows a job. `takes`: it is about to be taken, and counts within the bounds of the rule that allows it
     /// until what is given back is dropped.
     ///
     /// # Errors
-    /// `policy_denied`; `busy` where a bound of the rule is reached, and it is only not taken now.
+    /// `policy_denied`, `secret_denied` and the like: what it refers to may not be asked for; `busy` where a bound of the rule is reached, and it is only not taken now.
     async fn allows(&self, request: &JobRequest, takes: bool) -> Result<Option<Permit>, Failure>;
     /// The runner's own set of rules for plans, as JSON; empty: it has none.
     fn plan_rules(&self) -> String;

@@ -21,8 +21,8 @@ use shared_proto::bounds::CONNECT_DEADLINE;
 use shared_proto::credentials::Endpoint;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::secret::Secret;
-use shared_proto::v1::{JobFirst, JobTarget, Target};
-use std::collections::BTreeMap;
+use shared_proto::v1::{JobFirst, JobRequest, JobTarget, Target};
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
@@ -83,6 +83,7 @@ pub(crate) async fn live(setup: Setup) -> turmoil::Result {
             isolation_missing: Vec::new(),
             hostname: String::new(),
             engines: engines(config),
+            seal_key: Vec::new(),
         },
         status,
         draining,
@@ -242,6 +243,9 @@ impl Surroundings for Around {
         None
     }
     fn ended(&self, _: &str, _: &str) {}
+    async fn secrets(&self, _: &JobRequest) -> Result<HashMap<String, String>, Failure> {
+        Ok(HashMap::new())
+    }
     async fn allows(
         &self,
         _: &shared_proto::v1::JobRequest,

@@ -148,10 +148,10 @@ pub(super) fn for_language(start: &JobStart, folders: &Folders<'_>) -> Result<En
 /// The secrets among the credentials, for redaction.
 pub(crate) fn secrets(targets: &[JobTarget]) -> impl Iterator<Item = &str> {
     targets.iter().filter_map(|t| t.target.as_ref()?.kind.as_ref()).flat_map(|kind| match kind {
-        target::Kind::Kubernetes(k) => [k.token.as_str(), k.client_key_pem.as_str()],
-        target::Kind::Aws(a) => [a.secret_access_key.as_str(), a.session_token.as_str()],
-        target::Kind::Gcp(g) => [g.access_token.as_str(), ""],
-        target::Kind::Azure(a) => [a.management_token.as_str(), a.logs_token.as_str()],
+        target::Kind::Kubernetes(k) => [k.token.as_str(), k.client_key_pem.as_str(), ""],
+        target::Kind::Aws(a) => [a.secret_access_key.as_str(), a.session_token.as_str(), ""],
+        target::Kind::Gcp(g) => [g.access_token.as_str(), "", ""],
+        target::Kind::Azure(a) => [a.management_token.as_str(), a.logs_token.as_str(), a.vault_token.as_str()],
     })
 }
 

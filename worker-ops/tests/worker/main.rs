@@ -21,6 +21,7 @@ mod kubernetes_permissions;
 mod process;
 mod ready;
 mod resolve;
+mod secrets;
 mod server;
 
 use runner_tests::Suite;
@@ -42,5 +43,6 @@ fn main() -> ExitCode {
     let suite = gcp_resolve::scenarios(suite);
     let suite = azure::scenarios(suite);
     let suite = azure_resolve::scenarios(suite);
+    let suite = secrets::scenarios(suite);
     resolve::scenarios(suite).run()
 }

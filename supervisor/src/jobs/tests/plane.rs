@@ -54,6 +54,8 @@ pub(super) struct Known {
     /// In each token that is resolved, and of which connections some were.
     pub(super) token: u32,
     pub(super) resolved: Vec<String>,
+    /// What a job's variables refer to, by the variables' names.
+    pub(super) secrets: HashMap<String, String>,
     pub(super) refuse_accept: bool,
     /// Jobs that it does not know: it was restored from an older back-up.
     unknown: Vec<String>,
@@ -519,6 +521,9 @@ impl Surroundings for Around {
         (connection == "both").then(|| "reading".to_owned())
     }
     fn ended(&self, _: &str, _: &str) {}
+    async fn secrets(&self, _: &v1::JobRequest) -> Result<HashMap<String, String>, Failure> {
+        Ok(self.plane.update(|p| p.secrets.clone()))
+    }
     async fn allows(&self, _: &v1::JobRequest, _: bool) -> Result<Option<crate::policy::Permit>, Failure> {
         Ok(None)
     }
