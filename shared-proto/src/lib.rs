@@ -30,6 +30,7 @@ pub mod plan;
 mod redacted;
 pub mod rules;
 pub mod secret;
+pub mod sources;
 pub mod spool;
 pub mod states;
 pub mod version;

@@ -4,6 +4,7 @@ use super::azure::FileAzure;
 use super::gcp::FileGcp;
 use super::narrow::{FileAccount, FileSession};
 use super::settings::{self, Shown, Source};
+use super::sources::{FileSources, Sources};
 use super::{
     AtStop, AuditSettings, AwsRole, AwsSource, CONNECTIONS_MAX, Config, ConfigError, Connection, Engines, FILE_MAX,
     Isolation, Jobs, LIST_MAX, LogFormat, PolicyFile, Proxy, ProxyUrl, Purpose, RecordingKey, SETTINGS, ServiceAccount,
@@ -126,11 +127,6 @@ struct FileJobs {
     stop_grace_s: u64,
     disk_mib: u64,
     files: u64,
-}
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-struct FileSources {
-    allow_file: bool,
 }
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -419,6 +415,7 @@ impl File {
             let connection = entry.check(&name)?;
             connections.insert(name, connection);
         }
+        let fetched = self.sources.check()?;
         // what a file says does not depend on where somebody was when he started the runner
         let folder = file.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
         let whole = |key: &str, path: &Path| match path {
@@ -458,10 +455,10 @@ impl File {
             workers_warm,
             engines,
             jobs,
-            allow_file_sources: self.sources.allow_file,
+            environment: environment(variables, &fetched),
+            sources: fetched,
             connections,
             purposes,
-            environment: environment(variables),
             shown: Vec::new(),
         };
         config.keep_from_jobs()?;
@@ -596,7 +593,8 @@ impl Config {
         let own = [&self.credentials, &self.state_dir, &self.policy.path, &plan_rules]
             .into_iter()
             .chain(&self.proxy.password_file)
-            .chain(of_connections);
+            .chain(of_connections)
+            .chain(self.sources.files());
         let folders = [
             ("engines.directory", &self.engines.directory, ENGINES_FOLDER),
             ("engines.providers", &self.engines.providers, PROVIDERS_FOLDER),
@@ -680,7 +678,8 @@ impl Config {
                 "jobs.files" => self.jobs.files.to_string(),
                 "jobs.processes" => self.workers.job_processes.to_string(),
                 "jobs.hosts" => self.jobs.hosts.join(","),
-                "sources.allow_file" => self.allow_file_sources.to_string(),
+                "sources.allow_file" => self.sources.allow_file.to_string(),
+                "sources.cache_mib" => (self.sources.cache >> 20).to_string(),
                 _ => String::new(),
             }
         };
@@ -715,7 +714,12 @@ impl Config {
             .join(" "),
             source: Source::File,
         });
-        settings.chain(connections).collect()
+        let fetched = self.sources.entries.iter().map(|(name, entry)| Shown {
+            key: format!("sources.{name}"),
+            value: entry.shown(),
+            source: Source::File,
+        });
+        settings.chain(fetched).chain(connections).collect()
     }
 }
 
@@ -926,13 +930,14 @@ fn source_of<T: serde::de::DeserializeOwned>(name: &str, source: Option<String>)
 }
 
 /// The part of the supervisor's own environment that a resolver may be given.
-fn environment(variables: &BTreeMap<OsString, OsString>) -> BTreeMap<String, String> {
+fn environment(variables: &BTreeMap<OsString, OsString>, sources: &Sources) -> BTreeMap<String, String> {
+    let named_by_sources: Vec<_> = sources.variables().collect();
     variables
         .iter()
         .filter_map(|(name, value)| Some((name.to_str()?, value.to_str()?)))
         .filter(|(name, _)| {
             let named = matches!(*name, "GCE_METADATA_HOST" | "HOME" | "PATH") || AZURE_VARIABLES.contains(name);
-            name.starts_with("AWS_") || named
+            name.starts_with("AWS_") || named || named_by_sources.contains(name)
         })
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()

@@ -190,6 +190,11 @@ pub const SETTINGS: &[Setting] = &[
     number("jobs.disk_mib", "10240", "What a job takes of the disk, its stack's state included, MiB; 0: no bound"),
     number("jobs.files", "1000000", "A job's files and folders, its stack's state included; 0: no bound"),
     switch("sources.allow_file", "false", "Whether a job's Git source may be a folder of this machine (file://)"),
+    number(
+        "sources.cache_mib",
+        "2048",
+        "What is kept of fetched commits for the next job that wants one, MiB; 0: nothing",
+    ),
 ];
 
 // === impl Setting ===

@@ -2,6 +2,7 @@
 //! whatever happens.
 
 use super::bounds::Bounds;
+use super::cache::Cache;
 use super::folder::{Approved, Folder, Marker, Step, Store};
 use super::identity::ProcessIdentity;
 use super::service::{Held, Service};
@@ -13,7 +14,7 @@ use crate::workers::{Exit, Reaches, Started};
 use runner_sandbox::PidFd;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::frame::{self, Kind};
-use shared_proto::v1::{EngineProgram, JobRequest, JobStart, JobTarget, source as source_kind};
+use shared_proto::v1::{EngineProgram, JobRequest, JobStart, JobTarget, SourceAccess, source as source_kind};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,8 +23,9 @@ use tokio::sync::oneshot;
 
 /// The most connections of one job.
 const CONNECTIONS_MAX: usize = 32;
-/// The newest form of a request that this runner knows: 2 is about a part of its stack, 3 about versions of its state or has rules.
-const FORMAT: u32 = 3;
+/// The newest form of a request that this runner knows: 2 is about a part of its stack, 3 about versions of its state or has rules, 4 has
+/// a source other than Git as it was and archives.
+const FORMAT: u32 = 4;
 /// How often, and after how long each time, it is looked how a worker ended, until its parent has reaped it.
 const REAPED_LOOKS: u32 = 20;
 const REAPED_LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -43,6 +45,14 @@ pub(super) struct Launch {
     pub(super) state_instance: String,
     /// What an engine gets to end by itself.
     pub(super) grace_seconds: u32,
+}
+
+/// What there is of a step's source.
+#[derive(Default)]
+struct Fetched {
+    archive_path: String,
+    access: Option<SourceAccess>,
+    cache: String,
 }
 
 /// A worker that runs, or ran.
@@ -86,14 +96,19 @@ impl Launch {
     ) -> Result<JobStart, Failure> {
         // what was allowed when it came may not be any more, and a plan waits for days
         self.surroundings.allows(&self.request, false).await?;
-        let mut archive_path = String::new();
-        if let (Step::Plan, Some(source_kind::Kind::Archive(wanted))) =
-            (step, self.request.source.as_ref().and_then(|s| s.kind.as_ref()))
-        {
-            let path = source::fetch(&self.service, &self.held, &self.folder, wanted).await?;
-            archive_path = path.display().to_string();
+        let mut fetched = Fetched::default();
+        if let (Step::Plan, Some(source)) = (step, &self.request.source) {
+            if let Some(source_kind::Kind::Archive(wanted)) = &source.kind {
+                let path = source::fetch(&self.service, &self.held, &self.folder, wanted).await?;
+                fetched.archive_path = path.display().to_string();
+            }
+            fetched.access = self.surroundings.source_access(source).await?;
+            let entry = fetched.access.as_ref().map(|access| access.entry.as_str());
+            // a job does without what cannot be kept
+            let folder = Cache::of(&self.settings).place(source, entry.unwrap_or_default());
+            fetched.cache = folder.map(|folder| folder.display().to_string()).unwrap_or_default();
         }
-        self.word(step, approved, next_sequence, archive_path).await
+        self.word(step, approved, next_sequence, fetched).await
     }
 
     /// What a worker is told that follows one of this step: its source is there.
@@ -101,7 +116,7 @@ impl Launch {
     /// # Errors
     /// The job's failure.
     pub(super) async fn again(&self, step: Step, approved: &Approved) -> Result<JobStart, Failure> {
-        self.word(step, approved, 1, String::new()).await
+        self.word(step, approved, 1, Fetched::default()).await
     }
 
     async fn word(
@@ -109,7 +124,7 @@ impl Launch {
         step: Step,
         approved: &Approved,
         next_sequence: u64,
-        archive_path: String,
+        fetched: Fetched,
     ) -> Result<JobStart, Failure> {
         let request = &self.request;
         if !(1..=FORMAT).contains(&request.format) {
@@ -139,7 +154,9 @@ impl Launch {
             state_directory: self.store.stack(&request.stack_id)?.display().to_string(),
             state_key: self.store.state_key(&request.stack_id)?.bytes().to_vec(),
             instance: self.settings.instance_id.clone(),
-            archive_path,
+            archive_path: fetched.archive_path,
+            source_access: fetched.access,
+            source_cache: fetched.cache,
             isolation_level: self.settings.isolation.to_owned(),
             git_path: self.settings.git.display().to_string(),
             environment: self.settings.environment.clone().into_iter().collect(),
@@ -181,7 +198,7 @@ impl Launch {
             .mode(0o700)
             .create(state)
             .map_err(|e| super::folder::broken(state, &e))?;
-        let mut first = self.surroundings.first_word(&start.targets).await;
+        let mut first = self.surroundings.first_word(&start.targets, start.source_access.as_ref()).await;
         first.grace_seconds = self.grace_seconds;
         let Started { pid, mut socket, exit, .. } =
             self.surroundings.start_worker(work, reaches(start, self.folder.work())).await?;
@@ -235,6 +252,9 @@ fn engines(all: &Engines, name: &str) -> Result<(Option<EngineProgram>, Vec<Engi
 
 /// The files of one step: what it was told to use, and its folder. Its programs are every job's.
 fn reaches(start: &JobStart, work: PathBuf) -> Reaches {
-    let named = |path: &str| Some(PathBuf::from(path)).filter(|p| !p.as_os_str().is_empty()).into_iter().collect();
-    Reaches { work, reads: named(&start.archive_path), writes: named(&start.state_directory) }
+    let named = |path: &str| -> Vec<_> {
+        Some(PathBuf::from(path)).filter(|p| !p.as_os_str().is_empty()).into_iter().collect()
+    };
+    let reads: Vec<_> = [&start.archive_path, &start.source_cache].into_iter().flat_map(|path| named(path)).collect();
+    Reaches { work, reads, writes: named(&start.state_directory) }
 }

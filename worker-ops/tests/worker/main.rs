@@ -22,6 +22,7 @@ mod process;
 mod ready;
 mod resolve;
 mod server;
+mod source_resolve;
 
 use runner_tests::Suite;
 use std::process::ExitCode;
@@ -42,5 +43,6 @@ fn main() -> ExitCode {
     let suite = gcp_resolve::scenarios(suite);
     let suite = azure::scenarios(suite);
     let suite = azure_resolve::scenarios(suite);
+    let suite = source_resolve::scenarios(suite);
     resolve::scenarios(suite).run()
 }
