@@ -96,7 +96,7 @@ pub(crate) enum Command {
     /// Stacks: named pieces of infrastructure
     #[command(subcommand)]
     Stack(stack::StackCommand),
-    /// Deploy a folder or a Git repository: create or update its stack, start a job, follow it
+    /// Deploy a folder, a Git repository or a package: create or update its stack, start a job, follow it
     Deploy(deploy::Deploy),
     /// A stack's state: its resources, outputs and lock
     #[command(subcommand)]

@@ -20,6 +20,7 @@ pub(crate) mod plan;
 pub(crate) mod resources;
 pub(crate) mod rules;
 pub(crate) mod runner;
+pub(crate) mod source;
 pub(crate) mod stack;
 pub(crate) mod state;
 

@@ -447,8 +447,9 @@ impl Store {
         };
         let request = v1::JobRequest {
             // a runner that knows nothing of a scope must not take all of the stack for it, nor any version of the engine, nor a kind, nor do
-            // without rules
+            // without rules, nor fetch another source
             format: match new.kind {
+                _ if is_new(&new.source) => 4,
                 JobKind::Versions | JobKind::Rollback => 3,
                 _ if new.rules.is_some() => 3,
                 _ if new.scope == Scope::default() && new.stack.engine_version.is_none() => 1,
@@ -681,5 +682,14 @@ async fn made_before(
         Some((id, _)) => Err(Code::Conflict
             .on(format!("the idempotency key {key} has made the job {id}, which was asked for in other words"))
             .next("Give each request a key of its own.")),
+    }
+}
+
+/// Whether a runner that knows Git as it was and archives alone would not fetch that.
+fn is_new(source: &v1::Source) -> bool {
+    match &source.kind {
+        Some(v1::source::Kind::Git(git)) => git.submodules || git.lfs || git.sparse.is_some(),
+        Some(v1::source::Kind::Oci(_) | v1::source::Kind::Registry(_)) => true,
+        Some(v1::source::Kind::Archive(_)) | None => false,
     }
 }
