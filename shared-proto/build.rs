@@ -24,6 +24,8 @@ const SECRET: &[&str] = &[
     "ResolveAws",
     "AwsRole",
     "ResolveAzure",
+    "ResolveSource",
+    "SourceAccess",
     "AwsSession",
     "ResolveReply",
     "ResolveReply.kind",

@@ -99,7 +99,7 @@ pub(crate) enum Command {
     /// Sets of variables that several stacks share
     #[command(subcommand)]
     Variables(variables::VariablesCommand),
-    /// Deploy a folder or a Git repository: create or update its stack, start a job, follow it
+    /// Deploy a folder, a Git repository or a package: create or update its stack, start a job, follow it
     Deploy(deploy::Deploy),
     /// A stack's state: its resources, outputs and lock
     #[command(subcommand)]

@@ -33,6 +33,7 @@ pub mod rules;
 pub mod sealed;
 pub mod secret;
 pub mod secrets;
+pub mod sources;
 pub mod spool;
 pub mod states;
 pub mod timeline;

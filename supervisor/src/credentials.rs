@@ -4,6 +4,9 @@
 //! operations after a start runs one. It must never link an SDK, and never resolve anything but an entry of the runner's own configuration.
 
 mod known;
+mod sources;
+
+pub use sources::of_source;
 
 use self::known::{Key, Known};
 use crate::clock::since_boot;
@@ -419,11 +422,33 @@ async fn bound(
 }
 
 async fn resolve(workers: &Workers, request: v1::ResolveRequest) -> Result<Got, Failure> {
-    let connection = request.connection.clone();
-    let on = |what: String| Code::CredentialsUnavailable.on(format!("connection {connection:?}: {what}"));
+    let named = format!("connection {:?}", request.connection);
+    let reply = reply(workers, &request, &named).await?;
+    match reply.kind {
+        Some(resolve_reply::Kind::Target(target)) => {
+            Ok(Got { target, until_ms: reply.valid_until_ms, steps: reply.steps })
+        }
+        kind => Err(failure(kind, &named)),
+    }
+}
+
+/// What an answer without credentials means.
+fn failure(kind: Option<resolve_reply::Kind>, named: &str) -> Failure {
+    match kind {
+        Some(resolve_reply::Kind::Failure(o)) => {
+            // a resolver may have named it already
+            let message = if o.message.contains(named) { o.message } else { format!("{named}: {}", o.message) };
+            Failure::from_wire(&o.code, &message, &o.next_step)
+        }
+        _ => Code::CredentialsUnavailable.on(format!("{named}: the resolver's answer is empty")),
+    }
+}
+
+/// Has a process of its own answer. `named`: what its failures begin with.
+async fn reply(workers: &Workers, request: &v1::ResolveRequest, named: &str) -> Result<v1::ResolveReply, Failure> {
     let mut started = workers.start(Program::Resolver).await?;
     let talk = async {
-        frame::write_message(&mut started.socket, Kind::Request, &request).await?;
+        frame::write_message(&mut started.socket, Kind::Request, request).await?;
         frame::read_message::<v1::ResolveReply, _>(&mut started.socket, Kind::Outcome).await
     };
     let reply = match tokio::time::timeout(DEADLINE, talk).await {
@@ -439,28 +464,17 @@ async fn resolve(workers: &Workers, request: v1::ResolveRequest) -> Result<Got, 
                     })
                 }
             };
-            failure.message = format!("connection {connection:?}, resolving credentials: {}", failure.message);
+            failure.message = format!("{named}, resolving credentials: {}", failure.message);
             return Err(failure);
         }
         Err(_) => {
             workers.kill(started.pid, nix::libc::SIGKILL).await;
-            return Err(on(format!("not resolved within {DEADLINE:?}")));
+            return Err(Code::CredentialsUnavailable.on(format!("{named}: not resolved within {DEADLINE:?}")));
         }
     };
     // it has said all; nothing that it started stays either
     if tokio::time::timeout(EXIT_GRACE, &mut started.exit).await.is_err() {
         workers.kill(started.pid, nix::libc::SIGKILL).await;
     }
-    match reply.kind {
-        Some(resolve_reply::Kind::Target(target)) => {
-            Ok(Got { target, until_ms: reply.valid_until_ms, steps: reply.steps })
-        }
-        Some(resolve_reply::Kind::Failure(o)) => {
-            // a resolver may have named it already
-            let named = format!("connection {connection:?}");
-            let message = if o.message.contains(&named) { o.message } else { format!("{named}: {}", o.message) };
-            Err(Failure::from_wire(&o.code, &message, &o.next_step))
-        }
-        None => Err(on("the resolver's answer is empty".to_owned())),
-    }
+    Ok(reply)
 }

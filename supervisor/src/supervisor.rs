@@ -3,7 +3,7 @@
 use crate::admin::{Answering, Refusal, Upgraded};
 use crate::cli::Flags;
 use crate::config::{Asker, Config, ConfigError, GOODBYE};
-use crate::credentials::Resolver;
+use crate::credentials::{Resolver, of_source};
 use crate::domains::Domains;
 use crate::engines::Engines;
 use crate::hand_over::{Following, Given, Heard, Predecessor, Successor};
@@ -30,7 +30,7 @@ use runner_sandbox::PidFd;
 use shared_proto::EXECUTION_ALPN;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::secret::Secret;
-use shared_proto::v1::{JobFirst, JobRequest, JobTarget, Target};
+use shared_proto::v1::{JobFirst, JobRequest, JobTarget, Source, SourceAccess, Target};
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -807,10 +807,17 @@ impl Surroundings for Around {
             ..Default::default()
         });
     }
-    async fn first_word(&self, targets: &[JobTarget]) -> JobFirst {
+    async fn source_access(&self, source: &Source) -> Result<Option<SourceAccess>, Failure> {
+        let settings = self.settings.borrow().clone();
+        let Some(place) = jobs::place_of(source) else { return Ok(None) };
+        let Some((name, entry)) = settings.config.sources.entry(&place) else { return Ok(None) };
+        of_source(&self.workers, name, entry, &settings.config.environment).await.map(Some)
+    }
+    async fn first_word(&self, targets: &[JobTarget], source: Option<&SourceAccess>) -> JobFirst {
         let settings = self.settings.borrow().clone();
         let credentials = &settings.credentials;
-        job_network::first_word(&settings.config, &[&credentials.tunnel, &credentials.execution], targets).await
+        let control_plane = [&credentials.tunnel, &credentials.execution];
+        job_network::first_word(&settings.config, &control_plane, targets, source).await
     }
     async fn start_worker(&self, directory: OwnedFd, reaches: Reaches) -> Result<Started, Failure> {
         self.workers.start(Program::Job { directory, reaches }).await
@@ -875,7 +882,7 @@ fn job_settings(
     set("TF_CLI_CONFIG_FILE", config.engines.cli_config.as_ref().map(|p| p.display().to_string()));
     // what worker-iac knows these by
     set("RUNNER_PROVIDERS", Some(config.engines.providers.display().to_string()));
-    set("RUNNER_ALLOW_FILE_SOURCES", config.allow_file_sources.then(|| "1".to_owned()));
+    set("RUNNER_ALLOW_FILE_SOURCES", config.sources.allow_file.then(|| "1".to_owned()));
     if let Some(url) = &config.proxy.url {
         let url = format!("http://{}", url.authority());
         set("HTTPS_PROXY", Some(url.clone()));
@@ -905,6 +912,7 @@ fn job_settings(
                 files => files.into(),
             },
         },
+        source_cache: config.sources.cache,
         silence_max: SILENCE_MAX,
         limits: config.jobs.limits,
         plan_retries: config.jobs.plan_retries,

@@ -22,6 +22,7 @@ pub(crate) mod resources;
 pub(crate) mod rules;
 pub(crate) mod runner;
 pub(crate) mod seal;
+pub(crate) mod source;
 pub(crate) mod stack;
 pub(crate) mod state;
 pub(crate) mod variables;

@@ -1,7 +1,8 @@
-//! `stack`: named pieces of infrastructure, and the parts of one that `deploy` shares: sources and variables.
+//! `stack`: named pieces of infrastructure, and what `deploy` shares of one: variables and engines.
 
 use super::Session;
 use super::seal::{self, Seals};
+use super::source::{OptionalSource, Source, shown};
 use crate::archive::NAME_MAX;
 use crate::args::{pair, seconds};
 use crate::client::{Client, path};
@@ -24,7 +25,7 @@ const NONE: &str = "none";
 /// `stack`
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum StackCommand {
-    /// Create one from a Git repository (`deploy DIR` creates one from a folder)
+    /// Create one from a Git repository or a package (`deploy DIR` creates one from a folder)
     Create {
         /// Its name
         name: String,
@@ -32,7 +33,7 @@ pub(crate) enum StackCommand {
         #[arg(long, value_parser = ENGINES)]
         engine: Option<String>,
         #[command(flatten)]
-        git: Git,
+        source: Source,
         #[command(flatten)]
         options: Options,
     },
@@ -51,7 +52,7 @@ pub(crate) enum StackCommand {
         #[arg(long, value_parser = ENGINES)]
         engine: Option<String>,
         #[command(flatten)]
-        git: OptionalGit,
+        source: OptionalSource,
         #[command(flatten)]
         options: Options,
     },
@@ -85,28 +86,6 @@ pub(crate) enum StackCommand {
         #[arg(long)]
         force: bool,
     },
-}
-
-/// A Git source that must be given.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Git {
-    /// The repository
-    #[arg(long = "git", value_name = "URL")]
-    url: String,
-    /// Commit, tag or branch
-    #[arg(long = "ref", value_name = "REF", default_value = "")]
-    reference: String,
-}
-
-/// A Git source that may be given.
-#[derive(Debug, clap::Args)]
-pub(crate) struct OptionalGit {
-    /// The repository
-    #[arg(long = "git", value_name = "URL")]
-    pub(crate) url: Option<String>,
-    /// Commit, tag or branch
-    #[arg(long = "ref", value_name = "REF", requires = "url")]
-    pub(crate) reference: Option<String>,
 }
 
 /// Variables as they are given.
@@ -340,11 +319,6 @@ pub(crate) fn checked_name(name: &str) -> Result<String, Failure> {
         .next(format!("Give --name 1 to {NAME_MAX} lower-case letters, digits or dashes, with no dash first or last.")))
 }
 
-/// A Git source as the API has it.
-pub(crate) fn git(url: &str, reference: &str) -> Value {
-    json!({ "git": { "url": url, "reference": reference } })
-}
-
 /// Of a stack as it was read, what can be written again.
 pub(crate) fn writable(stack: &Value) -> Value {
     let mut out = json!({});
@@ -377,11 +351,11 @@ pub(crate) async fn run(command: StackCommand, session: &Session) -> Done {
     let client = &session.client;
     let runner = session.runner.as_deref();
     match command {
-        StackCommand::Create { name, engine, git: from, options } => {
-            let values = options.seals.values()?;
+        StackCommand::Create { name, engine, source, options } => {
+            let (source, values) = (source.value()?, options.seals.values()?);
             let work = async {
                 let engine = engine_of_runner(client, runner, engine.as_deref()).await?;
-                let mut body = json!({ "name": name, "engine": engine, "source": git(&from.url, &from.reference) });
+                let mut body = json!({ "name": name, "engine": engine, "source": source });
                 options.apply(&mut body, runner)?;
                 make(session, body, &options.seals, &values).await
             };
@@ -397,7 +371,7 @@ pub(crate) async fn run(command: StackCommand, session: &Session) -> Done {
                     vec![
                         table::text(s, "/name"),
                         table::text(s, "/engine"),
-                        source(s),
+                        shown(s),
                         table::text(s, "/runner"),
                         table::text(s, "/last_job/phase"),
                         table::text(s, "/id"),
@@ -420,7 +394,7 @@ pub(crate) async fn run(command: StackCommand, session: &Session) -> Done {
                     ("engine", table::text(s, "/engine")),
                     ("engine version", table::text(s, "/engine_version")),
                     ("limits", limits(s)),
-                    ("source", source(s)),
+                    ("source", shown(s)),
                     ("path", table::text(s, "/path")),
                     ("workspace", table::text(s, "/workspace")),
                     ("runner", table::text(s, "/runner")),
@@ -435,17 +409,18 @@ pub(crate) async fn run(command: StackCommand, session: &Session) -> Done {
                 ])
             })
         }
-        StackCommand::Update { name, engine, git: from, options } => {
+        StackCommand::Update { name, engine, source, options } => {
             let at = path(&["stacks", &name], &[]);
             let values = options.seals.values()?;
+            let source = source.value()?;
             let work = async {
                 let found = client.get(&at).await?;
                 let mut body = writable(&found);
                 if let Some(engine) = engine {
                     body["engine"] = engine.into();
                 }
-                if let Some(url) = &from.url {
-                    body["source"] = git(url, from.reference.as_deref().unwrap_or_default());
+                if let Some(source) = source {
+                    body["source"] = source;
                 }
                 options.apply(&mut body, runner)?;
                 change(session, &found, body, &options.seals, &values).await
@@ -530,18 +505,6 @@ fn deleted(name: &str, force: bool, gone: &Value) -> String {
 fn secrets(all: &Value) -> String {
     let one = |(name, reference): (&String, &Value)| format!("{name}={}", refers(reference));
     all.as_object().into_iter().flatten().map(one).collect::<Vec<_>>().join(", ")
-}
-
-fn source(stack: &Value) -> String {
-    let git = table::text(stack, "/source/git/url");
-    if git.is_empty() {
-        let hash = table::text(stack, "/source/archive/sha256");
-        return if hash.is_empty() { hash } else { format!("archive {}", hash.chars().take(12).collect::<String>()) };
-    }
-    match table::text(stack, "/source/git/reference") {
-        reference if reference.is_empty() => git,
-        reference => format!("{git}@{reference}"),
-    }
 }
 
 /// A stack's limits, as they are given.

@@ -50,6 +50,7 @@ pub use ledger::Ledger;
 pub use listener::ApiListener;
 pub(crate) use routes::Routes;
 pub use running::Documents;
+pub(crate) use source::stored_source;
 pub use streams::{StreamLimit, StreamPlace};
 
 use crate::execution::Jobs;

@@ -459,8 +459,9 @@ impl Store {
         };
         let request = v1::JobRequest {
             // a runner that knows nothing of a scope must not take all of the stack for it, nor any version of the engine, nor a kind, nor do
-            // without rules or limits, nor without a variable that it is referred to
+            // without rules or limits, nor without a variable that it is referred to, nor fetch another source
             format: match new.kind {
+                _ if is_new(&new.source) => 4,
                 _ if new.limits != v1::TimeLimits::default() => 4,
                 _ if !new.secrets.is_empty() || !new.sealed.is_empty() => 4,
                 JobKind::Versions | JobKind::Rollback => 3,
@@ -699,5 +700,14 @@ async fn made_before(
         Some((id, _)) => Err(Code::Conflict
             .on(format!("the idempotency key {key} has made the job {id}, which was asked for in other words"))
             .next("Give each request a key of its own.")),
+    }
+}
+
+/// Whether a runner that knows Git as it was and archives alone would not fetch that.
+fn is_new(source: &v1::Source) -> bool {
+    match &source.kind {
+        Some(v1::source::Kind::Git(git)) => git.submodules || git.lfs || git.sparse.is_some(),
+        Some(v1::source::Kind::Oci(_) | v1::source::Kind::Registry(_)) => true,
+        Some(v1::source::Kind::Archive(_)) | None => false,
     }
 }

@@ -5,6 +5,7 @@ use super::gcp::FileGcp;
 use super::narrow::{FileAccount, FileSession};
 use super::secrets::{FileStore, STORES_MAX};
 use super::settings::{self, Shown, Source};
+use super::sources::{FileSources, Sources};
 use super::{
     AtStop, AuditSettings, AwsRole, AwsSource, CONNECTIONS_MAX, Config, ConfigError, Connection, Engines, FILE_MAX,
     Isolation, Jobs, LIST_MAX, LogFormat, PolicyFile, Proxy, ProxyUrl, Purpose, RecordingKey, SETTINGS, ServiceAccount,
@@ -135,11 +136,6 @@ struct FileJobs {
     approval_limit_s: u64,
     silence_limit_s: u64,
     plan_retries: u64,
-}
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-struct FileSources {
-    allow_file: bool,
 }
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -470,6 +466,7 @@ impl File {
             let store = entry.check(&name, &connections)?;
             secrets.insert(name, store);
         }
+        let fetched = self.sources.check()?;
         // what a file says does not depend on where somebody was when he started the runner
         let folder = file.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
         let whole = |key: &str, path: &Path| match path {
@@ -509,12 +506,12 @@ impl File {
             workers_warm,
             engines,
             jobs,
-            allow_file_sources: self.sources.allow_file,
+            environment: environment(variables, &fetched),
+            sources: fetched,
             connections,
             secrets,
             purposes,
             plan_with,
-            environment: environment(variables),
             shown: Vec::new(),
         };
         config.keep_from_jobs()?;
@@ -652,7 +649,8 @@ impl Config {
             .chain(&self.proxy.password_file)
             .chain(of_connections)
             .chain(self.of_secrets().0)
-            .chain(self.of_secrets().1);
+            .chain(self.of_secrets().1)
+            .chain(self.sources.files());
         let folders = [
             ("engines.directory", &self.engines.directory, ENGINES_FOLDER),
             ("engines.providers", &self.engines.providers, PROVIDERS_FOLDER),
@@ -741,7 +739,8 @@ impl Config {
                 "jobs.silence_limit_s" => self.jobs.limits.silence.to_string(),
                 "jobs.processes" => self.workers.job_processes.to_string(),
                 "jobs.hosts" => self.jobs.hosts.join(","),
-                "sources.allow_file" => self.allow_file_sources.to_string(),
+                "sources.allow_file" => self.sources.allow_file.to_string(),
+                "sources.cache_mib" => (self.sources.cache >> 20).to_string(),
                 _ => String::new(),
             }
         };
@@ -781,7 +780,12 @@ impl Config {
             value: store.shown(),
             source: Source::File,
         });
-        settings.chain(connections).chain(secrets).collect()
+        let fetched = self.sources.entries.iter().map(|(name, entry)| Shown {
+            key: format!("sources.{name}"),
+            value: entry.shown(),
+            source: Source::File,
+        });
+        settings.chain(fetched).chain(connections).chain(secrets).collect()
     }
 }
 
@@ -992,13 +996,14 @@ fn source_of<T: serde::de::DeserializeOwned>(name: &str, source: Option<String>)
 }
 
 /// The part of the supervisor's own environment that a resolver may be given.
-fn environment(variables: &BTreeMap<OsString, OsString>) -> BTreeMap<String, String> {
+fn environment(variables: &BTreeMap<OsString, OsString>, sources: &Sources) -> BTreeMap<String, String> {
+    let named_by_sources: Vec<_> = sources.variables().collect();
     variables
         .iter()
         .filter_map(|(name, value)| Some((name.to_str()?, value.to_str()?)))
         .filter(|(name, _)| {
             let named = matches!(*name, "GCE_METADATA_HOST" | "HOME" | "PATH") || AZURE_VARIABLES.contains(name);
-            name.starts_with("AWS_") || named
+            name.starts_with("AWS_") || named || named_by_sources.contains(name)
         })
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use runner_sandbox::PidFd;
 use shared_proto::failure::Failure;
 use shared_proto::secret::Secret;
-use shared_proto::v1::{JobFirst, JobRequest, JobTarget, Target, TimeLimits};
+use shared_proto::v1::{JobFirst, JobRequest, JobTarget, Source, SourceAccess, Target, TimeLimits};
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -52,6 +52,11 @@ pub trait Surroundings: Send + Sync + 'static {
     /// # Errors
     /// Why one cannot be had, with its store and path; never a value.
     async fn secrets(&self, request: &JobRequest) -> Result<HashMap<String, String>, Failure>;
+    /// What the source of a job is fetched with; none: no entry of the runner's own configuration is for its address.
+    ///
+    /// # Errors
+    /// `credentials_unavailable` and the like.
+    async fn source_access(&self, source: &Source) -> Result<Option<SourceAccess>, Failure>;
     /// Whether the runner's own policy allows a job. `takes`: it is about to be taken, and counts within the bounds of the rule that allows it
     /// until what is given back is dropped.
     ///
@@ -62,8 +67,9 @@ pub trait Surroundings: Send + Sync + 'static {
     fn plan_rules(&self) -> String;
     /// A job has ended in this phase, and the control plane has all of it.
     fn ended(&self, job: &str, phase: &str);
-    /// What the first process of a job is told before its worker is: how it connects for a job with these connections.
-    async fn first_word(&self, targets: &[JobTarget]) -> JobFirst;
+    /// What the first process of a job is told before its worker is: how it connects for a job with these connections, whose source is
+    /// fetched with that.
+    async fn first_word(&self, targets: &[JobTarget], source: Option<&SourceAccess>) -> JobFirst;
     /// Starts a job's first process in its folder; it reaches these files besides what every job does.
     ///
     /// # Errors
@@ -108,6 +114,8 @@ pub struct Settings {
     pub plan_retries: u32,
     /// How often it is looked whether the credentials of a job at work are others by now.
     pub renew_every: Duration,
+    /// How much is kept of what was fetched, bytes; 0: nothing.
+    pub source_cache: u64,
     /// A worker that has not answered for so long is ended.
     pub silence_max: Duration,
 }

@@ -23,6 +23,7 @@ mod ready;
 mod resolve;
 mod secrets;
 mod server;
+mod source_resolve;
 
 use runner_tests::Suite;
 use std::process::ExitCode;
@@ -44,5 +45,6 @@ fn main() -> ExitCode {
     let suite = azure::scenarios(suite);
     let suite = azure_resolve::scenarios(suite);
     let suite = secrets::scenarios(suite);
+    let suite = source_resolve::scenarios(suite);
     resolve::scenarios(suite).run()
 }

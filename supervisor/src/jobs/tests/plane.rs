@@ -385,6 +385,7 @@ impl Host {
             limits: self.limits,
             plan_retries: 0,
             renew_every: Duration::from_millis(100),
+            source_cache: 0,
             silence_max: self.silence_max,
         };
         let around = Around { plane: plane.clone(), worker: self.worker.clone() };
@@ -527,7 +528,10 @@ impl Surroundings for Around {
     async fn allows(&self, _: &v1::JobRequest, _: bool) -> Result<Option<crate::policy::Permit>, Failure> {
         Ok(None)
     }
-    async fn first_word(&self, _: &[v1::JobTarget]) -> v1::JobFirst {
+    async fn source_access(&self, _: &v1::Source) -> Result<Option<v1::SourceAccess>, Failure> {
+        Ok(None)
+    }
+    async fn first_word(&self, _: &[v1::JobTarget], _: Option<&v1::SourceAccess>) -> v1::JobFirst {
         v1::JobFirst::default()
     }
     async fn start_worker(&self, folder: OwnedFd, _: Reaches) -> Result<Started, Failure> {
