@@ -605,16 +605,7 @@ mod tests {
         }
         let mut stack = json!({"limits": {"plan_seconds": 60, "apply_seconds": 90}});
         let given = ["apply=none", "approval=2d"].map(|text| limit(text).expect("a limit"));
-        let options = Options {
-            engine_version: None,
-            path: None,
-            workspace: None,
-            vars: vec![],
-            var_files: vec![],
-            not_redacted: vec![],
-            connections: vec![],
-            limits: given.to_vec(),
-        };
+        let options = Options { limits: given.to_vec(), ..Options::default() };
         options.apply(&mut stack, None).expect("applies");
         assert_eq!(stack["limits"], json!({"plan_seconds": 60, "apply_seconds": null, "approval_seconds": 172_800}));
         assert_eq!(limits(&stack), "plan 1 min, approval 2 d");

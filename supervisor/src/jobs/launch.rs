@@ -217,6 +217,7 @@ impl Launch {
             approved_by: approved.by.clone(),
             rules: self.surroundings.plan_rules(),
             plan_retries: self.settings.plan_retries,
+            renewal: false,
             limits: Some(limits::lower(&self.settings.limits, &request.limits.unwrap_or_default())),
             // the worker is told of another one only
             state_instance: match self.state_instance.as_str() {
