@@ -4,6 +4,7 @@
 use http::Method;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
 use http_body_util::Full;
+use prost::Message as _;
 use serde_json::{Value, json};
 use shared_proto::address::Address;
 use shared_proto::failure::Code;
@@ -22,6 +23,8 @@ const VERSION: (&str, &str) = ("x-github-api-version", "2022-11-28");
 /// How long what the app signs is good for, seconds, and how far its clock may be ahead: at most ten minutes are taken.
 const SIGNED_SECONDS: i64 = 540;
 const AHEAD_SECONDS: i64 = 60;
+/// All that an entry gives, bytes: it goes back in one frame of 256 KiB.
+const ACCESS_MAX: usize = 192 * 1024;
 /// A token that is longer is none, bytes.
 const TOKEN_MAX: usize = 16 * 1024;
 
@@ -69,6 +72,10 @@ pub(super) async fn resolve(entry: &str, how: &ResolveSource) -> Result<SourceAc
             access.password = of_installation(how, &access.ca_pem).await?;
         }
         _ => return Err(Fault::new(Code::UnsupportedVersion, "this runner does not know that kind of source")),
+    }
+    if access.encoded_len() > ACCESS_MAX {
+        let what = format!("the files that it names have more than {ACCESS_MAX} bytes together");
+        return Err(unavailable(what).next("Name files with those authorities, hosts and keys alone that it is for."));
     }
     Ok(access)
 }
@@ -165,6 +172,19 @@ mod tests {
             assert!(fault.failure.message.contains(says), "{}", fault.failure.message);
             assert!(!fault.failure.message.contains("secret-token"), "{}", fault.failure.message);
         }
+    }
+
+    #[tokio::test]
+    async fn both_sides_of_what_all_files_together_may_have() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ca");
+        let with = |bytes: usize| {
+            std::fs::write(&path, "x".repeat(bytes)).expect("writes");
+            ResolveSource { ca_file: path.display().to_string(), ..how("none") }
+        };
+        assert!(resolve("e", &with(ACCESS_MAX - 100)).await.is_ok());
+        let fault = resolve("e", &with(ACCESS_MAX)).await.expect_err("too much");
+        assert!(fault.failure.message.contains("together"), "{}", fault.failure.message);
     }
 
     #[test]

@@ -134,6 +134,7 @@ impl<'a> Git<'a> {
             writes: vec![self.places.source, self.places.tmp],
         };
         let (mut out, mut complaint, mut broken, mut error) = (String::new(), String::new(), None, String::new());
+        let mut said_all = false;
         let exit = process::run(program, &mut self.cancel, GRACE, self.journal, async |heard| match heard {
             Heard::Out(line) if out.len() < OUTPUT_MAX => {
                 out.push_str(&line.text);
@@ -147,11 +148,15 @@ impl<'a> Git<'a> {
                 if text.contains("fsck error") {
                     broken = Some(if error.is_empty() { text.clone() } else { error.clone() });
                 }
-                // "fatal:" says more than what git prints after it, but for one that only says that SSH failed, which has said why
-                let of_ssh = text.contains("Could not read from remote") && !complaint.is_empty();
-                if !text.is_empty() && !complaint.starts_with("fatal") && !of_ssh {
+                // "fatal:" says more than what git prints after it; where it only says that SSH failed, that one has said why
+                let fatal = text.starts_with("fatal");
+                if !text.is_empty()
+                    && !said_all
+                    && !(text.contains("Could not read from remote") && !complaint.is_empty())
+                {
                     complaint = text;
                 }
+                said_all |= fatal;
             }
             Heard::Out(_) => {}
         })

@@ -20,7 +20,8 @@ pub(super) async fn check(
     let said = match signers {
         Signers::Ssh(file) => {
             let file = format!("gpg.ssh.allowedSignersFile={}", file.display());
-            verify(repository, &["-c", &file, "-c", "gpg.minTrustLevel=fully"], commit).await?
+            verify(repository, &["-c", &file, "-c", "gpg.minTrustLevel=fully", "-c", "gpg.program=/bin/false"], commit)
+                .await?
         }
         Signers::OpenPgp(keyring) => {
             let home = keyring.with_file_name("gnupg");
@@ -33,7 +34,7 @@ pub(super) async fn check(
                 return Err(Code::CredentialsUnavailable.on(message).into());
             }
             let program = format!("gpg.program={}", by_home(&home)?);
-            verify(repository, &["-c", &program], commit).await?
+            verify(repository, &["-c", &program, "-c", "gpg.ssh.program=/bin/false"], commit).await?
         }
     };
     if said.ok {
@@ -55,7 +56,8 @@ pub(super) async fn check(
 
 async fn verify(repository: &mut Repository<'_, '_>, told: &[&str], commit: &str) -> Result<Said, Stop> {
     let mut arguments = told.to_vec();
-    arguments.extend(["verify-commit", "--raw", commit]);
+    // a signature of another kind than is asked for is none
+    arguments.extend(["-c", "gpg.x509.program=/bin/false", "verify-commit", "--raw", commit]);
     repository.run(&arguments).await
 }
 
