@@ -24,6 +24,8 @@ const SECRET: &[&str] = &[
     "ResolveAws",
     "AwsRole",
     "ResolveAzure",
+    "ResolveSource",
+    "SourceAccess",
     "AwsSession",
     "ResolveReply",
     "ResolveReply.kind",
@@ -31,6 +33,10 @@ const SECRET: &[&str] = &[
     "JobTarget",
     "JobRequest",
     "PresentRequest",
+    "VaultTarget",
+    "SecretReads",
+    "SecretReply",
+    "SecretReply.kind",
 ];
 /// Messages that go on to the API as JSON.
 const JSON: &[&str] = &[

@@ -2,7 +2,7 @@
 
 use crate::commands::{
     aws, ca, connection, deploy, job, k8s, kube_token, kubeconfig, login, logs, operation, organization, plan,
-    resources, rules, runner, stack, state,
+    resources, rules, runner, stack, state, variables,
 };
 use crate::config::Overrides;
 use crate::output::Format;
@@ -96,7 +96,10 @@ pub(crate) enum Command {
     /// Stacks: named pieces of infrastructure
     #[command(subcommand)]
     Stack(stack::StackCommand),
-    /// Deploy a folder or a Git repository: create or update its stack, start a job, follow it
+    /// Sets of variables that several stacks share
+    #[command(subcommand)]
+    Variables(variables::VariablesCommand),
+    /// Deploy a folder, a Git repository or a package: create or update its stack, start a job, follow it
     Deploy(deploy::Deploy),
     /// A stack's state: its resources, outputs and lock
     #[command(subcommand)]
@@ -228,6 +231,13 @@ mod tests {
             "stack create s --git https://example.org/x.git --ref main --engine terraform",
             "deploy . --name n --engine opentofu --var a=b --var-file v.json --auto-approve --connection c --runner r --kind destroy",
             "deploy --git https://example.org/x.git --ref v1 --name n",
+            "deploy . --secret password=vault:apps/shop#password --sealed token=f --seal-key abc --variables-set base",
+            "stack update s --sealed token --secret a=files:b",
+            "stack seal s token --file f --seal-key abc",
+            "stack unseal s token",
+            "variables set base --var a=b --secret c=v:p",
+            "variables remove base a b",
+            "variables list",
             "job list --stack s --limit 5",
             "job cancel j --force",
             "job logs j",
@@ -255,6 +265,8 @@ mod tests {
             "aws",
             "aws s3 ls",
             "aws shell tofu init",
+            "deploy . --sealed token=",
+            "deploy . --secret password",
             "plan",
             "plan compare",
             "pods",

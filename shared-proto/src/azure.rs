@@ -64,6 +64,14 @@ impl Cloud {
             Self::UsGovernment | Self::China => self.logs(),
         }
     }
+    /// What the hosts of Key Vaults end in, and for whom their tokens are: <https://learn.microsoft.com/azure/key-vault/general/about-keys-secrets-certificates>.
+    pub const fn vault(self) -> &'static str {
+        match self {
+            Self::Public => "vault.azure.net",
+            Self::UsGovernment => "vault.usgovcloudapi.net",
+            Self::China => "vault.azure.cn",
+        }
+    }
     /// Where people look at resources.
     pub const fn portal(self) -> &'static str {
         match self {
@@ -72,6 +80,14 @@ impl Cloud {
             Self::China => "portal.azure.cn",
         }
     }
+}
+
+/// Whether a text is a Key Vault's name, which becomes part of a host's: 3 to 24 letters, digits and dashes.
+pub fn is_vault(text: &str) -> bool {
+    (3..=24).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        && text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && !text.ends_with('-')
 }
 
 /// Whether a text is an id of a subscription, an application or a workspace: 8-4-4-4-12 hexadecimal digits.
@@ -102,11 +118,15 @@ mod tests {
             assert_eq!(Cloud::from_name(cloud.as_str()), Some(cloud));
         }
         assert_eq!((Cloud::from_name(""), Cloud::from_name("Public")), (Some(Cloud::Public), None));
-        let hosts = |c: Cloud| [c.authority(), c.management(), c.logs(), c.portal()];
+        let hosts = |c: Cloud| [c.authority(), c.management(), c.logs(), c.portal(), c.vault()];
         let mut all: Vec<_> = Cloud::ALL.into_iter().flat_map(hosts).collect();
         all.sort_unstable();
         all.dedup();
-        assert_eq!(all.len(), 12);
+        assert_eq!(all.len(), 15);
+        assert!(is_vault("shop-1a") && is_vault(&"a".repeat(24)));
+        for bad in ["", "ab", "1ab", "ab-", "a.b", "a/b", &"a".repeat(25)] {
+            assert!(!is_vault(bad), "{bad}");
+        }
     }
 
     #[test]

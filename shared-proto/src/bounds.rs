@@ -44,6 +44,8 @@ pub const PLAN_PART: usize = 48 * 1024;
 pub const REPORT_MAX: usize = 256 * 1024;
 /// A packed source archive, bytes.
 pub const ARCHIVE_PACKED_MAX: u64 = 512 * 1024 * 1024;
+/// What the file in a job's folder begins with that a worker leaves of a commit that it had to fetch, for the next job that wants it.
+pub const FETCHED_PACK: &str = "fetched-";
 /// An unpacked source, bytes.
 pub const SOURCE_UNPACKED_MAX: u64 = 2 * 1024 * 1024 * 1024;
 /// Files and folders in an unpacked source.

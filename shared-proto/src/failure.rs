@@ -125,6 +125,10 @@ failures! {
     SourceRefused "source_refused" FailedPrecondition 422 GENERAL "The source was refused." "Correct what the message names.";
     SourceUnavailable "source_unavailable" Unavailable 502 UNAVAILABLE "The source could not be fetched." "Check its address, reference and the runner's access to it.";
     SecretTooShort "secret_too_short" FailedPrecondition 422 CONFIG "A secret variable is too short to be taken out of what the job records." "Give it at least eight bytes, or say that it stays: `--not-redacted NAME`.";
+    UnknownSecretStore "unknown_secret_store" FailedPrecondition 409 CONFIG "The runner's configuration has no such store of secrets." "Add it as `[secrets.NAME]` to the runner's configuration, or name one that it has.";
+    SecretDenied "secret_denied" PermissionDenied 403 NOPERM "The store's entry in the runner's configuration does not allow this path." "Ask whoever owns the runner to add it to the entry's `allow`, or refer to a path that it allows.";
+    SealedUnreadable "sealed_unreadable" FailedPrecondition 409 CONFIG "A sealed variable cannot be opened on this instance of the runner." "Seal it again for the instances that there are now: `runnerctl stack seal STACK NAME`.";
+    SealKeyUnknown "seal_key_unknown" FailedPrecondition 409 NOPERM "A key of the runner for sealed variables is not one that is known." "Compare it with what `runner seal-key` says on the runner's host, then name it: `--seal-key FINGERPRINT`.";
     EngineMissing "engine_missing" FailedPrecondition 409 CONFIG "The runner has no such engine." "Take an engine that the runner has, with `--engine terraform` or `--engine opentofu`; or install it there, or name its path under `[engines]` in the runner's configuration.";
     EngineVersionMissing "engine_version_missing" FailedPrecondition 409 CONFIG "No version of the engine that the runner has is one that all who ask for one allow." "Install one on the runner with `runner engines install`, or change what asks for another.";
     EngineFailed "engine_failed" FailedPrecondition 422 GENERAL "The engine ended with an error." "Read its diagnostics.";

@@ -39,13 +39,18 @@ redact! {
     v1::AwsRole { role_arn },
     v1::ResolveAzure { source, tenant, client_id, subscription, cloud, endpoint_url },
     v1::AwsSession { role_arn, session_name },
+    v1::ResolveSource { pattern, kind },
+    v1::SourceAccess { entry, pattern },
     v1::ResolveReply { valid_until_ms },
     v1::JobStart { step, next_sequence },
     v1::JobTarget { connection, with },
     v1::JobRequest { job_id, stack_name, kind, engine },
+    v1::VaultTarget { address, mount, version },
+    v1::SecretReads { kind, vault_name },
+    v1::SecretReply {},
     v1::PresentRequest { job_id, fencing_token, instance_id },
 }
-redact_kind!(v1::target::Kind, v1::resolve_request::How, v1::resolve_reply::Kind);
+redact_kind!(v1::target::Kind, v1::resolve_request::How, v1::resolve_reply::Kind, v1::secret_reply::Kind);
 
 #[cfg(test)]
 mod tests {
@@ -70,12 +75,21 @@ mod tests {
             targets: vec![v1::JobTarget { connection: "c".into(), target: Some(target.clone()), ..Default::default() }],
             environment: [("A".to_owned(), secret.to_owned())].into(),
             state_key: vec![7; 32],
+            secrets: [("A".to_owned(), secret.to_owned())].into(),
             ..Default::default()
         };
+        let access = v1::SourceAccess {
+            entry: "e".into(),
+            user: secret.into(),
+            password: secret.into(),
+            ssh_key: secret.into(),
+            ..Default::default()
+        };
+        let source = v1::ResolveSource { token: secret.into(), ..Default::default() };
         let job =
             v1::JobRequest { variables: [("password".to_owned(), secret.to_owned())].into(), ..Default::default() };
         let shown = format!(
-            "{target:?} {aws:?} {:?} {reply:?} {start:?} {job:?} {:?}",
+            "{target:?} {aws:?} {:?} {reply:?} {start:?} {job:?} {access:?} {source:?} {:?}",
             v1::RunnerMessage { kind: Some(v1::runner_message::Kind::Hello(hello)) },
             v1::WorkerRequest { request: None, target: Some(target.clone()), ..Default::default() }
         );

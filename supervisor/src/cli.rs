@@ -7,6 +7,7 @@ mod plan_rules;
 mod policy;
 mod providers;
 mod recordings;
+mod seal_key;
 
 use crate::config::{Config, SETTINGS, Source};
 use crate::policy::Policy;
@@ -154,6 +155,7 @@ fn command() -> Command {
         .subcommand(policy::command(with_settings, output))
         .subcommand(engines::command(with_settings, output))
         .subcommand(providers::command(with_settings, output))
+        .subcommand(seal_key::command(with_settings, output))
         .subcommand(Command::new("version").about("Print the version").arg(output()))
         .disable_help_subcommand(true)
 }
@@ -224,6 +226,9 @@ pub fn run(arguments: Vec<OsString>) -> i32 {
             }
             None => crate::exit::USAGE,
         },
+        Some(("seal-key", matches)) => {
+            with_config(matches, |config| seal_key::run(&config, matches.get_flag("rotate"), is_json(matches)))
+        }
         Some(("version", matches)) => {
             let version = shared_proto::VERSION;
             out(&if is_json(matches) {
@@ -310,6 +315,7 @@ mod tests {
             ("policy check --help", "Usage: runner policy check"),
             ("policy test --help", "Usage: runner policy test"),
             ("providers add --help", "Usage: runner providers add"),
+            ("seal-key --help", "Usage: runner seal-key"),
             ("engines list --help", "Usage: runner engines list"),
             ("engines install --help", "Usage: runner engines install"),
             ("engines remove --help", "Usage: runner engines remove"),

@@ -4,10 +4,15 @@
 //! operations after a start runs one. It must never link an SDK, and never resolve anything but an entry of the runner's own configuration.
 
 mod known;
+mod sources;
+
+pub use sources::of_source;
 
 use self::known::{Key, Known};
 use crate::clock::since_boot;
-use crate::config::{AZURE_VARIABLES, Asker, AwsRole, AwsSession, AzureSource, Connection, Gcp, Proxy, ServiceAccount};
+use crate::config::{
+    AZURE_VARIABLES, Asker, AwsRole, AwsSession, AzureSource, Config, Connection, Gcp, Proxy, ServiceAccount,
+};
 use crate::operations::dial::{self, Reach};
 use crate::tunnel::Settings;
 use crate::workers::{Operation, Program, Workers};
@@ -230,7 +235,7 @@ impl Task {
             let connection = &key.connection;
             let answer = match settings.config.connections.get(connection) {
                 None => Err(unknown(connection)),
-                Some(entry) => match how(entry, &settings.config.environment, whose.asker()) {
+                Some(entry) => match how(entry, &settings.config, connection, whose.asker()) {
                     Err(failure) => Err(failure),
                     Ok(how) => {
                         let request = v1::ResolveRequest { connection: connection.clone(), how: Some(how) };
@@ -263,13 +268,9 @@ pub fn unknown(connection: &str) -> Failure {
     Code::UnknownConnection.on(format!("the runner's configuration has no connection {shown:?}"))
 }
 
-fn how(
-    entry: &Connection,
-    environment: &std::collections::BTreeMap<String, String>,
-    asker: Asker<'_>,
-) -> Result<How, Failure> {
+fn how(entry: &Connection, config: &Config, connection: &str, asker: Asker<'_>) -> Result<How, Failure> {
     let environment = |wanted: fn(&str) -> bool| {
-        environment.iter().filter(|(name, _)| wanted(name)).map(|(n, v)| (n.clone(), v.clone())).collect()
+        config.environment.iter().filter(|(name, _)| wanted(name)).map(|(n, v)| (n.clone(), v.clone())).collect()
     };
     Ok(match entry {
         Connection::InCluster { .. } => How::InCluster(v1::ResolveInCluster {}),
@@ -303,6 +304,7 @@ fn how(
                 cloud: azure.cloud.as_str().to_owned(),
                 endpoint_url: azure.endpoint_url.clone(),
                 environment: environment(|name| AZURE_VARIABLES.contains(&name)),
+                vault: config.opens_a_vault(connection),
                 ..Default::default()
             };
             match &azure.source {
@@ -420,11 +422,33 @@ async fn bound(
 }
 
 async fn resolve(workers: &Workers, request: v1::ResolveRequest) -> Result<Got, Failure> {
-    let connection = request.connection.clone();
-    let on = |what: String| Code::CredentialsUnavailable.on(format!("connection {connection:?}: {what}"));
+    let named = format!("connection {:?}", request.connection);
+    let reply = reply(workers, &request, &named).await?;
+    match reply.kind {
+        Some(resolve_reply::Kind::Target(target)) => {
+            Ok(Got { target, until_ms: reply.valid_until_ms, steps: reply.steps })
+        }
+        kind => Err(failure(kind, &named)),
+    }
+}
+
+/// What an answer without credentials means.
+fn failure(kind: Option<resolve_reply::Kind>, named: &str) -> Failure {
+    match kind {
+        Some(resolve_reply::Kind::Failure(o)) => {
+            // a resolver may have named it already
+            let message = if o.message.contains(named) { o.message } else { format!("{named}: {}", o.message) };
+            Failure::from_wire(&o.code, &message, &o.next_step)
+        }
+        _ => Code::CredentialsUnavailable.on(format!("{named}: the resolver's answer is empty")),
+    }
+}
+
+/// Has a process of its own answer. `named`: what its failures begin with.
+async fn reply(workers: &Workers, request: &v1::ResolveRequest, named: &str) -> Result<v1::ResolveReply, Failure> {
     let mut started = workers.start(Program::Resolver).await?;
     let talk = async {
-        frame::write_message(&mut started.socket, Kind::Request, &request).await?;
+        frame::write_message(&mut started.socket, Kind::Request, request).await?;
         frame::read_message::<v1::ResolveReply, _>(&mut started.socket, Kind::Outcome).await
     };
     let reply = match tokio::time::timeout(DEADLINE, talk).await {
@@ -440,28 +464,17 @@ async fn resolve(workers: &Workers, request: v1::ResolveRequest) -> Result<Got, 
                     })
                 }
             };
-            failure.message = format!("connection {connection:?}, resolving credentials: {}", failure.message);
+            failure.message = format!("{named}, resolving credentials: {}", failure.message);
             return Err(failure);
         }
         Err(_) => {
             workers.kill(started.pid, nix::libc::SIGKILL).await;
-            return Err(on(format!("not resolved within {DEADLINE:?}")));
+            return Err(Code::CredentialsUnavailable.on(format!("{named}: not resolved within {DEADLINE:?}")));
         }
     };
     // it has said all; nothing that it started stays either
     if tokio::time::timeout(EXIT_GRACE, &mut started.exit).await.is_err() {
         workers.kill(started.pid, nix::libc::SIGKILL).await;
     }
-    match reply.kind {
-        Some(resolve_reply::Kind::Target(target)) => {
-            Ok(Got { target, until_ms: reply.valid_until_ms, steps: reply.steps })
-        }
-        Some(resolve_reply::Kind::Failure(o)) => {
-            // a resolver may have named it already
-            let named = format!("connection {connection:?}");
-            let message = if o.message.contains(&named) { o.message } else { format!("{named}: {}", o.message) };
-            Err(Failure::from_wire(&o.code, &message, &o.next_step))
-        }
-        None => Err(on("the resolver's answer is empty".to_owned())),
-    }
+    Ok(reply)
 }

@@ -2,7 +2,7 @@
 //!
 //! - an operation reads what its program is linked with and the certificates that TLS trusts, and nothing else;
 //! - a resolver reads this machine as the runner's user may, without what is the runner's own, and writes the clouds' caches;
-//! - a job reads its own root's parts, or, where it has none, the same as a resolver without the files of connections; it writes its own
+//! - a job reads its own root's parts, or, where it has none, the same as a resolver without the files of connections and of sources' entries; it writes its own
 //!   folder and its stack's state.
 //!
 //! It must never name the runner's credentials or state directory, nor a folder that either lies in.
@@ -72,6 +72,8 @@ impl Domains {
         let mut excluded: Vec<PathBuf> = NEVER.iter().map(PathBuf::from).collect();
         excluded.extend([config.state_dir.clone(), config.credentials.clone()]);
         excluded.extend(config.proxy.password_file.clone());
+        let (folders, files) = config.of_secrets();
+        excluded.extend(folders.into_iter().chain(files).cloned());
         let mut named = vec![config.workers.ops.clone()];
         let mut of_connections = in_home(&[".aws", ".kube", ".config/gcloud"]);
         of_connections.push(PathBuf::from("/var/run/secrets"));
@@ -83,6 +85,9 @@ impl Domains {
                 named.extend(exec_plugins.iter().map(PathBuf::from));
             }
         }
+        let of_sources: Vec<_> = config.sources.files().cloned().collect();
+        of_connections.extend(of_sources.iter().cloned());
+        named.extend(of_sources);
         let resolver = Reach {
             all_but: Some(excluded.clone()),
             named,

@@ -5,8 +5,9 @@ use crate::config::{AwsSource, Config, Connection};
 use crate::net::proxy::Proxy;
 use shared_proto::address::{Address, host_port};
 use shared_proto::credentials::Endpoint;
+use shared_proto::sources::Pattern;
 use shared_proto::v1::target::Kind as Target;
-use shared_proto::v1::{JobFirst, JobTarget};
+use shared_proto::v1::{JobFirst, JobTarget, SourceAccess};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -19,8 +20,13 @@ const NAME_SERVERS_MAX: usize = 3;
 /// How long one name may take.
 const RESOLVE_WITHIN: Duration = Duration::from_secs(2);
 
-/// For a job with these connections. Names that lead nowhere are left out.
-pub(crate) async fn first_word(config: &Config, control_plane: &[&Endpoint], targets: &[JobTarget]) -> JobFirst {
+/// For a job with these connections, whose source is fetched with that. Names that lead nowhere are left out.
+pub(crate) async fn first_word(
+    config: &Config,
+    control_plane: &[&Endpoint],
+    targets: &[JobTarget],
+    source: Option<&SourceAccess>,
+) -> JobFirst {
     let (mut granted, mut proxies) = (Vec::new(), Vec::new());
     if let Some(proxy) = &config.proxy.url {
         proxies.push((proxy.host.clone(), proxy.port));
@@ -41,6 +47,9 @@ pub(crate) async fn first_word(config: &Config, control_plane: &[&Endpoint], tar
             Err(_) => {}
         }
     }
+    // the entry names its host, as a connection's does
+    let source = source.and_then(|access| Pattern::parse(&access.pattern).ok());
+    granted.extend(source.map(|pattern| (pattern.place().host.clone(), pattern.place().port)));
     let names = |hosts: &[(String, u16)]| hosts.iter().map(|(host, port)| host_port(host, *port)).collect();
     let granted_names = names(&granted);
     granted.extend(proxies.iter().chain(&others).cloned());

@@ -43,6 +43,7 @@ pub mod policy;
 pub mod preflight;
 pub mod recorder;
 pub mod recordings;
+pub mod secrets;
 pub mod spawner;
 pub mod state;
 pub mod supervisor;

@@ -93,7 +93,7 @@ impl Own {
     pub fn still_reads(&self, config: &Config) -> Result<(), String> {
         let Some(folders) = &self.reads else { return Ok(()) };
         let outside = |file: &&PathBuf| !folders.iter().any(|folder| real(file).starts_with(folder));
-        match named(config).find(outside) {
+        match named(config).chain(config.of_secrets().0).find(outside) {
             None => Ok(()),
             Some(file) => Err(format!(
                 "{} lies in a folder that the runner gave up when it started: restart the runner to have it read there",
@@ -113,6 +113,7 @@ fn named(config: &Config) -> impl Iterator<Item = &PathBuf> {
         .chain(&config.proxy.password_file)
         .chain(config.audit.recording_key.as_ref().map(|key| &key.file))
         .chain(policies)
+        .chain(config.of_secrets().1)
 }
 
 fn files(config: &Config) -> Files {
@@ -127,6 +128,8 @@ fn files(config: &Config) -> Files {
         reads.extend(by_name.parent().map(real));
         reads.extend(real(file).parent().map(Path::to_owned));
     }
+    // these as they are
+    reads.extend(config.of_secrets().0.into_iter().map(|folder| real(folder)));
     let mut writes = vec![real(&config.state_dir)];
     if let Some(crate::audit::Sink::File(path)) = &config.audit.sink {
         writes.extend(path.parent().map(real));

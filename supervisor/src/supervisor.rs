@@ -3,7 +3,7 @@
 use crate::admin::{Answering, Refusal, Upgraded};
 use crate::cli::Flags;
 use crate::config::{Asker, Config, ConfigError, GOODBYE};
-use crate::credentials::Resolver;
+use crate::credentials::{Resolver, of_source};
 use crate::domains::Domains;
 use crate::engines::Engines;
 use crate::hand_over::{Following, Given, Heard, Predecessor, Successor};
@@ -22,7 +22,7 @@ use crate::tunnel::leaf::Leaves;
 use crate::tunnel::succession::Succession;
 use crate::tunnel::{self, Settings, TunnelStatus};
 use crate::workers::{Ends, Order, Program, Reaches, Started, Workers};
-use crate::{admin, audit, hand_over, job_network, logging, state};
+use crate::{admin, audit, hand_over, job_network, logging, secrets, state};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
@@ -30,8 +30,8 @@ use runner_sandbox::PidFd;
 use shared_proto::EXECUTION_ALPN;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::secret::Secret;
-use shared_proto::v1::{JobFirst, JobRequest, JobTarget, Target};
-use std::collections::BTreeMap;
+use shared_proto::v1::{JobFirst, JobRequest, JobTarget, Source, SourceAccess, Target};
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -238,6 +238,7 @@ async fn join(
         isolation_missing: guarantees.missing.clone(),
         hostname,
         engines,
+        seal_key: seal_key(&settings.config.state_dir),
     };
     tracing::info!(
         version = shared_proto::VERSION,
@@ -761,6 +762,10 @@ impl Surroundings for Around {
     fn plans_with(&self, connection: &str) -> Option<String> {
         self.settings.borrow().config.plan_with.get(connection).cloned()
     }
+    async fn secrets(&self, request: &JobRequest) -> Result<HashMap<String, String>, Failure> {
+        let settings = self.settings.borrow().clone();
+        secrets::resolve(&settings.config, &self.resolver, &self.workers, request).await
+    }
     async fn allows(&self, request: &JobRequest, takes: bool) -> Result<Option<Permit>, Failure> {
         let settings = self.settings.borrow().clone();
         let asked = jobs::asked_of_policy(request);
@@ -769,10 +774,15 @@ impl Surroundings for Around {
             policy::What::Job(job) => recorder::of_job(request, job),
             _ => audit::Record::default(),
         };
+        let record = audit::Record { detail: secrets::named(request), ..record };
         let rule = decision.by.name();
         if !decision.is_allowed() {
             let failure = Code::PolicyDenied.on(decision.sentence);
             self.recorder.note(recorder::decided(record, &rule, Some(&failure)));
+            return Err(failure);
+        }
+        if let Err(failure) = secrets::admit(&settings.config, request) {
+            self.recorder.note(recorder::decided(record, "(secrets)", Some(&failure)));
             return Err(failure);
         }
         let permit = match &decision.limit {
@@ -797,16 +807,35 @@ impl Surroundings for Around {
             ..Default::default()
         });
     }
-    async fn first_word(&self, targets: &[JobTarget]) -> JobFirst {
+    async fn source_access(&self, source: &Source) -> Result<Option<SourceAccess>, Failure> {
+        let settings = self.settings.borrow().clone();
+        let Some(place) = jobs::place_of(source) else { return Ok(None) };
+        let Some((name, entry)) = settings.config.sources.entry(&place) else { return Ok(None) };
+        of_source(&self.workers, name, entry, &settings.config.environment).await.map(Some)
+    }
+    async fn first_word(&self, targets: &[JobTarget], source: Option<&SourceAccess>) -> JobFirst {
         let settings = self.settings.borrow().clone();
         let credentials = &settings.credentials;
-        job_network::first_word(&settings.config, &[&credentials.tunnel, &credentials.execution], targets).await
+        let control_plane = [&credentials.tunnel, &credentials.execution];
+        job_network::first_word(&settings.config, &control_plane, targets, source).await
     }
     async fn start_worker(&self, directory: OwnedFd, reaches: Reaches) -> Result<Started, Failure> {
         self.workers.start(Program::Job { directory, reaches }).await
     }
     async fn signal(&self, process: PidFd, signal: Signal) {
         self.workers.signal(process, signal).await;
+    }
+}
+
+/// Whom variables are sealed to; empty: what is there is no key, which is said, and all else goes on.
+fn seal_key(state_dir: &Path) -> Vec<u8> {
+    match secrets::public(state_dir) {
+        Ok(key) => key.bytes().to_vec(),
+        Err(failure) => {
+            let (detail, next_step) = (failure.message, failure.next_step);
+            tracing::error!(code = %failure.code, detail, next_step, "variables cannot be sealed to this instance");
+            Vec::new()
+        }
     }
 }
 
@@ -853,7 +882,7 @@ fn job_settings(
     set("TF_CLI_CONFIG_FILE", config.engines.cli_config.as_ref().map(|p| p.display().to_string()));
     // what worker-iac knows these by
     set("RUNNER_PROVIDERS", Some(config.engines.providers.display().to_string()));
-    set("RUNNER_ALLOW_FILE_SOURCES", config.allow_file_sources.then(|| "1".to_owned()));
+    set("RUNNER_ALLOW_FILE_SOURCES", config.sources.allow_file.then(|| "1".to_owned()));
     if let Some(url) = &config.proxy.url {
         let url = format!("http://{}", url.authority());
         set("HTTPS_PROXY", Some(url.clone()));
@@ -883,6 +912,7 @@ fn job_settings(
                 files => files.into(),
             },
         },
+        source_cache: config.sources.cache,
         silence_max: SILENCE_MAX,
         limits: config.jobs.limits,
         plan_retries: config.jobs.plan_retries,

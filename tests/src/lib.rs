@@ -27,6 +27,7 @@ pub mod recorder;
 pub mod runner;
 pub mod scratch;
 pub mod screens;
+pub mod served;
 pub mod storm;
 pub mod suite;
 pub mod tools;

@@ -18,6 +18,9 @@ const MASK: &str = "[redacted]";
 /// The shortest value that is taken out, bytes. Taking "dev" or "true" out of every line would hide everything and protect nothing.
 pub const SHORTEST: usize = 8;
 
+/// How many times JSON in JSON is looked into.
+const NESTED: usize = 4;
+
 /// Characters that a value's last bytes may be in, beyond those that are its own alone: of base64, padding included.
 const OPEN_END: usize = 4;
 
@@ -115,36 +118,20 @@ impl std::fmt::Debug for Redaction {
 
 /// Every way in which a program may write a value.
 fn forms_of(value: &str, forms: &mut BTreeSet<String>) {
-    let json = serde_json::Value::from(value).to_string();
-    let json = &json[1..json.len() - 1];
-    // what was a JSON string is often put into another one
-    let twice = serde_json::Value::from(json).to_string();
-    let html_safe = json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026");
     let shell = value.replace('\'', "'\\''");
     let shell_in_double = value.replace('\'', "'\"'\"'");
     let ansi_quoted = value.replace('\\', "\\\\").replace('\'', "\\'");
-    let html = value.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     let double_quoted = value.replace('\\', "\\\\").replace('"', "\\\"").replace('$', "\\$").replace('`', "\\`");
-    let written = [
-        value,
-        json,
-        &twice[1..twice.len() - 1],
-        &html_safe,
-        &shell,
-        &double_quoted,
-        &shell_in_double,
-        &ansi_quoted,
-        &html,
-    ];
-    forms.extend(written.map(str::to_owned));
+    let html = value.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let mut written = BTreeSet::from([shell, double_quoted, shell_in_double, ansi_quoted, html.clone()]);
     for (quot, apos) in [("&quot;", "&#39;"), ("&#34;", "&#39;"), ("&quot;", "&#x27;"), ("&quot;", "&apos;")] {
-        forms.insert(html.replace('"', quot).replace('\'', apos));
+        written.insert(html.replace('"', quot).replace('\'', apos));
     }
     // as queries are written, as paths are, and by those who escape less
     for stay in ["", "/", "!'()*", "!$&'()*+,;=:@", "!$&'()*+,;=:@/"] {
         let upper = escaped(value, stay, |b| format!("%{b:02X}"));
         let lower = escaped(value, stay, |b| format!("%{b:02x}"));
-        forms.extend([upper.replace("%20", "+"), upper, lower.replace("%20", "+"), lower]);
+        written.extend([upper.replace("%20", "+"), upper, lower.replace("%20", "+"), lower]);
     }
     let hex = |upper: bool| {
         value.bytes().fold(String::new(), |mut text, b| {
@@ -152,8 +139,43 @@ fn forms_of(value: &str, forms: &mut BTreeSet<String>) {
             text
         })
     };
-    forms.extend([hex(false), hex(true)]);
+    written.extend([hex(false), hex(true)]);
+    // events are lines of JSON, and what they tell is often JSON already
+    forms.extend(in_json(BTreeSet::from([value.to_owned()]), NESTED));
+    forms.extend(in_json(written, 1));
     forms.retain(|form| form.len() >= SHORTEST);
+}
+
+/// These, and as JSON strings write them, so many times one inside another: by those who escape what they must, by those who also escape what
+/// HTML knows (Go, and `jsonencode` of the engines), and by those who leave ASCII alone (Python).
+fn in_json(texts: BTreeSet<String>, times: usize) -> BTreeSet<String> {
+    let mut all = texts.clone();
+    let mut last = texts;
+    for _ in 0..times {
+        let once = last.iter().flat_map(|text| {
+            let json = serde_json::Value::from(text.as_str()).to_string();
+            let json = json[1..json.len() - 1].to_owned();
+            let html_safe = escaped_in_json(&json, |c| "<>&\u{2028}\u{2029}".contains(c));
+            [escaped_in_json(&json, |c| !c.is_ascii()), html_safe, json]
+        });
+        last = once.filter(|text| !all.contains(text)).collect();
+        all.extend(last.iter().cloned());
+    }
+    all
+}
+
+/// With these characters as JSON's `\u` escapes.
+fn escaped_in_json(text: &str, which: impl Fn(char) -> bool) -> String {
+    text.chars().fold(String::new(), |mut text, c| {
+        if which(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(text, "\\u{unit:04x}");
+            }
+        } else {
+            text.push(c);
+        }
+        text
+    })
 }
 
 /// In base64, wherever in a longer text it began. What depends on the bytes before and after is not ours: those characters are left out, at the
@@ -243,6 +265,31 @@ mod tests {
             let clean =
                 applied(&redaction, &format!("v: {} w", base64::engine::general_purpose::STANDARD.encode(text)));
             assert!(clean.ends_with("[redacted] w") && clean.len() <= "v: [redacted] w".len() + 3, "{clean}");
+        }
+    }
+
+    #[test]
+    fn json_in_json_in_an_events_line() {
+        let value = r#"a"b\c&x=<y>'ä"#;
+        let redaction = Redaction::new([value]);
+        // what `jsonencode(jsonencode(value))` of an engine gives, in an event, in a line of another program's log
+        let plain = |text: &str| serde_json::Value::from(text).to_string();
+        let go = |text: &str| plain(text).replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026");
+        let python = |text: &str| plain(text).replace('ä', "\\u00e4");
+        for written in [
+            go(&go(value)),
+            plain(&go(&go(value))),
+            go(&go(&go(value))),
+            plain(&plain(&go(&go(value)))),
+            python(value),
+            plain(&python(value)),
+            python(&plain(value)),
+            plain(&go(&python(value))),
+            // of a shell that shows what it runs
+            plain(&format!("+ echo '{}'", value.replace('\'', r"'\''"))),
+        ] {
+            let clean = applied(&redaction, &written);
+            assert!(clean.contains(MASK) && !clean.contains("x="), "{clean} of {written}");
         }
     }
 

@@ -16,11 +16,12 @@ use crate::masks::Masks;
 use crate::plan::Judged;
 use crate::process::{self, Environment};
 use crate::rules::{Job, Rules};
+use crate::source::access::{self, Access};
 use crate::source::{self, Places};
 use crate::stop::{Exit, Stop, io_failure};
 use crate::store::keeper::Keeper;
 use crate::store::server::Serving;
-use crate::variables;
+use crate::variables::{self, Given};
 use runner_worker_iac::redaction::Redaction;
 use sha2::{Digest as _, Sha256};
 use shared_proto::failure::{Code, Failure};
@@ -152,7 +153,8 @@ pub(crate) async fn run(begin: Begin, keeper: Option<Keeper>) -> Result<(), Spoo
         None => Limits::from_now(&start.limits.unwrap_or_default(), &step_name),
     };
     let limits = tokio::spawn(limits.keep(progress.appended.clone(), limited));
-    let secrets = variables::all(&request.variables).chain(environment::secrets(&start.targets));
+    let secrets = variables::all(&start, &request).chain(environment::secrets(&start.targets));
+    let secrets = secrets.chain(access::secrets(&start));
     let masks = Masks::new(redaction);
     masks.set(secrets);
     let renewing = tokio::spawn(renewals(started, masks.clone(), tmp.clone(), journal.clone()));
@@ -211,6 +213,7 @@ async fn wait_for_start(
     loop {
         tokio::select! {
             start = started.recv() => match start {
+                Some(start) if start.renewal => {}
                 Some(start) => return start,
                 // there is no socket: it is ended by whoever misses it
                 None => std::future::pending().await,
@@ -226,6 +229,9 @@ async fn wait_for_start(
 /// Takes newer credentials of the job's connections as they come, until it is dropped.
 async fn renewals(mut started: mpsc::Receiver<Box<JobStart>>, masks: Masks, tmp: PathBuf, journal: Journal) {
     while let Some(start) = started.recv().await {
+        if !start.renewal {
+            continue;
+        }
         // before anything can have seen one
         masks.add(environment::secrets(&start.targets));
         if let Err(failure) = environment::renew(&start.targets, &tmp) {
@@ -620,22 +626,33 @@ impl Step {
         let dialect = dialect::named(&self.request.engine)?;
         let wanted = self.request.source.clone().unwrap_or_default();
         let source = self.work.join("source");
+        let allow_file = environment::allows_file(&self.start);
+        let access = Access::write(&self.start, &self.tmp, allow_file)?;
         let git_environment: Environment = environment::for_git(&self.start, &self.folders());
         let git = if self.start.git_path.is_empty() { "git" } else { &self.start.git_path };
         let places = Places {
             source: &source,
+            work: &self.work,
             tmp: &self.tmp,
             archive: Path::new(&self.start.archive_path),
             git: Path::new(git),
             environment: &git_environment,
-            allow_file: environment::allows_file(&self.start),
+            allow_file,
+            access: &access,
+            cache: Path::new(&self.start.source_cache),
         };
-        let resolved = source::fetch(&wanted, &places, &mut self.cancel, &self.journal).await?;
+        let (resolved, folder) = source::fetch(&wanted, &places, &mut self.cancel, &self.journal).await?;
         self.journal.record(Body::SourceResolved(resolved)).await;
-        let root = source::root_module(&source, &wanted.path, dialect.extensions())?;
+        let path = match (folder.as_str(), wanted.path.as_str()) {
+            ("", path) => path.to_owned(),
+            (folder, "") => folder.to_owned(),
+            (folder, path) => format!("{folder}/{path}"),
+        };
+        let root = source::root_module(&source, &path, dialect.extensions())?;
         let asked = Asked::read(&self.request.engine_version, &source, &root, dialect)?;
         let choice = Choice::new(&self.start, dialect, asked);
         let (mut engine, notes) = self.engine(root, &choice).await?;
+        engine.fetches_with(access.of_modules());
         for note in notes.into_iter().chain(environment::plans_with(&self.start.targets)) {
             self.journal.note(note).await;
         }
@@ -649,6 +666,9 @@ impl Step {
             }
             Family::Pulumi => pulumi::prepare(&mut engine, &self.start).await?,
         }
+        // what runs from here on has no need of it
+        access.forget();
+        engine.fetches_with(Environment::new());
         Ok(engine)
     }
 
@@ -662,11 +682,11 @@ impl Step {
         let dialect = dialect::named(&self.request.engine)?;
         let place = Place { start: &self.start, folders: &self.folders(), root: &root };
         let mut environment = environment::for_engine(&place, dialect)?;
-        let passed = dialect.variables(&self.request, &root)?;
+        let passed = dialect.variables(&Given::of(&self.start, &self.request), &self.request, &root)?;
         self.not_redacted.extend(passed.not_redacted.iter().cloned());
         let token = Key::from_bytes(&self.start.state_key).map(|key| key.token(&self.request.job_id));
         let secrets = passed.secrets.iter().map(String::as_str).chain(environment::secrets(&self.start.targets));
-        let secrets = secrets.chain(token.iter().map(Secret::expose));
+        let secrets = secrets.chain(token.iter().map(Secret::expose)).chain(access::secrets(&self.start));
         self.masks.set(secrets);
         let mut options = dialect.options(&self.request, &root)?;
         options.arguments.extend(passed.write(&self.tmp)?);

@@ -10,6 +10,7 @@ use crate::engine::environment::private_file;
 use runner_worker_iac::redaction::SHORTEST;
 use serde_json::Value;
 use shared_proto::failure::{Code, Failure};
+use shared_proto::v1::{JobRequest, JobStart};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
@@ -20,6 +21,19 @@ pub(crate) use settings::{Kept, Setting};
 const IN_ENVIRONMENT_MAX: usize = 128 * 1024 - 16;
 /// The most names of variables in one note.
 const NAMED_MAX: usize = 50;
+
+/// What a job's variables are given as.
+#[derive(Clone, Copy)]
+pub(crate) struct Given<'a> {
+    /// Values as whoever made the job wrote them.
+    pub(crate) values: &'a HashMap<String, String>,
+    /// Of these, those that are JSON and no texts, whatever declares them.
+    pub(crate) typed: &'a [String],
+    /// Those that were referred to or sealed: never to be shown, whatever declares them.
+    pub(crate) secrets: &'a HashMap<String, String>,
+    /// Secret ones that may be too short to be taken out of what is recorded.
+    pub(crate) marked: &'a [String],
+}
 
 /// A job's variables as one root module takes them.
 #[derive(Default)]
@@ -41,47 +55,85 @@ pub(crate) struct Variables {
     taken_for_secret: Vec<String>,
 }
 
+// === impl Given ===
+
+impl<'a> Given<'a> {
+    /// Of a job.
+    pub(crate) fn of(start: &'a JobStart, request: &'a JobRequest) -> Self {
+        let JobRequest { variables: values, typed, not_redacted: marked, .. } = request;
+        Self { values, typed, secrets: &start.secrets, marked }
+    }
+    /// All of them by name, with whether each is a secret by where it came from.
+    fn sorted(&self) -> Vec<(&'a str, &'a str, bool)> {
+        let of = |map: &'a HashMap<String, String>, secret| {
+            map.iter().map(move |(name, value)| (name.as_str(), value.as_str(), secret))
+        };
+        let mut all: Vec<_> = of(self.values, false).chain(of(self.secrets, true)).collect();
+        all.sort_unstable();
+        all
+    }
+    /// How one is declared: its own form, and where it came from, are minded.
+    fn declared(&self, name: &str, value: &str, secret: bool, declared: &Declared) -> Declared {
+        let typed = !secret && self.typed.iter().any(|typed| typed == name) && is_json(value);
+        let plain = match declared.plain {
+            // a text that looks like JSON is a text still, unless whoever gave it said otherwise
+            None if typed => Some(false),
+            plain => plain,
+        };
+        Declared { plain, sensitive: declared.sensitive || secret }
+    }
+    fn is_marked(&self, name: &str) -> bool {
+        self.marked.iter().any(|marked| marked == name)
+    }
+}
+
 // === impl Variables ===
 
 impl Variables {
     /// Sorts the values by how the module declares them. A secret that is too short to be taken out of what is recorded must be
-    /// `marked` as one that stays.
+    /// marked as one that stays.
     ///
     /// # Errors
     /// A variable that no engine can have; `secret_too_short`.
-    pub(crate) fn new(
-        given: &HashMap<String, String>,
-        marked: &[String],
-        module: &Declarations,
-    ) -> Result<Self, Failure> {
+    pub(crate) fn new(given: &Given<'_>, module: &Declarations) -> Result<Self, Failure> {
         let mut variables = Self::default();
-        let mut sorted: Vec<_> = given.iter().collect();
-        sorted.sort();
-        for (name, value) in sorted {
+        for (name, value, secret) in given.sorted() {
             check(name, value)?;
             match module.known.get(name) {
-                Some(declared) => variables.pass(name, value, declared, marked)?,
+                Some(declared) => {
+                    variables.pass(
+                        name,
+                        value,
+                        given.declared(name, value, secret, declared),
+                        given.is_marked(name),
+                    )?;
+                }
                 // the engine reads its language better: it knows the type, and takes no offence at what it does not know
                 None if module.doubtful => {
                     if name.len() + value.len() > IN_ENVIRONMENT_MAX {
                         let message = format!("the variable {name} is longer than {IN_ENVIRONMENT_MAX} bytes");
                         return Err(Code::TooLarge.on(message));
                     }
-                    variables.environment.push((format!("TF_VAR_{name}"), value.clone()));
-                    variables.secrets.push(value.clone());
+                    variables.environment.push((format!("TF_VAR_{name}"), value.to_owned()));
+                    variables.secrets.push(value.to_owned());
                 }
-                None => variables.undeclared.push(name.clone()),
+                None => {
+                    variables.undeclared.push(name.to_owned());
+                    if secret {
+                        variables.secrets.push(value.to_owned());
+                    }
+                }
             }
         }
         Ok(variables)
     }
 
-    fn pass(&mut self, name: &str, value: &str, declared: &Declared, marked: &[String]) -> Result<(), Failure> {
+    fn pass(&mut self, name: &str, value: &str, declared: Declared, marked: bool) -> Result<(), Failure> {
         let plain = declared.plain.unwrap_or(true);
         let quoted = |text: &str| Value::from(text).to_string();
         if plain {
             self.json.push(format!("{}: {}", quoted(name), quoted(value)));
-        } else if serde_json::from_str::<serde::de::IgnoredAny>(value).is_ok() {
+        } else if is_json(value) {
             // as it stands: a number keeps all its digits
             self.json.push(format!("{}: {value}", quoted(name)));
         } else {
@@ -95,12 +147,12 @@ impl Variables {
     }
 
     /// Sees to it that a value is never recorded.
-    fn hide(&mut self, name: &str, value: &str, plain: bool, marked: &[String]) -> Result<(), Failure> {
+    fn hide(&mut self, name: &str, value: &str, plain: bool, marked: bool) -> Result<(), Failure> {
         let parts = if plain { Vec::new() } else { parts(value) };
         // an empty text, list or object has nothing to hide
         let empty = if plain { value.is_empty() } else { parts.is_empty() };
         let short = value.len() < SHORTEST && !empty;
-        if short && !marked.iter().any(|marked| marked == name) {
+        if short && !marked {
             return Err(too_short(name, value.len()));
         }
         if short || parts.iter().any(|part| (1..SHORTEST).contains(&part.len())) {
@@ -195,9 +247,13 @@ fn parts(value: &str) -> Vec<String> {
     }
 }
 
+fn is_json(value: &str) -> bool {
+    serde_json::from_str::<serde::de::IgnoredAny>(value).is_ok()
+}
+
 /// What is secret as long as nobody knows how the variables are declared: all of them.
-pub(crate) fn all(given: &HashMap<String, String>) -> impl Iterator<Item = &str> {
-    given.values().map(String::as_str)
+pub(crate) fn all<'a>(start: &'a JobStart, request: &'a JobRequest) -> impl Iterator<Item = &'a str> {
+    request.variables.values().chain(start.secrets.values()).map(String::as_str)
 }
 
 /// The variables of which a module says that they are given: its declarations, by name.
@@ -213,6 +269,14 @@ mod tests {
     }
     fn given(pairs: &[(&str, &str)]) -> HashMap<String, String> {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+    /// Values that somebody wrote, and of which some may stay.
+    fn sorted(
+        values: &HashMap<String, String>,
+        marked: &[String],
+        module: &Declarations,
+    ) -> Result<Variables, Failure> {
+        Variables::new(&Given { values, typed: &[], secrets: &HashMap::new(), marked }, module)
     }
 
     #[test]
@@ -236,7 +300,7 @@ mod tests {
             ("secrets", "{\"a\": [\"password-1\", 12345678]}"),
             ("typo", "a-value-of-nothing"),
         ]);
-        let variables = Variables::new(&values, &[], &module).expect("fine");
+        let variables = sorted(&values, &[], &module).expect("fine");
         let folder = tempfile::tempdir().expect("a folder");
         let arguments = variables.write(folder.path()).expect("writes");
         assert_eq!(arguments.len(), 2);
@@ -271,7 +335,7 @@ mod tests {
         let module = Declarations { known, doubtful: false };
         let of = |name: &str, value: &str, marked: &[&str]| {
             let marked: Vec<_> = marked.iter().map(|m| (*m).to_owned()).collect();
-            Variables::new(&given(&[(name, value)]), &marked, &module).map(|v| v.not_redacted)
+            sorted(&given(&[(name, value)]), &marked, &module).map(|v| v.not_redacted)
         };
         let none = Ok(Vec::new());
         for (name, value) in [("secret", "seven-7"), ("untyped", "seven-7"), ("secrets", "[\"a\"]"), ("secret", "ä")] {
@@ -296,16 +360,57 @@ mod tests {
     }
 
     #[test]
+    fn what_was_referred_to_is_a_secret_whatever_declares_it_and_json_is_no_text_where_that_is_said() {
+        let known = [
+            ("text", declared(Some(true), false)),
+            ("untyped", declared(None, false)),
+            ("list", declared(Some(false), false)),
+            ("port", declared(None, false)),
+            ("zip", declared(None, false)),
+            ("name", declared(Some(true), false)),
+        ];
+        let known = known.into_iter().map(|(name, d)| (name.to_owned(), d)).collect();
+        let module = Declarations { known, doubtful: false };
+        let secrets = given(&[
+            ("text", "hunter2-hunter2"),
+            ("untyped", "[\"is-a-text\"]"),
+            ("list", "[\"password-1\"]"),
+            ("nobodys", "hunter3-hunter3"),
+        ]);
+        let values = given(&[("port", "5432"), ("zip", "01234"), ("name", "5")]);
+        let typed = ["port".to_owned(), "name".to_owned()];
+        let all = Given { values: &values, typed: &typed, secrets: &secrets, marked: &[] };
+        let variables = Variables::new(&all, &module).expect("fine");
+        let json: Value = serde_json::from_str(&format!("{{{}}}", variables.json.join(","))).expect("JSON");
+        let expected = serde_json::json!({
+            "text": "hunter2-hunter2", "untyped": "[\"is-a-text\"]", "list": ["password-1"],
+            "port": 5432, "zip": "01234", "name": "5"
+        });
+        assert_eq!(json, expected);
+        for secret in ["hunter2-hunter2", "[\"is-a-text\"]", "password-1", "hunter3-hunter3"] {
+            assert!(variables.secrets.iter().any(|known| known == secret), "{secret}");
+        }
+        assert!(!variables.secrets.iter().any(|known| known == "5432"));
+        let short = given(&[("text", "seven-7")]);
+        let refused = |marked: &[String]| {
+            let all = Given { values: &HashMap::new(), typed: &[], secrets: &short, marked };
+            Variables::new(&all, &module).map(|v| v.not_redacted).map_err(|f| f.code)
+        };
+        assert_eq!(refused(&[]), Err(Code::SecretTooShort));
+        assert_eq!(refused(&["text".to_owned()]), Ok(vec!["text".to_owned()]));
+    }
+
+    #[test]
     fn in_doubt_the_engine_decides_and_all_is_secret() {
         let module = Declarations { doubtful: true, ..Declarations::default() };
-        let variables = Variables::new(&given(&[("a", "some-value")]), &[], &module).expect("fine");
+        let variables = sorted(&given(&[("a", "some-value")]), &[], &module).expect("fine");
         assert_eq!(variables.environment, [("TF_VAR_a".to_owned(), "some-value".to_owned())]);
         assert_eq!(
             (variables.secrets.as_slice(), variables.notes().next()),
             (["some-value".to_owned()].as_slice(), None)
         );
         let long = given(&[("a", &"x".repeat(IN_ENVIRONMENT_MAX))]);
-        assert_eq!(Variables::new(&long, &[], &module).expect_err("too long").code, Code::TooLarge);
+        assert_eq!(sorted(&long, &[], &module).expect_err("too long").code, Code::TooLarge);
         assert_eq!(format!("{variables:?}"), "Variables(1 values)");
     }
 

@@ -6,30 +6,11 @@ use common::{Job, bodies, engines, result};
 use shared_proto::v1::event::Body;
 use shared_proto::v1::{EngineProgram, JobKind};
 use std::path::Path;
-use std::process::Command;
 
 const MAIN: &str = "output \"version\" { value = \"VERSION\" }\n";
 
 fn git(folder: &Path, arguments: &[&str]) -> String {
-    let said = Command::new("git")
-        .args([
-            "-c",
-            "user.name=t",
-            "-c",
-            "user.email=t@t",
-            "-c",
-            "init.defaultBranch=main",
-            "-c",
-            "protocol.file.allow=always",
-        ])
-        .args(arguments)
-        .current_dir(folder)
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .output()
-        .expect("git runs");
-    assert!(said.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&said.stderr));
-    String::from_utf8_lossy(&said.stdout).trim().to_owned()
+    runner_tests::served::git(folder, arguments).expect("git runs")
 }
 
 fn commit(folder: &Path, version: &str) -> String {

@@ -15,8 +15,10 @@ mod kubernetes;
 mod net;
 mod operation;
 mod resolve;
+mod secrets;
 mod socket;
 mod steps;
+mod vault;
 
 use shared_proto::frame::FrameError;
 use std::process::ExitCode;

@@ -21,7 +21,7 @@ use crate::fault::Fault;
 use crate::net::{Dialer, Stream};
 use crate::socket::{self, Input, Output};
 use crate::steps::Steps;
-use crate::{aws, azure, gcp, kubernetes, resolve};
+use crate::{aws, azure, gcp, kubernetes, resolve, secrets};
 
 /// What an operation's worker is born with.
 pub(crate) struct Inherited {
@@ -50,6 +50,9 @@ pub(crate) async fn run(inherited: Inherited) -> Result<(), FrameError> {
             let mut connection = None;
             if request.ready {
                 (request, connection) = ready(request, &dialer, &mut input).await?;
+            }
+            if let Some(reads) = request.secrets {
+                return secrets::serve(reads, request.target, &dialer, &mut output).await;
             }
             if let Some(wanted) = request.bound_token {
                 return output.last(&bound(wanted, request.target, &dialer).await).await;

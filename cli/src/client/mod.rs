@@ -79,6 +79,10 @@ impl Client {
     pub(crate) fn new(context: &Context) -> Result<Self, Failure> {
         Ok(Self { endpoint: Endpoint::new(&context.endpoint, context.ca.as_deref())?, token: context.token.clone() })
     }
+    /// Where it is: `host:port`.
+    pub(crate) fn shown(&self) -> String {
+        self.endpoint.authority()
+    }
     /// A document.
     pub(crate) async fn get(&self, path: &str) -> Result<Value, Failure> {
         self.json(Method::GET, path, None).await

@@ -1,9 +1,10 @@
-//! `deploy`: from a folder or a Git repository to infrastructure, in one command.
+//! `deploy`: from a folder, a Git repository or a package to infrastructure, in one command.
 
 use super::Session;
 use super::follow::{self, Approval};
 use super::plan::ExitCode;
-use super::stack::{self, ENGINES, OptionalGit, Options};
+use super::source::OptionalSource;
+use super::stack::{self, ENGINES, Options};
 use crate::archive::{self, Limits, Packed};
 use crate::client::{file_body, path};
 use crate::output::{progress, table};
@@ -16,12 +17,12 @@ use std::path::{Path, PathBuf};
 ///
 /// Without a terminal and without --auto-approve the job is left awaiting approval, and the exit code is 75.
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("from").required(true).args(["dir", "url", "stack"]))]
+#[command(group = clap::ArgGroup::new("from").required(true).args(["dir", "url", "package", "stack"]))]
 pub(crate) struct Deploy {
     /// The folder with the code; a .runnerignore in it names what stays out
     dir: Option<PathBuf>,
     #[command(flatten)]
-    git: OptionalGit,
+    source: OptionalSource,
     /// A stack as it is, with the source that it has
     #[arg(long, value_name = "NAME", conflicts_with_all = ["name"])]
     stack: Option<String>,
@@ -74,9 +75,11 @@ fn engine_of(dir: &Path) -> Option<&'static str> {
 async fn start(command: &Deploy, session: &Session) -> Done<Value> {
     let client = &session.client;
     // all that can be known before anything is sent
+    let values = command.options.seals.values()?;
     if let Some(dir) = &command.dir {
         is_folder(dir)?;
     }
+    let fetched = command.source.value()?;
     let name = name(command)?;
     let at = path(&["stacks", &name], &[]);
     let existing = client.find(&at).await?;
@@ -100,10 +103,10 @@ async fn start(command: &Deploy, session: &Session) -> Done<Value> {
             Some(engine)
         }
     };
-    let source = match (&command.stack, &command.dir, &command.git.url) {
+    let source = match (&command.stack, &command.dir, fetched) {
         (Some(_), ..) => None,
         (None, Some(dir), _) => Some(upload(session, dir).await?),
-        (None, None, Some(url)) => Some(stack::git(url, command.git.reference.as_deref().unwrap_or_default())),
+        (None, None, Some(source)) => Some(source),
         (None, None, None) => return Err(Stop::Exit(crate::stop::USAGE)),
     };
     let mut job = json!({ "kind": command.kind, "approve_automatically": command.auto_approve });
@@ -114,12 +117,13 @@ async fn start(command: &Deploy, session: &Session) -> Done<Value> {
     }
     match existing {
         // only an update makes the source the stack's own; the others look at it, or undo what is there
-        Some(_) if command.kind != "update" => {
+        Some(stack) if command.kind != "update" => {
             if let Some(source) = source {
                 job["source"] = source;
             }
-            if let Some(variables) = command.options.variables()? {
-                job["variables"] = variables;
+            command.options.put(&mut job)?;
+            if !values.is_empty() {
+                job["sealed"] = command.options.seals.seal(session, &stack, &values).await?;
             }
             command.options.mark(&mut job);
         }
@@ -134,9 +138,10 @@ async fn start(command: &Deploy, session: &Session) -> Done<Value> {
                 body["engine"] = engine.into();
             }
             command.options.apply(&mut body, session.runner.as_deref())?;
+            let seals = &command.options.seals;
             match existing {
-                Some(_) => client.put(&at, &body).await?,
-                None => client.post("/stacks", &body).await?,
+                Some(found) => stack::change(session, &found, body, seals, &values).await?,
+                None => stack::make(session, body, seals, &values).await?,
             };
         }
     }
@@ -155,7 +160,9 @@ fn name(command: &Deploy) -> Result<String, Failure> {
             eprintln!("· stack: {name}, after the folder");
             Ok(name)
         }
-        (None, None, None) => Err(wanted("a deployment from Git needs a name for its stack".to_owned())),
+        (None, None, None) => {
+            Err(wanted("a deployment from Git or of a package needs a name for its stack".to_owned()))
+        }
     }
 }
 

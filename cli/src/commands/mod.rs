@@ -21,8 +21,11 @@ pub(crate) mod plan;
 pub(crate) mod resources;
 pub(crate) mod rules;
 pub(crate) mod runner;
+pub(crate) mod seal;
+pub(crate) mod source;
 pub(crate) mod stack;
 pub(crate) mod state;
+pub(crate) mod variables;
 
 use crate::args::{Arguments, Command, Global};
 use crate::client::Client;
@@ -124,6 +127,7 @@ pub(crate) async fn run(arguments: Arguments) -> Done {
         Command::Stack(command) => stack::run(command, &session()?).await,
         Command::Deploy(command) => deploy::run(command, &session()?).await,
         Command::Rules(command) => rules::run(command, &session()?).await,
+        Command::Variables(command) => variables::run(command, &session()?).await,
         Command::State(command) => state::run(command, &session()?).await,
         Command::Job(command) => job::run(command, &session()?).await,
         Command::Plan(command) => plan::run(command, &session()?).await,

@@ -247,6 +247,7 @@ fn show(runner: &Value) -> String {
                 ),
             ),
             ("  engines", names("engines", "")),
+            ("  seal key", table::text(instance, "/seal_key/fingerprint")),
             ("  policy", policy(&instance["policy"])),
             ("  connections", names("connections", "/name")),
         ]));

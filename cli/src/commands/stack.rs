@@ -1,6 +1,8 @@
-//! `stack`: named pieces of infrastructure, and the parts of one that `deploy` shares: sources and variables.
+//! `stack`: named pieces of infrastructure, and what `deploy` shares of one: variables and engines.
 
 use super::Session;
+use super::seal::{self, Seals};
+use super::source::{OptionalSource, Source, shown};
 use crate::archive::NAME_MAX;
 use crate::args::{pair, seconds};
 use crate::client::{Client, path};
@@ -17,13 +19,13 @@ pub(crate) const ENGINES: [&str; 3] = ["opentofu", "terraform", "pulumi"];
 
 /// The word for no version in particular.
 const ANY: &str = "any";
-/// The word for no limit.
+/// The word for no limit, and for no set of variables.
 const NONE: &str = "none";
 
 /// `stack`
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum StackCommand {
-    /// Create one from a Git repository (`deploy DIR` creates one from a folder)
+    /// Create one from a Git repository or a package (`deploy DIR` creates one from a folder)
     Create {
         /// Its name
         name: String,
@@ -31,7 +33,7 @@ pub(crate) enum StackCommand {
         #[arg(long, value_parser = ENGINES)]
         engine: Option<String>,
         #[command(flatten)]
-        git: Git,
+        source: Source,
         #[command(flatten)]
         options: Options,
     },
@@ -50,9 +52,31 @@ pub(crate) enum StackCommand {
         #[arg(long, value_parser = ENGINES)]
         engine: Option<String>,
         #[command(flatten)]
-        git: OptionalGit,
+        source: OptionalSource,
         #[command(flatten)]
         options: Options,
+    },
+    /// Seal a variable's value to the stack's runner: the control plane keeps what it cannot read
+    Seal {
+        /// The stack
+        name: String,
+        /// The variable
+        #[arg(value_name = "NAME")]
+        variable: String,
+        /// The file with the value; standard input without it
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// The fingerprint that `runner seal-key` says on the runner's host: seal to this key and no other
+        #[arg(long = "seal-key", value_name = "FINGERPRINT")]
+        keys: Vec<String>,
+    },
+    /// Remove a sealed variable
+    Unseal {
+        /// The stack
+        name: String,
+        /// The variable
+        #[arg(value_name = "NAME")]
+        variable: String,
     },
     /// Forget a stack (destroy what it made first: deploy --stack NAME --kind destroy)
     Delete {
@@ -64,26 +88,55 @@ pub(crate) enum StackCommand {
     },
 }
 
-/// A Git source that must be given.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Git {
-    /// The repository
-    #[arg(long = "git", value_name = "URL")]
-    url: String,
-    /// Commit, tag or branch
-    #[arg(long = "ref", value_name = "REF", default_value = "")]
-    reference: String,
+/// Variables as they are given.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Variables {
+    /// A variable's value; given variables replace the stack's
+    #[arg(long = "var", value_parser = pair, value_name = "NAME=VALUE")]
+    vars: Vec<(String, String)>,
+    /// A JSON object of variables, whose numbers, booleans, lists and objects stay what they are; --var goes over it
+    #[arg(long = "var-file", value_name = "FILE")]
+    var_files: Vec<PathBuf>,
+    /// A variable whose value is in a store of the runner's configuration, and of an object the field that is meant; given ones replace the
+    /// stack's
+    #[arg(long = "secret", value_parser = reference, value_name = "NAME=STORE:PATH[#FIELD]")]
+    secrets: Vec<(String, Value)>,
 }
 
-/// A Git source that may be given.
-#[derive(Debug, clap::Args)]
-pub(crate) struct OptionalGit {
-    /// The repository
-    #[arg(long = "git", value_name = "URL")]
-    pub(crate) url: Option<String>,
-    /// Commit, tag or branch
-    #[arg(long = "ref", value_name = "REF", requires = "url")]
-    pub(crate) reference: Option<String>,
+/// `NAME=STORE:PATH[#FIELD]`.
+fn reference(text: &str) -> Result<(String, Value), String> {
+    let wrong = || "it is not NAME=STORE:PATH or NAME=STORE:PATH#FIELD".to_owned();
+    let (name, rest) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(wrong)?;
+    let (from, path) =
+        rest.split_once(':').filter(|(from, path)| !from.is_empty() && !path.is_empty()).ok_or_else(wrong)?;
+    let reference = match path.rsplit_once('#') {
+        Some((path, key)) if !path.is_empty() && !key.is_empty() => json!({ "from": from, "path": path, "key": key }),
+        Some(_) => return Err(wrong()),
+        None => json!({ "from": from, "path": path }),
+    };
+    Ok((name.to_owned(), reference))
+}
+
+/// What a reference says, as it is written.
+pub(crate) fn refers(reference: &Value) -> String {
+    let text = |name: &str| reference[name].as_str().unwrap_or_default();
+    let key = if text("key").is_empty() { String::new() } else { format!("#{}", text("key")) };
+    format!("{}:{}{key}", text("from"), text("path"))
+}
+
+/// The kinds that a variable may be of.
+const KINDS: [&str; 3] = ["variables", "secrets", "sealed"];
+
+/// Puts variables of a kind into a document: those of their names that are of another kind go, others stay.
+pub(crate) fn put_over(document: &mut Value, kind: &str, given: &Value) {
+    for (name, value) in given.as_object().into_iter().flatten() {
+        for other in KINDS.into_iter().filter(|other| *other != kind) {
+            if let Some(all) = document.get_mut(other).and_then(Value::as_object_mut) {
+                all.remove(name);
+            }
+        }
+        document[kind][name] = value.clone();
+    }
 }
 
 /// What belongs to a stack beside its source and engine.
@@ -98,12 +151,13 @@ pub(crate) struct Options {
     /// The workspace of the configuration, made where it has none of that name; "default": its default one
     #[arg(long, value_name = "NAME")]
     workspace: Option<String>,
-    /// A variable's value; given variables replace the stack's
-    #[arg(long = "var", value_parser = pair, value_name = "NAME=VALUE")]
-    vars: Vec<(String, String)>,
-    /// A JSON object of variables; --var goes over it
-    #[arg(long = "var-file", value_name = "FILE")]
-    var_files: Vec<PathBuf>,
+    #[command(flatten)]
+    variables: Variables,
+    #[command(flatten)]
+    pub(crate) seals: Seals,
+    /// A set of variables that the stack's own lie over; may be given several times, each over those before it; "none": no set
+    #[arg(long = "variables-set", value_name = "SET")]
+    sets: Vec<String>,
     /// A secret variable that may be shorter than eight bytes: its value then stays in what jobs record; given names replace the stack's
     #[arg(long = "not-redacted", value_name = "NAME")]
     not_redacted: Vec<String>,
@@ -132,11 +186,11 @@ fn limit(text: &str) -> Result<(&'static str, Option<u32>), String> {
     }
 }
 
-// === impl Options ===
+// === impl Variables ===
 
-impl Options {
-    /// The variables, or none if none were given: then the stack's stay.
-    pub(crate) fn variables(&self) -> Result<Option<Value>, Failure> {
+impl Variables {
+    /// Values, or none if none were given.
+    pub(crate) fn values(&self) -> Result<Option<Value>, Failure> {
         if self.vars.is_empty() && self.var_files.is_empty() {
             return Ok(None);
         }
@@ -156,6 +210,27 @@ impl Options {
         all.extend(self.vars.iter().map(|(k, v)| (k.clone(), Value::from(v.as_str()))));
         Ok(Some(Value::Object(all)))
     }
+    /// References, or none if none were given.
+    pub(crate) fn references(&self) -> Option<Value> {
+        let all: Map<String, Value> = self.secrets.iter().cloned().collect();
+        (!all.is_empty()).then_some(Value::Object(all))
+    }
+}
+
+// === impl Options ===
+
+impl Options {
+    /// Puts what was given of variables into a stack's document, in the place of those of its kind, or into a job's.
+    pub(crate) fn put(&self, document: &mut Value) -> Result<(), Failure> {
+        for (kind, given) in [("variables", self.variables.values()?), ("secrets", self.variables.references())] {
+            if let Some(given) = given {
+                document[kind] = json!({});
+                put_over(document, kind, &given);
+            }
+        }
+        Ok(())
+    }
+
     /// Puts the variables that may stay in what is recorded into a stack's or a job's document.
     pub(crate) fn mark(&self, document: &mut Value) {
         if !self.not_redacted.is_empty() {
@@ -175,8 +250,11 @@ impl Options {
         if let Some(workspace) = &self.workspace {
             stack["workspace"] = workspace.as_str().into();
         }
-        if let Some(variables) = self.variables()? {
-            stack["variables"] = variables;
+        self.put(stack)?;
+        match self.sets.as_slice() {
+            [] => {}
+            [none] if none == NONE => stack["variable_sets"] = json!([]),
+            sets => stack["variable_sets"] = json!(sets),
         }
         self.mark(stack);
         if !self.connections.is_empty() {
@@ -241,11 +319,6 @@ pub(crate) fn checked_name(name: &str) -> Result<String, Failure> {
         .next(format!("Give --name 1 to {NAME_MAX} lower-case letters, digits or dashes, with no dash first or last.")))
 }
 
-/// A Git source as the API has it.
-pub(crate) fn git(url: &str, reference: &str) -> Value {
-    json!({ "git": { "url": url, "reference": reference } })
-}
-
 /// Of a stack as it was read, what can be written again.
 pub(crate) fn writable(stack: &Value) -> Value {
     let mut out = json!({});
@@ -258,6 +331,9 @@ pub(crate) fn writable(stack: &Value) -> Value {
         "path",
         "workspace",
         "variables",
+        "secrets",
+        "sealed",
+        "variable_sets",
         "not_redacted",
         "connections",
         "limits",
@@ -275,12 +351,13 @@ pub(crate) async fn run(command: StackCommand, session: &Session) -> Done {
     let client = &session.client;
     let runner = session.runner.as_deref();
     match command {
-        StackCommand::Create { name, engine, git: from, options } => {
+        StackCommand::Create { name, engine, source, options } => {
+            let (source, values) = (source.value()?, options.seals.values()?);
             let work = async {
                 let engine = engine_of_runner(client, runner, engine.as_deref()).await?;
-                let mut body = json!({ "name": name, "engine": engine, "source": git(&from.url, &from.reference) });
+                let mut body = json!({ "name": name, "engine": engine, "source": source });
                 options.apply(&mut body, runner)?;
-                client.post("/stacks", &body).await
+                make(session, body, &options.seals, &values).await
             };
             let made = session.wait("creating", work).await?;
             session.output.document(&made, |made| {
@@ -294,7 +371,7 @@ pub(crate) async fn run(command: StackCommand, session: &Session) -> Done {
                     vec![
                         table::text(s, "/name"),
                         table::text(s, "/engine"),
-                        source(s),
+                        shown(s),
                         table::text(s, "/runner"),
                         table::text(s, "/last_job/phase"),
                         table::text(s, "/id"),
@@ -317,11 +394,14 @@ pub(crate) async fn run(command: StackCommand, session: &Session) -> Done {
                     ("engine", table::text(s, "/engine")),
                     ("engine version", table::text(s, "/engine_version")),
                     ("limits", limits(s)),
-                    ("source", source(s)),
+                    ("source", shown(s)),
                     ("path", table::text(s, "/path")),
                     ("workspace", table::text(s, "/workspace")),
                     ("runner", table::text(s, "/runner")),
                     ("variables", names("/variables")),
+                    ("secrets", secrets(&s["secrets"])),
+                    ("sealed", names("/sealed")),
+                    ("sets", names("/variable_sets")),
                     ("not redacted", names("/not_redacted")),
                     ("connections", names("/connections")),
                     ("last job", table::text(s, "/last_job/id")),
@@ -329,21 +409,41 @@ pub(crate) async fn run(command: StackCommand, session: &Session) -> Done {
                 ])
             })
         }
-        StackCommand::Update { name, engine, git: from, options } => {
+        StackCommand::Update { name, engine, source, options } => {
             let at = path(&["stacks", &name], &[]);
+            let values = options.seals.values()?;
+            let source = source.value()?;
             let work = async {
-                let mut body = writable(&client.get(&at).await?);
+                let found = client.get(&at).await?;
+                let mut body = writable(&found);
                 if let Some(engine) = engine {
                     body["engine"] = engine.into();
                 }
-                if let Some(url) = &from.url {
-                    body["source"] = git(url, from.reference.as_deref().unwrap_or_default());
+                if let Some(source) = source {
+                    body["source"] = source;
                 }
                 options.apply(&mut body, runner)?;
-                client.put(&at, &body).await
+                change(session, &found, body, &options.seals, &values).await
             };
             let changed = session.wait("changing", work).await?;
             session.output.document(&changed, |_| format!("Stack {name} changed.\n"))
+        }
+        StackCommand::Seal { name, variable, file, keys } => {
+            seal::run(&name, Seals::one(variable, file, keys), session).await
+        }
+        StackCommand::Unseal { name, variable } => {
+            let at = path(&["stacks", &name], &[]);
+            let work = async {
+                let mut body = writable(&client.get(&at).await?);
+                if body["sealed"].as_object_mut().and_then(|all| all.remove(&variable)).is_none() {
+                    return Err(Code::NotFound.on(format!("stack {name} has no sealed variable {variable}")));
+                }
+                client.put(&at, &body).await
+            };
+            let changed = session.wait("changing", work).await?;
+            session
+                .output
+                .document(&changed, |_| format!("The sealed variable {variable} of stack {name} is removed.\n"))
         }
         StackCommand::Delete { name, force } => {
             let at = path(&["stacks", &name], &[]);
@@ -351,6 +451,40 @@ pub(crate) async fn run(command: StackCommand, session: &Session) -> Done {
             session.output.document(&gone, |gone| deleted(&name, force, gone))
         }
     }
+}
+
+/// A stack as it was read, with the runner that it is to have.
+fn of_runner(found: &Value, body: &Value) -> Value {
+    json!({ "id": found["id"], "runner": body["runner"] })
+}
+
+/// Makes a stack. What is sealed is sealed for its id, which it has then.
+pub(crate) async fn make(
+    session: &Session,
+    body: Value,
+    seals: &Seals,
+    values: &seal::Values,
+) -> Result<Value, Failure> {
+    let made = session.client.post("/stacks", &body).await?;
+    if values.is_empty() {
+        return Ok(made);
+    }
+    let mut body = writable(&made);
+    put_over(&mut body, "sealed", &seals.seal(session, &made, values).await?);
+    session.client.put(&path(&["stacks", &table::text(&made, "/name")], &[]), &body).await
+}
+
+/// Changes a stack that is there to what it is to be.
+pub(crate) async fn change(
+    session: &Session,
+    found: &Value,
+    mut body: Value,
+    seals: &Seals,
+    values: &seal::Values,
+) -> Result<Value, Failure> {
+    let sealed = seals.seal(session, &of_runner(found, &body), values).await?;
+    put_over(&mut body, "sealed", &sealed);
+    session.client.put(&path(&["stacks", &table::text(found, "/name")], &[]), &body).await
 }
 
 /// What is left of a deleted stack.
@@ -367,16 +501,10 @@ fn deleted(name: &str, force: bool, gone: &Value) -> String {
     text
 }
 
-fn source(stack: &Value) -> String {
-    let git = table::text(stack, "/source/git/url");
-    if git.is_empty() {
-        let hash = table::text(stack, "/source/archive/sha256");
-        return if hash.is_empty() { hash } else { format!("archive {}", hash.chars().take(12).collect::<String>()) };
-    }
-    match table::text(stack, "/source/git/reference") {
-        reference if reference.is_empty() => git,
-        reference => format!("{git}@{reference}"),
-    }
+/// Each variable with what it refers to.
+fn secrets(all: &Value) -> String {
+    let one = |(name, reference): (&String, &Value)| format!("{name}={}", refers(reference));
+    all.as_object().into_iter().flatten().map(one).collect::<Vec<_>>().join(", ")
 }
 
 /// A stack's limits, as they are given.
@@ -395,17 +523,50 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let file = dir.path().join("v.json");
         std::fs::write(&file, r#"{"a": [1], "b": "file"}"#).expect("writes");
-        let options = |vars: &[(&str, &str)], files: &[PathBuf]| Options {
-            vars: vars.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
-            var_files: files.to_vec(),
-            ..Options::default()
+        let given = |vars: &[(&str, &str)], files: &[PathBuf]| {
+            let vars = vars.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            Variables { vars, var_files: files.to_vec(), secrets: vec![] }.values()
         };
-        assert_eq!(options(&[], &[]).variables(), Ok(None));
-        let all = options(&[("b", "flag")], std::slice::from_ref(&file)).variables();
+        assert_eq!(given(&[], &[]), Ok(None));
+        let all = given(&[("b", "flag")], std::slice::from_ref(&file));
         assert_eq!(all, Ok(Some(json!({"a": [1], "b": "flag"}))));
         std::fs::write(&file, r#"["hidden"]"#).expect("writes");
-        let failure = options(&[], &[file]).variables().expect_err("no object");
+        let failure = given(&[], &[file]).expect_err("no object");
         assert!(!failure.message.contains("hidden"));
+    }
+
+    #[test]
+    fn references_are_read_as_they_are_shown() {
+        for text in ["a=v:apps/shop#password", "a=v:arn:aws:secretsmanager:eu:1:secret:x", "a=v:p"] {
+            let (name, reference) = reference(text).expect(text);
+            assert_eq!(format!("{name}={}", refers(&reference)), text);
+        }
+        for bad in ["", "a", "a=", "a=v", "a=v:", "a=:p", "=v:p", "a=v:p#", "a=v:#k"] {
+            assert!(reference(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_variable_that_is_given_anew_is_of_one_kind() {
+        let secret = json!({"from": "v", "path": "p"});
+        let mut stack = json!({"variables": {"a": 1, "b": 2}, "secrets": {"c": secret}, "sealed": {"d": []}});
+        let mut options = Options::default();
+        options.variables.secrets = vec![("a".into(), secret.clone()), ("d".into(), secret.clone())];
+        options.sets = vec!["base".into(), "team".into()];
+        options.apply(&mut stack, None).expect("applies");
+        let expected = json!({
+            "variables": {"b": 2}, "secrets": {"a": secret, "d": secret}, "sealed": {}, "variable_sets": ["base", "team"]
+        });
+        assert_eq!(stack, expected);
+        put_over(&mut stack, "sealed", &json!({"b": [1]}));
+        assert_eq!((&stack["variables"], &stack["sealed"]), (&json!({}), &json!({"b": [1]})));
+        let none = Options { sets: vec![NONE.into()], ..Options::default() };
+        none.apply(&mut stack, None).expect("applies");
+        assert_eq!(stack["variable_sets"], json!([]));
+        // of a job that has none nothing is said
+        let mut job = json!({});
+        put_over(&mut job, "variables", &json!({"x": 1}));
+        assert_eq!(job, json!({"variables": {"x": 1}}));
     }
 
     #[test]

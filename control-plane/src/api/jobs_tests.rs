@@ -588,3 +588,57 @@ async fn a_jobs_plan_is_given_as_it_came_and_its_summary_with_the_job() {
     let others = world.ask(&world.eve, Method::GET, &format!("/jobs/{id}/plan"), None).await;
     assert_eq!(code(&others), (404, "not_found"));
 }
+
+#[tokio::test]
+async fn variables_of_sets_stack_and_job_lie_over_each_other_and_a_runner_is_told_names() {
+    use prost::Message as _;
+    let world = World::new().await;
+    let put = async |set: &str, body: Value| {
+        world.ask(&world.ann, Method::PUT, &format!("/variable-sets/{set}"), Some(&body)).await
+    };
+    let reference = json!({"from": "vault", "path": "apps/shop", "key": "password"});
+    assert_eq!(put("base", json!({"variables": {"a": "base", "b": [1], "c": 1}})).await.0, StatusCode::OK);
+    let team = json!({"variables": {"a": "team"}, "secrets": {"c": reference}});
+    assert_eq!(put("team", team.clone()).await.1["secrets"]["c"], reference);
+    let mut body = stack_body("s");
+    body["variable_sets"] = json!(["base", "none"]);
+    assert_eq!(code(&world.post("/stacks", &body).await), (404, "not_found"));
+    body["variable_sets"] = json!(["base", "team"]);
+    body["variables"] = json!({"b": "stack", "port": 5432, "on": true});
+    body["secrets"] = json!({"d": {"from": "files", "path": "apps/d"}, "port": {"from": "files", "path": "p"}});
+    assert_eq!(code(&world.post("/stacks", &body).await), (400, "invalid_argument"), "of two kinds");
+    body["secrets"] = json!({"d": {"from": "files", "path": "apps/d"}});
+    let form = json!({"key": "ab".repeat(32), "encapsulated": "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=", "ciphertext": "BwcHBwcHBwcHBwcHBwcHBw=="});
+    body["sealed"] = json!({"e": [form]});
+    let (status, made) = world.post("/stacks", &body).await;
+    assert_eq!(status, StatusCode::CREATED, "{made}");
+    assert_eq!((&made["sealed"], &made["variable_sets"]), (&body["sealed"], &json!(["base", "team"])));
+    let (status, job) =
+        world.post("/stacks/s/jobs", &json!({"kind": "update", "variables": {"d": "of-the-job"}})).await;
+    assert_eq!(status, StatusCode::CREATED, "{job}");
+    let given = world.store.assign_next(&world.runner, "i-1", 4, &[]).await.expect("asked").expect("a job");
+    let request = v1::JobRequest::decode(given.request.as_slice()).expect("a request");
+    let mut values: Vec<_> = request.variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    values.sort();
+    assert_eq!(values, ["a=team", "b=stack", "d=of-the-job", "on=true", "port=5432"]);
+    let mut typed = request.typed;
+    typed.sort();
+    assert_eq!((request.format, typed), (4, vec!["on".to_owned(), "port".to_owned()]));
+    let wire = v1::SecretReference { from: "vault".into(), path: "apps/shop".into(), key: "password".into() };
+    assert_eq!(request.secrets, [("c".to_owned(), wire)].into());
+    let sealed: Vec<_> =
+        request.sealed.iter().map(|s| (s.variable.as_str(), s.encapsulated.len(), s.ciphertext.len())).collect();
+    assert_eq!(sealed, [("e", 32, 16)]);
+    // what a stack has stays, and nobody else sees it
+    let gone = world.ask(&world.ann, Method::DELETE, "/variable-sets/team", None).await;
+    assert_eq!(code(&gone), (409, "conflict"));
+    assert!(gone.1["error"]["message"].as_str().is_some_and(|m| m.contains("used by s")), "{gone:?}");
+    assert_eq!(code(&world.ask(&world.eve, Method::GET, "/variable-sets/team", None).await), (404, "not_found"));
+    let (_, list) = world.get("/variable-sets").await;
+    assert_eq!(list["items"].as_array().map(Vec::len), Some(2), "{list}");
+    body["variable_sets"] = json!([]);
+    assert_eq!(world.ask(&world.ann, Method::PUT, "/stacks/s", Some(&body)).await.0, StatusCode::OK);
+    assert_eq!(world.ask(&world.ann, Method::DELETE, "/variable-sets/team", None).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(code(&world.get("/variable-sets/team").await), (404, "not_found"));
+    assert_eq!(code(&put("A b", team).await), (400, "invalid_argument"));
+}

@@ -39,6 +39,8 @@ mod stacks;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod values;
+mod variable_sets;
 
 pub(crate) use account::{add_organization, new_token};
 pub use caller::Caller;
@@ -48,6 +50,7 @@ pub use ledger::Ledger;
 pub use listener::ApiListener;
 pub(crate) use routes::Routes;
 pub use running::Documents;
+pub(crate) use source::stored_source;
 pub use streams::{StreamLimit, StreamPlace};
 
 use crate::execution::Jobs;
@@ -123,6 +126,7 @@ fn routes() -> Routes {
         .merge(operations::routes())
         .merge(locks::routes())
         .merge(rules::routes())
+        .merge(variable_sets::routes())
         .merge(stacks::routes())
         .merge(jobs::routes())
         .merge(archives::routes())
@@ -144,6 +148,7 @@ fn documents() -> Vec<utoipa::openapi::OpenApi> {
         operations::Document::openapi(),
         locks::Document::openapi(),
         rules::Document::openapi(),
+        variable_sets::Document::openapi(),
         stacks::Document::openapi(),
         jobs::Document::openapi(),
         archives::Document::openapi(),

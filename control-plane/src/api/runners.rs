@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use shared_proto::api_key::{self, Purpose};
 use shared_proto::failure::Code;
 use shared_proto::now_ms;
+use shared_proto::sealed::SealKey;
 use utoipa::{OpenApi, ToSchema};
 
 /// Runners of one organization, revoked ones included.
@@ -116,11 +117,21 @@ struct InstanceView {
     isolation_missing: Vec<String>,
     connections: Vec<EntryView>,
     engines: Vec<String>,
+    /// Whom variables are sealed to for this instance, as it has told; none: it has no key. Compare it with what `runner seal-key` says there.
+    seal_key: Option<SealKeyView>,
     /// What its policy comes to: `{state,reason?,cut?,sections:{kind:{default,exec?,rules:[{name,effect,secrets?,keys}]}}}`, where state is
     /// absent, broken or read. Null: it does not say.
     #[schema(value_type = Object)]
     policy: serde_json::Value,
     certificate: CertificateView,
+}
+/// A key that variables are sealed to.
+#[derive(Serialize, ToSchema)]
+struct SealKeyView {
+    /// Of X25519: 64 hexadecimal digits.
+    key: String,
+    /// The SHA-256 of the key.
+    fingerprint: String,
 }
 /// The newest certificate of an instance.
 #[derive(Serialize, ToSchema)]
@@ -390,6 +401,8 @@ impl From<Instance> for InstanceView {
             isolation_missing: i.isolation_missing,
             connections: i.connections.into_iter().map(|c| EntryView { name: c.name, provider: c.provider }).collect(),
             engines: i.engines,
+            seal_key: SealKey::from_text(&i.seal_key)
+                .map(|key| SealKeyView { key: key.text(), fingerprint: key.fingerprint() }),
             policy: i.policy,
             certificate: CertificateView {
                 serial: i.certificate.serial,

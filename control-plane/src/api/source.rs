@@ -5,6 +5,7 @@ use super::{ApiState, Caller, checked};
 use crate::execution::ArchiveHash;
 use serde::{Deserialize, Serialize};
 use shared_proto::failure::{Code, Failure};
+use shared_proto::sources::{OciReference, RegistryAddress};
 use shared_proto::v1;
 use shared_proto::version::Constraint;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -20,6 +21,8 @@ const PATH_MAX: usize = 1024;
 const VARIABLES_MAX: usize = 256;
 /// Names and values of all of them, bytes.
 const VARIABLES_BYTES_MAX: usize = 512 * 1024;
+/// Folders of a sparse source: what a runner takes.
+const SPARSE_MAX: usize = 63;
 /// Connections of one stack.
 const CONNECTIONS_MAX: usize = 16;
 
@@ -31,6 +34,10 @@ pub(super) enum Source {
     Git(Git),
     /// An uploaded archive.
     Archive(Archive),
+    /// An artifact of an OCI registry that the runner fetches.
+    Oci(Oci),
+    /// A module of a registry of modules that the runner fetches.
+    Registry(Registry),
 }
 /// A Git repository.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -40,6 +47,15 @@ pub(super) struct Git {
     /// A commit, tag or branch; HEAD where empty.
     #[serde(default)]
     reference: String,
+    /// With its submodules.
+    #[serde(default, skip_serializing_if = "is_off")]
+    submodules: bool,
+    /// With what Git LFS keeps of it.
+    #[serde(default, skip_serializing_if = "is_off")]
+    lfs: bool,
+    /// Only the root module's folder and these; all of it where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    sparse: Vec<String>,
 }
 /// An uploaded archive.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -48,6 +64,24 @@ pub(super) struct Archive {
     sha256: String,
     /// Bytes; the control plane knows it itself.
     size: Option<u64>,
+}
+
+/// An artifact of an OCI registry.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Oci {
+    /// HOST/REPOSITORY with :TAG or @sha256:DIGEST.
+    reference: String,
+}
+/// A module of a registry of modules.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Registry {
+    /// HOST/NAMESPACE/NAME/PROVIDER.
+    address: String,
+    /// A version or a constraint; the newest where empty.
+    #[serde(default)]
+    version: String,
 }
 
 /// The engine's variables.
@@ -65,8 +99,23 @@ impl Source {
     /// `invalid_argument`, `not_found`.
     pub(super) async fn checked(self, state: &ApiState, caller: &Caller) -> Result<Self, Failure> {
         match self {
-            Self::Git(git) => {
-                Ok(Self::Git(Git { url: checked_url(git.url)?, reference: checked_reference(git.reference)? }))
+            Self::Git(git) => Ok(Self::Git(Git {
+                url: checked_url(git.url)?,
+                reference: checked_reference(git.reference)?,
+                sparse: checked_folders(git.sparse)?,
+                ..git
+            })),
+            Self::Oci(oci) => match OciReference::parse(&oci.reference) {
+                Ok(_) => Ok(Self::Oci(oci)),
+                Err(why) => Err(wrong("oci reference", &oci.reference, why)),
+            },
+            Self::Registry(module) => {
+                RegistryAddress::parse(&module.address)
+                    .map_err(|why| wrong("registry address", &module.address, why))?;
+                if !module.version.is_empty() {
+                    Constraint::parse(&module.version).map_err(|why| wrong("version", &module.version, &why))?;
+                }
+                Ok(Self::Registry(module))
             }
             Self::Archive(archive) => {
                 let hash = ArchiveHash::parse(&archive.sha256)?;
@@ -79,10 +128,39 @@ impl Source {
             }
         }
     }
+    /// From what a runner was told.
+    fn of_wire(kind: &v1::source::Kind) -> Self {
+        match kind.clone() {
+            v1::source::Kind::Git(git) => Self::Git(Git {
+                url: git.url,
+                reference: git.reference,
+                submodules: git.submodules,
+                lfs: git.lfs,
+                sparse: git.sparse.map(|sparse| sparse.folders).unwrap_or_default(),
+            }),
+            v1::source::Kind::Archive(archive) => {
+                Self::Archive(Archive { sha256: archive.sha256, size: Some(archive.size) })
+            }
+            v1::source::Kind::Oci(oci) => Self::Oci(Oci { reference: oci.reference }),
+            v1::source::Kind::Registry(module) => {
+                Self::Registry(Registry { address: module.address, version: module.version })
+            }
+        }
+    }
     /// As a runner is told.
     pub(super) fn wire(self, path: String) -> v1::Source {
         let kind = match self {
-            Self::Git(git) => v1::source::Kind::Git(v1::GitSource { url: git.url, reference: git.reference }),
+            Self::Git(git) => v1::source::Kind::Git(v1::GitSource {
+                url: git.url,
+                reference: git.reference,
+                submodules: git.submodules,
+                lfs: git.lfs,
+                sparse: (!git.sparse.is_empty()).then_some(v1::SparseFolders { folders: git.sparse }),
+            }),
+            Self::Oci(oci) => v1::source::Kind::Oci(v1::OciSource { reference: oci.reference }),
+            Self::Registry(module) => {
+                v1::source::Kind::Registry(v1::RegistrySource { address: module.address, version: module.version })
+            }
             Self::Archive(archive) => v1::source::Kind::Archive(v1::ArchiveSource {
                 sha256: archive.sha256,
                 size: archive.size.unwrap_or_default(),
@@ -124,6 +202,17 @@ impl Variables {
             return Err(Code::InvalidArgument.on(format!("the value of variable {name} has a NUL character")));
         }
         Ok(self)
+    }
+    /// Their names.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+    pub(super) fn remove(&mut self, name: &str) {
+        self.0.remove(name);
+    }
+    /// Those that are JSON and no texts.
+    pub(super) fn typed(&self) -> Vec<String> {
+        self.0.iter().filter(|(_, value)| !value.is_string()).map(|(name, _)| name.clone()).collect()
     }
     /// As a runner is told.
     pub(super) fn wire(&self) -> HashMap<String, String> {
@@ -206,6 +295,30 @@ pub(super) fn checked_names(names: Vec<String>) -> Result<Vec<String>, Failure> 
     }
     let names: BTreeSet<_> = names.into_iter().collect();
     Ok(names.into_iter().collect())
+}
+
+/// A source as a stack has it, from what a runner was told.
+pub(crate) fn stored_source(kind: &v1::source::Kind) -> serde_json::Value {
+    serde_json::to_value(Source::of_wire(kind)).unwrap_or_default()
+}
+
+fn is_off(switch: &bool) -> bool {
+    !switch
+}
+
+fn wrong(what: &str, text: &str, why: &str) -> Failure {
+    Code::InvalidArgument.on(format!("the {what} {:?} {why}", short(text)))
+}
+
+/// Folders inside of the source.
+fn checked_folders(folders: Vec<String>) -> Result<Vec<String>, Failure> {
+    if folders.len() > SPARSE_MAX {
+        return Err(Code::TooLarge.on(format!("sparse has {} folders, the limit is {SPARSE_MAX}", folders.len())));
+    }
+    if folders.iter().any(|folder| folder.trim_end_matches('/').is_empty()) {
+        return Err(Code::InvalidArgument.on("sparse has an empty folder"));
+    }
+    folders.into_iter().map(checked_path).collect()
 }
 
 fn checked_url(url: String) -> Result<String, Failure> {
@@ -291,7 +404,7 @@ fn checked_reference(reference: String) -> Result<String, Failure> {
 }
 
 /// What the engine takes for a variable's name, within what an environment takes.
-fn is_identifier(name: &str) -> bool {
+pub(super) fn is_identifier(name: &str) -> bool {
     let mut bytes = name.bytes();
     name.len() <= 128
         && bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
@@ -346,6 +459,32 @@ mod tests {
         ] {
             assert!(checked_url(bad.into()).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_stored_source_reads_back_as_it_was_and_as_a_runner_is_told() {
+        for text in [
+            r#"{"git":{"url":"https://h/x","reference":""}}"#,
+            r#"{"git":{"url":"https://h/x","reference":"v1","submodules":true,"lfs":true,"sparse":["a"]}}"#,
+            r#"{"oci":{"reference":"h/a:v1"}}"#,
+            r#"{"registry":{"address":"h/o/n/aws","version":"~> 1.0"}}"#,
+            r#"{"archive":{"sha256":"00","size":1}}"#,
+        ] {
+            let source: Source = serde_json::from_str(text).expect(text);
+            assert_eq!(serde_json::to_string(&source).expect("writes"), text);
+            let kind = source.clone().wire(String::new()).kind.expect("a kind");
+            assert_eq!(Source::of_wire(&kind), source, "{text}");
+        }
+    }
+
+    #[test]
+    fn folders_of_a_sparse_source() {
+        assert_eq!(checked_folders(vec!["a/b/".into()]), Ok(vec!["a/b".to_owned()]));
+        for bad in ["", "/", "../a", "/a", "-a"] {
+            assert!(checked_folders(vec![bad.into()]).is_err(), "{bad:?}");
+        }
+        assert!(checked_folders(vec!["a".into(); SPARSE_MAX]).is_ok());
+        assert_eq!(checked_folders(vec!["a".into(); SPARSE_MAX + 1]).map_err(|f| f.code), Err(Code::TooLarge));
     }
 
     #[test]
@@ -405,6 +544,7 @@ mod tests {
         let many: BTreeMap<_, _> = (0..=VARIABLES_MAX).map(|i| (format!("a{i}"), serde_json::Value::Null)).collect();
         assert!(Variables(many).checked().is_err());
         let mixed = Variables([("a".into(), "text".into()), ("b".into(), serde_json::json!({"c": [1, true]}))].into());
+        assert_eq!(mixed.typed(), ["b"]);
         assert_eq!(mixed.wire()["a"], "text");
         assert_eq!(mixed.wire()["b"], r#"{"c":[1,true]}"#);
     }

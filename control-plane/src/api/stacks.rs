@@ -4,6 +4,7 @@ use super::jobs::{JobView, JobViews};
 use super::limits::Limits;
 use super::scope::{self, Import, Lock, Rollback};
 use super::source::{Source, Variables, checked_connections, checked_names, checked_path, checked_version};
+use super::values::{Reference, Sealed, Values, checked_sets};
 use super::{ApiError, ApiState, Body, Caller, Named, OptionalBody, Params, Routes, checked};
 use crate::sessions::LIST_MAX;
 use crate::store::{Idempotency, JobKind, NewJob, NewStack, Runner, Stack};
@@ -13,7 +14,7 @@ use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use shared_proto::failure::{Code, Failure};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use utoipa::{OpenApi, ToSchema};
 
@@ -54,9 +55,18 @@ struct StackBody {
     path: Option<String>,
     /// The workspace of the configuration that its jobs are about; its default one where absent.
     workspace: Option<String>,
-    /// Values by name: a text as it is, anything else as JSON.
+    /// Values by name: texts, numbers, booleans, lists and objects.
     #[serde(default)]
     variables: Variables,
+    /// Variables whose values are in stores of the runner's own configuration, by name.
+    #[serde(default)]
+    secrets: BTreeMap<String, Reference>,
+    /// Variables whose values only the runner can read, by name: a form for each of its keys.
+    #[serde(default)]
+    sealed: BTreeMap<String, Vec<Sealed>>,
+    /// Sets of variables, each over those before it, and the stack's own over all of them.
+    #[serde(default)]
+    variable_sets: Vec<String>,
     /// Secret variables that may be shorter than eight bytes: such a value stays in what jobs record.
     #[serde(default)]
     not_redacted: Vec<String>,
@@ -100,6 +110,9 @@ struct StackView {
     /// The workspace of the configuration; empty: its default one.
     workspace: String,
     variables: Variables,
+    secrets: BTreeMap<String, Reference>,
+    sealed: BTreeMap<String, Vec<Sealed>>,
+    variable_sets: Vec<String>,
     /// Secret variables whose values stay in what jobs record, where they are shorter than eight bytes.
     not_redacted: Vec<String>,
     connections: Vec<String>,
@@ -153,6 +166,12 @@ struct NewJobBody {
     /// For this job alone, over the stack's.
     #[serde(default)]
     variables: Variables,
+    /// Likewise.
+    #[serde(default)]
+    secrets: BTreeMap<String, Reference>,
+    /// Likewise.
+    #[serde(default)]
+    sealed: BTreeMap<String, Vec<Sealed>>,
     /// For this job alone, beside the stack's.
     #[serde(default)]
     not_redacted: Vec<String>,
@@ -282,7 +301,10 @@ async fn start(
         Some(source) => source.checked(&state, &caller).await?,
         None => kept.source,
     };
-    let variables = read_back::<Variables>(&stack.variables, &stack)?.over(body.variables).checked()?;
+    let own = Values { variables: body.variables, secrets: body.secrets, sealed: body.sealed };
+    // what is of two kinds here would be of one once it lies over the stack's
+    let own = own.checked()?;
+    let values = values_of(&state, &caller, &stack).await?.over(own).checked()?;
     let mut not_redacted: Vec<String> = read_back(&stack.not_redacted, &stack)?;
     not_redacted.extend(body.not_redacted);
     let runner = runner_of(&state, &caller, &stack).await?;
@@ -306,7 +328,10 @@ async fn start(
         kind: body.kind,
         approve_automatically: body.approve_automatically,
         source: source.wire(kept.path),
-        variables: variables.wire(),
+        variables: values.variables.wire(),
+        typed: values.variables.typed(),
+        secrets: values.references(),
+        sealed: values.sealed()?,
         not_redacted: checked_names(not_redacted)?,
         connections: read_back(&stack.connections, &stack)?,
         limits: read_back::<Limits>(&stack.limits, &stack)?.wire(),
@@ -336,17 +361,40 @@ async fn checked_stack(state: &ApiState, caller: &Caller, body: StackBody) -> Re
         workspace: scope::checked_workspace(body.workspace.unwrap_or_default())?,
         source: body.source.checked(state, caller).await?,
     };
+    let values = Values { variables: body.variables, secrets: body.secrets, sealed: body.sealed }.checked()?;
+    let sets = checked_sets(body.variable_sets)?;
+    for set in &sets {
+        state.store.variable_set(caller.org(), set).await?;
+    }
     Ok(NewStack {
         name: checked::name("name", &body.name)?,
         engine: body.engine.to_string(),
         engine_version: body.engine_version.map(checked_version).transpose()?,
         runner,
         source: json(&kept)?,
-        variables: json(&body.variables.checked()?)?,
+        variables: json(&values.variables)?,
+        secrets: json(&values.secrets)?,
+        sealed: json(&values.sealed)?,
+        variable_sets: json(&sets)?,
         not_redacted: json(&checked_names(body.not_redacted)?)?,
         connections: json(&connections)?,
         limits: json(&body.limits.checked()?)?,
     })
+}
+
+/// The values of a stack's variables: of its sets in their order, and its own over them.
+async fn values_of(state: &ApiState, caller: &Caller, stack: &Stack) -> Result<Values, Failure> {
+    let mut values = Values::default();
+    for set in read_back::<Vec<String>>(&stack.variable_sets, stack)? {
+        let set = state.store.variable_set(caller.org(), &set).await?;
+        values = values.over(super::variable_sets::values(&set)?);
+    }
+    let own = Values {
+        variables: read_back(&stack.variables, stack)?,
+        secrets: read_back(&stack.secrets, stack)?,
+        sealed: read_back(&stack.sealed, stack)?,
+    };
+    Ok(values.over(own))
 }
 
 /// Refuses an entry that no instance of the runner has: a job would only fail of it later. Where none is connected, or one has more
@@ -410,6 +458,9 @@ async fn view(state: &ApiState, caller: &Caller, stack: Stack) -> Result<StackVi
     };
     Ok(StackView {
         variables: read_back(&stack.variables, &stack)?,
+        secrets: read_back(&stack.secrets, &stack)?,
+        sealed: read_back(&stack.sealed, &stack)?,
+        variable_sets: read_back(&stack.variable_sets, &stack)?,
         not_redacted: read_back(&stack.not_redacted, &stack)?,
         connections: read_back(&stack.connections, &stack)?,
         limits: read_back(&stack.limits, &stack)?,

@@ -6,6 +6,7 @@ use super::table::{About, Command, Entry, INSTANCES_MAX, Live, NewLive, Taken};
 use super::{Inner, Sessions};
 use rustls_pki_types::CertificateDer;
 use shared_proto::failure::{Code, Failure};
+use shared_proto::sealed::SealKey;
 use shared_proto::secret::Secret;
 use shared_proto::{PROTOCOL, flow, v1};
 use std::sync::Arc;
@@ -175,6 +176,7 @@ fn about(hello: v1::Hello) -> About {
             .map(|c| Entry { name: text(c.name), provider: text(c.provider) })
             .collect(),
         engines: hello.engines.into_iter().take(LIST_MAX).map(text).collect(),
+        seal_key: SealKey::from_bytes(&hello.seal_key).map(|key| key.text()).unwrap_or_default(),
         policy: policy(&hello.policy),
     }
 }

@@ -47,6 +47,7 @@ pub(crate) struct About {
     pub(crate) isolation_missing: Vec<String>,
     pub(crate) connections: Vec<Entry>,
     pub(crate) engines: Vec<String>,
+    pub(crate) seal_key: String,
     pub(crate) policy: serde_json::Value,
 }
 
@@ -151,6 +152,8 @@ pub struct Instance {
     pub connections: Vec<Entry>,
     /// The engines that it found.
     pub engines: Vec<String>,
+    /// The key that variables are sealed to, as hexadecimal digits; empty: it has none.
+    pub seal_key: String,
     /// What its policy comes to, in its own words; null: it does not say.
     pub policy: serde_json::Value,
     /// Its newest certificate.
@@ -273,6 +276,7 @@ impl Live {
             isolation_missing: self.about.isolation_missing.clone(),
             connections: self.about.connections.clone(),
             engines: self.about.engines.clone(),
+            seal_key: self.about.seal_key.clone(),
             policy: self.policy.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             certificate: self.certificate(),
         }

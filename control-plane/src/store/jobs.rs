@@ -271,6 +271,12 @@ pub struct NewJob {
     pub source: v1::Source,
     /// The engine's variables.
     pub variables: std::collections::HashMap<String, String>,
+    /// Of these, those that are JSON and no texts.
+    pub typed: Vec<String>,
+    /// What variables refer to in stores of the runner's configuration.
+    pub secrets: std::collections::HashMap<String, v1::SecretReference>,
+    /// Variables that were sealed to the runner.
+    pub sealed: Vec<v1::SealedVariable>,
     /// Secret ones that may stay in what is recorded.
     pub not_redacted: Vec<String>,
     /// Entries of the runner's configuration.
@@ -453,9 +459,11 @@ impl Store {
         };
         let request = v1::JobRequest {
             // a runner that knows nothing of a scope must not take all of the stack for it, nor any version of the engine, nor a kind, nor do
-            // without rules or limits
+            // without rules or limits, nor without a variable that it is referred to, nor fetch another source
             format: match new.kind {
+                _ if is_new(&new.source) => 4,
                 _ if new.limits != v1::TimeLimits::default() => 4,
+                _ if !new.secrets.is_empty() || !new.sealed.is_empty() => 4,
                 JobKind::Versions | JobKind::Rollback => 3,
                 _ if new.rules.is_some() => 3,
                 _ if new.scope == Scope::default() && new.stack.engine_version.is_none() => 1,
@@ -486,6 +494,9 @@ impl Store {
             reason: new.scope.reason,
             rules: new.rules.unwrap_or_default(),
             limits: (new.limits != v1::TimeLimits::default()).then_some(new.limits),
+            secrets: new.secrets,
+            sealed: new.sealed,
+            typed: new.typed,
         }
         .encode_to_vec();
         if request.len() > bounds::JOB_REQUEST_MAX {
@@ -689,5 +700,14 @@ async fn made_before(
         Some((id, _)) => Err(Code::Conflict
             .on(format!("the idempotency key {key} has made the job {id}, which was asked for in other words"))
             .next("Give each request a key of its own.")),
+    }
+}
+
+/// Whether a runner that knows Git as it was and archives alone would not fetch that.
+fn is_new(source: &v1::Source) -> bool {
+    match &source.kind {
+        Some(v1::source::Kind::Git(git)) => git.submodules || git.lfs || git.sparse.is_some(),
+        Some(v1::source::Kind::Oci(_) | v1::source::Kind::Registry(_)) => true,
+        Some(v1::source::Kind::Archive(_)) | None => false,
     }
 }

@@ -14,6 +14,7 @@ mod runners;
 mod seal;
 mod seals;
 mod users;
+mod variable_sets;
 
 pub use connections::{Connection, Provider};
 #[cfg(test)]
@@ -34,6 +35,7 @@ pub(crate) use runners::key_known;
 pub use runners::{CertificateRecord, Ended, KeyRecord, NewCredentials, Runner};
 pub use seals::SealRecord;
 pub use users::{Role, User};
+pub use variable_sets::VariableSet;
 
 use shared_proto::failure::{Code, Failure};
 use sqlx::Connection as _;

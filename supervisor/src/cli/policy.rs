@@ -31,6 +31,7 @@ pub(super) fn command(with_settings: impl Fn(Command) -> Command, output: impl F
         .arg(text("engine", "NAME", "The job's engine").requires("job").default_value("opentofu"))
         .arg(text("stack", "NAME", "The job's stack").requires("job").default_value("stack"))
         .arg(text("source", "HOST", "The host that the job's code comes from; @upload or @file").requires("job").default_value("@upload"))
+        .arg(text("secret-store", "NAME", "A store of secrets that the job refers to; more than once for more").requires("job").action(ArgAction::Append))
         .arg(text("connection-test", "PROVIDER", "A test of a connection of that provider"))
         .group(ArgGroup::new("what").args(["request", "aws", "gcp", "azure", "job", "connection-test"]))
         .arg(text("person", "NAME", "Who asks"))
@@ -186,7 +187,7 @@ fn request(matches: &ArgMatches) -> Result<Option<Request>, String> {
             host => JobSource::Host(host.to_owned()),
         };
         let (engine, stack) = (one("engine").unwrap_or_default(), one("stack").unwrap_or_default());
-        What::Job(JobCall { kind, engine, stack, source })
+        What::Job(JobCall { kind, engine, stack, source, secret_stores: many("secret-store").unwrap_or_default() })
     } else if let Some(provider) = one("connection-test") {
         What::ConnectionTest { provider }
     } else {

@@ -3,7 +3,9 @@
 use super::azure::FileAzure;
 use super::gcp::FileGcp;
 use super::narrow::{FileAccount, FileSession};
+use super::secrets::{FileStore, STORES_MAX};
 use super::settings::{self, Shown, Source};
+use super::sources::{FileSources, Sources};
 use super::{
     AtStop, AuditSettings, AwsRole, AwsSource, CONNECTIONS_MAX, Config, ConfigError, Connection, Engines, FILE_MAX,
     Isolation, Jobs, LIST_MAX, LogFormat, PolicyFile, Proxy, ProxyUrl, Purpose, RecordingKey, SETTINGS, ServiceAccount,
@@ -62,6 +64,7 @@ struct File {
     jobs: FileJobs,
     sources: FileSources,
     connections: BTreeMap<String, FileConnection>,
+    secrets: BTreeMap<String, FileStore>,
 }
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -134,11 +137,6 @@ struct FileJobs {
     silence_limit_s: u64,
     plan_retries: u64,
 }
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-struct FileSources {
-    allow_file: bool,
-}
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileConnection {
@@ -205,6 +203,7 @@ impl Default for File {
             jobs: FileJobs::default(),
             sources: FileSources::default(),
             connections: BTreeMap::new(),
+            secrets: BTreeMap::new(),
         }
     }
 }
@@ -459,6 +458,15 @@ impl File {
                 Some(_) => {}
             }
         }
+        if self.secrets.len() > STORES_MAX {
+            return Err(ConfigError(format!("more than {STORES_MAX} stores of secrets")));
+        }
+        let mut secrets = BTreeMap::new();
+        for (name, entry) in self.secrets {
+            let store = entry.check(&name, &connections)?;
+            secrets.insert(name, store);
+        }
+        let fetched = self.sources.check()?;
         // what a file says does not depend on where somebody was when he started the runner
         let folder = file.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
         let whole = |key: &str, path: &Path| match path {
@@ -498,14 +506,16 @@ impl File {
             workers_warm,
             engines,
             jobs,
-            allow_file_sources: self.sources.allow_file,
+            environment: environment(variables, &fetched),
+            sources: fetched,
             connections,
+            secrets,
             purposes,
             plan_with,
-            environment: environment(variables),
             shown: Vec::new(),
         };
         config.keep_from_jobs()?;
+        config.keep_from_secrets()?;
         config.workers.reads = config.job_reads();
         config.workers.job_memory_mib = match config.jobs.memory_mib {
             0 => most_of_the_memory(),
@@ -642,7 +652,10 @@ impl Config {
         let own = [&self.credentials, &self.state_dir, &self.policy.path, &plan_rules]
             .into_iter()
             .chain(&self.proxy.password_file)
-            .chain(of_connections);
+            .chain(of_connections)
+            .chain(self.of_secrets().0)
+            .chain(self.of_secrets().1)
+            .chain(self.sources.files());
         let folders = [
             ("engines.directory", &self.engines.directory, ENGINES_FOLDER),
             ("engines.providers", &self.engines.providers, PROVIDERS_FOLDER),
@@ -731,7 +744,8 @@ impl Config {
                 "jobs.silence_limit_s" => self.jobs.limits.silence.to_string(),
                 "jobs.processes" => self.workers.job_processes.to_string(),
                 "jobs.hosts" => self.jobs.hosts.join(","),
-                "sources.allow_file" => self.allow_file_sources.to_string(),
+                "sources.allow_file" => self.sources.allow_file.to_string(),
+                "sources.cache_mib" => (self.sources.cache >> 20).to_string(),
                 _ => String::new(),
             }
         };
@@ -766,7 +780,17 @@ impl Config {
             .join(" "),
             source: Source::File,
         });
-        settings.chain(connections).collect()
+        let secrets = self.secrets.iter().map(|(name, store)| Shown {
+            key: format!("secrets.{name}"),
+            value: store.shown(),
+            source: Source::File,
+        });
+        let fetched = self.sources.entries.iter().map(|(name, entry)| Shown {
+            key: format!("sources.{name}"),
+            value: entry.shown(),
+            source: Source::File,
+        });
+        settings.chain(fetched).chain(connections).chain(secrets).collect()
     }
 }
 
@@ -977,13 +1001,14 @@ fn source_of<T: serde::de::DeserializeOwned>(name: &str, source: Option<String>)
 }
 
 /// The part of the supervisor's own environment that a resolver may be given.
-fn environment(variables: &BTreeMap<OsString, OsString>) -> BTreeMap<String, String> {
+fn environment(variables: &BTreeMap<OsString, OsString>, sources: &Sources) -> BTreeMap<String, String> {
+    let named_by_sources: Vec<_> = sources.variables().collect();
     variables
         .iter()
         .filter_map(|(name, value)| Some((name.to_str()?, value.to_str()?)))
         .filter(|(name, _)| {
             let named = matches!(*name, "GCE_METADATA_HOST" | "HOME" | "PATH") || AZURE_VARIABLES.contains(name);
-            name.starts_with("AWS_") || named
+            name.starts_with("AWS_") || named || named_by_sources.contains(name)
         })
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()

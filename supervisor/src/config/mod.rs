@@ -9,11 +9,15 @@ pub use check::{AZURE_VARIABLES, DEFAULT_FILE};
 mod gcp;
 mod narrow;
 mod programs;
+mod secrets;
 mod settings;
+mod sources;
 mod template;
 
 pub use gcp::{Gcp, GcpSource};
+pub use secrets::{InCloud, STORES_MAX, Store, StoreKind, Vault};
 pub use settings::{SETTINGS, Setting, Shown, Source};
+pub use sources::{Access, Signature, SourceEntry, Sources, TokenFrom};
 pub use template::{Asker, Template};
 
 use crate::audit::recording::Recipient;
@@ -74,15 +78,18 @@ pub struct Config {
     pub engines: Engines,
     /// What jobs reach.
     pub jobs: Jobs,
-    /// Whether a job's Git source may be a folder of this machine.
-    pub allow_file_sources: bool,
+    /// What is fetched for jobs, and with what.
+    pub sources: Sources,
     /// Named targets and how to authenticate to them.
     pub connections: BTreeMap<String, Connection>,
+    /// Stores that variables of jobs may refer to.
+    pub secrets: BTreeMap<String, Store>,
     /// What those are for of which it is said.
     pub purposes: BTreeMap<String, Purpose>,
     /// By whose credentials jobs plan that name a connection, where it is another one's.
     pub plan_with: BTreeMap<String, String>,
-    /// What of the supervisor's own environment a resolver may be given: `AWS_*`, `GCE_METADATA_HOST`, `HOME`, `PATH`, and where Azure says that tokens are.
+    /// What of the supervisor's own environment a resolver may be given: `AWS_*`, `GCE_METADATA_HOST`, `HOME`, `PATH`, where Azure says
+    /// that tokens are, and what entries of sources name.
     pub environment: BTreeMap<String, String>,
     /// Every effective value and its source, for `config show`.
     pub shown: Vec<Shown>,

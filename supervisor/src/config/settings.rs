@@ -215,6 +215,11 @@ pub const SETTINGS: &[Setting] = &[
         "How long a job may say nothing while it plans or applies, seconds; 0: no limit. Stacks may say less",
     ),
     switch("sources.allow_file", "false", "Whether a job's Git source may be a folder of this machine (file://)"),
+    number(
+        "sources.cache_mib",
+        "2048",
+        "What is kept of fetched commits for the next job that wants one, MiB; 0: nothing",
+    ),
 ];
 
 // === impl Setting ===

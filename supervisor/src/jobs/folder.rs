@@ -100,6 +100,9 @@ pub(super) struct Marker {
     /// Apply: the serial of the state that is here, before anything was changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) state_serial: Option<u64>,
+    /// A keyed digest of the secrets that it was given: others than the plan has are not applied with it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) secrets: String,
     /// Whether that process was about to be told what to do: from here on the step may have been begun, whatever the job's own events say.
     /// None: the first versions did not say.
     #[serde(default)]

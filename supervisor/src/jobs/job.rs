@@ -6,6 +6,7 @@
 //! ```
 
 use super::bounds::Bounds;
+use super::cache::Cache;
 use super::control::Control;
 use super::disk::Disk;
 use super::ending;
@@ -328,9 +329,15 @@ impl Job {
                 Err(failure) => return Err(self.fail(&failure, "")),
             }
         };
+        let cache = Some(start.source_cache.clone()).filter(|folder| !folder.is_empty());
         drop(start);
         tracing::info!(job = held.job_id, ?step, pid = worker.identity.pid, "job step started");
-        self.follow_with(held, step, Some(worker), news, Some(slot)).await
+        let followed = self.follow_with(held, step, Some(worker), news, Some(slot)).await;
+        if let Some(folder) = cache {
+            let (cache, work) = (Cache::of(&self.settings), self.folder.work());
+            let _ = tokio::task::spawn_blocking(move || cache.keep(&work, Path::new(&folder))).await;
+        }
+        followed
     }
 
     /// What starting a step needs.
@@ -536,8 +543,8 @@ impl Job {
                         heard = Instant::now();
                     }
                     if has_credentials && control.is_some() && waits.is_none() && renewal.is_due(self.settings.renew_every) {
-                        let (launch, approved) = (self.launch(held), worker.approved.clone());
-                        renewal.begin(async move { launch?.again(step, &approved).await });
+                        let launch = self.launch(held);
+                        renewal.begin(async move { launch?.renewed(step).await });
                     }
                     if let Some(open) = &mut control && pinged.elapsed() >= PING_EVERY.min(self.settings.silence_max / 4) {
                         pinged = Instant::now();

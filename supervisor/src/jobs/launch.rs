@@ -2,6 +2,7 @@
 //! whatever happens.
 
 use super::bounds::Bounds;
+use super::cache::Cache;
 use super::folder::{Approved, Folder, Marker, Step, Store};
 use super::identity::ProcessIdentity;
 use super::renewal::{self, Told};
@@ -14,7 +15,8 @@ use crate::workers::{Exit, Reaches, Started};
 use runner_sandbox::PidFd;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::frame::{self, Kind};
-use shared_proto::v1::{EngineProgram, JobKind, JobRequest, JobStart, JobTarget, source as source_kind};
+use shared_proto::v1::{EngineProgram, JobKind, JobRequest, JobStart, JobTarget, SourceAccess, source as source_kind};
+use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,8 +25,8 @@ use tokio::sync::oneshot;
 
 /// The most connections of one job.
 const CONNECTIONS_MAX: usize = 32;
-/// The newest form of a request that this runner knows: 2 is about a part of its stack, 3 about versions of its state or has rules, 4 has
-/// limits of time.
+/// The newest form of a request that this runner knows: 2 is about a part of its stack, 3 about versions of its state or has rules, 4 refers to
+/// secrets, has sealed ones, limits of time, or a source other than Git as it was and archives.
 const FORMAT: u32 = 4;
 /// How often, and after how long each time, it is looked how a worker ended, until its parent has reaped it.
 const REAPED_LOOKS: u32 = 20;
@@ -45,6 +47,14 @@ pub(super) struct Launch {
     pub(super) state_instance: String,
     /// What an engine gets to end by itself.
     pub(super) grace_seconds: u32,
+}
+
+/// What there is of a step's source.
+#[derive(Default)]
+struct Fetched {
+    archive_path: String,
+    access: Option<SourceAccess>,
+    cache: String,
 }
 
 /// A worker that runs, or ran.
@@ -90,14 +100,25 @@ impl Launch {
     ) -> Result<JobStart, Failure> {
         // what was allowed when it came may not be any more, and a plan waits for days
         self.surroundings.allows(&self.request, false).await?;
-        let mut archive_path = String::new();
-        if let (Step::Plan, Some(source_kind::Kind::Archive(wanted))) =
-            (step, self.request.source.as_ref().and_then(|s| s.kind.as_ref()))
-        {
-            let path = source::fetch(&self.service, &self.held, &self.folder, wanted).await?;
-            archive_path = path.display().to_string();
+        let mut fetched = Fetched::default();
+        if let (Step::Plan, Some(source)) = (step, &self.request.source) {
+            if let Some(source_kind::Kind::Archive(wanted)) = &source.kind {
+                let path = source::fetch(&self.service, &self.held, &self.folder, wanted).await?;
+                fetched.archive_path = path.display().to_string();
+            }
+            fetched.access = self.surroundings.source_access(source).await?;
+            let entry = fetched.access.as_ref().map(|access| access.entry.as_str());
+            // a job does without what cannot be kept
+            let folder = Cache::of(&self.settings).place(source, entry.unwrap_or_default());
+            fetched.cache = folder.map(|folder| folder.display().to_string()).unwrap_or_default();
         }
-        self.word(step, approved, next_sequence, archive_path).await
+        let start = self.word(step, approved, next_sequence, fetched).await?;
+        let planned = self.folder.marker(Step::Plan)?.unwrap_or_default().secrets;
+        if step == Step::Apply && planned != self.digest(&start.secrets)? {
+            let message = "a secret that the plan was made with has another value by now";
+            return Err(Code::PlanStale.on(message).next("Start a new job: it plans with the value of today."));
+        }
+        Ok(start)
     }
 
     /// What a worker is told that follows one of this step: its source is there.
@@ -105,24 +126,31 @@ impl Launch {
     /// # Errors
     /// The job's failure.
     pub(super) async fn again(&self, step: Step, approved: &Approved) -> Result<JobStart, Failure> {
-        self.word(step, approved, 1, String::new()).await
+        let start = self.word(step, approved, 1, Fetched::default()).await?;
+        // what its engine still says would be searched for other values than it may have in it
+        if self.folder.marker(step)?.unwrap_or_default().secrets != self.digest(&start.secrets)? {
+            return Err(Code::Conflict.on("a secret that the job's engine was given has another value by now"));
+        }
+        Ok(start)
     }
 
-    async fn word(
-        &self,
-        step: Step,
-        approved: &Approved,
-        next_sequence: u64,
-        archive_path: String,
-    ) -> Result<JobStart, Failure> {
+    /// By which secrets are known to be the same: nobody can try out what they might be.
+    fn digest(&self, secrets: &HashMap<String, String>) -> Result<String, Failure> {
+        if secrets.is_empty() {
+            return Ok(String::new());
+        }
+        let sorted: BTreeMap<_, _> = secrets.iter().collect();
+        let mut bytes = Vec::new();
+        for part in sorted.into_iter().flat_map(|(name, value)| [name, value]) {
+            bytes.extend((part.len() as u64).to_be_bytes());
+            bytes.extend(part.as_bytes());
+        }
+        Ok(self.store.state_key(&self.request.stack_id)?.digest(&bytes))
+    }
+
+    /// The credentials of the job's connections.
+    async fn targets(&self, step: Step) -> Result<Vec<JobTarget>, Failure> {
         let request = &self.request;
-        if !(1..=FORMAT).contains(&request.format) {
-            return Err(Code::UnsupportedVersion.on(format!("the job's request is of format {}", request.format)));
-        }
-        let (engine, engines) = engines(&self.settings.engines, &request.engine)?;
-        if request.connections.len() > CONNECTIONS_MAX {
-            return Err(Code::TooLarge.on(format!("the job names more than {CONNECTIONS_MAX} connections")));
-        }
         // resolved anew for each step: an approval may take days
         let mut targets = Vec::with_capacity(request.connections.len());
         let asker = Asker { person: &request.created_by, operation: &request.job_id };
@@ -134,6 +162,34 @@ impl Launch {
             let (connection, with) = (connection.clone(), with.unwrap_or_default());
             targets.push(JobTarget { connection, target: Some(target), with });
         }
+        Ok(targets)
+    }
+
+    /// What a worker at work is told of newer credentials: nothing else of it is looked at.
+    ///
+    /// # Errors
+    /// They cannot be resolved.
+    pub(super) async fn renewed(&self, step: Step) -> Result<JobStart, Failure> {
+        Ok(JobStart { renewal: true, targets: self.targets(step).await?, ..JobStart::default() })
+    }
+
+    async fn word(
+        &self,
+        step: Step,
+        approved: &Approved,
+        next_sequence: u64,
+        fetched: Fetched,
+    ) -> Result<JobStart, Failure> {
+        let request = &self.request;
+        if !(1..=FORMAT).contains(&request.format) {
+            return Err(Code::UnsupportedVersion.on(format!("the job's request is of format {}", request.format)));
+        }
+        let (engine, engines) = engines(&self.settings.engines, &request.engine)?;
+        if request.connections.len() > CONNECTIONS_MAX {
+            return Err(Code::TooLarge.on(format!("the job names more than {CONNECTIONS_MAX} connections")));
+        }
+        let targets = self.targets(step).await?;
+        let secrets = self.surroundings.secrets(request).await?;
         Ok(JobStart {
             request: Some(request.clone()),
             step: match step {
@@ -144,10 +200,13 @@ impl Launch {
             engine,
             engines,
             targets,
+            secrets,
             state_directory: self.store.stack(&request.stack_id)?.display().to_string(),
             state_key: self.store.state_key(&request.stack_id)?.bytes().to_vec(),
             instance: self.settings.instance_id.clone(),
-            archive_path,
+            archive_path: fetched.archive_path,
+            source_access: fetched.access,
+            source_cache: fetched.cache,
             isolation_level: self.settings.isolation.to_owned(),
             git_path: self.settings.git.display().to_string(),
             environment: self.settings.environment.clone().into_iter().collect(),
@@ -157,6 +216,7 @@ impl Launch {
             approved_by: approved.by.clone(),
             rules: self.surroundings.plan_rules(),
             plan_retries: self.settings.plan_retries,
+            renewal: false,
             limits: Some(self.settings.limits_of(request)),
             // the worker is told of another one only
             state_instance: match self.state_instance.as_str() {
@@ -174,6 +234,7 @@ impl Launch {
         let mut marker = Marker {
             plan_sha256: start.plan_sha256.clone(),
             approved_by: start.approved_by.clone(),
+            secrets: self.digest(&start.secrets)?,
             told: Some(false),
             ..Marker::default()
         };
@@ -191,7 +252,7 @@ impl Launch {
             .mode(0o700)
             .create(state)
             .map_err(|e| super::folder::broken(state, &e))?;
-        let mut first = self.surroundings.first_word(&start.targets).await;
+        let mut first = self.surroundings.first_word(&start.targets, start.source_access.as_ref()).await;
         first.grace_seconds = self.grace_seconds;
         let Started { pid, mut socket, exit, .. } =
             self.surroundings.start_worker(work, reaches(start, self.folder.work())).await?;
@@ -246,6 +307,9 @@ fn engines(all: &Engines, name: &str) -> Result<(Option<EngineProgram>, Vec<Engi
 
 /// The files of one step: what it was told to use, and its folder. Its programs are every job's.
 fn reaches(start: &JobStart, work: PathBuf) -> Reaches {
-    let named = |path: &str| Some(PathBuf::from(path)).filter(|p| !p.as_os_str().is_empty()).into_iter().collect();
-    Reaches { work, reads: named(&start.archive_path), writes: named(&start.state_directory) }
+    let named = |path: &str| -> Vec<_> {
+        Some(PathBuf::from(path)).filter(|p| !p.as_os_str().is_empty()).into_iter().collect()
+    };
+    let reads: Vec<_> = [&start.archive_path, &start.source_cache].into_iter().flat_map(|path| named(path)).collect();
+    Reaches { work, reads, writes: named(&start.state_directory) }
 }

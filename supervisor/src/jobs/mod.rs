@@ -10,6 +10,7 @@
 //! believe what a worker wrote beyond what can be checked, or signal a process that is not the job's.
 
 mod bounds;
+mod cache;
 mod control;
 mod disk;
 mod durable;
@@ -36,7 +37,7 @@ mod upload;
 mod tests;
 
 pub use disk::DiskLimits;
-pub use permission::asked_of_policy;
+pub use permission::{asked_of_policy, place_of};
 pub use surroundings::{Connection, RENEW_EVERY, Refusal, SILENCE_MAX, Settings, Surroundings};
 
 use shared_proto::failure::{Code, Failure};

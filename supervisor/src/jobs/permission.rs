@@ -1,12 +1,19 @@
 //! A job as the rules of the policy see it.
 
 use crate::policy::{JobCall, JobSource, Request, What};
-use shared_proto::v1::{JobRequest, source};
+use shared_proto::sources::{OciReference, Place, RegistryAddress};
+use shared_proto::v1::{JobRequest, Source, source};
+use std::collections::BTreeSet;
 
 /// What is asked of the policy about a job: who made it, with the groups of then.
 pub fn asked_of_policy(request: &JobRequest) -> Request {
     let source = match request.source.as_ref().and_then(|source| source.kind.as_ref()) {
         Some(source::Kind::Git(git)) => of_git(&git.url),
+        // what is no address is refused by whoever would fetch it: no pattern but one for all is to match it
+        Some(source::Kind::Oci(_) | source::Kind::Registry(_)) => {
+            let place = request.source.as_ref().and_then(place_of);
+            JobSource::Host(place.map(|place| place.host).unwrap_or_default())
+        }
         Some(source::Kind::Archive(_)) | None => JobSource::Upload,
     };
     let job = JobCall {
@@ -14,12 +21,29 @@ pub fn asked_of_policy(request: &JobRequest) -> Request {
         engine: request.engine.clone(),
         stack: request.stack_name.clone(),
         source,
+        secret_stores: stores(request),
     };
     Request {
         person: Some(request.created_by.clone()).filter(|name| !name.is_empty()),
         groups: request.groups.as_ref().map(|groups| groups.names.clone()),
         connections: request.connections.clone(),
         what: What::Job(job),
+    }
+}
+
+/// The stores of secrets that its variables refer to, each once.
+fn stores(request: &JobRequest) -> Vec<String> {
+    let all: BTreeSet<_> = request.secrets.values().map(|reference| reference.from.clone()).collect();
+    all.into_iter().collect()
+}
+
+/// Where a source is fetched from, if it is, and has an address that can be fetched from.
+pub fn place_of(source: &Source) -> Option<Place> {
+    match source.kind.as_ref()? {
+        source::Kind::Git(git) => Place::of_git(&git.url).ok(),
+        source::Kind::Oci(oci) => OciReference::parse(&oci.reference).ok().map(|reference| reference.place),
+        source::Kind::Registry(module) => RegistryAddress::parse(&module.address).ok().map(|address| address.place),
+        source::Kind::Archive(_) => None,
     }
 }
 
@@ -47,6 +71,27 @@ fn of_git(url: &str) -> JobSource {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use shared_proto::v1;
+
+    #[test]
+    fn where_the_others_are_got_from() {
+        let host = |kind: source::Kind| {
+            let source = Some(Source { kind: Some(kind), path: String::new() });
+            let request = asked_of_policy(&JobRequest { source, ..Default::default() });
+            match request.what {
+                What::Job(call) => call.source.as_str().to_owned(),
+                other => panic!("{other:?}"),
+            }
+        };
+        let oci = |reference: &str| host(source::Kind::Oci(v1::OciSource { reference: reference.into() }));
+        assert_eq!(oci("Registry.example.com:5000/a/b:v1"), "registry.example.com");
+        assert_eq!((oci("registry.example.com/a"), oci("")), (String::new(), String::new()));
+        let module = |address: &str| {
+            host(source::Kind::Registry(v1::RegistrySource { address: address.into(), version: String::new() }))
+        };
+        assert_eq!(module("registry.example.com/org/net/aws"), "registry.example.com");
+        assert_eq!(module("registry.example.com/../x"), "");
+    }
 
     #[test]
     fn where_git_gets_it_from() {

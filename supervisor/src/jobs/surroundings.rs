@@ -10,8 +10,8 @@ use runner_sandbox::PidFd;
 use shared_proto::failure::Failure;
 use shared_proto::limits;
 use shared_proto::secret::Secret;
-use shared_proto::v1::{JobFirst, JobRequest, JobTarget, Target, TimeLimits};
-use std::collections::BTreeMap;
+use shared_proto::v1::{JobFirst, JobRequest, JobTarget, Source, SourceAccess, Target, TimeLimits};
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -48,18 +48,29 @@ pub trait Surroundings: Send + Sync + 'static {
     async fn resolve(&self, connection: &str, asker: Asker<'_>) -> Result<Target, Failure>;
     /// The connection whose credentials a job has while it plans, in the place of those of this one; none: its own.
     fn plans_with(&self, connection: &str) -> Option<String>;
+    /// The values of the variables that a job refers to or that were sealed for it, by name.
+    ///
+    /// # Errors
+    /// Why one cannot be had, with its store and path; never a value.
+    async fn secrets(&self, request: &JobRequest) -> Result<HashMap<String, String>, Failure>;
+    /// What the source of a job is fetched with; none: no entry of the runner's own configuration is for its address.
+    ///
+    /// # Errors
+    /// `credentials_unavailable` and the like.
+    async fn source_access(&self, source: &Source) -> Result<Option<SourceAccess>, Failure>;
     /// Whether the runner's own policy allows a job. `takes`: it is about to be taken, and counts within the bounds of the rule that allows it
     /// until what is given back is dropped.
     ///
     /// # Errors
-    /// `policy_denied`; `busy` where a bound of the rule is reached, and it is only not taken now.
+    /// `policy_denied`, `secret_denied` and the like: what it refers to may not be asked for; `busy` where a bound of the rule is reached, and it is only not taken now.
     async fn allows(&self, request: &JobRequest, takes: bool) -> Result<Option<Permit>, Failure>;
     /// The runner's own set of rules for plans, as JSON; empty: it has none.
     fn plan_rules(&self) -> String;
     /// A job has ended in this phase, and the control plane has all of it.
     fn ended(&self, job: &str, phase: &str);
-    /// What the first process of a job is told before its worker is: how it connects for a job with these connections.
-    async fn first_word(&self, targets: &[JobTarget]) -> JobFirst;
+    /// What the first process of a job is told before its worker is: how it connects for a job with these connections, whose source is
+    /// fetched with that.
+    async fn first_word(&self, targets: &[JobTarget], source: Option<&SourceAccess>) -> JobFirst;
     /// Starts a job's first process in its folder; it reaches these files besides what every job does.
     ///
     /// # Errors
@@ -104,6 +115,8 @@ pub struct Settings {
     pub plan_retries: u32,
     /// How often it is looked whether the credentials of a job at work are others by now.
     pub renew_every: Duration,
+    /// How much is kept of what was fetched, bytes; 0: nothing.
+    pub source_cache: u64,
     /// A worker that has not answered for so long is ended.
     pub silence_max: Duration,
 }

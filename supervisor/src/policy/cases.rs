@@ -254,14 +254,23 @@ fn cloud(keys: &Keys<'_, '_>, key: &str) -> Result<What, PolicyError> {
 
 fn job(keys: &Keys<'_, '_>) -> Result<What, PolicyError> {
     let Some(value) = keys.get("job") else { return Err(keys.wrong("job", "it is missing")) };
-    let inner = Keys::of(keys.place.within("job"), "job", value, &["kind", "engine", "stack", "source"])?;
+    let inner =
+        Keys::of(keys.place.within("job"), "job", value, &["kind", "engine", "stack", "source", "secret_stores"])?;
     let text = |key| inner.text(key)?.map(str::to_owned).ok_or_else(|| inner.wrong(key, "the job needs it"));
     let source = match text("source")?.as_str() {
         "@upload" => JobSource::Upload,
         "@file" => JobSource::File,
         host => JobSource::Host(host.to_owned()),
     };
-    Ok(What::Job(JobCall { kind: text("kind")?, engine: text("engine")?, stack: text("stack")?, source }))
+    let stores = inner.texts("secret_stores")?.unwrap_or_default();
+    let secret_stores = stores.into_iter().map(|(text, _)| text.to_owned()).collect();
+    Ok(What::Job(JobCall {
+        kind: text("kind")?,
+        engine: text("engine")?,
+        stack: text("stack")?,
+        source,
+        secret_stores,
+    }))
 }
 
 fn time(keys: &Keys<'_, '_>) -> Result<SystemTime, PolicyError> {

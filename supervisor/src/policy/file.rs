@@ -35,7 +35,7 @@ const fn own_keys(section: Section) -> &'static [&'static str] {
         }
         Section::Aws => &["services", "actions", "regions", "read_only"],
         Section::Gcp | Section::Azure => &["services", "methods", "regions", "read_only"],
-        Section::Jobs => &["kinds", "engines", "stacks", "source_hosts"],
+        Section::Jobs => &["kinds", "engines", "stacks", "source_hosts", "secret_stores"],
         Section::ConnectionTests => &["providers"],
     }
 }

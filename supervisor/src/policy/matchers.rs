@@ -143,6 +143,7 @@ pub(super) fn jobs(keys: &Keys<'_, '_>) -> Result<JobsMatcher, PolicyError> {
         engines: one_of(keys, "engines", ENGINES)?,
         stacks: Patterns(keys.globs("stacks")?),
         source_hosts: Patterns(keys.patterns("source_hosts", host)?),
+        secret_stores: Patterns(keys.globs("secret_stores")?),
     })
 }
 

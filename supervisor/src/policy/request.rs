@@ -83,6 +83,8 @@ pub struct JobCall {
     pub stack: String,
     /// Where its code comes from.
     pub source: JobSource,
+    /// The stores of secrets that its variables refer to.
+    pub secret_stores: Vec<String>,
 }
 
 /// Where a job's code comes from.
@@ -209,6 +211,7 @@ impl Request {
                 ("engines", shown(&job.engine)),
                 ("stacks", shown(&job.stack)),
                 ("source_hosts", shown(job.source.as_str())),
+                ("secret_stores", list(&job.secret_stores)),
             ]),
             What::ConnectionTest { provider } => facts.push(("providers", shown(provider))),
         }

@@ -84,6 +84,7 @@ pub(super) struct JobsMatcher {
     pub(super) engines: Patterns,
     pub(super) stacks: Patterns,
     pub(super) source_hosts: Patterns,
+    pub(super) secret_stores: Patterns,
 }
 
 /// `RESOURCE[.GROUP][/SUBRESOURCE]`.
@@ -127,10 +128,26 @@ impl Patterns {
             None => self.of_any(),
         }
     }
+    /// Of several, of which some may match; `none`: where there are none.
+    fn check_all(&self, names: &[String], none: Match) -> Match {
+        let matching = names.iter().filter(|name| self.matches(name)).count();
+        match (names.len(), matching) {
+            _ if !self.is_given() => Match::Yes,
+            (0, _) => none,
+            (all, matching) if all == matching => Match::Yes,
+            (_, 0) => Match::No,
+            _ => Match::May,
+        }
+    }
     /// Of all at once, or any of them.
     fn of_any(&self) -> Match {
         if self.takes_all() { Match::Yes } else { Match::May }
     }
+}
+
+/// Of a job that uses none of what is listed: it keeps to any list, and uses none that is denied.
+fn of_none(effect: Effect) -> Match {
+    Match::when(effect == Effect::Allow)
 }
 
 // === impl Match ===
@@ -157,7 +174,7 @@ impl Rule {
         let when = self.window.as_ref().map_or(Match::Yes, |window| Match::when(window.holds(now)));
         let time = if self.keys.iter().any(|(key, _)| *key == "hours") { "hours" } else { "days" };
         who.into_iter()
-            .chain(self.matcher.checks(&request.what))
+            .chain(self.matcher.checks(&request.what, self.effect))
             .chain([(time, when)])
             .find(|(_, found)| !found.is_enough(self.effect))
             .map(|(key, found)| Unmet { key, may: found == Match::May })
@@ -180,30 +197,21 @@ impl Rule {
     }
 
     fn of_connections(&self, request: &Request) -> Match {
-        let patterns = &self.connections;
-        let matching = request.connections.iter().filter(|name| patterns.matches(name)).count();
-        match (request.connections.len(), matching) {
-            _ if !patterns.is_given() => Match::Yes,
-            // a job that uses none keeps to any list of them, and uses none that is denied
-            (0, _) if request.section() == Section::Jobs => Match::when(self.effect == Effect::Allow),
-            (0, _) => Match::May,
-            (all, matching) if all == matching => Match::Yes,
-            (_, 0) => Match::No,
-            _ => Match::May,
-        }
+        let none = if request.section() == Section::Jobs { of_none(self.effect) } else { Match::May };
+        self.connections.check_all(&request.connections, none)
     }
 }
 
 // === impl Matcher ===
 
 impl Matcher {
-    fn checks(&self, what: &What) -> Vec<(&'static str, Match)> {
+    fn checks(&self, what: &What, effect: Effect) -> Vec<(&'static str, Match)> {
         match (self, what) {
             (Self::Kubernetes(it), What::Kubernetes(asked)) => it.checks(asked),
             (Self::Cloud(it), What::Aws(call)) => it.checks(Section::Aws, call),
             (Self::Cloud(it), What::Gcp(call)) => it.checks(Section::Gcp, call),
             (Self::Cloud(it), What::Azure(call)) => it.checks(Section::Azure, call),
-            (Self::Jobs(it), What::Job(job)) => it.checks(job),
+            (Self::Jobs(it), What::Job(job)) => it.checks(job, effect),
             (Self::ConnectionTests { providers }, What::ConnectionTest { provider }) => {
                 vec![("providers", providers.check(Some(provider)))]
             }
@@ -309,12 +317,13 @@ impl CloudMatcher {
 // === impl JobsMatcher ===
 
 impl JobsMatcher {
-    fn checks(&self, job: &JobCall) -> Vec<(&'static str, Match)> {
+    fn checks(&self, job: &JobCall, effect: Effect) -> Vec<(&'static str, Match)> {
         vec![
             ("kinds", self.kinds.check(Some(&job.kind))),
             ("engines", self.engines.check(Some(&job.engine))),
             ("stacks", self.stacks.check(Some(&job.stack))),
             ("source_hosts", self.of_source(&job.source)),
+            ("secret_stores", self.secret_stores.check_all(&job.secret_stores, of_none(effect))),
         ]
     }
 

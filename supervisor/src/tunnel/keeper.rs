@@ -113,6 +113,8 @@ pub struct About {
     pub hostname: String,
     /// The engines: which of them there are is looked at for each session.
     pub engines: Engines,
+    /// The key that variables are sealed to; empty: there is none.
+    pub seal_key: Vec<u8>,
 }
 
 // === impl TunnelStatus ===
@@ -306,6 +308,7 @@ fn hello<D>(parts: &Parts<D>, settings: &Settings) -> v1::Hello {
         draining: *parts.draining.borrow(),
         policy: settings.policy.summary_text(),
         hand_over_token: parts.token.iter().flat_map(|token| token.expose().bytes()).collect(),
+        seal_key: parts.about.seal_key.clone(),
     }
 }
 

@@ -141,6 +141,9 @@ pub(crate) async fn prepare(folder: &Path, stacks: usize) -> anyhow::Result<()> 
             engine_version: None,
             limits: "{}".into(),
             connections: "[]".into(),
+            secrets: "{}".into(),
+            sealed: "{}".into(),
+            variable_sets: "[]".into(),
         };
         store.create_stack(ORGANIZATION, &new).await?;
     }
@@ -211,6 +214,9 @@ async fn use_it(shared: &Shared, store: &Store, jobs: &Jobs) -> Result<(), Failu
                 approve_automatically: plan.automatic,
                 source: v1::Source::default(),
                 variables: Default::default(),
+                typed: Vec::new(),
+                secrets: Default::default(),
+                sealed: Vec::new(),
                 not_redacted: Vec::new(),
                 connections: Vec::new(),
                 created_by: plan.by.clone(),

@@ -21,8 +21,8 @@ use shared_proto::bounds::CONNECT_DEADLINE;
 use shared_proto::credentials::Endpoint;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::secret::Secret;
-use shared_proto::v1::{JobFirst, JobTarget, Target};
-use std::collections::BTreeMap;
+use shared_proto::v1::{JobFirst, JobRequest, JobTarget, Source, SourceAccess, Target};
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
@@ -83,6 +83,7 @@ pub(crate) async fn live(setup: Setup) -> turmoil::Result {
             isolation_missing: Vec::new(),
             hostname: String::new(),
             engines: engines(config),
+            seal_key: Vec::new(),
         },
         status,
         draining,
@@ -117,6 +118,7 @@ fn job_settings(setup: &Setup, incarnation: &str) -> jobs::Settings {
         take_over: true,
         job_cgroup: false,
         disk: DiskLimits { bytes: u64::MAX, files: u64::MAX },
+        source_cache: 0,
         silence_max: SILENCE_MAX,
         limits: config.jobs.limits,
         plan_retries: 0,
@@ -242,6 +244,9 @@ impl Surroundings for Around {
         None
     }
     fn ended(&self, _: &str, _: &str) {}
+    async fn secrets(&self, _: &JobRequest) -> Result<HashMap<String, String>, Failure> {
+        Ok(HashMap::new())
+    }
     async fn allows(
         &self,
         _: &shared_proto::v1::JobRequest,
@@ -249,7 +254,10 @@ impl Surroundings for Around {
     ) -> Result<Option<runner_supervisor::policy::Permit>, Failure> {
         Ok(None)
     }
-    async fn first_word(&self, _: &[JobTarget]) -> JobFirst {
+    async fn source_access(&self, _: &Source) -> Result<Option<SourceAccess>, Failure> {
+        Ok(None)
+    }
+    async fn first_word(&self, _: &[JobTarget], _: Option<&SourceAccess>) -> JobFirst {
         JobFirst::default()
     }
     async fn start_worker(&self, _: OwnedFd, reaches: Reaches) -> Result<Started, Failure> {

@@ -7,7 +7,7 @@ use super::resources::Resources;
 use super::terraform::TERRAFORM;
 use crate::engine::environment::Folders;
 use crate::process::Environment;
-use crate::variables::{Setting, Variables};
+use crate::variables::{Given, Setting, Variables};
 use runner_worker_iac::redaction::Redaction;
 use serde_json::Value;
 use shared_proto::failure::{Code, Failure};
@@ -102,7 +102,7 @@ pub(crate) trait Dialect: Debug + Send + Sync {
     ///
     /// # Errors
     /// A variable that no engine can have; `secret_too_short`; `source_refused`.
-    fn variables(&self, request: &JobRequest, root: &Path) -> Result<Variables, Failure>;
+    fn variables(&self, given: &Given<'_>, request: &JobRequest, root: &Path) -> Result<Variables, Failure>;
     /// What its commands have in common beside the variables.
     ///
     /// # Errors

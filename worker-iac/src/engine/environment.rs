@@ -37,8 +37,6 @@ const PASSED: &[&str] = &[
 const PASSED_TO_ENGINE: &[&str] = &["AWS_CA_BUNDLE"];
 /// What it may set for OpenTofu and Terraform only.
 const PASSED_TO_LANGUAGE: &[&str] = &["TF_CLI_CONFIG_FILE", "TF_PLUGIN_CACHE_DIR", "TF_REGISTRY_CLIENT_TIMEOUT"];
-/// What it may set for git only.
-const PASSED_TO_GIT: &[&str] = &["GIT_SSH_COMMAND", "SSH_AUTH_SOCK", "GIT_SSL_CAINFO"];
 /// Where it has packages of providers.
 pub(super) const PROVIDERS: &str = "RUNNER_PROVIDERS";
 /// Where it allows `file:` sources.
@@ -103,11 +101,9 @@ fn short_tmp(tmp: &Path) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{TMP_DESCRIPTOR}"))
 }
 
-/// For git.
+/// For what fetches the source.
 pub(crate) fn for_git(start: &JobStart, folders: &Folders<'_>) -> Environment {
-    let mut environment = common(start, folders);
-    copy(start, PASSED_TO_GIT, &mut environment);
-    environment
+    common(start, folders)
 }
 
 /// For the engine: with its own, and with credentials.
@@ -148,10 +144,10 @@ pub(super) fn for_language(start: &JobStart, folders: &Folders<'_>) -> Result<En
 /// The secrets among the credentials, for redaction.
 pub(crate) fn secrets(targets: &[JobTarget]) -> impl Iterator<Item = &str> {
     targets.iter().filter_map(|t| t.target.as_ref()?.kind.as_ref()).flat_map(|kind| match kind {
-        target::Kind::Kubernetes(k) => [k.token.as_str(), k.client_key_pem.as_str()],
-        target::Kind::Aws(a) => [a.secret_access_key.as_str(), a.session_token.as_str()],
-        target::Kind::Gcp(g) => [g.access_token.as_str(), ""],
-        target::Kind::Azure(a) => [a.management_token.as_str(), a.logs_token.as_str()],
+        target::Kind::Kubernetes(k) => [k.token.as_str(), k.client_key_pem.as_str(), ""],
+        target::Kind::Aws(a) => [a.secret_access_key.as_str(), a.session_token.as_str(), ""],
+        target::Kind::Gcp(g) => [g.access_token.as_str(), "", ""],
+        target::Kind::Azure(a) => [a.management_token.as_str(), a.logs_token.as_str(), a.vault_token.as_str()],
     })
 }
 
@@ -425,7 +421,7 @@ mod tests {
         assert_eq!(token_of(&config, 1), "t2");
         let shared = std::fs::read_to_string(folder.path().join("aws-credentials")).expect("reads");
         assert!(shared.contains("[two]\naws_access_key_id = AK\naws_secret_access_key = s2\n"));
-        assert_eq!(for_git(&start, &folders).get("GIT_SSH_COMMAND").and_then(|v| v.to_str()), Some("ssh"));
+        assert!(!for_git(&start, &folders).contains_key("GIT_SSH_COMMAND"));
         let found: Vec<_> = secrets(&start.targets).filter(|s| !s.is_empty()).collect();
         assert_eq!(found, ["t1", "t2", "s1", "s2"]);
         let mut targets = start.targets;

@@ -8,7 +8,7 @@ use super::lock;
 use super::resources::{self, Resources};
 use crate::events;
 use crate::process::Environment;
-use crate::variables::{Declarations, Variables};
+use crate::variables::{Declarations, Given, Variables};
 use runner_worker_iac::redaction::Redaction;
 use serde_json::Value;
 use shared_proto::failure::Failure;
@@ -52,9 +52,8 @@ impl Dialect for Language {
     fn required(&self, root: &Path) -> Vec<(String, Constraint)> {
         asked::required(root, self.extensions)
     }
-    fn variables(&self, request: &JobRequest, root: &Path) -> Result<Variables, Failure> {
-        let module = Declarations::read(root, self.extensions);
-        Variables::new(&request.variables, &request.not_redacted, &module)
+    fn variables(&self, given: &Given<'_>, _: &JobRequest, root: &Path) -> Result<Variables, Failure> {
+        Variables::new(given, &Declarations::read(root, self.extensions))
     }
     fn options(&self, _: &JobRequest, _: &Path) -> Result<Options, Failure> {
         Ok(Options::default())

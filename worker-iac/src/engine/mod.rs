@@ -67,6 +67,8 @@ struct Common {
     program: PathBuf,
     version: String,
     environment: Environment,
+    /// What it gets besides while it fetches what the configuration names.
+    fetches_with: Environment,
     options: Options,
     root: PathBuf,
     work: PathBuf,
@@ -109,7 +111,8 @@ impl Engine {
         // what it may write has to be there before
         private_folder(&work.join("data"))?;
         let version = parts.program.version.clone();
-        let common = Common { dialect, program, version, environment, options, root, work };
+        let fetches_with = Environment::new();
+        let common = Common { dialect, program, version, environment, fetches_with, options, root, work };
         Ok(Self { common, state, settings, grace, retries, cancel, journal })
     }
 
@@ -142,6 +145,11 @@ impl Engine {
             ))
         })?;
         Ok(())
+    }
+
+    /// What it gets besides, from now on, while it makes the working copy ready.
+    pub(crate) fn fetches_with(&mut self, environment: Environment) {
+        self.common.fetches_with = environment;
     }
 
     /// Makes the working copy ready. `again`: after its backend was changed.
@@ -340,7 +348,12 @@ impl Engine {
         // its modules, its own data with the saved plan, and the state where that is here; not the spool
         let writes = self.common.writes();
         let writes = writes.iter().chain(&self.state).map(PathBuf::as_path).collect();
-        let program = self.common.program(command, output, writes);
+        let mut program = self.common.program(command, output, writes);
+        let with;
+        if matches!(command, Command::Init { .. }) && !self.common.fetches_with.is_empty() {
+            with = self.common.environment.clone().into_iter().chain(self.common.fetches_with.clone()).collect();
+            program.environment = &with;
+        }
         process::run(program, &mut self.cancel, self.grace, &self.journal, hear).await
     }
 }

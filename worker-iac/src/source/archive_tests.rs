@@ -1,6 +1,9 @@
 //! Archives, good ones and hostile ones.
 
+use super::super::{DEPTH_MAX, PATH_MAX};
 use super::*;
+use shared_proto::bounds::SOURCE_UNPACKED_MAX;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 
 /// One entry, as hostile as wanted: nothing is checked while packing.

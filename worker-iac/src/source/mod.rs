@@ -1,14 +1,22 @@
-//! The source of a job: an uploaded archive, or a commit of a Git repository, in the folder `source/` of the job. It is made by
-//! somebody else: nothing in it may lead outside of that folder, and nothing in it is run here.
+//! The source of a job: an uploaded archive, a commit of a Git repository, an artifact of an OCI registry or a module of a registry of modules,
+//! in the folder `source/` of the job. It is made by somebody else: nothing in it may lead outside of that folder, and nothing in it is run here.
 
+pub(crate) mod access;
 mod archive;
 mod git;
 mod links;
+mod oci;
+mod registry;
+mod set_aside;
+mod unpacked;
+mod web;
+mod zipped;
 
 use crate::cancel::Watcher;
 use crate::journal::Journal;
 use crate::process::Environment;
 use crate::stop::{Stop, io_failure};
+use access::Access;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::{Source, SourceResolved, source};
 use std::path::{Component, Path, PathBuf};
@@ -23,7 +31,9 @@ const DEPTH_MAX: usize = 64;
 pub(crate) struct Places<'a> {
     /// Where the source goes: an empty folder.
     pub(crate) source: &'a Path,
-    /// The job's temporary folder.
+    /// The job's folder.
+    pub(crate) work: &'a Path,
+    /// Its temporary one.
     pub(crate) tmp: &'a Path,
     /// The archive that the supervisor fetched.
     pub(crate) archive: &'a Path,
@@ -33,9 +43,13 @@ pub(crate) struct Places<'a> {
     pub(crate) environment: &'a Environment,
     /// Whether `file:` addresses are taken: by the runner's own configuration only.
     pub(crate) allow_file: bool,
+    /// What it is fetched with.
+    pub(crate) access: &'a Access,
+    /// The folder with its commits that were fetched before; empty: none is kept.
+    pub(crate) cache: &'a Path,
 }
 
-/// Fetches the source.
+/// Fetches the source. The second value is the folder in it that the root module's path begins at.
 ///
 /// # Errors
 /// `source_refused`, `source_unavailable`, `disk_full`; cancelled.
@@ -44,17 +58,30 @@ pub(crate) async fn fetch(
     places: &Places<'_>,
     cancel: &mut Watcher,
     journal: &Journal,
-) -> Result<SourceResolved, Stop> {
+) -> Result<(SourceResolved, String), Stop> {
     std::fs::create_dir_all(places.source)
         .map_err(|e| io_failure(Code::Internal, "cannot make the source folder", &e))?;
-    match &wanted.kind {
+    let mut folder = String::new();
+    let resolved = match &wanted.kind {
         Some(source::Kind::Archive(wanted)) => {
             archive::fetch(wanted, places, cancel).await?;
-            Ok(SourceResolved { kind: "archive".into(), revision: wanted.sha256.clone(), reference: String::new() })
+            SourceResolved { kind: "archive".into(), revision: wanted.sha256.clone(), reference: String::new() }
         }
-        Some(source::Kind::Git(wanted)) => git::fetch(wanted, places, cancel, journal).await,
-        None => Err(Code::SourceRefused.on("the job names no source").into()),
+        Some(source::Kind::Git(git)) => git::fetch(git, &wanted.path, places, cancel, journal).await?,
+        Some(source::Kind::Oci(artifact)) => oci::fetch(artifact, places, cancel).await?,
+        Some(source::Kind::Registry(module)) => {
+            let (resolved, of_module) = registry::fetch(module, places, cancel, journal).await?;
+            folder = of_module;
+            resolved
+        }
+        None => return Err(Code::SourceRefused.on("the job names no source").into()),
+    };
+    let top = places.source.to_owned();
+    let looked = tokio::task::spawn_blocking(move || set_aside::look(&top)).await;
+    for note in looked.unwrap_or_else(|_| Err(Code::Internal.on("looking through the source panicked")))? {
+        journal.note(note).await;
     }
+    Ok((resolved, folder))
 }
 
 /// The folder of the root module inside of the source, as an absolute path.

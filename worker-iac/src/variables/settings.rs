@@ -1,10 +1,9 @@
 //! The job's variables as values of a Pulumi project's configuration, each set by a command of its own that reads the value from its standard
 //! input: <https://www.pulumi.com/docs/concepts/config/>. What a list or an object has in it is set piece by piece, by its path.
 
-use super::{Declarations, Variables, check};
+use super::{Declarations, Given, Variables, check};
 use serde_json::Value;
 use shared_proto::failure::{Code, Failure};
-use std::collections::HashMap;
 
 /// The most commands that set a job's values: each takes the engine half a second.
 const SETTINGS_MAX: usize = 256;
@@ -36,30 +35,29 @@ pub(crate) enum Kept {
 // === impl Variables ===
 
 impl Variables {
-    /// Those of a project. A secret that is too short to be taken out of what is recorded must be `marked` as one that stays.
+    /// Those of a project. A secret that is too short to be taken out of what is recorded must be marked as one that stays.
     ///
     /// # Errors
     /// A variable that no engine can have; `secret_too_short`; `too_large`: more values than can be set.
-    pub(crate) fn of_project(
-        given: &HashMap<String, String>,
-        marked: &[String],
-        project: &Declarations,
-    ) -> Result<Self, Failure> {
+    pub(crate) fn of_project(given: &Given<'_>, project: &Declarations) -> Result<Self, Failure> {
         let mut variables = Self::default();
-        let mut sorted: Vec<_> = given.iter().collect();
-        sorted.sort();
-        for (name, value) in sorted {
+        for (name, value, secret) in given.sorted() {
             check(name, value)?;
             let Some(declared) = project.known.get(name) else {
-                // better too little shown than too much; a short one cannot be hidden, and nobody called it a secret
-                variables.secrets.push(value.clone());
-                variables.taken_for_secret.push(name.clone());
+                if secret {
+                    variables.hide(name, value, true, given.is_marked(name))?;
+                } else {
+                    // better too little shown than too much; a short one cannot be hidden, and nobody called it a secret
+                    variables.secrets.push(value.to_owned());
+                    variables.taken_for_secret.push(name.to_owned());
+                }
                 variables.settings.push(Setting::whole(name, value, Kept::Secret));
                 continue;
             };
+            let declared = given.declared(name, value, secret, declared);
             let plain = declared.plain.unwrap_or(true);
             if declared.sensitive {
-                variables.hide(name, value, plain, marked)?;
+                variables.hide(name, value, plain, given.is_marked(name))?;
             }
             let secret = declared.sensitive.then_some(Kept::Secret);
             if plain {
@@ -136,6 +134,7 @@ fn walk(path: String, value: &Value, secret: Option<Kept>, found: &mut Vec<Setti
 mod tests {
     use super::super::Declared;
     use super::*;
+    use std::collections::HashMap;
 
     fn of(given: &[(&str, &str)], marked: &[&str]) -> Result<Variables, Failure> {
         let known = [
@@ -145,9 +144,11 @@ mod tests {
             ("secrets", Declared { plain: Some(false), sensitive: true }),
         ];
         let known = known.into_iter().map(|(name, declared)| (name.to_owned(), declared)).collect();
-        let given = given.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let given: HashMap<_, _> =
+            given.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let marked: Vec<_> = marked.iter().map(|name| (*name).to_owned()).collect();
-        Variables::of_project(&given, &marked, &Declarations { known, doubtful: false })
+        let given = Given { values: &given, typed: &[], secrets: &HashMap::new(), marked: &marked };
+        Variables::of_project(&given, &Declarations { known, doubtful: false })
     }
     fn shown(variables: &Variables) -> Vec<String> {
         variables.settings.iter().map(|s| format!("{} {:?} {}", s.key, s.kept, s.value)).collect()

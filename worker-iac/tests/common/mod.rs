@@ -107,8 +107,11 @@ impl Job {
         self.request().source = Some(Source { kind: Some(kind), path: String::new() });
     }
     pub fn git(&mut self, url: &str, reference: &str) {
-        let kind = source::Kind::Git(GitSource { url: url.into(), reference: reference.into() });
-        self.request().source = Some(Source { kind: Some(kind), path: String::new() });
+        self.git_source(GitSource { url: url.into(), reference: reference.into(), ..Default::default() }, "");
+    }
+    /// A Git source as it is, whose root module is in that folder.
+    pub fn git_source(&mut self, git: GitSource, path: &str) {
+        self.request().source = Some(Source { kind: Some(source::Kind::Git(git)), path: path.into() });
     }
     /// The same stack again, as a new job of another folder.
     pub fn again(&self, kind: JobKind) -> Self {

@@ -11,6 +11,7 @@ mod pattern;
 mod permissions;
 mod request;
 mod resources;
+mod secret;
 pub(crate) mod session;
 mod tree;
 mod xml;
@@ -21,6 +22,7 @@ use shared_proto::v1::operation_request::What;
 use shared_proto::v1::{AwsTarget, Outcome};
 
 use self::connect::Account;
+pub(crate) use self::secret::Secrets;
 use crate::fault::Fault;
 use crate::net::Dialer;
 use crate::socket::{Input, Output};

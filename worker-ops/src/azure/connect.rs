@@ -6,7 +6,7 @@ use http::{HeaderMap, Uri};
 use http_body_util::Full;
 use serde_json::Value;
 use shared_proto::address::{Address, host_and_port};
-use shared_proto::azure::{Cloud, is_guid};
+use shared_proto::azure::{Cloud, is_guid, is_vault};
 use shared_proto::failure::Code;
 use shared_proto::v1::AzureTarget;
 use std::time::Duration;
@@ -39,6 +39,33 @@ struct Service {
     name: &'static str,
 }
 
+/// One Key Vault, and nothing else of Azure.
+pub(super) struct KeyVault(Service);
+
+// === impl KeyVault ===
+
+impl KeyVault {
+    /// Checks target and name; connects with the first request.
+    pub(super) fn new(target: AzureTarget, vault: &str, dialer: &Dialer) -> Result<Self, Fault> {
+        let wrong = |what: String| Fault::new(Code::CredentialsUnavailable, what);
+        let cloud = Cloud::from_name(&target.cloud).ok_or_else(|| wrong(format!("{:?} is no cloud", target.cloud)))?;
+        // it becomes part of a host's name
+        if !is_vault(vault) {
+            return Err(Fault::new(Code::InvalidArgument, format!("{vault:?} is no Key Vault's name")));
+        }
+        if target.vault_token.is_empty() {
+            return Err(wrong(format!("the connection has no token for Key Vault: {}", target.vault_failure)));
+        }
+        let instead = Endpoint::instead(&target.endpoint_url)?;
+        let host = format!("{vault}.{}", cloud.vault());
+        Service::new("Key Vault", host, &target.vault_token, instead.as_ref(), dialer).map(Self)
+    }
+    /// What is at a path with its query.
+    pub(super) async fn get(&mut self, target: &str) -> Result<Value, Fault> {
+        self.0.json("GET", target, None).await
+    }
+}
+
 // === impl Account ===
 
 impl Account {
@@ -57,13 +84,8 @@ impl Account {
         let cloud = Cloud::from_name(&target.cloud)
             .ok_or_else(|| Fault::new(Code::CredentialsUnavailable, format!("{:?} is no cloud", target.cloud)))?;
         let instead = Endpoint::instead(&target.endpoint_url)?;
-        let service = |name, host: &str, token: &str| {
-            let endpoint = Endpoint::of_service(host.to_owned(), instead.as_ref(), dialer.clone())?;
-            let mut token = HeaderValue::try_from(format!("Bearer {token}"))
-                .map_err(|_| Fault::new(Code::CredentialsUnavailable, "the connection's token is none"))?;
-            token.set_sensitive(true);
-            Ok::<_, Fault>(Service { client: Client::new(endpoint), token, name })
-        };
+        let service =
+            |name, host: &str, token: &str| Service::new(name, host.to_owned(), token, instead.as_ref(), dialer);
         if target.management_token.is_empty() {
             return Err(Fault::new(Code::CredentialsUnavailable, "the connection has no token for Azure"));
         }
@@ -145,6 +167,19 @@ impl Account {
 // === impl Service ===
 
 impl Service {
+    fn new(
+        name: &'static str,
+        host: String,
+        token: &str,
+        instead: Option<&Address>,
+        dialer: &Dialer,
+    ) -> Result<Self, Fault> {
+        let endpoint = Endpoint::of_service(host, instead, dialer.clone())?;
+        let mut token = HeaderValue::try_from(format!("Bearer {token}"))
+            .map_err(|_| Fault::new(Code::CredentialsUnavailable, "the connection's token is none"))?;
+        token.set_sensitive(true);
+        Ok(Self { client: Client::new(endpoint), token, name })
+    }
     fn address(&self) -> &Address {
         &self.client.endpoint().address
     }

@@ -13,6 +13,7 @@ mod lines;
 mod logs;
 mod request;
 mod resources;
+mod secret;
 mod versions;
 
 use shared_proto::failure::Code;
@@ -21,6 +22,7 @@ use shared_proto::v1::operation_request::What;
 use shared_proto::v1::{AzureTarget, Outcome};
 
 use self::connect::Account;
+pub(crate) use self::secret::Secrets;
 use crate::fault::Fault;
 use crate::net::Dialer;
 use crate::socket::Output;

@@ -10,6 +10,7 @@ mod logs;
 mod request;
 mod resources;
 mod search;
+mod secret;
 mod shapes;
 
 use shared_proto::failure::Code;
@@ -18,6 +19,7 @@ use shared_proto::v1::operation_request::What;
 use shared_proto::v1::{GcpTarget, Outcome};
 
 use self::connect::Projects;
+pub(crate) use self::secret::Secrets;
 use crate::fault::Fault;
 use crate::net::Dialer;
 use crate::socket::Output;

@@ -11,10 +11,12 @@ mod mask;
 mod pass;
 mod permissions;
 mod request;
+mod secret;
 mod status;
 mod stream;
 mod token;
 
+pub(crate) use self::secret::Secrets;
 pub(crate) use self::token::bound;
 
 use shared_proto::failure::Code;

@@ -13,6 +13,12 @@ const FILE_MAX: u64 = 1024 * 1024;
 
 /// Reads a text; `what` says what it should have been.
 pub(super) fn read(what: &str, path: &Path) -> Result<String, Fault> {
+    String::from_utf8(read_bytes(what, path)?)
+        .map_err(|_| unavailable(format!("{what} {}: it is no text", path.display())))
+}
+
+/// The same of what need not be a text.
+pub(super) fn read_bytes(what: &str, path: &Path) -> Result<Vec<u8>, Fault> {
     let failed = |why: &str| unavailable(format!("{what} {}: {why}", path.display()));
     let file = open(path).map_err(|e| failed(&e.to_string()))?;
     let metadata = file.metadata().map_err(|e| failed(&e.to_string()))?;
@@ -24,7 +30,7 @@ pub(super) fn read(what: &str, path: &Path) -> Result<String, Fault> {
     if text.len() as u64 > FILE_MAX {
         return Err(failed("it is larger than 1 MiB"));
     }
-    String::from_utf8(text).map_err(|_| failed("it is no text"))
+    Ok(text)
 }
 
 fn open(path: &Path) -> std::io::Result<File> {

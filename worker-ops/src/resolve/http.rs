@@ -9,7 +9,7 @@ use shared_proto::failure::Code;
 use std::time::Duration;
 
 use crate::fault::Fault;
-use crate::net::{Client, Dialer, Endpoint, Request, read_all};
+use crate::net::{Client, Dialer, Endpoint, Request, read_all, tls};
 
 /// The longest answer that is taken, bytes: tokens have a few thousand.
 const ANSWER_MAX: usize = 256 * 1024;
@@ -28,8 +28,23 @@ pub(super) struct Answer {
 /// # Errors
 /// Why there is no answer, with the address.
 pub(super) async fn exchange(address: &Address, request: Request) -> Result<Answer, String> {
+    exchange_with(address, "", request).await
+}
+
+/// The same with these certificate authorities in the place of the machine's, PEM; empty: those.
+///
+/// # Errors
+/// As of [`exchange`].
+pub(super) async fn exchange_with(address: &Address, ca_pem: &str, request: Request) -> Result<Answer, String> {
     let exchanging = async {
-        let mut client = Client::new(Endpoint::new(address.clone(), Dialer::direct())?);
+        let mut endpoint = Endpoint::new(address.clone(), Dialer::direct());
+        if address.https && !ca_pem.is_empty() {
+            let wrong = |e| Fault::new(Code::TargetUnreachable, format!("{}: {e}", address.shown()));
+            let config = tls::client(&tls::Trust::Pem(ca_pem), None).map_err(wrong)?;
+            let name = tls::server_name(&address.host).map_err(wrong)?;
+            endpoint = Ok(Endpoint { address: address.clone(), tls: Some((config, name)), dialer: Dialer::direct() });
+        }
+        let mut client = Client::new(endpoint?);
         let (head, body) = client.send(request).await?.into_parts();
         let body = read_all(client.endpoint(), body, ANSWER_MAX).await?.ok_or_else(|| {
             let message = format!("{}: the answer has more than {ANSWER_MAX} bytes", address.shown());

@@ -12,6 +12,8 @@ mod http;
 mod in_cluster;
 mod kubeconfig;
 mod plugin;
+mod signed;
+mod source;
 
 use prost::Message as _;
 use shared_proto::failure::Code;
@@ -57,8 +59,12 @@ pub(crate) async fn run() -> Result<(), FrameError> {
         () = hangup.gone() => return Ok(()),
         request = input.request() => request?,
     };
+    let named = match &request.how {
+        Some(How::Source(_)) => format!("sources.{}", request.connection),
+        _ => format!("connection {:?}", request.connection),
+    };
     let resolved = async {
-        match request.how {
+        let resolved = match request.how {
             Some(How::Kubeconfig(how)) => kubeconfig::resolve(how).await,
             Some(How::InCluster(_)) => in_cluster::resolve(),
             Some(How::Aws(how)) => match aws::from_environment(&how) {
@@ -68,10 +74,15 @@ pub(crate) async fn run() -> Result<(), FrameError> {
             },
             Some(How::Gcp(how)) => gcp::resolve(how).await,
             Some(How::Azure(how)) => azure::resolve(&how).await,
+            Some(How::Source(how)) => {
+                let access = source::resolve(&request.connection, &how).await?;
+                return Ok(ResolveReply { kind: Some(Kind::Source(access)), ..Default::default() });
+            }
             None => Err(Fault::new(Code::UnsupportedVersion, "this runner does not know that kind of credentials")),
-        }
+        };
+        resolved.map(ResolveReply::from)
     };
-    finish(&request.connection, resolved, output, &hangup).await
+    finish(&named, resolved, output, &hangup).await
 }
 
 /// The second half for AWS: the request is on standard input, the socket is standard output, the environment is the request's.
@@ -80,12 +91,20 @@ pub(crate) async fn run_aws() -> Result<(), FrameError> {
     io::stdin().take(REQUEST_MAX).read_to_end(&mut bytes)?;
     let request = shared_proto::v1::ResolveAws::decode(bytes.as_slice())?;
     let (_input, output, hangup) = socket::open(UnixStream::from(io::stdout().as_fd().try_clone_to_owned()?))?;
-    finish("", aws::resolve(&request), output, &hangup).await
+    let resolved = async { aws::resolve(&request).await.map(ResolveReply::from) };
+    finish("", resolved, output, &hangup).await
 }
 
+impl From<Resolved> for ResolveReply {
+    fn from(Resolved { target, valid_until_ms, steps }: Resolved) -> Self {
+        Self { kind: Some(Kind::Target(Target { kind: Some(target) })), valid_until_ms, steps }
+    }
+}
+
+/// `named`: what failures begin with; empty: whoever is told of them knows.
 async fn finish(
-    connection: &str,
-    resolved: impl Future<Output = Result<Resolved, Fault>>,
+    named: &str,
+    resolved: impl Future<Output = Result<ResolveReply, Fault>>,
     mut output: Output,
     hangup: &Hangup,
 ) -> Result<(), FrameError> {
@@ -94,12 +113,10 @@ async fn finish(
         () = hangup.gone() => Ok(()),
         resolved = resolved => {
             let reply = match resolved {
-                Ok(Resolved { target, valid_until_ms, steps }) => {
-                    ResolveReply { kind: Some(Kind::Target(Target { kind: Some(target) })), valid_until_ms, steps }
-                }
+                Ok(reply) => reply,
                 Err(mut fault) => {
-                    if !connection.is_empty() {
-                        fault.failure.message = format!("connection {connection:?}: {}", fault.failure.message);
+                    if !named.is_empty() {
+                        fault.failure.message = format!("{named}: {}", fault.failure.message);
                     }
                     ResolveReply { kind: Some(Kind::Failure(fault.outcome())), ..Default::default() }
                 }

@@ -60,7 +60,7 @@ fn target(reply: &ResolveReply) -> Result<&AwsTarget> {
             other => anyhow::bail!("{other:?}"),
         },
         Some(Reply::Failure(outcome)) => anyhow::bail!("{outcome:?}"),
-        None => anyhow::bail!("nothing"),
+        other => anyhow::bail!("no target: {}", other.is_some()),
     }
 }
 

@@ -49,6 +49,8 @@ fn azure_target(url: &str) -> AzureTarget {
         cloud: "public".into(),
         endpoint_url: url.into(),
         logs_failure: String::new(),
+        vault_token: String::new(),
+        vault_failure: String::new(),
     }
 }
 fn target(url: &str) -> Target {

@@ -55,7 +55,7 @@ fn azure(reply: &ResolveReply) -> Result<&AzureTarget> {
             _ => bail!("another target"),
         },
         Some(Reply::Failure(outcome)) => bail!("{outcome:?}"),
-        None => bail!("nothing"),
+        other => bail!("no target: {}", other.is_some()),
     }
 }
 fn failed(reply: &ResolveReply, code: &str, words: &str) -> Result<()> {

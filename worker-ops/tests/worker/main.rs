@@ -21,7 +21,9 @@ mod kubernetes_permissions;
 mod process;
 mod ready;
 mod resolve;
+mod secrets;
 mod server;
+mod source_resolve;
 
 use runner_tests::Suite;
 use std::process::ExitCode;
@@ -42,5 +44,7 @@ fn main() -> ExitCode {
     let suite = gcp_resolve::scenarios(suite);
     let suite = azure::scenarios(suite);
     let suite = azure_resolve::scenarios(suite);
+    let suite = secrets::scenarios(suite);
+    let suite = source_resolve::scenarios(suite);
     resolve::scenarios(suite).run()
 }

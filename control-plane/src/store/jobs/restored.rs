@@ -299,12 +299,7 @@ async fn adopt_stack(
         None => {}
     }
     let (kind, path) = match &request.source {
-        Some(v1::Source { kind: Some(v1::source::Kind::Git(git)), path }) => {
-            (json!({ "git": { "url": git.url, "reference": git.reference } }), path.as_str())
-        }
-        Some(v1::Source { kind: Some(v1::source::Kind::Archive(archive)), path }) => {
-            (json!({ "archive": { "sha256": archive.sha256, "size": archive.size } }), path.as_str())
-        }
+        Some(v1::Source { kind: Some(kind), path }) => (crate::api::stored_source(kind), path.as_str()),
         _ => (json!({}), ""),
     };
     let end = request.stack_id.len().saturating_sub(8);

@@ -31,6 +31,12 @@ pub struct Stack {
     pub connections: String,
     /// How long what may take in its jobs.
     pub limits: String,
+    /// What variables refer to in its stores.
+    pub secrets: String,
+    /// Variables that were sealed to it.
+    pub sealed: String,
+    /// Sets of variables, by name.
+    pub variable_sets: String,
     /// The instance that applied its last plan, or may have: one without a backend has its state there.
     pub last_instance: Option<String>,
     /// When it was made.
@@ -58,13 +64,19 @@ pub struct NewStack {
     pub connections: String,
     /// JSON.
     pub limits: String,
+    /// JSON.
+    pub secrets: String,
+    /// JSON.
+    pub sealed: String,
+    /// JSON.
+    pub variable_sets: String,
 }
 
 macro_rules! select_stacks {
     ($rest:literal) => {
         concat!(
-            "SELECT id, organization, name, engine, engine_version, runner, source, variables, not_redacted, connections, limits, ",
-            "last_instance, created_at_ms ",
+            "SELECT id, organization, name, engine, engine_version, runner, source, variables, not_redacted, connections, last_instance, ",
+            "secrets, sealed, variable_sets, limits, created_at_ms ",
             "FROM stacks WHERE organization = $1 AND deleted_at_ms IS NULL ",
             $rest
         )
@@ -80,7 +92,8 @@ impl Store {
         let id = new_id("stk");
         sqlx::query(
             "INSERT INTO stacks (id, organization, name, engine, runner, source, variables, connections, created_at_ms, \
-             not_redacted, engine_version, limits) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+             not_redacted, engine_version, limits, secrets, sealed, variable_sets) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
         )
         .bind(&id)
         .bind(organization)
@@ -94,6 +107,9 @@ impl Store {
         .bind(&new.not_redacted)
         .bind(&new.engine_version)
         .bind(&new.limits)
+        .bind(&new.secrets)
+        .bind(&new.sealed)
+        .bind(&new.variable_sets)
         .execute(self.pool())
         .await
         .map_err(|e| taken(e, "a stack", &new.name, "making a stack"))?;
@@ -134,7 +150,8 @@ impl Store {
     pub async fn update_stack(&self, organization: &str, id: &str, new: &NewStack) -> Result<Stack, Failure> {
         let changed = sqlx::query(
             "UPDATE stacks SET name = $3, engine = $4, runner = $5, source = $6, variables = $7, connections = $8, \
-             not_redacted = $9, engine_version = $10, limits = $11 WHERE organization = $1 AND id = $2 AND deleted_at_ms IS NULL",
+             not_redacted = $9, engine_version = $10, limits = $11, secrets = $12, sealed = $13, variable_sets = $14 \
+             WHERE organization = $1 AND id = $2 AND deleted_at_ms IS NULL",
         )
         .bind(organization)
         .bind(id)
@@ -147,6 +164,9 @@ impl Store {
         .bind(&new.not_redacted)
         .bind(&new.engine_version)
         .bind(&new.limits)
+        .bind(&new.secrets)
+        .bind(&new.sealed)
+        .bind(&new.variable_sets)
         .execute(self.pool())
         .await
         .map_err(|e| taken(e, "a stack", &new.name, "changing a stack"))?;

@@ -43,6 +43,9 @@ pub(crate) async fn stack(store: &Store, name: &str) -> Stack {
         engine_version: None,
         limits: "{}".into(),
         connections: "[]".into(),
+        secrets: "{}".into(),
+        sealed: "{}".into(),
+        variable_sets: "[]".into(),
     };
     store.create_stack(ORG, &new).await.expect("a stack")
 }
@@ -58,6 +61,9 @@ pub(crate) fn new_job(stack: &Stack, kind: JobKind) -> NewJob {
         approve_automatically: false,
         source: v1::Source::default(),
         variables: [("password".to_owned(), "s3cr3t".to_owned())].into(),
+        typed: vec![],
+        secrets: Default::default(),
+        sealed: vec![],
         not_redacted: vec![],
         connections: vec![],
         created_by: "ann".into(),
@@ -524,6 +530,9 @@ async fn stacks_have_names_of_their_own_and_go_when_nothing_runs() {
         engine_version: None,
         limits: "{}".into(),
         connections: "[]".into(),
+        secrets: "{}".into(),
+        sealed: "{}".into(),
+        variable_sets: "[]".into(),
     };
     assert_eq!(code(store.create_stack(ORG, &same).await), Code::Conflict);
     let changed = store.update_stack(ORG, &first.id, &same).await.expect("changed");

@@ -7,10 +7,12 @@ mod kept;
 mod limits;
 mod plane;
 mod rules;
+mod secrets;
 
 use super::*;
 use nix::sys::signal::Signal;
 use plane::{Host, Known, Plane, job, wait_for};
+use shared_proto::v1;
 use shared_proto::v1::work_item::Kind;
 use shared_proto::v1::{Approval, Cancel, Discard, JobKind, JobRelease, Recall};
 use std::time::Duration;

@@ -54,6 +54,8 @@ pub(super) struct Known {
     /// In each token that is resolved, and of which connections some were.
     pub(super) token: u32,
     pub(super) resolved: Vec<String>,
+    /// What a job's variables refer to, by the variables' names.
+    pub(super) secrets: HashMap<String, String>,
     pub(super) refuse_accept: bool,
     /// Jobs that it does not know: it was restored from an older back-up.
     unknown: Vec<String>,
@@ -383,6 +385,7 @@ impl Host {
             limits: self.limits,
             plan_retries: 0,
             renew_every: Duration::from_millis(100),
+            source_cache: 0,
             silence_max: self.silence_max,
         };
         let around = Around { plane: plane.clone(), worker: self.worker.clone() };
@@ -519,10 +522,16 @@ impl Surroundings for Around {
         (connection == "both").then(|| "reading".to_owned())
     }
     fn ended(&self, _: &str, _: &str) {}
+    async fn secrets(&self, _: &v1::JobRequest) -> Result<HashMap<String, String>, Failure> {
+        Ok(self.plane.update(|p| p.secrets.clone()))
+    }
     async fn allows(&self, _: &v1::JobRequest, _: bool) -> Result<Option<crate::policy::Permit>, Failure> {
         Ok(None)
     }
-    async fn first_word(&self, _: &[v1::JobTarget]) -> v1::JobFirst {
+    async fn source_access(&self, _: &v1::Source) -> Result<Option<v1::SourceAccess>, Failure> {
+        Ok(None)
+    }
+    async fn first_word(&self, _: &[v1::JobTarget], _: Option<&v1::SourceAccess>) -> v1::JobFirst {
         v1::JobFirst::default()
     }
     async fn start_worker(&self, folder: OwnedFd, _: Reaches) -> Result<Started, Failure> {

@@ -2,8 +2,8 @@
 
 use crate::net::proxy::Proxy;
 use shared_proto::address::Address;
-use shared_proto::aws::{Host, is_region};
-use shared_proto::azure::Cloud;
+use shared_proto::aws::{Endpoint, Host, is_region};
+use shared_proto::azure::{Cloud, is_vault};
 use shared_proto::dial::Request;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::inventory::{self, gcp};
@@ -91,6 +91,46 @@ impl Reach {
                 Ok(Self { hosts, through: Through::Ours })
             }
             None => Err(wrong("the connection has no target".to_owned())),
+        }
+    }
+
+    /// What a store of secrets says: its service at the connection's target, or the Vault, whose address is the configuration's own.
+    ///
+    /// # Errors
+    /// As of [`Self::of`].
+    pub(crate) fn of_store(reads: &v1::SecretReads, target: Option<&v1::Target>) -> Result<Self, Failure> {
+        let ours = |hosts| Self { hosts, through: Through::Ours };
+        if let Some(vault) = &reads.vault {
+            let hosts = match Address::parse(&vault.address) {
+                Ok(Address { host, port, .. }) => Hosts::One { host, port },
+                Err(_) => Hosts::None,
+            };
+            return Ok(ours(hosts));
+        }
+        let target = target.ok_or_else(|| Code::CredentialsUnavailable.on("the store has no target"))?;
+        let region = |target: &v1::AwsTarget| match reads.place.as_str() {
+            "" => target.region.clone(),
+            place => place.to_owned(),
+        };
+        match (&target.kind, reads.kind.as_str()) {
+            (Some(Target::Aws(of)), kind) if of.endpoint_url.is_empty() => {
+                let service = match kind {
+                    "aws-secrets-manager" => "secretsmanager",
+                    "aws-ssm" => "ssm",
+                    _ => return Ok(ours(Hosts::None)),
+                };
+                let region = region(of);
+                // the worker says better what is wrong with it
+                let host = is_region(&region).then(|| Endpoint::of(service, &region).host);
+                Ok(ours(host.map_or(Hosts::None, |host| Hosts::Some(vec![host]))))
+            }
+            (Some(Target::Gcp(of)), "gcp") if of.endpoint_url.is_empty() => Ok(ours(Hosts::Google(&["secretmanager"]))),
+            (Some(Target::Azure(of)), "azure") if of.endpoint_url.is_empty() => {
+                let cloud = Cloud::from_name(&of.cloud).filter(|_| is_vault(&reads.vault_name));
+                let host = cloud.map(|cloud| format!("{}.{}", reads.vault_name, cloud.vault()));
+                Ok(ours(host.map_or(Hosts::None, |host| Hosts::Some(vec![host]))))
+            }
+            _ => Self::of(target, None),
         }
     }
 
@@ -344,6 +384,49 @@ mod tests {
             assert!(!may(&own, None, host, 443), "{host}");
         }
         assert!(may(&stand_in, Some(&operations[3]), "127.0.0.1", 5000) && !may(&stand_in, None, "127.0.0.1", 5001));
+    }
+
+    #[test]
+    fn a_store_reaches_its_own_service_and_nothing_else() {
+        let reads = |kind: &str, place: &str, vault_name: &str| v1::SecretReads {
+            kind: kind.into(),
+            place: place.into(),
+            vault_name: vault_name.into(),
+            ..Default::default()
+        };
+        let vault = v1::VaultTarget { address: "https://vault.example:8200".into(), ..Default::default() };
+        let vault = v1::SecretReads { vault: Some(vault), ..reads("vault", "", "") };
+        let own = v1::AwsTarget { region: "eu-central-1".into(), ..Default::default() };
+        let own = v1::Target { kind: Some(Target::Aws(own)) };
+        let stand_in = aws("http://127.0.0.1:5000");
+        let google = v1::Target { kind: Some(Target::Gcp(v1::GcpTarget::default())) };
+        let azure = v1::Target { kind: Some(Target::Azure(v1::AzureTarget::default())) };
+        let cluster = kubernetes("https://api.example:6443", "");
+        for (reads, target, host, port, allowed) in [
+            (&vault, None, "vault.example", 8200, true),
+            (&vault, None, "vault.example", 443, false),
+            (&vault, None, "169.254.169.254", 80, false),
+            (&reads("aws-ssm", "", ""), Some(&own), "ssm.eu-central-1.amazonaws.com", 443, true),
+            (&reads("aws-ssm", "eu-west-1", ""), Some(&own), "ssm.eu-west-1.amazonaws.com", 443, true),
+            (&reads("aws-ssm", "", ""), Some(&own), "secretsmanager.eu-central-1.amazonaws.com", 443, false),
+            (&reads("aws-ssm", "", ""), Some(&own), "sts.eu-central-1.amazonaws.com", 443, false),
+            (&reads("aws-secrets-manager", "", ""), Some(&own), "secretsmanager.eu-central-1.amazonaws.com", 443, true),
+            (&reads("aws-secrets-manager", "", ""), Some(&stand_in), "127.0.0.1", 5000, true),
+            (&reads("kubernetes", "", ""), Some(&own), "ssm.eu-central-1.amazonaws.com", 443, false),
+            (&reads("gcp", "", ""), Some(&google), "secretmanager.googleapis.com", 443, true),
+            (&reads("gcp", "", ""), Some(&google), "compute.googleapis.com", 443, false),
+            (&reads("azure", "", "shop"), Some(&azure), "shop.vault.azure.net", 443, true),
+            (&reads("azure", "", "shop"), Some(&azure), "other.vault.azure.net", 443, false),
+            (&reads("azure", "", "shop"), Some(&azure), "management.azure.com", 443, false),
+            (&reads("azure", "", "x.evil"), Some(&azure), "x.evil.vault.azure.net", 443, false),
+            (&reads("kubernetes", "", ""), Some(&cluster), "api.example", 6443, true),
+            (&reads("kubernetes", "", ""), Some(&cluster), "api.example", 443, false),
+        ] {
+            let reach = Reach::of_store(reads, target).expect("a target");
+            let request = Request::new(host, port).expect("a request");
+            assert_eq!(reach.allows(&request), allowed, "{host}:{port} of {reach:?}");
+        }
+        assert!(Reach::of_store(&reads("gcp", "", ""), None).is_err());
     }
 
     #[test]

@@ -125,6 +125,34 @@ fn a_denial_covers_more_than_it_names() {
 }
 
 #[test]
+fn the_stores_that_a_job_refers_to_are_all_allowed_or_any_is_denied() {
+    let request = |stores: &[&str]| {
+        let secret_stores = stores.iter().map(|name| (*name).to_owned()).collect();
+        let (kind, engine, stack) = ("update".to_owned(), "opentofu".to_owned(), "s".to_owned());
+        let job = JobCall { kind, engine, stack, source: JobSource::Upload, secret_stores };
+        Request { person: None, groups: None, connections: Vec::new(), what: What::Job(job) }
+    };
+    let allowed = |effect: &str, stores: &[&str]| {
+        let mut rules = format!(
+            "version = 1\n[[jobs.rule]]\nname = 'r'\neffect = '{effect}'\nsecret_stores = ['team-*', 'files']\n"
+        );
+        if effect == "deny" {
+            rules.push_str("[[jobs.rule]]\nname = 'rest'\neffect = 'allow'\n");
+        }
+        policy(&rules).decide(&request(stores), noon()).is_allowed()
+    };
+    for (stores, by_allow, by_deny) in [
+        (&[][..], true, true),
+        (&["files"], true, false),
+        (&["files", "team-a"], true, false),
+        (&["files", "other"], false, false),
+        (&["other"], false, true),
+    ] {
+        assert_eq!((allowed("allow", stores), allowed("deny", stores)), (by_allow, by_deny), "{stores:?}");
+    }
+}
+
+#[test]
 fn an_empty_word_is_none_that_is_known() {
     let mut request = asked("POST", "/api/v1/namespaces/web/pods/b/exec");
     if let What::Kubernetes(it) = &mut request.what {
@@ -138,7 +166,13 @@ fn an_empty_word_is_none_that_is_known() {
     }
     let words = |text: &str| text.to_owned();
     let source = JobSource::Host(String::new());
-    let job = JobCall { kind: words("update"), engine: words("opentofu"), stack: words("s"), source };
+    let job = JobCall {
+        kind: words("update"),
+        engine: words("opentofu"),
+        stack: words("s"),
+        source,
+        secret_stores: Vec::new(),
+    };
     let request = Request { person: Some(String::new()), groups: None, connections: Vec::new(), what: What::Job(job) };
     for keys in ["source_hosts = ['*']", "people = ['a']"] {
         let of = |effect| policy(&format!("version = 1\n[[jobs.rule]]\nname = 'r'\neffect = '{effect}'\n{keys}\n"));

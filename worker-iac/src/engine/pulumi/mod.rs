@@ -15,7 +15,7 @@ pub(crate) use stack::{check, keep, prepare, remember_state, unlock};
 use super::dialect::{Command, Dialect, Family, Options, Place, Plan};
 use super::resources::Resources;
 use crate::process::Environment;
-use crate::variables::{Kept, Setting, Variables};
+use crate::variables::{Given, Kept, Setting, Variables};
 use approved::Files;
 use project::Project;
 use runner_worker_iac::redaction::Redaction;
@@ -58,9 +58,9 @@ impl Dialect for Pulumi {
     fn required(&self, root: &Path) -> Vec<(String, Constraint)> {
         Project::read(root).ok().and_then(|project| project.required()).into_iter().collect()
     }
-    fn variables(&self, request: &JobRequest, root: &Path) -> Result<Variables, Failure> {
+    fn variables(&self, given: &Given<'_>, request: &JobRequest, root: &Path) -> Result<Variables, Failure> {
         let declared = Project::read(root)?.declarations(root, stack_name(request));
-        Variables::of_project(&request.variables, &request.not_redacted, &declared)
+        Variables::of_project(given, &declared)
     }
     fn options(&self, request: &JobRequest, root: &Path) -> Result<Options, Failure> {
         let stack = stack_name(request);

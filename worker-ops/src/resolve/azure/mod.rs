@@ -1,4 +1,4 @@
-//! Azure credentials: tokens for Resource Manager and for Log Analytics, by an application's secret, its certificate, another issuer's token,
+//! Azure credentials: tokens for Resource Manager, for Log Analytics, and for Key Vault where a store of secrets is one, by an application's secret, its certificate, another issuer's token,
 //! or the machine's own identity.
 //!
 //! It must never ask a metadata service unless the source says so, send a secret anywhere but to the cloud's own directory (or the entry's
@@ -19,7 +19,7 @@ use super::http::Answer;
 use super::{Resolved, millis, step, unavailable, valid_until};
 use crate::fault::Fault;
 
-/// For both tokens.
+/// For all tokens.
 const DEADLINE: Duration = Duration::from_secs(18);
 /// The longest token, bytes: it stands in a header.
 const TOKEN_MAX: usize = 32 * 1024;
@@ -36,7 +36,7 @@ struct Token {
 #[derive(Clone, Copy)]
 struct Audience(&'static str);
 
-/// Asks for both tokens. That there is none for logs is no failure: who asks for logs is told why.
+/// Asks for the tokens. That there is none for logs or vaults is no failure: who asks for these is told why.
 pub(super) async fn resolve(how: &ResolveAzure) -> Result<Resolved, Fault> {
     match tokio::time::timeout(DEADLINE, unbounded(how)).await {
         Ok(resolved) => resolved,
@@ -54,11 +54,21 @@ async fn unbounded(how: &ResolveAzure) -> Result<Resolved, Fault> {
         Ok(token) => (Some(token), String::new()),
         Err(fault) => (None, fault.failure.message),
     };
-    let expiry_ms = logs.as_ref().map_or(management.expiry_ms, |logs| logs.expiry_ms.min(management.expiry_ms));
+    let (vault, vault_failure) = match how.vault {
+        false => (None, String::new()),
+        true => match token(how, cloud, Audience(cloud.vault())).await {
+            Ok(token) => (Some(token), String::new()),
+            Err(fault) => (None, fault.failure.message),
+        },
+    };
+    let all = [Some(&management), logs.as_ref(), vault.as_ref()];
+    let expiry_ms = all.into_iter().flatten().map(|token| token.expiry_ms).min().unwrap_or_default();
     let target = AzureTarget {
         management_token: management.value,
         logs_token: logs.map(|logs| logs.value).unwrap_or_default(),
         logs_failure,
+        vault_token: vault.map(|vault| vault.value).unwrap_or_default(),
+        vault_failure,
         subscription: how.subscription.clone(),
         tenant: how.tenant.clone(),
         cloud: cloud.as_str().to_owned(),

@@ -1,12 +1,7 @@
 //! A service account's own word, signed with its key, for which Google gives a token.
 //! <https://developers.google.com/identity/protocols/oauth2/service-account#authorizingrequests>
 
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use rustls_pki_types::PrivateKeyDer;
-use rustls_pki_types::pem::PemObject as _;
+use super::super::signed;
 use serde_json::json;
 
 /// How long it is good for, seconds: the most that Google takes.
@@ -29,12 +24,6 @@ pub(super) struct Claims<'a> {
 /// # Errors
 /// What is wrong with the key, without it.
 pub(super) fn signed(claims: &Claims<'_>, key: &str) -> Result<String, &'static str> {
-    let pair = match PrivateKeyDer::from_pem_slice(key.as_bytes()) {
-        Ok(PrivateKeyDer::Pkcs8(der)) => RsaKeyPair::from_pkcs8(der.secret_pkcs8_der()),
-        Ok(PrivateKeyDer::Pkcs1(der)) => RsaKeyPair::from_der(der.secret_pkcs1_der()),
-        _ => return Err("it is no key in PEM"),
-    };
-    let pair = pair.map_err(|_| "it is no RSA key of 2048 bits or more")?;
     let mut head = json!({"alg": "RS256", "typ": "JWT"});
     if !claims.key_id.is_empty() {
         head["kid"] = json!(claims.key_id);
@@ -46,10 +35,5 @@ pub(super) fn signed(claims: &Claims<'_>, key: &str) -> Result<String, &'static 
         "iat": claims.now,
         "exp": claims.now + SECONDS,
     });
-    let encode = |text: String| URL_SAFE_NO_PAD.encode(text);
-    let input = format!("{}.{}", encode(head.to_string()), encode(body.to_string()));
-    let mut signature = vec![0; pair.public_modulus_len()];
-    pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), input.as_bytes(), &mut signature)
-        .map_err(|_| "it cannot sign")?;
-    Ok(format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature)))
+    signed::rs256(&head, &body, key)
 }
