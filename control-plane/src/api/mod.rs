@@ -10,11 +10,15 @@ mod caller;
 mod checked;
 mod cloud;
 mod connections;
+mod deliveries;
 mod document;
+mod drift;
+mod due;
 mod error;
 mod exec;
 mod extract;
 mod health;
+mod hooks;
 mod issuers;
 mod jobs;
 mod kubernetes;
@@ -23,6 +27,9 @@ mod listener;
 mod locks;
 mod log_events;
 mod logs;
+mod new_job;
+mod notifications;
+mod notify;
 mod operations;
 mod outcome;
 mod pass;
@@ -32,19 +39,24 @@ mod routes;
 mod rules;
 mod runners;
 mod running;
+mod schedules;
 mod scope;
 mod source;
 mod stacks;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod webhooks;
 
 pub(crate) use account::{add_organization, new_token};
 pub use caller::Caller;
+pub use deliveries::Deliveries;
+pub(crate) use due::follow as follow_schedules;
 pub use error::ApiError;
 pub(crate) use extract::{Body, Named, OptionalBody, Params};
 pub use ledger::Ledger;
 pub use listener::ApiListener;
+pub use notify::{Networks, Notifier};
 pub(crate) use routes::Routes;
 pub use running::Documents;
 pub use streams::{StreamLimit, StreamPlace};
@@ -93,6 +105,10 @@ pub struct ApiState {
     pub documents: Documents,
     /// Jobs, stacks' archives and what becomes of them.
     pub jobs: Jobs,
+    /// What comes in from Git hosts, without a token.
+    pub deliveries: Deliveries,
+    /// Where notifications may go.
+    pub networks: Networks,
     /// Cancelled when the control plane shuts down.
     pub leaving: CancellationToken,
 }
@@ -124,6 +140,10 @@ fn routes() -> Routes {
         .merge(rules::routes())
         .merge(stacks::routes())
         .merge(jobs::routes())
+        .merge(schedules::routes())
+        .merge(drift::routes())
+        .merge(webhooks::routes())
+        .merge(notifications::routes())
         .merge(archives::routes())
 }
 
@@ -145,6 +165,10 @@ fn documents() -> Vec<utoipa::openapi::OpenApi> {
         rules::Document::openapi(),
         stacks::Document::openapi(),
         jobs::Document::openapi(),
+        schedules::Document::openapi(),
+        drift::Document::openapi(),
+        webhooks::Document::openapi(),
+        notifications::Document::openapi(),
         archives::Document::openapi(),
     ]
 }
@@ -164,6 +188,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/v1/openapi.json", get(move || async move { axum::Json(description) }))
         .merge(api)
         .merge(passing)
+        .merge(deliveries::arriving())
         .fallback(pass::elsewhere)
         .method_not_allowed_fallback(|| async {
             ApiError::from(Code::MethodNotAllowed.on("this path does not take this method"))

@@ -79,6 +79,18 @@ impl Source {
             }
         }
     }
+    /// Its address and reference, where it is a Git repository.
+    pub(super) fn git(&self) -> Option<(&str, &str)> {
+        match self {
+            Self::Git(git) => Some((&git.url, &git.reference)),
+            Self::Archive(_) => None,
+        }
+    }
+    /// The same repository at that reference; an archive has none.
+    pub(super) fn at(&self, reference: &str) -> Option<Self> {
+        let (url, _) = self.git()?;
+        Some(Self::Git(Git { url: url.to_owned(), reference: reference.to_owned() }))
+    }
     /// As a runner is told.
     pub(super) fn wire(self, path: String) -> v1::Source {
         let kind = match self {
@@ -95,6 +107,11 @@ impl Source {
 // === impl Variables ===
 
 impl Variables {
+    /// Those of these names.
+    pub(super) fn only(mut self, names: &[String]) -> Self {
+        self.0.retain(|name, _| names.iter().any(|wanted| wanted == name));
+        self
+    }
     /// These, with others over them.
     pub(super) fn over(mut self, others: Self) -> Self {
         self.0.extend(others.0);

@@ -6,14 +6,17 @@
 mod connections;
 mod issuers;
 mod jobs;
+mod notices;
 #[path = "operations.rs"]
 mod operation_records;
 mod organizations;
 mod rules;
 mod runners;
+mod schedules;
 mod seal;
 mod seals;
 mod users;
+mod webhooks;
 
 pub use connections::{Connection, Provider};
 #[cfg(test)]
@@ -23,17 +26,20 @@ pub(crate) use jobs::PRESENT_MS;
 #[cfg(test)]
 pub(crate) use jobs::tests as jobs_tests;
 pub use jobs::{
-    Cancelled, Given, Idempotency, Job, JobEnd, JobKind, KnownLock, NewJob, NewStack, Phase, Plan, Reported, Scope,
-    Stack, Standing,
+    Cancelled, Drift, Given, Idempotency, Job, JobEnd, JobKind, KnownLock, Manner, NewJob, NewStack, Phase, Plan,
+    Reported, Scope, Stack, Standing,
 };
+pub use notices::{EVENTS, Notice, Notification};
 pub use operation_records::OperationRecord;
 pub use organizations::Organization;
 pub(crate) use organizations::{not_found, taken};
 pub use rules::Rules;
 pub(crate) use runners::key_known;
 pub use runners::{CertificateRecord, Ended, KeyRecord, NewCredentials, Runner};
+pub use schedules::{Does, NewSchedule, Schedule, Turn};
 pub use seals::SealRecord;
 pub use users::{Role, User};
+pub use webhooks::{Delivery, Webhook};
 
 use shared_proto::failure::{Code, Failure};
 use sqlx::Connection as _;

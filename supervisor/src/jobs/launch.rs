@@ -13,7 +13,7 @@ use crate::workers::{Exit, Reaches, Started};
 use runner_sandbox::PidFd;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::frame::{self, Kind};
-use shared_proto::v1::{EngineProgram, JobRequest, JobStart, JobTarget, source as source_kind};
+use shared_proto::v1::{EngineProgram, JobKind, JobRequest, JobStart, JobTarget, source as source_kind};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,8 +22,9 @@ use tokio::sync::oneshot;
 
 /// The most connections of one job.
 const CONNECTIONS_MAX: usize = 32;
-/// The newest form of a request that this runner knows: 2 is about a part of its stack, 3 about versions of its state or has rules.
-const FORMAT: u32 = 3;
+/// The newest form of a request that this runner knows: 2 is about a part of its stack, 3 about versions of its state or has rules, 4 is of an
+/// untrusted source, ends with its plan or reconciles.
+const FORMAT: u32 = 4;
 /// How often, and after how long each time, it is looked how a worker ended, until its parent has reaped it.
 const REAPED_LOOKS: u32 = 20;
 const REAPED_LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -115,6 +116,7 @@ impl Launch {
         if !(1..=FORMAT).contains(&request.format) {
             return Err(Code::UnsupportedVersion.on(format!("the job's request is of format {}", request.format)));
         }
+        only_previews(request, step)?;
         let (engine, engines) = engines(&self.settings.engines, &request.engine)?;
         if request.connections.len() > CONNECTIONS_MAX {
             return Err(Code::TooLarge.on(format!("the job names more than {CONNECTIONS_MAX} connections")));
@@ -122,12 +124,14 @@ impl Launch {
         // resolved anew for each step: an approval may take days
         let mut targets = Vec::with_capacity(request.connections.len());
         let asker = Asker { person: &request.created_by, operation: &request.job_id };
+        let (request, withheld) = given(request);
         for connection in &request.connections {
             let target = self.surroundings.resolve(connection, asker).await?;
             targets.push(JobTarget { connection: connection.clone(), target: Some(target) });
         }
         Ok(JobStart {
-            request: Some(request.clone()),
+            reconciles: step == Step::Plan && request.reconcile && self.surroundings.reconciles(&request),
+            withheld,
             step: match step {
                 Step::Apply => "apply",
                 Step::Plan => "plan",
@@ -138,6 +142,7 @@ impl Launch {
             targets,
             state_directory: self.store.stack(&request.stack_id)?.display().to_string(),
             state_key: self.store.state_key(&request.stack_id)?.bytes().to_vec(),
+            request: Some(request),
             instance: self.settings.instance_id.clone(),
             archive_path,
             isolation_level: self.settings.isolation.to_owned(),
@@ -214,6 +219,38 @@ impl Launch {
     }
 }
 
+/// What of a request a job is given; of an untrusted source nothing that is secret or opens anything, and what that was is named.
+fn given(request: &JobRequest) -> (JobRequest, Vec<String>) {
+    let mut given = request.clone();
+    if !request.untrusted {
+        return (given, Vec::new());
+    }
+    let mut withheld: Vec<_> = given.connections.drain(..).map(|name| format!("connection {name}")).collect();
+    let marked = std::mem::take(&mut given.not_redacted);
+    let mut secrets: Vec<_> = marked.into_iter().filter(|name| given.variables.remove(name).is_some()).collect();
+    secrets.sort();
+    withheld.extend(secrets.into_iter().map(|name| format!("variable {name}")));
+    (given, withheld)
+}
+
+/// Refuses to apply what only ever is a preview, whatever is said of its plan, and a preview that it cannot keep to be one.
+fn only_previews(request: &JobRequest, step: Step) -> Result<(), Failure> {
+    let kind = request.kind();
+    if (request.untrusted && kind != JobKind::Preview) || (request.preview_only && kind != JobKind::Refresh) {
+        return Err(
+            Code::InvalidArgument.on(format!("job {} cannot be kept a preview: it is of another kind", request.job_id))
+        );
+    }
+    if step == Step::Apply && (request.untrusted || request.preview_only || kind == JobKind::Preview) {
+        return Err(Code::InvalidArgument.on(format!("job {} is a preview: nothing of it is applied", request.job_id)));
+    }
+    if request.untrusted && request.engine == "pulumi" {
+        let message = "a source that is not trusted is not previewed with Pulumi, whose programs have the key of their stack's secrets";
+        return Err(Code::SourceRefused.on(message).next("Preview it once it is merged."));
+    }
+    Ok(())
+}
+
 /// The programs of an engine: the one that is taken where nobody asks for another, and those by version.
 fn engines(all: &Engines, name: &str) -> Result<(Option<EngineProgram>, Vec<EngineProgram>), Failure> {
     let missing = || Code::EngineMissing.on(format!("this runner has no {name:?}"));
@@ -237,4 +274,52 @@ fn engines(all: &Engines, name: &str) -> Result<(Option<EngineProgram>, Vec<Engi
 fn reaches(start: &JobStart, work: PathBuf) -> Reaches {
     let named = |path: &str| Some(PathBuf::from(path)).filter(|p| !p.as_os_str().is_empty()).into_iter().collect();
     Reaches { work, reads: named(&start.archive_path), writes: named(&start.state_directory) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(kind: JobKind) -> JobRequest {
+        JobRequest {
+            kind: kind.into(),
+            engine: "opentofu".into(),
+            connections: vec!["prod".into()],
+            variables: [("region", "eu"), ("password", "hunter2-hunter2"), ("pin", "1234")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            not_redacted: vec!["pin".into(), "none".into()],
+            ..JobRequest::default()
+        }
+    }
+
+    #[test]
+    fn an_untrusted_source_is_given_nothing_that_is_secret() {
+        let trusted = asked(JobKind::Preview);
+        assert_eq!(given(&trusted), (trusted.clone(), Vec::new()));
+        let (given, withheld) = given(&JobRequest { untrusted: true, ..trusted });
+        assert_eq!((given.connections.len(), given.not_redacted.len()), (0, 0));
+        assert!(!given.variables.contains_key("pin") && given.variables.contains_key("region"));
+        assert_eq!(withheld, ["connection prod", "variable pin"]);
+    }
+
+    #[test]
+    fn what_is_a_preview_is_never_applied() {
+        use JobKind::{Destroy, Import, Preview, Refresh, Update};
+        for kind in [Preview, Update, Refresh, Destroy, Import] {
+            for (untrusted, preview_only) in [(false, false), (true, false), (false, true), (true, true)] {
+                let request = JobRequest { untrusted, preview_only, ..asked(kind) };
+                let is_kept = !(untrusted && kind != Preview) && !(preview_only && kind != Refresh);
+                assert_eq!(only_previews(&request, Step::Plan).is_ok(), is_kept, "{kind:?} {untrusted} {preview_only}");
+                let applies = !untrusted && !preview_only && kind != Preview;
+                assert_eq!(
+                    only_previews(&request, Step::Apply).is_ok(),
+                    applies,
+                    "{kind:?} {untrusted} {preview_only}"
+                );
+            }
+        }
+        let pulumi = JobRequest { untrusted: true, engine: "pulumi".into(), ..asked(Preview) };
+        assert_eq!(only_previews(&pulumi, Step::Plan).expect_err("refused").code, Code::SourceRefused);
+    }
 }

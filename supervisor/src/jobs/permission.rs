@@ -1,7 +1,7 @@
 //! A job as the rules of the policy see it.
 
 use crate::policy::{JobCall, JobSource, Request, What};
-use shared_proto::v1::{JobRequest, source};
+use shared_proto::v1::{JobKind, JobRequest, source};
 
 /// What is asked of the policy about a job: who made it, with the groups of then.
 pub fn asked_of_policy(request: &JobRequest) -> Request {
@@ -10,7 +10,8 @@ pub fn asked_of_policy(request: &JobRequest) -> Request {
         Some(source::Kind::Archive(_)) | None => JobSource::Upload,
     };
     let job = JobCall {
-        kind: super::owner::kind_name(request.kind()).to_owned(),
+        // what ends with its plan changes nothing
+        kind: super::owner::kind_name(if request.preview_only { JobKind::Preview } else { request.kind() }).to_owned(),
         engine: request.engine.clone(),
         stack: request.stack_name.clone(),
         source,

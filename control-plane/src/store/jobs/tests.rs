@@ -49,6 +49,7 @@ pub(crate) async fn stack(store: &Store, name: &str) -> Stack {
 pub(crate) fn new_job(stack: &Stack, kind: JobKind) -> NewJob {
     NewJob {
         rules: None,
+        manner: Manner::default(),
         scope: Scope::default(),
         stack: stack.clone(),
         runner: RUNNER.into(),
