@@ -403,6 +403,15 @@ async fn a_push_makes_a_job_of_its_stack_at_its_commit() {
     // the stack's own address, whatever the payload says
     assert_eq!((git.url.as_str(), git.reference.as_str()), (url, COMMIT));
     assert_eq!(request.variables.len(), 2);
+    // what could not be made is tried again when it is sent again
+    sqlx::query("UPDATE runners SET revoked_at_ms = 1").execute(world.store.pool()).await.expect("set");
+    let next = push(&COMMIT.replace('b', "c"), url, "main", "infra/x.tf");
+    let (_, failed) = world.deliver(&path, &secret, "push", &next).await;
+    assert_eq!((failed["skipped"][0]["failed"].as_bool(), world.jobs().await.len()), (Some(true), 1));
+    sqlx::query("UPDATE runners SET revoked_at_ms = NULL").execute(world.store.pool()).await.expect("set");
+    let (_, made) = world.deliver(&path, &secret, "push", &next).await;
+    assert_eq!((made["jobs"][0]["stack"].as_str(), world.jobs().await.len()), (Some("web"), 2));
+    assert_eq!(world.deliver(&path, &secret, "push", &next).await.1, made);
     for (repository, branch, file, why) in [
         ("https://git.example.com/other/b", "main", "infra/main.tf", "another repository"),
         (url, "dev", "infra/main.tf", "another branch"),
@@ -412,7 +421,7 @@ async fn a_push_makes_a_job_of_its_stack_at_its_commit() {
         assert_eq!(status, StatusCode::OK);
         assert!(answer["skipped"][0]["why"].as_str().expect("why").contains(why), "{answer}");
     }
-    assert_eq!(world.jobs().await.len(), 1);
+    assert_eq!(world.jobs().await.len(), 2);
     assert_eq!(world.deliver(&path, &secret, "push", b"{}").await.0, StatusCode::BAD_REQUEST);
     assert_eq!(world.deliver(&path, &secret, "ping", b"{}").await.0, StatusCode::OK);
     // both sides of the bound

@@ -74,6 +74,9 @@ pub(super) struct Made {
 pub(super) struct Skipped {
     pub(super) stack: String,
     pub(super) why: String,
+    /// It could not be made: sent again it is tried again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) failed: bool,
 }
 
 /// The route.
@@ -132,7 +135,11 @@ async fn answered(state: &ApiState, id: &str, request: Request) -> Result<Answer
     state.deliveries.count(&hook.id)?;
     let sha256 = shared_proto::hex::encode(Sha256::digest(&body));
     if let Some(answer) = state.store.delivered_before(&hook.id, &sha256).await? {
-        return Ok(serde_json::from_str(&answer).unwrap_or_default());
+        let before: Answer = serde_json::from_str(&answer).unwrap_or_default();
+        // a job that was made is known again by its key
+        if !before.skipped.iter().any(|skipped| skipped.failed) {
+            return Ok(before);
+        }
     }
     let (delivery, event) = host.named_in(&parts.headers);
     let answer = act(state, &hook, host.read(&event, &body)?, &sha256).await?;
@@ -251,7 +258,11 @@ impl<'a> Wanted<'a> {
         let stack = match state.store.stack(caller.org(), &self.route.stack).await {
             Ok(stack) => stack,
             Err(failure) if failure.code == Code::NotFound => {
-                answer.skipped.push(Skipped { stack: self.route.stack.clone(), why: "the stack is gone".into() });
+                answer.skipped.push(Skipped {
+                    stack: self.route.stack.clone(),
+                    why: "the stack is gone".into(),
+                    failed: false,
+                });
                 return Ok(());
             }
             Err(failure) => return Err(failure),
@@ -260,7 +271,7 @@ impl<'a> Wanted<'a> {
         let body = match self.body(&stack)? {
             Ok(body) => body,
             Err(why) => {
-                answer.skipped.push(Skipped { stack: name, why });
+                answer.skipped.push(Skipped { stack: name, why, failed: false });
                 return Ok(());
             }
         };
@@ -277,7 +288,7 @@ impl<'a> Wanted<'a> {
             }
             Err(failure) => {
                 let why = format!("{}: {}", failure.code, failure.message);
-                answer.skipped.push(Skipped { stack: name, why });
+                answer.skipped.push(Skipped { stack: name, why, failed: true });
             }
         }
         Ok(())

@@ -20,6 +20,8 @@ use std::time::Duration;
 
 /// How often it is looked at the latest: the wall clock may be set, and schedules change.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// Between two looks at the least: what failed is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Turns of one look.
 const DUE_MAX: u32 = 100;
 /// One that is later than so much was missed, milliseconds.
@@ -37,7 +39,7 @@ pub(crate) async fn follow(state: ApiState) {
         let next = state.store.next_schedule().await.ok().flatten();
         let wait = next.map_or(LOOK_EVERY, |next| {
             let left = u64::try_from(next.saturating_sub(now_ms())).unwrap_or(0);
-            LOOK_EVERY.min(Duration::from_millis(left.max(100)))
+            LOOK_EVERY.min(Duration::from_millis(left)).max(AGAIN)
         });
         tokio::time::sleep(wait).await;
     }

@@ -260,10 +260,13 @@ impl Store {
     /// # Errors
     /// `internal`.
     pub async fn next_schedule(&self) -> Result<Option<i64>, Failure> {
-        sqlx::query_scalar("SELECT MIN(due_ms) FROM schedules WHERE paused_at_ms IS NULL")
-            .fetch_one(self.pool())
-            .await
-            .map_err(broken("looking for the next schedule"))
+        sqlx::query_scalar(
+            "SELECT MIN(due_ms) FROM schedules JOIN stacks ON stacks.id = schedules.stack \
+             WHERE paused_at_ms IS NULL AND stacks.deleted_at_ms IS NULL",
+        )
+        .fetch_one(self.pool())
+        .await
+        .map_err(broken("looking for the next schedule"))
     }
 
     /// Notes what became of a schedule's turn, unless somebody else has, or it was changed meanwhile.

@@ -151,6 +151,9 @@ impl Decision {
         if self.record {
             lines.push("recorded: what is shown and what is typed".to_owned());
         }
+        if self.reconcile {
+            lines.push("reconcile: a plan that sets right is applied without asking".to_owned());
+        }
         lines
     }
 }
