@@ -183,7 +183,7 @@ mod tests {
         });
         let text = shown(&one);
         assert!(text.contains("0 6 * * * (UTC+02:00)") && text.contains("2026-01-05"), "{text}");
-        assert!(text.contains("skipped: job job_1") && !text.contains("paused"), "{text}");
+        assert!(text.contains("skipped: job job_1") && !text.contains("since"), "{text}");
         let list = json!({ "items": [one.clone()] });
         assert!(listed(&list).contains("nightly"));
         one["paused"] = json!({ "at_ms": 1, "by": "5 jobs, one after the other, have failed" });
