@@ -1,8 +1,8 @@
 //! The command line's grammar: what may be typed. What it does is in `commands`.
 
 use crate::commands::{
-    aws, ca, connection, deploy, job, k8s, kube_token, kubeconfig, login, logs, operation, organization, plan,
-    resources, rules, runner, stack, state, variables,
+    aws, ca, connection, deploy, drift, job, k8s, kube_token, kubeconfig, login, logs, notification, operation,
+    organization, plan, resources, rules, runner, schedule, stack, state, variables, webhook,
 };
 use crate::config::Overrides;
 use crate::output::Format;
@@ -104,6 +104,17 @@ pub(crate) enum Command {
     /// A stack's state: its resources, outputs and lock
     #[command(subcommand)]
     State(state::StateCommand),
+    /// Schedules: jobs that a stack has made by itself
+    #[command(subcommand)]
+    Schedule(schedule::ScheduleCommand),
+    /// Drift: what others have changed of what stacks manage
+    Drift(drift::Drift),
+    /// Webhooks: jobs and previews by what Git hosts tell
+    #[command(subcommand)]
+    Webhook(webhook::WebhookCommand),
+    /// Notifications: who is told of drift and of jobs
+    #[command(subcommand)]
+    Notification(notification::NotificationCommand),
     /// Rules for plans: what a plan must not do, and what others have to approve
     #[command(subcommand)]
     Rules(rules::RulesCommand),
@@ -248,6 +259,18 @@ mod tests {
             "plan compare job_2",
             "plan compare job_2 job_1 --exit-code",
             "plan render job_1 --status",
+            "schedule set web nightly --cron @daily",
+            "schedule set web nightly --cron @daily --kind reconcile --utc-offset -05:30 --jitter 10m --late skip",
+            "schedule list",
+            "schedule run web nightly --exit-code",
+            "drift",
+            "drift --exit-code",
+            "drift show web -o json",
+            "drift check web --exit-code",
+            "webhook create github --stack web --branch main --path modules/* --pull-requests trust-own --variable region",
+            "webhook deliveries whk_1 --limit 5",
+            "notification create chat --url https://hooks.example.com/x --secret-file f --event job_failed --event drift_found",
+            "notification notices chat",
             "operation list",
             "completion bash",
             "demo --once --json",
@@ -267,6 +290,10 @@ mod tests {
             "aws shell tofu init",
             "deploy . --sealed token=",
             "deploy . --secret password",
+            "schedule set web nightly",
+            "webhook create svn --stack web",
+            "webhook create github",
+            "notification create chat",
             "plan",
             "plan compare",
             "pods",

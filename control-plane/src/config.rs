@@ -4,6 +4,7 @@
 
 use crate::pki::{DAYS_DEFAULT, DAYS_MAX, ServerName};
 use clap::{Parser, Subcommand, ValueEnum};
+use shared_proto::address::HostPattern;
 use shared_proto::credentials::Endpoint;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -69,6 +70,9 @@ struct Arguments {
     /// last job of a stack
     #[arg(long, env = "RUNNER_CP_KEEP_EVENTS_DAYS", default_value_t = KEEP_EVENTS_DAYS, value_parser = clap::value_parser!(u32).range(0..=36_500))]
     keep_events_days: u32,
+    /// A network, such as 10.0.0.0/8 or 127.0.0.1, where notifications may go beside the public ones; may be given several times
+    #[arg(long = "notify-network", env = "RUNNER_CP_NOTIFY_NETWORK", value_name = "NETWORK", value_delimiter = ',', value_parser = network)]
+    notify_networks: Vec<HostPattern>,
     /// How logs are written
     #[arg(long, env = "RUNNER_CP_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -145,6 +149,8 @@ pub struct Config {
     pub job_lease: Duration,
     /// How long events of jobs that have ended are kept; none: for ever.
     pub keep_events: Option<Duration>,
+    /// Networks where notifications may go beside the public ones.
+    pub notify_networks: Vec<HostPattern>,
     /// How logs are written.
     pub log_format: LogFormat,
     /// What is logged.
@@ -232,10 +238,16 @@ impl Config {
             certificate_seconds: a.certificate_seconds,
             job_lease: Duration::from_secs(a.job_lease_seconds.into()),
             keep_events: (a.keep_events_days > 0).then(|| Duration::from_secs(u64::from(a.keep_events_days) * 86_400)),
+            notify_networks: a.notify_networks,
             log_format: a.log_format,
             log: a.log,
         })
     }
+}
+
+fn network(text: &str) -> Result<HostPattern, String> {
+    let found = HostPattern::parse(text).filter(|pattern| matches!(pattern, HostPattern::Network { .. }));
+    found.ok_or_else(|| "it is no network: write an address, or ADDRESS/BITS".to_owned())
 }
 
 fn endpoint(text: &str) -> Result<String, String> {
@@ -298,6 +310,8 @@ mod tests {
             &["--certificate-seconds", "71280001"],
             &["--job-lease-seconds", "1"],
             &["--job-lease-seconds", "2592001"],
+            &["--notify-network", "localhost"],
+            &["--notify-network", "10.0.0.0/33"],
             &["--data", ""],
             &["--nonsense"],
         ] {

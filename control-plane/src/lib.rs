@@ -8,6 +8,7 @@ pub mod api;
 pub mod backup;
 pub mod clock;
 pub mod config;
+pub mod cron;
 pub mod execution;
 pub mod first_start;
 pub mod identity;

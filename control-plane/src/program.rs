@@ -7,7 +7,9 @@
 //!                                                        again   ─▶ end at once
 //! ```
 
-use crate::api::{self, ApiListener, ApiState, Documents, Endpoints, Ledger, StreamLimit};
+use crate::api::{
+    self, ApiListener, ApiState, Deliveries, Documents, Endpoints, Ledger, Networks, Notifier, StreamLimit,
+};
 use crate::config::Config;
 use crate::execution::{Archives, Execution, Jobs};
 use crate::first_start::first_start;
@@ -142,16 +144,21 @@ pub async fn run(config: Config) -> Result<(), ProgramError> {
         streams: StreamLimit::new(config.user_streams),
         documents: Documents::default(),
         jobs,
+        deliveries: Deliveries::default(),
+        networks: Networks::new(config.notify_networks.clone()),
         leaving: stop.clone(),
     };
+    let notifier = Notifier::new(state.clone()).map_err(|e| std::io::Error::other(e.to_string()))?;
     let api_tls = if config.plain_http { None } else { Some(Arc::new(authority.api_tls_config()?)) };
-    let api = ApiListener::new(api_port, api_tls, api::router(state), config.api_connections);
+    let api = ApiListener::new(api_port, api_tls, api::router(state.clone()), config.api_connections);
 
     let runners = tokio::spawn(runners.serve(runner_port, stop.clone()));
     let mut api = tokio::spawn(api.serve(stop.clone()));
     let renewal = tokio::spawn(renew(authority));
     let forgetting = config.keep_events.map(|kept| tokio::spawn(jobs_settled.clone().forget(kept)));
     let settling = tokio::spawn(jobs_settled.settle(config.job_lease));
+    let schedules = tokio::spawn(api::follow_schedules(state));
+    let notifying = tokio::spawn(notifier.follow());
     ready(&config, api_address, runner_address)?;
 
     signals.next().await;
@@ -170,6 +177,8 @@ pub async fn run(config: Config) -> Result<(), ProgramError> {
     if let Some(forgetting) = forgetting {
         forgetting.abort();
     }
+    schedules.abort();
+    notifying.abort();
     api.abort();
     runners.abort();
     // every handle of the ledger is in a request; those that are left end with the runtime and are closed at the next start

@@ -796,6 +796,10 @@ impl Surroundings for Around {
         self.recorder.record(recorder::decided(record, &rule, None)).await?;
         Ok(permit)
     }
+    fn reconciles(&self, request: &JobRequest) -> bool {
+        let decision = self.settings.borrow().policy.decide(&jobs::asked_of_policy(request), SystemTime::now());
+        decision.is_allowed() && decision.reconcile
+    }
     fn plan_rules(&self) -> String {
         self.settings.borrow().policy.plan_rules().to_owned()
     }

@@ -97,6 +97,14 @@ impl ControlPlane {
         Self::made(ANY, &[], How { environment: clock.environment().to_vec(), ..How::default() }).await
     }
 
+    /// Starts one with more arguments, and with variables of its environment.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn with_environment(arguments: &[&str], environment: Vec<(&'static str, String)>) -> Result<Self> {
+        Self::made(ANY, arguments, How { environment, ..How::default() }).await
+    }
+
     /// Starts one that is given so many descriptors, and may take more.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ use crate::variables::{self, Given};
 use runner_worker_iac::redaction::Redaction;
 use sha2::{Digest as _, Sha256};
 use shared_proto::failure::{Code, Failure};
-use shared_proto::rules::{Judgement, others};
+use shared_proto::rules::{BY_POLICY, Judgement, others};
 use shared_proto::secret::Secret;
 use shared_proto::spool::SpoolError;
 use shared_proto::states::{Held, Key};
@@ -288,6 +288,7 @@ impl Step {
             self.phase("preparing", "").await;
             // nothing is begun that the spool does not tell of: a step without an event may be started again
             self.journal.flush().await;
+            self.note_distrust().await;
             let mut engine = self.prepare().await?;
             self.is_free().await?;
             self.phase("planning", "").await;
@@ -315,16 +316,32 @@ impl Step {
         if !has_changes {
             return Ok(End::Result("no_changes", "The infrastructure is as the configuration says.".into()));
         }
-        if let Some(judgement) = judgement.filter(|judgement| judgement.denied) {
+        if let Some(judgement) = judgement.as_ref().filter(|judgement| judgement.denied) {
             return Err(Code::PlanDenied.on(judgement.denial()).into());
         }
         self.phase("planned", "").await;
-        if kind == JobKind::Preview {
+        if kind == JobKind::Preview || self.request.preview_only || self.request.untrusted {
             return Ok(End::Result("planned", "The plan is made; a preview changes nothing.".into()));
         }
         self.last_words().await;
-        self.phase("awaiting_approval", "").await;
+        // where rules ask for people, people are asked
+        let by_policy = self.start.reconciles && judgement.is_none_or(|judgement| judgement.approvals == 0);
+        self.phase("awaiting_approval", if by_policy { BY_POLICY } else { "" }).await;
         Ok(End::Waiting)
+    }
+
+    async fn note_distrust(&self) {
+        if !self.request.untrusted {
+            return;
+        }
+        let withheld = match self.start.withheld.as_slice() {
+            [] => "nothing that was asked for".to_owned(),
+            names => names.join(", "),
+        };
+        let note = format!(
+            "The source is not trusted: the job reads the stack's state and cannot write it, and is not given {withheld}."
+        );
+        self.journal.note(note).await;
     }
 
     /// By what plans of this job are judged.
@@ -403,6 +420,9 @@ impl Step {
     }
 
     async fn apply(&mut self, followed: Option<Followed>) -> Result<End, Stop> {
+        if self.request.preview_only || self.request.untrusted {
+            return Err(Code::InvalidArgument.on("the job is a preview: nothing of it is applied").into());
+        }
         if let Some(followed) = followed {
             let mut engine = self.engine_at_work(Some(&followed)).await?;
             if followed.command == "apply" {

@@ -227,6 +227,16 @@ fn jobs(list: &Value) -> String {
     table::rows(&header, rows, "No jobs.")
 }
 
+/// How it was asked for, where that is not by its kind alone.
+fn manner(job: &Value) -> &'static str {
+    match [&job["preview_only"], &job["untrusted"], &job["reconcile"]].map(|flag| flag == true) {
+        [true, ..] => "a look at drift: nothing is applied",
+        [_, true, _] => "a preview of an untrusted source: without secrets and credentials",
+        [_, _, true] => "applied without asking where the runner's own policy lets it be",
+        _ => "",
+    }
+}
+
 fn show(job: &Value) -> String {
     let summary = serde_json::from_value::<Summary>(job["plan"]["summary"].clone()).ok();
     let plan = if job["plan"].is_null() {
@@ -241,7 +251,7 @@ fn show(job: &Value) -> String {
             table::text(job, "/plan/remove")
         )
     };
-    let mut text = table::fields([
+    let fields = [
         ("id", table::text(job, "/id")),
         ("stack", table::text(job, "/stack/name")),
         ("kind", table::text(job, "/kind")),
@@ -250,6 +260,8 @@ fn show(job: &Value) -> String {
         ("isolation", table::text(job, "/isolation_level")),
         ("revision", table::text(job, "/revision")),
         ("by", table::text(job, "/created_by")),
+        ("made by", table::text(job, "/origin")),
+        ("is", manner(job).to_owned()),
         ("created", table::moment(job, "/created_at_ms")),
         ("started", table::moment(job, "/started_at_ms")),
         ("ended", table::moment(job, "/ended_at_ms")),
@@ -261,7 +273,10 @@ fn show(job: &Value) -> String {
         ("next", table::text(job, "/result/next_step")),
         ("events", table::text(job, "/last_sequence")),
         ("redacted", redacted(job)),
-    ]);
+    ];
+    // of most jobs there is nothing to say of these
+    let said = |(name, value): &(&str, String)| !value.is_empty() || !matches!(*name, "made by" | "is");
+    let mut text = table::fields(fields.into_iter().filter(said));
     if summary.is_some() {
         text.push_str(&format!("\nIts plan: runnerctl plan show {}\n", table::text(job, "/id")));
     }

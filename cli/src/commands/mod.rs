@@ -7,6 +7,7 @@ mod aws_proxy;
 pub(crate) mod ca;
 pub(crate) mod connection;
 pub(crate) mod deploy;
+pub(crate) mod drift;
 pub(crate) mod follow;
 pub(crate) mod job;
 pub(crate) mod k8s;
@@ -14,6 +15,7 @@ pub(crate) mod kube_token;
 pub(crate) mod kubeconfig;
 pub(crate) mod login;
 pub(crate) mod logs;
+pub(crate) mod notification;
 pub(crate) mod operation;
 pub(crate) mod organization;
 pub(crate) mod outcome;
@@ -21,11 +23,13 @@ pub(crate) mod plan;
 pub(crate) mod resources;
 pub(crate) mod rules;
 pub(crate) mod runner;
+pub(crate) mod schedule;
 pub(crate) mod seal;
 pub(crate) mod source;
 pub(crate) mod stack;
 pub(crate) mod state;
 pub(crate) mod variables;
+pub(crate) mod webhook;
 
 use crate::args::{Arguments, Command, Global};
 use crate::client::Client;
@@ -126,6 +130,10 @@ pub(crate) async fn run(arguments: Arguments) -> Done {
         Command::Logs(command) => logs::run(command, &session()?).await,
         Command::Stack(command) => stack::run(command, &session()?).await,
         Command::Deploy(command) => deploy::run(command, &session()?).await,
+        Command::Schedule(command) => schedule::run(command, &session()?).await,
+        Command::Drift(command) => drift::run(command, &session()?).await,
+        Command::Webhook(command) => webhook::run(command, &context(&global)?.endpoint, &session()?).await,
+        Command::Notification(command) => notification::run(command, &session()?).await,
         Command::Rules(command) => rules::run(command, &session()?).await,
         Command::Variables(command) => variables::run(command, &session()?).await,
         Command::State(command) => state::run(command, &session()?).await,

@@ -28,6 +28,10 @@ struct Who {
 // === impl Caller ===
 
 impl Caller {
+    /// For what a user has set up to be done later, as that user.
+    pub(super) fn acting(user: User, organization: Organization) -> Self {
+        Self(Arc::new(Who { user, organization, cluster: None }))
+    }
     /// The user.
     pub fn user(&self) -> &User {
         &self.0.user

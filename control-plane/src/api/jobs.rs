@@ -52,6 +52,14 @@ pub(super) struct JobView {
     /// The instance that has it.
     instance_id: Option<String>,
     approve_automatically: bool,
+    /// A refresh that ends with its plan.
+    preview_only: bool,
+    /// Its source is not trusted: it got no secrets and no credentials.
+    untrusted: bool,
+    /// It is applied without asking where the runner's own policy lets it be.
+    reconcile: bool,
+    /// What made it: `schedule NAME` or `webhook ID`; none: a user's request.
+    origin: Option<String>,
     created_by: String,
     created_at_ms: i64,
     started_at_ms: Option<i64>,
@@ -77,11 +85,11 @@ pub(super) struct JobView {
     /// What it waits for, where it is pending and that is known.
     waits_for: Option<WaitsFor>,
 }
-/// A job's stack.
+/// A stack that something is of.
 #[derive(Serialize, ToSchema)]
-struct StackName {
-    id: String,
-    name: String,
+pub(super) struct StackName {
+    pub(super) id: String,
+    pub(super) name: String,
 }
 /// A list of jobs.
 #[derive(Serialize, ToSchema)]
@@ -143,6 +151,10 @@ impl JobViews {
             stack: StackName { id: job.stack, name: job.stack_name },
             kind: job.kind,
             approve_automatically: job.approve_automatically,
+            preview_only: job.preview_only,
+            untrusted: job.untrusted,
+            reconcile: job.reconcile,
+            origin: job.origin,
             created_by: job.created_by,
             created_at_ms: job.created_at_ms,
             started_at_ms: job.started_at_ms,

@@ -1,6 +1,8 @@
 //! Stacks, jobs and archives through the API, as two organizations' users see them.
 
-use crate::api::{ApiState, Documents, Endpoints, Ledger, StreamLimit, add_organization, new_token, router};
+use crate::api::{
+    ApiState, Deliveries, Documents, Endpoints, Ledger, Networks, StreamLimit, add_organization, new_token, router,
+};
 use crate::execution::{Archives, Jobs};
 use crate::pki::Authority;
 use crate::sessions::{Sessions, Settings, StoredRegistry};
@@ -18,10 +20,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tower::ServiceExt as _;
 
+#[path = "automation_tests.rs"]
+mod automation;
+
 struct World {
     _data: tempfile::TempDir,
     store: Store,
     jobs: Jobs,
+    state: ApiState,
     router: Router,
     ann: Secret,
     eve: Secret,
@@ -59,9 +65,21 @@ impl World {
             streams: StreamLimit::new(16),
             documents: Documents::default(),
             jobs: jobs.clone(),
+            deliveries: Deliveries::default(),
+            networks: Networks::default(),
             leaving: tokio_util::sync::CancellationToken::new(),
         };
-        Self { _data: data, store, jobs, router: router(state), ann, eve, organization, runner: runner.id }
+        Self {
+            _data: data,
+            store,
+            jobs,
+            router: router(state.clone()),
+            state,
+            ann,
+            eve,
+            organization,
+            runner: runner.id,
+        }
     }
 
     async fn send(&self, who: &Secret, method: Method, path: &str, accept: &str, body: Body) -> http::Response<Body> {

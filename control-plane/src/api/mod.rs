@@ -10,11 +10,15 @@ mod caller;
 mod checked;
 mod cloud;
 mod connections;
+mod deliveries;
 mod document;
+mod drift;
+mod due;
 mod error;
 mod exec;
 mod extract;
 mod health;
+mod hooks;
 mod issuers;
 mod jobs;
 mod kubernetes;
@@ -24,6 +28,9 @@ mod listener;
 mod locks;
 mod log_events;
 mod logs;
+mod new_job;
+mod notifications;
+mod notify;
 mod operations;
 mod outcome;
 mod pass;
@@ -33,6 +40,7 @@ mod routes;
 mod rules;
 mod runners;
 mod running;
+mod schedules;
 mod scope;
 mod source;
 mod stacks;
@@ -41,13 +49,17 @@ mod streams;
 mod tests;
 mod values;
 mod variable_sets;
+mod webhooks;
 
 pub(crate) use account::{add_organization, new_token};
 pub use caller::Caller;
+pub use deliveries::Deliveries;
+pub(crate) use due::follow as follow_schedules;
 pub use error::ApiError;
 pub(crate) use extract::{Body, Named, OptionalBody, Params};
 pub use ledger::Ledger;
 pub use listener::ApiListener;
+pub use notify::{Networks, Notifier};
 pub(crate) use routes::Routes;
 pub use running::Documents;
 pub(crate) use source::stored_source;
@@ -97,6 +109,10 @@ pub struct ApiState {
     pub documents: Documents,
     /// Jobs, stacks' archives and what becomes of them.
     pub jobs: Jobs,
+    /// What comes in from Git hosts, without a token.
+    pub deliveries: Deliveries,
+    /// Where notifications may go.
+    pub networks: Networks,
     /// Cancelled when the control plane shuts down.
     pub leaving: CancellationToken,
 }
@@ -129,6 +145,10 @@ fn routes() -> Routes {
         .merge(variable_sets::routes())
         .merge(stacks::routes())
         .merge(jobs::routes())
+        .merge(schedules::routes())
+        .merge(drift::routes())
+        .merge(webhooks::routes())
+        .merge(notifications::routes())
         .merge(archives::routes())
 }
 
@@ -151,6 +171,10 @@ fn documents() -> Vec<utoipa::openapi::OpenApi> {
         variable_sets::Document::openapi(),
         stacks::Document::openapi(),
         jobs::Document::openapi(),
+        schedules::Document::openapi(),
+        drift::Document::openapi(),
+        webhooks::Document::openapi(),
+        notifications::Document::openapi(),
         archives::Document::openapi(),
     ]
 }
@@ -170,6 +194,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/v1/openapi.json", get(move || async move { axum::Json(description) }))
         .merge(api)
         .merge(passing)
+        .merge(deliveries::arriving())
         .fallback(pass::elsewhere)
         .method_not_allowed_fallback(|| async {
             ApiError::from(Code::MethodNotAllowed.on("this path does not take this method"))

@@ -147,6 +147,20 @@ impl Source {
             }
         }
     }
+    /// Its address and reference, where it is a Git repository.
+    pub(super) fn git(&self) -> Option<(&str, &str)> {
+        match self {
+            Self::Git(git) => Some((&git.url, &git.reference)),
+            Self::Archive(_) | Self::Oci(_) | Self::Registry(_) => None,
+        }
+    }
+    /// The same repository at that reference, with what else is said of it; what is none has none.
+    pub(super) fn at(&self, reference: &str) -> Option<Self> {
+        match self {
+            Self::Git(git) => Some(Self::Git(Git { reference: reference.to_owned(), ..git.clone() })),
+            Self::Archive(_) | Self::Oci(_) | Self::Registry(_) => None,
+        }
+    }
     /// As a runner is told.
     pub(super) fn wire(self, path: String) -> v1::Source {
         let kind = match self {
@@ -173,6 +187,11 @@ impl Source {
 // === impl Variables ===
 
 impl Variables {
+    /// Those of these names.
+    pub(super) fn only(mut self, names: &[String]) -> Self {
+        self.0.retain(|name, _| names.iter().any(|wanted| wanted == name));
+        self
+    }
     /// These, with others over them.
     pub(super) fn over(mut self, others: Self) -> Self {
         self.0.extend(others.0);

@@ -2,12 +2,13 @@
 
 use super::jobs::{JobView, JobViews};
 use super::limits::Limits;
-use super::scope::{self, Import, Lock, Rollback};
+use super::new_job::{NewJobBody, make_job};
+use super::scope;
 use super::source::{Source, Variables, checked_connections, checked_names, checked_path, checked_version};
 use super::values::{Reference, Sealed, Values, checked_sets};
 use super::{ApiError, ApiState, Body, Caller, Named, OptionalBody, Params, Routes, checked};
 use crate::sessions::LIST_MAX;
-use crate::store::{Idempotency, JobKind, NewJob, NewStack, Runner, Stack};
+use crate::store::{Idempotency, NewStack, Runner, Stack};
 use axum::Json;
 use axum::extract::State;
 use http::{HeaderMap, StatusCode};
@@ -153,49 +154,13 @@ struct StateLeft {
 struct StackList {
     items: Vec<StackView>,
 }
-/// A job to start.
-#[derive(Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct NewJobBody {
-    kind: JobKind,
-    /// Whether changes are applied without asking.
-    #[serde(default)]
-    approve_automatically: bool,
-    /// For this job alone, in the place of the stack's.
-    source: Option<Source>,
-    /// For this job alone, over the stack's.
-    #[serde(default)]
-    variables: Variables,
-    /// Likewise.
-    #[serde(default)]
-    secrets: BTreeMap<String, Reference>,
-    /// Likewise.
-    #[serde(default)]
-    sealed: BTreeMap<String, Vec<Sealed>>,
-    /// For this job alone, beside the stack's.
-    #[serde(default)]
-    not_redacted: Vec<String>,
-    /// Only these resources and modules, by address; of a `state` job those whose attributes are wanted.
-    #[serde(default)]
-    targets: Vec<String>,
-    /// Resources that are made anew, by address.
-    #[serde(default)]
-    replace: Vec<String>,
-    /// What an `import` takes into the state.
-    #[serde(default)]
-    imports: Vec<Import>,
-    /// What an `unlock` removes.
-    lock: Option<Lock>,
-    /// What a `rollback` goes back to.
-    rollback: Option<Rollback>,
-}
 /// Source, path and workspace, as the store keeps them.
 #[derive(Serialize, Deserialize)]
-struct KeptSource {
-    source: Source,
-    path: String,
+pub(super) struct KeptSource {
+    pub(super) source: Source,
+    pub(super) path: String,
     #[serde(default)]
-    workspace: String,
+    pub(super) workspace: String,
 }
 
 #[utoipa::path(post, path = "/api/v1/stacks", tag = "stacks", request_body = StackBody,
@@ -296,53 +261,17 @@ async fn start(
             Some(Idempotency { key, asked_sha256: Sha256::digest(asked).to_vec() })
         }
     };
-    let kept: KeptSource = read_back(&stack.source, &stack)?;
-    let source = match body.source {
-        Some(source) => source.checked(&state, &caller).await?,
-        None => kept.source,
-    };
-    let own = Values { variables: body.variables, secrets: body.secrets, sealed: body.sealed };
-    // what is of two kinds here would be of one once it lies over the stack's
-    let own = own.checked()?;
-    let values = values_of(&state, &caller, &stack).await?.over(own).checked()?;
-    let mut not_redacted: Vec<String> = read_back(&stack.not_redacted, &stack)?;
-    not_redacted.extend(body.not_redacted);
-    let runner = runner_of(&state, &caller, &stack).await?;
-    let named = scope::Named {
-        targets: body.targets,
-        replace: body.replace,
-        imports: body.imports,
-        lock: body.lock,
-        rollback: body.rollback,
-    };
-    let forced = named.lock.as_ref().is_none_or(|lock| lock.force);
-    let scope = named.checked(body.kind, kept.workspace)?;
-    if !forced {
-        super::locks::may_go(&state, &stack, &scope.lock_id).await?;
-    }
-    let rules = if body.kind.plans() { state.store.rules(caller.org()).await?.map(|rules| rules.json) } else { None };
-    let new = NewJob {
-        scope,
-        rules,
-        runner: runner.id,
-        kind: body.kind,
-        approve_automatically: body.approve_automatically,
-        source: source.wire(kept.path),
-        variables: values.variables.wire(),
-        typed: values.variables.typed(),
-        secrets: values.references(),
-        sealed: values.sealed()?,
-        not_redacted: checked_names(not_redacted)?,
-        connections: read_back(&stack.connections, &stack)?,
-        limits: read_back::<Limits>(&stack.limits, &stack)?.wire(),
-        created_by: caller.user().name.clone(),
-        groups: caller.user().groups().map(str::to_owned).collect(),
-        idempotency,
-        stack,
-    };
-    let job = state.jobs.create(new).await?;
+    let job = make_job(&state, &caller, stack, body, idempotency, None).await?;
     let views = JobViews::of(&state, &caller).await?;
     Ok((StatusCode::CREATED, Json(views.view(job))))
+}
+
+/// The stack's source as it is kept.
+///
+/// # Errors
+/// `internal`.
+pub(super) fn source_of(stack: &Stack) -> Result<Source, Failure> {
+    Ok(read_back::<KeptSource>(&stack.source, stack)?.source)
 }
 
 async fn checked_stack(state: &ApiState, caller: &Caller, body: StackBody) -> Result<NewStack, Failure> {
@@ -383,7 +312,7 @@ async fn checked_stack(state: &ApiState, caller: &Caller, body: StackBody) -> Re
 }
 
 /// The values of a stack's variables: of its sets in their order, and its own over them.
-async fn values_of(state: &ApiState, caller: &Caller, stack: &Stack) -> Result<Values, Failure> {
+pub(super) async fn values_of(state: &ApiState, caller: &Caller, stack: &Stack) -> Result<Values, Failure> {
     let mut values = Values::default();
     for set in read_back::<Vec<String>>(&stack.variable_sets, stack)? {
         let set = state.store.variable_set(caller.org(), &set).await?;
@@ -428,7 +357,10 @@ fn runner_has(engine: &str, instances: &[Vec<String>]) -> Result<(), Failure> {
 }
 
 /// The stack's runner, else the organization's default.
-async fn runner_of(state: &ApiState, caller: &Caller, stack: &Stack) -> Result<Runner, Failure> {
+///
+/// # Errors
+/// `no_runner`, `not_found`, `conflict` where it was revoked.
+pub(super) async fn runner_of(state: &ApiState, caller: &Caller, stack: &Stack) -> Result<Runner, Failure> {
     let Some(runner) = stack.runner.as_deref().or(caller.organization().default_runner.as_deref()) else {
         return Err(Code::NoRunner.on(format!(
             "stack {} names no runner and organization {} has no default",
@@ -482,7 +414,11 @@ fn json<T: Serialize>(value: &T) -> Result<String, Failure> {
     serde_json::to_string(value).map_err(|e| Code::Internal.on(format!("writing a stack down: {e}")))
 }
 
-fn read_back<T: serde::de::DeserializeOwned>(text: &str, stack: &Stack) -> Result<T, Failure> {
+/// What the store keeps of a stack as JSON.
+///
+/// # Errors
+/// `internal`.
+pub(super) fn read_back<T: serde::de::DeserializeOwned>(text: &str, stack: &Stack) -> Result<T, Failure> {
     serde_json::from_str(text)
         .map_err(|e| Code::Internal.on(format!("stack {} in the database does not read back: {e}", stack.name)))
 }

@@ -64,6 +64,8 @@ impl World {
             ledger,
             streams: StreamLimit::new(user_streams),
             documents: Documents::default(),
+            deliveries: Deliveries::default(),
+            networks: Networks::default(),
             leaving: CancellationToken::new(),
         };
         let a = Org::new(&state, "a").await;

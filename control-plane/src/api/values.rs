@@ -99,6 +99,15 @@ impl Values {
         self
     }
 
+    /// Those of these names.
+    pub(super) fn only(mut self, names: &[String]) -> Self {
+        let is_wanted = |name: &String| names.contains(name);
+        self.variables = self.variables.only(names);
+        self.secrets.retain(|name, _| is_wanted(name));
+        self.sealed.retain(|name, _| is_wanted(name));
+        self
+    }
+
     /// Checks names, numbers and sizes, and that no variable is of two kinds.
     ///
     /// # Errors

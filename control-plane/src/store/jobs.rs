@@ -1,10 +1,11 @@
 //! Stacks and jobs: what the API and the execution service read and write of them. Handing jobs out is in `hand_out`, what runners
-//! report in `reports`, plans as documents in `plans`, what users decide in `decisions`.
+//! report in `reports`, plans as documents in `plans`, what users decide in `decisions`, what others have changed in `drift`.
 //!
 //! Every change of a job's phase is one transaction that reads the job as it is. This module must never hand out a job twice under
 //! one fencing token, and never believe a report that does not carry the newest one.
 
 mod decisions;
+pub(super) mod drift;
 mod hand_out;
 mod plans;
 mod reports;
@@ -15,6 +16,7 @@ mod stacks;
 pub(crate) mod tests;
 
 pub use decisions::Cancelled;
+pub use drift::Drift;
 pub use hand_out::{Given, Standing};
 pub use reports::Reported;
 pub(crate) use restored::PRESENT_MS;
@@ -160,6 +162,16 @@ pub struct Job {
     pub redacted: Option<i64>,
     /// What was secret and too short to be taken out: names as JSON.
     pub not_redacted: Option<String>,
+    /// Of a refresh: it ends with its plan.
+    pub preview_only: bool,
+    /// Its source is not trusted.
+    pub untrusted: bool,
+    /// The runner's own policy may let it be applied without asking.
+    pub reconcile: bool,
+    /// What made it: `schedule NAME` or `webhook ID`; none: a user's request.
+    pub origin: Option<String>,
+    /// It is about a part of its stack.
+    pub partial: bool,
     /// When it was restored from an older back-up, unless its instance has told since what became of it.
     pub restored_at_ms: Option<i64>,
     /// When its events and its plan's text were removed for their age.
@@ -261,6 +273,8 @@ pub struct NewJob {
     pub kind: JobKind,
     /// Whether changes are applied without asking.
     pub approve_automatically: bool,
+    /// How it is asked for.
+    pub manner: Manner,
     /// What of its stack it is about.
     pub scope: Scope,
     /// The organization's rules for plans, where there are any and it plans.
@@ -287,6 +301,19 @@ pub struct NewJob {
     pub groups: Vec<String>,
     /// By which the request is known again.
     pub idempotency: Option<Idempotency>,
+}
+
+/// How a job is asked for, beside its kind.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// Of a refresh: it ends with its plan, and nothing is applied.
+    pub preview_only: bool,
+    /// Its source is of somebody whom nobody has vouched for: a preview, without secrets and credentials.
+    pub untrusted: bool,
+    /// It is applied without asking where the runner's own policy lets it be.
+    pub reconcile: bool,
+    /// What made it: `schedule NAME` or `webhook ID`; none: a user's request.
+    pub origin: Option<String>,
 }
 
 /// What of its stack a job is about: all of it, unless something is named.
@@ -334,6 +361,7 @@ macro_rules! select_jobs {
             "jobs.revision, jobs.plan, jobs.result, jobs.reported, jobs.last_sequence, jobs.approved_by, ",
             "jobs.discarded_by, jobs.canceled_by, jobs.cancel_force, jobs.isolation_level, jobs.redacted, jobs.not_redacted, jobs.restored_at_ms, ",
             "jobs.events_removed_at_ms, ",
+            "jobs.preview_only, jobs.untrusted, jobs.reconcile, jobs.origin, jobs.partial, ",
             $texts,
             "jobs.event_bytes FROM jobs JOIN stacks ON stacks.id = jobs.stack ",
             $rest
@@ -414,9 +442,22 @@ impl JobKind {
     }
 }
 
+// === impl Manner ===
+
+impl Manner {
+    /// Whether a runner of before it would not heed it.
+    fn is_new(&self) -> bool {
+        self.preview_only || self.untrusted || self.reconcile
+    }
+}
+
 // === impl Job ===
 
 impl Job {
+    /// Whether changes of its plan are to be applied.
+    pub fn applies(&self) -> bool {
+        self.kind.applies() && !self.preview_only
+    }
     /// Whether it has ended.
     pub fn ended(&self) -> bool {
         self.ended_at_ms.is_some()
@@ -457,6 +498,7 @@ impl Store {
             Some(v1::source::Kind::Archive(archive)) => Some(archive.sha256.clone()),
             _ => None,
         };
+        let partial = !new.scope.targets.is_empty();
         let request = v1::JobRequest {
             // a runner that knows nothing of a scope must not take all of the stack for it, nor any version of the engine, nor a kind, nor do
             // without rules or limits, nor without a variable that it is referred to, nor fetch another source
@@ -464,6 +506,7 @@ impl Store {
                 _ if is_new(&new.source) => 4,
                 _ if new.limits != v1::TimeLimits::default() => 4,
                 _ if !new.secrets.is_empty() || !new.sealed.is_empty() => 4,
+                _ if new.manner.is_new() => 4,
                 JobKind::Versions | JobKind::Rollback => 3,
                 _ if new.rules.is_some() => 3,
                 _ if new.scope == Scope::default() && new.stack.engine_version.is_none() => 1,
@@ -497,6 +540,9 @@ impl Store {
             secrets: new.secrets,
             sealed: new.sealed,
             typed: new.typed,
+            preview_only: new.manner.preview_only,
+            untrusted: new.manner.untrusted,
+            reconcile: new.manner.reconcile,
         }
         .encode_to_vec();
         if request.len() > bounds::JOB_REQUEST_MAX {
@@ -524,8 +570,8 @@ impl Store {
         }
         let made = sqlx::query(
             "INSERT INTO jobs (id, organization, stack, runner, kind, phase, approve_automatically, request, request_sha256, \
-             archive, created_by, created_at_ms, idempotency_key, asked_sha256) \
-             SELECT $1, organization, id, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14 FROM stacks \
+             archive, created_by, created_at_ms, idempotency_key, asked_sha256, preview_only, untrusted, reconcile, origin, partial) \
+             SELECT $1, organization, id, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19 FROM stacks \
              WHERE organization = $2 AND id = $3 AND deleted_at_ms IS NULL",
         )
         .bind(&id)
@@ -542,6 +588,11 @@ impl Store {
         .bind(now_ms())
         .bind(key)
         .bind(asked)
+        .bind(new.manner.preview_only)
+        .bind(new.manner.untrusted)
+        .bind(new.manner.reconcile)
+        .bind(&new.manner.origin)
+        .bind(partial)
         .execute(&mut *transaction)
         .await
         .map_err(&failed)?;
@@ -551,6 +602,15 @@ impl Store {
         let job = read(&mut transaction, &new.stack.organization, &id).await?;
         transaction.commit().await.map_err(failed)?;
         Ok(job)
+    }
+
+    /// The job that a user's idempotency key has made, if it has made one.
+    ///
+    /// # Errors
+    /// `conflict` where it has made another job than this.
+    pub async fn job_made(&self, organization: &str, by: &str, key: &Idempotency) -> Result<Option<Job>, Failure> {
+        let mut connection = self.pool().acquire().await.map_err(broken("looking for a job by its request"))?;
+        made_before(&mut connection, organization, by, &Some(key.clone())).await
     }
 
     /// The organization's jobs, newest first, of one stack where one is given; without their long texts.
@@ -665,7 +725,7 @@ async fn may_have_applied(connection: &mut SqliteConnection, job: &Job) -> Resul
     if job.approved_by.is_some() {
         return has_applied(connection, job).await;
     }
-    if !job.accepted || !job.kind.applies() || !job.approve_automatically {
+    if !job.accepted || !job.applies() || !(job.approve_automatically || job.reconcile) {
         return Ok(());
     }
     sqlx::query("UPDATE stacks SET last_instance = COALESCE(last_instance, $2) WHERE id = $1")

@@ -6,15 +6,18 @@
 mod connections;
 mod issuers;
 mod jobs;
+mod notices;
 #[path = "operations.rs"]
 mod operation_records;
 mod organizations;
 mod rules;
 mod runners;
+mod schedules;
 mod seal;
 mod seals;
 mod users;
 mod variable_sets;
+mod webhooks;
 
 pub use connections::{Connection, Provider};
 #[cfg(test)]
@@ -24,18 +27,21 @@ pub(crate) use jobs::PRESENT_MS;
 #[cfg(test)]
 pub(crate) use jobs::tests as jobs_tests;
 pub use jobs::{
-    Cancelled, Given, Idempotency, Job, JobEnd, JobKind, KnownLock, NewJob, NewStack, Phase, Plan, Reported, Scope,
-    Stack, Standing,
+    Cancelled, Drift, Given, Idempotency, Job, JobEnd, JobKind, KnownLock, Manner, NewJob, NewStack, Phase, Plan,
+    Reported, Scope, Stack, Standing,
 };
+pub use notices::{EVENTS, Notice, Notification};
 pub use operation_records::OperationRecord;
 pub use organizations::Organization;
 pub(crate) use organizations::{not_found, taken};
 pub use rules::Rules;
 pub(crate) use runners::key_known;
 pub use runners::{CertificateRecord, Ended, KeyRecord, NewCredentials, Runner};
+pub use schedules::{Does, NewSchedule, Schedule, Turn};
 pub use seals::SealRecord;
 pub use users::{Role, User};
 pub use variable_sets::VariableSet;
+pub use webhooks::{Delivery, Webhook};
 
 use shared_proto::failure::{Code, Failure};
 use sqlx::Connection as _;

@@ -167,6 +167,19 @@ impl Store {
             .map_err(broken("looking a token up"))
     }
 
+    /// The organization's user of that id, if it is still there.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub async fn user(&self, organization: &str, id: &str) -> Result<Option<User>, Failure> {
+        sqlx::query_as("SELECT * FROM users WHERE organization = $1 AND id = $2")
+            .bind(organization)
+            .bind(id)
+            .fetch_optional(self.pool())
+            .await
+            .map_err(broken("looking a user up"))
+    }
+
     /// The organization's users, oldest first, at most `limit`.
     ///
     /// # Errors

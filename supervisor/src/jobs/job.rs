@@ -25,7 +25,7 @@ use nix::sys::signal::Signal;
 use shared_proto::ended::Left;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::limits;
-use shared_proto::rules::others;
+use shared_proto::rules::{BY_POLICY, others};
 use shared_proto::v1::{JobRequest, JobStart, job_notice};
 use std::path::Path;
 use std::sync::Arc;
@@ -648,6 +648,16 @@ impl Job {
         };
         let limit = self.request.as_ref().map_or(0, |request| self.settings.limits_of(request).approval);
         let stops = self.stops.clone();
+        if tip.by_policy && tip.approvals == 0 && !stops.is_cancelled() {
+            let reconciles = self.request.as_ref().is_ok_and(|r| r.reconcile && self.surroundings.reconciles(r));
+            if reconciles {
+                return Ok(Approved { plan_sha256: tip.plan_sha256.clone(), by: vec![BY_POLICY.to_owned()] });
+            }
+            // it was told that it is applied: nobody is asked any more
+            let failure = Code::PolicyDenied
+                .on("the runner's policy let the plan be applied without asking, and does not any more");
+            return Err(self.end(tip.last, "failed", &failure.next("Start a new job."), ""));
+        }
         if automatic && tip.approvals == 0 && !stops.is_cancelled() {
             return Ok(Approved { plan_sha256: tip.plan_sha256.clone(), by: vec![created_by] });
         }

@@ -16,7 +16,7 @@ use runner_sandbox::PidFd;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::frame::{self, Kind};
 use shared_proto::v1::{EngineProgram, JobKind, JobRequest, JobStart, JobTarget, SourceAccess, source as source_kind};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 /// The most connections of one job.
 const CONNECTIONS_MAX: usize = 32;
 /// The newest form of a request that this runner knows: 2 is about a part of its stack, 3 about versions of its state or has rules, 4 refers to
-/// secrets, has sealed ones, limits of time, or a source other than Git as it was and archives.
+/// secrets, has sealed ones, limits of time, a source other than Git as it was and archives, or an untrusted one, ends with its plan or reconciles.
 const FORMAT: u32 = 4;
 /// How often, and after how long each time, it is looked how a worker ended, until its parent has reaped it.
 const REAPED_LOOKS: u32 = 20;
@@ -107,6 +107,10 @@ impl Launch {
                 fetched.archive_path = path.display().to_string();
             }
             fetched.access = self.surroundings.source_access(source).await?;
+            if let (true, Some(access)) = (self.request.untrusted, &mut fetched.access) {
+                // it names modules as it likes, and what it starts can read them
+                access.modules = false;
+            }
             let entry = fetched.access.as_ref().map(|access| access.entry.as_str());
             // a job does without what cannot be kept
             let folder = Cache::of(&self.settings).place(source, entry.unwrap_or_default());
@@ -148,9 +152,14 @@ impl Launch {
         Ok(self.store.state_key(&self.request.stack_id)?.digest(&bytes))
     }
 
+    /// What of the request the job is given, and what it is not.
+    fn given(&self) -> (JobRequest, Vec<String>) {
+        given(&self.request, |connection| self.surroundings.plans_with(connection).is_some())
+    }
+
     /// The credentials of the job's connections.
     async fn targets(&self, step: Step) -> Result<Vec<JobTarget>, Failure> {
-        let request = &self.request;
+        let (request, _) = self.given();
         // resolved anew for each step: an approval may take days
         let mut targets = Vec::with_capacity(request.connections.len());
         let asker = Asker { person: &request.created_by, operation: &request.job_id };
@@ -184,14 +193,17 @@ impl Launch {
         if !(1..=FORMAT).contains(&request.format) {
             return Err(Code::UnsupportedVersion.on(format!("the job's request is of format {}", request.format)));
         }
+        only_previews(request, step)?;
         let (engine, engines) = engines(&self.settings.engines, &request.engine)?;
         if request.connections.len() > CONNECTIONS_MAX {
             return Err(Code::TooLarge.on(format!("the job names more than {CONNECTIONS_MAX} connections")));
         }
         let targets = self.targets(step).await?;
-        let secrets = self.surroundings.secrets(request).await?;
+        let (request, withheld) = self.given();
+        let secrets = self.surroundings.secrets(&request).await?;
         Ok(JobStart {
-            request: Some(request.clone()),
+            reconciles: step == Step::Plan && request.reconcile && self.surroundings.reconciles(&request),
+            withheld,
             step: match step {
                 Step::Apply => "apply",
                 Step::Plan => "plan",
@@ -203,6 +215,7 @@ impl Launch {
             secrets,
             state_directory: self.store.stack(&request.stack_id)?.display().to_string(),
             state_key: self.store.state_key(&request.stack_id)?.bytes().to_vec(),
+            request: Some(request),
             instance: self.settings.instance_id.clone(),
             archive_path: fetched.archive_path,
             source_access: fetched.access,
@@ -217,7 +230,7 @@ impl Launch {
             rules: self.surroundings.plan_rules(),
             plan_retries: self.settings.plan_retries,
             renewal: false,
-            limits: Some(self.settings.limits_of(request)),
+            limits: Some(self.settings.limits_of(&self.request)),
             // the worker is told of another one only
             state_instance: match self.state_instance.as_str() {
                 own if own == self.settings.instance_id => String::new(),
@@ -286,6 +299,43 @@ impl Launch {
     }
 }
 
+/// What of a request a job is given; of an untrusted source nothing that is secret or opens more than reading does, and what that was is named.
+fn given(request: &JobRequest, is_for_reading: impl Fn(&str) -> bool) -> (JobRequest, Vec<String>) {
+    let mut given = request.clone();
+    if !request.untrusted {
+        return (given, Vec::new());
+    }
+    let (reads, opens): (Vec<_>, Vec<_>) = given.connections.drain(..).partition(|name| is_for_reading(name));
+    given.connections = reads;
+    let mut withheld: Vec<_> = opens.into_iter().map(|name| format!("connection {name}")).collect();
+    let marked = std::mem::take(&mut given.not_redacted);
+    let mut secrets: BTreeSet<_> =
+        marked.into_iter().filter(|name| given.variables.remove(name).is_some()).collect();
+    secrets.extend(given.secrets.drain().map(|(name, _)| name));
+    secrets.extend(given.sealed.drain(..).map(|sealed| sealed.variable));
+    given.typed.retain(|name| given.variables.contains_key(name));
+    withheld.extend(secrets.into_iter().map(|name| format!("variable {name}")));
+    (given, withheld)
+}
+
+/// Refuses to apply what only ever is a preview, whatever is said of its plan, and a preview that it cannot keep to be one.
+fn only_previews(request: &JobRequest, step: Step) -> Result<(), Failure> {
+    let kind = request.kind();
+    if (request.untrusted && kind != JobKind::Preview) || (request.preview_only && kind != JobKind::Refresh) {
+        return Err(
+            Code::InvalidArgument.on(format!("job {} cannot be kept a preview: it is of another kind", request.job_id))
+        );
+    }
+    if step == Step::Apply && (request.untrusted || request.preview_only || kind == JobKind::Preview) {
+        return Err(Code::InvalidArgument.on(format!("job {} is a preview: nothing of it is applied", request.job_id)));
+    }
+    if request.untrusted && request.engine == "pulumi" {
+        let message = "a source that is not trusted is not previewed with Pulumi, whose programs have the key of their stack's secrets";
+        return Err(Code::SourceRefused.on(message).next("Preview it once it is merged."));
+    }
+    Ok(())
+}
+
 /// The programs of an engine: the one that is taken where nobody asks for another, and those by version.
 fn engines(all: &Engines, name: &str) -> Result<(Option<EngineProgram>, Vec<EngineProgram>), Failure> {
     let missing = || Code::EngineMissing.on(format!("this runner has no {name:?}"));
@@ -312,4 +362,59 @@ fn reaches(start: &JobStart, work: PathBuf) -> Reaches {
     };
     let reads: Vec<_> = [&start.archive_path, &start.source_cache].into_iter().flat_map(|path| named(path)).collect();
     Reaches { work, reads, writes: named(&start.state_directory) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared_proto::v1::{SealedVariable, SecretReference};
+
+    fn asked(kind: JobKind) -> JobRequest {
+        JobRequest {
+            kind: kind.into(),
+            engine: "opentofu".into(),
+            connections: vec!["prod".into(), "dev".into()],
+            variables: [("region", "eu"), ("password", "hunter2-hunter2"), ("pin", "1234")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            not_redacted: vec!["pin".into(), "none".into()],
+            secrets: [("token".to_owned(), SecretReference::default())].into(),
+            sealed: vec![SealedVariable { variable: "key".into(), ..SealedVariable::default() }],
+            typed: vec!["region".into(), "pin".into()],
+            ..JobRequest::default()
+        }
+    }
+
+    #[test]
+    fn an_untrusted_source_is_given_nothing_that_is_secret() {
+        let trusted = asked(JobKind::Preview);
+        let reads = |connection: &str| connection == "dev";
+        assert_eq!(given(&trusted, reads), (trusted.clone(), Vec::new()));
+        let (given, withheld) = given(&JobRequest { untrusted: true, ..trusted }, reads);
+        assert_eq!((given.connections, given.not_redacted.len()), (vec!["dev".to_owned()], 0));
+        assert!(!given.variables.contains_key("pin") && given.variables.contains_key("region"));
+        assert!(given.secrets.is_empty() && given.sealed.is_empty());
+        assert_eq!(given.typed, ["region"]);
+        assert_eq!(withheld, ["connection prod", "variable key", "variable pin", "variable token"]);
+    }
+
+    #[test]
+    fn what_is_a_preview_is_never_applied() {
+        use JobKind::{Destroy, Import, Preview, Refresh, Update};
+        for kind in [Preview, Update, Refresh, Destroy, Import] {
+            for (untrusted, preview_only) in [(false, false), (true, false), (false, true), (true, true)] {
+                let request = JobRequest { untrusted, preview_only, ..asked(kind) };
+                let is_kept = !(untrusted && kind != Preview) && !(preview_only && kind != Refresh);
+                assert_eq!(only_previews(&request, Step::Plan).is_ok(), is_kept, "{kind:?} {untrusted} {preview_only}");
+                let applies = !untrusted && !preview_only && kind != Preview;
+                assert_eq!(
+                    only_previews(&request, Step::Apply).is_ok(),
+                    applies,
+                    "{kind:?} {untrusted} {preview_only}"
+                );
+            }
+        }
+        let pulumi = JobRequest { untrusted: true, engine: "pulumi".into(), ..asked(Preview) };
+        assert_eq!(only_previews(&pulumi, Step::Plan).expect_err("refused").code, Code::SourceRefused);
+    }
 }

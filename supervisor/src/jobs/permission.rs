@@ -2,7 +2,7 @@
 
 use crate::policy::{JobCall, JobSource, Request, What};
 use shared_proto::sources::{OciReference, Place, RegistryAddress};
-use shared_proto::v1::{JobRequest, Source, source};
+use shared_proto::v1::{JobKind, JobRequest, Source, source};
 use std::collections::BTreeSet;
 
 /// What is asked of the policy about a job: who made it, with the groups of then.
@@ -17,7 +17,8 @@ pub fn asked_of_policy(request: &JobRequest) -> Request {
         Some(source::Kind::Archive(_)) | None => JobSource::Upload,
     };
     let job = JobCall {
-        kind: super::owner::kind_name(request.kind()).to_owned(),
+        // what ends with its plan changes nothing
+        kind: super::owner::kind_name(if request.preview_only { JobKind::Preview } else { request.kind() }).to_owned(),
         engine: request.engine.clone(),
         stack: request.stack_name.clone(),
         source,

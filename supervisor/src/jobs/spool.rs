@@ -4,6 +4,7 @@
 use super::folder::Folder;
 use prost::Message as _;
 use shared_proto::failure::{Code, Failure};
+use shared_proto::rules::BY_POLICY;
 use shared_proto::spool::{Reader, SpoolError};
 use shared_proto::v1::Event;
 use shared_proto::v1::event::Body;
@@ -31,6 +32,8 @@ pub(super) struct Tip {
     pub(super) plan_sha256: String,
     /// How many people rules ask for who approve it, beside whoever made the job.
     pub(super) approvals: u32,
+    /// Whether it was told that the plan is applied by the runner's own policy.
+    pub(super) by_policy: bool,
     /// Whether there is the job's result.
     pub(super) ended: bool,
     /// What was last told of a resource.
@@ -108,6 +111,7 @@ pub(super) fn tip(folder: &Folder) -> Result<Tip, Box<(Failure, Tip)>> {
                 tip.ended = matches!(event.body, Some(Body::Result(_)));
                 match event.body {
                     Some(Body::PhaseChanged(changed)) => {
+                        tip.by_policy = changed.phase == "awaiting_approval" && changed.detail == BY_POLICY;
                         (tip.phase, tip.phase_ms) = (Some(changed.phase), event.time_ms);
                     }
                     Some(Body::ResourceProgress(of)) => {

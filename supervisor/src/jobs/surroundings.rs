@@ -64,6 +64,8 @@ pub trait Surroundings: Send + Sync + 'static {
     /// # Errors
     /// `policy_denied`, `secret_denied` and the like: what it refers to may not be asked for; `busy` where a bound of the rule is reached, and it is only not taken now.
     async fn allows(&self, request: &JobRequest, takes: bool) -> Result<Option<Permit>, Failure>;
+    /// Whether the runner's own policy lets the plan of a job that reconciles be applied without asking.
+    fn reconciles(&self, request: &JobRequest) -> bool;
     /// The runner's own set of rules for plans, as JSON; empty: it has none.
     fn plan_rules(&self) -> String;
     /// A job has ended in this phase, and the control plane has all of it.

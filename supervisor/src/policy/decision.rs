@@ -62,6 +62,8 @@ pub struct Decision {
     pub secrets: Secrets,
     /// Whether the terminal that the request opens has to be recorded: without that it must not be. False of what opens none.
     pub record: bool,
+    /// Of a job: whether its plan may be applied without asking where it reconciles. Only a rule says so, never the lack of one.
+    pub reconcile: bool,
     /// What [`super::Limits::take`] has to agree to first, of an allowed request.
     pub limit: Option<Limit>,
     /// How long the time window of the rule that allows it still holds; `None`: it has none, or one that has no end.
@@ -148,6 +150,9 @@ impl Decision {
         lines.push(format!("{}: {}", self.effect.as_str(), self.sentence));
         if self.record {
             lines.push("recorded: what is shown and what is typed".to_owned());
+        }
+        if self.reconcile {
+            lines.push("reconcile: a plan that sets right is applied without asking".to_owned());
         }
         lines
     }

@@ -25,7 +25,7 @@ pub const NAME_MAX: usize = 64;
 const OF_EVERY_RULE: &[&str] =
     &["name", "effect", "people", "groups", "connections", "hours", "days", "utc_offset", "concurrency", "rate"];
 /// The keys that only an allow rule has: they bound what is allowed, and a denial has nothing to bound.
-const OF_ALLOW: &[&str] = &["read_only", "secrets", "record", "concurrency", "rate"];
+const OF_ALLOW: &[&str] = &["read_only", "secrets", "record", "reconcile", "concurrency", "rate"];
 
 /// The keys that a rule of that section has beside them.
 const fn own_keys(section: Section) -> &'static [&'static str] {
@@ -35,7 +35,7 @@ const fn own_keys(section: Section) -> &'static [&'static str] {
         }
         Section::Aws => &["services", "actions", "regions", "read_only"],
         Section::Gcp | Section::Azure => &["services", "methods", "regions", "read_only"],
-        Section::Jobs => &["kinds", "engines", "stacks", "source_hosts", "secret_stores"],
+        Section::Jobs => &["kinds", "engines", "stacks", "source_hosts", "secret_stores", "reconcile"],
         Section::ConnectionTests => &["providers"],
     }
 }
@@ -153,6 +153,7 @@ fn rule(section: Section, exec: bool, of: &Keys<'_, '_>, value: &Spanned<DeValue
         matcher,
         secrets: secrets(&keys)?,
         record: section == Section::Kubernetes && keys.flag("record")?.unwrap_or(false),
+        reconcile: section == Section::Jobs && keys.flag("reconcile")?.unwrap_or(false),
         limit: (concurrency.is_some() || rate.is_some()).then(|| Limit { rule: Arc::clone(&name), concurrency, rate }),
         name,
     })

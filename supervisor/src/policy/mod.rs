@@ -217,6 +217,7 @@ impl Rules {
                 decision.limit = rule.limit.clone();
                 decision.left = rule.window.as_ref().and_then(|window| window.left(now));
                 decision.record = rule.record && request.opens_terminal();
+                decision.reconcile = rule.reconcile;
             }
             decision.looks = looks;
             return decision;
@@ -238,6 +239,7 @@ fn plain(request: &Request, effect: Effect, by: By, why: &str) -> Decision {
         sentence,
         secrets: Secrets::Masked,
         record: false,
+        reconcile: false,
         limit: None,
         left: None,
         looks: Vec::new(),

@@ -37,6 +37,8 @@ pub(super) struct Rule {
     pub(super) secrets: Option<Secrets>,
     /// Of Kubernetes: whether terminals that it lets open are recorded.
     pub(super) record: bool,
+    /// Of jobs: whether updates that reconcile and that it allows are applied without asking.
+    pub(super) reconcile: bool,
     pub(super) limit: Option<Limit>,
 }
 

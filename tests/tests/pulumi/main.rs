@@ -225,6 +225,12 @@ async fn refresh() -> Result<()> {
     usual.done(&stack, &text, "--kind refresh --auto-approve", "no_changes").await?;
     std::fs::write(stack.world.join("one"), "by hand")?;
     std::fs::remove_file(stack.world.join("two"))?;
+    // a look alone finds it, and changes nothing
+    let ended = usual.run(&["drift", "check", "drifts", "--exit-code"]).await?;
+    code(&ended, 2)?;
+    let found = usual.text("drift show drifts").await?;
+    ensure!(found.contains("by hand") && found.contains("world:index:Thing::two"), "{found}");
+    ensure!(usual.ctl.json(&["drift"]).await?["items"][0]["resources"] == 2);
     let (ended, job) = usual.deploy(&stack, &text, "--kind refresh --exit-code").await?;
     code(&ended, 75)?;
     let plan = usual.plan(&job).await?;
@@ -239,6 +245,7 @@ async fn refresh() -> Result<()> {
     ensure!(show.contains("by another hand"), "{show}");
     // and the next update sets it right
     usual.done(&stack, &text, "--auto-approve", "applied").await?;
+    ensure!(usual.ctl.json(&["drift"]).await?["items"][0]["since_ms"].is_null(), "it is gone");
     ensure!(stack.thing("one")? == "1" && stack.thing("two")? == "2");
     Ok(())
 }

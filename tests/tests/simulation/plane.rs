@@ -7,7 +7,7 @@ use runner_control_plane::execution::{Archives, Execution, Jobs};
 use runner_control_plane::operations::Output;
 use runner_control_plane::pki::IssuedCertificate;
 use runner_control_plane::sessions::{Claim, Parting, Registry, Renewal, Seal, Sessions, Settings, Verified};
-use runner_control_plane::store::{JobKind, NewJob, Phase, Scope, Store};
+use runner_control_plane::store::{JobKind, Manner, NewJob, Phase, Scope, Store};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::{self, operation_request::What};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
@@ -207,6 +207,7 @@ async fn use_it(shared: &Shared, store: &Store, jobs: &Jobs) -> Result<(), Failu
             let new = NewJob {
                 limits: v1::TimeLimits::default(),
                 rules: None,
+                manner: Manner::default(),
                 scope: Scope::default(),
                 stack,
                 runner: RUNNER.into(),

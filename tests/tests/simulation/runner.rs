@@ -230,6 +230,9 @@ impl Surroundings for Around {
     fn plan_rules(&self) -> String {
         String::new()
     }
+    fn reconciles(&self, _: &shared_proto::v1::JobRequest) -> bool {
+        false
+    }
     async fn connect(&self) -> Result<Connection, Failure> {
         let stream = connect(&self.0, super::plane::EXECUTION).await?;
         Ok(Connection { stream: Box::new(stream), refusal: Arc::new(|| None) })

@@ -5,7 +5,7 @@ use super::Engine;
 use super::environment::private_file;
 use crate::stop::{Stop, io_failure};
 use crate::store::keeper::Keeper;
-use crate::store::server::Serving;
+use crate::store::server::{Serves, Serving};
 use crate::store::{Store, Whose};
 use serde_json::{Value, json};
 use shared_proto::failure::{Code, Failure};
@@ -76,7 +76,7 @@ pub(crate) async fn init(engine: &mut Engine, here: &Here<'_>, serving: &mut Opt
         _ => {
             let workspaces = folder.join(WORKSPACES);
             super::private_folder(&workspaces)?;
-            engine.state = Some(workspaces.clone());
+            engine.state = (!here.request.untrusted).then(|| workspaces.clone());
             json!({ "local": { "path": folder.join("terraform.tfstate"), "workspace_dir": workspaces } })
         }
     };
@@ -108,14 +108,14 @@ pub(crate) async fn again(engine: &mut Engine, here: &Here<'_>) -> Result<Option
     let Ok(set_up) = std::fs::read(engine.common.root.join(OVERRIDE)) else { return Ok(None) };
     let folder = here.folder()?;
     if !here.request.workspace.is_empty() {
-        engine.state = Some(folder.join(WORKSPACES));
+        engine.state = (!here.request.untrusted).then(|| folder.join(WORKSPACES));
         return Ok(None);
     }
     let set_up: Value = serde_json::from_slice(&set_up).unwrap_or_default();
     let is_local = set_up["terraform"]["backend"].get("local").is_some();
     // planned by a runner that had no store. What runs in a job may write there what it likes: it gets no store to write to
     if is_local && !folder.join(shared_proto::states::VERSIONS).exists() {
-        engine.state = Some(folder);
+        engine.state = Some(folder).filter(|_| !here.request.untrusted);
         return Ok(None);
     }
     Ok(Some(here.serve(engine).await?))
@@ -157,7 +157,8 @@ impl Here<'_> {
             engine.journal.note(note).await;
         }
         let removes = (request.kind() == JobKind::Unlock).then(|| request.lock_id.clone());
-        let serving = Keeper::listeners(self.keeper).and_then(|all| Serving::start(store, token, all, removes));
+        let serves = Serves { removes, reads_only: request.untrusted };
+        let serving = Keeper::listeners(self.keeper).and_then(|all| Serving::start(store, token, all, serves));
         let serving = serving.map_err(|e| io_failure(Code::Internal, "the state cannot be served", &e))?;
         let environment = serving.environment().map(|(name, value)| (name.to_owned(), value.into()));
         engine.common.environment.extend(environment);

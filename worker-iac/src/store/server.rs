@@ -54,9 +54,17 @@ struct Shared {
     /// The whole value of the header `Authorization`.
     authorization: Secret,
     store: Arc<Turn<Store>>,
-    /// The lock that is to be removed: Terraform's `force-unlock` names none.
-    removes: Option<String>,
+    serves: Serves,
     told: Mutex<Told>,
+}
+
+/// What it is there for.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Serves {
+    /// The lock that is to be removed: Terraform's `force-unlock` names none.
+    pub(crate) removes: Option<String>,
+    /// To be read alone: nothing is written, and a lock is given that is none. Jobs of a stack come one after the other.
+    pub(crate) reads_only: bool,
 }
 
 /// What was refused last.
@@ -71,7 +79,7 @@ pub(crate) struct Told {
 // === impl Serving ===
 
 impl Serving {
-    /// Serves on these listeners, of which the first is that of the engines to come. `removes`: the lock that a job is there to remove.
+    /// Serves on these listeners, of which the first is that of the engines to come.
     ///
     /// # Errors
     /// The system's.
@@ -79,11 +87,11 @@ impl Serving {
         store: Store,
         token: Secret,
         listeners: Vec<TcpListener>,
-        removes: Option<String>,
+        serves: Serves,
     ) -> std::io::Result<Self> {
         let authorization = Secret::new(format!("Basic {}", STANDARD.encode(format!("{USER}:{}", token.expose()))));
         let store = Arc::new(Turn::new(store));
-        let shared = Arc::new(Shared { authorization, store, removes, told: Mutex::default() });
+        let shared = Arc::new(Shared { authorization, store, serves, told: Mutex::default() });
         let first = listeners.first().ok_or(std::io::ErrorKind::InvalidInput)?;
         let address = first.local_addr()?;
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -230,6 +238,9 @@ impl Shared {
     async fn post(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Failure> {
         let lock = lock_id(request.uri().query().unwrap_or_default());
         let state = body(request, STATE_MAX, READ_MAX).await?;
+        if self.serves.reads_only {
+            return Err(Code::SourceRefused.on("a job whose source is not trusted wanted to write the stack's state"));
+        }
         self.with(move |store| store.write(&lock, state)).await?;
         self.told().refused = None;
         Ok(plain(StatusCode::OK, ""))
@@ -237,6 +248,9 @@ impl Shared {
 
     async fn lock(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Failure> {
         let info = body(request, LOCK_MAX, LOCK_MAX).await?;
+        if self.serves.reads_only {
+            return Ok(plain(StatusCode::OK, ""));
+        }
         let held = self.with(move |store| store.lock(&info)).await?;
         let response = match &held {
             None => plain(StatusCode::OK, ""),
@@ -248,14 +262,17 @@ impl Shared {
 
     async fn unlock(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Failure> {
         let info = body(request, LOCK_MAX, LOCK_MAX).await?;
+        if self.serves.reads_only {
+            return Ok(plain(StatusCode::OK, ""));
+        }
         let said = serde_json::from_slice(&info).unwrap_or(Value::Null);
-        let id = match (said["ID"].as_str(), &self.removes) {
+        let id = match (said["ID"].as_str(), &self.serves.removes) {
             (Some(id), None) => id.to_owned(),
             // what is removed is what the job names, whatever the engine says of it
             (id, Some(removes)) if id.is_none_or(|id| id == removes) => removes.clone(),
             _ => return Err(Code::InvalidArgument.on("it is not said which lock is to go")),
         };
-        let must_be_there = self.removes.is_some();
+        let must_be_there = self.serves.removes.is_some();
         self.with(move |store| match store.held()? {
             None if must_be_there => Err(Code::Conflict.on(format!("there is no lock {id}: the state is not locked"))),
             _ => store.unlock(&id),

@@ -9,11 +9,14 @@ fn key() -> Key {
 }
 /// A store in that folder, served.
 fn served(folder: &std::path::Path, removes: Option<&str>) -> Serving {
+    served_for(folder, Serves { removes: removes.map(str::to_owned), reads_only: false })
+}
+fn served_for(folder: &std::path::Path, serves: Serves) -> Serving {
     let whose = Whose { stack: "s1".into(), job: "j1".into(), ..Whose::default() };
     let (store, _) = Store::open(folder, key(), whose).expect("opens");
     let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
     listener.set_nonblocking(true).expect("sets");
-    Serving::start(store, key().token("j1"), vec![listener], removes.map(str::to_owned)).expect("serves")
+    Serving::start(store, key().token("j1"), vec![listener], serves).expect("serves")
 }
 fn state(serial: u64) -> String {
     format!("{{\"version\":4,\"serial\":{serial},\"lineage\":\"l\",\"resources\":[]}}")
@@ -39,6 +42,26 @@ async fn answer(mut stream: TcpStream) -> (u16, String) {
     let text = String::from_utf8_lossy(&all).into_owned();
     let status = text.split(' ').nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
     (status, text.split_once("\r\n\r\n").map(|(_, content)| content.to_owned()).unwrap_or_default())
+}
+
+#[tokio::test]
+async fn a_state_that_is_there_to_be_read_is_not_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let serving = served(folder.path(), None);
+    let info = br#"{"ID":"L-1","Who":"w"}"#;
+    assert_eq!(send(&serving, "LOCK /", info).await.0, 200);
+    assert_eq!(send(&serving, "POST /?ID=L-1", state(1).as_bytes()).await.0, 200);
+    assert_eq!(send(&serving, "UNLOCK /", info).await.0, 200);
+    serving.close().await;
+    let serving = served_for(folder.path(), Serves { removes: None, reads_only: true });
+    assert_eq!(send(&serving, "LOCK /", info).await.0, 200);
+    assert!(serving.with(|store| store.held()).await.expect("reads").is_none(), "it is no lock");
+    for query in ["", "?ID=L-1"] {
+        assert_eq!(send(&serving, &format!("POST /{query}"), state(2).as_bytes()).await.0, 422, "{query}");
+    }
+    assert_eq!(serving.told().refused.expect("told").code, Code::SourceRefused);
+    assert_eq!(send(&serving, "UNLOCK /", info).await.0, 200);
+    assert_eq!(send(&serving, "GET /", b"").await, (200, state(1)));
 }
 
 #[tokio::test]

@@ -116,6 +116,13 @@ pub(super) fn of(document: &Document, width: usize) -> Vec<Line> {
     lines
 }
 
+/// Resources alone, with what changes in them.
+pub(super) fn of_resources(of: &[ResourceChange], width: usize) -> Vec<Line> {
+    let mut lines = Vec::new();
+    of.iter().for_each(|of| resource(of, &of.address, 1, width, &mut lines));
+    lines
+}
+
 /// A section, where there is anything in it.
 fn section(heading: &str, lines: &mut Vec<Line>, fill: impl FnOnce(&mut Vec<Line>)) {
     let mut inside = Vec::new();

@@ -15,7 +15,7 @@ use crate::terminal;
 use serde_json::{Value, json};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::plan::compare::Comparison;
-use shared_proto::plan::{Document, words};
+use shared_proto::plan::{Document, ResourceChange, words};
 use shared_proto::v1::event::Body;
 
 /// How many of a stack's jobs are looked through for one with a plan.
@@ -142,6 +142,13 @@ pub(super) async fn before_approval(session: &Session, job: &str) -> Option<Stri
     let mut text = format!("{}\n", words::summary(&plan.document.summary));
     text.push_str(&lines::text(&lines::heads_of_destroyed(&plan.document), false));
     Some(text)
+}
+
+/// The drift of a plan alone: what others have changed.
+pub(super) fn drift(of: &Value, colour: bool) -> String {
+    let width = terminal::size().map_or(COLUMNS, |(columns, _)| usize::from(columns));
+    let drift: Vec<ResourceChange> = serde_json::from_value(of.clone()).unwrap_or_default();
+    lines::text(&lines::of_resources(&drift, width), colour)
 }
 
 fn shown(plan: &Plan, width: usize, colour: bool) -> String {

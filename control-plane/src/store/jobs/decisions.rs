@@ -1,6 +1,6 @@
 //! What users decide about a job: approve, discard, cancel.
 
-use super::super::{Store, broken};
+use super::super::{Store, broken, notices};
 use super::{Job, JobEnd, Phase, end, may_have_applied, read};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::rules::others;
@@ -168,6 +168,7 @@ impl Store {
                 ..JobEnd::default()
             };
             end(&mut transaction, id, Phase::Lost, &ending).await?;
+            notices::lost(&mut transaction, &job).await?;
             may_have_applied(&mut transaction, &job).await?;
         }
         let job = read(&mut transaction, organization, id).await?;

@@ -1,12 +1,12 @@
 //! Events as runners report them: stored once by number, and what they say of the job, in one transaction.
 
-use super::super::{Store, broken, not_found};
+use super::super::{Store, broken, not_found, notices};
 use super::hand_out::fenced;
-use super::{Job, JobEnd, KnownLock, Phase, Plan, has_applied, may_have_applied, plans, read};
+use super::{Job, JobEnd, KnownLock, Phase, Plan, drift, has_applied, may_have_applied, plans, read};
 use crate::isolation;
 use prost::Message as _;
 use shared_proto::failure::{Code, Failure};
-use shared_proto::rules::Judgement;
+use shared_proto::rules::{BY_POLICY, Judgement};
 use shared_proto::v1::event::Body;
 use shared_proto::{bounds, now_ms, v1};
 
@@ -42,6 +42,8 @@ struct Story {
     parts: Vec<v1::PlanPart>,
     /// The runner waits for someone's decision.
     waits: bool,
+    /// It does not: its own policy lets the plan be applied.
+    by_policy: bool,
     /// It has begun to apply.
     applies: bool,
     /// It ended without anybody knowing what it did last.
@@ -80,6 +82,7 @@ impl Store {
             return Err(fenced(&job));
         }
         let before = u64::try_from(job.last_sequence).unwrap_or(0);
+        let was = job.phase;
         let mut bytes = job.event_bytes;
         let mut story = Story::new(job);
         let (mut last, mut refused) = (before, None);
@@ -143,6 +146,8 @@ impl Store {
         } else if unclear {
             may_have_applied(&mut transaction, &job).await?;
         }
+        let drifted = if ended { drift::look(&mut transaction, &job).await? } else { None };
+        notices::write(&mut transaction, &job, was, drifted).await?;
         transaction.commit().await.map_err(&failed)?;
         Ok(Reported { acknowledged: last, refused, job, news: true })
     }
@@ -192,10 +197,10 @@ fn without_part(event: &v1::Event) -> std::borrow::Cow<'_, v1::Event> {
 impl Story {
     fn new(job: Job) -> Self {
         let plan = job.plan();
-        Self { job, plan, parts: Vec::new(), waits: false, applies: false, unclear: false, end: None }
+        Self { job, plan, parts: Vec::new(), waits: false, by_policy: false, applies: false, unclear: false, end: None }
     }
 
-    fn phase(&mut self, name: &str) {
+    fn phase(&mut self, name: &str, detail: &str) {
         match Phase::from_name(name) {
             Some(Phase::Applying) => {
                 self.applies = true;
@@ -203,6 +208,7 @@ impl Story {
             }
             Some(Phase::AwaitingApproval) => {
                 self.waits = true;
+                self.by_policy = detail == BY_POLICY;
                 self.forward(Phase::Planned);
             }
             Some(phase @ (Phase::Preparing | Phase::Planning | Phase::Planned)) => self.forward(phase),
@@ -218,7 +224,7 @@ impl Story {
                     let weakest = isolation::weaker(self.job.isolation_level.as_deref(), level);
                     self.job.isolation_level = Some(weakest.to_owned());
                 }
-                self.phase(&changed.phase);
+                self.phase(&changed.phase, &changed.detail);
             }
             Body::SourceResolved(source) => self.job.revision = Some(cut(&source.revision, 1024)),
             Body::PlanPart(part) => self.parts.push(part.clone()),
@@ -318,10 +324,13 @@ impl Story {
             return (self.job, true);
         }
         let open = self.job.phase == Phase::Planned && self.job.approved_by.is_none();
-        if self.waits && open && self.job.kind.applies() {
+        if self.waits && open && self.job.applies() {
             let wants_people = self.plan.as_ref().is_some_and(|plan| plan.wanted() > 0);
             if self.job.approve_automatically && !wants_people {
                 self.job.approved_by = Some(self.job.created_by.clone());
+                self.job.phase = Phase::Applying;
+            } else if self.job.reconcile && self.by_policy && !wants_people {
+                self.job.approved_by = Some(BY_POLICY.to_owned());
                 self.job.phase = Phase::Applying;
             } else {
                 self.job.phase = Phase::AwaitingApproval;

@@ -9,7 +9,7 @@
 //! ```
 
 use super::super::seal::Assigned;
-use super::super::{Store, broken, is_taken, not_found};
+use super::super::{Store, broken, is_taken, not_found, notices};
 use super::hand_out::fenced;
 use super::{Job, JobEnd, JobKind, Phase, end, may_have_applied, read, select_jobs};
 use prost::Message as _;
@@ -278,6 +278,7 @@ async fn lose(connection: &mut SqliteConnection, job: &Job, what: &str) -> Resul
         ..JobEnd::default()
     };
     end(connection, &job.id, Phase::Lost, &ending).await?;
+    notices::lost(connection, job).await?;
     may_have_applied(connection, job).await
 }
 
@@ -361,7 +362,8 @@ async fn insert(
     };
     sqlx::query(
         "INSERT INTO jobs (id, organization, stack, runner, kind, phase, approve_automatically, request, request_sha256, \
-         archive, created_by, created_at_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, x'', $8, $9, $10, $11)",
+         archive, created_by, created_at_ms, preview_only, untrusted, reconcile, partial) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, x'', $8, $9, $10, $11, $12, $13, $14, $15)",
     )
     .bind(&request.job_id)
     .bind(organization)
@@ -374,6 +376,10 @@ async fn insert(
     .bind(archive)
     .bind(&request.created_by)
     .bind(made_at(&request.job_id).unwrap_or_else(now_ms))
+    .bind(request.preview_only)
+    .bind(request.untrusted)
+    .bind(request.reconcile)
+    .bind(!request.targets.is_empty())
     .execute(connection)
     .await
     .map(drop)

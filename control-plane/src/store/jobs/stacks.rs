@@ -226,7 +226,7 @@ impl Store {
 async fn changed_last(connection: &mut SqliteConnection, stack: &str) -> Result<Option<String>, Failure> {
     sqlx::query_scalar(
         "SELECT id FROM jobs WHERE stack = $1 AND kind IN ($2, $9) AND (phase = $3 OR (accepted AND \
-         (approved_by IS NOT NULL OR approve_automatically) AND (phase = $4 OR (phase IN ($5, $6) AND plan IS NOT NULL)))) \
+         (approved_by IS NOT NULL OR approve_automatically OR reconcile) AND (phase = $4 OR (phase IN ($5, $6) AND plan IS NOT NULL)))) \
          AND id > COALESCE((SELECT MAX(id) FROM jobs WHERE stack = $1 AND kind = $7 AND phase IN ($3, $8)), '') \
          ORDER BY id DESC LIMIT 1",
     )

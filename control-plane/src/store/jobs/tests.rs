@@ -54,6 +54,7 @@ pub(crate) fn new_job(stack: &Stack, kind: JobKind) -> NewJob {
     NewJob {
         rules: None,
         limits: v1::TimeLimits::default(),
+        manner: Manner::default(),
         scope: Scope::default(),
         stack: stack.clone(),
         runner: RUNNER.into(),

@@ -56,6 +56,8 @@ pub(super) struct Known {
     pub(super) resolved: Vec<String>,
     /// What a job's variables refer to, by the variables' names.
     pub(super) secrets: HashMap<String, String>,
+    /// Whether the policy lets what reconciles be applied without asking.
+    pub(super) reconciles: bool,
     pub(super) refuse_accept: bool,
     /// Jobs that it does not know: it was restored from an older back-up.
     unknown: Vec<String>,
@@ -488,6 +490,9 @@ struct Around {
 impl Surroundings for Around {
     fn plan_rules(&self) -> String {
         self.plane.update(|p| p.plan_rules.clone())
+    }
+    fn reconciles(&self, _: &v1::JobRequest) -> bool {
+        self.plane.update(|p| p.reconciles)
     }
     async fn connect(&self) -> Result<Connection, Failure> {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);

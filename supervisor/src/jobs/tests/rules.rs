@@ -30,6 +30,11 @@ struct Case {
     organization: &'static str,
     kind: JobKind,
     automatic: bool,
+    /// It reconciles, where the policy lets it be or does not.
+    reconciles: Option<bool>,
+    /// As schedules and hooks ask: a refresh that ends with its plan, a preview of an untrusted source.
+    preview_only: bool,
+    untrusted: bool,
     /// Each an approval, by the first of them.
     approvals: Vec<Vec<&'static str>>,
     becomes: Becomes,
@@ -41,15 +46,36 @@ enum Becomes {
     Waits,
     Applied,
     Planned,
+    Unchanged,
 }
 
 impl Case {
     fn new(what: &str, (runner, organization): (&'static str, &'static str), becomes: Becomes) -> Self {
         let what = format!("{what}; runner {runner:?}, organization {organization:?}");
-        Self { what, runner, organization, kind: JobKind::Update, automatic: false, approvals: Vec::new(), becomes }
+        Self {
+            what,
+            runner,
+            organization,
+            kind: JobKind::Update,
+            automatic: false,
+            reconciles: None,
+            preview_only: false,
+            untrusted: false,
+            approvals: Vec::new(),
+            becomes,
+        }
     }
     fn automatic(self) -> Self {
         Self { automatic: true, what: format!("automatic, {}", self.what), ..self }
+    }
+    fn reconciling(self, allowed: bool) -> Self {
+        Self { reconciles: Some(allowed), what: format!("reconciling, allowed {allowed}, {}", self.what), ..self }
+    }
+    fn look(self) -> Self {
+        Self { kind: JobKind::Refresh, preview_only: true, what: format!("a look at drift, {}", self.what), ..self }
+    }
+    fn of_a_stranger(self) -> Self {
+        Self { untrusted: true, what: format!("of a stranger, {}", self.what), ..self }.preview()
     }
     fn preview(self) -> Self {
         Self { kind: JobKind::Preview, what: format!("preview, {}", self.what), ..self }
@@ -66,12 +92,14 @@ fn cases() -> Vec<Case> {
     for sets in [(DENY, ""), ("", DENY), (DENY_REGO, ""), ("", DENY_REGO)] {
         let denied = || Case::new("denied", sets, Denied);
         cases.extend([denied(), denied().automatic(), denied().preview()]);
+        cases.extend([denied().reconciling(true), denied().reconciling(false), denied().of_a_stranger()]);
         cases.push(denied().approved(&[&["bob"], &["eve", "bob"]]));
     }
     for sets in [(TWO, ""), ("", TWO), (TWO_REGO, ""), ("", TWO_REGO)] {
         let two = |becomes| Case::new("two people", sets, becomes);
         cases.extend([
             two(Waits).automatic(),
+            two(Waits).reconciling(true),
             two(Waits).approved(&[&[MADE_BY]]),
             two(Waits).approved(&[&["bob"], &["bob"], &["bob", "bob"]]),
             two(Waits).approved(&[&["bob", MADE_BY], &[MADE_BY, "bob"]]),
@@ -89,6 +117,13 @@ fn cases() -> Vec<Case> {
         Case::new("a warning", (WARN, WARN), Applied).automatic(),
         Case::new("another stack", (ELSEWHERE, ELSEWHERE), Applied).automatic(),
         Case::new("no rules", ("", ""), Applied).automatic(),
+        Case::new("no rules", ("", ""), Applied).reconciling(true),
+        Case::new("no rules", ("", ""), Waits).reconciling(false),
+        Case::new("a warning", (WARN, WARN), Applied).reconciling(true),
+        // an approval that somebody claims to have is worth nothing where there is nothing to apply
+        Case::new("no rules", ("", ""), Planned).of_a_stranger().approved(&[&["bob", "eve"]]),
+        Case::new("no rules", ("", ""), Planned).preview().approved(&[&["bob", "eve"]]),
+        Case::new("nothing has changed", ("", ""), Becomes::Unchanged).look().approved(&[&["bob"]]),
         Case::new("two of a preview", (TWO, ""), Planned).preview(),
     ]);
     for broken in BROKEN {
@@ -109,7 +144,9 @@ fn assign(plane: &Plane, id: &str, case: &Case) {
     request.stack_id = format!("s-{id}");
     request.created_by = MADE_BY.into();
     request.approve_automatically = case.automatic;
-    (request.rules, request.format) = (case.organization.into(), 3);
+    (request.rules, request.format) = (case.organization.into(), 4);
+    (request.preview_only, request.untrusted) = (case.preview_only, case.untrusted);
+    request.reconcile = case.reconciles.is_some();
     plane.assign(request);
 }
 
@@ -125,6 +162,7 @@ fn check(plane: &Plane, id: &str, case: &Case) {
         Becomes::Denied => Some(("failed", "plan_denied")),
         Becomes::Applied => Some(("applied", "ok")),
         Becomes::Planned => Some(("planned", "ok")),
+        Becomes::Unchanged => Some(("no_changes", "ok")),
         Becomes::Waits => None,
     };
     assert_eq!(found, expected, "{}: {result:?}", case.what);
@@ -141,14 +179,18 @@ fn nothing_is_applied_that_rules_forbid() {
     let _supervisor = host.supervisor(&plane);
     let cases = cases();
     assert!(cases.len() >= 40, "{}", cases.len());
-    // those with the same rules of the runner are side by side
-    let mut sets: Vec<_> = cases.iter().map(|case| case.runner).collect();
+    // those with the same policy of the runner are side by side
+    let mut sets: Vec<_> = cases.iter().map(|case| (case.runner, case.reconciles == Some(true))).collect();
     sets.sort_unstable();
     sets.dedup();
     for set in sets {
-        plane.update(|p| p.plan_rules = set.into());
-        let these: Vec<_> =
-            cases.iter().enumerate().filter(|(_, c)| c.runner == set).map(|(n, c)| (format!("j{n}"), c)).collect();
+        plane.update(|p| (p.plan_rules, p.reconciles) = (set.0.into(), set.1));
+        let these: Vec<_> = cases
+            .iter()
+            .enumerate()
+            .filter(|(_, c)| (c.runner, c.reconciles == Some(true)) == set)
+            .map(|(n, c)| (format!("j{n}"), c))
+            .collect();
         for some in these.chunks(SIDE_BY_SIDE) {
             for (id, case) in some {
                 assign(&plane, id, case);

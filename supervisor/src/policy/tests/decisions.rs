@@ -410,3 +410,34 @@ fn terminals_are_recorded_where_a_rule_says_so() {
         wrong.shown
     );
 }
+
+#[test]
+fn what_reconciles_is_applied_without_asking_by_a_rule_alone() {
+    let job = |stack: &str| Request {
+        person: Some("ann".into()),
+        groups: Some(Vec::new()),
+        connections: Vec::new(),
+        what: What::Job(JobCall {
+            kind: "update".into(),
+            engine: "opentofu".into(),
+            stack: stack.into(),
+            source: JobSource::Upload,
+        }),
+    };
+    let policy = Policy::parse(
+        "version = 1\n[jobs]\n[[jobs.rule]]\nname = \"web\"\neffect = \"allow\"\nstacks = [\"web-*\"]\nreconcile = true\n\
+         [[jobs.rule]]\nname = \"rest\"\neffect = \"allow\"\n",
+    )
+    .unwrap();
+    assert!(policy.decide(&job("web-1"), noon()).reconcile);
+    assert!(!policy.decide(&job("db"), noon()).reconcile);
+    for none in [
+        "version = 1\n",
+        "version = 1\n[jobs]\n",
+        "version = 1\n[jobs]\n[[jobs.rule]]\nname = \"a\"\neffect = \"allow\"\n",
+    ] {
+        assert!(!Policy::parse(none).unwrap().decide(&job("web-1"), noon()).reconcile, "{none}");
+    }
+    let denies = "version = 1\n[jobs]\n[[jobs.rule]]\nname = \"a\"\neffect = \"deny\"\nreconcile = true\n";
+    assert!(Policy::parse(denies).is_err());
+}
