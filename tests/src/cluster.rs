@@ -36,7 +36,9 @@ pub struct Cluster {
     // dropped in this order: kwok would complain about a missing API server
     controllers: Option<Process>,
     kwok: Process,
-    _api_server: Process,
+    api_server: Option<Process>,
+    /// It, to be started again.
+    api_program: Program,
     _etcd: Process,
     folder: Scratch,
     client: Client,
@@ -100,15 +102,23 @@ impl Cluster {
     pub async fn with_logs(sources: &[LogSource]) -> Result<Self> {
         let folder = Scratch::new("cluster")?;
         let etcd = start_etcd(&folder).await?;
-        let (api_server, address, ca) = start_api_server(&folder, etcd.1).await?;
+        let (api_program, address) = api_server(&folder, etcd.1)?;
+        let api_server = api_program.clone().start()?;
+        let ca = certificate(&folder, &api_server).await?;
         let client = Client::new(address, &ca)?.with_token(ADMIN);
-        let ready = eventually(READY, "the API server to be ready", || async {
-            Ok(client.get("/readyz").await?.status.is_success().then_some(()))
-        });
-        api_server.unless_ended(ready).await?;
+        is_ready(&client, &api_server).await?;
         let kwok = start_kwok(&folder, address, sources).await?;
-        let cluster =
-            Self { controllers: None, kwok, _api_server: api_server, _etcd: etcd.0, folder, client, address, ca };
+        let cluster = Self {
+            controllers: None,
+            kwok,
+            api_server: Some(api_server),
+            api_program,
+            _etcd: etcd.0,
+            folder,
+            client,
+            address,
+            ca,
+        };
         cluster.node("node-1").await?;
         cluster.grant_restricted().await?;
         Ok(cluster)
@@ -133,6 +143,25 @@ impl Cluster {
             .start()?;
         controllers.ready(READY, "the controllers run", |l| l.contains("Proceeding to collect garbage")).await?;
         self.controllers = Some(controllers);
+        Ok(())
+    }
+
+    /// Kills the API server; what it was told is in etcd.
+    pub fn kill_api_server(&mut self) {
+        self.client.forget_connections();
+        if let Some(process) = self.api_server.take() {
+            process.end();
+        }
+    }
+    /// Starts it again, at its address and with its certificate.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn start_api_server_again(&mut self) -> Result<()> {
+        self.kill_api_server();
+        let process = self.api_program.clone().start()?;
+        is_ready(&self.client, &process).await?;
+        self.api_server = Some(process);
         Ok(())
     }
 
@@ -419,17 +448,33 @@ fn etcd_knows_no_fsync() -> bool {
         .is_ok_and(|o| String::from_utf8_lossy(&[o.stdout, o.stderr].concat()).contains("unsafe-no-fsync"))
 }
 
-async fn start_api_server(folder: &Scratch, etcd: u16) -> Result<(Process, SocketAddr, String)> {
+async fn is_ready(client: &Client, api_server: &Process) -> Result<()> {
+    let ready = eventually(READY, "the API server to be ready", || async {
+        Ok(client.get("/readyz").await?.status.is_success().then_some(()))
+    });
+    api_server.unless_ended(ready).await
+}
+
+/// The certificate that an API server makes for itself at its first start.
+async fn certificate(folder: &Scratch, api_server: &Process) -> Result<String> {
+    let certificate = folder.join("certs/apiserver.crt");
+    let made = eventually(READY, "the API server's certificate", || async {
+        Ok(std::fs::read_to_string(&certificate).ok().filter(|t| t.trim_end().ends_with("-----END CERTIFICATE-----")))
+    });
+    api_server.unless_ended(made).await
+}
+
+/// The API server's program, and where it is to be.
+fn api_server(folder: &Scratch, etcd: u16) -> Result<(Program, SocketAddr)> {
     let port = free_port()?;
     let pair = pki::new_key()?;
     let key = folder.write("sa.key", pair.serialize_pem())?;
     let public_key = folder.write("sa.pub", pair.public_key_pem())?;
     let tokens = folder
         .write("tokens.csv", format!("{ADMIN},admin,1,\"system:masters\"\n{RESTRICTED},{RESTRICTED_USER},2\n"))?;
-    let certificates = folder.join("certs");
     let audited = r#"{"apiVersion":"audit.k8s.io/v1","kind":"Policy","omitStages":["RequestReceived"],"rules":[{"level":"Metadata","resources":[{"group":"","resources":["pods"]}]},{"level":"None"}]}"#;
     let audited = folder.write("audit-policy.json", audited)?;
-    let api_server = Program::component("kube-apiserver")?
+    let program = Program::component("kube-apiserver")?
         .arg(format!("--etcd-servers=http://127.0.0.1:{etcd}"))
         .arg("--service-account-issuer=https://kubernetes.default.svc")
         .arg(format!("--service-account-key-file={}", public_key.display()))
@@ -440,17 +485,11 @@ async fn start_api_server(folder: &Scratch, etcd: u16) -> Result<(Process, Socke
         .arg(format!("--audit-log-path={}", folder.join("audit.log").display()))
         .args(["--authorization-mode=RBAC", "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1"])
         .arg(format!("--secure-port={port}"))
-        .arg(format!("--cert-dir={}", certificates.display()))
+        .arg(format!("--cert-dir={}", folder.join("certs").display()))
         .args(["--disable-admission-plugins=ServiceAccount", "--feature-gates=WatchList=false"])
         // hundreds of streams at once are what the suites are for
-        .args(["--max-requests-inflight=4000", "--max-mutating-requests-inflight=2000"])
-        .start()?;
-    let certificate = certificates.join("apiserver.crt");
-    let made = eventually(READY, "the API server's certificate", || async {
-        Ok(std::fs::read_to_string(&certificate).ok().filter(|t| t.trim_end().ends_with("-----END CERTIFICATE-----")))
-    });
-    let ca = api_server.unless_ended(made).await?;
-    Ok((api_server, SocketAddr::from(([127, 0, 0, 1], port)), ca))
+        .args(["--max-requests-inflight=4000", "--max-mutating-requests-inflight=2000"]);
+    Ok((program, SocketAddr::from(([127, 0, 0, 1], port))))
 }
 
 async fn start_kwok(folder: &Scratch, api_server: SocketAddr, sources: &[LogSource]) -> Result<Process> {

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use shared_proto::states;
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,8 +28,33 @@ pub struct Engine {
     kind: EngineKind,
     path: PathBuf,
     config: PathBuf,
-    _folder: Scratch,
+    /// What the program starts, where it is one that counts.
+    counts: Option<PathBuf>,
+    folder: Scratch,
 }
+
+/// What [`Engine::counting`] says of each SIGINT.
+pub const SENT: &str = "the engine is sent SIGINT";
+/// Starts the engine, which sees SIGINT as it came, says what it is sent, and passes that on.
+const COUNTING: &str = r#"#!/bin/sh
+sent=0
+pass() {
+  sent=$((sent + 1))
+  echo "the engine is sent SIG$1" >&2
+  kill "-$1" "$child" 2>/dev/null
+}
+trap 'pass INT' INT
+trap 'pass TERM' TERM
+# what a shell has in the background ignores the first of them, unless it is told not to, and reads nothing
+env --default-signal=INT,QUIT 'ENGINE' "$@" <&0 &
+child=$!
+while :; do
+  before=$sent
+  wait "$child"
+  code=$?
+  [ "$sent" = "$before" ] && exit "$code"
+done
+"#;
 
 impl EngineKind {
     /// As the API names it.
@@ -62,7 +88,18 @@ impl Engine {
                 mirror.display().to_string()
             ),
         )?;
-        Ok(Self { kind, path, config, _folder: folder })
+        Ok(Self { kind, path, config, counts: None, folder })
+    }
+    /// One that says on its standard error what it is sent ([`SENT`]), before the engine is.
+    ///
+    /// # Errors
+    /// It is not here; the file system's.
+    pub fn counting(kind: EngineKind) -> Result<Self> {
+        let engine = Self::new(kind)?;
+        let script = COUNTING.replace("ENGINE", &engine.path.display().to_string());
+        let path = engine.folder.write(format!("counting/{}", kind.name()), script)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
+        Ok(Self { counts: Some(engine.path.clone()), path, ..engine })
     }
     /// Which it is.
     pub fn kind(&self) -> EngineKind {
@@ -72,23 +109,30 @@ impl Engine {
     pub fn path(&self) -> &Path {
         &self.path
     }
+    /// What else a job has to reach to run it: the engine that it counts for, of Pulumi with what lies beside that.
+    pub fn started(&self) -> Option<&Path> {
+        let counted = self.counts.as_deref()?;
+        if self.kind == EngineKind::Pulumi { counted.parent() } else { Some(counted) }
+    }
     /// Its CLI configuration.
     pub fn config(&self) -> &Path {
         &self.config
     }
-    /// Runs it by hand in a folder: the reference that the runner's own runs are compared with.
-    ///
-    /// # Errors
-    /// It does not start or hangs.
-    pub async fn run(&self, folder: &Path, arguments: &[&str]) -> Result<Ended> {
+    /// It in a folder with its configuration, as a person starts it.
+    pub fn program(&self, folder: &Path, arguments: &[&str]) -> Program {
         Program::new(&self.path)
             .args(arguments.iter().copied())
             .folder(folder)
             .env("TF_CLI_CONFIG_FILE", self.config.display().to_string())
             .env("CHECKPOINT_DISABLE", "1")
             .env("TF_IN_AUTOMATION", "1")
-            .run(Duration::from_secs(120))
-            .await
+    }
+    /// Runs it by hand in a folder: the reference that the runner's own runs are compared with.
+    ///
+    /// # Errors
+    /// It does not start or hangs.
+    pub async fn run(&self, folder: &Path, arguments: &[&str]) -> Result<Ended> {
+        self.program(folder, arguments).run(Duration::from_secs(120)).await
     }
     /// Whether the engine's own plan says the same of a job's state as its events: what they say is made is there, and is to be left as it
     /// is; where the job was applied, nothing is to be done. An engine saves its state every 20 s and at its end: what one had made since that was

@@ -307,7 +307,8 @@ impl Setup {
         if let Some(engine) = engines.first() {
             lines.push_str(&format!("cli_config = {:?}\n", shown(engine.config())));
         }
-        self.table("engines", &lines).reads(&tools::folder().join("mirror"))
+        let setup = self.table("engines", &lines).reads(&tools::folder().join("mirror"));
+        engines.iter().filter_map(|engine| engine.started()).fold(setup, Self::reads)
     }
 
     /// Starts it as its variables and settings say, credentials included: none are made for it.

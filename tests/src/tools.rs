@@ -20,6 +20,10 @@ pub enum Component {
     Tofu,
     /// Terraform with the provider mirror.
     Terraform,
+    /// The provider that makes what a manifest says.
+    KubectlProvider,
+    /// A PostgreSQL server.
+    Postgres,
     /// Pulumi with its host for YAML and a provider.
     Pulumi,
     /// The git program.
@@ -61,6 +65,19 @@ pub fn find(program: &str) -> Option<PathBuf> {
 pub fn engine(program: &str) -> Option<PathBuf> {
     let named = std::env::var_os(format!("TEST_{}", program.to_uppercase())).map(PathBuf::from);
     named.or_else(|| find(program))
+}
+
+/// A program of PostgreSQL, where Debian has its newest version, which is on nobody's PATH.
+pub fn postgres(program: &str) -> Option<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut found: Vec<_> = versions
+        .filter_map(|entry| {
+            Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path().join("bin").join(program)))
+        })
+        .filter(|(_, path)| is_executable(path))
+        .collect();
+    found.sort();
+    found.pop().map(|(_, path)| path).or_else(|| find(program))
 }
 
 fn is_executable(path: &Path) -> bool {
@@ -122,6 +139,13 @@ impl Component {
                 .then(|| "pulumi is not here: run tests/tools/install".to_owned())
                 .or_else(|| program("pulumi-language-yaml"))
                 .or_else(|| exists(folder().join("plugins/pulumi"))),
+            Self::KubectlProvider => {
+                exists(folder().join("mirror/registry.opentofu.org/gavinbunney/kubectl/1.19.0/linux_amd64"))
+            }
+            Self::Postgres => ["initdb", "postgres"]
+                .into_iter()
+                .find(|p| postgres(p).is_none())
+                .map(|p| format!("{p} is not here: run tests/tools/install")),
             Self::Git => find("git").is_none().then(|| "git is not here: install it".to_owned()),
             Self::Ssh => ["sshd", "ssh", "ssh-keygen"]
                 .into_iter()

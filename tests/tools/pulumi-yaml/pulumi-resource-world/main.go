@@ -29,6 +29,7 @@ const (
     "inputProperties": {
       "path": {"type": "string"}, "content": {"type": "string"},
       "seconds": {"type": "number", "description": "how long it takes to make or change it"},
+      "checking": {"type": "number", "description": "how many seconds it takes to look at what is wanted, in previews too"},
       "fail": {"type": "string", "description": "why it cannot be made or changed"}
     },
     "requiredInputs": ["path", "content"],
@@ -75,6 +76,10 @@ func (w *world) Configure(context.Context, *pulumirpc.ConfigureRequest) (*pulumi
 }
 
 func (w *world) Check(_ context.Context, r *pulumirpc.CheckRequest) (*pulumirpc.CheckResponse, error) {
+	wanted := properties(r.News)
+	if err := w.take(wanted, "checking", text(wanted, "path")+".looked"); err != nil {
+		return nil, err
+	}
 	return &pulumirpc.CheckResponse{Inputs: r.News}, nil
 }
 
@@ -150,16 +155,8 @@ func (w *world) put(inputs *structpb.Struct, preview bool) (*structpb.Struct, er
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
-	if seconds, ok := wanted["seconds"]; ok && seconds.IsNumber() {
-		// whoever waits for it to be at work sees this
-		if err := os.WriteFile(path+".begun", nil, 0o600); err != nil {
-			return nil, err
-		}
-		select {
-		case <-time.After(time.Duration(seconds.NumberValue() * float64(time.Second))):
-		case <-w.cancelled:
-			return nil, errors.New("cancelled while it was made")
-		}
+	if err := w.take(wanted, "seconds", path+".begun"); err != nil {
+		return nil, err
 	}
 	if why := text(wanted, "fail"); why != "" {
 		return nil, errors.New(why)
@@ -169,6 +166,26 @@ func (w *world) put(inputs *structpb.Struct, preview bool) (*structpb.Struct, er
 	}
 	state["size"] = resource.NewNumberProperty(float64(len(content)))
 	return packed(state), nil
+}
+
+// Takes as long as a thing says by that key, if it does. Whoever waits for it to be at work sees the file.
+func (w *world) take(wanted resource.PropertyMap, key resource.PropertyKey, file string) error {
+	seconds, ok := wanted[key]
+	if !ok || !seconds.IsNumber() {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return err
+	}
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		return err
+	}
+	select {
+	case <-time.After(time.Duration(seconds.NumberValue() * float64(time.Second))):
+		return nil
+	case <-w.cancelled:
+		return errors.New("cancelled while it was at work")
+	}
 }
 
 func properties(of *structpb.Struct) resource.PropertyMap {
