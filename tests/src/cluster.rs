@@ -31,6 +31,9 @@ pub const RESTRICTED_USER: &str = "restricted";
 /// The start of each part.
 const READY: Duration = Duration::from_secs(90);
 
+/// Of what is sent at a rate, at once.
+const PIECE: usize = 64 * 1024;
+
 /// A running cluster.
 pub struct Cluster {
     // dropped in this order: kwok would complain about a missing API server
@@ -399,12 +402,25 @@ pub fn echo() -> Result<SocketAddr> {
 /// # Errors
 /// It does not, or other bytes come.
 pub async fn echoes(address: SocketAddr, size: usize) -> Result<()> {
+    echoes_at(address, size, None).await
+}
+
+/// The same of what is sent no faster than so many bytes a second.
+pub async fn echoes_at(address: SocketAddr, size: usize, rate: Option<f64>) -> Result<()> {
     let (mut read, mut write) = TcpStream::connect(address).await?.into_split();
     let data: Vec<u8> = (0..size).map(|n| (n * 31 + n / 251) as u8).collect();
     let sent = Sha256::digest(&data);
     let writing = tokio::spawn(async move {
-        write.write_all(&data).await?;
-        anyhow::Ok(write)
+        let Some(rate) = rate else {
+            write.write_all(&data).await?;
+            return anyhow::Ok(write);
+        };
+        let start = tokio::time::Instant::now();
+        for (n, part) in data.chunks(PIECE).enumerate() {
+            tokio::time::sleep_until(start + Duration::from_secs_f64((n * PIECE) as f64 / rate)).await;
+            write.write_all(part).await?;
+        }
+        Ok(write)
     });
     let mut back = vec![0; size];
     tokio::time::timeout(Duration::from_secs(120), read.read_exact(&mut back)).await.context("all of it")??;

@@ -168,12 +168,15 @@ fn says_something(event: &Value) -> bool {
 fn by_hand(main_tf: &str) -> Result<f64> {
     let folder = Scratch::new("by-hand")?;
     std::fs::write(folder.path().join("main.tf"), main_tf)?;
+    // a job does not have this machine's either
+    let settings = folder.write("settings.tfrc", "")?;
     let tofu = tools::find("tofu").context("tofu")?;
     let run = |arguments: &[&str]| -> Result<i32> {
         let status = Command::new(&tofu)
             .args(arguments)
             .current_dir(folder.path())
             .env("CHECKPOINT_DISABLE", "1")
+            .env("TF_CLI_CONFIG_FILE", &settings)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .status()?;

@@ -23,6 +23,8 @@ const LEAST: usize = 2;
 const AGE_MAX: Duration = Duration::from_secs(600);
 /// What was taken this long ago counts no more, seconds.
 const REMEMBERED_S: usize = 60;
+/// After one was taken, before another one is started in its place while some are left: what it was taken for goes before.
+const TURN: Duration = Duration::from_millis(30);
 /// Started at once: the rest of the machine is for whoever waits for an answer.
 const STARTING_MAX: usize = 2;
 /// How often somebody looks whether they are still good.
@@ -67,6 +69,8 @@ struct Shelf<T> {
     ready: VecDeque<Ready<T>>,
     profile: Profile,
     demand: Demand,
+    /// When the first one was taken in whose place none was started yet.
+    taken: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -91,7 +95,7 @@ impl Warm {
     /// Keeps workers ready from now on, as the settings of the moment say. Each start takes a place in `starting`, as every other does.
     pub fn start_task(workers: Workers, settings: watch::Receiver<Arc<Settings>>, starting: Arc<Semaphore>) -> Self {
         let profile = Profile { settings: 0, program: Version::of(&settings.borrow().config.workers.ops) };
-        let shelf = Shelf { ready: VecDeque::new(), profile, demand: Demand::new(Instant::now()) };
+        let shelf = Shelf { ready: VecDeque::new(), profile, demand: Demand::new(Instant::now()), taken: None };
         let inner = Arc::new(Inner { shelf: Mutex::new(shelf), settings: settings.clone(), taken: Notify::new() });
         tokio::spawn(keep(inner.clone(), workers, settings, starting));
         Self { inner }
@@ -138,14 +142,16 @@ async fn keep(
             looked = Some(Instant::now());
         }
         let now = Instant::now();
-        let (lacking, profile, old) = {
+        let (lacking, wait, profile, old) = {
             let mut shelf = inner.shelf();
             let old = shelf.remove_bad(inner.most(), now, Operation::has_ended);
-            (shelf.lacking(inner.most(), starts.len(), now), shelf.profile, old)
+            (shelf.lacking(inner.most(), starts.len(), now), shelf.turn(now), shelf.profile, old)
         };
         // they are killed where the lock is not held
         drop(old);
-        if now >= not_before {
+        let wait = wait.max(not_before.saturating_duration_since(now));
+        if wait.is_zero() {
+            inner.shelf().taken = None;
             for _ in 0..lacking.min(STARTING_MAX.saturating_sub(starts.len())) {
                 let (workers, starting) = (workers.clone(), starting.clone());
                 starts.spawn(async move {
@@ -178,7 +184,7 @@ async fn keep(
                 inner.shelf().profile.settings += 1;
                 looked = None;
             }
-            () = tokio::time::sleep(if now < not_before { LOOK.min(not_before - now) } else { LOOK }) => {}
+            () = tokio::time::sleep(if wait.is_zero() { LOOK } else { LOOK.min(wait) }) => {}
         }
     }
 }
@@ -189,6 +195,7 @@ impl<T> Shelf<T> {
     /// The one that has waited longest, and that it was asked for.
     fn take(&mut self, now: Instant) -> Option<T> {
         self.demand.count(now);
+        self.taken.get_or_insert(now);
         let profile = self.profile;
         // the others are looked after in time; what is not good any more is not given away
         let good = self.ready.iter().position(|r| r.is_good(profile, now))?;
@@ -211,6 +218,14 @@ impl<T> Shelf<T> {
             bad.extend(self.ready.pop_front().map(|r| r.worker));
         }
         bad
+    }
+
+    /// How long it waits that another one is started: not at all where nothing is left.
+    fn turn(&self, now: Instant) -> Duration {
+        match self.taken {
+            Some(taken) if !self.ready.is_empty() => TURN.saturating_sub(now.saturating_duration_since(taken)),
+            _ => Duration::ZERO,
+        }
     }
 
     /// How many more are to be started.
@@ -280,7 +295,7 @@ mod tests {
 
     fn shelf(start: Instant, ready: &[(u32, Instant)]) -> Shelf<u32> {
         let ready = ready.iter().map(|(worker, since)| Ready { worker: *worker, since: *since, profile: PROFILE });
-        Shelf { ready: ready.collect(), profile: PROFILE, demand: Demand::new(start) }
+        Shelf { ready: ready.collect(), profile: PROFILE, demand: Demand::new(start), taken: None }
     }
 
     fn after(start: Instant, seconds: f64) -> Instant {
@@ -296,6 +311,22 @@ mod tests {
         assert_eq!(shelf.take(after(start, 601.0)), Some(3));
         assert_eq!(shelf.take(after(start, 601.0)), None);
         assert_eq!(shelf.remove_bad(64, after(start, 601.0), |_| false), [2]);
+    }
+
+    #[test]
+    fn what_one_was_taken_for_goes_before_the_next_start_while_some_are_left() {
+        let start = Instant::now();
+        let mut shelf = shelf(start, &[(1, start), (2, start), (3, start)]);
+        assert_eq!(shelf.turn(start), Duration::ZERO);
+        assert_eq!(shelf.take(after(start, 1.0)), Some(1));
+        assert_eq!(shelf.turn(after(start, 1.0)), TURN);
+        // those who go on taking do not put it off
+        assert_eq!(shelf.take(after(start, 1.02)), Some(2));
+        assert!(shelf.turn(after(start, 1.02)) <= Duration::from_millis(10));
+        assert_eq!(shelf.turn(after(start, 1.03)), Duration::ZERO);
+        // nothing is left
+        assert_eq!(shelf.take(after(start, 1.025)), Some(3));
+        assert_eq!(shelf.turn(after(start, 1.025)), Duration::ZERO);
     }
 
     #[test]
