@@ -422,6 +422,7 @@ fn what_reconciles_is_applied_without_asking_by_a_rule_alone() {
             engine: "opentofu".into(),
             stack: stack.into(),
             source: JobSource::Upload,
+            secret_stores: Vec::new(),
         }),
     };
     let policy = Policy::parse(
