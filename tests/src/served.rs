@@ -106,7 +106,9 @@ impl Https {
     /// # Errors
     /// The system's.
     pub fn start(answer: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Result<Self> {
-        let authority = Authority::new("sources", None)?;
+        // who looks for an issuer looks for its name first
+        static STARTED: AtomicU64 = AtomicU64::new(0);
+        let authority = Authority::new(&format!("sources {}", STARTED.fetch_add(1, Ordering::Relaxed)), None)?;
         let key = new_key()?;
         let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
         let usage = vec![ExtendedKeyUsagePurpose::ServerAuth];

@@ -77,8 +77,8 @@ async fn serve(stream: TcpStream, root: &Path, states: &States) -> Result<()> {
     let (method, target) = words.next().zip(words.next()).context("a request")?;
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let headers = head.lines().filter_map(|line| line.split_once(':'));
-    let length = headers.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-    let length: usize = length.last().map_or(Ok(0), |(_, value)| value.trim().parse())?;
+    let mut length = headers.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let length: usize = length.next().map_or(Ok(0), |(_, value)| value.trim().parse())?;
     ensure!(length <= BODY_MAX, "a body of {length} bytes");
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await?;

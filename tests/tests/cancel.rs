@@ -137,8 +137,11 @@ struct Stack<'a> {
 impl<'a> Stack<'a> {
     async fn new(world: &'a World, kind: EngineKind) -> Result<Self> {
         let (user, name) = (world.control_plane.admin(), format!("cancels-{}", kind.name()));
-        let connections: Vec<_> =
-            world.silent.iter().filter(|(of, ..)| *of == kind).map(|(_, phase, _)| connection(kind, *phase)).collect();
+        // Pulumi's place for states is asked for with the first one's address
+        let mut phases: Vec<_> =
+            world.silent.iter().filter(|(of, ..)| *of == kind).map(|(_, phase, _)| *phase).collect();
+        phases.sort_by_key(|phase| *phase != Phase::Initializing);
+        let connections: Vec<_> = phases.into_iter().map(|phase| connection(kind, phase)).collect();
         let source = user.upload(pack(&[Entry::file("Pulumi.yaml", ""), Entry::file("main.tf", "")])?).await?;
         let body = json!({ "name": name, "engine": kind.name(), "source": source, "connections": connections });
         let made = user.post("/stacks", &body).await?;
@@ -294,9 +297,10 @@ async fn canceled(stack: &Stack<'_>, phase: Phase) -> Result<()> {
     if expected > 0 {
         eventually(JOB, "the engine to be sent SIGINT", || async { Ok((stack.sent(&id).await? > 0).then_some(())) })
             .await?;
-    }
-    if let Some(silent) = stack.world.silent(stack.kind, phase) {
-        silent.let_go.send_replace(true);
+        // it has heard, and may end what it waits for; a git that fetches is ended in the middle
+        if let Some(silent) = stack.world.silent(stack.kind, phase) {
+            silent.let_go.send_replace(true);
+        }
     }
     let job = user.job_in(&id, &["canceled"], JOB).await?;
     ensure!(job.code() == "cancelled", "{}", job.0);

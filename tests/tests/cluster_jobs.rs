@@ -262,7 +262,7 @@ async fn locked(kind: EngineKind) -> Result<()> {
     user.post(&format!("/jobs/{id}/cancel"), &json!({})).await?;
     user.job_in(&id, &["canceled"], JOB).await?;
     ensure!(set.state(&name).await?.contains(&"kubectl_manifest.one".to_owned()));
-    set.done(&name, "update", &things[..1], "applied").await?;
+    set.done(&name, "update", &things[..1], "no_changes").await?;
     Ok(())
 }
 

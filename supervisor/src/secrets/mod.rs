@@ -61,6 +61,9 @@ pub fn admit(config: &Config, request: &JobRequest) -> Result<(), Failure> {
     by_store(config, request).map(drop)
 }
 
+/// What one store gave, by the variables' names.
+type Read = Result<Vec<(String, Secret)>, Failure>;
+
 /// The values of the variables that a job refers to or that were sealed for it, by the variables' names.
 ///
 /// # Errors
@@ -74,7 +77,7 @@ pub async fn resolve(
     let stores = by_store(config, request)?;
     let mut values = opened(config, request).await?;
     let asking = stores.into_iter().map(|of| of_store(config, resolver, workers, request, of).boxed());
-    let asking: Vec<BoxFuture<'_, Result<Vec<(String, Secret)>, Failure>>> = asking.collect();
+    let asking: Vec<BoxFuture<'_, Read>> = asking.collect();
     let read: Vec<_> = stream::iter(asking).buffer_unordered(STORES_AT_ONCE).try_collect().await?;
     values.extend(read.into_iter().flatten());
     let bytes: usize = values.values().map(|value| value.expose().len()).sum();

@@ -93,7 +93,7 @@ pub(super) fn all() -> Vec<Scenario> {
 
 fn lock(registry: &str) -> String {
     format!(
-        "provider \"{registry}/hashicorp/time\" {{\n  version = \"0.14.2\"\n  hashes = [\n    \"zh:{}\",\n  ]\n}}\n",
-        "0".repeat(64)
+        "provider \"{registry}/hashicorp/time\" {{\n  version = \"0.14.2\"\n  hashes = [\n    \"h1:{}=\",\n  ]\n}}\n",
+        "A".repeat(43)
     )
 }

@@ -73,6 +73,10 @@ impl Plain {
         if is_empty("resources") && is_empty("outputs") {
             return Ok(Value::Null);
         }
+        // an engine writes them in any order
+        if let Some(checks) = state.get_mut("check_results").and_then(Value::as_array_mut) {
+            checks.sort_by_cached_key(|check| check["config_addr"].to_string());
+        }
         if let Some(state) = state.as_object_mut() {
             state.remove("lineage");
             state.remove("serial");

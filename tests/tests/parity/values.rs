@@ -61,7 +61,8 @@ output "tuple" { value = [1, "two", [true], null] }
 output "map" { value = tomap({ a = "1", b = "2" }) }
 output "set" { value = toset(["z", "a"]) }
 output "object" { value = { deep = { er = [{}, []] } } }
-output "heredoc" { value = <<-EOT
+output "heredoc" {
+  value = <<-EOT
   one
     two
 EOT

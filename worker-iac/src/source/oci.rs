@@ -95,7 +95,7 @@ pub(super) async fn fetch(
         let (digest, manifest) = repository.manifest(&reference.reference).await?;
         let layer = manifest.layer().map_err(refuse)?;
         let blob = repository.get(&format!("blobs/{}", layer.0.digest), "").await?.ok()?;
-        let (size, sha256) = blob.to_file(&file, layer.0.size.min(ARCHIVE_PACKED_MAX)).await?;
+        let (size, sha256) = blob.into_file(&file, layer.0.size.min(ARCHIVE_PACKED_MAX)).await?;
         if format!("sha256:{sha256}") != layer.0.digest || size != layer.0.size {
             let message = format!("its layer is sha256:{sha256} of {size} bytes, its manifest says {}", layer.0.digest);
             return Err(refuse(message).into());

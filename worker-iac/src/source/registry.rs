@@ -89,7 +89,7 @@ pub(super) async fn fetch(
                 let authorization = authorization.filter(|_| own == Some(address.place.authority()));
                 let reply =
                     web.get(&from, Wanted { accept: "", authorization: authorization.as_deref() }).await?.ok()?;
-                let (size, sha256) = reply.to_file(&file, ARCHIVE_PACKED_MAX).await?;
+                let (size, sha256) = reply.into_file(&file, ARCHIVE_PACKED_MAX).await?;
                 Ok::<_, Stop>(ArchiveSource { sha256, size })
             };
             let archive = tokio::select! {

@@ -302,7 +302,7 @@ impl Reply {
     ///
     /// # Errors
     /// As of [`Self::whole`]; the file system.
-    pub(super) async fn to_file(mut self, path: &Path, most: u64) -> Result<(u64, String), Stop> {
+    pub(super) async fn into_file(mut self, path: &Path, most: u64) -> Result<(u64, String), Stop> {
         let broken = |e: &std::io::Error| io_failure(Code::Internal, "what is fetched", e);
         let _ = std::fs::remove_file(path);
         let mut file =

@@ -103,9 +103,8 @@ mod tests {
 
     #[test]
     fn hostile_ones_are_refused_by_name_and_nothing_outside_changes() {
-        let link = |path: &str, to: &str| {
-            zipped(|zip| zip.add_symlink(path, to, SimpleFileOptions::default()).expect("adds"))
-        };
+        let link =
+            |path: &str, to: &str| zipped(|zip| zip.add_symlink(path, to, SimpleFileOptions::default()).expect("adds"));
         let through = zipped(|zip| {
             let options = SimpleFileOptions::default();
             zip.add_directory("a", options).expect("adds");

@@ -150,10 +150,8 @@ impl<'a> Git<'a> {
                 }
                 // "fatal:" says more than what git prints after it; where it only says that SSH failed, that one has said why
                 let fatal = text.starts_with("fatal");
-                if !text.is_empty()
-                    && !said_all
-                    && !(text.contains("Could not read from remote") && !complaint.is_empty())
-                {
+                let says_more = complaint.is_empty() || !text.contains("Could not read from remote");
+                if !text.is_empty() && !said_all && says_more {
                     complaint = text;
                 }
                 said_all |= fatal;
@@ -213,6 +211,8 @@ impl Said {
             "error: 403",
         ]) {
             failure.next("Name an entry under [sources] in the runner's configuration that is for this address, or correct what it names.")
+        } else if says(&["certificate verif", "certificate problem"]) {
+            failure.next("Name whom to trust as its host in ca_file of an entry under [sources] in the runner's configuration that is for this address.")
         } else if says(&["Host key verification failed"]) {
             failure
                 .next("Name the host's key in known_hosts_file of the entry under [sources] that is for this address.")

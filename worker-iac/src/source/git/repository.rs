@@ -25,12 +25,14 @@ pub(super) struct Repository<'g, 'a> {
     folder: PathBuf,
     /// The folders that are wanted; empty: all.
     sparse: Vec<String>,
+    /// It is a commit that was kept by an earlier job.
+    was_kept: bool,
 }
 
 impl<'g, 'a> Repository<'g, 'a> {
     pub(super) fn new(url: &str, tree: &Path, git: &'g mut Git<'a>) -> Self {
         let folder = git.another();
-        Self { git, url: url.to_owned(), tree: tree.to_owned(), folder, sparse: Vec::new() }
+        Self { git, url: url.to_owned(), tree: tree.to_owned(), folder, sparse: Vec::new(), was_kept: false }
     }
 
     /// Only these folders, and the files beside the folders on the way to them.
@@ -79,7 +81,8 @@ impl<'g, 'a> Repository<'g, 'a> {
             return Ok(());
         }
         for depth in DEPTHS {
-            let all = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"];
+            // not where a branch of its own would be
+            let all = ["+refs/heads/*:refs/all/heads/*", "+refs/tags/*:refs/all/tags/*"];
             let said = self.get(&[&format!("--depth={depth}")], &all).await?;
             said.must(Code::SourceUnavailable, &format!("fetch {url}"))?;
             if self.has(wanted).await? {
@@ -140,6 +143,7 @@ impl<'g, 'a> Repository<'g, 'a> {
         // each object is named by its hash, and none that one of them names is missing
         let said = self.input(&["index-pack", "--stdin", "--strict"], pack).await?;
         if said.ok && self.has(commit).await? {
+            self.was_kept = true;
             self.git.journal.note(format!("Commit {commit} was fetched by an earlier job, and kept.")).await;
             return Ok(true);
         }
@@ -209,8 +213,11 @@ impl<'g, 'a> Repository<'g, 'a> {
         said.must(code, &format!("check out commit {commit} of {url}"))
     }
 
-    /// The one pack with all of a commit and nothing else, where there is such a one.
+    /// The one pack with all of a commit and nothing else, where there is such a one that is not kept yet.
     pub(super) fn leave(&self, commit: &str) -> Option<PathBuf> {
+        if self.was_kept {
+            return None;
+        }
         let shallow = std::fs::read_to_string(self.folder.join("shallow")).ok()?;
         let packs = std::fs::read_dir(self.folder.join("objects/pack")).ok()?.flatten().map(|entry| entry.path());
         let mut packs: Vec<_> = packs.filter(|path| path.extension().is_some_and(|end| end == "pack")).collect();

@@ -138,6 +138,9 @@ fn resolved(parent: &str, url: &str) -> Result<String, String> {
             rest = less;
         } else if let Some(less) = rest.strip_prefix("../") {
             rest = less;
+            if base.ends_with(':') {
+                return Err("its address leads above its parent's host".into());
+            }
             let host = base.find("://").map_or(0, |at| at + 3);
             let up = base[host..].rfind('/').map(|at| host + at);
             // of user@host:path what stands behind the colon goes last
