@@ -304,7 +304,8 @@ async fn canceled(stack: &Stack<'_>, phase: Phase) -> Result<()> {
     }
     let job = user.job_in(&id, &["canceled"], JOB).await?;
     ensure!(job.code() == "cancelled", "{}", job.0);
-    user.whole(&id).await?;
+    // its end is known before the last of its events came
+    eventually(JOB, "all of its events", || async { Ok(user.whole(&id).await.ok()) }).await?;
     let sent = stack.sent(&id).await?;
     ensure!(sent == expected, "it was sent SIGINT {sent} times: {}", job.0);
     let steps = user.events_of(&id, "cancel_progress").await?;
