@@ -157,7 +157,8 @@ pub async fn run(config: Config) -> Result<(), ProgramError> {
     let renewal = tokio::spawn(renew(authority));
     let forgetting = config.keep_events.map(|kept| tokio::spawn(jobs_settled.clone().forget(kept)));
     let settling = tokio::spawn(jobs_settled.settle(config.job_lease));
-    let schedules = tokio::spawn(api::follow_schedules(state));
+    let schedules = tokio::spawn(api::follow_schedules(state.clone()));
+    let following = tokio::spawn(api::follow_outputs(state));
     let notifying = tokio::spawn(notifier.follow());
     ready(&config, api_address, runner_address)?;
 
@@ -178,6 +179,7 @@ pub async fn run(config: Config) -> Result<(), ProgramError> {
         forgetting.abort();
     }
     schedules.abort();
+    following.abort();
     notifying.abort();
     api.abort();
     runners.abort();

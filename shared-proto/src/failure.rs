@@ -133,6 +133,7 @@ failures! {
     EngineVersionMissing "engine_version_missing" FailedPrecondition 409 CONFIG "No version of the engine that the runner has is one that all who ask for one allow." "Install one on the runner with `runner engines install`, or change what asks for another.";
     EngineFailed "engine_failed" FailedPrecondition 422 GENERAL "The engine ended with an error." "Read its diagnostics.";
     TimeLimit "time_limit" DeadlineExceeded 504 GENERAL "A step of the job took longer than it may." "Look at the job's last events for what it waited for. More time is given by `runnerctl stack update STACK --limit`, or by the runner's configuration.";
+    InputMissing "input_missing" FailedPrecondition 409 GENERAL "A variable is an output of another stack, and there is no such value." "Deploy the stack that it is of first, or give the variable with --var.";
     PlanExpired "plan_expired" FailedPrecondition 409 GENERAL "The plan waited longer for its approval than it may." "Start a new job; nothing was changed.";
     PlanStale "plan_stale" FailedPrecondition 409 GENERAL "The approved plan is no longer what would be applied." "Start a new job.";
     PlanDenied "plan_denied" FailedPrecondition 409 NOPERM "A rule denies what the plan would do." "Change the configuration so that the plan does not do it; or ask whoever keeps the rule that the message names.";

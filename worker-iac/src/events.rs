@@ -5,11 +5,13 @@ use crate::journal::cut;
 use serde_json::Value;
 use shared_proto::v1::event::Body;
 use shared_proto::v1::{
-    ChangeSummary, Diagnostic, EngineMessage, OutputLine, Outputs, PlannedChange, ResourceProgress,
+    ChangeSummary, CodeSnippet, Diagnostic, EngineMessage, OutputLine, Outputs, PlannedChange, ResourceProgress,
 };
 
 /// The most bytes of outputs in one event; above it large values are left out, and say so.
 const OUTPUTS_MAX: usize = 60 * 1024;
+/// The most values of one diagnostic's code that are told.
+const SNIPPET_VALUES: usize = 32;
 
 /// One line of the engine's standard output.
 pub(crate) fn of_line(line: &str) -> Option<Body> {
@@ -90,6 +92,23 @@ fn diagnostic(message: &Value) -> Body {
         address: text(diagnostic, "address"),
         file: text(range, "filename"),
         line: count(&range["start"], "line"),
+        snippet: snippet(&diagnostic["snippet"]),
+    })
+}
+
+/// The code that a diagnostic is about: <https://developer.hashicorp.com/terraform/cli/commands/validate#json>, `snippet`.
+fn snippet(snippet: &Value) -> Option<CodeSnippet> {
+    let code = text(snippet, "code");
+    if code.is_empty() {
+        return None;
+    }
+    let values = snippet["values"].as_array().into_iter().flatten().take(SNIPPET_VALUES);
+    let said = |value: &Value| format!("{} {}", text(value, "traversal"), text(value, "statement"));
+    Some(CodeSnippet {
+        context: text(snippet, "context"),
+        code,
+        line: count(snippet, "start_line"),
+        values: values.map(said).collect(),
     })
 }
 
@@ -221,6 +240,25 @@ mod tests {
             assert!(shown.starts_with(expected), "{line} gave {shown}");
         }
         assert_eq!(of_line("  "), None);
+    }
+
+    #[test]
+    fn diagnostics_have_their_code() {
+        // as OpenTofu 1.12 writes one
+        let line = r#"{"@message":"Error: Unsuitable value type","type":"diagnostic","diagnostic":{"severity":"error","summary":"Unsuitable value type","detail":"A number is required.","address":"terraform_data.a","range":{"filename":"main.tf","start":{"line":3,"column":11,"byte":60},"end":{"line":3,"column":16,"byte":65}},"snippet":{"context":"resource \"terraform_data\" \"a\"","code":"  count = var.n","start_line":3,"highlight_start_offset":10,"highlight_end_offset":15,"values":[{"traversal":"var.n","statement":"is \"one\""}]}}}"#;
+        let Body::Diagnostic(said) = body(line) else { panic!("a diagnostic") };
+        let expected = CodeSnippet {
+            context: "resource \"terraform_data\" \"a\"".into(),
+            code: "  count = var.n".into(),
+            line: 3,
+            values: vec!["var.n is \"one\"".into()],
+        };
+        assert_eq!((said.line, said.snippet), (3, Some(expected)));
+        for none in ["null", r#"{"context":null,"code":""}"#] {
+            let line = format!(r#"{{"type":"diagnostic","diagnostic":{{"summary":"s","snippet":{none}}}}}"#);
+            let Body::Diagnostic(said) = body(&line) else { panic!("a diagnostic") };
+            assert_eq!(said.snippet, None, "{none}");
+        }
     }
 
     #[test]

@@ -489,7 +489,11 @@ fn texts(body: &mut Body) -> Vec<&mut String> {
         Body::SourceResolved(e) => vec![&mut e.reference],
         Body::OutputLine(e) => vec![&mut e.text],
         Body::ResourceProgress(e) => vec![&mut e.address, &mut e.id, &mut e.text],
-        Body::Diagnostic(e) => vec![&mut e.summary, &mut e.detail, &mut e.address, &mut e.file],
+        Body::Diagnostic(e) => {
+            let snippet = e.snippet.iter_mut();
+            let of_code = snippet.flat_map(|s| [&mut s.context, &mut s.code].into_iter().chain(&mut s.values));
+            [&mut e.summary, &mut e.detail, &mut e.address, &mut e.file].into_iter().chain(of_code).collect()
+        }
         Body::ChangeSummary(e) => vec![&mut e.text],
         Body::PlannedChange(e) => vec![&mut e.address, &mut e.reason, &mut e.text],
         Body::Outputs(e) => vec![&mut e.json],

@@ -156,11 +156,20 @@ fn summary_of(s: &v1::ChangeSummary) -> String {
 pub(crate) fn diagnostic_of(d: &v1::Diagnostic) -> String {
     let severity = if d.severity == "warning" { "Warning" } else { "Error" };
     let mut text = format!("{severity}: {}", d.summary);
+    let snippet = d.snippet.as_ref();
     if !d.file.is_empty() {
-        text.push_str(&format!("\n  on {} line {}", d.file, d.line));
+        let within = snippet.map(|s| s.context.as_str()).filter(|context| !context.is_empty());
+        let within = within.map(|context| format!(", in {context}")).unwrap_or_default();
+        text.push_str(&format!("\n  on {} line {}{within}", d.file, d.line));
     }
     if !d.address.is_empty() {
         text.push_str(&format!("\n  with {}", d.address));
+    }
+    if let Some(snippet) = snippet {
+        for (n, line) in snippet.code.lines().enumerate() {
+            text.push_str(&format!("\n{:>6}: {line}", snippet.line as usize + n));
+        }
+        text.extend(snippet.values.iter().map(|value| format!("\n        {value}")));
     }
     if !d.detail.is_empty() {
         text.push_str(&format!("\n  {}", d.detail.replace('\n', "\n  ")));
@@ -411,8 +420,19 @@ mod tests {
             address: "x.y".into(),
             file: "main.tf".into(),
             line: 3,
+            snippet: None,
         };
         assert_eq!(diagnostic_of(&d), "Error: Invalid\n  on main.tf line 3\n  with x.y\n  a\n  b");
+        let snippet = v1::CodeSnippet {
+            context: "resource \"x\" \"y\"".into(),
+            code: "  count = [\n    var.n".into(),
+            line: 3,
+            values: vec!["var.n is \"one\"".into()],
+        };
+        assert_eq!(
+            diagnostic_of(&v1::Diagnostic { snippet: Some(snippet), ..d }),
+            "Error: Invalid\n  on main.tf line 3, in resource \"x\" \"y\"\n  with x.y\n     3:   count = [\n     4:     var.n\n                     var.n is \"one\"\n  a\n  b"
+        );
         assert_eq!(
             outputs_of(r#"{"a":{"value":"x"},"s":{"value":null,"sensitive":true}}"#),
             "Outputs:\n\na = \"x\"\ns = <sensitive>"

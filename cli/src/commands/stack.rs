@@ -44,6 +44,12 @@ pub(crate) enum StackCommand {
         /// The stack
         name: String,
     },
+    /// Which stacks take outputs of which, each after those that it stands on
+    Graph {
+        /// As a graph for Graphviz
+        #[arg(long)]
+        dot: bool,
+    },
     /// Change what is named, keep the rest
     Update {
         /// The stack
@@ -124,8 +130,26 @@ pub(crate) fn refers(reference: &Value) -> String {
     format!("{}:{}{key}", text("from"), text("path"))
 }
 
+/// `NAME=STACK.OUTPUT`.
+fn input(text: &str) -> Result<(String, Value), Failure> {
+    let parts = text.split_once('=').and_then(|(name, of)| Some((name, of.split_once('.')?)));
+    match parts {
+        Some((name, (stack, output))) if ![name, stack, output].contains(&"") => {
+            Ok((name.to_owned(), json!({ "stack": stack, "output": output })))
+        }
+        _ => Err(Code::InvalidArgument.on(format!("the input {text:?} is not NAME=STACK.OUTPUT"))),
+    }
+}
+
+/// What inputs there are, as they are written.
+fn inputs(stack: &Value) -> String {
+    let all = stack["inputs"].as_object().into_iter().flatten();
+    let said = all.map(|(name, of)| format!("{name}={}.{}", table::text(of, "/stack"), table::text(of, "/output")));
+    said.collect::<Vec<_>>().join(", ")
+}
+
 /// The kinds that a variable may be of.
-const KINDS: [&str; 3] = ["variables", "secrets", "sealed"];
+const KINDS: [&str; 4] = ["variables", "secrets", "sealed", "inputs"];
 
 /// Puts variables of a kind into a document: those of their names that are of another kind go, others stay.
 pub(crate) fn put_over(document: &mut Value, kind: &str, given: &Value) {
@@ -158,6 +182,12 @@ pub(crate) struct Options {
     /// A set of variables that the stack's own lie over; may be given several times, each over those before it; "none": no set
     #[arg(long = "variables-set", value_name = "SET")]
     sets: Vec<String>,
+    /// A variable that is an output of another stack, as its last job told it; given ones replace the stack's, and "none" takes them back
+    #[arg(long = "input", value_name = "NAME=STACK.OUTPUT")]
+    inputs: Vec<String>,
+    /// Plan an update, which waits for its approval, once outputs that are inputs are other ones
+    #[arg(long, value_name = "YES-OR-NO", value_parser = ["yes", "no"])]
+    follow: Option<String>,
     /// A secret variable that may be shorter than eight bytes: its value then stays in what jobs record; given names replace the stack's
     #[arg(long = "not-redacted", value_name = "NAME")]
     not_redacted: Vec<String>,
@@ -256,6 +286,20 @@ impl Options {
             [none] if none == NONE => stack["variable_sets"] = json!([]),
             sets => stack["variable_sets"] = json!(sets),
         }
+        match self.inputs.as_slice() {
+            [] => {}
+            [none] if none == NONE => stack["inputs"] = json!({}),
+            inputs => {
+                stack["inputs"] = json!({});
+                for given in inputs {
+                    let (name, value) = input(given)?;
+                    put_over(stack, "inputs", &json!({ name: value }));
+                }
+            }
+        }
+        if let Some(follow) = &self.follow {
+            stack["follows"] = (follow == "yes").into();
+        }
         self.mark(stack);
         if !self.connections.is_empty() {
             stack["connections"] = json!(self.connections);
@@ -334,6 +378,8 @@ pub(crate) fn writable(stack: &Value) -> Value {
         "secrets",
         "sealed",
         "variable_sets",
+        "inputs",
+        "follows",
         "not_redacted",
         "connections",
         "limits",
@@ -344,6 +390,30 @@ pub(crate) fn writable(stack: &Value) -> Value {
         }
     }
     out
+}
+
+fn as_table(graph: &Value) -> String {
+    let names = |node: &Value, at: &str| {
+        let all = node[at].as_array().into_iter().flatten().filter_map(Value::as_str);
+        all.collect::<Vec<_>>().join(", ")
+    };
+    let rows = table::items(graph).iter().map(|node| {
+        vec![table::text(node, "/stack"), names(node, "stands_on"), names(node, "carries")]
+    });
+    table::rows(&["STACK", "TAKES OUTPUTS OF", "GIVES OUTPUTS TO"], rows, "No stack takes outputs of another.")
+}
+
+/// <https://graphviz.org/doc/info/lang.html>. Names of stacks are letters, digits and dashes.
+fn as_dot(graph: &Value) -> String {
+    let mut text = String::from("digraph stacks {\n  rankdir = LR\n");
+    for node in table::items(graph) {
+        let name = table::text(node, "/stack");
+        text.push_str(&format!("  {name:?}\n"));
+        for under in node["stands_on"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            text.push_str(&format!("  {under:?} -> {name:?}\n"));
+        }
+    }
+    text + "}\n"
 }
 
 /// `stack …`
@@ -402,12 +472,18 @@ pub(crate) async fn run(command: StackCommand, session: &Session) -> Done {
                     ("secrets", secrets(&s["secrets"])),
                     ("sealed", names("/sealed")),
                     ("sets", names("/variable_sets")),
+                    ("inputs", inputs(s)),
+                    ("follows them", if s["follows"] == true { "yes".into() } else { String::new() }),
                     ("not redacted", names("/not_redacted")),
                     ("connections", names("/connections")),
                     ("last job", table::text(s, "/last_job/id")),
                     ("its phase", table::text(s, "/last_job/phase")),
                 ])
             })
+        }
+        StackCommand::Graph { dot } => {
+            let graph = session.wait("asking", client.get("/stack-graph")).await?;
+            session.output.document(&graph, |graph| if dot { as_dot(graph) } else { as_table(graph) })
         }
         StackCommand::Update { name, engine, source, options } => {
             let at = path(&["stacks", &name], &[]);
@@ -517,6 +593,30 @@ fn limits(stack: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn inputs_and_their_graph_as_they_are_written() {
+        let mut stack = json!({ "name": "app", "variables": {"vpc": "old", "size": 2} });
+        let options = |inputs: &[&str]| Options {
+            inputs: inputs.iter().map(|i| (*i).to_owned()).collect(),
+            ..Options::default()
+        };
+        options(&["vpc=net.id", "zone=dns.zone.id"]).apply(&mut stack, None).expect("applies");
+        assert_eq!(stack["variables"], json!({"size": 2}));
+        assert_eq!(stack["inputs"]["zone"], json!({"stack": "dns", "output": "zone.id"}));
+        assert_eq!(inputs(&stack), "vpc=net.id, zone=dns.zone.id");
+        options(&["none"]).apply(&mut stack, None).expect("applies");
+        assert_eq!(stack["inputs"], json!({}));
+        for bad in ["vpc", "vpc=net", "=net.id", "vpc=.id", "vpc=net."] {
+            assert!(options(&[bad]).apply(&mut stack, None).is_err(), "{bad}");
+        }
+        let graph = json!({"items": [
+            {"stack": "net", "stands_on": [], "carries": ["app"]},
+            {"stack": "app", "stands_on": ["net"], "carries": []},
+        ]});
+        assert_eq!(as_dot(&graph), "digraph stacks {\n  rankdir = LR\n  \"net\"\n  \"app\"\n  \"net\" -> \"app\"\n}\n");
+        assert!(as_table(&graph).contains("net                       app"), "{}", as_table(&graph));
+    }
 
     #[test]
     fn variables_replace_and_merge() {

@@ -1,7 +1,7 @@
 //! Jobs that nobody asks for by hand: by schedules, by Git hosts; and what is known of drift. Through the API, as its users and senders see it.
 
 use super::*;
-use crate::api::due;
+use crate::api::{due, follow_ons};
 use crate::store::{JobKind, Phase};
 use aws_lc_rs::hmac;
 use shared_proto::now_ms;
@@ -516,4 +516,132 @@ async fn a_hook_is_of_stacks_that_are_there_and_of_patterns_that_can_be() {
         world.post("/webhooks", &json!({ "host": "svn", "routes": [{ "stack": "web" }] })).await.0,
         StatusCode::BAD_REQUEST
     );
+}
+
+/// Ends the update of a stack with these outputs.
+async fn applied(world: &World, stack: &str, outputs: Value) -> String {
+    let (id, given) = world.accepted(stack).await;
+    let outputs = event::Body::Outputs(v1::Outputs { json: outputs.to_string() });
+    let result = v1::JobResult { phase: "applied".into(), code: "ok".into(), ..Default::default() };
+    world.report(&given, 1, vec![outputs, event::Body::Result(result)]).await;
+    id
+}
+
+fn told(value: &Value) -> Value {
+    json!({ "id": {"sensitive": false, "type": "string", "value": value}, "key": {"sensitive": true, "type": "string", "value": null} })
+}
+
+/// A stack that takes an output of another one.
+async fn on(world: &World, name: &str, under: &str, follows: bool) -> (StatusCode, Value) {
+    let mut body = stack_body(name);
+    body["inputs"] = json!({ "net": {"stack": under, "output": "id"} });
+    body["follows"] = follows.into();
+    world.post("/stacks", &body).await
+}
+
+#[tokio::test]
+async fn outputs_of_one_stack_are_inputs_of_another() {
+    let world = World::new().await;
+    world.stack("net").await;
+    assert_eq!(code(&on(&world, "app", "none", false).await), (404, "not_found"));
+    let (status, app) = on(&world, "app", "net", false).await;
+    assert_eq!((status, &app["inputs"]["net"]["stack"]), (StatusCode::CREATED, &json!("net")), "{app}");
+    // nothing was told yet; who needs no value is asked for none
+    let update = json!({ "kind": "update" });
+    let missing = world.post("/stacks/app/jobs", &update).await;
+    assert_eq!(code(&missing), (409, "input_missing"));
+    assert!(missing.1["error"]["next_step"].as_str().is_some_and(|next| next.contains("--stack net")), "{}", missing.1);
+    for body in [json!({"kind": "update", "variables": {"net": "by-hand"}}), json!({"kind": "versions"})] {
+        let (status, job) = world.post("/stacks/app/jobs", &body).await;
+        assert_eq!(status, StatusCode::CREATED, "{job}");
+        let id = job["id"].as_str().expect("an id");
+        let own = body["variables"]["net"].as_str();
+        assert_eq!(world.request_of(id).await.variables.get("net").map(String::as_str), own);
+        world.ended("failed", "engine_failed", None).await;
+    }
+    for (value, expected) in [(json!("vpc-1"), "vpc-1"), (json!(["a", 2]), "[\"a\",2]")] {
+        applied(&world, "net", told(&value)).await;
+        let (_, job) = world.post("/stacks/app/jobs", &update).await;
+        let request = world.request_of(job["id"].as_str().expect("an id")).await;
+        assert_eq!(request.variables["net"], expected);
+        assert_eq!(request.typed.contains(&"net".to_owned()), !value.is_string());
+        world.ended("failed", "engine_failed", None).await;
+    }
+    // an untrusted source gets what its hook names, and else nothing
+    let untrusted = json!({ "kind": "preview", "untrusted": true, "stack_variables": ["net"] });
+    for (body, has) in [(untrusted, true), (json!({ "kind": "preview", "untrusted": true }), false)] {
+        let (_, job) = world.post("/stacks/app/jobs", &body).await;
+        let request = world.request_of(job["id"].as_str().expect("an id")).await;
+        assert_eq!(request.variables.contains_key("net"), has);
+        world.ended("failed", "engine_failed", None).await;
+    }
+    // what is sensitive, of two kinds, or in a circle
+    let mut body = stack_body("app");
+    body["inputs"] = json!({ "net": {"stack": "net", "output": "key"} });
+    assert_eq!(world.put("/stacks/app", &body).await.0, StatusCode::OK);
+    let answer = world.post("/stacks/app/jobs", &update).await;
+    assert!(code(&answer) == (409, "input_missing") && answer.1.to_string().contains("is sensitive"), "{}", answer.1);
+    body["inputs"] = json!({ "region": {"stack": "net", "output": "id"} });
+    assert_eq!(code(&world.put("/stacks/app", &body).await), (400, "invalid_argument"));
+    let mut net = stack_body("net");
+    net["inputs"] = json!({ "x": {"stack": "app", "output": "y"} });
+    let circle = world.put("/stacks/net", &net).await;
+    assert!(code(&circle) == (409, "conflict") && circle.1.to_string().contains("net → app → net"), "{}", circle.1);
+    let kept = world.ask(&world.ann, Method::DELETE, "/stacks/net", Some(&json!({}))).await;
+    assert!(code(&kept) == (409, "conflict") && kept.1.to_string().contains("inputs of app"), "{}", kept.1);
+    let (_, graph) = world.get("/stack-graph").await;
+    assert_eq!(
+        graph["items"],
+        json!([{"stack": "net", "stands_on": [], "carries": ["app"]}, {"stack": "app", "stands_on": ["net"], "carries": []}])
+    );
+    assert_eq!(world.ask(&world.eve, Method::GET, "/stack-graph", None).await.1["items"], json!([]));
+}
+
+#[tokio::test]
+async fn stacks_that_follow_are_planned_anew_in_order_and_once() {
+    let world = World::new().await;
+    world.stack("net").await;
+    // app stands on both, web on net
+    on(&world, "web", "net", true).await;
+    let mut app = stack_body("app");
+    app["inputs"] = json!({ "web": {"stack": "web", "output": "id"}, "net": {"stack": "net", "output": "id"} });
+    app["follows"] = true.into();
+    assert_eq!(world.post("/stacks", &app).await.0, StatusCode::CREATED);
+    on(&world, "apart", "net", false).await;
+    let of = |stack: &str| {
+        let (world, stack) = (&world, stack.to_owned());
+        async move { world.jobs().await.into_iter().filter(|job| job.stack_name == stack).count() }
+    };
+    let first = applied(&world, "net", told(&json!("vpc-1"))).await;
+    for _ in 0..3 {
+        follow_ons::look(&world.state).await;
+    }
+    assert_eq!((of("web").await, of("app").await, of("apart").await), (1, 0, 0), "app waits for web");
+    let job = world.jobs().await.into_iter().find(|job| job.stack_name == "web").expect("a job");
+    assert_eq!(job.origin.as_deref(), Some(format!("after {first}").as_str()));
+    assert!(!job.approve_automatically);
+    assert_eq!(world.request_of(&job.id).await.variables["net"], "vpc-1");
+    let outputs = v1::Outputs { json: told(&json!("web-1")).to_string() };
+    world.ended("applied", "ok", Some(event::Body::Outputs(outputs))).await;
+    follow_ons::look(&world.state).await;
+    follow_ons::look(&world.state).await;
+    assert_eq!((of("web").await, of("app").await), (1, 1));
+    let job = world.jobs().await.into_iter().find(|job| job.stack_name == "app").expect("a job");
+    let request = world.request_of(&job.id).await;
+    assert_eq!((request.variables["net"].as_str(), request.variables["web"].as_str()), ("vpc-1", "web-1"));
+    world.ended("no_changes", "ok", None).await;
+    // the same outputs again are nothing to follow
+    applied(&world, "net", told(&json!("vpc-1"))).await;
+    follow_ons::look(&world.state).await;
+    assert_eq!((of("web").await, of("app").await), (1, 1));
+    // what cannot be planned is said in the log, and not tried again and again
+    let mut app = app;
+    app["inputs"]["web"]["output"] = "none".into();
+    assert_eq!(world.put("/stacks/app", &app).await.0, StatusCode::OK);
+    applied(&world, "net", told(&json!("vpc-2"))).await;
+    follow_ons::look(&world.state).await;
+    world.ended("no_changes", "ok", None).await;
+    follow_ons::look(&world.state).await;
+    assert_eq!((of("web").await, of("app").await), (2, 1));
+    assert_eq!(world.store.follow_ons(10).await.expect("asked"), []);
 }

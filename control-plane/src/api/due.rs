@@ -156,6 +156,19 @@ pub(super) async fn acting(state: &ApiState, organization: &str, user: &str) -> 
     Ok(Some(Caller::acting(user, state.store.organization(organization).await?)))
 }
 
+/// The same of the user of that name.
+///
+/// # Errors
+/// `internal`.
+pub(super) async fn acting_by_name(
+    state: &ApiState,
+    organization: &str,
+    name: &str,
+) -> Result<Option<Caller>, Failure> {
+    let Some(user) = state.store.user_by_name(organization, name).await? else { return Ok(None) };
+    Ok(Some(Caller::acting(user, state.store.organization(organization).await?)))
+}
+
 /// The first time that comes after that moment: as the line has it, and with the stack's part of the jitter.
 ///
 /// # Errors

@@ -19,6 +19,8 @@ mod exec;
 mod extract;
 mod health;
 mod hooks;
+mod follow_ons;
+mod inputs;
 mod issuers;
 mod jobs;
 mod kubernetes;
@@ -55,6 +57,7 @@ pub(crate) use account::{add_organization, new_token};
 pub use caller::Caller;
 pub use deliveries::Deliveries;
 pub(crate) use due::follow as follow_schedules;
+pub(crate) use follow_ons::follow as follow_outputs;
 pub use error::ApiError;
 pub(crate) use extract::{Body, Named, OptionalBody, Params};
 pub use ledger::Ledger;
@@ -143,6 +146,7 @@ fn routes() -> Routes {
         .merge(locks::routes())
         .merge(rules::routes())
         .merge(variable_sets::routes())
+        .merge(inputs::routes())
         .merge(stacks::routes())
         .merge(jobs::routes())
         .merge(schedules::routes())
@@ -169,6 +173,7 @@ fn documents() -> Vec<utoipa::openapi::OpenApi> {
         locks::Document::openapi(),
         rules::Document::openapi(),
         variable_sets::Document::openapi(),
+        inputs::Document::openapi(),
         stacks::Document::openapi(),
         jobs::Document::openapi(),
         schedules::Document::openapi(),

@@ -187,6 +187,9 @@ impl Source {
 // === impl Variables ===
 
 impl Variables {
+    pub(super) fn of(values: BTreeMap<String, serde_json::Value>) -> Self {
+        Self(values)
+    }
     /// Those of these names.
     pub(super) fn only(mut self, names: &[String]) -> Self {
         self.0.retain(|name, _| names.iter().any(|wanted| wanted == name));

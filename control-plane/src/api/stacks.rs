@@ -1,6 +1,7 @@
 //! Stacks: made, changed, deleted, and their jobs started.
 
 use super::jobs::{JobView, JobViews};
+use super::inputs::{self, Inputs};
 use super::limits::Limits;
 use super::new_job::{NewJobBody, make_job};
 use super::scope;
@@ -24,7 +25,7 @@ const SHOWN_MAX: usize = 20;
 /// Jobs of a deleted stack that are looked through for the runner that has its state.
 const JOBS_LOOKED_AT: u32 = 100;
 /// Stacks of one organization.
-const STACKS_MAX: usize = 1000;
+pub(super) const STACKS_MAX: usize = 1000;
 
 #[derive(OpenApi)]
 #[openapi(paths(create, list, show, change, remove, start))]
@@ -68,6 +69,13 @@ struct StackBody {
     /// Sets of variables, each over those before it, and the stack's own over all of them.
     #[serde(default)]
     variable_sets: Vec<String>,
+    /// Variables whose values are outputs of other stacks, by name: over those of sets, and in none of the other kinds.
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, inputs::Input>)]
+    inputs: Inputs,
+    /// Whether an update is planned, and waits for its approval, once outputs of these stacks are other ones.
+    #[serde(default)]
+    follows: bool,
     /// Secret variables that may be shorter than eight bytes: such a value stays in what jobs record.
     #[serde(default)]
     not_redacted: Vec<String>,
@@ -114,6 +122,9 @@ struct StackView {
     secrets: BTreeMap<String, Reference>,
     sealed: BTreeMap<String, Vec<Sealed>>,
     variable_sets: Vec<String>,
+    #[schema(value_type = BTreeMap<String, inputs::Input>)]
+    inputs: Inputs,
+    follows: bool,
     /// Secret variables whose values stay in what jobs record, where they are shorter than eight bytes.
     not_redacted: Vec<String>,
     connections: Vec<String>,
@@ -170,7 +181,7 @@ async fn create(
     caller: Caller,
     Body(body): Body<StackBody>,
 ) -> Result<(StatusCode, Json<StackView>), ApiError> {
-    let new = checked_stack(&state, &caller, body).await?;
+    let new = checked_stack(&state, &caller, None, body).await?;
     if state.store.stacks(caller.org(), STACKS_MAX as u32).await?.len() >= STACKS_MAX {
         return Err(Code::Busy.on(format!("there are {STACKS_MAX} stacks, which is the limit")).into());
     }
@@ -210,7 +221,7 @@ async fn change(
     Body(body): Body<StackBody>,
 ) -> Result<Json<StackView>, ApiError> {
     let stack = state.store.stack(caller.org(), &stack).await?;
-    let new = checked_stack(&state, &caller, body).await?;
+    let new = checked_stack(&state, &caller, Some(&stack), body).await?;
     let stack = state.store.update_stack(caller.org(), &stack.id, &new).await?;
     Ok(Json(view(&state, &caller, stack).await?))
 }
@@ -225,6 +236,9 @@ async fn remove(
     OptionalBody(body): OptionalBody<DeleteBody>,
 ) -> Result<Json<DeletedStack>, ApiError> {
     let stack = state.store.stack(caller.org(), &stack).await?;
+    if !body.force {
+        inputs::carries_nothing(&state, &caller, &stack).await?;
+    }
     let stack = state.store.delete_stack(caller.org(), &stack.id, body.force).await?;
     let left = match stack.last_instance {
         None => None,
@@ -274,7 +288,12 @@ pub(super) fn source_of(stack: &Stack) -> Result<Source, Failure> {
     Ok(read_back::<KeptSource>(&stack.source, stack)?.source)
 }
 
-async fn checked_stack(state: &ApiState, caller: &Caller, body: StackBody) -> Result<NewStack, Failure> {
+async fn checked_stack(
+    state: &ApiState,
+    caller: &Caller,
+    own: Option<&Stack>,
+    body: StackBody,
+) -> Result<NewStack, Failure> {
     let runner = match &body.runner {
         Some(runner) => Some(usable(state.store.runner(caller.org(), runner).await?)?.id),
         None => None,
@@ -295,6 +314,10 @@ async fn checked_stack(state: &ApiState, caller: &Caller, body: StackBody) -> Re
     for set in &sets {
         state.store.variable_set(caller.org(), set).await?;
     }
+    let inputs = inputs::checked(state, caller, own, body.inputs).await?;
+    if let Some(twice) = values.names().find(|name| inputs.contains_key(*name)) {
+        return Err(Code::InvalidArgument.on(format!("the variable {twice} has a value, and is an input as well")));
+    }
     Ok(NewStack {
         name: checked::name("name", &body.name)?,
         engine: body.engine.to_string(),
@@ -305,6 +328,8 @@ async fn checked_stack(state: &ApiState, caller: &Caller, body: StackBody) -> Re
         secrets: json(&values.secrets)?,
         sealed: json(&values.sealed)?,
         variable_sets: json(&sets)?,
+        inputs: json(&inputs)?,
+        follows: body.follows,
         not_redacted: json(&checked_names(body.not_redacted)?)?,
         connections: json(&connections)?,
         limits: json(&body.limits.checked()?)?,
@@ -393,6 +418,8 @@ async fn view(state: &ApiState, caller: &Caller, stack: Stack) -> Result<StackVi
         secrets: read_back(&stack.secrets, &stack)?,
         sealed: read_back(&stack.sealed, &stack)?,
         variable_sets: read_back(&stack.variable_sets, &stack)?,
+        inputs: inputs::shown(state, caller, &stack).await?,
+        follows: stack.follows,
         not_redacted: read_back(&stack.not_redacted, &stack)?,
         connections: read_back(&stack.connections, &stack)?,
         limits: read_back(&stack.limits, &stack)?,

@@ -166,7 +166,8 @@ impl Values {
         forms.collect()
     }
 
-    fn names(&self) -> impl Iterator<Item = &str> {
+    /// The names of all.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.variables
             .names()
             .chain(self.secrets.keys().map(String::as_str))

@@ -1,11 +1,12 @@
 //! Stacks and jobs: what the API and the execution service read and write of them. Handing jobs out is in `hand_out`, what runners
-//! report in `reports`, plans as documents in `plans`, what users decide in `decisions`, what others have changed in `drift`.
+//! report in `reports`, plans as documents in `plans`, what users decide in `decisions`, what others have changed in `drift`, what follows others in `follow_ons`.
 //!
 //! Every change of a job's phase is one transaction that reads the job as it is. This module must never hand out a job twice under
 //! one fencing token, and never believe a report that does not carry the newest one.
 
 mod decisions;
 pub(super) mod drift;
+mod follow_ons;
 mod hand_out;
 mod plans;
 mod reports;
@@ -17,6 +18,7 @@ pub(crate) mod tests;
 
 pub use decisions::Cancelled;
 pub use drift::Drift;
+pub use follow_ons::FollowOn;
 pub use hand_out::{Given, Standing};
 pub use reports::Reported;
 pub(crate) use restored::PRESENT_MS;

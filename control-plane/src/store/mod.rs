@@ -27,7 +27,7 @@ pub(crate) use jobs::PRESENT_MS;
 #[cfg(test)]
 pub(crate) use jobs::tests as jobs_tests;
 pub use jobs::{
-    Cancelled, Drift, Given, Idempotency, Job, JobEnd, JobKind, KnownLock, Manner, NewJob, NewStack, Phase, Plan,
+    Cancelled, Drift, FollowOn, Given, Idempotency, Job, JobEnd, JobKind, KnownLock, Manner, NewJob, NewStack, Phase, Plan,
     Reported, Scope, Stack, Standing,
 };
 pub use notices::{EVENTS, Notice, Notification};

@@ -180,6 +180,19 @@ impl Store {
             .map_err(broken("looking a user up"))
     }
 
+    /// The organization's user of that name, if it is still there.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub async fn user_by_name(&self, organization: &str, name: &str) -> Result<Option<User>, Failure> {
+        sqlx::query_as("SELECT * FROM users WHERE organization = $1 AND name = $2")
+            .bind(organization)
+            .bind(name)
+            .fetch_optional(self.pool())
+            .await
+            .map_err(broken("looking a user up"))
+    }
+
     /// The organization's users, oldest first, at most `limit`.
     ///
     /// # Errors

@@ -144,6 +144,8 @@ pub(crate) async fn prepare(folder: &Path, stacks: usize) -> anyhow::Result<()> 
             secrets: "{}".into(),
             sealed: "{}".into(),
             variable_sets: "[]".into(),
+            inputs: "{}".into(),
+            follows: false,
         };
         store.create_stack(ORGANIZATION, &new).await?;
     }

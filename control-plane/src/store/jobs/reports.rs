@@ -2,7 +2,7 @@
 
 use super::super::{Store, broken, not_found, notices};
 use super::hand_out::fenced;
-use super::{Job, JobEnd, KnownLock, Phase, Plan, drift, has_applied, may_have_applied, plans, read};
+use super::{Job, JobEnd, KnownLock, Phase, Plan, drift, follow_ons, has_applied, may_have_applied, plans, read};
 use crate::isolation;
 use prost::Message as _;
 use shared_proto::failure::{Code, Failure};
@@ -147,6 +147,9 @@ impl Store {
             may_have_applied(&mut transaction, &job).await?;
         }
         let drifted = if ended { drift::look(&mut transaction, &job).await? } else { None };
+        if ended {
+            follow_ons::note(&mut transaction, &job).await?;
+        }
         notices::write(&mut transaction, &job, was, drifted).await?;
         transaction.commit().await.map_err(&failed)?;
         Ok(Reported { acknowledged: last, refused, job, news: true })

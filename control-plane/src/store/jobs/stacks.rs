@@ -37,6 +37,10 @@ pub struct Stack {
     pub sealed: String,
     /// Sets of variables, by name.
     pub variable_sets: String,
+    /// Variables that are outputs of other stacks.
+    pub inputs: String,
+    /// Whether it is planned anew once outputs of these are other ones.
+    pub follows: bool,
     /// The instance that applied its last plan, or may have: one without a backend has its state there.
     pub last_instance: Option<String>,
     /// When it was made.
@@ -70,13 +74,17 @@ pub struct NewStack {
     pub sealed: String,
     /// JSON.
     pub variable_sets: String,
+    /// JSON.
+    pub inputs: String,
+    /// Whether it is planned anew once these are other ones.
+    pub follows: bool,
 }
 
 macro_rules! select_stacks {
     ($rest:literal) => {
         concat!(
             "SELECT id, organization, name, engine, engine_version, runner, source, variables, not_redacted, connections, last_instance, ",
-            "secrets, sealed, variable_sets, limits, created_at_ms ",
+            "secrets, sealed, variable_sets, inputs, follows, limits, created_at_ms ",
             "FROM stacks WHERE organization = $1 AND deleted_at_ms IS NULL ",
             $rest
         )
@@ -92,8 +100,8 @@ impl Store {
         let id = new_id("stk");
         sqlx::query(
             "INSERT INTO stacks (id, organization, name, engine, runner, source, variables, connections, created_at_ms, \
-             not_redacted, engine_version, limits, secrets, sealed, variable_sets) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+             not_redacted, engine_version, limits, secrets, sealed, variable_sets, inputs, follows) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
         )
         .bind(&id)
         .bind(organization)
@@ -110,6 +118,8 @@ impl Store {
         .bind(&new.secrets)
         .bind(&new.sealed)
         .bind(&new.variable_sets)
+        .bind(&new.inputs)
+        .bind(new.follows)
         .execute(self.pool())
         .await
         .map_err(|e| taken(e, "a stack", &new.name, "making a stack"))?;
@@ -143,6 +153,22 @@ impl Store {
             .ok_or_else(|| not_found("stack", id_or_name))
     }
 
+    /// The outputs that a stack's jobs told of last, as JSON; none: none has.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub(crate) async fn last_outputs(&self, stack: &str) -> Result<Option<String>, Failure> {
+        sqlx::query_scalar(
+            "SELECT outputs FROM jobs WHERE stack = $1 AND outputs IS NOT NULL AND phase IN ($2, $3) ORDER BY id DESC LIMIT 1",
+        )
+        .bind(stack)
+        .bind(Phase::Applied)
+        .bind(Phase::NoChanges)
+        .fetch_optional(self.pool())
+        .await
+        .map_err(broken("looking outputs up"))
+    }
+
     /// Replaces what a user says of a stack. Jobs that were made before keep what they were made with.
     ///
     /// # Errors
@@ -150,7 +176,7 @@ impl Store {
     pub async fn update_stack(&self, organization: &str, id: &str, new: &NewStack) -> Result<Stack, Failure> {
         let changed = sqlx::query(
             "UPDATE stacks SET name = $3, engine = $4, runner = $5, source = $6, variables = $7, connections = $8, \
-             not_redacted = $9, engine_version = $10, limits = $11, secrets = $12, sealed = $13, variable_sets = $14 \
+             not_redacted = $9, engine_version = $10, limits = $11, secrets = $12, sealed = $13, variable_sets = $14, inputs = $15, follows = $16 \
              WHERE organization = $1 AND id = $2 AND deleted_at_ms IS NULL",
         )
         .bind(organization)
@@ -167,6 +193,8 @@ impl Store {
         .bind(&new.secrets)
         .bind(&new.sealed)
         .bind(&new.variable_sets)
+        .bind(&new.inputs)
+        .bind(new.follows)
         .execute(self.pool())
         .await
         .map_err(|e| taken(e, "a stack", &new.name, "changing a stack"))?;

@@ -46,6 +46,8 @@ pub(crate) async fn stack(store: &Store, name: &str) -> Stack {
         secrets: "{}".into(),
         sealed: "{}".into(),
         variable_sets: "[]".into(),
+        inputs: "{}".into(),
+        follows: false,
     };
     store.create_stack(ORG, &new).await.expect("a stack")
 }
@@ -534,6 +536,8 @@ async fn stacks_have_names_of_their_own_and_go_when_nothing_runs() {
         secrets: "{}".into(),
         sealed: "{}".into(),
         variable_sets: "[]".into(),
+        inputs: "{}".into(),
+        follows: false,
     };
     assert_eq!(code(store.create_stack(ORG, &same).await), Code::Conflict);
     let changed = store.update_stack(ORG, &first.id, &same).await.expect("changed");
