@@ -46,6 +46,7 @@ const JSON: &[&str] = &[
     "OutputLine",
     "ResourceProgress",
     "Diagnostic",
+    "CodeSnippet",
     "ChangeSummary",
     "PlannedChange",
     "Outputs",

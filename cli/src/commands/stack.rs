@@ -397,9 +397,9 @@ fn as_table(graph: &Value) -> String {
         let all = node[at].as_array().into_iter().flatten().filter_map(Value::as_str);
         all.collect::<Vec<_>>().join(", ")
     };
-    let rows = table::items(graph).iter().map(|node| {
-        vec![table::text(node, "/stack"), names(node, "stands_on"), names(node, "carries")]
-    });
+    let rows = table::items(graph)
+        .iter()
+        .map(|node| vec![table::text(node, "/stack"), names(node, "stands_on"), names(node, "carries")]);
     table::rows(&["STACK", "TAKES OUTPUTS OF", "GIVES OUTPUTS TO"], rows, "No stack takes outputs of another.")
 }
 

@@ -34,7 +34,12 @@ pub(super) async fn look(state: &ApiState) {
             Ok(false) => continue,
             // it is nobody's fault but the control plane's, and is tried again
             Err(failure) if failure.code == Code::Internal || failure.code == Code::DiskFull => {
-                tracing::error!(stack = one.stack, code = failure.code.as_str(), detail = failure.message, "what follows failed");
+                tracing::error!(
+                    stack = one.stack,
+                    code = failure.code.as_str(),
+                    detail = failure.message,
+                    "what follows failed"
+                );
                 continue;
             }
             Err(failure) => tracing::warn!(

@@ -74,6 +74,10 @@ impl Edges {
     pub(super) fn under(&self, stack: &str) -> impl Iterator<Item = &String> {
         self.stands_on.get(stack).into_iter().flatten()
     }
+    /// Of these those that are still there.
+    fn known_under(&self, stack: &str) -> impl Iterator<Item = &String> {
+        self.under(stack).filter(|under| self.names.contains_key(*under))
+    }
 }
 
 pub(super) async fn all(state: &ApiState, caller: &Caller) -> Result<Edges, Failure> {
@@ -98,18 +102,17 @@ fn ordered(edges: &Edges) -> Vec<Node> {
             carries.entry(under).or_default().push(name);
         }
     }
-    // one whose ground is gone stands on nothing that anybody knows
-    let known = |id: &str| edges.under(id).filter(|under| edges.names.contains_key(*under));
     let mut left: BTreeMap<&String, &String> = edges.names.iter().map(|(id, name)| (name, id)).collect();
     let (mut done, mut items) = (BTreeSet::new(), Vec::new());
     while !left.is_empty() {
-        let next = left.iter().find(|(_, id)| known(id).all(|under| done.contains(under)));
+        let next = left.iter().find(|(_, id)| edges.known_under(id).all(|under| done.contains(under)));
         // there are no circles; if there were one, its stacks would be told in any order
         let Some((name, id)) = next.or_else(|| left.iter().next()).map(|(name, id)| (*name, *id)) else { break };
         left.remove(name);
         done.insert(id);
-        let mut stands_on: Vec<_> = known(id).filter_map(|under| edges.names.get(under).cloned()).collect();
-        let mut carries: Vec<_> = carries.remove(id.as_str()).unwrap_or_default().into_iter().map(str::to_owned).collect();
+        let mut stands_on: Vec<_> = edges.known_under(id).filter_map(|under| edges.names.get(under).cloned()).collect();
+        let mut carries: Vec<_> =
+            carries.remove(id.as_str()).unwrap_or_default().into_iter().map(str::to_owned).collect();
         stands_on.sort();
         carries.sort();
         if !stands_on.is_empty() || !carries.is_empty() {
@@ -136,7 +139,9 @@ pub(super) async fn checked(
     for (name, input) in given {
         if !is_identifier(&name) || input.output.is_empty() || input.output.len() > OUTPUT_MAX {
             let name: String = name.chars().take(100).collect();
-            return Err(Code::InvalidArgument.on(format!("{name:?} is no name of a variable, or its input names no output")));
+            return Err(
+                Code::InvalidArgument.on(format!("{name:?} is no name of a variable, or its input names no output"))
+            );
         }
         let of = state.store.stack(caller.org(), &input.stack).await?;
         kept.insert(name, Input { stack: of.id, output: input.output });
@@ -144,7 +149,8 @@ pub(super) async fn checked(
     if let Some(own) = own.filter(|_| !kept.is_empty()) {
         let edges = all(state, caller).await?;
         if let Some(way) = way_back(&edges, &own.id, kept.values().map(|input| input.stack.clone())) {
-            let way = way.iter().filter_map(|id| edges.names.get(id).map(String::as_str)).collect::<Vec<_>>().join(" → ");
+            let way =
+                way.iter().filter_map(|id| edges.names.get(id).map(String::as_str)).collect::<Vec<_>>().join(" → ");
             let message = format!("the stack {} would stand on itself: {way}", own.name);
             return Err(Code::Conflict.on(message).next("Take one of these inputs away first."));
         }
@@ -212,7 +218,8 @@ pub(super) async fn values(
 }
 
 fn value(variable: &str, stack: &str, output: &str, told: &Value) -> Result<Value, Failure> {
-    let missing = |what: String, next: String| Err(Code::InputMissing.on(format!("the input {variable}: {what}")).next(next));
+    let missing =
+        |what: String, next: String| Err(Code::InputMissing.on(format!("the input {variable}: {what}")).next(next));
     let Some(found) = told.get(output) else {
         return missing(
             format!("the stack {stack} has told of no output {output}"),
@@ -221,7 +228,9 @@ fn value(variable: &str, stack: &str, output: &str, told: &Value) -> Result<Valu
     };
     if found["sensitive"] == true {
         return missing(
-            format!("the output {output} of the stack {stack} is sensitive, and its value is nowhere but on its runner"),
+            format!(
+                "the output {output} of the stack {stack} is sensitive, and its value is nowhere but on its runner"
+            ),
             "Put it into a store of secrets and refer to that with --secret.".into(),
         );
     }

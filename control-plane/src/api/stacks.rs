@@ -1,7 +1,7 @@
 //! Stacks: made, changed, deleted, and their jobs started.
 
-use super::jobs::{JobView, JobViews};
 use super::inputs::{self, Inputs};
+use super::jobs::{JobView, JobViews};
 use super::limits::Limits;
 use super::new_job::{NewJobBody, make_job};
 use super::scope;

@@ -151,6 +151,13 @@ impl Seen {
         let call =
             plain.call.captures(detail).filter(|_| ["Plugin did not respond", "Request cancelled"].contains(&summary));
         let died = call.map(|call| format!("a plug-in that has died did not answer {}", &call[1]));
+        // and a circle has no beginning
+        let circle = summary.strip_prefix("Cycle: ").map(|names| {
+            let mut names: Vec<_> = names.split(", ").collect();
+            names.sort_unstable();
+            format!("Cycle: {}", names.join(", "))
+        });
+        let summary = circle.as_deref().unwrap_or(summary);
         let (summary, detail) = died.as_deref().map_or((summary, detail), |died| (died, ""));
         self.diagnostics.push(plain.text(&format!("{severity}: {summary}\n{detail}\n({address}) at {file} :{line}")));
     }
