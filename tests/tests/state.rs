@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         .test("the_lock_of_an_engine_that_was_killed_is_told_and_removed", lock)
         .test("workers_killed_while_the_state_is_written_cost_nothing", || killed(&[]))
         .test("workers_killed_while_the_state_is_written_cost_nothing_without_namespaces", without_namespaces)
+        .test("what_one_stack_gives_another_takes_and_follows", follows)
         .needs(&[Component::Tofu, Component::Moto])
         .test("in_s3_with_a_session_that_ends_and_the_reading_one_while_it_plans", in_s3)
         .run()
@@ -98,6 +99,78 @@ fn is_in(folder: &Path, text: &str) -> Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// Gives a list and something sensitive.
+const GIVES: &str = r#"
+variable "greeting" { default = "a" }
+output "ids" { value = [var.greeting, "b"] }
+output "key" {
+  value     = "planted-key"
+  sensitive = true
+}
+"#;
+const TAKES: &str = r#"
+variable "ids" { type = list(string) }
+resource "terraform_data" "each" {
+  for_each = toset(var.ids)
+  input    = each.value
+}
+output "count" { value = length(var.ids) }
+"#;
+const WRONG: &str = r#"variable "n" { default = "one" }
+resource "terraform_data" "a" {
+  count = tonumber(var.n)
+}
+"#;
+
+async fn follows() -> Result<()> {
+    let set = set().await?;
+    let user = set.control_plane.admin();
+    user.stack("network", "opentofu", GIVES).await?;
+    let app = user.stack("app", "opentofu", TAKES).await?;
+    let changed = set.ctl.run(&["stack", "update", "app", "--input", "ids=network.ids", "--follow", "yes"]).await?;
+    ensure!(changed.code() == 0, "{changed:?}");
+    let shown = set.ctl.text(&["stack", "show", "app"]).await?;
+    ensure!(shown.contains("ids=network.ids"), "{shown}");
+    let early = set.ctl.run(&["deploy", "--stack", "app", "--auto-approve"]).await?;
+    ensure!(early.code() != 0 && early.stderr.contains("input_missing"), "{early:?}");
+    ensure!(early.stderr.contains("runnerctl deploy --stack network"), "{early:?}");
+    // what it stands on is made, and it follows
+    for (greeting, made) in [("a", 2), ("c", 2)] {
+        let first = set.applied("network", greeting).await?;
+        let origin = format!("after {}", first["id"].as_str().context("an id")?);
+        let id = eventually(JOB, "the stack to be planned anew", || async {
+            let jobs = set.ctl.json(&["job", "list", "--stack", "app"]).await?;
+            let job = jobs["items"].as_array().into_iter().flatten().find(|job| job["origin"] == origin.as_str());
+            Ok(job.and_then(|job| job["id"].as_str()).map(str::to_owned))
+        })
+        .await?;
+        user.job_in(&id, &["awaiting_approval"], JOB).await?;
+        set.ctl.text(&["job", "approve", &id]).await?;
+        user.job_in(&id, &["applied"], JOB).await?;
+        let state = set.state(&app)?;
+        let keys = state["resources"][0]["instances"].as_array().context("instances")?;
+        ensure!(keys.len() == made && keys.iter().any(|one| one["index_key"] == greeting), "{state}");
+    }
+    let graph = set.ctl.text(&["stack", "graph"]).await?;
+    ensure!(graph.lines().nth(1).is_some_and(|line| line.starts_with("network")), "{graph}");
+    let kept = set.ctl.run(&["stack", "delete", "network"]).await?;
+    ensure!(kept.code() != 0 && kept.stderr.contains("inputs of app"), "{kept:?}");
+    // a sensitive one is in no place from which it could be given
+    set.ctl.text(&["stack", "update", "app", "--input", "ids=network.key"]).await?;
+    let refused = set.ctl.run(&["deploy", "--stack", "app", "--auto-approve"]).await?;
+    ensure!(refused.code() != 0 && refused.stderr.contains("is sensitive"), "{refused:?}");
+    // what fails is shown with its code
+    user.stack("wrong", "opentofu", WRONG).await?;
+    let wrong = set.ctl.run(&["deploy", "--stack", "wrong", "--auto-approve"]).await?;
+    let said = format!("{}{}", wrong.stdout, wrong.stderr);
+    for part in
+        ["line 3, in resource \"terraform_data\" \"a\"", "     3:   count = tonumber(var.n)", "var.n is \"one\""]
+    {
+        ensure!(wrong.code() != 0 && said.contains(part), "{part}: {said}");
+    }
+    Ok(())
 }
 
 async fn back() -> Result<()> {
