@@ -431,7 +431,7 @@ mod tests {
         };
         assert_eq!(
             diagnostic_of(&v1::Diagnostic { snippet: Some(snippet), ..d }),
-            "Error: Invalid\n  on main.tf line 3, in resource \"x\" \"y\"\n  with x.y\n     3:   count = [\n     4:     var.n\n                     var.n is \"one\"\n  a\n  b"
+            "Error: Invalid\n  on main.tf line 3, in resource \"x\" \"y\"\n  with x.y\n     3:   count = [\n     4:     var.n\n        var.n is \"one\"\n  a\n  b"
         );
         assert_eq!(
             outputs_of(r#"{"a":{"value":"x"},"s":{"value":null,"sensitive":true}}"#),

@@ -615,7 +615,7 @@ mod tests {
             {"stack": "app", "stands_on": ["net"], "carries": []},
         ]});
         assert_eq!(as_dot(&graph), "digraph stacks {\n  rankdir = LR\n  \"net\"\n  \"app\"\n  \"net\" -> \"app\"\n}\n");
-        assert!(as_table(&graph).contains("net                       app"), "{}", as_table(&graph));
+        assert!(as_table(&graph).contains("net     -                  app"), "{}", as_table(&graph));
     }
 
     #[test]

@@ -635,7 +635,6 @@ async fn stacks_that_follow_are_planned_anew_in_order_and_once() {
     follow_ons::look(&world.state).await;
     assert_eq!((of("web").await, of("app").await), (1, 1));
     // what cannot be planned is said in the log, and not tried again and again
-    let mut app = app;
     app["inputs"]["web"]["output"] = "none".into();
     assert_eq!(world.put("/stacks/app", &app).await.0, StatusCode::OK);
     applied(&world, "net", told(&json!("vpc-2"))).await;

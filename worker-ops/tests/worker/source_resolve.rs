@@ -54,8 +54,8 @@ fn pem(pair: &KeyPair) -> Result<String> {
 /// <https://docs.github.com/en/rest/apps/apps#create-an-installation-access-token-for-an-app>
 fn github(asked: &Asked, public: &[u8]) -> (u16, String) {
     let refuse = |status: u16, message: &str| (status, json!({ "message": message }).to_string());
-    if asked.line != "POST /api/v3/app/installations/42/access_tokens HTTP/1.1" {
-        return refuse(404, "Not Found");
+    if asked.line.trim_end() != "POST /api/v3/app/installations/42/access_tokens HTTP/1.1" {
+        return refuse(404, &format!("no {}", asked.line));
     }
     let jwt = asked.header("authorization").strip_prefix("Bearer ").unwrap_or_default().to_owned();
     let Some((input, signature)) = jwt.rsplit_once('.') else {
@@ -86,7 +86,11 @@ async fn app() -> Result<()> {
     let public = pair.public_key().as_ref().to_vec();
     let server = Server::start(move |asked, _| github(asked, &public)).await?;
     let reply = ask(how(&folder, &pem(&pair)?, &format!("{}/api/v3", server.url))?).await?;
-    let Some(Reply::Source(access)) = &reply.kind else { anyhow::bail!("{:?}", reply.kind) };
+    let access = match &reply.kind {
+        Some(Reply::Source(access)) => access,
+        Some(Reply::Failure(outcome)) => anyhow::bail!("{outcome:?}"),
+        _ => anyhow::bail!("neither a source nor why there is none"),
+    };
     ensure!((access.user.as_str(), access.password.as_str()) == ("x-access-token", "ghs_s3cr3t-token"));
     ensure!(access.entry == "hub" && access.pattern == "https://github.example/org/*" && access.modules);
     // another app's key
