@@ -41,7 +41,11 @@ impl Redaction {
     /// Takes these values out; the short ones are ignored.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Self {
         let (mut forms, mut open) = (BTreeSet::new(), BTreeSet::new());
+        let mut all = Vec::new();
         for secret in secrets {
+            with_parts(secret, NESTED, &mut all);
+        }
+        for secret in &all {
             // a certificate or a key is shown line by line, if at all, behind whatever an engine puts before a line
             for value in secret.lines().map(str::trim).chain([secret.trim_end()]) {
                 if value.len() >= SHORTEST && !value.starts_with("-----") {
@@ -113,6 +117,22 @@ impl Redaction {
 impl std::fmt::Debug for Redaction {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Redaction(of {})", self.search.as_ref().map_or(0, AhoCorasick::patterns_len))
+    }
+}
+
+/// A secret, and where it is a JSON document the texts in it: an engine shows these by themselves. `deep`: of documents in documents.
+fn with_parts(secret: &str, deep: usize, all: &mut Vec<String>) {
+    all.push(secret.to_owned());
+    let begins = secret.trim_start().starts_with(['{', '[']);
+    let Some(document) = serde_json::from_str(secret).ok().filter(|_| begins && deep > 0) else { return };
+    let mut left = vec![&document];
+    while let Some(value) = left.pop() {
+        match value {
+            serde_json::Value::String(text) => with_parts(text, deep - 1, all),
+            serde_json::Value::Array(items) => left.extend(items),
+            serde_json::Value::Object(members) => left.extend(members.values()),
+            _ => {}
+        }
     }
 }
 
@@ -266,6 +286,24 @@ mod tests {
                 applied(&redaction, &format!("v: {} w", base64::engine::general_purpose::STANDARD.encode(text)));
             assert!(clean.ends_with("[redacted] w") && clean.len() <= "v: [redacted] w".len() + 3, "{clean}");
         }
+    }
+
+    #[test]
+    fn the_texts_of_a_document_are_secrets_as_well() {
+        let inner = r#"{"token":"inner-token-7"}"#;
+        let document = serde_json::json!({
+            "private_key": "-----BEGIN PRIVATE KEY-----\nMIIplanted15planted\n-----END PRIVATE KEY-----\n",
+            "accounts": [{"password": "hunter2-hunter2", "port": 5432}], "inner": inner, "short": "short",
+        });
+        for text in [document.to_string(), serde_json::to_string_pretty(&document).expect("JSON")] {
+            let redaction = Redaction::new([text.as_str()]);
+            for shown in ["  MIIplanted15planted", "password = hunter2-hunter2", "inner-token-7", &text] {
+                assert!(applied(&redaction, shown).contains(MASK), "{shown}");
+            }
+            assert_eq!(applied(&redaction, "short 5432"), "short 5432");
+        }
+        // a text that only begins like one
+        assert_eq!(applied(&Redaction::new(["{not-json-at-all"]), "x {not-json-at-all"), "x [redacted]");
     }
 
     #[test]

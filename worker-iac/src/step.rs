@@ -154,7 +154,7 @@ pub(crate) async fn run(begin: Begin, keeper: Option<Keeper>) -> Result<(), Spoo
     };
     let limits = tokio::spawn(limits.keep(progress.appended.clone(), limited));
     let secrets = variables::all(&start, &request).chain(environment::secrets(&start.targets));
-    let secrets = secrets.chain(access::secrets(&start));
+    let secrets = secrets.chain(access::secrets(&start)).chain(start.former.iter().map(String::as_str));
     let masks = Masks::new(redaction);
     masks.set(secrets);
     let renewing = tokio::spawn(renewals(started, masks.clone(), tmp.clone(), journal.clone()));
@@ -707,6 +707,7 @@ impl Step {
         let token = Key::from_bytes(&self.start.state_key).map(|key| key.token(&self.request.job_id));
         let secrets = passed.secrets.iter().map(String::as_str).chain(environment::secrets(&self.start.targets));
         let secrets = secrets.chain(token.iter().map(Secret::expose)).chain(access::secrets(&self.start));
+        let secrets = secrets.chain(self.start.former.iter().map(String::as_str));
         self.masks.set(secrets);
         let mut options = dialect.options(&self.request, &root)?;
         options.arguments.extend(passed.write(&self.tmp)?);

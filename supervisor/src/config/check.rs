@@ -395,14 +395,24 @@ impl File {
             job_processes: within("jobs.processes", self.jobs.processes, 16, u64::from(u32::MAX) - 1)? as u32,
         };
         let workers_warm = within("workers.warm", self.workers.warm.into(), 0, WARM_MAX.into())? as u32;
+        // what a file says does not depend on where somebody was when he started the runner
+        let folder = file.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
+        let whole = |key: &str, path: &Path| match path {
+            path if path.as_os_str().is_empty() => Err(ConfigError(format!("{key} must not be empty"))),
+            path => {
+                let path = if sources.get(key) == Some(&Source::File) { folder.join(path) } else { path.to_owned() };
+                std::path::absolute(path).map_err(|e| ConfigError(format!("{key}: {e}")))
+            }
+        };
+        let (credentials, state_dir) = (whole("credentials", &self.credentials)?, whole("state_dir", &self.state_dir)?);
         let engines = Engines {
             opentofu: absolute("engines.opentofu", self.engines.opentofu)?,
             terraform: absolute("engines.terraform", self.engines.terraform)?,
             pulumi: absolute("engines.pulumi", self.engines.pulumi)?,
             directory: absolute("engines.directory", self.engines.directory)?
-                .unwrap_or_else(|| self.state_dir.join(ENGINES_FOLDER)),
+                .unwrap_or_else(|| state_dir.join(ENGINES_FOLDER)),
             providers: absolute("engines.providers", self.engines.providers)?
-                .unwrap_or_else(|| self.state_dir.join(PROVIDERS_FOLDER)),
+                .unwrap_or_else(|| state_dir.join(PROVIDERS_FOLDER)),
             mirror: Some(self.engines.mirror).filter(|mirror| !mirror.is_empty()),
             checksums: checksums(self.engines.checksums)?,
             cli_config: absolute("engines.cli_config", self.engines.cli_config)?,
@@ -467,16 +477,6 @@ impl File {
             secrets.insert(name, store);
         }
         let fetched = self.sources.check()?;
-        // what a file says does not depend on where somebody was when he started the runner
-        let folder = file.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
-        let whole = |key: &str, path: &Path| match path {
-            path if path.as_os_str().is_empty() => Err(ConfigError(format!("{key} must not be empty"))),
-            path => {
-                let path = if sources.get(key) == Some(&Source::File) { folder.join(path) } else { path.to_owned() };
-                std::path::absolute(path).map_err(|e| ConfigError(format!("{key}: {e}")))
-            }
-        };
-        let (credentials, state_dir) = (whole("credentials", &self.credentials)?, whole("state_dir", &self.state_dir)?);
         let policy = if self.policy.as_os_str().is_empty() {
             let beside = file.as_deref().unwrap_or(Path::new(DEFAULT_FILE)).with_file_name(POLICY_FILE);
             let path = std::path::absolute(beside).map_err(|e| ConfigError(format!("policy: {e}")))?;

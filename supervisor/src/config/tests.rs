@@ -399,6 +399,11 @@ fn the_directories_that_jobs_read_are_by_themselves() {
     let config = load("state_dir = \"/var/lib/x\"", &[], &[]).expect("loads");
     assert_eq!(config.engines.directory, Path::new("/var/lib/x/engines"));
     assert_eq!(config.engines.providers, Path::new("/var/lib/x/providers"));
+    // wherever that is said to be
+    let config = load("state_dir = \"./state\"", &[], &[]).expect("loads");
+    assert!(config.state_dir.is_absolute());
+    assert_eq!(config.engines.providers, config.state_dir.join("providers"));
+    assert_eq!(config.engines.directory, config.state_dir.join("engines"));
     for folder in ["/var/lib/x/engines", "/var/lib/x/providers", "/srv/other"] {
         assert!(load("", &[], &[]).is_ok());
         let config = load(&format!("[engines]\ndirectory = \"{folder}\"\n"), &[], &[]).expect(folder);

@@ -4,6 +4,7 @@
 use super::bounds::Bounds;
 use super::cache::Cache;
 use super::folder::{Approved, Folder, Marker, Step, Store};
+use super::former;
 use super::identity::ProcessIdentity;
 use super::renewal::{self, Told};
 use super::service::{Held, Service};
@@ -15,6 +16,7 @@ use crate::workers::{Exit, Reaches, Started};
 use runner_sandbox::PidFd;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::frame::{self, Kind};
+use shared_proto::secret::Secret;
 use shared_proto::v1::{EngineProgram, JobKind, JobRequest, JobStart, JobTarget, SourceAccess, source as source_kind};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -138,6 +140,27 @@ impl Launch {
         Ok(start)
     }
 
+    /// What jobs of the stack were given before, as far as it is remembered, these included from now on.
+    async fn former(&self, secrets: &HashMap<String, String>) -> Result<Vec<String>, Failure> {
+        let (state_dir, stack) = (self.settings.state_dir.clone(), self.request.stack_id.clone());
+        // made of the id, which is checked there
+        let key = self.store.state_key(&stack)?;
+        let newest: Vec<_> = secrets.values().cloned().map(Secret::new).collect();
+        let remembered = tokio::task::spawn_blocking(move || {
+            let newest: Vec<_> = newest.iter().map(Secret::expose).collect();
+            former::with(&state_dir, &stack, &key, &newest)
+        });
+        let all = match remembered.await {
+            Ok(remembered) => remembered.map_err(|e| {
+                Code::Internal.on(format!("secrets of earlier jobs of the stack: {e}")).next(
+                    "Free disk, or remove that file: what states and plans show of earlier secrets is not taken out then.",
+                )
+            })?,
+            Err(_) => return Err(Code::Internal.on("remembering the stack's secrets panicked")),
+        };
+        Ok(all.iter().map(|secret| secret.expose().to_owned()).collect())
+    }
+
     /// By which secrets are known to be the same: nobody can try out what they might be.
     fn digest(&self, secrets: &HashMap<String, String>) -> Result<String, Failure> {
         if secrets.is_empty() {
@@ -201,7 +224,9 @@ impl Launch {
         let targets = self.targets(step).await?;
         let (request, withheld) = self.given();
         let secrets = self.surroundings.secrets(&request).await?;
+        let former = self.former(&secrets).await?;
         Ok(JobStart {
+            former,
             reconciles: step == Step::Plan && request.reconcile && self.surroundings.reconciles(&request),
             withheld,
             step: match step {

@@ -18,6 +18,7 @@ mod ending;
 mod evidence;
 mod folder;
 mod forecast;
+mod former;
 mod identity;
 mod job;
 mod key;

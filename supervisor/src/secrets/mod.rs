@@ -80,6 +80,12 @@ pub async fn resolve(
     let asking: Vec<BoxFuture<'_, Read>> = asking.collect();
     let read: Vec<_> = stream::iter(asking).buffer_unordered(STORES_AT_ONCE).try_collect().await?;
     values.extend(read.into_iter().flatten());
+    // what is written just now is not to be taken for what is meant
+    if let Some((name, _)) = values.iter().find(|(_, value)| value.expose().is_empty()) {
+        return Err(Code::SecretTooShort
+            .on(format!("the secret of the variable {name} is empty"))
+            .next("Look at what its store has there; what is to be empty is given as a value."));
+    }
     let bytes: usize = values.values().map(|value| value.expose().len()).sum();
     if bytes > VALUES_MAX {
         return Err(Code::TooLarge.on(format!("the job's secrets take {bytes} bytes, the limit is {VALUES_MAX}")));

@@ -144,6 +144,36 @@ async fn refused() -> Result<()> {
     world.ctl.text(&["job", "approve", &id]).await?;
     let ended = world.ctl.run(&["job", "watch", &id]).await?;
     ensure!(ended.code() != 0 && ended.stderr.contains("plan_stale"), "{ended:?}");
+    // nor is yesterday's value told by what the plan changes, or by the state, whatever the stack is given by now
+    let user = world.control_plane.admin();
+    let mut seen = String::new();
+    for body in [
+        json!({"kind": "preview"}),
+        json!({"kind": "state", "targets": ["terraform_data.a"]}),
+        json!({"kind": "preview", "secrets": {}, "variables": {"password": "plain-for-now"}}),
+    ] {
+        let id = user.start_job("s", &body).await?;
+        let job = user.job_in(&id, &["planned", "no_changes"], SOON).await?;
+        let plan = user.client().get(&format!("/api/v1/jobs/{id}/plan")).await?.text();
+        seen.push_str(&format!("{}{}{plan}", job.0, json!(user.events(&id).await?)));
+    }
+    ensure!(seen.contains("terraform_data.a") && seen.contains("[redacted]"), "{seen}");
+    ensure!(!seen.contains("hunter2-hunter2") && !seen.contains("an0ther-password"), "{seen}");
+    // a file that is written just now is no secret
+    std::fs::write(world.runner.folder().join("store/apps/password"), "")?;
+    given(&world.runner.folder().join("store/apps/password")).await?;
+    let (ended, job) = world.deploy("s", KEEPS, &[]).await?;
+    ensure!(job["result"]["code"] == "secret_too_short" && ended.code() != 0, "{ended:?} {job}");
+    // the texts of one that is a document are taken out one by one
+    let document =
+        json!({"private_key": "-----BEGIN X-----\nMIIplanted-line\n-----END X-----\n", "id": "planted-key-id"});
+    std::fs::write(world.runner.folder().join("store/apps/document"), format!("{document:#}"))?;
+    given(&world.runner.folder().join("store/apps/document")).await?;
+    let shows = "variable \"d\" {}\nresource \"terraform_data\" \"a\" { input = jsondecode(var.d) }\n";
+    let (ended, job) = world.deploy("d", shows, &["--secret", "d=files:apps/document"]).await?;
+    let events = json!(user.events(job["id"].as_str().context("an id")?).await?).to_string();
+    let said = format!("{ended:?}{job}{events}");
+    ensure!(job["phase"] == "applied" && said.contains("[redacted]") && !said.contains("planted-"), "{said}");
     Ok(())
 }
 
