@@ -329,9 +329,13 @@ async fn whoever_wants_to_is_told_each_thing_once() {
         assert!(!made.to_string().contains("secret-path") && !made.to_string().contains("whsec"), "{made}");
     }
     assert_eq!(world.post("/notifications", &of("all", json!([]))).await.0, StatusCode::CONFLICT);
-    for (member, value) in
-        [("url", json!("http://a/")), ("secret", json!("short")), ("events", json!(["x"])), ("name", json!("A B"))]
-    {
+    for (member, value) in [
+        ("url", json!("http://a/")),
+        ("secret", json!("short")),
+        ("secret", json!("whsec_!!!not-base64!!!")),
+        ("events", json!(["x"])),
+        ("name", json!("A B")),
+    ] {
         let mut bad = of("other", json!([]));
         bad[member] = value;
         assert_eq!(world.post("/notifications", &bad).await.0, StatusCode::BAD_REQUEST, "{member}");

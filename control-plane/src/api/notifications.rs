@@ -97,6 +97,10 @@ async fn create(
             format!("secret must have {} to {} bytes, and no control characters", SECRET.start(), SECRET.end());
         return Err(Code::InvalidArgument.on(message).into());
     }
+    if !super::hooks::is_whole(&body.secret) {
+        let message = "secret begins with whsec_, and what comes then is no base64";
+        return Err(Code::InvalidArgument.on(message).into());
+    }
     let new = Notification {
         id: new_id("ntf"),
         organization: caller.org().to_owned(),

@@ -194,6 +194,11 @@ pub(super) fn signature(id: &str, moment: &str, body: &[u8], secret: &str) -> St
     format!("v1,{}", STANDARD.encode(tag))
 }
 
+/// Whether a secret is what it seems to be: one that begins as a base64 form does is one.
+pub(super) fn is_whole(secret: &str) -> bool {
+    secret.strip_prefix(STANDARD_PREFIX).is_none_or(|key| STANDARD.decode(key).is_ok())
+}
+
 /// A secret in its base64 form, or any text as it is.
 fn standard_key(secret: &str) -> hmac::Key {
     let key = secret.strip_prefix(STANDARD_PREFIX).and_then(|key| STANDARD.decode(key).ok());
