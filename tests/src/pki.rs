@@ -1,10 +1,14 @@
 //! Keys, requests and certificates, good ones and forged ones.
 
+use crate::https;
 use anyhow::{Context as _, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 /// What a forged certificate says.
@@ -105,6 +109,28 @@ impl Authority {
         params.not_after = moment(forgery.until).into();
         Ok(params.signed_by(key, &self.issuer)?.pem() + &self.pem)
     }
+}
+
+/// TLS of a server on 127.0.0.1 and localhost, HTTP/1.1 spoken, and the PEM of an authority of its own that issued its certificate.
+///
+/// # Errors
+/// The key does not sign.
+pub fn server_tls() -> Result<(rustls::ServerConfig, String)> {
+    // who looks for an issuer looks for its name first
+    static MADE: AtomicU64 = AtomicU64::new(0);
+    let authority = Authority::new(&format!("servers {}", MADE.fetch_add(1, Ordering::Relaxed)), None)?;
+    let key = new_key()?;
+    let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+    let usage = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let chain = authority.issue(&key, &Forgery { uris: Vec::new(), names, usage, since: 3600, until: 86_400 })?;
+    let chain = CertificateDer::pem_slice_iter(chain.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes())?;
+    let mut config = rustls::ServerConfig::builder_with_provider(https::provider())
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok((config, authority.pem().to_owned()))
 }
 
 fn moment(seconds_from_now: i64) -> SystemTime {

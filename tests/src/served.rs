@@ -1,8 +1,7 @@
 //! Servers of sources on loopback: HTTPS that answers as it is told, Git by HTTPS (git's own `http-backend`, with a password), and Git by SSH
 //! (OpenSSH's server). Each tells what it was asked and how much it sent.
 
-use crate::pki::{Authority, Forgery, new_key};
-use crate::{Scratch, https};
+use crate::{Scratch, pki};
 use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine as _;
 use bytes::Bytes;
@@ -11,9 +10,6 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use rcgen::ExtendedKeyUsagePurpose;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::convert::Infallible;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -106,19 +102,7 @@ impl Https {
     /// # Errors
     /// The system's.
     pub fn start(answer: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Result<Self> {
-        // who looks for an issuer looks for its name first
-        static STARTED: AtomicU64 = AtomicU64::new(0);
-        let authority = Authority::new(&format!("sources {}", STARTED.fetch_add(1, Ordering::Relaxed)), None)?;
-        let key = new_key()?;
-        let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
-        let usage = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let chain = authority.issue(&key, &Forgery { uris: Vec::new(), names, usage, since: 3600, until: 86_400 })?;
-        let chain = CertificateDer::pem_slice_iter(chain.as_bytes()).collect::<Result<Vec<_>, _>>()?;
-        let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes())?;
-        let config = rustls::ServerConfig::builder_with_provider(https::provider())
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(chain, key)?;
+        let (config, ca_pem) = pki::server_tls()?;
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0")?;
         listener.set_nonblocking(true)?;
@@ -143,7 +127,7 @@ impl Https {
                 });
             }
         });
-        Ok(Self { address, ca_pem: authority.pem().to_owned(), asked, sent, runtime: Some(runtime) })
+        Ok(Self { address, ca_pem, asked, sent, runtime: Some(runtime) })
     }
 
     /// Git's own server of the repositories below that folder, which asks for that user and password; none: it lets everybody in.

@@ -6,15 +6,13 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::Method;
 use hyper_util::rt::TokioIo;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use runner_tests::ctl::Ctl;
-use runner_tests::engine::EngineKind;
-use runner_tests::https::{Answer, provider};
+use runner_tests::https::Answer;
+use runner_tests::pki;
 use runner_tests::process::Program;
-use runner_tests::runner::{Setup, given};
+use runner_tests::runner::{Setup, deploying, given};
 use runner_tests::wait::within;
 use runner_tests::{Component, ControlPlane, Engine, Runner, Scratch, Suite, eventually, scratch};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use std::convert::Infallible;
@@ -72,12 +70,7 @@ struct World {
 
 impl World {
     async fn new(control_plane: ControlPlane, with: impl FnOnce(Setup) -> Result<Setup>) -> Result<Self> {
-        let engine = Engine::new(EngineKind::OpenTofu)?;
-        let setup = with(Setup::new()?.cold().engines(&[&engine]))?;
-        let user = control_plane.admin();
-        let runner = setup.start(user, "runner-1").await?;
-        user.post(&format!("/runners/{}/default", runner.id), &json!({})).await?;
-        let ctl = Ctl::new(&control_plane, user)?;
+        let (engine, runner, ctl) = deploying(&control_plane, with).await?;
         Ok(Self { control_plane, _runner: runner, ctl, _engine: engine })
     }
     /// One whose runner takes repositories from below that folder, and has a connection with credentials.
@@ -115,7 +108,7 @@ impl World {
     /// Sends what GitHub would, signed by that secret.
     async fn deliver(&self, hook: &Value, secret: &str, event: &str, body: &Value) -> Result<Answer> {
         let body = body.to_string();
-        let signature = format!("sha256={}", hex(&hmac(secret.as_bytes(), body.as_bytes())));
+        let signature = format!("sha256={}", shared_proto::hex::encode(hmac(secret.as_bytes(), body.as_bytes())));
         let headers = [
             ("content-type", "application/json"),
             ("x-github-event", event),
@@ -125,10 +118,6 @@ impl World {
         let path = hook["path"].as_str().context("a path")?;
         self.control_plane.admin().client().anonymous().request(Method::POST, path, &headers, body).await
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// HMAC-SHA256 (RFC 2104), of the tests' own.
@@ -154,18 +143,7 @@ struct Receiver {
 
 impl Receiver {
     async fn start() -> Result<Self> {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate()?;
-        let ca = params.self_signed(&key)?.pem();
-        let issuer = Issuer::new(params, key);
-        let key = KeyPair::generate()?;
-        let leaf = CertificateParams::new(vec!["127.0.0.1".to_owned()])?.signed_by(&key, &issuer)?;
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let config = rustls::ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(vec![CertificateDer::from(leaf)], key)?;
+        let (config, ca) = pki::server_tls()?;
         let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;

@@ -4,9 +4,8 @@
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use runner_tests::ctl::Ctl;
-use runner_tests::engine::EngineKind;
 use runner_tests::process::Ended;
-use runner_tests::runner::Setup;
+use runner_tests::runner::{Setup, deploying};
 use runner_tests::{Component, ControlPlane, Engine, Runner, Scratch, Suite};
 use serde_json::{Value, json};
 use std::process::ExitCode;
@@ -38,13 +37,8 @@ struct World {
 impl World {
     async fn new(rules: &[(&str, &str)]) -> Result<Self> {
         let control_plane = ControlPlane::start().await?;
-        let engine = Engine::new(EngineKind::OpenTofu)?;
-        let setup = Setup::new()?.cold().engines(&[&engine]);
-        put(setup.folder(), rules)?;
-        let user = control_plane.admin();
-        let runner = setup.start(user, "runner-1").await?;
-        user.post(&format!("/runners/{}/default", runner.id), &json!({})).await?;
-        let ctl = Ctl::new(&control_plane, user)?;
+        let with_rules = |setup: Setup| put(setup.folder(), rules).map(|()| setup);
+        let (engine, runner, ctl) = deploying(&control_plane, with_rules).await?;
         Ok(Self { control_plane, runner, ctl, _engine: engine })
     }
     /// Deploys a module; the end, and its last job.

@@ -3,8 +3,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use runner_tests::ctl::Ctl;
-use runner_tests::engine::EngineKind;
-use runner_tests::runner::Setup;
+use runner_tests::runner::{Setup, deploying};
 use runner_tests::served::{Answer, Https, Sshd, git, git_with, repository};
 use runner_tests::{Component, ControlPlane, Engine, Runner, Scratch, Suite, suite};
 use serde_json::{Value, json};
@@ -39,12 +38,7 @@ struct World {
 impl World {
     async fn new(more: impl FnOnce(Setup) -> Result<Setup>) -> Result<Self> {
         let control_plane = ControlPlane::start().await?;
-        let engine = Engine::new(EngineKind::OpenTofu)?;
-        let setup = more(Setup::new()?.cold().engines(&[&engine]))?;
-        let user = control_plane.admin();
-        let runner = setup.start(user, "runner-1").await?;
-        user.post(&format!("/runners/{}/default", runner.id), &json!({})).await?;
-        let ctl = Ctl::new(&control_plane, user)?;
+        let (engine, runner, ctl) = deploying(&control_plane, more).await?;
         Ok(Self { control_plane, runner, ctl, _engine: engine })
     }
     /// Deploys, and gives the job; its code is the expected one.

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use runner_tests::ctl::Ctl;
 use runner_tests::engine::{self, EngineKind};
 use runner_tests::procfs;
-use runner_tests::runner::{Setup, signal};
+use runner_tests::runner::{Setup, deploying, signal};
 use runner_tests::{Component, ControlPlane, Engine, Moto, Runner, Suite, eventually};
 use serde_json::{Value, json};
 use shared_proto::states::VERSIONS;
@@ -19,6 +19,10 @@ const JOB: Duration = Duration::from_secs(180);
 const SECONDS: Duration = Duration::from_secs(30);
 /// A worker that has lived for less counts as one that cannot live.
 const LIVES: Duration = Duration::from_millis(1_100);
+/// The engine saves its state again some twenty seconds after it has.
+const SAVES_AFTER: Duration = Duration::from_secs(15);
+/// How old what is known of the runner's processes may be.
+const PROCESSES_LOOKED: Duration = Duration::from_millis(20);
 /// Workers that are killed as they write the same version.
 const IN_ONE_WRITE: u32 = 4;
 
@@ -46,12 +50,8 @@ fn main() -> ExitCode {
 
 async fn set_under(under: &[&str]) -> Result<Set> {
     let control_plane = ControlPlane::start().await?;
-    let engine = Engine::new(EngineKind::OpenTofu)?;
-    let user = control_plane.admin();
-    let setup = Setup::new()?.cold().engines(&[&engine]).table("isolation", "require = \"minimal\"");
-    let runner = setup.under(under.iter().copied()).start(user, "runner-1").await?;
-    user.post(&format!("/runners/{}/default", runner.id), &json!({})).await?;
-    let ctl = Ctl::new(&control_plane, user)?;
+    let isolated = |setup: Setup| Ok(setup.table("isolation", "require = \"minimal\"").under(under.iter().copied()));
+    let (engine, runner, ctl) = deploying(&control_plane, isolated).await?;
     Ok(Set { control_plane, runner, ctl, _engine: engine })
 }
 
@@ -353,24 +353,40 @@ async fn killed(under: &[&str]) -> Result<()> {
     let id = user.start_job("long", &json!({ "kind": "update", "approve_automatically": true })).await?;
     user.job_in(&id, &["applying"], JOB).await?;
     let folder = set.folder(&stack)?.join(VERSIONS);
-    // the version that is being written
+    // the version that is being written, and how many there are
     let written = || {
         let names = std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
-        names.into_iter().find_map(|name| name.to_str()?.strip_suffix(".new").map(str::to_owned))
+        let names: Vec<_> = names.filter_map(|name| name.into_string().ok()).collect();
+        let writes = names.iter().find_map(|name| name.strip_suffix(".new").map(str::to_owned));
+        (writes, names.iter().filter(|name| !name.ends_with(".new")).count())
     };
-    let (mut seen, mut kills, mut in_write) = ((0, Instant::now()), 0, BTreeMap::new());
+    let mut saved = (0, Instant::now());
+    // the worker that lives, and since when it is seen
+    let (mut seen, mut kills, mut in_write) = (None, 0, BTreeMap::new());
+    let mut looked: Option<Instant> = None;
     eventually(JOB, "the job's end", || {
         // between two looks at the job: a write takes milliseconds
         let until = Instant::now() + Duration::from_secs(1);
         while Instant::now() < until {
-            let Some(worker) = set.runner.processes().jobs.into_iter().find(|w| w.state != 'Z') else { continue };
-            if worker.pid != seen.0 {
-                seen = (worker.pid, Instant::now());
+            // which takes longer than a write
+            if looked.is_none_or(|looked| looked.elapsed() > PROCESSES_LOOKED) {
+                let worker = set.runner.processes().jobs.into_iter().find(|w| w.state != 'Z').map(|w| w.pid);
+                if worker != seen.map(|(pid, _)| pid) {
+                    seen = worker.map(|pid| (pid, Instant::now()));
+                }
+                looked = Some(Instant::now());
             }
-            let (lives, writes) = (seen.1.elapsed(), written());
+            let Some((pid, since)) = seen else { continue };
+            let (lives, (writes, versions)) = (since.elapsed(), written());
+            if versions != saved.0 {
+                saved = (versions, Instant::now());
+            }
+            // who is killed for no reason now would be too young to be killed at the next save
+            let is_due = lives > 4 * LIVES && saved.1.elapsed() < SAVES_AFTER;
             // an engine does not try again for ever
             let writes = writes.filter(|number| in_write.get(number).is_none_or(|kills| *kills < IN_ONE_WRITE));
-            if lives > LIVES && (writes.is_some() || lives > 4 * LIVES) && signal(worker.pid, Signal::SIGKILL).is_ok() {
+            if lives > LIVES && (writes.is_some() || is_due) && signal(pid, Signal::SIGKILL).is_ok() {
+                (seen, looked) = (None, None);
                 kills += 1;
                 writes.into_iter().for_each(|number| *in_write.entry(number).or_insert(0) += 1);
             }

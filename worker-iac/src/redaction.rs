@@ -153,13 +153,8 @@ fn forms_of(value: &str, forms: &mut BTreeSet<String>) {
         let lower = escaped(value, stay, |b| format!("%{b:02x}"));
         written.extend([upper.replace("%20", "+"), upper, lower.replace("%20", "+"), lower]);
     }
-    let hex = |upper: bool| {
-        value.bytes().fold(String::new(), |mut text, b| {
-            let _ = if upper { write!(text, "{b:02X}") } else { write!(text, "{b:02x}") };
-            text
-        })
-    };
-    written.extend([hex(false), hex(true)]);
+    let hex = shared_proto::hex::encode(value);
+    written.extend([hex.to_ascii_uppercase(), hex]);
     // events are lines of JSON, and what they tell is often JSON already
     forms.extend(in_json(BTreeSet::from([value.to_owned()]), NESTED));
     forms.extend(in_json(written, 1));

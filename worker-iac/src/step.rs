@@ -153,10 +153,8 @@ pub(crate) async fn run(begin: Begin, keeper: Option<Keeper>) -> Result<(), Spoo
         None => Limits::from_now(&start.limits.unwrap_or_default(), &step_name),
     };
     let limits = tokio::spawn(limits.keep(progress.appended.clone(), limited));
-    let secrets = variables::all(&start, &request).chain(environment::secrets(&start.targets));
-    let secrets = secrets.chain(access::secrets(&start)).chain(start.former.iter().map(String::as_str));
     let masks = Masks::new(redaction);
-    masks.set(secrets);
+    masks.set(variables::all(&start, &request).chain(beside_variables(&start)));
     let renewing = tokio::spawn(renewals(started, masks.clone(), tmp.clone(), journal.clone()));
     if followed.is_some() {
         let by = Exit::Signal(by).signal_name();
@@ -201,6 +199,12 @@ pub(crate) async fn run(begin: Begin, keeper: Option<Keeper>) -> Result<(), Spoo
         task.abort();
     }
     written
+}
+
+/// The secrets of a step that are in none of its variables.
+fn beside_variables(start: &JobStart) -> impl Iterator<Item = &str> {
+    let of_connections = environment::secrets(&start.targets);
+    of_connections.chain(access::secrets(start)).chain(start.former.iter().map(String::as_str))
 }
 
 /// Waits for what the worker before this one was told. Meanwhile its engine goes on; whoever asks for its end gets that.
@@ -705,10 +709,8 @@ impl Step {
         let passed = dialect.variables(&Given::of(&self.start, &self.request), &self.request, &root)?;
         self.not_redacted.extend(passed.not_redacted.iter().cloned());
         let token = Key::from_bytes(&self.start.state_key).map(|key| key.token(&self.request.job_id));
-        let secrets = passed.secrets.iter().map(String::as_str).chain(environment::secrets(&self.start.targets));
-        let secrets = secrets.chain(token.iter().map(Secret::expose)).chain(access::secrets(&self.start));
-        let secrets = secrets.chain(self.start.former.iter().map(String::as_str));
-        self.masks.set(secrets);
+        let secrets = passed.secrets.iter().map(String::as_str).chain(token.iter().map(Secret::expose));
+        self.masks.set(secrets.chain(beside_variables(&self.start)));
         let mut options = dialect.options(&self.request, &root)?;
         options.arguments.extend(passed.write(&self.tmp)?);
         let passing: Vec<_> = passed.notes().collect();

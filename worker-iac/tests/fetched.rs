@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Job, bodies, engines, result};
+use common::{Job, bodies, engine, engines, result};
 use runner_tests::Scratch;
 use runner_tests::served::{Answer, Https, Sshd, backend, basic, git, repository};
 use shared_proto::v1::event::Body;
@@ -13,14 +13,6 @@ use std::process::Command;
 
 const MAIN: &str = "output \"version\" { value = \"one\" }\n";
 const TOKEN: &str = "planted-token-of-the-tests";
-
-fn engine() -> Option<EngineProgram> {
-    let engine = engines().into_iter().next();
-    if engine.is_none() {
-        println!("SKIPPED: no engine here");
-    }
-    engine
-}
 
 /// What an entry of the runner's configuration gives.
 fn access(pattern: &str, server: &Https) -> SourceAccess {

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Job, bodies, engines, result};
+use common::{Job, bodies, engine, packed, result};
 use runner_tests::Scratch;
 use runner_tests::served::{Answer, Asked, Https, basic, git, repository};
 use serde_json::{Value, json};
@@ -20,14 +20,6 @@ const PACKAGE: &str = "application/vnd.opentofu.modulepkg";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
-fn engine() -> Option<EngineProgram> {
-    let engine = engines().into_iter().next();
-    if engine.is_none() {
-        println!("SKIPPED: no engine here");
-    }
-    engine
-}
-
 fn digest(content: &[u8]) -> String {
     format!("sha256:{}", shared_proto::hex::encode(Sha256::digest(content)))
 }
@@ -39,17 +31,6 @@ fn zipped(files: &[(&str, &str)]) -> Vec<u8> {
         zip.write_all(content.as_bytes()).expect("packs");
     }
     zip.finish().expect("packs").into_inner()
-}
-
-fn packed(files: &[(&str, &str)]) -> Vec<u8> {
-    let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
-    for (path, content) in files {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(content.len() as u64);
-        header.set_mode(0o644);
-        tar.append_data(&mut header, path, content.as_bytes()).expect("packs");
-    }
-    tar.into_inner().expect("packs").finish().expect("packs")
 }
 
 /// What a registry has, by its paths below `/v2/org/net/`, with their types.

@@ -33,14 +33,7 @@ impl World {
     }
     /// Ends the stack's only job.
     async fn ended(&self, phase: &str, code: &str, plan: Option<event::Body>) {
-        let given = self.store.assign_next(&self.runner, "i-1", 4, &[]).await.expect("asked").expect("a job");
-        let accept = v1::AcceptRequest {
-            job_id: given.job_id,
-            fencing_token: given.fencing_token,
-            instance_id: "i-1".into(),
-            request_sha256: given.request_sha256,
-        };
-        self.store.accept_job(&self.organization, &self.runner, &accept).await.expect("accepted");
+        let accept = self.accept_next().await;
         let result = v1::JobResult { phase: phase.into(), code: code.into(), ..Default::default() };
         let bodies = plan.into_iter().chain([event::Body::Result(result)]).collect();
         self.report(&accept, 1, bodies).await;

@@ -12,7 +12,7 @@
 use super::new_job::{NewJobBody, make_job};
 use super::{ApiState, Caller};
 use crate::cron::{Cron, Offset};
-use crate::store::{Does, Idempotency, Job, JobKind, Phase, Schedule, Turn};
+use crate::store::{Does, Idempotency, Job, JobKind, Phase, Schedule, Turn, User};
 use sha2::{Digest as _, Sha256};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::now_ms;
@@ -152,20 +152,20 @@ pub(super) async fn make(
 /// # Errors
 /// `internal`.
 pub(super) async fn acting(state: &ApiState, organization: &str, user: &str) -> Result<Option<Caller>, Failure> {
-    let Some(user) = state.store.user(organization, user).await? else { return Ok(None) };
-    Ok(Some(Caller::acting(user, state.store.organization(organization).await?)))
+    let user = state.store.user(organization, user).await?;
+    acting_as(state, organization, user).await
 }
 
-/// The same of the user of that name.
+/// That user, in that organization.
 ///
 /// # Errors
 /// `internal`.
-pub(super) async fn acting_by_name(
+pub(super) async fn acting_as(
     state: &ApiState,
     organization: &str,
-    name: &str,
+    user: Option<User>,
 ) -> Result<Option<Caller>, Failure> {
-    let Some(user) = state.store.user_by_name(organization, name).await? else { return Ok(None) };
+    let Some(user) = user else { return Ok(None) };
     Ok(Some(Caller::acting(user, state.store.organization(organization).await?)))
 }
 

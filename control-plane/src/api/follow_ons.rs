@@ -1,7 +1,7 @@
 //! Stacks that follow others: once outputs that one takes are other ones it is planned anew, as an update that waits for its approval, for whom the
 //! job was that changed them. In order: never while something that it stands on, however far down, is under way or about to be.
 
-use super::due::acting_by_name;
+use super::due::acting_as;
 use super::inputs::Edges;
 use super::new_job::{NewJobBody, make_job};
 use super::{ApiState, inputs};
@@ -56,7 +56,8 @@ pub(super) async fn look(state: &ApiState) {
 
 /// Whether its job is made now.
 async fn turn(state: &ApiState, one: &FollowOn, all: &[FollowOn]) -> Result<bool, Failure> {
-    let Some(caller) = acting_by_name(state, &one.organization, &one.created_by).await? else {
+    let user = state.store.user_by_name(&one.organization, &one.created_by).await?;
+    let Some(caller) = acting_as(state, &one.organization, user).await? else {
         return Err(Code::NotFound.on(format!("the user {} who changed them is gone", one.created_by)));
     };
     let ground = ground(&inputs::all(state, &caller).await?, &one.stack);

@@ -119,6 +119,11 @@ impl World {
     async fn accepted_of(&self, stack: &str, kind: &str) -> (String, v1::AcceptRequest) {
         let (status, job) = self.post(&format!("/stacks/{stack}/jobs"), &json!({ "kind": kind })).await;
         assert_eq!(status, StatusCode::CREATED, "{job}");
+        let accept = self.accept_next().await;
+        (job["id"].as_str().expect("an id").to_owned(), accept)
+    }
+    /// Has the instance `i-1` accept what is next.
+    async fn accept_next(&self) -> v1::AcceptRequest {
         let given = self.store.assign_next(&self.runner, "i-1", 4, &[]).await.expect("asked").expect("a job");
         let accept = v1::AcceptRequest {
             job_id: given.job_id,
@@ -127,7 +132,7 @@ impl World {
             request_sha256: given.request_sha256,
         };
         self.store.accept_job(&self.organization, &self.runner, &accept).await.expect("accepted");
-        (job["id"].as_str().expect("an id").to_owned(), accept)
+        accept
     }
     async fn report(&self, of: &v1::AcceptRequest, from: u64, bodies: Vec<event::Body>) {
         self.report_at(of, from, bodies.into_iter().map(|body| (1, body)).collect()).await;

@@ -107,21 +107,15 @@ pub(super) async fn make_job(
     let own = Values { variables: body.variables, secrets: body.secrets, sealed: body.sealed };
     // what is of two kinds here would be of one once it lies over the stack's
     let own = own.checked()?;
-    let of_stack = values_of(state, caller, &stack).await?;
-    // what the job has of its own is asked of nobody, nor what it is not given
-    let given = own.clone();
-    let wanted = |name: &str| {
-        let is_given = body.stack_variables.as_ref().map_or(!manner.untrusted, |names| names.iter().any(|n| n == name));
-        body.kind.plans() && is_given && !given.names().any(|own| own == name)
+    // of the stack's what the job is given
+    let is_given = |name: &str| {
+        body.stack_variables.as_ref().map_or(!manner.untrusted, |names| names.iter().any(|given| given == name))
     };
-    let inputs = super::inputs::values(state, caller, &stack, wanted).await?;
-    let of_stack = match body.stack_variables {
-        None if manner.untrusted => Values::default(),
-        None => of_stack,
-        Some(names) => of_stack.only(&names),
-    };
-    let of_stack = of_stack.over(Values { variables: inputs, ..Values::default() });
-    let values = of_stack.over(own).checked()?;
+    let of_stack = values_of(state, caller, &stack).await?.only(is_given);
+    // what nobody needs is asked of nobody
+    let is_wanted = |name: &str| body.kind.plans() && is_given(name) && !own.names().any(|own| own == name);
+    let inputs = super::inputs::values(state, caller, &stack, is_wanted).await?;
+    let values = of_stack.over(Values { variables: inputs, ..Values::default() }).over(own).checked()?;
     let mut not_redacted: Vec<String> = read_back(&stack.not_redacted, &stack)?;
     not_redacted.extend(body.not_redacted);
     let runner = runner_of(state, caller, &stack).await?;

@@ -190,10 +190,8 @@ impl Variables {
     pub(super) fn of(values: BTreeMap<String, serde_json::Value>) -> Self {
         Self(values)
     }
-    /// Those of these names.
-    pub(super) fn only(mut self, names: &[String]) -> Self {
-        self.0.retain(|name, _| names.iter().any(|wanted| wanted == name));
-        self
+    pub(super) fn retain(&mut self, is_wanted: impl Fn(&str) -> bool) {
+        self.0.retain(|name, _| is_wanted(name));
     }
     /// These, with others over them.
     pub(super) fn over(mut self, others: Self) -> Self {

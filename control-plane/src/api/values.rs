@@ -99,10 +99,9 @@ impl Values {
         self
     }
 
-    /// Those of these names.
-    pub(super) fn only(mut self, names: &[String]) -> Self {
-        let is_wanted = |name: &String| names.contains(name);
-        self.variables = self.variables.only(names);
+    /// Those of such names.
+    pub(super) fn only(mut self, is_wanted: impl Fn(&str) -> bool) -> Self {
+        self.variables.retain(&is_wanted);
         self.secrets.retain(|name, _| is_wanted(name));
         self.sealed.retain(|name, _| is_wanted(name));
         self

@@ -620,6 +620,16 @@ fn checksums(given: BTreeMap<String, String>) -> Result<BTreeMap<String, [u8; 32
     given.into_iter().map(one).collect()
 }
 
+/// Links are what they lead to; what is not there yet is taken by its name.
+pub(super) fn real(path: &Path) -> PathBuf {
+    std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Whether one of these has the other in it, or is it.
+pub(super) fn nested(one: &Path, other: &Path) -> bool {
+    one.starts_with(other) || other.starts_with(one)
+}
+
 /// Paths between colons, as in PATH.
 fn reads(text: &str) -> Result<Vec<PathBuf>, ConfigError> {
     let paths: Vec<_> = text.split(':').filter(|p| !p.is_empty()).map(PathBuf::from).collect();
@@ -645,8 +655,6 @@ fn hosts(text: &str) -> Result<Vec<String>, ConfigError> {
 impl Config {
     /// What jobs read must not have the runner's own files in it, nor those of connections.
     fn keep_from_jobs(&self) -> Result<(), ConfigError> {
-        // links are what they lead to; what is not there yet is taken by its name
-        let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let of_connections = self.connections.values().filter_map(Connection::credentials_file);
         let plan_rules = crate::policy::plan_rules_folder(&self.policy.path);
         let own = [&self.credentials, &self.state_dir, &self.policy.path, &plan_rules]
@@ -668,7 +676,7 @@ impl Config {
             let kept = real(path);
             for (setting, read) in &reads {
                 let shown = real(read);
-                if kept.starts_with(&shown) || shown.starts_with(&kept) {
+                if nested(&kept, &shown) {
                     return Err(ConfigError(format!(
                         "{setting}: {} would show jobs {}: name a folder that does not have it",
                         read.display(),

@@ -1,6 +1,7 @@
 //! The stores of secrets that variables of jobs may refer to, `[secrets.NAME]`: where each is, and which of its paths may be asked for.
 //! Nothing else is ever asked for, whatever the control plane sends.
 
+use super::check::{nested, real};
 use super::{Config, ConfigError, Connection};
 use serde::Deserialize;
 use shared_proto::address::Address;
@@ -11,7 +12,7 @@ use shared_proto::glob::{Glob, PATTERNS_MAX};
 use shared_proto::inventory::gcp::is_project;
 use shared_proto::secrets::is_store;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The most stores.
 pub const STORES_MAX: usize = 64;
@@ -351,14 +352,13 @@ impl Config {
 
     /// No store may have the runner's own files in it, nor those of connections and of other stores.
     pub(super) fn keep_from_secrets(&self) -> Result<(), ConfigError> {
-        let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let (folders, files) = self.of_secrets();
         let of_connections = self.connections.values().filter_map(Connection::credentials_file);
         let own = [&self.credentials, &self.state_dir].into_iter().chain(&self.proxy.password_file);
         let own: Vec<_> = own.chain(of_connections).chain(files).map(|path| (path, real(path))).collect();
         for folder in folders {
             let shown = real(folder);
-            if let Some((path, _)) = own.iter().find(|(_, kept)| kept.starts_with(&shown) || shown.starts_with(kept)) {
+            if let Some((path, _)) = own.iter().find(|(_, kept)| nested(kept, &shown)) {
                 return Err(ConfigError(format!(
                     "secrets: the directory {} would give variables {}: name one that does not have it",
                     folder.display(),

@@ -43,6 +43,15 @@ pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Puts a file in the place of what has that name: whoever looks finds the one or the other, whole. `sync_folder` waits for which.
+pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = Path::new(&new);
+    write_new(new, content)?;
+    rename(new, path)
+}
+
 /// Waits for the names in a folder.
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()?;

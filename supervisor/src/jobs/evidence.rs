@@ -106,9 +106,7 @@ pub(super) fn rescue(folder: &Folder, stack: &Path, path: &str) -> io::Result<Op
         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
     }
     let at = stack.join(format!("errored-{}.tfstate", folder.name()));
-    let new = at.with_extension("new");
-    durable::write_new(&new, &state)?;
-    durable::rename(&new, &at)?;
+    durable::replace(&at, &state)?;
     durable::sync_folder(stack)?;
     Ok(Some(at))
 }

@@ -423,9 +423,7 @@ impl Folder {
     fn write_json<T: Serialize>(&self, name: &str, value: &T) -> Result<(), Failure> {
         let path = self.own().join(name);
         let written = || -> io::Result<()> {
-            let new = self.own().join(format!("{name}.new"));
-            durable::write_new(&new, &seal(serde_json::to_vec(value)?))?;
-            durable::rename(&new, &path)?;
+            durable::replace(&path, &seal(serde_json::to_vec(value)?))?;
             durable::sync_folder(&self.own())
         };
         written().map_err(|e| broken(&path, &e))

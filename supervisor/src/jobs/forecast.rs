@@ -94,10 +94,7 @@ pub(super) fn remember(state_dir: &Path, stack_id: &str, peaks: Peaks) -> io::Re
     all.push(peaks);
     let newest = all.len().saturating_sub(KEPT);
     private(&state_dir.join(FOLDER))?;
-    let new = path.with_extension("new");
-    let _ = std::fs::remove_file(&new);
-    durable::write_new(&new, &serde_json::to_vec(&all[newest..])?)?;
-    durable::rename(&new, &path)
+    durable::replace(&path, &serde_json::to_vec(&all[newest..])?)
 }
 
 fn file_of(state_dir: &Path, stack_id: &str) -> PathBuf {

@@ -70,10 +70,7 @@ fn write(path: &Path, stack_id: &str, key: &Key, all: &Values) -> io::Result<()>
     if let Some(folder) = path.parent() {
         private(folder)?;
     }
-    let new = path.with_extension("new");
-    let _ = std::fs::remove_file(&new);
-    durable::write_new(&new, &file)?;
-    durable::rename(&new, path)
+    durable::replace(path, &file)
 }
 
 #[cfg(test)]

@@ -38,9 +38,7 @@ fn make(state_dir: &Path, path: &Path) -> io::Result<()> {
         return Ok(());
     }
     let root = Root::make().map_err(|e| io::Error::other(e.to_string()))?;
-    let new = path.with_extension("new");
-    durable::write_new(&new, format!("{}\n", root.text().expose()).as_bytes())?;
-    durable::rename(&new, path)?;
+    durable::replace(path, format!("{}\n", root.text().expose()).as_bytes())?;
     durable::sync_folder(state_dir)
 }
 

@@ -180,9 +180,8 @@ impl Launch {
         given(&self.request, |connection| self.surroundings.plans_with(connection).is_some())
     }
 
-    /// The credentials of the job's connections.
-    async fn targets(&self, step: Step) -> Result<Vec<JobTarget>, Failure> {
-        let (request, _) = self.given();
+    /// The credentials of the connections that the job is given.
+    async fn targets(&self, step: Step, request: &JobRequest) -> Result<Vec<JobTarget>, Failure> {
         // resolved anew for each step: an approval may take days
         let mut targets = Vec::with_capacity(request.connections.len());
         let asker = Asker { person: &request.created_by, operation: &request.job_id };
@@ -202,7 +201,8 @@ impl Launch {
     /// # Errors
     /// They cannot be resolved.
     pub(super) async fn renewed(&self, step: Step) -> Result<JobStart, Failure> {
-        Ok(JobStart { renewal: true, targets: self.targets(step).await?, ..JobStart::default() })
+        let (request, _) = self.given();
+        Ok(JobStart { renewal: true, targets: self.targets(step, &request).await?, ..JobStart::default() })
     }
 
     async fn word(
@@ -221,8 +221,8 @@ impl Launch {
         if request.connections.len() > CONNECTIONS_MAX {
             return Err(Code::TooLarge.on(format!("the job names more than {CONNECTIONS_MAX} connections")));
         }
-        let targets = self.targets(step).await?;
         let (request, withheld) = self.given();
+        let targets = self.targets(step, &request).await?;
         let secrets = self.surroundings.secrets(&request).await?;
         let former = self.former(&secrets).await?;
         Ok(JobStart {

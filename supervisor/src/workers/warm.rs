@@ -151,7 +151,6 @@ async fn keep(
         drop(old);
         let wait = wait.max(not_before.saturating_duration_since(now));
         if wait.is_zero() {
-            inner.shelf().taken = None;
             for _ in 0..lacking.min(STARTING_MAX.saturating_sub(starts.len())) {
                 let (workers, starting) = (workers.clone(), starting.clone());
                 starts.spawn(async move {
@@ -221,11 +220,15 @@ impl<T> Shelf<T> {
     }
 
     /// How long it waits that another one is started: not at all where nothing is left.
-    fn turn(&self, now: Instant) -> Duration {
-        match self.taken {
+    fn turn(&mut self, now: Instant) -> Duration {
+        let wait = match self.taken {
             Some(taken) if !self.ready.is_empty() => TURN.saturating_sub(now.saturating_duration_since(taken)),
             _ => Duration::ZERO,
+        };
+        if wait.is_zero() {
+            self.taken = None;
         }
+        wait
     }
 
     /// How many more are to be started.

@@ -9,9 +9,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::Method;
 use runner_tests::ctl::Ctl;
-use runner_tests::engine::{EngineKind, newest_state};
+use runner_tests::engine::newest_state;
 use runner_tests::process::Ended;
-use runner_tests::runner::{Setup, given};
+use runner_tests::runner::{Setup, deploying, given};
 use runner_tests::{Cluster, Component, ControlPlane, Engine, Moto, Runner, Scratch, Suite, cluster};
 use serde_json::{Value, json};
 use std::process::ExitCode;
@@ -43,12 +43,7 @@ struct World {
 impl World {
     async fn new(more: impl FnOnce(Setup) -> Result<Setup>) -> Result<Self> {
         let control_plane = ControlPlane::start().await?;
-        let engine = Engine::new(EngineKind::OpenTofu)?;
-        let setup = more(Setup::new()?.cold().engines(&[&engine]))?;
-        let user = control_plane.admin();
-        let runner = setup.start(user, "runner-1").await?;
-        user.post(&format!("/runners/{}/default", runner.id), &json!({})).await?;
-        let ctl = Ctl::new(&control_plane, user)?;
+        let (engine, runner, ctl) = deploying(&control_plane, more).await?;
         Ok(Self { control_plane, runner, ctl, _engine: engine })
     }
     /// Deploys a module; the end, and its last job.

@@ -65,13 +65,8 @@ fn secret(n: u64) -> Secret {
 impl Secret {
     /// What shows that the value, or most of it, is there, in whichever form.
     fn traces(&self) -> Vec<String> {
-        let hex = |upper: bool| {
-            self.core.bytes().fold(String::new(), |mut text, b| {
-                let _ = if upper { write!(text, "{b:02X}") } else { write!(text, "{b:02x}") };
-                text
-            })
-        };
-        let mut all = vec![self.core.clone(), hex(false), hex(true)];
+        let hex = shared_proto::hex::encode(&self.core);
+        let mut all = vec![self.core.clone(), hex.to_ascii_uppercase(), hex];
         // what of its base64 does not depend on what is around it
         for offset in 0..3 {
             let padded = [&[0; 3][..offset], self.core.as_bytes()].concat();

@@ -87,15 +87,7 @@ impl Job {
         self.start.request.as_mut().expect("a request")
     }
     pub fn source(&mut self, files: &[(&str, &str)]) {
-        let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
-        for (path, content) in files {
-            let mut header = tar::Header::new_gnu();
-            header.set_size(content.len() as u64);
-            header.set_mode(0o644);
-            tar.append_data(&mut header, path, content.as_bytes()).expect("packs");
-        }
-        let bytes = tar.into_inner().expect("packs").finish().expect("packs");
-        self.archive(&bytes);
+        self.archive(&packed(files));
     }
     pub fn archive(&mut self, bytes: &[u8]) {
         use sha2::Digest as _;
@@ -365,6 +357,27 @@ pub fn phases(events: &[Event]) -> Vec<&str> {
             _ => None,
         })
         .collect()
+}
+
+/// The first engine that is here.
+pub fn engine() -> Option<EngineProgram> {
+    let engine = engines().into_iter().next();
+    if engine.is_none() {
+        println!("SKIPPED: no engine here");
+    }
+    engine
+}
+
+/// Files as a tar.gz.
+pub fn packed(files: &[(&str, &str)]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+    for (path, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, path, content.as_bytes()).expect("packs");
+    }
+    tar.into_inner().expect("packs").finish().expect("packs")
 }
 
 pub fn outputs(events: &[Event]) -> serde_json::Value {

@@ -1,7 +1,10 @@
 //! Gitea and Forgejo: <https://docs.gitea.com/usage/repository/webhooks>.
 
-use super::{Event, PullRequest, Push, branch, commit, files, is_none, texts};
+use super::{Event, PullRequest, branch, commit, is_none, listed, pushed, texts};
 use serde_json::Value;
+
+/// The members of a repository that have its addresses.
+const ADDRESSES: [&str; 3] = ["clone_url", "ssh_url", "html_url"];
 
 /// Reads an event of that name; `None`: it is not of the form that is documented.
 pub(super) fn read(event: &str, payload: &Value) -> Option<Event> {
@@ -14,22 +17,10 @@ pub(super) fn read(event: &str, payload: &Value) -> Option<Event> {
 }
 
 fn push(payload: &Value) -> Option<Event> {
-    let Some(name) = payload["ref"].as_str()?.strip_prefix("refs/heads/") else {
-        return Some(Event::Nothing("it is no branch that was pushed".into()));
-    };
-    if payload["after"].as_str().is_some_and(is_none) {
-        return Some(Event::Nothing(format!("the branch {name} was deleted")));
-    }
+    let deleted = payload["after"].as_str().is_some_and(is_none);
     let is_new = payload["before"].as_str().is_none_or(is_none);
-    let listed = payload["commits"].as_array().map_or(0, Vec::len) as u64;
-    let told = !is_new && payload["total_commits"].as_u64().is_none_or(|all| all <= listed);
-    Some(Event::Pushes(vec![Push {
-        repository: repository(&payload["repository"])?,
-        branch: branch(&Value::from(name))?,
-        default_branch: branch(&payload["repository"]["default_branch"]),
-        commit: commit(&payload["after"])?,
-        files: told.then(|| files(&payload["commits"])).flatten(),
-    }]))
+    let told = !is_new && payload["total_commits"].as_u64().is_none_or(|all| all <= listed(payload));
+    pushed(payload, (&payload["repository"], &ADDRESSES), deleted, told)
 }
 
 fn pull_request(payload: &Value) -> Option<Event> {
@@ -39,14 +30,10 @@ fn pull_request(payload: &Value) -> Option<Event> {
     }
     let (head, base) = (&payload["pull_request"]["head"], &payload["pull_request"]["base"]);
     Some(Event::PullRequest(PullRequest {
-        repository: repository(&payload["repository"])?,
+        repository: texts(&payload["repository"], &ADDRESSES)?,
         target: branch(&base["ref"])?,
         default_branch: branch(&payload["repository"]["default_branch"]),
         head: commit(&head["sha"])?,
         own: head["repo_id"].is_u64() && head["repo_id"] == base["repo_id"],
     }))
-}
-
-fn repository(of: &Value) -> Option<Vec<String>> {
-    Some(texts(of, &["clone_url", "ssh_url", "html_url"])).filter(|all| !all.is_empty())
 }

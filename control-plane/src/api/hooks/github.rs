@@ -1,10 +1,12 @@
 //! GitHub: <https://docs.github.com/en/webhooks/webhook-events-and-payloads>.
 
-use super::{Event, PullRequest, Push, branch, commit, files, texts};
+use super::{Event, PullRequest, branch, commit, listed, pushed, texts};
 use serde_json::Value;
 
 /// As many commits of a push are told; of one with more not all.
-const COMMITS_TOLD: usize = 2048;
+const COMMITS_TOLD: u64 = 2048;
+/// The members of a repository that have its addresses.
+const ADDRESSES: [&str; 3] = ["clone_url", "ssh_url", "html_url"];
 
 /// Reads an event of that name; `None`: it is not of the form that is documented.
 pub(super) fn read(event: &str, payload: &Value) -> Option<Event> {
@@ -17,23 +19,12 @@ pub(super) fn read(event: &str, payload: &Value) -> Option<Event> {
 }
 
 fn push(payload: &Value) -> Option<Event> {
-    let Some(name) = payload["ref"].as_str()?.strip_prefix("refs/heads/") else {
-        return Some(Event::Nothing("it is no branch that was pushed".into()));
-    };
-    if payload["deleted"] == true {
-        return Some(Event::Nothing(format!("the branch {name} was deleted")));
-    }
     // of a branch that is new, or was made to be another one, they are not what has changed since
     let told = payload["created"] != true
         && payload["forced"] != true
-        && payload["commits"].as_array().is_some_and(|commits| commits.len() < COMMITS_TOLD);
-    Some(Event::Pushes(vec![Push {
-        repository: repository(&payload["repository"])?,
-        branch: branch(&Value::from(name))?,
-        default_branch: branch(&payload["repository"]["default_branch"]),
-        commit: commit(&payload["after"])?,
-        files: told.then(|| files(&payload["commits"])).flatten(),
-    }]))
+        && payload["commits"].is_array()
+        && listed(payload) < COMMITS_TOLD;
+    pushed(payload, (&payload["repository"], &ADDRESSES), payload["deleted"] == true, told)
 }
 
 fn pull_request(payload: &Value) -> Option<Event> {
@@ -43,14 +34,10 @@ fn pull_request(payload: &Value) -> Option<Event> {
     }
     let (head, base) = (&payload["pull_request"]["head"], &payload["pull_request"]["base"]);
     Some(Event::PullRequest(PullRequest {
-        repository: repository(&base["repo"])?,
+        repository: texts(&base["repo"], &ADDRESSES)?,
         target: branch(&base["ref"])?,
         default_branch: branch(&base["repo"]["default_branch"]),
         head: commit(&head["sha"])?,
         own: head["repo"]["id"].is_u64() && head["repo"]["id"] == base["repo"]["id"],
     }))
-}
-
-fn repository(of: &Value) -> Option<Vec<String>> {
-    Some(texts(of, &["clone_url", "ssh_url", "html_url"])).filter(|all| !all.is_empty())
 }

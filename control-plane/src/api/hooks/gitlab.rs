@@ -1,7 +1,10 @@
 //! GitLab: <https://docs.gitlab.com/user/project/integrations/webhook_events/>.
 
-use super::{Event, PullRequest, Push, branch, commit, files, is_none, texts};
+use super::{Event, PullRequest, branch, commit, is_none, listed, pushed, texts};
 use serde_json::Value;
+
+/// The members of a project that have its addresses.
+const ADDRESSES: [&str; 3] = ["git_http_url", "git_ssh_url", "web_url"];
 
 /// Reads an event, which says itself what it is; `None`: it is not of the form that is documented.
 pub(super) fn read(payload: &Value) -> Option<Event> {
@@ -13,23 +16,11 @@ pub(super) fn read(payload: &Value) -> Option<Event> {
 }
 
 fn push(payload: &Value) -> Option<Event> {
-    let Some(name) = payload["ref"].as_str()?.strip_prefix("refs/heads/") else {
-        return Some(Event::Nothing("it is no branch that was pushed".into()));
-    };
-    if payload["after"].as_str().is_some_and(is_none) {
-        return Some(Event::Nothing(format!("the branch {name} was deleted")));
-    }
+    let deleted = payload["after"].as_str().is_some_and(is_none);
     // twenty commits are told at most
     let is_new = payload["before"].as_str().is_none_or(is_none);
-    let listed = payload["commits"].as_array().map_or(0, Vec::len) as u64;
-    let told = !is_new && payload["total_commits_count"].as_u64().is_some_and(|all| all <= listed);
-    Some(Event::Pushes(vec![Push {
-        repository: project(&payload["project"])?,
-        branch: branch(&Value::from(name))?,
-        default_branch: branch(&payload["project"]["default_branch"]),
-        commit: commit(&payload["after"])?,
-        files: told.then(|| files(&payload["commits"])).flatten(),
-    }]))
+    let told = !is_new && payload["total_commits_count"].as_u64().is_some_and(|all| all <= listed(payload));
+    pushed(payload, (&payload["project"], &ADDRESSES), deleted, told)
 }
 
 fn merge_request(payload: &Value) -> Option<Event> {
@@ -41,14 +32,10 @@ fn merge_request(payload: &Value) -> Option<Event> {
         return Some(Event::Nothing(format!("the merge request had {action:?}: its head is what it was")));
     }
     Some(Event::PullRequest(PullRequest {
-        repository: project(&payload["project"])?,
+        repository: texts(&payload["project"], &ADDRESSES)?,
         target: branch(&of["target_branch"])?,
         default_branch: branch(&payload["project"]["default_branch"]),
         head: commit(&of["last_commit"]["id"])?,
         own: of["source_project_id"].is_u64() && of["source_project_id"] == of["target_project_id"],
     }))
-}
-
-fn project(of: &Value) -> Option<Vec<String>> {
-    Some(texts(of, &["git_http_url", "git_ssh_url", "web_url"])).filter(|all| !all.is_empty())
 }

@@ -246,9 +246,33 @@ fn branch(value: &Value) -> Option<String> {
     ((1..=BRANCH_MAX).contains(&text.len()) && !text.chars().any(char::is_control)).then(|| text.to_owned())
 }
 
-/// Those of the named members that are texts.
-fn texts(of: &Value, names: &[&str]) -> Vec<String> {
-    names.iter().filter_map(|name| of[*name].as_str()).filter(|text| !text.is_empty()).map(str::to_owned).collect()
+/// A push as GitHub tells one, and those who came after it do. `of`: the repository, with the members that have its addresses; `told`: whether
+/// its commits are all that has changed.
+fn pushed(payload: &Value, (of, addresses): (&Value, &[&str]), deleted: bool, told: bool) -> Option<Event> {
+    let Some(name) = payload["ref"].as_str()?.strip_prefix("refs/heads/") else {
+        return Some(Event::Nothing("it is no branch that was pushed".into()));
+    };
+    if deleted {
+        return Some(Event::Nothing(format!("the branch {name} was deleted")));
+    }
+    Some(Event::Pushes(vec![Push {
+        repository: texts(of, addresses)?,
+        branch: branch(&Value::from(name))?,
+        default_branch: branch(&of["default_branch"]),
+        commit: commit(&payload["after"])?,
+        files: told.then(|| files(&payload["commits"])).flatten(),
+    }]))
+}
+
+/// How many of a push's commits are told.
+fn listed(payload: &Value) -> u64 {
+    payload["commits"].as_array().map_or(0, Vec::len) as u64
+}
+
+/// Those of the named members that are texts; none: none is one.
+fn texts(of: &Value, names: &[&str]) -> Option<Vec<String>> {
+    let texts = names.iter().filter_map(|name| of[*name].as_str()).filter(|text| !text.is_empty());
+    Some(texts.map(str::to_owned).collect()).filter(|all: &Vec<_>| !all.is_empty())
 }
 
 /// The files of commits, each of which tells `added`, `modified` and `removed`; none where one does not, or there are too many.

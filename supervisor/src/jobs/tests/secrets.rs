@@ -12,14 +12,19 @@ fn secrets(plane: &Plane, password: &str) {
     plane.update(|p| p.secrets = all.into_iter().map(|(name, value)| (name.into(), value.into())).collect());
 }
 
+/// A job with these secrets whose plan waits.
+fn planned(plane: &Plane) {
+    secrets(plane, VALUE);
+    plane.assign(v1::JobRequest { format: 4, ..job(plane, "j1", JobKind::Update, CODE) });
+    wait_for("the plan", || plane.phase("j1") == "awaiting_approval");
+}
+
 #[test]
 fn a_secret_is_in_nothing_that_is_told_also_where_no_code_calls_it_one() {
     let Some(host) = Host::new() else { return };
     let plane = Plane::default();
     let _supervisor = host.supervisor(&plane);
-    secrets(&plane, VALUE);
-    plane.assign(v1::JobRequest { format: 4, ..job(&plane, "j1", JobKind::Update, CODE) });
-    wait_for("the plan", || plane.phase("j1") == "awaiting_approval");
+    planned(&plane);
     plane.tell(approve("j1"));
     wait_for("the end", || plane.result("j1").is_some());
     assert_eq!(plane.result("j1").map(|r| (r.phase, r.code)), Some(("applied".into(), "ok".into())));
@@ -40,9 +45,7 @@ fn a_plan_is_not_applied_with_another_value_than_it_was_made_with() {
     let Some(host) = Host::new() else { return };
     let plane = Plane::default();
     let _supervisor = host.supervisor(&plane);
-    secrets(&plane, VALUE);
-    plane.assign(v1::JobRequest { format: 4, ..job(&plane, "j1", JobKind::Update, CODE) });
-    wait_for("the plan", || plane.phase("j1") == "awaiting_approval");
+    planned(&plane);
     secrets(&plane, "an0ther-one-by-now");
     plane.tell(approve("j1"));
     wait_for("the end", || plane.result("j1").is_some());
