@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod ahead;
 pub mod api_key;
 pub mod aws;
 pub mod azure;

@@ -1,6 +1,7 @@
 //! A connection to the control plane: TCP, and TLS with the configured CA alone.
 
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
+use shared_proto::ahead::ReadAhead;
 use shared_proto::bounds::CONNECT_DEADLINE;
 use shared_proto::failure::{Code, Failure};
 use std::fmt;
@@ -27,7 +28,7 @@ pub(crate) enum Stream {
     /// Plain, loopback only.
     Plain(TcpStream),
     /// Encrypted.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<ReadAhead<TcpStream>>>),
 }
 
 // === impl Endpoint ===
@@ -91,7 +92,7 @@ impl Endpoint {
         let tcp = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(unreachable)?;
         tcp.set_nodelay(true).map_err(unreachable)?;
         let Some((connector, name)) = &self.tls else { return Ok(Stream::Plain(tcp)) };
-        match connector.connect(name.clone(), tcp).await {
+        match connector.connect(name.clone(), ReadAhead::new(tcp)).await {
             Ok(tls) => Ok(Stream::Tls(Box::new(tls))),
             Err(e) if e.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => Err(Code::ServerUntrusted
                 .on(format!("the control plane's certificate at {self} was not accepted: {e}"))

@@ -7,6 +7,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use nix::sys::socket::{setsockopt, sockopt};
+use shared_proto::ahead::ReadAhead;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,7 +107,7 @@ impl ApiListener {
                             return tracing::debug!(%peer, "turned away: {HANDSHAKES_MAX} TLS handshakes in progress");
                         };
                         if prepare(&stream, peer) {
-                            match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
+                            match tokio::time::timeout(HANDSHAKE, tls.accept(ReadAhead::new(stream))).await {
                                 Ok(Ok(stream)) => {
                                     drop(handshake);
                                     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");

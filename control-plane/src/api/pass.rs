@@ -22,22 +22,22 @@ use http_body::Body as _;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
+use shared_proto::ahead::Pieces;
 use shared_proto::api_key::Purpose;
+use shared_proto::bounds::DATA_MAX;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::now_ms;
 use shared_proto::v1::K8sRequest;
 use shared_proto::v1::operation_request::What;
 use std::collections::HashMap;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use utoipa::{OpenApi, ToSchema};
 
 /// How long a token for the Kubernetes API of a connection is good.
 const TOKEN_LIFE: Duration = Duration::from_secs(3600);
 /// The longest path with its query, bytes.
 const TARGET_MAX: usize = 64 * 1024;
-/// Read at once of what a client switched to, bytes.
-const READ: usize = 32 * 1024;
 /// How long what the API server still says is waited for once the client has said its last.
 const LAST_WORDS: Duration = Duration::from_secs(30);
 /// Of the client's headers those that are for this end.
@@ -207,10 +207,10 @@ async fn switched(upgraded: Upgraded, mut running: Running, input: Input) {
         }
     };
     let from_client = async {
-        let mut buffer = BytesMut::new();
+        // messages as large as they may be where much comes
+        let (mut from, mut buffer) = (Pieces::new(&mut from, DATA_MAX), BytesMut::new());
         loop {
-            buffer.reserve(READ);
-            match from.read_buf(&mut buffer).await {
+            match from.next(&mut buffer).await {
                 Ok(n) if n > 0 => {
                     if input.stdin(buffer.split().freeze()).await.is_err() {
                         // how it ended comes on the other way

@@ -11,6 +11,7 @@ use crate::execution::Execution;
 use crate::pki::accept;
 use crate::sessions::Sessions;
 use rustls_pki_types::CertificateDer;
+use shared_proto::ahead::ReadAhead;
 use shared_proto::bounds::CONNECT_DEADLINE;
 use shared_proto::{EXECUTION_ALPN, TUNNEL_ALPN};
 use std::net::SocketAddr;
@@ -89,7 +90,7 @@ impl Listener {
         if let Err(error) = prepare(&stream) {
             return tracing::info!(%peer, %error, "a runner's connection ended at once");
         }
-        let stream = match tokio::time::timeout(CONNECT_DEADLINE, accept(&self.tls, stream)).await {
+        let stream = match tokio::time::timeout(CONNECT_DEADLINE, accept(&self.tls, ReadAhead::new(stream))).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(failure)) => {
                 return tracing::warn!(
@@ -123,7 +124,7 @@ fn prepare(stream: &TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-fn chain(stream: &TlsStream<TcpStream>) -> Vec<CertificateDer<'static>> {
+fn chain(stream: &TlsStream<ReadAhead<TcpStream>>) -> Vec<CertificateDer<'static>> {
     let presented = stream.get_ref().1.peer_certificates().unwrap_or_default();
     presented.iter().map(|c| c.clone().into_owned()).collect()
 }

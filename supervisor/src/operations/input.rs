@@ -4,6 +4,7 @@ use super::body::{self, Item};
 use super::request::check_terminal;
 use crate::audit::recording::Event;
 use crate::recordings::Recording;
+use bytes::buf::Chain;
 use bytes::{Buf as _, Bytes};
 use prost::Message as _;
 use shared_proto::bounds::DATA_MAX;
@@ -12,6 +13,7 @@ use shared_proto::flow::{Credit, Window, cost};
 use shared_proto::frame::{Header, Kind};
 use shared_proto::v1::{self, operation_input};
 use std::collections::VecDeque;
+use std::io::IoSlice;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
@@ -22,7 +24,8 @@ const FREE_MAX: usize = 256;
 
 /// What waits to be written.
 struct Pending {
-    bytes: Bytes,
+    /// Header and content.
+    bytes: Chain<Bytes, Bytes>,
     /// What is granted again once it is written.
     cost: u64,
     free: bool,
@@ -124,24 +127,19 @@ fn push(pending: &mut VecDeque<Pending>, kind: Kind, content: Bytes) {
     let Ok(header) = Header::new(kind, content.len()) else { return };
     let cost = if kind == Kind::Data { cost(content.len()) } else { 0 };
     let header = Bytes::copy_from_slice(&header.encode());
-    if content.is_empty() {
-        pending.push_back(Pending { bytes: header, cost, free: cost == 0 });
-    } else if content.len() <= 1024 {
-        // one write for a key that was pressed
-        pending.push_back(Pending { bytes: [header, content].concat().into(), cost, free: cost == 0 });
-    } else {
-        pending.push_back(Pending { bytes: header, cost: 0, free: false });
-        pending.push_back(Pending { bytes: content, cost, free: false });
-    }
+    pending.push_back(Pending { bytes: header.chain(content), cost, free: cost == 0 });
 }
 
 /// Writes what the socket takes of the first; returns its cost once it is written whole. Nothing is lost where this is dropped.
 async fn write<W: AsyncWrite + Unpin>(socket: &mut W, pending: &mut VecDeque<Pending>) -> std::io::Result<u64> {
     let Some(first) = pending.front_mut() else { return Ok(0) };
-    let n = socket.write(&first.bytes).await?;
+    // header and content in one system call
+    let mut parts = [IoSlice::new(&[]); 2];
+    let filled = first.bytes.chunks_vectored(&mut parts);
+    let n = socket.write_vectored(&parts[..filled]).await?;
     if n == 0 {
         return Err(std::io::ErrorKind::WriteZero.into());
     }
     first.bytes.advance(n);
-    if first.bytes.is_empty() { Ok(pending.pop_front().map_or(0, |p| p.cost)) } else { Ok(0) }
+    if !first.bytes.has_remaining() { Ok(pending.pop_front().map_or(0, |p| p.cost)) } else { Ok(0) }
 }

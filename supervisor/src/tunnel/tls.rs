@@ -7,6 +7,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::{AlertDescription, CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use shared_proto::ahead::ReadAhead;
 use shared_proto::credentials::{Credentials, Endpoint, Leaf};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::identity::CertificateFacts;
@@ -21,7 +22,7 @@ use tokio::net::TcpStream;
 /// A connection on which TLS is up at our end. Notes why it failed.
 #[derive(Debug)]
 pub struct Stream {
-    inner: tokio_rustls::client::TlsStream<TcpStream>,
+    inner: tokio_rustls::client::TlsStream<ReadAhead<TcpStream>>,
     verdict: Verdict,
 }
 
@@ -100,7 +101,7 @@ pub(super) async fn handshake(
     let ours = Arc::new(leaf.facts.clone());
     let mut verdict = Verdict { told: Arc::default(), ours, theirs_since: None, clock };
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let result = connector.connect(name, stream).await;
+    let result = connector.connect(name, ReadAhead::new(stream)).await;
     verdict.theirs_since = verifier.shown.get().and_then(|c| CertificateFacts::read(c).ok()).map(|f| f.not_before);
     match result {
         Ok(inner) => {
@@ -286,7 +287,7 @@ impl Verdict {
 impl Stream {
     /// The socket below.
     pub fn tcp(&self) -> &TcpStream {
-        self.inner.get_ref().0
+        self.inner.get_ref().0.get_ref()
     }
     fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
         result.inspect_err(|e| self.verdict.note(e))

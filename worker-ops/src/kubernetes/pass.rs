@@ -3,18 +3,20 @@
 //!
 //! It must never pass on what authenticates somebody else than the connection, nor what speaks of the connection between two hops.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use shared_proto::ahead::Pieces;
+use shared_proto::bounds::DATA_MAX;
 use shared_proto::failure::Code;
 use shared_proto::glob::Glob;
 use shared_proto::v1::{HttpHead, HttpHeader, K8sRequest, Masking, Outcome};
 use std::pin::pin;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 
 use super::connect::Cluster;
@@ -31,8 +33,6 @@ const TARGET_MAX: usize = 64 * 1024;
 const HEADERS_MAX: usize = 64;
 /// What exec, attach and port-forward are spoken in.
 const SWITCHED: [&str; 2] = ["SPDY/3.1", "websocket"];
-/// Read at once from what was switched to, bytes.
-const READ: usize = 32 * 1024;
 /// A bearer token among the subprotocols of a WebSocket: https://github.com/kubernetes/kubernetes/pull/47740.
 const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 
@@ -318,11 +318,12 @@ async fn switched(
     let upgraded = hyper::upgrade::on(answer).await.map_err(|e| lost(endpoint, &e))?;
     let (mut from, mut to) = tokio::io::split(TokioIo::new(upgraded));
     let from_target = async {
-        let mut buffer = vec![0; READ];
+        // messages as large as they may be where much comes
+        let (mut from, mut buffer) = (Pieces::new(&mut from, DATA_MAX), BytesMut::new());
         loop {
-            match from.read(&mut buffer).await {
+            match from.next(&mut buffer).await {
                 Ok(0) => return Ok(done()),
-                Ok(n) => output.data(&buffer[..n]).await?,
+                Ok(_) => output.data(&buffer).await?,
                 Err(e) => return Err(lost(endpoint, &e)),
             }
         }

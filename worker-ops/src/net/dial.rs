@@ -3,6 +3,7 @@
 use runner_sandbox::channel;
 use rustls_pki_types::ServerName;
 use shared_proto::address::Address;
+use shared_proto::ahead::ReadAhead;
 use shared_proto::bounds::CONNECT_DEADLINE;
 use shared_proto::dial::{REPLY_MAX, Reply, Request};
 use shared_proto::failure::Code;
@@ -54,7 +55,7 @@ pub(crate) struct Endpoint {
 /// A stream with or without TLS.
 pub(crate) enum Stream {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<ReadAhead<TcpStream>>>),
 }
 
 // === impl Dialer ===
@@ -186,7 +187,7 @@ impl Endpoint {
         let Dialled { stream, asked } = self.dialer.dial(&self.address).await?;
         let Some((config, name)) = &self.tls else { return Ok(Stream::Plain(stream)) };
         let left = CONNECT_DEADLINE.saturating_sub(asked.elapsed());
-        let handshake = TlsConnector::from(config.clone()).connect(name.clone(), stream);
+        let handshake = TlsConnector::from(config.clone()).connect(name.clone(), ReadAhead::new(stream));
         match tokio::time::timeout(left, handshake).await {
             Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
             Ok(Err(error)) => {
