@@ -109,7 +109,8 @@ impl<R: AsyncRead + Unpin> Pieces<R> {
         }
         poll_fn(|cx| {
             while into.len() < self.most {
-                let mut room = (&mut *into).limit(self.most - into.len());
+                let left = self.most - into.len();
+                let mut room = (&mut *into).limit(left);
                 match tokio_util::io::poll_read_buf(Pin::new(&mut self.from), cx, &mut room) {
                     Poll::Ready(Ok(n)) if n > 0 => {}
                     Poll::Pending if into.is_empty() => return Poll::Pending,

@@ -5,19 +5,23 @@ use crate::output::{escape, table};
 use crate::stop::Done;
 use serde_json::Value;
 use shared_proto::failure::{Code, Failure};
-use shared_proto::rules::{Effect, Judgement, Set, load};
-use std::path::{Path, PathBuf};
+use shared_proto::rules::{Effect, FolderError, Gathering, Judgement, Set, load};
+use std::io::Read as _;
+use std::path::{Component, Path, PathBuf};
+
+/// The most bytes of a bundle, unpacked, that are looked at.
+const BUNDLE_MAX: u64 = 64 * 1024 * 1024;
 
 /// `rules`
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum RulesCommand {
     /// The organization's rules
     Show,
-    /// Put those of a folder in their place: `*.toml`, `*.rego` and `data.json` (docs/rules.md)
+    /// Put those of a folder, or of an OPA bundle, in their place: `*.toml`, `*.rego` and `data.json` (docs/rules.md)
     Set {
-        /// The folder
-        #[arg(value_name = "FOLDER")]
-        folder: PathBuf,
+        /// The folder, or the bundle as it is packed (`*.tar.gz`)
+        #[arg(value_name = "FOLDER|BUNDLE")]
+        from: PathBuf,
     },
     /// Have no rules; those of runners stay
     Remove,
@@ -31,8 +35,8 @@ pub(crate) async fn run(command: RulesCommand, session: &Session) -> Done {
             let found = session.wait("asking", client.get("/rules")).await?;
             session.output.document(&found, shown)
         }
-        RulesCommand::Set { folder } => {
-            let set = serde_json::to_value(read(&folder)?).unwrap_or_default();
+        RulesCommand::Set { from } => {
+            let set = serde_json::to_value(read(&from)?).unwrap_or_default();
             let found = session.wait("putting the rules in place", client.put("/rules", &set)).await?;
             session.output.document(&found, shown)
         }
@@ -43,14 +47,35 @@ pub(crate) async fn run(command: RulesCommand, session: &Session) -> Done {
     }
 }
 
-fn read(folder: &Path) -> Result<Set, Failure> {
-    let found = load(folder).map_err(|e| Code::InvalidArgument.on(e.to_string()).next("Correct the file."))?;
+fn read(from: &Path) -> Result<Set, Failure> {
+    let found = if from.is_file() { unpacked(from).map(Some) } else { load(from) };
+    let found = found.map_err(|e| Code::InvalidArgument.on(e.to_string()).next("Correct the file."))?;
     let nothing = || {
         Code::InvalidArgument
-            .on(format!("{}: there are no rules in it", folder.display()))
+            .on(format!("{}: there are no rules in it", from.display()))
             .next("Name a folder with `*.toml` or `*.rego`; `runnerctl rules remove` removes them.")
     };
     found.filter(|set| !set.is_empty()).ok_or_else(nothing)
+}
+
+/// The rules of a bundle. It is read no further than a set may be long, whatever it unpacks to.
+fn unpacked(bundle: &Path) -> Result<Set, FolderError> {
+    let unreadable = |source| FolderError::Unreadable { path: bundle.to_owned(), source };
+    let file = std::fs::File::open(bundle).map_err(unreadable)?;
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(file).take(BUNDLE_MAX));
+    let mut gathering = Gathering::new(bundle);
+    for entry in archive.entries().map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        if entry.header().entry_type().is_file() {
+            // `/x`, as `opa build` writes it, `./x`, as tar does, and `x` are one
+            let name = entry.path().map_err(unreadable)?;
+            let name: PathBuf = name.components().filter(|part| matches!(part, Component::Normal(_))).collect();
+            if gathering.wants(&name)? {
+                gathering.add(&name, entry)?;
+            }
+        }
+    }
+    gathering.finish()
 }
 
 fn shown(found: &Value) -> String {
@@ -135,6 +160,46 @@ mod tests {
         let mut applying = job(2, &["bob", "eve"]);
         applying["phase"] = "applying".into();
         assert_eq!(people(&applying), None);
+    }
+
+    /// A bundle with these files.
+    fn bundle(files: &[(&str, &str)]) -> tempfile::NamedTempFile {
+        let bundle = tempfile::NamedTempFile::new().expect("a file");
+        let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(&bundle, flate2::Compression::fast()));
+        for (name, text) in files {
+            let mut header = tar::Header::new_gnu();
+            header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+            header.set_size(text.len() as u64);
+            header.set_cksum();
+            tar.append(&header, text.as_bytes()).expect("packs");
+        }
+        tar.into_inner().expect("packs").finish().expect("compresses");
+        bundle
+    }
+
+    #[test]
+    fn a_bundle_is_read_as_it_is_packed() {
+        let packed = bundle(&[
+            ("/data.json", "{\"a\": 1}"),
+            ("/policies/plan.rego", "package runner.plan"),
+            ("/.manifest", "{}"),
+            ("./rules.toml", "[[rule]]\nname = \"stays\"\n"),
+        ]);
+        let set = read(packed.path()).expect("rules");
+        assert_eq!((set.rule.len(), set.rego[0].name.as_str()), (1, "policies.plan.rego"));
+        assert_eq!(set.data, Some(json!({ "a": 1 })));
+        for (files, words) in [
+            (&[("README.md", "words")][..], "no rules in it"),
+            (&[("a.toml", "[[rule]]\nnam = 1\n")], "a.toml: TOML parse error"),
+        ] {
+            let packed = bundle(files);
+            let failure = read(packed.path()).expect_err(words);
+            assert!(failure.message.contains(words), "{failure}");
+        }
+        let broken = bundle(&[("a.rego", "package runner.plan")]);
+        let bytes = std::fs::read(broken.path()).expect("reads");
+        std::fs::write(broken.path(), &bytes[..bytes.len() / 2]).expect("cuts");
+        assert_eq!(read(broken.path()).expect_err("half of it").code, Code::InvalidArgument);
     }
 
     #[test]

@@ -5,17 +5,19 @@
 //! ROOT/ORGANIZATION/.partial-…      on its way in; what a crash leaves is removed at the next start
 //! ```
 
+use crate::store::ArchivesInUse;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use sha2::{Digest as _, Sha256};
 use shared_proto::bounds::ARCHIVE_PACKED_MAX;
 use shared_proto::failure::{Code, Failure};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt as _;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 
 /// Uploads at once.
 const UPLOADS_MAX: usize = 16;
@@ -31,6 +33,8 @@ const PARTIAL: &str = ".partial-";
 pub struct Archives {
     root: Arc<Path>,
     uploads: Arc<Semaphore>,
+    /// Held while one is removed, and while one is asked for: what somebody was told is there stays.
+    removing: Arc<Mutex<()>>,
 }
 
 /// The hash of an archive: 64 lower-case hexadecimal digits. It is a file's name, so nothing else passes.
@@ -81,13 +85,38 @@ impl Archives {
                 }
             }
         }
-        Ok(Self { root: root.into(), uploads: Arc::new(Semaphore::new(UPLOADS_MAX)) })
+        Ok(Self { root: root.into(), uploads: Arc::new(Semaphore::new(UPLOADS_MAX)), removing: Arc::default() })
     }
 
-    /// The size of an organization's archive, bytes; none: it has no such archive.
+    /// The size of an organization's archive, bytes; none: it has no such archive. Whoever asks is about to use it: it counts as new.
     pub async fn size(&self, organization: &str, hash: &ArchiveHash) -> Option<u64> {
-        let facts = tokio::fs::metadata(self.folder(organization).join(hash.as_str())).await.ok()?;
-        facts.is_file().then_some(facts.len())
+        let path = self.folder(organization).join(hash.as_str());
+        let _held = self.removing.lock().await;
+        let facts = tokio::fs::metadata(&path).await.ok().filter(std::fs::Metadata::is_file)?;
+        touch(path).await.map_err(|e| broken("marking", &e)).ok()?;
+        Some(facts.len())
+    }
+
+    /// Removes what nothing refers to and nobody has asked for since so long; gives how many that were. What cannot be removed is tried again at
+    /// the next look.
+    pub(super) async fn forget(&self, used: &ArchivesInUse, kept: Duration) -> usize {
+        let used: HashSet<PathBuf> =
+            used.iter().map(|(organization, sha256)| self.folder(organization).join(sha256)).collect();
+        let mut removed = 0;
+        for path in found(&self.root).await.unwrap_or_default() {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if used.contains(&path) || ArchiveHash::parse(name).is_err() {
+                continue;
+            }
+            let _held = self.removing.lock().await;
+            if is_older(&path, kept).await {
+                match tokio::fs::remove_file(&path).await {
+                    Ok(()) => removed += 1,
+                    Err(error) => tracing::warn!(path = %path.display(), %error, "an old archive cannot be removed"),
+                }
+            }
+        }
+        removed
     }
 
     /// Opens an organization's archive.
@@ -176,6 +205,32 @@ where
     Ok((size, shared_proto::hex::encode(digest.finalize())))
 }
 
+/// Every file of every organization.
+async fn found(root: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let (mut organizations, mut paths) = (tokio::fs::read_dir(root).await?, Vec::new());
+    while let Some(organization) = organizations.next_entry().await? {
+        if organization.file_type().await?.is_dir() {
+            let mut files = tokio::fs::read_dir(organization.path()).await?;
+            while let Some(file) = files.next_entry().await? {
+                paths.push(file.path());
+            }
+        }
+    }
+    Ok(paths)
+}
+
+/// Whether it was changed, or asked for, longer ago. What cannot be told of is not.
+async fn is_older(path: &Path, than: Duration) -> bool {
+    let changed = tokio::fs::metadata(path).await.and_then(|facts| facts.modified());
+    changed.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > than))
+}
+
+/// Sets when it was changed to now.
+async fn touch(path: PathBuf) -> std::io::Result<()> {
+    let file = File::options().append(true).open(path).await?.into_std().await;
+    file.set_modified(SystemTime::now())
+}
+
 async fn used(folder: &Path) -> std::io::Result<u64> {
     let mut files = tokio::fs::read_dir(folder).await?;
     let mut bytes = 0;
@@ -251,6 +306,40 @@ mod tests {
         std::fs::write(folder.path().join("org_a/.partial-1"), b"x").expect("written");
         Archives::open(folder.path()).await.expect("opens");
         assert_eq!(files(&folder.path().join("org_a")), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_old_and_of_no_use_goes_unless_somebody_has_asked_for_it() {
+        const DAY: Duration = Duration::from_secs(86_400);
+        let folder = tempfile::tempdir().expect("a folder");
+        let archives = Archives::open(folder.path()).await.expect("opens");
+        let aged = |organization: &str, text: &'static str| {
+            let (path, wanted) = (archives.folder(organization).join(hash(text).as_str()), hash(text));
+            let (archives, organization) = (archives.clone(), organization.to_owned());
+            async move {
+                archives.keep(&organization, &wanted, body(&[text])).await.expect("kept");
+                let file = std::fs::File::options().append(true).open(path).expect("opens");
+                file.set_modified(SystemTime::now() - 2 * DAY).expect("aged");
+                wanted
+            }
+        };
+        let used = aged("org_a", "used").await;
+        let others = aged("org_b", "used").await;
+        let asked = aged("org_a", "asked for").await;
+        let old = aged("org_a", "old").await;
+        archives.keep("org_a", &hash("new"), body(&["new"])).await.expect("kept");
+        // one that is none of ours stays
+        std::fs::write(folder.path().join("org_a/notes"), "x").expect("written");
+        assert!(archives.size("org_a", &asked).await.is_some());
+        let in_use: ArchivesInUse = [("org_a".to_owned(), used.as_str().to_owned())].into();
+        assert_eq!(archives.forget(&in_use, 3 * DAY).await, 0);
+        assert_eq!(archives.forget(&in_use, DAY).await, 2);
+        assert_eq!(archives.size("org_a", &old).await, None);
+        assert_eq!(archives.size("org_b", &others).await, None, "in use by another organization");
+        for kept in [&used, &asked, &hash("new")] {
+            assert!(archives.size("org_a", kept).await.is_some());
+        }
+        assert_eq!(files(&folder.path().join("org_a")), 4);
     }
 
     #[test]

@@ -123,7 +123,8 @@ impl Jobs {
         }
     }
 
-    /// Removes the events of jobs that ended longer ago than they are kept; looks again and again.
+    /// Removes the events of jobs that ended longer ago than they are kept, and the archives that nothing refers to any more and that nobody has asked
+    /// for as long; looks again and again.
     pub(crate) async fn forget(self, kept: Duration) {
         let mut look = tokio::time::interval(FORGET_EVERY);
         loop {
@@ -132,6 +133,11 @@ impl Jobs {
             // the store has logged what fails; the next look tries again
             while let Ok(jobs @ 1..) = self.store.forget_events(before_ms).await {
                 tracing::info!(jobs, days = kept.as_secs() / 86_400, "events of old jobs removed");
+            }
+            if let Ok(used) = self.store.archives_in_use().await
+                && let archives @ 1.. = self.archives.forget(&used, kept).await
+            {
+                tracing::info!(archives, days = kept.as_secs() / 86_400, "archives that nothing refers to removed");
             }
         }
     }

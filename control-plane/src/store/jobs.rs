@@ -22,6 +22,7 @@ pub use follow_ons::FollowOn;
 pub use hand_out::{Given, Standing};
 pub use reports::Reported;
 pub(crate) use restored::PRESENT_MS;
+pub use retention::ArchivesInUse;
 pub use stacks::{NewStack, Stack};
 
 use super::{Store, broken, new_id, not_found};

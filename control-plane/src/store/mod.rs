@@ -27,8 +27,8 @@ pub(crate) use jobs::PRESENT_MS;
 #[cfg(test)]
 pub(crate) use jobs::tests as jobs_tests;
 pub use jobs::{
-    Cancelled, Drift, FollowOn, Given, Idempotency, Job, JobEnd, JobKind, KnownLock, Manner, NewJob, NewStack, Phase,
-    Plan, Reported, Scope, Stack, Standing,
+    ArchivesInUse, Cancelled, Drift, FollowOn, Given, Idempotency, Job, JobEnd, JobKind, KnownLock, Manner, NewJob,
+    NewStack, Phase, Plan, Reported, Scope, Stack, Standing,
 };
 pub use notices::{EVENTS, Notice, Notification};
 pub use operation_records::OperationRecord;

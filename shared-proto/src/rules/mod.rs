@@ -6,7 +6,7 @@
 
 mod folder;
 
-pub use folder::{FolderError, load};
+pub use folder::{FolderError, Gathering, load};
 
 use crate::glob::{Glob, PATTERNS_MAX};
 use crate::plan::Action;

@@ -4,6 +4,10 @@
 use super::super::{Store, broken};
 use shared_proto::failure::Failure;
 use shared_proto::now_ms;
+use std::collections::HashSet;
+
+/// Organizations and the archives that are theirs.
+pub type ArchivesInUse = HashSet<(String, String)>;
 
 /// Jobs of one transaction: others write in between.
 const AT_ONCE: i64 = 20;
@@ -38,5 +42,33 @@ impl Store {
         }
         transaction.commit().await.map_err(failed)?;
         Ok(old.len())
+    }
+
+    /// The archives that are still of use: those of stacks, and of jobs whose events are kept.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub async fn archives_in_use(&self) -> Result<ArchivesInUse, Failure> {
+        let failed = broken("looking which archives are in use");
+        let mut used: ArchivesInUse = sqlx::query_as(
+            "SELECT DISTINCT organization, archive FROM jobs WHERE archive IS NOT NULL AND events_removed_at_ms IS NULL",
+        )
+        .fetch_all(self.pool())
+        .await
+        .map_err(&failed)?
+        .into_iter()
+        .collect();
+        let stacks: Vec<(String, String)> =
+            sqlx::query_as("SELECT organization, source FROM stacks WHERE deleted_at_ms IS NULL")
+                .fetch_all(self.pool())
+                .await
+                .map_err(failed)?;
+        for (organization, source) in stacks {
+            let source: serde_json::Value = serde_json::from_str(&source).unwrap_or_default();
+            if let Some(sha256) = source.pointer("/archive/sha256").and_then(serde_json::Value::as_str) {
+                used.insert((organization, sha256.to_owned()));
+            }
+        }
+        Ok(used)
     }
 }

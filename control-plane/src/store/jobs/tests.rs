@@ -678,12 +678,28 @@ async fn old_events_go_and_what_a_job_was_stays() {
     // one that has not ended, and one whose end its runner has not told
     let at_work = accepted(&store, &first, JobKind::Preview).await;
     tell(&store, &at_work, 1, vec![phase("planning")]).await;
+    // each is made from an archive of its own, and the other stack of one more
+    sqlx::query("UPDATE jobs SET archive = id").execute(store.pool()).await.expect("writes");
+    sqlx::query("UPDATE stacks SET source = '{\"archive\":{\"sha256\":\"of the stack\"}}' WHERE id = $1")
+        .bind(&other.id)
+        .execute(store.pool())
+        .await
+        .expect("writes");
+    let in_use = async || {
+        let mut used: Vec<_> = store.archives_in_use().await.expect("read").into_iter().map(|(_, sha)| sha).collect();
+        used.sort();
+        used
+    };
+    assert_eq!(in_use().await.len(), 5);
     let events = async |id: &str| store.job_events(ORG, id, 0, 10).await.expect("read").len();
     let long_ago = now_ms() - 1000;
     assert_eq!(store.forget_events(long_ago).await, Ok(0), "they are not old");
     assert_eq!(store.forget_events(now_ms() + 1000).await, Ok(1));
     assert_eq!(store.forget_events(now_ms() + 1000).await, Ok(0), "each once");
     let (old, last, last_of_other) = (&jobs[0], &jobs[1], &jobs[2]);
+    let mut still = vec![last.clone(), last_of_other.clone(), at_work.job_id.clone(), "of the stack".to_owned()];
+    still.sort();
+    assert_eq!(in_use().await, still);
     assert_eq!((events(old).await, events(last).await, events(last_of_other).await), (0, 3, 3));
     assert_eq!(events(&at_work.job_id).await, 1);
     let old = store.job(ORG, old).await.expect("stays");
