@@ -25,6 +25,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::AbortOnDropHandle;
 
 /// What a resolver gets: longer than a plug-in that asks its cloud, shorter than a unary operation's deadline.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -239,7 +240,7 @@ impl Task {
                     Err(failure) => Err(failure),
                     Ok(how) => {
                         let request = v1::ResolveRequest { connection: connection.clone(), how: Some(how) };
-                        match (resolve(&workers, request).await, entry.account()) {
+                        match (resolve(&workers, &settings.config.proxy, request).await, entry.account()) {
                             (Ok(got), Some(account)) => {
                                 bound(&workers, &settings.config.proxy, connection, account, got).await
                             }
@@ -269,8 +270,16 @@ pub fn unknown(connection: &str) -> Failure {
 }
 
 fn how(entry: &Connection, config: &Config, connection: &str, asker: Asker<'_>) -> Result<How, Failure> {
-    let environment = |wanted: fn(&str) -> bool| {
+    let environment = |wanted: fn(&str) -> bool| -> HashMap<_, _> {
         config.environment.iter().filter(|(name, _)| wanted(name)).map(|(n, v)| (n.clone(), v.clone())).collect()
+    };
+    // what a program that the resolver runs finds the runner's proxy by; a login is for nobody but the supervisor
+    let with_proxy = |mut environment: HashMap<String, String>| {
+        if let (Some(url), None) = (&config.proxy.url, &config.proxy.user) {
+            environment.insert("HTTPS_PROXY".to_owned(), format!("http://{}", url.authority()));
+            environment.insert("NO_PROXY".to_owned(), config.proxy.no_proxy.clone());
+        }
+        environment
     };
     Ok(match entry {
         Connection::InCluster { .. } => How::InCluster(v1::ResolveInCluster {}),
@@ -282,7 +291,7 @@ fn how(entry: &Connection, config: &Config, connection: &str, asker: Asker<'_>) 
             environment: if exec_plugins.is_empty() {
                 environment(|name| name == "HOME")
             } else {
-                environment(|name| name.starts_with("AWS_") || matches!(name, "HOME" | "PATH"))
+                with_proxy(environment(|name| name.starts_with("AWS_") || matches!(name, "HOME" | "PATH")))
             },
         }),
         Connection::Aws { source, profile, region, endpoint_url, session } => How::Aws(v1::ResolveAws {
@@ -290,7 +299,7 @@ fn how(entry: &Connection, config: &Config, connection: &str, asker: Asker<'_>) 
             profile: profile.clone(),
             region: region.clone(),
             endpoint_url: endpoint_url.clone(),
-            environment: environment(|name| name.starts_with("AWS_") || matches!(name, "HOME" | "PATH")),
+            environment: with_proxy(environment(|name| name.starts_with("AWS_") || matches!(name, "HOME" | "PATH"))),
             session: session.as_ref().map(|session| session_of(session, asker)).transpose()?,
         }),
         Connection::Gcp(gcp) => How::Gcp(of_google(gcp, environment(|name| name == "GCE_METADATA_HOST"))),
@@ -421,9 +430,9 @@ async fn bound(
     }
 }
 
-async fn resolve(workers: &Workers, request: v1::ResolveRequest) -> Result<Got, Failure> {
+async fn resolve(workers: &Workers, proxy: &Proxy, request: v1::ResolveRequest) -> Result<Got, Failure> {
     let named = format!("connection {:?}", request.connection);
-    let reply = reply(workers, &request, &named).await?;
+    let reply = reply(workers, proxy, &request, &named).await?;
     match reply.kind {
         Some(resolve_reply::Kind::Target(target)) => {
             Ok(Got { target, until_ms: reply.valid_until_ms, steps: reply.steps })
@@ -445,8 +454,20 @@ fn failure(kind: Option<resolve_reply::Kind>, named: &str) -> Failure {
 }
 
 /// Has a process of its own answer. `named`: what its failures begin with.
-async fn reply(workers: &Workers, request: &v1::ResolveRequest, named: &str) -> Result<v1::ResolveReply, Failure> {
+async fn reply(
+    workers: &Workers,
+    proxy: &Proxy,
+    request: &v1::ResolveRequest,
+    named: &str,
+) -> Result<v1::ResolveReply, Failure> {
     let mut started = workers.start(Program::Resolver).await?;
+    let (dial, proxy) = (started.dial.take(), proxy.clone());
+    // ends with the resolver, or when nobody waits for it any more
+    let _dialling = AbortOnDropHandle::new(tokio::spawn(async move {
+        if let Some(end) = dial {
+            dial::serve(end, &Reach::of_resolver(), || proxy.clone()).await;
+        }
+    }));
     let talk = async {
         frame::write_message(&mut started.socket, Kind::Request, request).await?;
         frame::read_message::<v1::ResolveReply, _>(&mut started.socket, Kind::Outcome).await

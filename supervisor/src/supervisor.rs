@@ -815,7 +815,7 @@ impl Surroundings for Around {
         let settings = self.settings.borrow().clone();
         let Some(place) = jobs::place_of(source) else { return Ok(None) };
         let Some((name, entry)) = settings.config.sources.entry(&place) else { return Ok(None) };
-        of_source(&self.workers, name, entry, &settings.config.environment).await.map(Some)
+        of_source(&self.workers, &settings.config.proxy, name, entry, &settings.config.environment).await.map(Some)
     }
     async fn first_word(&self, targets: &[JobTarget], source: Option<&SourceAccess>) -> JobFirst {
         let settings = self.settings.borrow().clone();

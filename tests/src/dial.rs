@@ -55,6 +55,25 @@ impl Dial {
         }
     }
 
+    /// In the supervisor's place: connects nothing; gives what was asked for, `host:port` each, once the worker has closed its end.
+    ///
+    /// # Errors
+    /// A request that is none.
+    pub async fn refuse(self) -> Result<Vec<String>> {
+        let mut asked = Vec::new();
+        loop {
+            let mut buffer = [0; REQUEST_MAX];
+            let got = self.0.async_io(Interest::READABLE, |e| channel::receive(e.as_fd(), &mut buffer)).await?;
+            if got.length == 0 {
+                return Ok(asked);
+            }
+            let request = Request::decode(&buffer[..got.length])?;
+            asked.push(request.shown());
+            let reply = Reply::Failed(Code::TargetUnreachable.on(format!("{}: a test", request.shown()))).encode();
+            self.0.async_io(Interest::WRITABLE, |e| channel::send(e.as_fd(), &reply, &[])).await?;
+        }
+    }
+
     /// In the worker's place: asks for a connection.
     ///
     /// # Errors

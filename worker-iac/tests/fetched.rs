@@ -6,6 +6,7 @@ mod common;
 use common::{Job, bodies, engine, engines, result};
 use runner_tests::Scratch;
 use runner_tests::served::{Answer, Https, Sshd, backend, basic, git, repository};
+use sha2::{Digest as _, Sha256};
 use shared_proto::v1::event::Body;
 use shared_proto::v1::{EngineProgram, Event, GitSource, JobKind, SourceAccess, SparseFolders};
 use std::path::Path;
@@ -439,6 +440,86 @@ fn openpgp_signatures_count_as_well() {
     let ended = job(&engine, of(&server.url("app"), "signed"), "", Some(none)).run_here("plan");
     assert_eq!(result(&ended).code, "credentials_unavailable", "{ended:#?}");
     let _ = Command::new("gpgconf").args(["--kill", "all"]).env("GNUPGHOME", home.path()).status();
+}
+
+/// A repository `app` with a file that Git LFS keeps, whose content is elsewhere: a pointer, and a configuration that names another server.
+fn with_large_file(root: &Scratch, content: &str, other: &str) -> String {
+    let oid = shared_proto::hex::encode(Sha256::digest(content));
+    let pointer = format!("version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {}\n", content.len());
+    let files = [
+        ("main.tf", "output \"version\" { value = file(\"${path.module}/large.txt\") }\n"),
+        (".gitattributes", "large.txt filter=lfs diff=lfs merge=lfs -text\n"),
+        (".lfsconfig", &format!("[lfs]\n\turl = {other}\n\tfetchexclude = *\n")),
+        ("large.txt", &pointer),
+    ];
+    repository(&root.join("app"), &files).expect("a repository");
+    oid
+}
+
+/// Git's own server, and beside it one of Git LFS as its documents have it
+/// (<https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md>), whose objects are below `at` and have that content.
+fn lfs_server(root: &Scratch, at: Option<String>, content: &'static str) -> Https {
+    let (root, expected) = (root.path().to_owned(), basic("robot", TOKEN));
+    Https::start(move |asked| {
+        if asked.header("authorization") != expected {
+            return Answer::status(401)
+                .header("www-authenticate", "Basic realm=\"git\"")
+                .header("lfs-authenticate", "Basic realm=\"Git LFS\"");
+        }
+        if asked.path == "/app.git/info/lfs/objects/batch" {
+            let wanted: serde_json::Value = serde_json::from_slice(&asked.body).expect("JSON");
+            let at = at.clone().unwrap_or_else(|| format!("https://{}/objects", asked.header("host")));
+            let objects = wanted["objects"].as_array().expect("objects").iter().map(|object| {
+                let href = format!("{at}/{}", object["oid"].as_str().expect("an oid"));
+                serde_json::json!({ "oid": object["oid"], "size": object["size"], "actions": { "download": { "href": href } } })
+            });
+            let answer = serde_json::json!({ "transfer": "basic", "objects": objects.collect::<Vec<_>>() });
+            return Answer::of("application/vnd.git-lfs+json", answer.to_string());
+        }
+        if asked.path.starts_with("/objects/") {
+            return Answer::of("application/octet-stream", content);
+        }
+        backend(&root, asked, true).unwrap_or_else(|e| Answer::of("text/plain", e.to_string()).with_status(500))
+    })
+    .expect("starts")
+}
+
+#[test]
+fn what_git_lfs_keeps_comes_from_the_repositorys_own_server() {
+    let Some(engine) = engine() else { return };
+    if !Command::new("git").args(["lfs", "version"]).output().is_ok_and(|said| said.status.success()) {
+        assert!(std::env::var_os("REQUIRE_COMPONENTS").is_none(), "git-lfs is not here");
+        println!("SKIPPED: no git-lfs here");
+        return;
+    }
+    const CONTENT: &str = "what is too large for a repository";
+    let root = Scratch::new("git").expect("a folder");
+    let other = Https::start(|_| Answer::of("application/octet-stream", CONTENT)).expect("starts");
+    let oid = with_large_file(&root, CONTENT, &other.url("app.git/info/lfs"));
+    let server = lfs_server(&root, None, CONTENT);
+    let fetched = |server: &Https, lfs: bool| {
+        let wanted = GitSource { lfs, ..of(&server.url("app"), "") };
+        let mut entry = access(&server.url("*"), server);
+        entry.ca_pem.push_str(other.ca_pem());
+        let job = job(&engine, wanted, "", Some(entry));
+        let ended = job.run_here("plan");
+        no_secret(&job, &ended);
+        (result(&ended), std::fs::read_to_string(job.work().join("source/large.txt")).unwrap_or_default())
+    };
+    let (end, large) = fetched(&server, true);
+    assert_eq!((end.code.as_str(), large.as_str()), ("ok", CONTENT), "{end:?}");
+    assert!(other.asked().is_empty(), "whatever its .lfsconfig says: {:?}", other.asked());
+    // not asked for, it stays a pointer
+    let (end, large) = fetched(&server, false);
+    assert!(end.code == "ok" && large.contains(&oid), "{end:?}: {large}");
+    // objects may lie elsewhere, as those of most hosts do; the token does not go there
+    let elsewhere = lfs_server(&root, Some(other.url("objects")), CONTENT);
+    let (end, large) = fetched(&elsewhere, true);
+    assert_eq!((end.code.as_str(), large.as_str()), ("ok", CONTENT), "{end:?}");
+    assert!(!other.asked().is_empty() && other.asked().iter().all(|asked| asked.header("authorization").is_empty()));
+    // another content than its name says
+    let (end, large) = fetched(&lfs_server(&root, None, "what was put in its place by somebody"), true);
+    assert!(end.code == "source_unavailable" && !large.contains("somebody"), "{end:?}: {large}");
 }
 
 #[test]

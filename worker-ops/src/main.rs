@@ -20,6 +20,7 @@ mod socket;
 mod steps;
 mod vault;
 
+use shared_proto::dial::DESCRIPTOR;
 use shared_proto::frame::FrameError;
 use std::process::ExitCode;
 
@@ -36,9 +37,11 @@ fn main() -> ExitCode {
     let mode = std::env::args().nth(1).unwrap_or_default();
     let ended = match mode.as_str() {
         "operation" => operation::inherit().map_err(FrameError::from).and_then(|given| live(operation::run(given))),
-        "resolve" => live(resolve::run()),
+        "resolve" => operation::inherit().map_err(FrameError::from).and_then(|given| live(resolve::run(given))),
         // the second half of a resolution: the same program once more, with the environment that the request gave
-        "resolve-aws" => live(resolve::run_aws()),
+        "resolve-aws" => runner_sandbox::inherited_descriptor(DESCRIPTOR)
+            .map_err(FrameError::from)
+            .and_then(|dial| live(resolve::run_aws(dial))),
         _ => return complain(USAGE, "started by the runner only: runner-worker-ops operation|resolve"),
     };
     match ended {

@@ -23,10 +23,11 @@ use crate::socket::{self, Input, Output};
 use crate::steps::Steps;
 use crate::{aws, azure, gcp, kubernetes, resolve, secrets};
 
-/// What an operation's worker is born with.
+/// What a worker is born with.
 pub(crate) struct Inherited {
-    socket: UnixStream,
-    dial: OwnedFd,
+    pub(crate) socket: UnixStream,
+    /// What it asks for connections with.
+    pub(crate) dial: OwnedFd,
 }
 
 /// Takes it over, before anything else opens a descriptor of such a number.

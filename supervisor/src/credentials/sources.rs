@@ -2,7 +2,7 @@
 //! not remembered.
 
 use super::{failure, reply};
-use crate::config::{Access, Signature, SourceEntry, TokenFrom};
+use crate::config::{Access, Proxy, Signature, SourceEntry, TokenFrom};
 use crate::workers::Workers;
 use shared_proto::failure::Failure;
 use shared_proto::v1::resolve_request::How;
@@ -15,13 +15,14 @@ use std::collections::BTreeMap;
 /// `credentials_unavailable`; `worker_crashed`.
 pub async fn of_source(
     workers: &Workers,
+    proxy: &Proxy,
     name: &str,
     entry: &SourceEntry,
     environment: &BTreeMap<String, String>,
 ) -> Result<SourceAccess, Failure> {
     let request = ResolveRequest { connection: name.to_owned(), how: Some(How::Source(how(entry, environment))) };
     let named = format!("sources.{name}");
-    match reply(workers, &request, &named).await?.kind {
+    match reply(workers, proxy, &request, &named).await?.kind {
         Some(resolve_reply::Kind::Source(access)) => Ok(access),
         kind => Err(failure(kind, &named)),
     }

@@ -292,7 +292,7 @@ impl Spawner {
             self.sandboxes.renew(&mut self.spawn);
         }
         let namespaces = self.sandboxes.namespaces(launch, others, writes, user.as_ref());
-        // a job's first process starts its own program once more; an operation asks for connections
+        // a job's first process starts its own program once more; the others ask for connections
         let second = if job { Some(&program) } else { others.first() };
         let inherit: Vec<_> = [socket].into_iter().chain(second).map(|d| d.as_fd()).collect();
         let (processes, domain) = (self.bounds.processes, domain.as_ref());

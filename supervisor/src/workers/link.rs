@@ -373,9 +373,9 @@ fn socket_pair() -> io::Result<(UnixStream, OwnedFd)> {
     Ok((UnixStream::from_std(ours)?, theirs))
 }
 
-/// Our end, and the worker's, of what an operation asks for connections with.
+/// Our end, and the worker's, of what an operation or a resolver asks for connections with.
 fn dial_pair(launch: Launch) -> io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
-    if launch != Launch::Operation {
+    if launch == Launch::Job {
         return Ok((None, None));
     }
     let (ours, theirs) = channel::pair()?;

@@ -284,6 +284,43 @@ async fn a_worker_is_connected_to_its_target_alone() {
     assert!(!log.contains("s3cr3t"), "{log}");
 }
 
+/// What a resolver asks of others than its own machine goes through the runner's proxy, and never to a metadata service on somebody's word.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resolver_is_connected_through_the_runners_proxy() {
+    let control_plane = ControlPlane::start().await;
+    let proxy = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let port = proxy.local_addr().expect("an address").port();
+    let passed = tokio::spawn(async move {
+        let (mut stream, _) = proxy.accept().await.expect("accepts");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.expect("reads"));
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nbehind the proxy").await.expect("writes");
+        String::from_utf8(head).expect("text")
+    });
+    let entry = |host: &str| format!("[connections.\"asks-{host}\"]\nprovider = \"kubernetes\"\nin_cluster = true\n");
+    let (public, metadata) = ("sts.example", "169.254.169.254");
+    let configuration = format!(
+        "[proxy]\nurl = \"http://127.0.0.1:{port}\"\nno_proxy = \"localhost,127.0.0.1\"\n{}{}",
+        entry(public),
+        entry(metadata)
+    );
+    let _runner = Runner::start_with(&control_plane, &configuration, Stdio::null());
+    let session = control_plane.connection().await.open().await;
+    let said = async |host: &str| {
+        let (outcome, _) = session.run(unary(&format!("asks-{host}"), describe("hello"))).await;
+        assert_eq!(outcome.code, "credentials_unavailable");
+        outcome.message
+    };
+    let answer = said(public).await;
+    assert!(answer.ends_with("behind the proxy"), "{answer}");
+    let asked = passed.await.expect("ends");
+    assert!(asked.starts_with("CONNECT sts.example:443 "), "{asked}");
+    let answer = said(metadata).await;
+    assert!(answer.contains("PolicyDenied") && answer.contains("link-local"), "{answer}");
+}
+
 async fn killed_with_all_it_started(session: &Session, runner: &Runner) {
     let spawner = runner.role("spawner");
     until("no worker is left", || children(spawner).is_empty()).await;

@@ -88,6 +88,20 @@ struct Unsigned<'a> {
 impl Account {
     /// Checks target and region; connects with the first request.
     pub(crate) fn new(target: AwsTarget, asked: &str, dialer: &Dialer) -> Result<Self, Fault> {
+        let has_key = !target.access_key_id.is_empty() && !target.secret_access_key.is_empty();
+        let account = Self::at(target, asked, dialer)?;
+        if !has_key {
+            return Err(Fault::new(Code::CredentialsUnavailable, "the connection has no access key"));
+        }
+        Ok(account)
+    }
+
+    /// The same without a key: what it asks is not signed.
+    pub(super) fn nobodys(target: AwsTarget, dialer: &Dialer) -> Result<Self, Fault> {
+        Self::at(target, "", dialer)
+    }
+
+    fn at(target: AwsTarget, asked: &str, dialer: &Dialer) -> Result<Self, Fault> {
         let region = if asked.is_empty() { target.region } else { asked.to_owned() };
         if region.is_empty() {
             return Err(Fault::new(Code::InvalidArgument, "no region is named and the connection has none")
@@ -98,9 +112,6 @@ impl Account {
             return Err(Fault::new(Code::InvalidArgument, format!("{region:?} cannot be a region")));
         }
         let endpoint_url = Endpoint::instead(&target.endpoint_url)?;
-        if target.access_key_id.is_empty() || target.secret_access_key.is_empty() {
-            return Err(Fault::new(Code::CredentialsUnavailable, "the connection has no access key"));
-        }
         let token = Some(target.session_token).filter(|t| !t.is_empty());
         let credentials = Credentials::new(target.access_key_id, target.secret_access_key, token, None, "runner");
         Ok(Self { credentials, region, endpoint_url, dialer: dialer.clone() })
@@ -177,7 +188,11 @@ impl Asking<'_> {
 
     async fn attempt(&mut self, request: &Unsigned<'_>) -> Result<Bytes, Fault> {
         let address = self.client.endpoint().address.clone();
-        let request = signed(&self.account.credentials, &self.region, self.service.signing, &address, request)?;
+        let credentials = &self.account.credentials;
+        let request = match credentials.access_key_id() {
+            "" => unsigned(&address, request)?,
+            _ => signed(credentials, &self.region, self.service.signing, &address, request)?,
+        };
         let answer = self.client.send(request).await?;
         let (status, type_header) = (answer.status(), errors::type_header(answer.headers()));
         let body = read_all(self.client.endpoint(), answer.into_body(), ANSWER_MAX).await?.ok_or_else(|| {
@@ -196,7 +211,21 @@ pub(super) fn malformed(service: &str, what: &str) -> Fault {
     Fault::new(Code::TargetFailed, format!("{service}: an answer is not what AWS sends: {what}"))
 }
 
-/// A request with signature version 4 over its host, its content and the given headers.
+/// A request with its host and the given headers.
+fn unsigned(address: &Address, request: &Unsigned<'_>) -> Result<Request, Fault> {
+    let mut builder = http::Request::builder()
+        .method(request.method)
+        .uri(format!("{}{}", address.prefix, request.target))
+        .header(HOST, address.host_header())
+        .header(USER_AGENT, concat!("runner/", env!("CARGO_PKG_VERSION")));
+    for (name, value) in request.headers {
+        builder = builder.header(*name, *value);
+    }
+    let internal = |e| Fault::new(Code::Internal, format!("a request to AWS cannot be made: {e}"));
+    builder.body(Full::new(request.body.clone())).map_err(internal)
+}
+
+/// The same with signature version 4 over its host, its content and the given headers.
 fn signed(
     credentials: &Credentials,
     region: &str,
@@ -230,15 +259,7 @@ fn signed(
     let signable = SignableRequest::new(request.method, &url, signable, SignableBody::Bytes(&request.body))
         .map_err(|e| internal(e.to_string()))?;
     let (instructions, _) = sign(signable, &params).map_err(|e| internal(e.to_string()))?.into_parts();
-    let mut builder = http::Request::builder()
-        .method(request.method)
-        .uri(&target)
-        .header(HOST, &host)
-        .header(USER_AGENT, concat!("runner/", env!("CARGO_PKG_VERSION")));
-    for (name, value) in request.headers {
-        builder = builder.header(*name, *value);
-    }
-    let mut request = builder.body(Full::new(request.body.clone())).map_err(|e| internal(e.to_string()))?;
+    let mut request = unsigned(address, request)?;
     instructions.apply_to_request_http1x(&mut request);
     Ok(request)
 }

@@ -1,8 +1,8 @@
-//! Sessions of roles: STS' AssumeRole, one role after the other,
+//! Sessions of roles: of a web identity, and STS' AssumeRole, one role after the other,
 //! <https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html>.
 
 use k8s_openapi::jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 use shared_proto::v1::{AwsSession, AwsTarget};
 
 use super::connect::{Account, STS, malformed};
@@ -91,7 +91,31 @@ pub(crate) async fn assume(target: AwsTarget, role: &Role<'_>, dialer: &Dialer) 
     }
     let parameters = parameters.iter().map(|(name, value)| (name.as_str(), json!(value))).collect();
     let answer = account.ask(STS)?.call("AssumeRole", "", parameters).await?;
-    let field = |name| tree::text(&answer, &format!("AssumeRoleResult/Credentials/{name}"));
+    of_answer(&answer, "AssumeRoleResult", region, endpoint_url)
+}
+
+/// A session of a role for whom a token says that they are, at a region; with when it ends, Unix milliseconds. Nothing else is proof, so nothing
+/// is signed: <https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html>.
+///
+/// # Errors
+/// What STS says.
+pub(crate) async fn with_web_identity(
+    at: AwsTarget,
+    role: &str,
+    name: &str,
+    token: &str,
+    dialer: &Dialer,
+) -> Result<(AwsTarget, i64), Fault> {
+    let (region, endpoint_url) = (at.region.clone(), at.endpoint_url.clone());
+    let account = Account::nobodys(at, dialer)?;
+    let parameters =
+        vec![("RoleArn", json!(role)), ("RoleSessionName", json!(name)), ("WebIdentityToken", json!(token))];
+    let answer = account.ask(STS)?.call("AssumeRoleWithWebIdentity", "", parameters).await?;
+    of_answer(&answer, "AssumeRoleWithWebIdentityResult", region, endpoint_url)
+}
+
+fn of_answer(answer: &Value, result: &str, region: String, endpoint_url: String) -> Result<(AwsTarget, i64), Fault> {
+    let field = |name| tree::text(answer, &format!("{result}/Credentials/{name}"));
     let ends: Timestamp = field("Expiration").parse().map_err(|_| malformed("sts", "a session without its end"))?;
     let target = AwsTarget {
         access_key_id: field("AccessKeyId"),

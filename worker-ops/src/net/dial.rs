@@ -85,7 +85,8 @@ impl Dialer {
         Ok(Self { questions })
     }
 
-    /// One that connects itself: for the resolver, whose network is its own.
+    /// One that connects itself: for a resolver that asks its own machine, a metadata service, or what stands in for a cloud, none of which is
+    /// behind a proxy.
     pub(crate) fn direct() -> Self {
         let (questions, mut waiting) = mpsc::channel::<Question>(QUESTIONS);
         tokio::spawn(async move {
@@ -94,6 +95,11 @@ impl Dialer {
             }
         });
         Self { questions }
+    }
+
+    /// To a cloud's own hosts this one, or to what an entry names in the place of all of them directly.
+    pub(crate) fn or_direct(&self, endpoint_url: &str) -> Self {
+        if endpoint_url.is_empty() { self.clone() } else { Self::direct() }
     }
 
     /// One that answers nobody.

@@ -12,10 +12,10 @@ use aws_config::meta::region::ProvideRegion;
 use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::profile::region::ProfileFileRegionProvider;
 use aws_config::provider_config::ProviderConfig;
-use aws_config::web_identity_token::WebIdentityTokenCredentialsProvider;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::ProvideCredentials;
 use aws_credential_types::provider::error::CredentialsError;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use prost::Message as _;
 use shared_proto::v1::target::Kind;
@@ -73,8 +73,8 @@ pub(super) fn from_environment(how: &ResolveAws) -> Option<Result<Resolved, Faul
     }
 }
 
-/// Starts the program once more in this one's place. Returns only where that fails.
-pub(super) fn again(how: &ResolveAws, socket: UnixStream) -> Fault {
+/// Starts the program once more in this one's place, with the same descriptor to ask for connections with. Returns only where that fails.
+pub(super) fn again(how: &ResolveAws, socket: UnixStream, dial: OwnedFd) -> Fault {
     let failed = |why: &dyn std::fmt::Display| unavailable(format!("the resolver cannot start itself again: {why}"));
     let request = match held(&how.encode_to_vec()) {
         Ok(file) => file,
@@ -84,6 +84,9 @@ pub(super) fn again(how: &ResolveAws, socket: UnixStream) -> Fault {
         Ok(program) => program,
         Err(error) => return failed(&error),
     };
+    if let Err(error) = fcntl(&dial, FcntlArg::F_SETFD(FdFlag::empty())) {
+        return failed(&error);
+    }
     let mut command = Command::new(program);
     command.arg("resolve-aws").env_clear().env("PATH", PATH).envs(&how.environment);
     failed(&command.stdin(Stdio::from(request)).stdout(Stdio::from(OwnedFd::from(socket))).exec())
@@ -98,64 +101,39 @@ fn held(bytes: &[u8]) -> std::io::Result<File> {
 }
 
 /// With the request's environment as our own.
-pub(super) async fn resolve(how: &ResolveAws) -> Result<Resolved, Fault> {
-    match tokio::time::timeout(DEADLINE, resolve_unbounded(how)).await {
+pub(super) async fn resolve(how: &ResolveAws, dialer: &Dialer) -> Result<Resolved, Fault> {
+    match tokio::time::timeout(DEADLINE, resolve_unbounded(how, &dialer.or_direct(&how.endpoint_url))).await {
         Ok(resolved) => resolved,
         Err(_) => Err(unavailable(format!("{}: no answer within {} s", shown(how), DEADLINE.as_secs()))),
     }
 }
 
-async fn resolve_unbounded(how: &ResolveAws) -> Result<Resolved, Fault> {
+async fn resolve_unbounded(how: &ResolveAws, dialer: &Dialer) -> Result<Resolved, Fault> {
     let region = region(how).await;
     let config = ProviderConfig::without_region()
         .with_region(region.clone())
         .with_behavior_version(Some(BehaviorVersion::latest()));
-    let credentials = match how.source.as_str() {
-        "profile" => {
-            let mut builder = ProfileFileCredentialsProvider::builder().configure(&config);
-            if !how.profile.is_empty() {
-                builder = builder.profile_name(&how.profile);
-            }
-            ask(how, &builder.build()).await.map_err(|fault| missing_profile(how).unwrap_or(fault))?
-        }
-        "environment" if variable(how, "AWS_ACCESS_KEY_ID").is_some() => Credentials::new(
-            variable(how, "AWS_ACCESS_KEY_ID").unwrap_or_default(),
-            variable(how, "AWS_SECRET_ACCESS_KEY").unwrap_or_default(),
-            variable(how, "AWS_SESSION_TOKEN").map(str::to_owned),
-            None,
-            "environment",
-        ),
-        // pods of EKS have a token file, tasks of ECS a container endpoint, instances the metadata service
-        "environment" | "instance_role" if variable(how, "AWS_WEB_IDENTITY_TOKEN_FILE").is_some() => {
-            ask(how, &WebIdentityTokenCredentialsProvider::builder().configure(&config).build()).await?
-        }
-        "instance_role"
-            if ["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"]
-                .iter()
-                .any(|name| variable(how, name).is_some()) =>
-        {
-            ask(how, &EcsCredentialsProvider::builder().configure(&config).build()).await?
-        }
-        "instance_role" => ask(how, &ImdsCredentialsProvider::builder().configure(&config).build()).await?,
-        other => {
-            return Err(unavailable(format!("{other:?} is no source of AWS credentials"))
-                .next("Use environment, profile or instance_role as the source in the connection's entry."));
-        }
+    let (found, expiry_ms) = if is_web_identity(how) {
+        let (found, until_ms) = web_identity(how, region, dialer).await?;
+        (found, Some(until_ms))
+    } else {
+        let credentials = credentials(how, &config).await?;
+        let found = AwsTarget {
+            access_key_id: credentials.access_key_id().to_owned(),
+            secret_access_key: credentials.secret_access_key().to_owned(),
+            session_token: credentials.session_token().unwrap_or_default().to_owned(),
+            region: region.map(|r| r.to_string()).unwrap_or_default(),
+            endpoint_url: how.endpoint_url.clone(),
+            ..AwsTarget::default()
+        };
+        (found, credentials.expiry().map(|at| at.duration_since(UNIX_EPOCH).map_or(0, millis)))
     };
-    let expiry_ms = credentials.expiry().map(|at| at.duration_since(UNIX_EPOCH).map_or(0, millis));
-    let found = AwsTarget {
-        access_key_id: credentials.access_key_id().to_owned(),
-        secret_access_key: credentials.secret_access_key().to_owned(),
-        session_token: credentials.session_token().unwrap_or_default().to_owned(),
-        region: region.map(|r| r.to_string()).unwrap_or_default(),
-        endpoint_url: how.endpoint_url.clone(),
-        expires_ms: expiry_ms.unwrap_or_default(),
-    };
+    let found = AwsTarget { expires_ms: expiry_ms.unwrap_or_default(), ..found };
     let mut steps = vec![step("credentials", format!("{}: access key {}", shown(how), found.access_key_id))];
     let (target, expiry_ms) = match &how.session {
         None => (found, expiry_ms),
         Some(session) => {
-            let (target, expiry_ms) = assume(how, session, found, &mut steps).await?;
+            let (target, expiry_ms) = assume(how, session, found, &mut steps, dialer).await?;
             (target, Some(expiry_ms))
         }
     };
@@ -166,6 +144,63 @@ async fn resolve_unbounded(how: &ResolveAws) -> Result<Resolved, Fault> {
     Ok(Resolved { target: Kind::Aws(target), valid_until_ms, steps })
 }
 
+/// Pods of EKS have a token file, tasks of ECS a container endpoint, instances the metadata service; whoever has keys in the environment uses them.
+fn is_web_identity(how: &ResolveAws) -> bool {
+    variable(how, "AWS_WEB_IDENTITY_TOKEN_FILE").is_some()
+        && (how.source == "instance_role"
+            || how.source == "environment" && variable(how, "AWS_ACCESS_KEY_ID").is_none())
+}
+
+/// What a profile, the environment, the container or the instance has.
+async fn credentials(how: &ResolveAws, config: &ProviderConfig) -> Result<Credentials, Fault> {
+    match how.source.as_str() {
+        "profile" => {
+            let mut builder = ProfileFileCredentialsProvider::builder().configure(config);
+            if !how.profile.is_empty() {
+                builder = builder.profile_name(&how.profile);
+            }
+            ask(how, &builder.build()).await.map_err(|fault| missing_profile(how).unwrap_or(fault))
+        }
+        "environment" if variable(how, "AWS_ACCESS_KEY_ID").is_some() => Ok(Credentials::new(
+            variable(how, "AWS_ACCESS_KEY_ID").unwrap_or_default(),
+            variable(how, "AWS_SECRET_ACCESS_KEY").unwrap_or_default(),
+            variable(how, "AWS_SESSION_TOKEN").map(str::to_owned),
+            None,
+            "environment",
+        )),
+        "instance_role"
+            if ["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"]
+                .iter()
+                .any(|name| variable(how, name).is_some()) =>
+        {
+            ask(how, &EcsCredentialsProvider::builder().configure(config).build()).await
+        }
+        "instance_role" => ask(how, &ImdsCredentialsProvider::builder().configure(config).build()).await,
+        other => Err(unavailable(format!("{other:?} is no source of AWS credentials"))
+            .next("Use environment, profile or instance_role as the source in the connection's entry.")),
+    }
+}
+
+/// The session that a pod's token is exchanged for. Asked here and not by aws-config, which knows no way past a proxy.
+async fn web_identity(how: &ResolveAws, region: Option<Region>, dialer: &Dialer) -> Result<(AwsTarget, i64), Fault> {
+    let named =
+        |name: &str| variable(how, name).ok_or_else(|| unavailable(format!("the runner was started without {name}")));
+    let Some(region) = region else {
+        return Err(unavailable(format!("{}: a web identity cannot be exchanged without a region", shown(how)))
+            .next("Give the connection's entry a region."));
+    };
+    let role = named("AWS_ROLE_ARN")?;
+    let path = named("AWS_WEB_IDENTITY_TOKEN_FILE")?;
+    let token = super::file::read("the web identity's token", Path::new(path))?;
+    let at = AwsTarget { region: region.to_string(), endpoint_url: how.endpoint_url.clone(), ..AwsTarget::default() };
+    let name = variable(how, "AWS_ROLE_SESSION_NAME").unwrap_or("runner");
+    session::with_web_identity(at, role, name, token.trim(), dialer).await.map_err(|fault| {
+        let why = fault.failure.message;
+        unavailable(format!("{}: the role {role} cannot be assumed: {why}", shown(how)))
+            .next(format!("Look at the trust policy of {role}, and at the token in {path}."))
+    })
+}
+
 /// The session of a role that these credentials may assume, or a session of another one of its chain, as narrow as its policies make it. Only
 /// this one leaves the resolver.
 async fn assume(
@@ -173,16 +208,16 @@ async fn assume(
     session: &AwsSession,
     found: AwsTarget,
     steps: &mut Vec<Step>,
+    dialer: &Dialer,
 ) -> Result<(AwsTarget, i64), Fault> {
     if found.region.is_empty() {
         let role = &session.role_arn;
         return Err(unavailable(format!("the role {role} cannot be assumed without a region, whose STS is asked"))
             .next("Give the connection's entry a region."));
     }
-    let dialer = Dialer::direct();
     let (mut held, mut until_ms, mut with) = (found, 0, shown(how));
     for role in Role::all(session) {
-        let assumed = session::assume(held, &role, &dialer).await;
+        let assumed = session::assume(held, &role, dialer).await;
         (held, until_ms) = assumed.map_err(|fault| {
             let why = fault.failure.message;
             unavailable(format!("{with}: the role {} cannot be assumed: {why}", role.arn)).next(role.next_step())

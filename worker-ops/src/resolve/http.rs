@@ -27,22 +27,27 @@ pub(super) struct Answer {
 ///
 /// # Errors
 /// Why there is no answer, with the address.
-pub(super) async fn exchange(address: &Address, request: Request) -> Result<Answer, String> {
-    exchange_with(address, "", request).await
+pub(super) async fn exchange(dialer: &Dialer, address: &Address, request: Request) -> Result<Answer, String> {
+    exchange_with(dialer, address, "", request).await
 }
 
 /// The same with these certificate authorities in the place of the machine's, PEM; empty: those.
 ///
 /// # Errors
 /// As of [`exchange`].
-pub(super) async fn exchange_with(address: &Address, ca_pem: &str, request: Request) -> Result<Answer, String> {
+pub(super) async fn exchange_with(
+    dialer: &Dialer,
+    address: &Address,
+    ca_pem: &str,
+    request: Request,
+) -> Result<Answer, String> {
     let exchanging = async {
-        let mut endpoint = Endpoint::new(address.clone(), Dialer::direct());
+        let mut endpoint = Endpoint::new(address.clone(), dialer.clone());
         if address.https && !ca_pem.is_empty() {
             let wrong = |e| Fault::new(Code::TargetUnreachable, format!("{}: {e}", address.shown()));
             let config = tls::client(&tls::Trust::Pem(ca_pem), None).map_err(wrong)?;
             let name = tls::server_name(&address.host).map_err(wrong)?;
-            endpoint = Ok(Endpoint { address: address.clone(), tls: Some((config, name)), dialer: Dialer::direct() });
+            endpoint = Ok(Endpoint { address: address.clone(), tls: Some((config, name)), dialer: dialer.clone() });
         }
         let mut client = Client::new(endpoint?);
         let (head, body) = client.send(request).await?.into_parts();

@@ -23,11 +23,13 @@ use shared_proto::v1::resolve_request::How;
 use shared_proto::v1::target::Kind as TargetKind;
 use shared_proto::v1::{ResolveReply, ResolveRequest, Step, Target};
 use std::io::{self, Read as _};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use crate::fault::Fault;
+use crate::net::Dialer;
+use crate::operation::Inherited;
 use crate::socket::{self, Hangup, Output};
 
 /// What was read from files is good for this long: files are replaced without notice.
@@ -49,11 +51,10 @@ struct Resolved {
     steps: Vec<Step>,
 }
 
-/// Serves the request on descriptor 3.
-pub(crate) async fn run() -> Result<(), FrameError> {
-    let inherited = runner_sandbox::inherited_socket()?;
-    let spare = inherited.try_clone()?;
-    let (mut input, output, hangup) = socket::open(inherited)?;
+/// Serves the request that comes over the socket.
+pub(crate) async fn run(inherited: Inherited) -> Result<(), FrameError> {
+    let spare = inherited.socket.try_clone()?;
+    let (mut input, output, hangup) = socket::open(inherited.socket)?;
     let request: ResolveRequest = tokio::select! {
         biased;
         () = hangup.gone() => return Ok(()),
@@ -64,18 +65,21 @@ pub(crate) async fn run() -> Result<(), FrameError> {
         _ => format!("connection {:?}", request.connection),
     };
     let resolved = async {
+        let dialer = |dial| {
+            Dialer::start(dial).map_err(|e| Fault::new(Code::Internal, format!("nobody connects the resolver: {e}")))
+        };
         let resolved = match request.how {
             Some(How::Kubeconfig(how)) => kubeconfig::resolve(how).await,
             Some(How::InCluster(_)) => in_cluster::resolve(),
             Some(How::Aws(how)) => match aws::from_environment(&how) {
                 Some(resolved) => resolved,
                 // the rest is aws-config's, which reads its settings from the process's own environment
-                None => Err(aws::again(&how, spare)),
+                None => Err(aws::again(&how, spare, inherited.dial)),
             },
-            Some(How::Gcp(how)) => gcp::resolve(how).await,
-            Some(How::Azure(how)) => azure::resolve(&how).await,
+            Some(How::Gcp(how)) => gcp::resolve(how, &dialer(inherited.dial)?).await,
+            Some(How::Azure(how)) => azure::resolve(&how, &dialer(inherited.dial)?).await,
             Some(How::Source(how)) => {
-                let access = source::resolve(&request.connection, &how).await?;
+                let access = source::resolve(&request.connection, &how, &dialer(inherited.dial)?).await?;
                 return Ok(ResolveReply { kind: Some(Kind::Source(access)), ..Default::default() });
             }
             None => Err(Fault::new(Code::UnsupportedVersion, "this runner does not know that kind of credentials")),
@@ -85,13 +89,15 @@ pub(crate) async fn run() -> Result<(), FrameError> {
     finish(&named, resolved, output, &hangup).await
 }
 
-/// The second half for AWS: the request is on standard input, the socket is standard output, the environment is the request's.
-pub(crate) async fn run_aws() -> Result<(), FrameError> {
+/// The second half for AWS: the request is on standard input, the socket is standard output, the environment is the request's. What it asks for
+/// connections with is where it was.
+pub(crate) async fn run_aws(dial: OwnedFd) -> Result<(), FrameError> {
+    let dialer = Dialer::start(dial)?;
     let mut bytes = Vec::new();
     io::stdin().take(REQUEST_MAX).read_to_end(&mut bytes)?;
     let request = shared_proto::v1::ResolveAws::decode(bytes.as_slice())?;
     let (_input, output, hangup) = socket::open(UnixStream::from(io::stdout().as_fd().try_clone_to_owned()?))?;
-    let resolved = async { aws::resolve(&request).await.map(ResolveReply::from) };
+    let resolved = async { aws::resolve(&request, &dialer).await.map(ResolveReply::from) };
     finish("", resolved, output, &hangup).await
 }
 

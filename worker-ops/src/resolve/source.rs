@@ -14,6 +14,7 @@ use std::path::Path;
 use super::http::{Answer, exchange_with};
 use super::{file, signed, unavailable};
 use crate::fault::{Fault, words};
+use crate::net::Dialer;
 
 /// As whom a token of an installation is shown.
 /// <https://docs.github.com/en/apps/creating-github-apps/authenticating-with-a-github-app/authenticating-as-a-github-app-installation>
@@ -32,7 +33,7 @@ const TOKEN_MAX: usize = 16 * 1024;
 ///
 /// # Errors
 /// `credentials_unavailable`, never with what a file holds.
-pub(super) async fn resolve(entry: &str, how: &ResolveSource) -> Result<SourceAccess, Fault> {
+pub(super) async fn resolve(entry: &str, how: &ResolveSource, dialer: &Dialer) -> Result<SourceAccess, Fault> {
     let read = |what: &str, path: &str| match path {
         "" => Ok(String::new()),
         path => file::read(what, Path::new(path)),
@@ -69,7 +70,7 @@ pub(super) async fn resolve(entry: &str, how: &ResolveSource) -> Result<SourceAc
         }
         "github-app" => {
             access.user = USER.to_owned();
-            access.password = of_installation(how, &access.ca_pem).await?;
+            access.password = of_installation(how, &access.ca_pem, dialer).await?;
         }
         _ => return Err(Fault::new(Code::UnsupportedVersion, "this runner does not know that kind of source")),
     }
@@ -89,7 +90,7 @@ fn token(shown: &str, text: &str) -> Result<String, Fault> {
     }
 }
 
-async fn of_installation(how: &ResolveSource, ca_pem: &str) -> Result<String, Fault> {
+async fn of_installation(how: &ResolveSource, ca_pem: &str, dialer: &Dialer) -> Result<String, Fault> {
     let key = file::read("the app's private key", Path::new(&how.private_key_file))?;
     let now = shared_proto::now_ms() / 1000;
     // <https://docs.github.com/en/apps/creating-github-apps/authenticating-with-a-github-app/generating-a-json-web-token-jwt-for-a-github-app>
@@ -114,7 +115,7 @@ async fn of_installation(how: &ResolveSource, ca_pem: &str) -> Result<String, Fa
         // all that the installation may do would be more than is needed
         .body(Full::from(r#"{"permissions":{"contents":"read"}}"#))
         .map_err(|_| wrong("its path is none".into()))?;
-    let Answer { status, body, .. } = exchange_with(&address, ca_pem, request).await.map_err(wrong)?;
+    let Answer { status, body, .. } = exchange_with(dialer, &address, ca_pem, request).await.map_err(wrong)?;
     let said: Value = serde_json::from_slice(&body).unwrap_or_default();
     if !status.is_success() {
         let message = words(said["message"].as_str().unwrap_or_default());
@@ -147,12 +148,12 @@ mod tests {
             write("empty", "\n"),
         );
         let by_file = ResolveSource { token_file: token.clone(), user: "u".into(), ..how("token") };
-        let got = resolve("e", &by_file).await.expect("resolves");
+        let got = resolve("e", &by_file, &Dialer::none()).await.expect("resolves");
         assert_eq!((got.entry.as_str(), got.user.as_str(), got.password.as_str()), ("e", "u", "secret-token"));
         let by_variable = ResolveSource { token: "secret-two".into(), ..how("token") };
-        assert_eq!(resolve("e", &by_variable).await.expect("resolves").password, "secret-two");
+        assert_eq!(resolve("e", &by_variable, &Dialer::none()).await.expect("resolves").password, "secret-two");
         let ssh = ResolveSource { key_file: key, known_hosts_file: hosts, ..how("ssh") };
-        let got = resolve("e", &ssh).await.expect("resolves");
+        let got = resolve("e", &ssh, &Dialer::none()).await.expect("resolves");
         assert!(got.known_hosts.starts_with("h ssh-ed25519") && got.password.is_empty() && got.modules);
         for (bad, says) in [
             (how("token"), "token_variable"),
@@ -168,7 +169,7 @@ mod tests {
             ),
             (how("x"), "does not know"),
         ] {
-            let fault = resolve("e", &bad).await.expect_err(says);
+            let fault = resolve("e", &bad, &Dialer::none()).await.expect_err(says);
             assert!(fault.failure.message.contains(says), "{}", fault.failure.message);
             assert!(!fault.failure.message.contains("secret-token"), "{}", fault.failure.message);
         }
@@ -182,8 +183,8 @@ mod tests {
             std::fs::write(&path, "x".repeat(bytes)).expect("writes");
             ResolveSource { ca_file: path.display().to_string(), ..how("none") }
         };
-        assert!(resolve("e", &with(ACCESS_MAX - 100)).await.is_ok());
-        let fault = resolve("e", &with(ACCESS_MAX)).await.expect_err("too much");
+        assert!(resolve("e", &with(ACCESS_MAX - 100), &Dialer::none()).await.is_ok());
+        let fault = resolve("e", &with(ACCESS_MAX), &Dialer::none()).await.expect_err("too much");
         assert!(fault.failure.message.contains("together"), "{}", fault.failure.message);
     }
 

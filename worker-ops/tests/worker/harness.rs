@@ -47,7 +47,11 @@ pub(crate) async fn operation(what: What, target: TargetKind) -> Result<Given> {
 
 /// Does a whole resolution.
 pub(crate) async fn resolution(request: &ResolveRequest) -> Result<ResolveReply> {
-    let mut worker = Worker::start("resolve").await?;
+    answered(Worker::start("resolve").await?, request).await
+}
+
+/// The same by a resolver that was started.
+pub(crate) async fn answered(mut worker: Worker, request: &ResolveRequest) -> Result<ResolveReply> {
     worker.send(Kind::Request, &request.encode_to_vec()).await?;
     let (kind, content) = worker.frame().await?.context("an answer")?;
     ensure!(kind == Kind::Outcome, "{kind:?}");
@@ -59,25 +63,25 @@ pub(crate) async fn resolution(request: &ResolveRequest) -> Result<ResolveReply>
 // === impl Worker ===
 
 impl Worker {
-    /// Starts one as the spawner does: nothing in the environment, the socket on descriptor 3, for an operation the end that it asks for
-    /// connections with on 4, and nothing else.
+    /// Starts one as the spawner does: nothing in the environment, the socket on descriptor 3, the end that it asks for connections with on 4,
+    /// and nothing else.
     pub(crate) async fn start(mode: &str) -> Result<Self> {
+        let (dial, asks) = Dial::pair()?;
+        // ends with the worker
+        tokio::spawn(dial.serve());
+        Self::start_dialling(mode, asks)
+    }
+
+    /// The same with that end.
+    pub(crate) fn start_dialling(mode: &str, asks: OwnedFd) -> Result<Self> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         // only a shell puts a descriptor where it belongs without unsafe code
-        let (script, stdout) = match mode {
-            "operation" => {
-                let (dial, asks) = Dial::pair()?;
-                // ends with the worker
-                tokio::spawn(dial.serve());
-                (r#"exec "$0" "$1" 3<&0 4<&1 </dev/null >/dev/null"#, Stdio::from(asks))
-            }
-            _ => (r#"exec "$0" "$1" 3<&0 </dev/null"#, Stdio::null()),
-        };
+        let script = r#"exec "$0" "$1" 3<&0 4<&1 </dev/null >/dev/null"#;
         let child = Command::new("/bin/sh")
             .args(["-c", script, env!("CARGO_BIN_EXE_runner-worker-ops"), mode])
             .env_clear()
             .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(stdout)
+            .stdout(Stdio::from(asks))
             .kill_on_drop(true)
             .spawn()?;
         ours.set_nonblocking(true)?;

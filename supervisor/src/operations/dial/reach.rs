@@ -24,6 +24,8 @@ enum Hosts {
     None,
     /// This one.
     One { host: String, port: u16 },
+    /// Any: a resolver has a network of its own as well, and asks here for those that are behind the runner's proxy.
+    Any,
     /// These, by HTTPS: services of AWS, where the operation asks them.
     Some(Vec<String>),
     /// Services of Google Cloud, which have no regions in their hosts.
@@ -94,6 +96,11 @@ impl Reach {
         }
     }
 
+    /// Whatever a resolver asks on behalf of an entry of the runner's own configuration.
+    pub(crate) fn of_resolver() -> Self {
+        Self { hosts: Hosts::Any, through: Through::Ours }
+    }
+
     /// What a store of secrets says: its service at the connection's target, or the Vault, whose address is the configuration's own.
     ///
     /// # Errors
@@ -138,6 +145,7 @@ impl Reach {
     pub(super) fn allows(&self, request: &Request) -> bool {
         match &self.hosts {
             Hosts::None => false,
+            Hosts::Any => true,
             Hosts::One { host, port } => request.host() == host && request.port() == *port,
             Hosts::Some(hosts) => request.port() == 443 && hosts.iter().any(|host| host == request.host()),
             Hosts::Google(services) => {

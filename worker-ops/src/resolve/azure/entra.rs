@@ -14,7 +14,7 @@ use std::path::Path;
 
 use super::{Audience, Token, assertion, said, unavailable, variable};
 use crate::fault::{Fault, words};
-use crate::net::{Endpoint, url};
+use crate::net::{Dialer, Endpoint, url};
 use crate::resolve::file;
 use crate::resolve::http::exchange;
 
@@ -31,7 +31,12 @@ enum Proof {
     Assertion(String),
 }
 
-pub(super) async fn token(how: &ResolveAzure, cloud: Cloud, audience: Audience) -> Result<Token, Fault> {
+pub(super) async fn token(
+    how: &ResolveAzure,
+    cloud: Cloud,
+    audience: Audience,
+    dialer: &Dialer,
+) -> Result<Token, Fault> {
     // they become part of a URL
     if !is_tenant(&how.tenant) || !is_guid(&how.client_id) {
         return Err(unavailable("tenant and client_id of the entry are no ids of Azure's"));
@@ -53,7 +58,7 @@ pub(super) async fn token(how: &ResolveAzure, cloud: Cloud, audience: Audience) 
         .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
         .body(Full::new(Bytes::from(url::form(form))))
         .map_err(|e| Fault::new(Code::Internal, format!("a request to Microsoft Entra cannot be made: {e}")))?;
-    let answer = exchange(&directory, request)
+    let answer = exchange(dialer, &directory, request)
         .await
         .map_err(|e| unavailable(format!("Microsoft Entra at {e}")).next("Check the way from the runner to it."))?;
     let (Proof::Secret(secret) | Proof::Assertion(secret)) = &proof;

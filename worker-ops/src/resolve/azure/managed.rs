@@ -10,7 +10,7 @@ use shared_proto::v1::ResolveAzure;
 
 use super::{Audience, Token, address, said, unavailable, variable};
 use crate::fault::{Fault, words};
-use crate::net::url;
+use crate::net::{Dialer, url};
 use crate::resolve::http::exchange;
 
 /// The metadata service of a machine.
@@ -46,7 +46,7 @@ pub(super) async fn token(how: &ResolveAzure, audience: Audience) -> Result<Toke
         unavailable(format!("the managed identity: {}", words(why)))
             .next("Give the machine, web app or container app a managed identity, and the entry its client_id where a user has assigned it.")
     };
-    let answer = exchange(&address, request).await.map_err(|e| failed(&e))?;
+    let answer = exchange(&Dialer::direct(), &address, request).await.map_err(|e| failed(&e))?;
     let at = |why: &str| failed(&format!("{}: {why}", address.shown()));
     let said = said(&answer).map_err(|e| at(&e))?;
     if !answer.status.is_success() {

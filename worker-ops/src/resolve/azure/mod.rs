@@ -18,6 +18,7 @@ use std::time::Duration;
 use super::http::Answer;
 use super::{Resolved, millis, step, unavailable, valid_until};
 use crate::fault::Fault;
+use crate::net::Dialer;
 
 /// For all tokens.
 const DEADLINE: Duration = Duration::from_secs(18);
@@ -37,8 +38,8 @@ struct Token {
 struct Audience(&'static str);
 
 /// Asks for the tokens. That there is none for logs or vaults is no failure: who asks for these is told why.
-pub(super) async fn resolve(how: &ResolveAzure) -> Result<Resolved, Fault> {
-    match tokio::time::timeout(DEADLINE, unbounded(how)).await {
+pub(super) async fn resolve(how: &ResolveAzure, dialer: &Dialer) -> Result<Resolved, Fault> {
+    match tokio::time::timeout(DEADLINE, unbounded(how, &dialer.or_direct(&how.endpoint_url))).await {
         Ok(resolved) => resolved,
         Err(_) => {
             Err(unavailable(format!("the Azure source {:?}: no answer within {} s", how.source, DEADLINE.as_secs())))
@@ -46,17 +47,17 @@ pub(super) async fn resolve(how: &ResolveAzure) -> Result<Resolved, Fault> {
     }
 }
 
-async fn unbounded(how: &ResolveAzure) -> Result<Resolved, Fault> {
+async fn unbounded(how: &ResolveAzure, dialer: &Dialer) -> Result<Resolved, Fault> {
     let cloud =
         Cloud::from_name(&how.cloud).ok_or_else(|| unavailable(format!("{:?} is no cloud of Azure", how.cloud)))?;
-    let management = token(how, cloud, Audience(cloud.management())).await?;
-    let (logs, logs_failure) = match token(how, cloud, Audience(cloud.logs_audience())).await {
+    let management = token(how, cloud, Audience(cloud.management()), dialer).await?;
+    let (logs, logs_failure) = match token(how, cloud, Audience(cloud.logs_audience()), dialer).await {
         Ok(token) => (Some(token), String::new()),
         Err(fault) => (None, fault.failure.message),
     };
     let (vault, vault_failure) = match how.vault {
         false => (None, String::new()),
-        true => match token(how, cloud, Audience(cloud.vault())).await {
+        true => match token(how, cloud, Audience(cloud.vault()), dialer).await {
             Ok(token) => (Some(token), String::new()),
             Err(fault) => (None, fault.failure.message),
         },
@@ -79,9 +80,11 @@ async fn unbounded(how: &ResolveAzure) -> Result<Resolved, Fault> {
     Ok(Resolved { target: Kind::Azure(target), valid_until_ms: valid_until(expiry_ms)?, steps })
 }
 
-async fn token(how: &ResolveAzure, cloud: Cloud, audience: Audience) -> Result<Token, Fault> {
+async fn token(how: &ResolveAzure, cloud: Cloud, audience: Audience, dialer: &Dialer) -> Result<Token, Fault> {
     match how.source.as_str() {
-        "client_secret" | "client_certificate" | "workload_identity" => entra::token(how, cloud, audience).await,
+        "client_secret" | "client_certificate" | "workload_identity" => {
+            entra::token(how, cloud, audience, dialer).await
+        }
         "managed_identity" => managed::token(how, audience).await,
         other => Err(unavailable(format!("{other:?} is no source of Azure credentials")).next(
             "Use client_secret, client_certificate, workload_identity or managed_identity in the connection's entry.",

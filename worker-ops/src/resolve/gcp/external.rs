@@ -39,7 +39,7 @@ pub(super) async fn resolve(
                 .ok_or_else(|| content.wrong("its service_account_impersonation_url is none of Google's"))?,
         ),
     };
-    let subject = subject_token(how, content).await?;
+    let subject = subject_token(how, google, content).await?;
     let audience = content.text("audience")?;
     // the account's token is the one with the scopes that were asked for
     let scope = if account.is_some() { CLOUD_PLATFORM.to_owned() } else { scopes.join(" ") };
@@ -83,7 +83,7 @@ fn basic(id: &str, secret: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-async fn subject_token(how: &ResolveGcp, content: &Content<'_>) -> Result<String, Fault> {
+async fn subject_token(how: &ResolveGcp, google: &Google, content: &Content<'_>) -> Result<String, Fault> {
     let source = content.value().get("credential_source").unwrap_or(&Value::Null);
     let member = |name: &str| source.get(name).and_then(Value::as_str).unwrap_or_default();
     let (text, shown) = match (member("file"), member("url")) {
@@ -93,7 +93,7 @@ async fn subject_token(how: &ResolveGcp, content: &Content<'_>) -> Result<String
             }
             (file::read("the subject token", Path::new(path))?, format!("the subject token {path}"))
         }
-        ("", url) if !url.is_empty() => fetch(how, content, source, url).await?,
+        ("", url) if !url.is_empty() => fetch(how, google, content, source, url).await?,
         _ if source.get("executable").is_some() => {
             return Err(content
                 .wrong("its credential_source is a program, which is not run")
@@ -119,7 +119,13 @@ async fn subject_token(how: &ResolveGcp, content: &Content<'_>) -> Result<String
 }
 
 /// From a host that the connection's entry names: a file that somebody else wrote must not have the runner ask just anybody.
-async fn fetch(how: &ResolveGcp, content: &Content<'_>, source: &Value, url: &str) -> Result<(String, String), Fault> {
+async fn fetch(
+    how: &ResolveGcp,
+    google: &Google,
+    content: &Content<'_>,
+    source: &Value,
+    url: &str,
+) -> Result<(String, String), Fault> {
     let wrong = |what: &str| content.wrong(&format!("the url of its credential_source: {what}"));
     let uri: http::Uri = url.parse().map_err(|_| wrong("it is no URL"))?;
     let bare = url.split('?').next().unwrap_or_default();
@@ -139,7 +145,9 @@ async fn fetch(how: &ResolveGcp, content: &Content<'_>, source: &Value, url: &st
         let value = value.as_str().and_then(|v| HeaderValue::from_str(v).ok());
         request.headers_mut().insert(name, value.ok_or_else(|| wrong("a value of its headers is none"))?);
     }
-    let answer = exchange(&address, request).await.map_err(|why| unavailable(format!("the subject token: {why}")))?;
+    let answer = exchange(google.dialer(), &address, request)
+        .await
+        .map_err(|why| unavailable(format!("the subject token: {why}")))?;
     let shown = format!("the subject token from {}", address.shown());
     if !answer.status.is_success() {
         return Err(unavailable(format!("{shown}: it answered {}", answer.status)));

@@ -13,6 +13,7 @@ use super::super::unavailable;
 use super::token::{document, token};
 use super::{Given, Token};
 use crate::fault::{Fault, words};
+use crate::net::Dialer;
 use crate::net::url::encode;
 
 /// Where it is.
@@ -51,7 +52,7 @@ async fn ask(address: &Address, path: &str) -> Result<Answer, Fault> {
         .body(Full::default())
         .map_err(|_| wrong(format!("{}: no path", address.shown())))?;
     request.headers_mut().insert(FLAVOR.0, HeaderValue::from_static(FLAVOR.1));
-    let answer = exchange(address, request).await.map_err(wrong)?;
+    let answer = exchange(&Dialer::direct(), address, request).await.map_err(wrong)?;
     if answer.headers.get(FLAVOR.0).is_none_or(|v| v.as_bytes() != FLAVOR.1.as_bytes()) {
         return Err(wrong(format!("{}: what answers there is none of Google's", address.shown())));
     }

@@ -23,6 +23,7 @@ use std::time::Duration;
 use self::token::{Google, Token};
 use super::{Resolved, step, unavailable, valid_until};
 use crate::fault::Fault;
+use crate::net::Dialer;
 
 /// For all of it: less than the supervisor waits.
 const DEADLINE: Duration = Duration::from_secs(18);
@@ -41,15 +42,15 @@ struct Given {
 }
 
 /// A token for the connection's projects.
-pub(super) async fn resolve(how: ResolveGcp) -> Result<Resolved, Fault> {
-    match tokio::time::timeout(DEADLINE, resolve_unbounded(&how)).await {
+pub(super) async fn resolve(how: ResolveGcp, dialer: &Dialer) -> Result<Resolved, Fault> {
+    match tokio::time::timeout(DEADLINE, resolve_unbounded(&how, dialer)).await {
         Ok(resolved) => resolved,
         Err(_) => Err(unavailable(format!("Google gave no token within {} s", DEADLINE.as_secs()))),
     }
 }
 
-async fn resolve_unbounded(how: &ResolveGcp) -> Result<Resolved, Fault> {
-    let google = Google::new(&how.endpoint_url)?;
+async fn resolve_unbounded(how: &ResolveGcp, dialer: &Dialer) -> Result<Resolved, Fault> {
+    let google = Google::new(&how.endpoint_url, dialer)?;
     let platform = [CLOUD_PLATFORM.to_owned()];
     let asked = if how.scopes.is_empty() { &platform[..] } else { &how.scopes };
     // what another account's token is asked for with is good for that

@@ -13,7 +13,7 @@ use super::super::http::{Answer, exchange};
 use super::super::unavailable;
 use crate::fault::Fault;
 use crate::found::text;
-use crate::net::Endpoint;
+use crate::net::{Dialer, Endpoint};
 
 /// Where users and keys get tokens. <https://developers.google.com/identity/protocols/oauth2/service-account>
 pub(super) const OAUTH: &[&str] = &["oauth2.googleapis.com", "accounts.google.com", "www.googleapis.com"];
@@ -40,6 +40,7 @@ pub(super) struct Token {
 /// Google's hosts, or what stands in for all of them.
 pub(super) struct Google {
     endpoint: Option<Address>,
+    dialer: Dialer,
 }
 
 /// A service account that is acted as.
@@ -54,8 +55,12 @@ pub(super) struct Acts<'a> {
 // === impl Google ===
 
 impl Google {
-    pub(super) fn new(endpoint_url: &str) -> Result<Self, Fault> {
-        Ok(Self { endpoint: Endpoint::instead(endpoint_url)? })
+    pub(super) fn new(endpoint_url: &str, dialer: &Dialer) -> Result<Self, Fault> {
+        Ok(Self { endpoint: Endpoint::instead(endpoint_url)?, dialer: dialer.or_direct(endpoint_url) })
+    }
+    /// The way to them.
+    pub(super) fn dialer(&self) -> &Dialer {
+        &self.dialer
     }
 
     /// Where that is asked which a file names by a URL: at one of these hosts of Google's, by TLS. It is not the file that decides it.
@@ -96,7 +101,7 @@ impl Google {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
         headers.extend(authorization.map(|value| (AUTHORIZATION, value)));
-        let answer = ask(&address, &path, headers, form).await?;
+        let answer = ask(&self.dialer, &address, &path, headers, form).await?;
         let body = document(&address, &answer, secrets)?;
         token(
             &address,
@@ -125,7 +130,7 @@ impl Google {
                 HeaderValue::from_str(quota_project).map_err(|_| unavailable("the quota project is no name"))?;
             headers.insert("x-goog-user-project", project);
         }
-        let answer = ask(&address, &path, headers, body.to_string()).await?;
+        let answer = ask(&self.dialer, &address, &path, headers, body.to_string()).await?;
         let body = document(&address, &answer, &[&by.value]).map_err(|mut fault| {
             fault.failure.message = format!("the service account {} cannot be acted as: {}", acts.account, fault.failure.message);
             fault.next("Give the identity before it roles/iam.serviceAccountTokenCreator on that account, and enable iamcredentials.googleapis.com.")
@@ -149,7 +154,13 @@ fn bearer(token: &str) -> Result<HeaderValue, Fault> {
     Ok(value)
 }
 
-async fn ask(address: &Address, path: &str, headers: HeaderMap, body: String) -> Result<Answer, Fault> {
+async fn ask(
+    dialer: &Dialer,
+    address: &Address,
+    path: &str,
+    headers: HeaderMap,
+    body: String,
+) -> Result<Answer, Fault> {
     let mut attempt = 1;
     loop {
         let mut request = http::Request::builder()
@@ -158,7 +169,7 @@ async fn ask(address: &Address, path: &str, headers: HeaderMap, body: String) ->
             .body(Full::new(body.clone().into()))
             .map_err(|_| unavailable(format!("{}: its path is none", address.shown())))?;
         request.headers_mut().clone_from(&headers);
-        match exchange(address, request).await {
+        match exchange(dialer, address, request).await {
             Ok(answer) if answer.status.is_server_error() && attempt < ATTEMPTS => {}
             Ok(answer) => return Ok(answer),
             Err(_) if attempt < ATTEMPTS => {}
@@ -216,7 +227,7 @@ mod tests {
     use super::*;
 
     fn leads(endpoint: &str, url: &str) -> Result<String, String> {
-        let google = Google::new(endpoint).map_err(|f| f.failure.message)?;
+        let google = Google::new(endpoint, &Dialer::none()).map_err(|f| f.failure.message)?;
         let placed = google.place("token_uri", url, OAUTH).map_err(|f| f.failure.message)?;
         Ok(format!("{} {}", placed.0.shown(), placed.1))
     }
