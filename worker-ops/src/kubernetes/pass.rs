@@ -4,6 +4,7 @@
 //! It must never pass on what authenticates somebody else than the connection, nor what speaks of the connection between two hops.
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -296,14 +297,31 @@ fn head(status: StatusCode, headers: &HeaderMap) -> HttpHead {
     HttpHead { status: u32::from(status.as_u16()), headers: headers.collect() }
 }
 
-/// Passes the body on, to its end.
+/// Passes the body on, to its end: in messages as large as they may be where much comes, and whatever there is at once.
 async fn answer_body(cluster: &Cluster, mut body: Incoming, output: &mut Output) -> Result<Outcome, Fault> {
-    while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame.map_err(|e| lost(cluster.endpoint(), &e))?.into_data() {
-            output.data(&data).await?;
+    let mut piece = BytesMut::new();
+    loop {
+        let mut next = body.frame().await;
+        let ended = loop {
+            match next {
+                None => break Some(Ok(done())),
+                Some(Err(e)) => break Some(Err(lost(cluster.endpoint(), &e))),
+                Some(Ok(frame)) => frame.into_data().map_or((), |data| piece.extend_from_slice(&data)),
+            }
+            if piece.len() >= DATA_MAX {
+                break None;
+            }
+            match body.frame().now_or_never() {
+                Some(more) => next = more,
+                None => break None,
+            }
+        };
+        output.data(&piece).await?;
+        piece.clear();
+        if let Some(ended) = ended {
+            return ended;
         }
     }
-    Ok(done())
 }
 
 /// Passes on what both sides say in the protocol that was switched to. Ends when the API server does.
