@@ -4,6 +4,11 @@ use super::repository::Repository;
 use crate::stop::Stop;
 use shared_proto::failure::Code;
 
+/// What `git lfs install` writes into a configuration, and no configuration of the machine is read here: without it `git lfs pull` fetches, leaves
+/// the pointers where they are, and says that all is well.
+const FILTER: [&str; 3] =
+    ["filter.lfs.clean=git-lfs clean -- %f", "filter.lfs.smudge=git-lfs smudge -- %f", "filter.lfs.required=true"];
+
 /// # Errors
 /// `source_refused`: not from an address of HTTPS; `source_unavailable`: the program is not there, or fails.
 pub(super) async fn fetch(repository: &mut Repository<'_, '_>) -> Result<(), Stop> {
@@ -20,6 +25,10 @@ pub(super) async fn fetch(repository: &mut Repository<'_, '_>) -> Result<(), Sto
     // the source's own .lfsconfig could name any server: this goes over it
     let path = if url.ends_with(".git") { url.clone() } else { format!("{url}.git") };
     let (remote, server) = (format!("remote.origin.url={url}"), format!("lfs.url={path}/info/lfs"));
-    let arguments = ["-c", &remote, "-c", &server, "-c", "lfs.fetchexclude=", "-c", "lfs.fetchinclude=", "lfs", "pull"];
-    repository.run(&arguments).await?.must(Code::SourceUnavailable, &format!("fetch what Git LFS keeps for {url}"))
+    let settings = [&remote, &server, "lfs.fetchexclude=", "lfs.fetchinclude="];
+    let arguments: Vec<_> = settings.into_iter().chain(FILTER).flat_map(|one| ["-c", one]).collect();
+    repository
+        .run(&[&arguments[..], &["lfs", "pull"]].concat())
+        .await?
+        .must(Code::SourceUnavailable, &format!("fetch what Git LFS keeps for {url}"))
 }
