@@ -13,13 +13,16 @@ use serde_json::{Value, json};
 use shared_proto::failure::{Code, Failure};
 use std::path::{Path, PathBuf};
 
+/// So many files of secrets that were left out are named, and the others counted.
+const NAMED: usize = 10;
+
 /// `deploy`
 ///
 /// Without a terminal and without --auto-approve the job is left awaiting approval, and the exit code is 75.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("from").required(true).args(["dir", "url", "package", "stack"]))]
 pub(crate) struct Deploy {
-    /// The folder with the code; a .runnerignore in it names what stays out
+    /// The folder with the code; a .runnerignore in it names what stays out (and !NAME what does not), well-known files of secrets do by themselves
     dir: Option<PathBuf>,
     #[command(flatten)]
     source: OptionalSource,
@@ -186,14 +189,31 @@ fn shown(entries: u64) -> String {
     if entries == 1 { "1 entry".to_owned() } else { format!("{entries} entries") }
 }
 
+/// What of a folder was left out because it holds secrets, and how it is sent all the same.
+fn left_out(secrets: &[PathBuf]) -> Option<String> {
+    let first = secrets.first()?;
+    let mut names = secrets.iter().take(NAMED).map(|name| name.display().to_string()).collect::<Vec<_>>().join(", ");
+    if secrets.len() > NAMED {
+        names.push_str(&format!(" and {} more", secrets.len() - NAMED));
+    }
+    Some(format!(
+        "left out, because it holds secrets: {names} (to send it, write !{} into {})",
+        first.display(),
+        archive::IGNORE_FILE
+    ))
+}
+
 /// Packs the folder and sends it, unless the control plane has that very content.
 async fn upload(session: &Session, dir: &Path) -> Done<Value> {
     let spinner = progress::spinner(format!("packing {}", dir.display()));
     let folder = dir.to_owned();
     let packed = tokio::task::spawn_blocking(move || archive::pack(&folder, Limits::default())).await;
     spinner.finish_and_clear();
-    let Packed { file, sha256, size, entries } =
+    let Packed { file, sha256, size, entries, secrets } =
         packed.map_err(|e| Code::Internal.on(format!("packing {}: {e}", dir.display())))??;
+    if let Some(said) = left_out(&secrets) {
+        crate::output::remark(&said);
+    }
     let at = path(&["archives", &sha256], &[]);
     if session.client.exists(&at).await? {
         eprintln!("· source: {}, unchanged", shown(entries));
@@ -293,6 +313,15 @@ mod tests {
         assert!(failure.next_step.contains(&format!("deploy {}", dir.path().display())), "{failure}");
         assert!(is_folder(&dir.path().join("none")).expect_err("refused").message.contains("No such file"));
         assert_eq!((shown(1), shown(2)), ("1 entry".to_owned(), "2 entries".to_owned()));
+    }
+
+    #[test]
+    fn what_holds_secrets_is_named_with_how_to_send_it() {
+        let names = |n: usize| (0..n).map(|n| PathBuf::from(format!(".env.{n}"))).collect::<Vec<_>>();
+        assert_eq!(left_out(&[]), None);
+        let all = left_out(&names(NAMED)).expect("says");
+        assert!(all.contains(".env.9 (") && all.contains("!.env.0 into .runnerignore"), "{all}");
+        assert!(left_out(&names(NAMED + 2)).expect("says").contains(".env.9 and 2 more ("));
     }
 
     #[test]
