@@ -92,19 +92,29 @@ async fn start(command: &Deploy, session: &Session) -> Done<Value> {
             .next("Run `runnerctl stack list`.")
             .into());
     }
-    let engine = match (command.engine.as_deref(), &existing) {
-        (None, Some(_)) => None,
-        (named, existing) => {
-            // the stack's runner, unless another is to do it
-            let own = existing.as_ref().map(|stack| table::text(stack, "/runner")).filter(|name| !name.is_empty());
-            let runner = session.runner.as_deref().or(own.as_deref());
-            let wanted = named.or(command.dir.as_deref().and_then(engine_of));
-            let engine = stack::engine_of_runner(client, runner, wanted).await?;
-            if named.is_none() {
-                eprintln!("· engine: {engine}");
-            }
-            Some(engine)
+    // only an update makes the stack what was asked for; the others look at it as it is, or undo what is there
+    let stays = existing.as_ref().filter(|_| command.kind != "update");
+    if let Some(found) = stays {
+        let mut body = stack::writable(found);
+        if let Some(engine) = &command.engine {
+            body["engine"] = engine.as_str().into();
         }
+        command.options.make(&mut body, session.runner.as_deref())?;
+        stack::stays(found, &body, &command.kind)?;
+    }
+    let named = command.engine.as_deref();
+    let engine = if stays.is_some() || (named.is_none() && existing.is_some()) {
+        None
+    } else {
+        // the stack's runner, unless another is to do it
+        let own = existing.as_ref().map(|stack| table::text(stack, "/runner")).filter(|name| !name.is_empty());
+        let runner = session.runner.as_deref().or(own.as_deref());
+        let wanted = named.or(command.dir.as_deref().and_then(engine_of));
+        let engine = stack::engine_of_runner(client, runner, wanted).await?;
+        if named.is_none() {
+            eprintln!("· engine: {engine}");
+        }
+        Some(engine)
     };
     let source = match (&command.stack, &command.dir, fetched) {
         (Some(_), ..) => None,
@@ -119,7 +129,6 @@ async fn start(command: &Deploy, session: &Session) -> Done<Value> {
         }
     }
     match existing {
-        // only an update makes the source the stack's own; the others look at it, or undo what is there
         Some(stack) if command.kind != "update" => {
             if let Some(source) = source {
                 job["source"] = source;
@@ -300,6 +309,41 @@ mod tests {
             Command::Deploy(command) => command,
             other => panic!("{other:?}"),
         }
+    }
+
+    #[tokio::test]
+    async fn what_a_preview_cannot_change_of_its_stack_is_refused_before_anything_is_sent() {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&asked);
+        let client = api(move |request| {
+            let body = std::str::from_utf8(&request.body).unwrap_or_default();
+            seen.lock().expect("not poisoned").push(format!("{} {body}", request.method));
+            let stack = json!({
+                "id": "stk_1", "name": "shop", "engine": "opentofu", "runner": null, "path": "", "variables": {}, "connections": ["a"]
+            });
+            answer(if request.method == "GET" { 200 } else { 201 }, &stack.to_string())
+        })
+        .await;
+        let session = Session { client, output: Output::new(Format::Table), runner: None, interrupt: Interrupt::listen() };
+        let deploy = async |words: &[&str]| {
+            start(&parsed(&[&["--stack", "shop", "--kind", "preview"], words].concat()), &session).await
+        };
+        for words in [
+            &["--variables-set", "base"][..],
+            &["--engine-version", "1.9.0"],
+            &["--path", "b"],
+            &["--connection", "b"],
+            &["--engine", "terraform"],
+            &["--limit", "plan=1h"],
+        ] {
+            let stop = deploy(words).await.expect_err("refused");
+            let failure = stop.failure().expect("a failure");
+            assert!(failure.code == Code::InvalidArgument && failure.message.starts_with(words[0]), "{failure}");
+        }
+        assert!(asked.lock().expect("not poisoned").iter().all(|request| request.starts_with("GET ")));
+        deploy(&["--connection", "a", "--engine", "opentofu", "--var", "x=1"]).await.expect("starts");
+        let asked = asked.lock().expect("not poisoned");
+        assert!(asked.last().is_some_and(|last| last.starts_with("POST ") && last.contains(r#""x":"1""#)), "{asked:?}");
     }
 
     #[test]

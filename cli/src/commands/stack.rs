@@ -148,6 +148,37 @@ fn inputs(stack: &Value) -> String {
     said.collect::<Vec<_>>().join(", ")
 }
 
+/// What of a stack is no job's own, with the option that it is given by.
+const OF_THE_STACK: [(&str, &str); 10] = [
+    ("engine", "--engine"),
+    ("engine_version", "--engine-version"),
+    ("runner", "--runner"),
+    ("path", "--path"),
+    ("workspace", "--workspace"),
+    ("variable_sets", "--variables-set"),
+    ("inputs", "--input"),
+    ("follows", "--follow"),
+    ("connections", "--connection"),
+    ("limits", "--limit"),
+];
+
+/// Refuses what would make a stack another one where only a job of it is made, whose stack stays as it is.
+///
+/// # Errors
+/// `invalid_argument`, with the options.
+pub(crate) fn stays(found: &Value, body: &Value, kind: &str) -> Result<(), Failure> {
+    let now = writable(found);
+    let changed: Vec<_> =
+        OF_THE_STACK.into_iter().filter(|(name, _)| now[name] != body[name]).map(|(_, option)| option).collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let (name, options) = (table::text(found, "/name"), changed.join(", "));
+    Err(Code::InvalidArgument
+        .on(format!("{options}: this belongs to the stack {name}, which a job of the kind {kind} leaves as it is"))
+        .next(format!("Change the stack first: `runnerctl stack update {name} {} …`.", changed[0])))
+}
+
 /// The kinds that a variable may be of.
 const KINDS: [&str; 4] = ["variables", "secrets", "sealed", "inputs"];
 
@@ -269,6 +300,12 @@ impl Options {
     }
     /// Puts what was given into a stack's document.
     pub(crate) fn apply(&self, stack: &mut Value, runner: Option<&str>) -> Result<(), Failure> {
+        self.put(stack)?;
+        self.mark(stack);
+        self.make(stack, runner)
+    }
+    /// Puts what was given and is no job's own into a stack's document.
+    pub(crate) fn make(&self, stack: &mut Value, runner: Option<&str>) -> Result<(), Failure> {
         match self.engine_version.as_deref() {
             None => {}
             Some(ANY) => stack["engine_version"] = Value::Null,
@@ -280,7 +317,6 @@ impl Options {
         if let Some(workspace) = &self.workspace {
             stack["workspace"] = workspace.as_str().into();
         }
-        self.put(stack)?;
         match self.sets.as_slice() {
             [] => {}
             [none] if none == NONE => stack["variable_sets"] = json!([]),
@@ -300,7 +336,6 @@ impl Options {
         if let Some(follow) = &self.follow {
             stack["follows"] = (follow == "yes").into();
         }
-        self.mark(stack);
         if !self.connections.is_empty() {
             stack["connections"] = json!(self.connections);
         }
@@ -676,6 +711,47 @@ mod tests {
         let text = deleted("shop", true, &json!({ "state": state }));
         for part in ["what it made, if anything, stays", "stacks/stk_1", "instance i-1 of runner r"] {
             assert!(text.contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_belongs_to_the_stack_is_named_where_the_stack_stays() {
+        let found = json!({
+            "id": "1", "name": "shop", "engine": "opentofu", "engine_version": null, "runner": "r1", "path": "a", "workspace": "",
+            "variables": {"x": "1"}, "variable_sets": ["base"], "inputs": {}, "follows": false, "connections": ["c"], "limits": {}
+        });
+        let mut body = writable(&found);
+        let same = Options {
+            path: Some("a".into()),
+            sets: vec!["base".into()],
+            connections: vec!["c".into()],
+            not_redacted: vec!["x".into()],
+            ..Options::default()
+        };
+        same.make(&mut body, Some("r1")).expect("applies");
+        assert_eq!(stays(&found, &body, "preview"), Ok(()));
+        let others: [(&str, Options); 8] = [
+            ("--engine-version", Options { engine_version: Some("1.9.0".into()), ..Options::default() }),
+            ("--path", Options { path: Some("b".into()), ..Options::default() }),
+            ("--workspace", Options { workspace: Some("blue".into()), ..Options::default() }),
+            ("--variables-set", Options { sets: vec!["team".into()], ..Options::default() }),
+            ("--input", Options { inputs: vec!["vpc=net.id".into()], ..Options::default() }),
+            ("--follow", Options { follow: Some("yes".into()), ..Options::default() }),
+            ("--connection", Options { connections: vec!["d".into()], ..Options::default() }),
+            ("--limit", Options { limits: vec![("plan", Some(60))], ..Options::default() }),
+        ];
+        for (option, options) in others {
+            let mut body = writable(&found);
+            options.make(&mut body, Some("r1")).expect("applies");
+            let failure = stays(&found, &body, "preview").expect_err(option);
+            assert_eq!(failure.code, Code::InvalidArgument);
+            assert!(failure.message.starts_with(&format!("{option}: ")), "{failure}");
+            assert!(failure.next_step.contains("stack update shop"), "{failure}");
+        }
+        for (name, option) in [("engine", "--engine"), ("runner", "--runner")] {
+            let mut body = writable(&found);
+            body[name] = "other".into();
+            assert!(stays(&found, &body, "destroy").expect_err(option).message.starts_with(&format!("{option}: ")));
         }
     }
 
