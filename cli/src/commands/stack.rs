@@ -10,6 +10,7 @@ use crate::config;
 use crate::output::table;
 use crate::stop::Done;
 use serde_json::{Map, Value, json};
+use shared_proto::exact;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::limits::{MAX, MIN, NAMES, in_words};
 use std::path::PathBuf;
@@ -258,14 +259,8 @@ impl Variables {
         let mut all = Map::new();
         for file in &self.var_files {
             // a variable may be secret: the message says where, never what
-            let parsed: Map<String, Value> = serde_json::from_str(&config::read_text(file)?).map_err(|e| {
-                Code::InvalidArgument.on(format!(
-                    "{} is not a JSON object (line {}, column {})",
-                    file.display(),
-                    e.line(),
-                    e.column()
-                ))
-            })?;
+            let parsed = exact::object(&config::read_text(file)?)
+                .map_err(|e| Code::InvalidArgument.on(format!("{}: {e}", file.display())))?;
             all.extend(parsed);
         }
         all.extend(self.vars.iter().map(|(k, v)| (k.clone(), Value::from(v.as_str()))));
@@ -666,8 +661,13 @@ mod tests {
         let all = given(&[("b", "flag")], std::slice::from_ref(&file));
         assert_eq!(all, Ok(Some(json!({"a": [1], "b": "flag"}))));
         std::fs::write(&file, r#"["hidden"]"#).expect("writes");
-        let failure = given(&[], &[file]).expect_err("no object");
+        let failure = given(&[], std::slice::from_ref(&file)).expect_err("no object");
         assert!(!failure.message.contains("hidden"));
+        for (text, at) in [(r#"{"big": 12345678901234567890123}"#, "big"), (r#"{"a": 1, "a": 2}"#, "a")] {
+            std::fs::write(&file, text).expect("writes");
+            let failure = given(&[], std::slice::from_ref(&file)).expect_err("refused");
+            assert!(failure.code == Code::InvalidArgument && failure.message.contains(at), "{failure}");
+        }
     }
 
     #[test]
