@@ -247,7 +247,7 @@ impl Launch {
             source_cache: fetched.cache,
             isolation_level: self.settings.isolation.to_owned(),
             git_path: self.settings.git.display().to_string(),
-            environment: self.settings.environment.clone().into_iter().collect(),
+            environment: self.surroundings.environment(),
             next_sequence,
             bounded: self.settings.job_cgroup,
             plan_sha256: approved.plan_sha256.clone(),
