@@ -48,6 +48,11 @@ pub(crate) fn answer(status: u16, text: &str) -> Response<Body> {
     response
 }
 
+/// A body of which nothing ever comes.
+pub(crate) fn silent() -> Response<Body> {
+    Response::new(BodyExt::boxed(StreamBody::new(futures_util::stream::pending::<io::Result<Frame<Bytes>>>())))
+}
+
 /// A body that is sent piece by piece.
 fn pieces(texts: &[&str]) -> Response<Body> {
     let all: Vec<io::Result<Frame<Bytes>>> =

@@ -17,7 +17,7 @@ use std::time::Duration;
 const LOOK: Duration = Duration::from_millis(300);
 
 /// A job that has not begun after this long is explained.
-const WAITS: Duration = Duration::from_secs(2);
+pub(super) const WAITS: Duration = Duration::from_secs(2);
 
 /// What to do when a plan awaits approval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,7 +217,7 @@ pub(crate) async fn follow(session: &Session, job: &str, approval: Approval, exi
             () = &mut wait, if silent => {
                 silent = false;
                 if let Some(why) = waits_for(session, job).await {
-                    words.note(&why);
+                    words.note(&format!("· {why}"));
                 }
                 continue;
             }
@@ -270,9 +270,9 @@ pub(crate) async fn follow(session: &Session, job: &str, approval: Approval, exi
 }
 
 /// Why a job does not begin, where the control plane can tell.
-async fn waits_for(session: &Session, job: &str) -> Option<String> {
+pub(super) async fn waits_for(session: &Session, job: &str) -> Option<String> {
     let current = session.client.get(&path(&["jobs", job], &[])).await.ok()?;
-    waits(&current).map(|why| format!("· {why}"))
+    waits(&current)
 }
 
 /// What a job waits for, of one that has not begun.
@@ -282,9 +282,15 @@ pub(crate) fn waits(job: &Value) -> Option<String> {
     }
     let (id, phase) = (table::text(job, "/waits_for/job"), table::text(job, "/waits_for/phase"));
     Some(match table::text(job, "/waits_for/reason").as_str() {
-        "job" if phase == "awaiting_approval" => format!(
-            "waits for job {id} of the same stack, which awaits approval: `runnerctl job approve {id}` or `runnerctl job discard {id}`"
-        ),
+        "job" if phase == "awaiting_approval" => {
+            let since = match table::moment(job, "/waits_for/since_ms") {
+                unknown if unknown.is_empty() => unknown,
+                moment => format!(" since {moment}"),
+            };
+            format!(
+                "waits for job {id} of the same stack, which awaits approval{since}: `runnerctl job approve {id}` or `runnerctl job discard {id}`"
+            )
+        }
         "job" => format!("waits for job {id} of the same stack, which is {phase}"),
         "slot" => match table::text(job, "/waits_for/slots").as_str() {
             "1" => "waits for the runner's one slot for jobs".to_owned(),
@@ -403,8 +409,11 @@ mod tests {
         assert!(
             said(json!({"reason": "job", "job": "job_1", "phase": "applying"})).contains("job_1 of the same stack")
         );
-        let approval = said(json!({"reason": "job", "job": "job_1", "phase": "awaiting_approval"}));
-        assert!(approval.contains("runnerctl job approve job_1"), "{approval}");
+        let approval = said(json!({"reason": "job", "job": "job_1", "phase": "awaiting_approval", "since_ms": 1000}));
+        assert!(
+            approval.contains("awaits approval since 1970-01-01T00:00:01Z: `runnerctl job approve job_1`"),
+            "{approval}"
+        );
         assert!(
             said(json!({"reason": "instance"})).contains("takes jobs") && said(Value::Null).contains("room for it")
         );
