@@ -16,6 +16,9 @@ use std::time::Duration;
 /// Whether a plan waits for us is asked this often once it is there; the phase may be the control plane's alone.
 const LOOK: Duration = Duration::from_millis(300);
 
+/// Whether a plan still waits is asked this often while somebody is asked about it.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
 /// A job that has not begun after this long is explained.
 pub(super) const WAITS: Duration = Duration::from_secs(2);
 
@@ -354,6 +357,11 @@ async fn decide(session: &Session, job: &str, sha256: &str) -> Done {
                 "job {job} awaits approval: `runnerctl job approve {job}` or `runnerctl job discard {job}`"
             )));
         }
+        // it was decided on by somebody else, or its time is over: what comes of it is told as it comes
+        () = decided(session, job) => {
+            eprintln!("\n· job {job} no longer waits for an answer");
+            return Ok(());
+        }
         answer = asked => answer.map_err(std::io::Error::other).and_then(|a| a),
     };
     let answer = answer.map_err(|e| Code::InvalidArgument.on(format!("standard input: {e}")))?;
@@ -363,6 +371,18 @@ async fn decide(session: &Session, job: &str, sha256: &str) -> Done {
         session.client.post(&path(&["jobs", job, "discard"], &[]), &json!({})).await?;
     }
     Ok(())
+}
+
+/// Ends when the job does not await its approval any more.
+async fn decided(session: &Session, job: &str) {
+    let at = path(&["jobs", job], &[]);
+    loop {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        // one that cannot be asked for just now may be waiting still
+        if session.client.get(&at).await.is_ok_and(|current| table::text(&current, "/phase") != "awaiting_approval") {
+            return;
+        }
+    }
 }
 
 /// What rules still want of others, where they do.
@@ -383,6 +403,26 @@ pub(crate) async fn approve(session: &Session, job: &str, sha256: Option<&str>) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::tests::{answer, api};
+    use crate::interrupt::Interrupt;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[tokio::test]
+    async fn a_question_ends_with_the_plan_that_it_is_about() {
+        let looks = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&looks);
+        let client = api(move |_| match seen.fetch_add(1, Ordering::SeqCst) {
+            0 => answer(200, r#"{"phase": "awaiting_approval"}"#),
+            1 => answer(503, r#"{"error": {"code": "busy", "message": "not now"}}"#),
+            _ => answer(200, r#"{"phase": "discarded", "result": {"code": "plan_expired"}}"#),
+        })
+        .await;
+        let session = Session { client, output: Output::new(Format::Table), runner: None, interrupt: Interrupt::listen() };
+        decided(&session, "job_1").await;
+        assert!(looks.load(Ordering::SeqCst) >= 3);
+        assert_eq!(exit("discarded", "plan_expired"), 1);
+    }
 
     fn exit(phase: &str, code: &str) -> i32 {
         ending(phase, code, "m", "").map_or(0, |stop| stop.report())
