@@ -10,6 +10,7 @@ use crate::stop::Done;
 use serde_json::{Value, json};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::plan::{Summary, words};
+use shared_proto::rules::BY_POLICY;
 use shared_proto::timeline::Timeline;
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -227,6 +228,20 @@ fn jobs(list: &Value) -> String {
     table::rows(&header, rows, "No jobs.")
 }
 
+/// Who has approved its plan: several where rules asked for them, and the runner's policy in the place of a person.
+fn approvers(job: &Value) -> String {
+    let several = job["plan"]["approvers"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let several: Vec<_> = several.collect();
+    match table::text(job, "/approved_by") {
+        policy if policy == BY_POLICY => format!("{policy}, which lets it reconcile"),
+        one if several.is_empty() && one == table::text(job, "/created_by") && job["approve_automatically"] == true => {
+            format!("{one}, with the job")
+        }
+        last if several.is_empty() => last,
+        _ => several.join(", "),
+    }
+}
+
 /// How it was asked for, where that is not by its kind alone.
 fn manner(job: &Value) -> &'static str {
     match [&job["preview_only"], &job["untrusted"], &job["reconcile"]].map(|flag| flag == true) {
@@ -268,6 +283,8 @@ fn show(job: &Value) -> String {
         ("plan", plan),
         ("rules", rules::summary(&rules::judgement(job))),
         ("approvals", rules::people(job).unwrap_or_default()),
+        ("approved by", if rules::people(job).is_some() { String::new() } else { approvers(job) }),
+        ("cancelled by", table::text(job, "/canceled_by")),
         ("result", table::text(job, "/result/code")),
         ("message", table::text(job, "/result/message")),
         ("next", table::text(job, "/result/next_step")),
@@ -275,7 +292,7 @@ fn show(job: &Value) -> String {
         ("redacted", redacted(job)),
     ];
     // of most jobs there is nothing to say of these
-    let said = |(name, value): &(&str, String)| !value.is_empty() || !matches!(*name, "made by" | "is");
+    let said = |(name, value): &(&str, String)| !value.is_empty() || !matches!(*name, "made by" | "is" | "cancelled by");
     let mut text = table::fields(fields.into_iter().filter(said));
     if summary.is_some() {
         text.push_str(&format!("\nIts plan: runnerctl plan show {}\n", table::text(job, "/id")));
@@ -366,6 +383,22 @@ mod tests {
         let said = text(json!({"redacted": 0, "not_redacted": ["pin", "connection c"]}));
         assert!(said.contains("0; too short to be: pin, connection c"), "{said}");
         assert!(!text(json!({"redacted": null, "not_redacted": []})).contains("too short"));
+    }
+
+    #[test]
+    fn a_job_says_who_has_approved_it() {
+        let said = |job: Value| {
+            let text = show(&job);
+            let line = text.lines().find_map(|line| line.strip_prefix("approved by")).expect("a line");
+            line.trim().to_owned()
+        };
+        let two = json!({"phase": "applied", "approved_by": "eve", "plan": {"judgement": {"approvals": 2}, "approvers": ["bob", "eve"]}});
+        assert_eq!(said(two), "bob, eve");
+        assert_eq!(said(json!({"approved_by": "bob", "created_by": "ada", "plan": {"approvers": []}})), "bob");
+        let own = json!({"approved_by": "ada", "created_by": "ada", "approve_automatically": true, "plan": {}});
+        assert_eq!(said(own), "ada, with the job");
+        let policy = said(json!({"approved_by": BY_POLICY, "reconcile": true, "plan": {}}));
+        assert_eq!(policy, "the runner's own policy, which lets it reconcile");
     }
 
     #[test]
