@@ -120,14 +120,8 @@ pub(crate) async fn run(command: JobCommand, session: &Session) -> Done {
             session.output.document(&job, |_| format!("Job {id}: its plan is discarded, nothing changed.\n"))
         }
         JobCommand::Cancel { id, force } => {
-            let at = path(&["jobs", &id, "cancel"], &[]);
-            let job = session.wait("cancelling", client.post(&at, &json!({ "force": force }))).await?;
-            session.output.document(&job, |_| {
-                format!(
-                    "Job {id}: cancel {}.\nFollow it: runnerctl job watch {id}\n",
-                    if force { "forced" } else { "asked" }
-                )
-            })
+            let job = session.wait("cancelling", cancel(session, &id, force)).await?;
+            session.output.document(&job, |job| cancelled(&id, job, force))
         }
         JobCommand::Rescue { id, to } => {
             let job = session.wait("asking", client.get(&path(&["jobs", &id], &[]))).await?;
@@ -140,6 +134,30 @@ pub(crate) async fn run(command: JobCommand, session: &Session) -> Done {
             session.interrupt.guard("the picture was not drawn", timeline(session, &id, &to)).await
         }
         JobCommand::Logs { id } => session.interrupt.guard("the log was not read to its end", logs(session, &id)).await,
+    }
+}
+
+/// Cancels a job. To whoever asks that of one that has ended, the control plane only says that it is as it was: here it is a mistake.
+async fn cancel(session: &Session, id: &str, force: bool) -> Result<Value, Failure> {
+    let job = session.client.get(&path(&["jobs", id], &[])).await?;
+    if !job["ended_at_ms"].is_null() {
+        let (phase, when) = (table::text(&job, "/phase"), table::moment(&job, "/ended_at_ms"));
+        return Err(Code::Conflict
+            .on(format!("job {id} has ended as {} at {when}: there is nothing to cancel", phase.replace('_', " ")))
+            .next(format!("Look at what it did: `runnerctl job show {id}`.")));
+    }
+    session.client.post(&path(&["jobs", id, "cancel"], &[]), &json!({ "force": force })).await
+}
+
+/// What a cancel came to.
+fn cancelled(id: &str, job: &Value, force: bool) -> String {
+    match table::text(job, "/phase").as_str() {
+        "canceled" => format!("Job {id} is cancelled, before anything was changed.\n"),
+        "lost" => format!("Job {id} is given up as lost: what its instance did meanwhile is not known.\n"),
+        _ => {
+            let how = if force { "forced" } else { "asked" };
+            format!("Job {id}: cancel {how}.\nFollow it: runnerctl job watch {id}\n")
+        }
     }
 }
 
@@ -375,6 +393,33 @@ fn redacted(job: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::tests::{answer, api};
+    use crate::interrupt::Interrupt;
+    use crate::output::Output;
+
+    #[tokio::test]
+    async fn what_has_ended_is_not_cancelled() {
+        let client = api(|asked| {
+            let of = |phase: &str, ended: Value| json!({"phase": phase, "ended_at_ms": ended}).to_string();
+            match (asked.method.as_str(), asked.path.trim_start_matches("/api/v1/jobs/")) {
+                ("GET", "job_1") => answer(200, &of("canceled", 1000.into())),
+                ("GET", "job_2") => answer(200, &of("applying", Value::Null)),
+                ("GET", "job_3") => answer(200, &of("pending", Value::Null)),
+                ("POST", "job_2/cancel") => answer(200, &of("applying", Value::Null)),
+                ("POST", "job_3/cancel") => answer(200, &of("canceled", 2000.into())),
+                other => panic!("{other:?}"),
+            }
+        })
+        .await;
+        let session = Session { client, output: Output::new(Format::Table), runner: None, interrupt: Interrupt::listen() };
+        let failure = cancel(&session, "job_1", false).await.expect_err("it has ended");
+        assert_eq!(failure.code, Code::Conflict);
+        assert!(failure.message.contains("ended as canceled at 1970-01-01T00:00:01Z"), "{failure}");
+        for (id, said) in [("job_2", "cancel asked"), ("job_3", "is cancelled, before anything was changed")] {
+            let job = cancel(&session, id, false).await.expect("cancels");
+            assert!(cancelled(id, &job, false).contains(said), "{id}");
+        }
+    }
 
     #[test]
     fn a_job_says_what_was_redacted_of_it() {
@@ -389,7 +434,7 @@ mod tests {
     fn a_job_says_who_has_approved_it() {
         let said = |job: Value| {
             let text = show(&job);
-            let line = text.lines().find_map(|line| line.strip_prefix("approved by")).expect("a line");
+            let line = text.lines().find_map(|line| line.strip_prefix("approved by:")).expect("a line");
             line.trim().to_owned()
         };
         let two = json!({"phase": "applied", "approved_by": "eve", "plan": {"judgement": {"approvals": 2}, "approvers": ["bob", "eve"]}});
