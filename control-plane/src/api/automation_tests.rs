@@ -570,6 +570,7 @@ async fn outputs_of_one_stack_are_inputs_of_another() {
         let (_, job) = world.post("/stacks/app/jobs", &body).await;
         let request = world.request_of(job["id"].as_str().expect("an id")).await;
         assert_eq!(request.variables.contains_key("net"), has);
+        assert_eq!(request.left_out.iter().any(|name| name == "net"), !has, "{:?}", request.left_out);
         world.ended("failed", "engine_failed", None).await;
     }
     // what is sensitive, of two kinds, or in a circle
