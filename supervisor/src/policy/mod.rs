@@ -44,6 +44,7 @@ pub use cases::{CASES_MAX, Case, CaseResult, Cases};
 pub use decision::{By, Decision, Effect, Secrets};
 pub use file::{FILE_MAX, NAME_MAX, RULES_MAX, VERSION};
 pub use kubernetes::{Attributes, Namespace, WayIn};
+pub use matchers::{ENGINES, KINDS, PROVIDERS};
 pub use limits::{CONCURRENCY_MAX, Limit, LimitError, Limits, Permit, RATE_MAX, Rate};
 pub use reader::PolicyError;
 pub use request::{CloudCall, JobCall, JobSource, Request, Section, What, reads};
