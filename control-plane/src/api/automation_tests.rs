@@ -229,6 +229,16 @@ async fn five_failures_one_after_the_other_pause_it() {
     let world = World::owned().await;
     world.stack("web").await;
     let mut due = due_ms(&world.schedule("web", "s", "preview").await);
+    for (name, events) in [("all", json!([])), ("drift", json!(["drift_found"]))] {
+        let secret = "a secret of sixteen bytes and more";
+        let body = json!({ "name": name, "url": "https://hooks.example.com/", "secret": secret, "events": events });
+        assert_eq!(world.post("/notifications", &body).await.0, StatusCode::CREATED);
+    }
+    let told = async |name: &str| {
+        let found = world.store.notification(&world.organization, name).await.expect("is there");
+        let notices = world.store.notices(&found.id, 100).await.expect("notices");
+        notices.into_iter().filter(|notice| notice.event == "schedule_paused").map(|n| n.body).collect::<Vec<_>>()
+    };
     // what succeeds between them starts the count again
     for phase in ["failed", "failed", "planned", "failed", "failed", "failed", "failed", "failed"] {
         due::look(&world.state, due).await;
@@ -240,7 +250,15 @@ async fn five_failures_one_after_the_other_pause_it() {
     let shown = world.shown("web", "s").await;
     assert_eq!((world.jobs().await.len(), shown["next_run_ms"].clone()), (8, Value::Null));
     assert!(shown["paused"]["by"].as_str().expect("why").contains("5 jobs"), "{shown}");
+    let [told_all] = &told("all").await[..] else { panic!("it is told once") };
+    let body: Value = serde_json::from_str(told_all).expect("JSON");
+    assert_eq!(
+        (body["event"].as_str(), body["stack"]["name"].as_str(), body["schedule"]["name"].as_str()),
+        (Some("schedule_paused"), Some("web"), Some("s"))
+    );
+    assert_eq!((body["schedule"]["why"].as_str(), told("drift").await.len()), (shown["paused"]["by"].as_str(), 0));
     due::look(&world.state, due + 10 * MINUTE).await;
+    assert_eq!(told("all").await.len(), 1);
     assert_eq!(world.jobs().await.len(), 8, "it stays paused");
     let (_, resumed) = world.post("/stacks/web/schedules/s/resume", &json!({})).await;
     assert_eq!((resumed["paused"].clone(), resumed["failures"].as_i64()), (Value::Null, Some(0)));
