@@ -437,7 +437,18 @@ async fn a_push_makes_a_job_of_its_stack_at_its_commit() {
         assert!(answer["skipped"][0]["why"].as_str().expect("why").contains(why), "{answer}");
     }
     assert_eq!(world.jobs().await.len(), 2);
-    assert_eq!(world.deliver(&path, &secret, "push", b"{}").await.0, StatusCode::BAD_REQUEST);
+    // what is signed and of no form that the host documents is refused each time, and among what came
+    let hook = path.rsplit('/').next().expect("an id");
+    let list = async || world.get(&format!("/webhooks/{hook}/deliveries")).await.1["items"].clone();
+    for (body, expected) in [(&b"{}"[..], &[1][..]), (b"{}", &[2]), (b"no JSON", &[1, 2])] {
+        assert_eq!(world.deliver(&path, &secret, "push", body).await.0, StatusCode::BAD_REQUEST);
+        let came = list().await;
+        let why = |one: &&Value| one["answer"]["said"].as_str().is_some_and(|why| why.starts_with("refused: "));
+        let refused = came.as_array().into_iter().flatten().filter(why);
+        let mut times: Vec<_> = refused.filter_map(|one| one["times"].as_i64()).collect();
+        times.sort_unstable();
+        assert_eq!(times, expected, "{came}");
+    }
     assert_eq!(world.deliver(&path, &secret, "ping", b"{}").await.0, StatusCode::OK);
     // both sides of the bound
     let padded = |bytes: usize| {
@@ -448,9 +459,8 @@ async fn a_push_makes_a_job_of_its_stack_at_its_commit() {
     let max = crate::api::deliveries::DELIVERY_MAX;
     assert_eq!(world.deliver(&path, &secret, "push", &padded(max)).await.0, StatusCode::OK);
     assert_eq!(world.deliver(&path, &secret, "push", &padded(max + 1)).await.0, StatusCode::PAYLOAD_TOO_LARGE);
-    let hook = path.rsplit('/').next().expect("an id");
-    let came = world.get(&format!("/webhooks/{hook}/deliveries")).await.1;
-    let of_push = came["items"]
+    let came = list().await;
+    let of_push = came
         .as_array()
         .expect("a list")
         .iter()
@@ -467,6 +477,30 @@ async fn a_push_makes_a_job_of_its_stack_at_its_commit() {
         StatusCode::NO_CONTENT
     );
     assert_eq!(world.deliver(&path, &secret, "push", &good).await, refused, "it is gone");
+}
+
+#[tokio::test]
+async fn what_is_too_large_by_http_2_is_answered_too() {
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let world = World::owned().await;
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let router = world.router.clone();
+    let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        router.clone().oneshot(request.map(Body::new))
+    });
+    let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    tokio::spawn(server.serve_connection(TokioIo::new(far), service));
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(near)).await.expect("connects");
+    tokio::spawn(connection);
+    // more than all windows together, so that it is still being sent
+    let body = http_body_util::Full::new(bytes::Bytes::from(vec![b' '; 8 * crate::api::deliveries::DELIVERY_MAX]));
+    let path = "http://localhost/api/v1/hooks/whk_00000000000000000000000000000000";
+    let response = sender.send_request(Request::post(path).body(body).expect("a request")).await.expect("answered");
+    assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    let bytes = response.into_body().collect().await.expect("a whole body").to_bytes();
+    let said: Value = serde_json::from_slice(&bytes).expect("JSON");
+    assert_eq!(said["error"]["code"], "too_large");
 }
 
 #[tokio::test]
