@@ -12,7 +12,7 @@ use crate::stop::Done;
 use serde_json::{Map, Value, json};
 use shared_proto::exact;
 use shared_proto::failure::{Code, Failure};
-use shared_proto::limits::{MAX, MIN, NAMES, in_words};
+use shared_proto::limits::{MAX, NAMES, in_words, least};
 use std::path::PathBuf;
 
 /// The engines that a runner can have; where nothing else decides, the first is taken.
@@ -243,8 +243,8 @@ fn limit(text: &str) -> Result<(&'static str, Option<u32>), String> {
         return Ok((name, None));
     }
     match u32::try_from(seconds(&value)?) {
-        Ok(seconds) if (MIN..=MAX).contains(&seconds) => Ok((name, Some(seconds))),
-        _ => Err(format!("{value} is not from {} to {}", in_words(MIN), in_words(MAX))),
+        Ok(seconds) if (least(name)..=MAX).contains(&seconds) => Ok((name, Some(seconds))),
+        _ => Err(format!("{value} is not from {} to {}", in_words(least(name)), in_words(MAX))),
     }
 }
 
@@ -777,7 +777,8 @@ mod tests {
         assert_eq!(limit("apply=1h30m"), Ok(("apply", Some(5400))));
         assert_eq!(limit("silence=none"), Ok(("silence", None)));
         assert_eq!((limit("plan=10s"), limit("plan=90d")), (Ok(("plan", Some(10))), Ok(("plan", Some(7_776_000)))));
-        for wrong in ["plan=9s", "plan=91d", "plan", "other=1h", "plan=soon"] {
+        assert_eq!(limit("silence=60s"), Ok(("silence", Some(60))));
+        for wrong in ["plan=9s", "plan=91d", "plan", "other=1h", "plan=soon", "silence=59s"] {
             assert!(limit(wrong).is_err(), "{wrong}");
         }
         let mut stack = json!({"limits": {"plan_seconds": 60, "apply_seconds": 90}});

@@ -138,9 +138,15 @@ fn limits_of_time_are_none_or_within_their_bounds() {
     let expected = TimeLimits { plan: 10, apply: 7_776_000, approval: 86_400, silence: 0 };
     let file = "plan_limit_s = 10\napply_limit_s = 7776000\napproval_limit_s = 86400\nsilence_limit_s = 0";
     assert_eq!(limits(file).expect("loads"), expected);
-    for wrong in ["plan_limit_s = 9", "apply_limit_s = 7776001", "silence_limit_s = 1", "approval_limit_s = 1"] {
+    assert_eq!(limits("silence_limit_s = 60").expect("loads").silence, 60);
+    for (wrong, least) in [
+        ("plan_limit_s = 9", 10),
+        ("apply_limit_s = 7776001", 10),
+        ("silence_limit_s = 59", 60),
+        ("approval_limit_s = 1", 10),
+    ] {
         let said = limits(wrong).expect_err("refused");
-        assert!(said.contains("it must be from 10 to 7776000"), "{said}");
+        assert!(said.contains(&format!("it must be from {least} to 7776000")), "{said}");
     }
 }
 
