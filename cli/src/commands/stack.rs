@@ -98,14 +98,14 @@ pub(crate) enum StackCommand {
 /// Variables as they are given.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Variables {
-    /// A variable's value; given variables replace the stack's
+    /// A variable's value; those that are given take the place of all that a stack has, and come to those of a set
     #[arg(long = "var", value_parser = pair, value_name = "NAME=VALUE")]
     vars: Vec<(String, String)>,
     /// A JSON object of variables, whose numbers, booleans, lists and objects stay what they are; --var goes over it
     #[arg(long = "var-file", value_name = "FILE")]
     var_files: Vec<PathBuf>,
-    /// A variable whose value is in a store of the runner's configuration, and of an object the field that is meant; given ones replace the
-    /// stack's
+    /// A variable whose value is in a store of the runner's configuration, and of an object the field that is meant; those that are given
+    /// take the place of all that a stack has, and come to those of a set
     #[arg(long = "secret", value_parser = reference, value_name = "NAME=STORE:PATH[#FIELD]")]
     secrets: Vec<(String, Value)>,
 }
