@@ -304,7 +304,7 @@ fn read(path: &Path) -> Result<toml::Table, ConfigError> {
 }
 
 /// What does not have the form of a configuration: which key, what is wrong with it, and where the keys are told.
-fn misshapen(error: &toml::de::Error) -> String {
+pub(super) fn misshapen(error: &toml::de::Error) -> String {
     let whole = error.to_string();
     let key = whole.lines().find_map(|line| line.strip_prefix("in `")?.strip_suffix('`'));
     let mut message = one_line(error.message());
