@@ -171,10 +171,7 @@ mod tests {
         let good = r#"{"b": {"a": 1}, "a": [{"a": null}, {"a": "x\u00fc"}], "c": true}"#;
         let read = object(good).expect("reads");
         assert_eq!(Value::Object(read), json!({"b": {"a": 1}, "a": [{"a": null}, {"a": "xü"}], "c": true}));
-        for (text, at) in [
-            (r#"{"a": 1, "a": 1}"#, "a"),
-            (r#"{"a": [{"b": {"c": 1, "\u0063": 2}}]}"#, "a[0].b.c"),
-        ] {
+        for (text, at) in [(r#"{"a": 1, "a": 1}"#, "a"), (r#"{"a": [{"b": {"c": 1, "\u0063": 2}}]}"#, "a[0].b.c")] {
             let failure = object(text).expect_err(text);
             assert!(matches!(&failure, Inexact::Twice(found) if found == at), "{failure}");
         }

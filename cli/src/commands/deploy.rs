@@ -324,7 +324,8 @@ mod tests {
             answer(if request.method == "GET" { 200 } else { 201 }, &stack.to_string())
         })
         .await;
-        let session = Session { client, output: Output::new(Format::Table), runner: None, interrupt: Interrupt::listen() };
+        let session =
+            Session { client, output: Output::new(Format::Table), runner: None, interrupt: Interrupt::listen() };
         let deploy = async |words: &[&str]| {
             start(&parsed(&[&["--stack", "shop", "--kind", "preview"], words].concat()), &session).await
         };

@@ -418,7 +418,8 @@ mod tests {
             _ => answer(200, r#"{"phase": "discarded", "result": {"code": "plan_expired"}}"#),
         })
         .await;
-        let session = Session { client, output: Output::new(Format::Table), runner: None, interrupt: Interrupt::listen() };
+        let session =
+            Session { client, output: Output::new(Format::Table), runner: None, interrupt: Interrupt::listen() };
         decided(&session, "job_1").await;
         assert!(looks.load(Ordering::SeqCst) >= 3);
         assert_eq!(exit("discarded", "plan_expired"), 1);

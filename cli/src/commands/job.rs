@@ -310,7 +310,8 @@ fn show(job: &Value) -> String {
         ("redacted", redacted(job)),
     ];
     // of most jobs there is nothing to say of these
-    let said = |(name, value): &(&str, String)| !value.is_empty() || !matches!(*name, "made by" | "is" | "cancelled by");
+    let said =
+        |(name, value): &(&str, String)| !value.is_empty() || !matches!(*name, "made by" | "is" | "cancelled by");
     let mut text = table::fields(fields.into_iter().filter(said));
     if summary.is_some() {
         text.push_str(&format!("\nIts plan: runnerctl plan show {}\n", table::text(job, "/id")));
@@ -411,7 +412,8 @@ mod tests {
             }
         })
         .await;
-        let session = Session { client, output: Output::new(Format::Table), runner: None, interrupt: Interrupt::listen() };
+        let session =
+            Session { client, output: Output::new(Format::Table), runner: None, interrupt: Interrupt::listen() };
         let failure = cancel(&session, "job_1", false).await.expect_err("it has ended");
         assert_eq!(failure.code, Code::Conflict);
         assert!(failure.message.contains("ended as canceled at 1970-01-01T00:00:01Z"), "{failure}");

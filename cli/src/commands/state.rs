@@ -371,12 +371,14 @@ mod tests {
             // nothing is ever told
             true => silent(),
             false => {
-                let waits_for = json!({"reason": "job", "job": "job_1", "phase": "awaiting_approval", "since_ms": 1000});
+                let waits_for =
+                    json!({"reason": "job", "job": "job_1", "phase": "awaiting_approval", "since_ms": 1000});
                 answer(200, &json!({"id": "job_2", "phase": "pending", "waits_for": waits_for}).to_string())
             }
         })
         .await;
-        let session = Session { client, output: Output::new(Format::Table), runner: None, interrupt: Interrupt::listen() };
+        let session =
+            Session { client, output: Output::new(Format::Table), runner: None, interrupt: Interrupt::listen() };
         let (tell, mut said) = tokio::sync::mpsc::unbounded_channel();
         let waiting = |why: &str| tell.send(why.to_owned()).expect("is heard");
         tokio::select! {

@@ -460,12 +460,8 @@ async fn a_push_makes_a_job_of_its_stack_at_its_commit() {
     assert_eq!(world.deliver(&path, &secret, "push", &padded(max)).await.0, StatusCode::OK);
     assert_eq!(world.deliver(&path, &secret, "push", &padded(max + 1)).await.0, StatusCode::PAYLOAD_TOO_LARGE);
     let came = list().await;
-    let of_push = came
-        .as_array()
-        .expect("a list")
-        .iter()
-        .find(|d| d["answer"]["jobs"][0]["job"] == id.as_str())
-        .expect("it");
+    let of_push =
+        came.as_array().expect("a list").iter().find(|d| d["answer"]["jobs"][0]["job"] == id.as_str()).expect("it");
     assert_eq!((of_push["times"].as_i64(), of_push["event"].as_str()), (Some(2), Some("push")));
     assert!(!world.get("/webhooks").await.1.to_string().contains(&secret));
     assert_eq!(

@@ -4,7 +4,8 @@ use super::{out, plan_rules};
 use crate::config::Config;
 use crate::exit;
 use crate::policy::{
-    Attributes, Cases, CloudCall, ENGINES, JobCall, JobSource, KINDS, PROVIDERS, Policy, Request, What, plan_rules_folder,
+    Attributes, Cases, CloudCall, ENGINES, JobCall, JobSource, KINDS, PROVIDERS, Policy, Request, What,
+    plan_rules_folder,
 };
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 use serde_json::json;

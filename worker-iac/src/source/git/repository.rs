@@ -239,7 +239,9 @@ fn no_such(url: &str, reference: &str) -> Failure {
     let failure = Code::SourceUnavailable.on(format!("{url} has no branch or tag {reference}"));
     let is_short = (4..40).contains(&reference.len()) && reference.bytes().all(|b| b.is_ascii_hexdigit());
     match is_short {
-        true => failure.next(format!("A commit is named by its whole name, of 40 digits: `git rev-parse {reference}`.")),
+        true => {
+            failure.next(format!("A commit is named by its whole name, of 40 digits: `git rev-parse {reference}`."))
+        }
         false => failure,
     }
 }
@@ -277,7 +279,8 @@ mod tests {
 
     #[test]
     fn the_beginning_of_a_commits_name_is_told_from_a_branch_that_is_not_there() {
-        for (reference, short) in [("bffeb74", true), ("BFFEB742", true), ("abc", false), ("main", false), ("", false)] {
+        for (reference, short) in [("bffeb74", true), ("BFFEB742", true), ("abc", false), ("main", false), ("", false)]
+        {
             let failure = no_such("https://h/x", reference);
             assert_eq!(failure.next_step.contains("40 digits"), short, "{reference}: {failure}");
         }
