@@ -24,7 +24,7 @@ pub enum Inexact {
     #[error("{0} stands there twice: only one of the two can be meant")]
     Twice(String),
     /// Lists and objects in one another.
-    #[error("{0} is more than {DEPTH_MAX} lists and objects deep")]
+    #[error("{0} is more than {max} lists and objects deep", max = DEPTH_MAX)]
     Deep(String),
 }
 

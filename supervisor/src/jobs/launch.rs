@@ -338,7 +338,7 @@ fn given(request: &JobRequest, is_for_reading: impl Fn(&str) -> bool) -> (JobReq
     secrets.extend(given.secrets.drain().map(|(name, _)| name));
     secrets.extend(given.sealed.drain(..).map(|sealed| sealed.variable));
     // what the control plane has kept back already
-    secrets.append(&mut given.left_out.drain(..).collect());
+    secrets.extend(given.left_out.drain(..));
     given.typed.retain(|name| given.variables.contains_key(name));
     withheld.extend(secrets.into_iter().map(|name| format!("variable {name}")));
     (given, withheld)
