@@ -128,7 +128,7 @@ impl<'g, 'a> Repository<'g, 'a> {
                 return Ok((name.clone(), named, commit));
             }
         }
-        Err(no_such(url, reference).into())
+        Err(no_such(&url, reference).into())
     }
 
     /// Takes a commit that was fetched before, where git makes that very commit of it. Whether it did.
