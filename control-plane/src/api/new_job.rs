@@ -112,7 +112,7 @@ pub(super) async fn make_job(
         body.stack_variables.as_ref().map_or(!manner.untrusted, |names| names.iter().any(|given| given == name))
     };
     let of_stack = values_of(state, caller, &stack).await?;
-    let left_out = if manner.untrusted { left_out(&stack, &of_stack, &is_given)? } else { Vec::new() };
+    let left_out = if manner.untrusted { left_out(&stack, &of_stack, is_given)? } else { Vec::new() };
     let of_stack = of_stack.only(is_given);
     // what nobody needs is asked of nobody
     let is_wanted = |name: &str| body.kind.plans() && is_given(name) && !own.names().any(|own| own == name);
