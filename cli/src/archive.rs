@@ -1,7 +1,11 @@
 //! Packs a folder into a tar.gz that depends on its content alone: sorted, without times and owners. What `.runnerignore` names
-//! stays out (gitignore's rules), and always `.git`, `.terraform` and states. No link may leave the folder.
+//! stays out (gitignore's rules), files of secrets unless it takes them in, and always `.git`, `.terraform` and states. No link may leave the
+//! folder.
+
+mod secret_files;
 
 use flate2::{Compression, GzBuilder};
+use ignore::gitignore::Gitignore;
 use ignore::{DirEntry, WalkBuilder};
 use sha2::{Digest as _, Sha256};
 use shared_proto::bounds::{ARCHIVE_PACKED_MAX, SOURCE_FILES_MAX, SOURCE_UNPACKED_MAX};
@@ -38,6 +42,8 @@ pub(crate) struct Packed {
     pub(crate) size: u64,
     /// Files, folders and links in it.
     pub(crate) entries: u64,
+    /// What was left out because it holds secrets, by its name in the folder.
+    pub(crate) secrets: Vec<PathBuf>,
 }
 
 // === impl Limits ===
@@ -62,19 +68,27 @@ pub(crate) fn pack(root: &Path, limits: Limits) -> Result<Packed, Failure> {
     // a gzip header without time and name; the level is part of the content hash, so it is fixed
     let gzip = GzBuilder::new().mtime(0).write(sink, Compression::new(6));
     let mut tar = tar::Builder::new(gzip);
-    let mut counted = Counted { limits, entries: 0, unpacked: 0 };
+    let mut counted = Counted { root: &root, limits, entries: 0, unpacked: 0 };
+    let mut secrets: Vec<PathBuf> = Vec::new();
     for entry in walk(&root) {
         let entry = entry.map_err(|e| refused(&root, &e.to_string()))?;
-        if entry.depth() > 0 {
-            add(&mut tar, &root, &entry, &mut counted)?;
+        let name = entry.path().strip_prefix(&root).map_err(|_| refused(entry.path(), "it is outside the folder"))?;
+        // what is in a folder comes right after it
+        if entry.depth() == 0 || secrets.last().is_some_and(|folder| name.starts_with(folder)) {
+            continue;
         }
+        if holds_secrets(&entry, name) && !is_taken_in(&root, &entry) {
+            secrets.push(name.to_owned());
+            continue;
+        }
+        add(&mut tar, &entry, name, &mut counted)?;
     }
     let full = |e: io::Error| packing(&root, &e);
     let sink = tar.into_inner().and_then(flate2::write::GzEncoder::finish).map_err(full)?;
     let Sink { mut file, hash, size, .. } = sink;
     file.rewind().map_err(full)?;
     let sha256 = shared_proto::hex::encode(hash.finalize());
-    Ok(Packed { file, sha256, size, entries: counted.entries })
+    Ok(Packed { file, sha256, size, entries: counted.entries, secrets })
 }
 
 fn walk(root: &Path) -> ignore::Walk {
@@ -93,17 +107,44 @@ fn is_left_out(name: &[u8]) -> bool {
     name == b".git" || name == b".terraform" || name.windows(8).any(|w| w == b".tfstate")
 }
 
+/// Whether it is known for secrets, or holds a private key.
+fn holds_secrets(entry: &DirEntry, name: &Path) -> bool {
+    let is_file = entry.file_type().is_some_and(|kind| kind.is_file());
+    // what cannot be read fails where it is added
+    let holds_key = || open(entry.path()).and_then(secret_files::holds_key).unwrap_or(false);
+    secret_files::is_named(name) || (is_file && secret_files::may_hold_key(name) && holds_key())
+}
+
+/// Whether an ignore file takes it in (`!NAME`): the nearest one that says anything of it decides, as it does in the walk.
+fn is_taken_in(root: &Path, entry: &DirEntry) -> bool {
+    let (path, is_dir) = (entry.path(), entry.file_type().is_some_and(|kind| kind.is_dir()));
+    let mut folders = path.ancestors().skip(1).take_while(|folder| folder.starts_with(root));
+    let said = |folder: &Path| {
+        let (rules, _) = Gitignore::new(folder.join(IGNORE_FILE));
+        let matched = rules.matched(path, is_dir);
+        (!matched.is_none()).then(|| matched.is_whitelist())
+    };
+    folders.find_map(said).unwrap_or(false)
+}
+
+/// Opens without following: what was a file a moment ago may be a link now, or a pipe.
+fn open(path: &Path) -> io::Result<File> {
+    std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags((nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK).bits())
+        .open(path)
+}
+
 fn add<W: Write>(
     tar: &mut tar::Builder<W>,
-    root: &Path,
     entry: &DirEntry,
-    counted: &mut Counted,
+    name: &Path,
+    counted: &mut Counted<'_>,
 ) -> Result<(), Failure> {
     let path = entry.path();
-    let name = path.strip_prefix(root).map_err(|_| refused(path, "it is outside the folder"))?;
     let read = |e: io::Error| refused(path, &e.to_string());
     let meta = path.symlink_metadata().map_err(read)?;
-    counted.one_more(root)?;
+    counted.one_more()?;
     let mut header = tar::Header::new_gnu();
     header.set_mtime(0);
     header.set_uid(0);
@@ -125,17 +166,12 @@ fn add<W: Write>(
     if !kind.is_file() {
         return Err(refused(path, "it is neither file, folder nor link"));
     }
-    // opened without following: what was a file a moment ago may be a link now
-    let file = std::fs::OpenOptions::new()
-        .read(true)
-        .custom_flags((nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK).bits())
-        .open(path)
-        .map_err(read)?;
+    let file = open(path).map_err(read)?;
     let meta = file.metadata().map_err(read)?;
     if !meta.is_file() {
         return Err(refused(path, "it changed while it was read"));
     }
-    counted.bytes(meta.len(), root)?;
+    counted.bytes(meta.len())?;
     header.set_entry_type(tar::EntryType::Regular);
     header.set_mode(if meta.mode() & 0o100 == 0 { 0o644 } else { 0o755 });
     header.set_size(meta.len());
@@ -178,7 +214,8 @@ fn too_large(path: &Path, what: &str) -> Failure {
     Code::TooLarge.on(format!("{}: {what}", path.display())).next(format!("Name what is not needed in {IGNORE_FILE}."))
 }
 
-struct Counted {
+struct Counted<'a> {
+    root: &'a Path,
     limits: Limits,
     entries: u64,
     unpacked: u64,
@@ -186,18 +223,18 @@ struct Counted {
 
 // === impl Counted ===
 
-impl Counted {
-    fn one_more(&mut self, root: &Path) -> Result<(), Failure> {
+impl Counted<'_> {
+    fn one_more(&mut self) -> Result<(), Failure> {
         self.entries += 1;
         if self.entries > self.limits.entries {
-            return Err(too_large(root, &format!("it holds more than {} files and folders", self.limits.entries)));
+            return Err(too_large(self.root, &format!("it holds more than {} files and folders", self.limits.entries)));
         }
         Ok(())
     }
-    fn bytes(&mut self, more: u64, root: &Path) -> Result<(), Failure> {
+    fn bytes(&mut self, more: u64) -> Result<(), Failure> {
         self.unpacked = self.unpacked.saturating_add(more);
         if self.unpacked > self.limits.unpacked {
-            return Err(too_large(root, &format!("its files are larger than {} bytes", self.limits.unpacked)));
+            return Err(too_large(self.root, &format!("its files are larger than {} bytes", self.limits.unpacked)));
         }
         Ok(())
     }
@@ -320,6 +357,41 @@ mod tests {
                 "modules/a/main.tf",
             ]
         );
+    }
+
+    #[test]
+    fn files_of_secrets_stay_out_unless_they_are_taken_in() {
+        let key = "-----BEGIN PRIVATE KEY-----\n";
+        let files = [
+            (".env", "x"),
+            (".env.example", "x"),
+            (".aws/credentials", "x"),
+            (".config/gcloud/credentials.db", "x"),
+            ("certs/ca.pem", "-----BEGIN CERTIFICATE-----\n"),
+            ("certs/server.pem", key),
+            ("certs/tls.key", key),
+            ("id_rsa", "x"),
+            ("id_rsa.pub", "x"),
+            ("main.tf", "x"),
+        ];
+        let dir = folder(&files);
+        let sent = [".config", ".env.example", "certs", "certs/ca.pem", "id_rsa.pub", "main.tf"];
+        assert_eq!(names(dir.path()), sent);
+        let secrets = |dir: &Path| {
+            let all = pack(dir, Limits::default()).expect("packs").secrets;
+            all.iter().map(|name| name.display().to_string()).collect::<Vec<_>>()
+        };
+        let out = [".aws", ".config/gcloud", ".env", "certs/server.pem", "certs/tls.key", "id_rsa"];
+        assert_eq!(secrets(dir.path()), out);
+        // what is named in an ignore file is not told of, what it takes in is sent
+        fs::write(dir.path().join(IGNORE_FILE), "id_rsa\n!.aws/\n!.env\n").expect("writes");
+        fs::write(dir.path().join("certs").join(IGNORE_FILE), "!tls.key\n").expect("writes");
+        assert_eq!(secrets(dir.path()), [".config/gcloud", "certs/server.pem"]);
+        let sent = names(dir.path());
+        for name in [".aws", ".aws/credentials", ".env", "certs/tls.key"] {
+            assert!(sent.iter().any(|sent| sent == name), "{name}: {sent:?}");
+        }
+        assert!(!sent.iter().any(|sent| sent == "id_rsa"), "{sent:?}");
     }
 
     #[test]

@@ -291,6 +291,7 @@ mod tests {
             "deploy . --sealed token=",
             "deploy . --secret password",
             "schedule set web nightly",
+            "schedule set web nightly --cron @daily --jitter 61m",
             "webhook create svn --stack web",
             "webhook create github",
             "notification create chat",

@@ -20,11 +20,7 @@ fn main() {
     terminal::restore_on_panic();
     let arguments = match args::Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => {
-            let _ = error.print();
-            // help and version are asked for; all else is wrong usage
-            std::process::exit(if error.use_stderr() { stop::USAGE } else { 0 });
-        }
+        Err(error) => std::process::exit(stop::usage(&error)),
     };
     // with two providers in a tree rustls could not choose; named here once
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

@@ -3,6 +3,7 @@
 //! 78 configuration), 2 for changes where `--exit-code` asks for it, 125 for failures of ours in `exec`, 130 when interrupted, and 75 for a job left awaiting approval.
 
 use crate::output::escape;
+use clap::error::ErrorKind;
 use shared_proto::failure::{Code, Failure};
 
 /// There are changes, or differences: of commands with `--exit-code`.
@@ -89,6 +90,28 @@ pub(crate) fn say(failure: &Failure) {
     }
 }
 
+/// Says what is wrong with a command line, with the code that it has as any other failure; or what it has asked for: help, the version.
+pub(crate) fn usage(error: &clap::Error) -> i32 {
+    if !error.use_stderr() {
+        let _ = error.print();
+        return 0;
+    }
+    let rendered = error.render();
+    let text = if crate::output::colours_errors() { rendered.ansi().to_string() } else { rendered.to_string() };
+    eprint!("{}", coded(error.kind(), &text));
+    USAGE
+}
+
+/// An error of usage with its code behind its first line; one that is help alone stays as it is.
+fn coded(kind: ErrorKind, text: &str) -> String {
+    match text.split_once('\n') {
+        Some((first, rest)) if kind != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            format!("{first} [{}]\n{rest}", Code::InvalidArgument)
+        }
+        _ => text.to_owned(),
+    }
+}
+
 /// A failure of a local file.
 pub(crate) fn file(path: &std::path::Path, error: &std::io::Error) -> Failure {
     let code = if error.kind() == std::io::ErrorKind::StorageFull { Code::DiskFull } else { Code::InvalidArgument };
@@ -106,6 +129,24 @@ pub(crate) fn stdout(error: std::io::Error) -> Stop {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn wrong_usage_has_a_code() {
+        use clap::Parser as _;
+        let said = |words: &[&str]| {
+            let words = std::iter::once("runnerctl").chain(words.iter().copied());
+            let error = crate::args::Arguments::try_parse_from(words).expect_err("is wrong");
+            (coded(error.kind(), &error.render().to_string()), usage(&error))
+        };
+        for words in [&["stack", "show", "a", "--nonsense"][..], &["deploy"], &["schedule", "set", "a", "b"]] {
+            let (text, exit) = said(words);
+            let first = text.lines().next().unwrap_or_default();
+            assert!(first.starts_with("error: ") && first.ends_with(" [invalid_argument]"), "{words:?}: {text}");
+            assert!(text.contains("--help") && exit == USAGE, "{text}");
+        }
+        let (help, exit) = said(&["stack"]);
+        assert!(!help.contains("invalid_argument") && exit == USAGE, "{help}");
+    }
 
     #[test]
     fn exit_codes_are_the_tables() {

@@ -111,6 +111,12 @@ impl FromStr for Cron {
             "@daily" | "@midnight" => "0 0 * * *".to_owned(),
             "@weekly" => "0 0 * * 0".to_owned(),
             "@monthly" => "0 0 1 * *".to_owned(),
+            "@yearly" | "@annually" => "0 0 1 1 *".to_owned(),
+            other if other.starts_with('@') => {
+                return Err(format!(
+                    "{other:?} is no word for times: there are @hourly, @daily (@midnight), @weekly, @monthly and @yearly (@annually)"
+                ));
+            }
             other => other.split_ascii_whitespace().collect::<Vec<_>>().join(" "),
         };
         let texts: Vec<_> = written.split(' ').collect();
@@ -288,6 +294,9 @@ mod tests {
             ("@daily", "UTC", "2026-01-05T12:00:00Z", "2026-01-06T00:00:00Z"),
             ("@weekly", "UTC", "2026-01-05T12:00:00Z", "2026-01-11T00:00:00Z"),
             ("@monthly", "UTC", "2026-01-05T12:00:00Z", "2026-02-01T00:00:00Z"),
+            ("@midnight", "UTC", "2026-01-05T12:00:00Z", "2026-01-06T00:00:00Z"),
+            ("@Yearly", "UTC", "2026-01-05T12:00:00Z", "2027-01-01T00:00:00Z"),
+            ("@annually", "UTC", "2026-01-05T12:00:00Z", "2027-01-01T00:00:00Z"),
         ] {
             let cron: Cron = line.parse().expect(line);
             let offset: Offset = offset.parse().expect(offset);

@@ -16,6 +16,7 @@ pub mod credentials;
 pub mod dial;
 pub mod documents;
 pub mod ended;
+pub mod exact;
 pub mod failure;
 pub mod file;
 pub mod flow;

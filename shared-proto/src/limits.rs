@@ -4,23 +4,30 @@
 use crate::v1::TimeLimits;
 
 /// The lowest limit, seconds: a step takes some time however little it does.
-pub const MIN: u32 = 10;
+const MIN: u32 = 10;
+/// The lowest one of silence, seconds: an engine that is well says something every ten, and is sometimes late with that.
+const SILENCE_MIN: u32 = 60;
 /// The highest one, seconds: 90 days.
 pub const MAX: u32 = 90 * 86_400;
 /// Their names, as users say them.
 pub const NAMES: [&str; 4] = ["plan", "apply", "approval", "silence"];
 
+/// The lowest limit of that name, seconds.
+pub fn least(name: &str) -> u32 {
+    if name == "silence" { SILENCE_MIN } else { MIN }
+}
+
 /// The limits that hold where both have some: of each the lower one.
 pub fn lower(one: &TimeLimits, other: &TimeLimits) -> TimeLimits {
-    let least = |a: u32, b: u32| match (a, b) {
+    let lower = |a: u32, b: u32| match (a, b) {
         (0, set) | (set, 0) => set,
         (a, b) => a.min(b),
     };
     TimeLimits {
-        plan: least(one.plan, other.plan),
-        apply: least(one.apply, other.apply),
-        approval: least(one.approval, other.approval),
-        silence: least(one.silence, other.silence),
+        plan: lower(one.plan, other.plan),
+        apply: lower(one.apply, other.apply),
+        approval: lower(one.approval, other.approval),
+        silence: lower(one.silence, other.silence),
     }
 }
 

@@ -299,6 +299,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_a_policy_is_asked_of_is_there() {
+        let parses = |words: &[&str]| {
+            let words = ["policy", "check"].iter().chain(words);
+            command().no_binary_name(true).try_get_matches_from(words).map(drop).map_err(|e| e.to_string())
+        };
+        for kind in crate::policy::KINDS {
+            assert_eq!(parses(&["--job", kind, "--engine", "terraform"]), Ok(()), "{kind}");
+        }
+        for words in [&["--job", "nonsense"][..], &["--job", "update", "--engine", "x"], &["--connection-test", "x"]] {
+            let refused = parses(words).expect_err("there is none");
+            assert!(refused.contains("possible values: "), "{words:?}: {refused}");
+        }
+    }
+
+    #[test]
     fn usage_lines_begin_with_the_program() {
         for (line, usage) in [
             ("run --help", "Usage: runner run"),

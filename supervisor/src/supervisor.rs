@@ -31,7 +31,7 @@ use shared_proto::EXECUTION_ALPN;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::secret::Secret;
 use shared_proto::v1::{JobFirst, JobRequest, JobTarget, Source, SourceAccess, Target};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -796,6 +796,9 @@ impl Surroundings for Around {
         self.recorder.record(recorder::decided(record, &rule, None)).await?;
         Ok(permit)
     }
+    fn environment(&self) -> HashMap<String, String> {
+        job_environment(&self.settings.borrow().config)
+    }
     fn reconciles(&self, request: &JobRequest) -> bool {
         let decision = self.settings.borrow().policy.decide(&jobs::asked_of_policy(request), SystemTime::now());
         decision.is_allowed() && decision.reconcile
@@ -876,23 +879,6 @@ fn job_settings(
     engines: &Engines,
     isolation: &'static str,
 ) -> jobs::Settings {
-    let mut environment = BTreeMap::new();
-    let mut set = |name: &str, value: Option<String>| {
-        if let Some(value) = value.filter(|v| !v.is_empty()) {
-            environment.insert(name.to_owned(), value);
-        }
-    };
-    set("PATH", config.environment.get("PATH").cloned());
-    set("TF_CLI_CONFIG_FILE", config.engines.cli_config.as_ref().map(|p| p.display().to_string()));
-    // what worker-iac knows these by
-    set("RUNNER_PROVIDERS", Some(config.engines.providers.display().to_string()));
-    set("RUNNER_ALLOW_FILE_SOURCES", config.sources.allow_file.then(|| "1".to_owned()));
-    if let Some(url) = &config.proxy.url {
-        let url = format!("http://{}", url.authority());
-        set("HTTPS_PROXY", Some(url.clone()));
-        set("HTTP_PROXY", Some(url));
-        set("NO_PROXY", Some(config.proxy.no_proxy.clone()));
-    }
     jobs::Settings {
         state_dir: config.state_dir.clone(),
         instance_id: state.instance.to_string(),
@@ -902,7 +888,6 @@ fn job_settings(
         isolation,
         engines: engines.clone(),
         git: config.git_program(),
-        environment,
         backoff: (config.tunnel.backoff_first, config.tunnel.backoff_max),
         take_over: config.jobs.take_over,
         job_cgroup: mechanisms.job_cgroup,
@@ -922,4 +907,26 @@ fn job_settings(
         plan_retries: config.jobs.plan_retries,
         renew_every: RENEW_EVERY,
     }
+}
+
+/// What the programs of a job's worker get of the configuration.
+fn job_environment(config: &Config) -> HashMap<String, String> {
+    let mut environment = HashMap::new();
+    let mut set = |name: &str, value: Option<String>| {
+        if let Some(value) = value.filter(|v| !v.is_empty()) {
+            environment.insert(name.to_owned(), value);
+        }
+    };
+    set("PATH", config.environment.get("PATH").cloned());
+    set("TF_CLI_CONFIG_FILE", config.engines.cli_config.as_ref().map(|p| p.display().to_string()));
+    // what worker-iac knows these by
+    set("RUNNER_PROVIDERS", Some(config.engines.providers.display().to_string()));
+    set("RUNNER_ALLOW_FILE_SOURCES", config.sources.allow_file.then(|| "1".to_owned()));
+    if let Some(url) = &config.proxy.url {
+        let url = format!("http://{}", url.authority());
+        set("HTTPS_PROXY", Some(url.clone()));
+        set("HTTP_PROXY", Some(url));
+        set("NO_PROXY", Some(config.proxy.no_proxy.clone()));
+    }
+    environment
 }

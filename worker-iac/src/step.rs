@@ -42,6 +42,8 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
+/// What a job of an untrusted source is not given is named so far, and the rest is counted: a note stays one line.
+const NAMED_MAX: usize = 100;
 /// Between asking and forcing, where the job does not say.
 const GRACE_DEFAULT: Duration = Duration::from_secs(300);
 /// The most of a plan's rendering that stands in its event; the whole of a longer one goes before it, line by line.
@@ -340,7 +342,10 @@ impl Step {
         }
         let withheld = match self.start.withheld.as_slice() {
             [] => "nothing that was asked for".to_owned(),
-            names => names.join(", "),
+            names => match names.len().saturating_sub(NAMED_MAX) {
+                0 => names.join(", "),
+                more => format!("{} and {more} more", names[..NAMED_MAX].join(", ")),
+            },
         };
         let note = format!(
             "The source is not trusted: the job reads the stack's state and cannot write it, and is not given {withheld}."

@@ -206,8 +206,9 @@ impl std::fmt::Debug for Variables {
 }
 
 fn too_short(name: &str, length: usize) -> Failure {
+    let has = if length == 1 { "1 byte".to_owned() } else { format!("{length} bytes") };
     Code::SecretTooShort
-        .on(format!("the secret variable {name} has {length} bytes: fewer than {SHORTEST} cannot be taken out of what the job records"))
+        .on(format!("the secret variable {name} has {has}: fewer than {SHORTEST} cannot be taken out of what the job records"))
         .next(format!(
             "Give it at least {SHORTEST} bytes. Or let it stay in what is recorded: `runnerctl stack update STACK --not-redacted {name}`."
         ))
@@ -346,6 +347,8 @@ mod tests {
             assert!(said.contains(&format!("--not-redacted {name}")) && !said.contains(value), "{said}");
             assert_eq!(of(name, value, &["other", name]), Ok(vec![name.to_owned()]));
         }
+        let one = of("secret", "x", &[]).expect_err("too short");
+        assert!(one.message.contains("secret has 1 byte: "), "{one}");
         for (name, value) in [("secret", "eight-88"), ("shown", "seven-7"), ("secret", ""), ("secrets", "[]")] {
             assert_eq!(of(name, value, &[]), none, "{value}");
             // long enough: taken out, whatever is marked

@@ -214,6 +214,11 @@ impl Client {
         body: Option<&Value>,
         key: Option<&str>,
     ) -> Result<Value, Failure> {
+        // an empty name in it would be another path
+        let named = path.split('?').next().unwrap_or_default();
+        if named.ends_with('/') || named.contains("//") {
+            return Err(Code::InvalidArgument.on("a name is empty").next("Give the name of what is meant."));
+        }
         let mut headers = vec![("accept", "application/json")];
         headers.extend(key.map(|key| ("idempotency-key", key)));
         let text = match body {

@@ -48,6 +48,11 @@ pub(crate) fn answer(status: u16, text: &str) -> Response<Body> {
     response
 }
 
+/// A body of which nothing ever comes.
+pub(crate) fn silent() -> Response<Body> {
+    Response::new(BodyExt::boxed(StreamBody::new(futures_util::stream::pending::<io::Result<Frame<Bytes>>>())))
+}
+
 /// A body that is sent piece by piece.
 fn pieces(texts: &[&str]) -> Response<Body> {
     let all: Vec<io::Result<Frame<Bytes>>> =
@@ -81,6 +86,11 @@ async fn documents_and_failures() {
     assert_eq!(client.get("/html").await.map_err(|f| f.code), Err(Code::Internal));
     assert_eq!(client.get("/x").await, Err(Code::NotFound.on("there is no x").next("Look.")));
     assert_eq!(client.find("/x").await, Ok(None));
+    for names in [&["stacks", ""][..], &["stacks", "", "jobs"]] {
+        let failure = client.get(&path(names, &[("a", "b//")])).await.expect_err("a name is empty");
+        assert_eq!((failure.code, failure.message.as_str()), (Code::InvalidArgument, "a name is empty"));
+    }
+    assert_eq!(client.get(&path(&["whoami"], &[("a", "/")])).await.map_err(|f| f.code), Err(Code::NotFound));
     assert_eq!(client.exists("/x").await, Ok(false));
 }
 

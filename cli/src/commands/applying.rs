@@ -31,7 +31,7 @@ impl Applying {
                 (self.done, self.at_work) = (0, HashMap::new());
                 self.bar = (self.planned > 0).then(|| progress::resources(self.planned));
             }
-            Body::ResourceProgress(of) if of.action != "read" => {
+            Body::ResourceProgress(of) if is_planned(&of.action) => {
                 let key = (of.address.clone(), of.action.clone());
                 match of.state.as_str() {
                     "started" if self.at_work.len() < AT_WORK_MAX => {
@@ -90,6 +90,11 @@ impl Applying {
     }
 }
 
+/// Whether that is a step of what was planned: reading, and what belongs to a step such as its provisioners, are none of their own.
+fn is_planned(action: &str) -> bool {
+    !matches!(action, "read" | "refresh" | "open" | "renew" | "close") && !action.starts_with("provision:")
+}
+
 impl Drop for Applying {
     fn drop(&mut self) {
         self.end();
@@ -122,6 +127,10 @@ mod tests {
         let said = applying.words(later);
         assert!(said.starts_with("slowest: x.a") && said.ends_with("for 1 min 30 s"), "{said}");
         assert!(!said.contains('\u{1b}'));
+        for state in ["started", "complete"] {
+            applying.take(&of("x.a\u{1b}[2J", "provision:local-exec", state));
+            assert!(applying.words(later).ends_with("for 1 min 30 s"), "one resource: {}", applying.words(later));
+        }
         applying.take(&of("x.b", "delete", "started"));
         assert!(applying.words(later).contains("x.a") && applying.words(later).ends_with(", of 2 at work"));
         applying.take(&of("x.a\u{1b}[2J", "create", "complete"));

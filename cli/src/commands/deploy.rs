@@ -13,13 +13,16 @@ use serde_json::{Value, json};
 use shared_proto::failure::{Code, Failure};
 use std::path::{Path, PathBuf};
 
+/// So many files of secrets that were left out are named, and the others counted.
+const NAMED: usize = 10;
+
 /// `deploy`
 ///
 /// Without a terminal and without --auto-approve the job is left awaiting approval, and the exit code is 75.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("from").required(true).args(["dir", "url", "package", "stack"]))]
 pub(crate) struct Deploy {
-    /// The folder with the code; a .runnerignore in it names what stays out
+    /// The folder with the code; a .runnerignore in it names what stays out (and !NAME what does not), well-known files of secrets do by themselves
     dir: Option<PathBuf>,
     #[command(flatten)]
     source: OptionalSource,
@@ -89,19 +92,29 @@ async fn start(command: &Deploy, session: &Session) -> Done<Value> {
             .next("Run `runnerctl stack list`.")
             .into());
     }
-    let engine = match (command.engine.as_deref(), &existing) {
-        (None, Some(_)) => None,
-        (named, existing) => {
-            // the stack's runner, unless another is to do it
-            let own = existing.as_ref().map(|stack| table::text(stack, "/runner")).filter(|name| !name.is_empty());
-            let runner = session.runner.as_deref().or(own.as_deref());
-            let wanted = named.or(command.dir.as_deref().and_then(engine_of));
-            let engine = stack::engine_of_runner(client, runner, wanted).await?;
-            if named.is_none() {
-                eprintln!("· engine: {engine}");
-            }
-            Some(engine)
+    // only an update makes the stack what was asked for; the others look at it as it is, or undo what is there
+    let stays = existing.as_ref().filter(|_| command.kind != "update");
+    if let Some(found) = stays {
+        let mut body = stack::writable(found);
+        if let Some(engine) = &command.engine {
+            body["engine"] = engine.as_str().into();
         }
+        command.options.make(&mut body, session.runner.as_deref())?;
+        stack::stays(found, &body, &command.kind)?;
+    }
+    let named = command.engine.as_deref();
+    let engine = if stays.is_some() || (named.is_none() && existing.is_some()) {
+        None
+    } else {
+        // the stack's runner, unless another is to do it
+        let own = existing.as_ref().map(|stack| table::text(stack, "/runner")).filter(|name| !name.is_empty());
+        let runner = session.runner.as_deref().or(own.as_deref());
+        let wanted = named.or(command.dir.as_deref().and_then(engine_of));
+        let engine = stack::engine_of_runner(client, runner, wanted).await?;
+        if named.is_none() {
+            eprintln!("· engine: {engine}");
+        }
+        Some(engine)
     };
     let source = match (&command.stack, &command.dir, fetched) {
         (Some(_), ..) => None,
@@ -116,7 +129,6 @@ async fn start(command: &Deploy, session: &Session) -> Done<Value> {
         }
     }
     match existing {
-        // only an update makes the source the stack's own; the others look at it, or undo what is there
         Some(stack) if command.kind != "update" => {
             if let Some(source) = source {
                 job["source"] = source;
@@ -186,14 +198,31 @@ fn shown(entries: u64) -> String {
     if entries == 1 { "1 entry".to_owned() } else { format!("{entries} entries") }
 }
 
+/// What of a folder was left out because it holds secrets, and how it is sent all the same.
+fn left_out(secrets: &[PathBuf]) -> Option<String> {
+    let first = secrets.first()?;
+    let mut names = secrets.iter().take(NAMED).map(|name| name.display().to_string()).collect::<Vec<_>>().join(", ");
+    if secrets.len() > NAMED {
+        names.push_str(&format!(" and {} more", secrets.len() - NAMED));
+    }
+    Some(format!(
+        "left out, because it holds secrets: {names} (to send it, write !{} into {})",
+        first.display(),
+        archive::IGNORE_FILE
+    ))
+}
+
 /// Packs the folder and sends it, unless the control plane has that very content.
 async fn upload(session: &Session, dir: &Path) -> Done<Value> {
     let spinner = progress::spinner(format!("packing {}", dir.display()));
     let folder = dir.to_owned();
     let packed = tokio::task::spawn_blocking(move || archive::pack(&folder, Limits::default())).await;
     spinner.finish_and_clear();
-    let Packed { file, sha256, size, entries } =
+    let Packed { file, sha256, size, entries, secrets } =
         packed.map_err(|e| Code::Internal.on(format!("packing {}: {e}", dir.display())))??;
+    if let Some(said) = left_out(&secrets) {
+        crate::output::remark(&said);
+    }
     let at = path(&["archives", &sha256], &[]);
     if session.client.exists(&at).await? {
         eprintln!("· source: {}, unchanged", shown(entries));
@@ -282,6 +311,42 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn what_a_preview_cannot_change_of_its_stack_is_refused_before_anything_is_sent() {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&asked);
+        let client = api(move |request| {
+            let body = std::str::from_utf8(&request.body).unwrap_or_default();
+            seen.lock().expect("not poisoned").push(format!("{} {body}", request.method));
+            let stack = json!({
+                "id": "stk_1", "name": "shop", "engine": "opentofu", "runner": null, "path": "", "variables": {}, "connections": ["a"]
+            });
+            answer(if request.method == "GET" { 200 } else { 201 }, &stack.to_string())
+        })
+        .await;
+        let session =
+            Session { client, output: Output::new(Format::Table), runner: None, interrupt: Interrupt::listen() };
+        let deploy = async |words: &[&str]| {
+            start(&parsed(&[&["--stack", "shop", "--kind", "preview"], words].concat()), &session).await
+        };
+        for words in [
+            &["--variables-set", "base"][..],
+            &["--engine-version", "1.9.0"],
+            &["--path", "b"],
+            &["--connection", "b"],
+            &["--engine", "terraform"],
+            &["--limit", "plan=1h"],
+        ] {
+            let stop = deploy(words).await.expect_err("refused");
+            let failure = stop.failure().expect("a failure");
+            assert!(failure.code == Code::InvalidArgument && failure.message.starts_with(words[0]), "{failure}");
+        }
+        assert!(asked.lock().expect("not poisoned").iter().all(|request| request.starts_with("GET ")));
+        deploy(&["--connection", "a", "--engine", "opentofu", "--var", "x=1"]).await.expect("starts");
+        let asked = asked.lock().expect("not poisoned");
+        assert!(asked.last().is_some_and(|last| last.starts_with("POST ") && last.contains(r#""x":"1""#)), "{asked:?}");
+    }
+
     #[test]
     fn a_file_is_no_source() {
         let dir = tempfile::tempdir().expect("a folder");
@@ -293,6 +358,15 @@ mod tests {
         assert!(failure.next_step.contains(&format!("deploy {}", dir.path().display())), "{failure}");
         assert!(is_folder(&dir.path().join("none")).expect_err("refused").message.contains("No such file"));
         assert_eq!((shown(1), shown(2)), ("1 entry".to_owned(), "2 entries".to_owned()));
+    }
+
+    #[test]
+    fn what_holds_secrets_is_named_with_how_to_send_it() {
+        let names = |n: usize| (0..n).map(|n| PathBuf::from(format!(".env.{n}"))).collect::<Vec<_>>();
+        assert_eq!(left_out(&[]), None);
+        let all = left_out(&names(NAMED)).expect("says");
+        assert!(all.contains(".env.9 (") && all.contains("!.env.0 into .runnerignore"), "{all}");
+        assert!(left_out(&names(NAMED + 2)).expect("says").contains(".env.9 and 2 more ("));
     }
 
     #[test]

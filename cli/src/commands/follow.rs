@@ -16,8 +16,11 @@ use std::time::Duration;
 /// Whether a plan waits for us is asked this often once it is there; the phase may be the control plane's alone.
 const LOOK: Duration = Duration::from_millis(300);
 
+/// Whether a plan still waits is asked this often while somebody is asked about it.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
 /// A job that has not begun after this long is explained.
-const WAITS: Duration = Duration::from_secs(2);
+pub(super) const WAITS: Duration = Duration::from_secs(2);
 
 /// What to do when a plan awaits approval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,7 +220,7 @@ pub(crate) async fn follow(session: &Session, job: &str, approval: Approval, exi
             () = &mut wait, if silent => {
                 silent = false;
                 if let Some(why) = waits_for(session, job).await {
-                    words.note(&why);
+                    words.note(&format!("· {why}"));
                 }
                 continue;
             }
@@ -270,9 +273,9 @@ pub(crate) async fn follow(session: &Session, job: &str, approval: Approval, exi
 }
 
 /// Why a job does not begin, where the control plane can tell.
-async fn waits_for(session: &Session, job: &str) -> Option<String> {
+pub(super) async fn waits_for(session: &Session, job: &str) -> Option<String> {
     let current = session.client.get(&path(&["jobs", job], &[])).await.ok()?;
-    waits(&current).map(|why| format!("· {why}"))
+    waits(&current)
 }
 
 /// What a job waits for, of one that has not begun.
@@ -282,9 +285,15 @@ pub(crate) fn waits(job: &Value) -> Option<String> {
     }
     let (id, phase) = (table::text(job, "/waits_for/job"), table::text(job, "/waits_for/phase"));
     Some(match table::text(job, "/waits_for/reason").as_str() {
-        "job" if phase == "awaiting_approval" => format!(
-            "waits for job {id} of the same stack, which awaits approval: `runnerctl job approve {id}` or `runnerctl job discard {id}`"
-        ),
+        "job" if phase == "awaiting_approval" => {
+            let since = match table::moment(job, "/waits_for/since_ms") {
+                unknown if unknown.is_empty() => unknown,
+                moment => format!(" since {moment}"),
+            };
+            format!(
+                "waits for job {id} of the same stack, which awaits approval{since}: `runnerctl job approve {id}` or `runnerctl job discard {id}`"
+            )
+        }
         "job" => format!("waits for job {id} of the same stack, which is {phase}"),
         "slot" => match table::text(job, "/waits_for/slots").as_str() {
             "1" => "waits for the runner's one slot for jobs".to_owned(),
@@ -348,6 +357,11 @@ async fn decide(session: &Session, job: &str, sha256: &str) -> Done {
                 "job {job} awaits approval: `runnerctl job approve {job}` or `runnerctl job discard {job}`"
             )));
         }
+        // it was decided on by somebody else, or its time is over: what comes of it is told as it comes
+        () = decided(session, job) => {
+            eprintln!("\n· job {job} no longer waits for an answer");
+            return Ok(());
+        }
         answer = asked => answer.map_err(std::io::Error::other).and_then(|a| a),
     };
     let answer = answer.map_err(|e| Code::InvalidArgument.on(format!("standard input: {e}")))?;
@@ -357,6 +371,18 @@ async fn decide(session: &Session, job: &str, sha256: &str) -> Done {
         session.client.post(&path(&["jobs", job, "discard"], &[]), &json!({})).await?;
     }
     Ok(())
+}
+
+/// Ends when the job does not await its approval any more.
+async fn decided(session: &Session, job: &str) {
+    let at = path(&["jobs", job], &[]);
+    loop {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        // one that cannot be asked for just now may be waiting still
+        if session.client.get(&at).await.is_ok_and(|current| table::text(&current, "/phase") != "awaiting_approval") {
+            return;
+        }
+    }
 }
 
 /// What rules still want of others, where they do.
@@ -377,6 +403,27 @@ pub(crate) async fn approve(session: &Session, job: &str, sha256: Option<&str>) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::tests::{answer, api};
+    use crate::interrupt::Interrupt;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[tokio::test]
+    async fn a_question_ends_with_the_plan_that_it_is_about() {
+        let looks = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&looks);
+        let client = api(move |_| match seen.fetch_add(1, Ordering::SeqCst) {
+            0 => answer(200, r#"{"phase": "awaiting_approval"}"#),
+            1 => answer(503, r#"{"error": {"code": "busy", "message": "not now"}}"#),
+            _ => answer(200, r#"{"phase": "discarded", "result": {"code": "plan_expired"}}"#),
+        })
+        .await;
+        let session =
+            Session { client, output: Output::new(Format::Table), runner: None, interrupt: Interrupt::listen() };
+        decided(&session, "job_1").await;
+        assert!(looks.load(Ordering::SeqCst) >= 3);
+        assert_eq!(exit("discarded", "plan_expired"), 1);
+    }
 
     fn exit(phase: &str, code: &str) -> i32 {
         ending(phase, code, "m", "").map_or(0, |stop| stop.report())
@@ -403,8 +450,11 @@ mod tests {
         assert!(
             said(json!({"reason": "job", "job": "job_1", "phase": "applying"})).contains("job_1 of the same stack")
         );
-        let approval = said(json!({"reason": "job", "job": "job_1", "phase": "awaiting_approval"}));
-        assert!(approval.contains("runnerctl job approve job_1"), "{approval}");
+        let approval = said(json!({"reason": "job", "job": "job_1", "phase": "awaiting_approval", "since_ms": 1000}));
+        assert!(
+            approval.contains("awaits approval since 1970-01-01T00:00:01Z: `runnerctl job approve job_1`"),
+            "{approval}"
+        );
         assert!(
             said(json!({"reason": "instance"})).contains("takes jobs") && said(Value::Null).contains("room for it")
         );

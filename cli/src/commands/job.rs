@@ -10,6 +10,7 @@ use crate::stop::Done;
 use serde_json::{Value, json};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::plan::{Summary, words};
+use shared_proto::rules::BY_POLICY;
 use shared_proto::timeline::Timeline;
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -119,14 +120,8 @@ pub(crate) async fn run(command: JobCommand, session: &Session) -> Done {
             session.output.document(&job, |_| format!("Job {id}: its plan is discarded, nothing changed.\n"))
         }
         JobCommand::Cancel { id, force } => {
-            let at = path(&["jobs", &id, "cancel"], &[]);
-            let job = session.wait("cancelling", client.post(&at, &json!({ "force": force }))).await?;
-            session.output.document(&job, |_| {
-                format!(
-                    "Job {id}: cancel {}.\nFollow it: runnerctl job watch {id}\n",
-                    if force { "forced" } else { "asked" }
-                )
-            })
+            let job = session.wait("cancelling", cancel(session, &id, force)).await?;
+            session.output.document(&job, |job| cancelled(&id, job, force))
         }
         JobCommand::Rescue { id, to } => {
             let job = session.wait("asking", client.get(&path(&["jobs", &id], &[]))).await?;
@@ -139,6 +134,30 @@ pub(crate) async fn run(command: JobCommand, session: &Session) -> Done {
             session.interrupt.guard("the picture was not drawn", timeline(session, &id, &to)).await
         }
         JobCommand::Logs { id } => session.interrupt.guard("the log was not read to its end", logs(session, &id)).await,
+    }
+}
+
+/// Cancels a job. To whoever asks that of one that has ended, the control plane only says that it is as it was: here it is a mistake.
+async fn cancel(session: &Session, id: &str, force: bool) -> Result<Value, Failure> {
+    let job = session.client.get(&path(&["jobs", id], &[])).await?;
+    if !job["ended_at_ms"].is_null() {
+        let (phase, when) = (table::text(&job, "/phase"), table::moment(&job, "/ended_at_ms"));
+        return Err(Code::Conflict
+            .on(format!("job {id} has ended as {} at {when}: there is nothing to cancel", phase.replace('_', " ")))
+            .next(format!("Look at what it did: `runnerctl job show {id}`.")));
+    }
+    session.client.post(&path(&["jobs", id, "cancel"], &[]), &json!({ "force": force })).await
+}
+
+/// What a cancel came to.
+fn cancelled(id: &str, job: &Value, force: bool) -> String {
+    match table::text(job, "/phase").as_str() {
+        "canceled" => format!("Job {id} is cancelled, before anything was changed.\n"),
+        "lost" => format!("Job {id} is given up as lost: what its instance did meanwhile is not known.\n"),
+        _ => {
+            let how = if force { "forced" } else { "asked" };
+            format!("Job {id}: cancel {how}.\nFollow it: runnerctl job watch {id}\n")
+        }
     }
 }
 
@@ -227,6 +246,20 @@ fn jobs(list: &Value) -> String {
     table::rows(&header, rows, "No jobs.")
 }
 
+/// Who has approved its plan: several where rules asked for them, and the runner's policy in the place of a person.
+fn approvers(job: &Value) -> String {
+    let several = job["plan"]["approvers"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let several: Vec<_> = several.collect();
+    match table::text(job, "/approved_by") {
+        policy if policy == BY_POLICY => format!("{policy}, which lets it reconcile"),
+        one if several.is_empty() && one == table::text(job, "/created_by") && job["approve_automatically"] == true => {
+            format!("{one}, with the job")
+        }
+        last if several.is_empty() => last,
+        _ => several.join(", "),
+    }
+}
+
 /// How it was asked for, where that is not by its kind alone.
 fn manner(job: &Value) -> &'static str {
     match [&job["preview_only"], &job["untrusted"], &job["reconcile"]].map(|flag| flag == true) {
@@ -268,6 +301,8 @@ fn show(job: &Value) -> String {
         ("plan", plan),
         ("rules", rules::summary(&rules::judgement(job))),
         ("approvals", rules::people(job).unwrap_or_default()),
+        ("approved by", if rules::people(job).is_some() { String::new() } else { approvers(job) }),
+        ("cancelled by", table::text(job, "/canceled_by")),
         ("result", table::text(job, "/result/code")),
         ("message", table::text(job, "/result/message")),
         ("next", table::text(job, "/result/next_step")),
@@ -275,7 +310,8 @@ fn show(job: &Value) -> String {
         ("redacted", redacted(job)),
     ];
     // of most jobs there is nothing to say of these
-    let said = |(name, value): &(&str, String)| !value.is_empty() || !matches!(*name, "made by" | "is");
+    let said =
+        |(name, value): &(&str, String)| !value.is_empty() || !matches!(*name, "made by" | "is" | "cancelled by");
     let mut text = table::fields(fields.into_iter().filter(said));
     if summary.is_some() {
         text.push_str(&format!("\nIts plan: runnerctl plan show {}\n", table::text(job, "/id")));
@@ -358,6 +394,34 @@ fn redacted(job: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::tests::{answer, api};
+    use crate::interrupt::Interrupt;
+    use crate::output::Output;
+
+    #[tokio::test]
+    async fn what_has_ended_is_not_cancelled() {
+        let client = api(|asked| {
+            let of = |phase: &str, ended: Value| json!({"phase": phase, "ended_at_ms": ended}).to_string();
+            match (asked.method.as_str(), asked.path.trim_start_matches("/api/v1/jobs/")) {
+                ("GET", "job_1") => answer(200, &of("canceled", 1000.into())),
+                ("GET", "job_2") => answer(200, &of("applying", Value::Null)),
+                ("GET", "job_3") => answer(200, &of("pending", Value::Null)),
+                ("POST", "job_2/cancel") => answer(200, &of("applying", Value::Null)),
+                ("POST", "job_3/cancel") => answer(200, &of("canceled", 2000.into())),
+                other => panic!("{other:?}"),
+            }
+        })
+        .await;
+        let session =
+            Session { client, output: Output::new(Format::Table), runner: None, interrupt: Interrupt::listen() };
+        let failure = cancel(&session, "job_1", false).await.expect_err("it has ended");
+        assert_eq!(failure.code, Code::Conflict);
+        assert!(failure.message.contains("ended as canceled at 1970-01-01T00:00:01Z"), "{failure}");
+        for (id, said) in [("job_2", "cancel asked"), ("job_3", "is cancelled, before anything was changed")] {
+            let job = cancel(&session, id, false).await.expect("cancels");
+            assert!(cancelled(id, &job, false).contains(said), "{id}");
+        }
+    }
 
     #[test]
     fn a_job_says_what_was_redacted_of_it() {
@@ -366,6 +430,22 @@ mod tests {
         let said = text(json!({"redacted": 0, "not_redacted": ["pin", "connection c"]}));
         assert!(said.contains("0; too short to be: pin, connection c"), "{said}");
         assert!(!text(json!({"redacted": null, "not_redacted": []})).contains("too short"));
+    }
+
+    #[test]
+    fn a_job_says_who_has_approved_it() {
+        let said = |job: Value| {
+            let text = show(&job);
+            let line = text.lines().find_map(|line| line.strip_prefix("approved by:")).expect("a line");
+            line.trim().to_owned()
+        };
+        let two = json!({"phase": "applied", "approved_by": "eve", "plan": {"judgement": {"approvals": 2}, "approvers": ["bob", "eve"]}});
+        assert_eq!(said(two), "bob, eve");
+        assert_eq!(said(json!({"approved_by": "bob", "created_by": "ada", "plan": {"approvers": []}})), "bob");
+        let own = json!({"approved_by": "ada", "created_by": "ada", "approve_automatically": true, "plan": {}});
+        assert_eq!(said(own), "ada, with the job");
+        let policy = said(json!({"approved_by": BY_POLICY, "reconcile": true, "plan": {}}));
+        assert_eq!(policy, "the runner's own policy, which lets it reconcile");
     }
 
     #[test]

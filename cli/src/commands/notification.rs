@@ -28,7 +28,7 @@ pub(crate) enum NotificationCommand {
         #[arg(long, value_name = "FILE")]
         secret_file: Option<PathBuf>,
         /// Of what; may be given several times, all by default
-        #[arg(long = "event", value_name = "EVENT", value_parser = ["drift_found", "drift_gone", "job_waits", "job_failed", "job_applied"])]
+        #[arg(long = "event", value_name = "EVENT", value_parser = ["drift_found", "drift_gone", "job_waits", "job_failed", "job_applied", "schedule_paused"])]
         events: Vec<String>,
     },
     /// All notifications

@@ -12,6 +12,17 @@ use serde_json::{Value, json};
 /// What a schedule can do.
 const KINDS: [&str; 4] = ["drift", "preview", "update", "reconcile"];
 
+/// The longest time over which stacks are spread, seconds.
+const JITTER_MAX: u64 = 3600;
+
+/// A duration of an hour at most.
+fn jitter(text: &str) -> Result<u64, String> {
+    match seconds(text)? {
+        within @ 0..=JITTER_MAX => Ok(within),
+        _ => Err(format!("{text} is more than 1h")),
+    }
+}
+
 /// `schedule`
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum ScheduleCommand {
@@ -21,7 +32,7 @@ pub(crate) enum ScheduleCommand {
         stack: String,
         /// The schedule's name
         name: String,
-        /// When: "MINUTE HOUR DAY MONTH WEEKDAY" as cron has it, or @hourly, @daily, @weekly, @monthly
+        /// When: "MINUTE HOUR DAY MONTH WEEKDAY" as cron has it, or @hourly, @daily, @weekly, @monthly, @yearly
         #[arg(long, value_name = "LINE")]
         cron: String,
         /// What: look for drift, preview, update (waits for approval), or reconcile (an update that the runner's own policy may let be)
@@ -31,7 +42,7 @@ pub(crate) enum ScheduleCommand {
         #[arg(long, value_name = "+HH:MM", allow_hyphen_values = true)]
         utc_offset: Option<String>,
         /// Over how long stacks are spread, at most 1h; 5m by default
-        #[arg(long, value_name = "DURATION", value_parser = seconds)]
+        #[arg(long, value_name = "DURATION", value_parser = jitter)]
         jitter: Option<u64>,
         /// What becomes of a time that was missed
         #[arg(long, value_parser = ["run", "skip"], default_value = "run")]
@@ -133,7 +144,7 @@ fn listed(list: &Value) -> String {
         let mut row: Vec<_> = ["/stack/name", "/name", "/kind", "/cron"].map(|at| table::text(one, at)).into();
         row.push(match one["paused"].is_null() {
             true => table::moment(one, "/next_run_ms"),
-            false => "paused".to_owned(),
+            false => format!("paused: {}", table::text(one, "/paused/by")),
         });
         row.push(last(one));
         row
@@ -187,6 +198,13 @@ mod tests {
         let list = json!({ "items": [one.clone()] });
         assert!(listed(&list).contains("nightly"));
         one["paused"] = json!({ "at_ms": 1, "by": "5 jobs, one after the other, have failed" });
-        assert!(shown(&one).contains("5 jobs") && listed(&json!({ "items": [one] })).contains("paused"));
+        assert!(shown(&one).contains("5 jobs") && listed(&json!({ "items": [one] })).contains("paused: 5 jobs"));
+    }
+
+    #[test]
+    fn a_jitter_is_an_hour_at_most() {
+        assert_eq!((jitter("60m"), jitter("3600"), jitter("0s")), (Ok(3600), Ok(3600), Ok(0)));
+        assert_eq!(jitter("61m"), Err("61m is more than 1h".to_owned()));
+        assert!(jitter("soon").is_err());
     }
 }

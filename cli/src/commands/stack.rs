@@ -10,8 +10,9 @@ use crate::config;
 use crate::output::table;
 use crate::stop::Done;
 use serde_json::{Map, Value, json};
+use shared_proto::exact;
 use shared_proto::failure::{Code, Failure};
-use shared_proto::limits::{MAX, MIN, NAMES, in_words};
+use shared_proto::limits::{MAX, NAMES, in_words, least};
 use std::path::PathBuf;
 
 /// The engines that a runner can have; where nothing else decides, the first is taken.
@@ -97,14 +98,14 @@ pub(crate) enum StackCommand {
 /// Variables as they are given.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Variables {
-    /// A variable's value; given variables replace the stack's
+    /// A variable's value; those that are given take the place of all that a stack has, and come to those of a set
     #[arg(long = "var", value_parser = pair, value_name = "NAME=VALUE")]
     vars: Vec<(String, String)>,
     /// A JSON object of variables, whose numbers, booleans, lists and objects stay what they are; --var goes over it
     #[arg(long = "var-file", value_name = "FILE")]
     var_files: Vec<PathBuf>,
-    /// A variable whose value is in a store of the runner's configuration, and of an object the field that is meant; given ones replace the
-    /// stack's
+    /// A variable whose value is in a store of the runner's configuration, and of an object the field that is meant; those that are given
+    /// take the place of all that a stack has, and come to those of a set
     #[arg(long = "secret", value_parser = reference, value_name = "NAME=STORE:PATH[#FIELD]")]
     secrets: Vec<(String, Value)>,
 }
@@ -146,6 +147,37 @@ fn inputs(stack: &Value) -> String {
     let all = stack["inputs"].as_object().into_iter().flatten();
     let said = all.map(|(name, of)| format!("{name}={}.{}", table::text(of, "/stack"), table::text(of, "/output")));
     said.collect::<Vec<_>>().join(", ")
+}
+
+/// What of a stack is no job's own, with the option that it is given by.
+const OF_THE_STACK: [(&str, &str); 10] = [
+    ("engine", "--engine"),
+    ("engine_version", "--engine-version"),
+    ("runner", "--runner"),
+    ("path", "--path"),
+    ("workspace", "--workspace"),
+    ("variable_sets", "--variables-set"),
+    ("inputs", "--input"),
+    ("follows", "--follow"),
+    ("connections", "--connection"),
+    ("limits", "--limit"),
+];
+
+/// Refuses what would make a stack another one where only a job of it is made, whose stack stays as it is.
+///
+/// # Errors
+/// `invalid_argument`, with the options.
+pub(crate) fn stays(found: &Value, body: &Value, kind: &str) -> Result<(), Failure> {
+    let now = writable(found);
+    let changed: Vec<_> =
+        OF_THE_STACK.into_iter().filter(|(name, _)| now[name] != body[name]).map(|(_, option)| option).collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let (name, options) = (table::text(found, "/name"), changed.join(", "));
+    Err(Code::InvalidArgument
+        .on(format!("{options}: this belongs to the stack {name}, which a job of the kind {kind} leaves as it is"))
+        .next(format!("Change the stack first: `runnerctl stack update {name} {} …`.", changed[0])))
 }
 
 /// The kinds that a variable may be of.
@@ -211,8 +243,8 @@ fn limit(text: &str) -> Result<(&'static str, Option<u32>), String> {
         return Ok((name, None));
     }
     match u32::try_from(seconds(&value)?) {
-        Ok(seconds) if (MIN..=MAX).contains(&seconds) => Ok((name, Some(seconds))),
-        _ => Err(format!("{value} is not from {} to {}", in_words(MIN), in_words(MAX))),
+        Ok(seconds) if (least(name)..=MAX).contains(&seconds) => Ok((name, Some(seconds))),
+        _ => Err(format!("{value} is not from {} to {}", in_words(least(name)), in_words(MAX))),
     }
 }
 
@@ -227,14 +259,8 @@ impl Variables {
         let mut all = Map::new();
         for file in &self.var_files {
             // a variable may be secret: the message says where, never what
-            let parsed: Map<String, Value> = serde_json::from_str(&config::read_text(file)?).map_err(|e| {
-                Code::InvalidArgument.on(format!(
-                    "{} is not a JSON object (line {}, column {})",
-                    file.display(),
-                    e.line(),
-                    e.column()
-                ))
-            })?;
+            let parsed = exact::object(&config::read_text(file)?)
+                .map_err(|e| Code::InvalidArgument.on(format!("{}: {e}", file.display())))?;
             all.extend(parsed);
         }
         all.extend(self.vars.iter().map(|(k, v)| (k.clone(), Value::from(v.as_str()))));
@@ -269,6 +295,12 @@ impl Options {
     }
     /// Puts what was given into a stack's document.
     pub(crate) fn apply(&self, stack: &mut Value, runner: Option<&str>) -> Result<(), Failure> {
+        self.put(stack)?;
+        self.mark(stack);
+        self.make(stack, runner)
+    }
+    /// Puts what was given and is no job's own into a stack's document.
+    pub(crate) fn make(&self, stack: &mut Value, runner: Option<&str>) -> Result<(), Failure> {
         match self.engine_version.as_deref() {
             None => {}
             Some(ANY) => stack["engine_version"] = Value::Null,
@@ -280,7 +312,6 @@ impl Options {
         if let Some(workspace) = &self.workspace {
             stack["workspace"] = workspace.as_str().into();
         }
-        self.put(stack)?;
         match self.sets.as_slice() {
             [] => {}
             [none] if none == NONE => stack["variable_sets"] = json!([]),
@@ -300,7 +331,6 @@ impl Options {
         if let Some(follow) = &self.follow {
             stack["follows"] = (follow == "yes").into();
         }
-        self.mark(stack);
         if !self.connections.is_empty() {
             stack["connections"] = json!(self.connections);
         }
@@ -631,8 +661,13 @@ mod tests {
         let all = given(&[("b", "flag")], std::slice::from_ref(&file));
         assert_eq!(all, Ok(Some(json!({"a": [1], "b": "flag"}))));
         std::fs::write(&file, r#"["hidden"]"#).expect("writes");
-        let failure = given(&[], &[file]).expect_err("no object");
+        let failure = given(&[], std::slice::from_ref(&file)).expect_err("no object");
         assert!(!failure.message.contains("hidden"));
+        for (text, at) in [(r#"{"big": 12345678901234567890123}"#, "big"), (r#"{"a": 1, "a": 2}"#, "a")] {
+            std::fs::write(&file, text).expect("writes");
+            let failure = given(&[], std::slice::from_ref(&file)).expect_err("refused");
+            assert!(failure.code == Code::InvalidArgument && failure.message.contains(at), "{failure}");
+        }
     }
 
     #[test]
@@ -680,6 +715,47 @@ mod tests {
     }
 
     #[test]
+    fn what_belongs_to_the_stack_is_named_where_the_stack_stays() {
+        let found = json!({
+            "id": "1", "name": "shop", "engine": "opentofu", "engine_version": null, "runner": "r1", "path": "a", "workspace": "",
+            "variables": {"x": "1"}, "variable_sets": ["base"], "inputs": {}, "follows": false, "connections": ["c"], "limits": {}
+        });
+        let mut body = writable(&found);
+        let same = Options {
+            path: Some("a".into()),
+            sets: vec!["base".into()],
+            connections: vec!["c".into()],
+            not_redacted: vec!["x".into()],
+            ..Options::default()
+        };
+        same.make(&mut body, Some("r1")).expect("applies");
+        assert_eq!(stays(&found, &body, "preview"), Ok(()));
+        let others: [(&str, Options); 8] = [
+            ("--engine-version", Options { engine_version: Some("1.9.0".into()), ..Options::default() }),
+            ("--path", Options { path: Some("b".into()), ..Options::default() }),
+            ("--workspace", Options { workspace: Some("blue".into()), ..Options::default() }),
+            ("--variables-set", Options { sets: vec!["team".into()], ..Options::default() }),
+            ("--input", Options { inputs: vec!["vpc=net.id".into()], ..Options::default() }),
+            ("--follow", Options { follow: Some("yes".into()), ..Options::default() }),
+            ("--connection", Options { connections: vec!["d".into()], ..Options::default() }),
+            ("--limit", Options { limits: vec![("plan", Some(60))], ..Options::default() }),
+        ];
+        for (option, options) in others {
+            let mut body = writable(&found);
+            options.make(&mut body, Some("r1")).expect("applies");
+            let failure = stays(&found, &body, "preview").expect_err(option);
+            assert_eq!(failure.code, Code::InvalidArgument);
+            assert!(failure.message.starts_with(&format!("{option}: ")), "{failure}");
+            assert!(failure.next_step.contains("stack update shop"), "{failure}");
+        }
+        for (name, option) in [("engine", "--engine"), ("runner", "--runner")] {
+            let mut body = writable(&found);
+            body[name] = "other".into();
+            assert!(stays(&found, &body, "destroy").expect_err(option).message.starts_with(&format!("{option}: ")));
+        }
+    }
+
+    #[test]
     fn what_is_read_can_be_written() {
         let read = json!({"id": "1", "name": "n", "runner": null, "engine_version": "~> 1.9", "last_job": {}, "variables": {"a": "b"}, "not_redacted": ["a"]});
         let written = json!({"name": "n", "engine_version": "~> 1.9", "variables": {"a": "b"}, "not_redacted": ["a"]});
@@ -701,7 +777,8 @@ mod tests {
         assert_eq!(limit("apply=1h30m"), Ok(("apply", Some(5400))));
         assert_eq!(limit("silence=none"), Ok(("silence", None)));
         assert_eq!((limit("plan=10s"), limit("plan=90d")), (Ok(("plan", Some(10))), Ok(("plan", Some(7_776_000)))));
-        for wrong in ["plan=9s", "plan=91d", "plan", "other=1h", "plan=soon"] {
+        assert_eq!(limit("silence=60s"), Ok(("silence", Some(60))));
+        for wrong in ["plan=9s", "plan=91d", "plan", "other=1h", "plan=soon", "silence=59s"] {
             assert!(limit(wrong).is_err(), "{wrong}");
         }
         let mut stack = json!({"limits": {"plan_seconds": 60, "apply_seconds": 90}});

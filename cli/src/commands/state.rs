@@ -6,7 +6,7 @@ use super::follow::{self, Approval};
 use super::plan::ExitCode;
 use crate::client::job_events::JobEvents;
 use crate::client::path;
-use crate::output::{progress, table, yaml};
+use crate::output::{progress, remark, table, yaml};
 use crate::stop::{Done, Stop};
 use serde_json::{Value, json};
 use shared_proto::failure::Code;
@@ -172,16 +172,34 @@ async fn read(session: &Session, stack: &str, kind: &str, addresses: &[String]) 
     let job = start(session, stack, &job).await?;
     let spinner = progress::spinner("the engine reads the state");
     let note = format!("job {job} goes on; stop it with `runnerctl job cancel {job}`");
-    let told = session.interrupt.guard(&note, told(session, &job)).await;
+    let waiting = |why: &str| spinner.suspend(|| remark(&format!("job {job} {why}")));
+    let told = session.interrupt.guard(&note, told(session, &job, waiting)).await;
     spinner.finish_and_clear();
     told
 }
 
-async fn told(session: &Session, job: &str) -> Done<Read> {
+/// What a job tells. `waiting` hears, once, why one does not begin.
+async fn told(session: &Session, job: &str, waiting: impl Fn(&str)) -> Done<Read> {
     let mut read = Read { outputs: json!({}), ..Read::default() };
     let mut events = JobEvents::after(&session.client, job, 0);
     let mut complaints = Vec::new();
-    while let Some(event) = events.next(|_| {}).await? {
+    let wait = tokio::time::sleep(follow::WAITS);
+    tokio::pin!(wait);
+    let mut silent = true;
+    loop {
+        let event = tokio::select! {
+            biased;
+            event = events.next(|_| {}) => event?,
+            () = &mut wait, if silent => {
+                silent = false;
+                if let Some(why) = follow::waits_for(session, job).await {
+                    waiting(&why);
+                }
+                continue;
+            }
+        };
+        let Some(event) = event else { break };
+        silent = false;
         match event.body {
             Some(Body::StateResource(resource)) => read.resources.push(resource),
             Some(Body::StateVersion(version)) => read.versions.push(version),
@@ -196,7 +214,7 @@ async fn told(session: &Session, job: &str) -> Done<Read> {
                 None => return Ok(read),
                 Some(stop) => {
                     for complaint in complaints {
-                        crate::output::remark(&complaint);
+                        remark(&complaint);
                     }
                     return Err(stop);
                 }
@@ -343,6 +361,34 @@ fn output_row((name, output): (&String, &Value)) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::tests::{answer, api, silent};
+    use crate::interrupt::Interrupt;
+    use crate::output::{Format, Output};
+
+    #[tokio::test]
+    async fn what_a_read_waits_for_is_said() {
+        let client = api(|asked| match asked.path.contains("/events") {
+            // nothing is ever told
+            true => silent(),
+            false => {
+                let waits_for =
+                    json!({"reason": "job", "job": "job_1", "phase": "awaiting_approval", "since_ms": 1000});
+                answer(200, &json!({"id": "job_2", "phase": "pending", "waits_for": waits_for}).to_string())
+            }
+        })
+        .await;
+        let session =
+            Session { client, output: Output::new(Format::Table), runner: None, interrupt: Interrupt::listen() };
+        let (tell, mut said) = tokio::sync::mpsc::unbounded_channel();
+        let waiting = |why: &str| tell.send(why.to_owned()).expect("is heard");
+        tokio::select! {
+            ended = told(&session, "job_2", waiting) => panic!("it ended: {:?}", ended.err()),
+            why = said.recv() => {
+                let why = why.expect("is said");
+                assert!(why.starts_with("waits for job job_1") && why.contains("`runnerctl job approve job_1`"), "{why}");
+            }
+        }
+    }
 
     fn resource() -> v1::StateResource {
         v1::StateResource {

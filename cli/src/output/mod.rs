@@ -44,9 +44,14 @@ fn no_colour() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
 }
 
+/// Whether what goes wrong is said in colours.
+pub(crate) fn colours_errors() -> bool {
+    std::io::stderr().is_terminal() && !no_colour()
+}
+
 /// A remark on standard error, dim where a terminal shows it: what a person may want to know, and nobody has asked for.
 pub(crate) fn remark(text: &str) {
-    let (dim, end) = if std::io::stderr().is_terminal() && !no_colour() { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
+    let (dim, end) = if colours_errors() { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
     eprintln!("{dim}· {}{end}", escape::line(text));
 }
 

@@ -229,6 +229,16 @@ async fn five_failures_one_after_the_other_pause_it() {
     let world = World::owned().await;
     world.stack("web").await;
     let mut due = due_ms(&world.schedule("web", "s", "preview").await);
+    for (name, events) in [("all", json!([])), ("drift", json!(["drift_found"]))] {
+        let secret = "a secret of sixteen bytes and more";
+        let body = json!({ "name": name, "url": "https://hooks.example.com/", "secret": secret, "events": events });
+        assert_eq!(world.post("/notifications", &body).await.0, StatusCode::CREATED);
+    }
+    let told = async |name: &str| {
+        let found = world.store.notification(&world.organization, name).await.expect("is there");
+        let notices = world.store.notices(&found.id, 100).await.expect("notices");
+        notices.into_iter().filter(|notice| notice.event == "schedule_paused").map(|n| n.body).collect::<Vec<_>>()
+    };
     // what succeeds between them starts the count again
     for phase in ["failed", "failed", "planned", "failed", "failed", "failed", "failed", "failed"] {
         due::look(&world.state, due).await;
@@ -240,7 +250,15 @@ async fn five_failures_one_after_the_other_pause_it() {
     let shown = world.shown("web", "s").await;
     assert_eq!((world.jobs().await.len(), shown["next_run_ms"].clone()), (8, Value::Null));
     assert!(shown["paused"]["by"].as_str().expect("why").contains("5 jobs"), "{shown}");
+    let [told_all] = &told("all").await[..] else { panic!("it is told once") };
+    let body: Value = serde_json::from_str(told_all).expect("JSON");
+    assert_eq!(
+        (body["event"].as_str(), body["stack"]["name"].as_str(), body["schedule"]["name"].as_str()),
+        (Some("schedule_paused"), Some("web"), Some("s"))
+    );
+    assert_eq!((body["schedule"]["why"].as_str(), told("drift").await.len()), (shown["paused"]["by"].as_str(), 0));
     due::look(&world.state, due + 10 * MINUTE).await;
+    assert_eq!(told("all").await.len(), 1);
     assert_eq!(world.jobs().await.len(), 8, "it stays paused");
     let (_, resumed) = world.post("/stacks/web/schedules/s/resume", &json!({})).await;
     assert_eq!((resumed["paused"].clone(), resumed["failures"].as_i64()), (Value::Null, Some(0)));
@@ -419,7 +437,18 @@ async fn a_push_makes_a_job_of_its_stack_at_its_commit() {
         assert!(answer["skipped"][0]["why"].as_str().expect("why").contains(why), "{answer}");
     }
     assert_eq!(world.jobs().await.len(), 2);
-    assert_eq!(world.deliver(&path, &secret, "push", b"{}").await.0, StatusCode::BAD_REQUEST);
+    // what is signed and of no form that the host documents is refused each time, and among what came
+    let hook = path.rsplit('/').next().expect("an id");
+    let list = async || world.get(&format!("/webhooks/{hook}/deliveries")).await.1["items"].clone();
+    for (body, expected) in [(&b"{}"[..], &[1][..]), (b"{}", &[2]), (b"no JSON", &[1, 2])] {
+        assert_eq!(world.deliver(&path, &secret, "push", body).await.0, StatusCode::BAD_REQUEST);
+        let came = list().await;
+        let why = |one: &&Value| one["answer"]["said"].as_str().is_some_and(|why| why.starts_with("refused: "));
+        let refused = came.as_array().into_iter().flatten().filter(why);
+        let mut times: Vec<_> = refused.filter_map(|one| one["times"].as_i64()).collect();
+        times.sort_unstable();
+        assert_eq!(times, expected, "{came}");
+    }
     assert_eq!(world.deliver(&path, &secret, "ping", b"{}").await.0, StatusCode::OK);
     // both sides of the bound
     let padded = |bytes: usize| {
@@ -430,14 +459,9 @@ async fn a_push_makes_a_job_of_its_stack_at_its_commit() {
     let max = crate::api::deliveries::DELIVERY_MAX;
     assert_eq!(world.deliver(&path, &secret, "push", &padded(max)).await.0, StatusCode::OK);
     assert_eq!(world.deliver(&path, &secret, "push", &padded(max + 1)).await.0, StatusCode::PAYLOAD_TOO_LARGE);
-    let hook = path.rsplit('/').next().expect("an id");
-    let came = world.get(&format!("/webhooks/{hook}/deliveries")).await.1;
-    let of_push = came["items"]
-        .as_array()
-        .expect("a list")
-        .iter()
-        .find(|d| d["answer"]["jobs"][0]["job"] == id.as_str())
-        .expect("it");
+    let came = list().await;
+    let of_push =
+        came.as_array().expect("a list").iter().find(|d| d["answer"]["jobs"][0]["job"] == id.as_str()).expect("it");
     assert_eq!((of_push["times"].as_i64(), of_push["event"].as_str()), (Some(2), Some("push")));
     assert!(!world.get("/webhooks").await.1.to_string().contains(&secret));
     assert_eq!(
@@ -449,6 +473,30 @@ async fn a_push_makes_a_job_of_its_stack_at_its_commit() {
         StatusCode::NO_CONTENT
     );
     assert_eq!(world.deliver(&path, &secret, "push", &good).await, refused, "it is gone");
+}
+
+#[tokio::test]
+async fn what_is_too_large_by_http_2_is_answered_too() {
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let world = World::owned().await;
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let router = world.router.clone();
+    let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        router.clone().oneshot(request.map(Body::new))
+    });
+    let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    tokio::spawn(server.serve_connection(TokioIo::new(far), service));
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(near)).await.expect("connects");
+    tokio::spawn(connection);
+    // more than all windows together, so that it is still being sent
+    let body = http_body_util::Full::new(bytes::Bytes::from(vec![b' '; 8 * crate::api::deliveries::DELIVERY_MAX]));
+    let path = "http://localhost/api/v1/hooks/whk_00000000000000000000000000000000";
+    let response = sender.send_request(Request::post(path).body(body).expect("a request")).await.expect("answered");
+    assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    let bytes = response.into_body().collect().await.expect("a whole body").to_bytes();
+    let said: Value = serde_json::from_slice(&bytes).expect("JSON");
+    assert_eq!(said["error"]["code"], "too_large");
 }
 
 #[tokio::test]
@@ -465,7 +513,7 @@ async fn a_pull_request_gets_nothing_that_the_hook_does_not_name() {
     .into_iter()
     .enumerate()
     {
-        let route = json!({ "stack": "web", "pull_requests": pulls, "variables": ["region", "no-such"] });
+        let route = json!({ "stack": "web", "pull_requests": pulls, "variables": ["region"] });
         let (path, secret) = world.hook("github", route).await;
         let commit = format!("{n:040x}").replace('0', "a");
         let (status, answer) = world.deliver(&path, &secret, "pull_request", &pull_request(&commit, url, own)).await;
@@ -495,6 +543,8 @@ async fn a_hook_is_of_stacks_that_are_there_and_of_patterns_that_can_be() {
         (json!([{ "stack": "web", "branches": [""] }]), StatusCode::BAD_REQUEST),
         (json!([{ "stack": "web", "paths": vec!["a"; 51] }]), StatusCode::PAYLOAD_TOO_LARGE),
         (json!([{ "stack": "web", "paths": vec!["a"; 50] }]), StatusCode::CREATED),
+        (json!([{ "stack": "web", "variables": ["region", "no-such"] }]), StatusCode::BAD_REQUEST),
+        (json!([{ "stack": "web", "variables": ["region"] }]), StatusCode::CREATED),
     ] {
         let (found, said) = world.post("/webhooks", &json!({ "host": "gitea", "routes": routes })).await;
         assert_eq!(found, status, "{said}");
@@ -570,6 +620,7 @@ async fn outputs_of_one_stack_are_inputs_of_another() {
         let (_, job) = world.post("/stacks/app/jobs", &body).await;
         let request = world.request_of(job["id"].as_str().expect("an id")).await;
         assert_eq!(request.variables.contains_key("net"), has);
+        assert_eq!(request.left_out.iter().any(|name| name == "net"), !has, "{:?}", request.left_out);
         world.ended("failed", "engine_failed", None).await;
     }
     // what is sensitive, of two kinds, or in a circle

@@ -12,16 +12,14 @@ use super::hooks::{Event, Host, PullRequest, Push, same_repository};
 use super::new_job::{NewJobBody, make_job};
 use super::stacks::source_of;
 use super::webhooks::{OfPush, PullRequests, Route};
-use super::{ApiError, ApiState, Caller};
+use super::{ApiError, ApiState, Caller, extract};
 use crate::store::{Delivery, Idempotency, JobKind, Stack, Webhook};
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use axum::{Json, Router};
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, header};
-use http_body_util::BodyExt as _;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use shared_proto::failure::{Code, Failure};
@@ -62,6 +60,9 @@ pub(super) struct Answer {
     /// What else there is to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) said: Option<String>,
+    /// It was refused, as it is not of the form that its host documents: sent again it is read again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) refused: bool,
 }
 /// A job that was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,7 +120,7 @@ async fn arrive(State(state): State<ApiState>, Path(hook): Path<String>, request
 async fn answered(state: &ApiState, id: &str, request: Request) -> Result<Answer, Failure> {
     let _slot = state.deliveries.slots.try_acquire().map_err(|_| Code::Busy.on("too many deliveries at once"))?;
     let (parts, body) = request.into_parts();
-    let body = read(&parts.headers, body).await?;
+    let body = read(body).await?;
     let hook = if is_id(id) { state.store.webhook_of_any(id).await? } else { None };
     // what nobody has is held against a secret that nobody has: it takes as long
     let (host, secret) = match &hook {
@@ -137,40 +138,29 @@ async fn answered(state: &ApiState, id: &str, request: Request) -> Result<Answer
     if let Some(answer) = state.store.delivered_before(&hook.id, &sha256).await? {
         let before: Answer = serde_json::from_str(&answer).unwrap_or_default();
         // a job that was made is known again by its key
-        if !before.skipped.iter().any(|skipped| skipped.failed) {
+        if !before.refused && !before.skipped.iter().any(|skipped| skipped.failed) {
             return Ok(before);
         }
     }
     let (delivery, event) = host.named_in(&parts.headers);
-    let answer = act(state, &hook, host.read(&event, &body)?, &sha256).await?;
+    let (answer, refused) = match host.read(&event, &body) {
+        Ok(read) => (act(state, &hook, read, &sha256).await?, None),
+        Err(failure) => {
+            let said = format!("refused: {failure}");
+            (Answer { said: Some(said), refused: true, ..Answer::default() }, Some(failure))
+        }
+    };
     let made = answer.jobs.len();
     tracing::info!(hook = hook.host, organization = hook.organization, event, jobs = made, "a delivery of a Git host");
     let text = serde_json::to_string(&answer).map_err(|e| Code::Internal.on(e.to_string()))?;
     let received_at_ms = now_ms();
     let kept = Delivery { sha256, delivery, event, answer: text, times: 1, received_at_ms };
     state.store.delivered(&hook.id, &kept).await?;
-    Ok(answer)
+    refused.map_or(Ok(answer), Err)
 }
 
-async fn read(headers: &HeaderMap, mut body: Body) -> Result<Bytes, Failure> {
-    let too_large = || Code::TooLarge.on(format!("a delivery has at most {DELIVERY_MAX} bytes"));
-    let told = headers.get(header::CONTENT_LENGTH).and_then(|n| n.to_str().ok()?.parse::<u64>().ok());
-    if told.is_some_and(|bytes| bytes > DELIVERY_MAX as u64) {
-        return Err(too_large());
-    }
-    let reading = async {
-        let mut kept = BytesMut::new();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| Code::InvalidArgument.on("the delivery broke off"))?;
-            let Ok(data) = frame.into_data() else { continue };
-            if kept.len() + data.len() > DELIVERY_MAX {
-                return Err(too_large());
-            }
-            kept.extend_from_slice(&data);
-        }
-        Ok(kept.freeze())
-    };
-    let read = tokio::time::timeout(READ_WITHIN, reading).await;
+async fn read(body: Body) -> Result<Bytes, Failure> {
+    let read = tokio::time::timeout(READ_WITHIN, extract::read(body, DELIVERY_MAX)).await;
     read.unwrap_or_else(|_| Err(Code::DeadlineExceeded.on("the delivery did not come in time")))
 }
 

@@ -39,7 +39,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
-        json(parts, read(body).await?, state).await.map(Self)
+        json(parts, read(body, super::BODY_MAX).await?, state).await.map(Self)
     }
 }
 
@@ -49,7 +49,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for OptionalBody<T> {
     type Rejection = ApiError;
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let (mut parts, body) = request.into_parts();
-        let mut body = read(body).await?;
+        let mut body = read(body, super::BODY_MAX).await?;
         if body.is_empty() {
             body = Bytes::from_static(b"{}");
             parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -68,13 +68,16 @@ async fn json<T: DeserializeOwned, S: Send + Sync>(parts: Parts, body: Bytes, st
 
 /// Reads a body. One that is too large is still read, and thrown away, up to a bound: a client that is in the middle of sending
 /// would see a broken connection instead of the answer.
-async fn read(mut body: axum::body::Body) -> Result<Bytes, Failure> {
+///
+/// # Errors
+/// `too_large` beyond `limit` bytes; `invalid_argument` where it breaks off.
+pub(super) async fn read(mut body: axum::body::Body, limit: usize) -> Result<Bytes, Failure> {
     let mut kept = BytesMut::new();
     let mut discarded = 0;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| Code::InvalidArgument.on(format!("the body broke off: {e}")))?;
         let Ok(data) = frame.into_data() else { continue };
-        if discarded == 0 && kept.len() + data.len() <= super::BODY_MAX {
+        if discarded == 0 && kept.len() + data.len() <= limit {
             kept.extend_from_slice(&data);
             continue;
         }
@@ -84,7 +87,7 @@ async fn read(mut body: axum::body::Body) -> Result<Bytes, Failure> {
         }
     }
     if discarded > 0 {
-        return Err(Code::TooLarge.on(format!("the body is larger than {} bytes", super::BODY_MAX)));
+        return Err(Code::TooLarge.on(format!("the body is larger than {limit} bytes")));
     }
     Ok(kept.freeze())
 }

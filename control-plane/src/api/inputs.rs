@@ -91,7 +91,8 @@ pub(super) async fn all(state: &ApiState, caller: &Caller) -> Result<Edges, Fail
     Ok(edges)
 }
 
-fn inputs_of(stack: &Stack) -> Result<Inputs, Failure> {
+/// The inputs of a stack, as it is kept.
+pub(super) fn inputs_of(stack: &Stack) -> Result<Inputs, Failure> {
     read_back(&stack.inputs, stack)
 }
 

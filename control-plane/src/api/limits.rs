@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 use shared_proto::failure::{Code, Failure};
-use shared_proto::limits::{MAX, MIN, NAMES};
+use shared_proto::limits::{MAX, NAMES, least};
 use shared_proto::v1::TimeLimits;
 use utoipa::ToSchema;
 
-/// Limits of time, seconds, from 10 to 7,776,000 (90 days); absent: no limit.
+/// Limits of time, seconds, from 10 (of silence 60) to 7,776,000 (90 days); absent: no limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Limits {
@@ -31,11 +31,14 @@ impl Limits {
     /// `invalid_argument`.
     pub(super) fn checked(self) -> Result<Self, Failure> {
         let all = [self.plan_seconds, self.apply_seconds, self.approval_seconds, self.silence_seconds];
-        let wrong = NAMES.into_iter().zip(all).find(|(_, limit)| limit.is_some_and(|s| !(MIN..=MAX).contains(&s)));
-        match wrong {
+        let is_wrong = |name: &str, limit: Option<u32>| limit.is_some_and(|s| !(least(name)..=MAX).contains(&s));
+        match NAMES.into_iter().zip(all).find(|(name, limit)| is_wrong(name, *limit)) {
             None => Ok(self),
-            Some((name, limit)) => Err(Code::InvalidArgument
-                .on(format!("limits.{name}_seconds is {}, it must be from {MIN} to {MAX}", limit.unwrap_or_default()))),
+            Some((name, limit)) => Err(Code::InvalidArgument.on(format!(
+                "limits.{name}_seconds is {}, it must be from {} to {MAX}",
+                limit.unwrap_or_default(),
+                least(name)
+            ))),
         }
     }
     /// As a runner is told them.
@@ -60,6 +63,10 @@ mod tests {
             let limits = Limits { approval_seconds: Some(seconds), ..Limits::default() };
             assert_eq!(limits.clone().checked().is_ok(), good, "{seconds}");
             assert_eq!(limits.wire().approval, seconds);
+        }
+        for (seconds, good) in [(59, false), (60, true), (7_776_000, true), (7_776_001, false)] {
+            let limits = Limits { silence_seconds: Some(seconds), ..Limits::default() };
+            assert_eq!(limits.checked().is_ok(), good, "{seconds}");
         }
         let read: Limits = serde_json::from_str("{}").expect("reads");
         assert_eq!((read.wire(), serde_json::to_string(&read).ok()), (TimeLimits::default(), Some("{}".into())));

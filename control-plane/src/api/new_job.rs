@@ -10,7 +10,7 @@ use super::{ApiState, Caller};
 use crate::store::{Idempotency, Job, JobKind, Manner, NewJob, Stack};
 use serde::{Deserialize, Serialize};
 use shared_proto::failure::{Code, Failure};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use utoipa::ToSchema;
 
 /// A job to start.
@@ -111,7 +111,9 @@ pub(super) async fn make_job(
     let is_given = |name: &str| {
         body.stack_variables.as_ref().map_or(!manner.untrusted, |names| names.iter().any(|given| given == name))
     };
-    let of_stack = values_of(state, caller, &stack).await?.only(is_given);
+    let of_stack = values_of(state, caller, &stack).await?;
+    let left_out = if manner.untrusted { left_out(&stack, &of_stack, is_given)? } else { Vec::new() };
+    let of_stack = of_stack.only(is_given);
     // what nobody needs is asked of nobody
     let is_wanted = |name: &str| body.kind.plans() && is_given(name) && !own.names().any(|own| own == name);
     let inputs = super::inputs::values(state, caller, &stack, is_wanted).await?;
@@ -145,6 +147,7 @@ pub(super) async fn make_job(
         secrets: values.references(),
         sealed: values.sealed()?,
         not_redacted: checked_names(not_redacted)?,
+        left_out,
         connections: read_back(&stack.connections, &stack)?,
         limits: read_back::<Limits>(&stack.limits, &stack)?.wire(),
         created_by: caller.user().name.clone(),
@@ -153,6 +156,14 @@ pub(super) async fn make_job(
         stack,
     };
     state.jobs.create(new).await
+}
+
+/// The names of a stack's variables, of whatever kind, that a job is not given.
+fn left_out(stack: &Stack, values: &Values, is_given: impl Fn(&str) -> bool) -> Result<Vec<String>, Failure> {
+    let inputs = super::inputs::inputs_of(stack)?;
+    let names = values.names().chain(inputs.keys().map(String::as_str)).filter(|name| !is_given(name));
+    let names: BTreeSet<_> = names.map(str::to_owned).collect();
+    Ok(names.into_iter().collect())
 }
 
 /// How a job is asked for, held against its kind.

@@ -38,7 +38,7 @@ struct NotificationBody {
     url: String,
     /// By which what is told is signed: 16 to 512 bytes; `whsec_` and base64, or any text. It is not shown again.
     secret: String,
-    /// drift_found, drift_gone, job_waits, job_failed, job_applied; where absent all of them.
+    /// drift_found, drift_gone, job_waits, job_failed, job_applied, schedule_paused; where absent all of them.
     #[serde(default)]
     events: Vec<String>,
 }

@@ -37,7 +37,7 @@ pub(super) fn routes() -> Routes {
 #[serde(deny_unknown_fields)]
 struct ScheduleBody {
     kind: Does,
-    /// MINUTE HOUR DAY MONTH WEEKDAY, as cron(5) has it; or @hourly, @daily, @weekly, @monthly.
+    /// MINUTE HOUR DAY MONTH WEEKDAY, as cron(5) has it; or @hourly, @daily (@midnight), @weekly, @monthly, @yearly (@annually).
     cron: String,
     /// The distance from UTC by which it is read, such as `+02:00`; UTC where absent.
     utc_offset: Option<String>,
@@ -150,7 +150,7 @@ async fn set(
     let offset: Offset = body.utc_offset.as_deref().unwrap_or("UTC").parse().map_err(|why| wrong("utc_offset", why))?;
     let jitter_s = body.jitter_s.unwrap_or(JITTER_S);
     if jitter_s > JITTER_MAX_S {
-        return Err(wrong("jitter_s", format!("{jitter_s} is more than {JITTER_MAX_S}")).into());
+        return Err(wrong("jitter_s", format!("{jitter_s} s is more than {JITTER_MAX_S} s, an hour")).into());
     }
     let jitter_s = i64::from(jitter_s);
     let new = NewSchedule {

@@ -4,6 +4,8 @@
 use super::{ApiState, Caller, checked};
 use crate::execution::ArchiveHash;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use shared_proto::exact;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::sources::{OciReference, RegistryAddress};
 use shared_proto::v1;
@@ -84,8 +86,8 @@ pub(super) struct Registry {
     version: String,
 }
 
-/// The engine's variables.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+/// The engine's variables, as exactly as they are said.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 #[serde(transparent)]
 #[schema(value_type = HashMap<String, serde_json::Value>)]
 pub(super) struct Variables(BTreeMap<String, serde_json::Value>);
@@ -185,6 +187,14 @@ impl Source {
 }
 
 // === impl Variables ===
+
+impl<'de> Deserialize<'de> for Variables {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let raw = Box::<RawValue>::deserialize(from)?;
+        let all = exact::object(raw.get()).map_err(|e| serde::de::Error::custom(format!("variables: {e}")))?;
+        Ok(Self(all.into_iter().collect()))
+    }
+}
 
 impl Variables {
     pub(super) fn of(values: BTreeMap<String, serde_json::Value>) -> Self {
@@ -567,6 +577,23 @@ mod tests {
         assert_eq!(mixed.typed(), ["b"]);
         assert_eq!(mixed.wire()["a"], "text");
         assert_eq!(mixed.wire()["b"], r#"{"c":[1,true]}"#);
+    }
+
+    #[test]
+    fn variables_are_taken_as_they_are_said_or_not_at_all() {
+        let read = |text: &str| serde_json::from_str::<Variables>(text);
+        let exact = read(r#"{"a": 18446744073709551615, "b": [0.1, {"c": "x"}]}"#).expect("reads");
+        assert_eq!(exact.wire()["a"], "18446744073709551615");
+        assert_eq!(serde_json::from_value::<Variables>(serde_json::json!({"a": 1})).expect("reads").wire()["a"], "1");
+        for (text, at) in [
+            (r#"{"a": {"b": 18446744073709551616}}"#, "a.b"),
+            (r#"{"a": 0.12345678901234567890}"#, "a"),
+            (r#"{"a": 1, "a": 2}"#, "a"),
+            ("[]", "object"),
+        ] {
+            let failure = read(text).expect_err(text).to_string();
+            assert!(failure.starts_with("variables: ") && failure.contains(at), "{failure}");
+        }
     }
 
     #[test]

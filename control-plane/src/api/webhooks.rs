@@ -4,7 +4,7 @@
 use super::deliveries::Answer;
 use super::hooks::Host;
 use super::{ApiError, ApiState, Body, Caller, Named, Params, Routes};
-use crate::store::{Delivery, Role, Webhook};
+use crate::store::{Delivery, Role, Stack, Webhook};
 use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
@@ -231,9 +231,34 @@ async fn checked_routes(state: &ApiState, caller: &Caller, mut routes: Vec<Route
         if route.variables.len() > PATTERNS_MAX {
             return Err(Code::TooLarge.on(format!("variables has more than {PATTERNS_MAX} names")));
         }
+        if !route.variables.is_empty() {
+            are_of(state, caller, &stack, &route.variables).await?;
+        }
         route.stack = stack.id;
     }
     Ok(routes)
+}
+
+/// Refuses a name that is no variable of the stack, or of one that previews of untrusted sources never get: it is a mistake that nobody would notice.
+async fn are_of(state: &ApiState, caller: &Caller, stack: &Stack, names: &[String]) -> Result<(), Failure> {
+    let values = super::stacks::values_of(state, caller, stack).await?;
+    let inputs = super::inputs::inputs_of(stack)?;
+    for name in names {
+        if values.variables.names().any(|known| known == name) || inputs.contains_key(name) {
+            continue;
+        }
+        let shown: String = name.chars().take(100).collect();
+        return Err(match values.names().any(|known| known == name) {
+            true => Code::InvalidArgument.on(format!(
+                "variables: {shown} of stack {} is a secret, which no preview of an untrusted source gets",
+                stack.name
+            )),
+            false => Code::InvalidArgument
+                .on(format!("variables: the stack {} has no variable {shown:?}", stack.name))
+                .next("Name one that it has: `runnerctl stack show`; or give it one first."),
+        });
+    }
+    Ok(())
 }
 
 async fn view(state: &ApiState, caller: &Caller, hook: Webhook) -> Result<WebhookView, Failure> {

@@ -250,7 +250,7 @@ async fn what_a_job_waits_for_is_known() {
     // a stack's next one
     let stack = world.store.stack(ORG, "one").await.expect("there");
     let after = world.jobs.create(new_job(&stack, JobKind::Preview)).await.expect("a job").id;
-    assert_eq!(waits(&after).await, Some(WaitsFor::Job { job: first.clone(), phase: "preparing" }));
+    assert_eq!(waits(&after).await, Some(WaitsFor::Job { job: first.clone(), phase: "preparing", since_ms: None }));
     // both slots are taken
     world.job("two", JobKind::Update).await;
     assignment(&mut work).await;
@@ -259,7 +259,9 @@ async fn what_a_job_waits_for_is_known() {
     // a plan that waits for its approval leaves its slot to others
     runner.report(&given, 1, vec![plan(true), phase("planned"), phase("awaiting_approval")]).await;
     assert_eq!(waits(&third).await, None);
-    assert_eq!(waits(&after).await, Some(WaitsFor::Job { job: first, phase: "awaiting_approval" }));
+    let since_ms = world.store.job_events(ORG, &first, 2, 1).await.expect("events").first().map(|event| event.time_ms);
+    assert!(since_ms.is_some());
+    assert_eq!(waits(&after).await, Some(WaitsFor::Job { job: first, phase: "awaiting_approval", since_ms }));
 }
 
 #[tokio::test]

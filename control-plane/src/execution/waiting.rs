@@ -16,6 +16,9 @@ pub enum WaitsFor {
         job: String,
         /// Where that one stands.
         phase: &'static str,
+        /// Since when it waits for its approval, where it does.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        since_ms: Option<i64>,
     },
     /// All of its runner's instances do as many jobs as they do at once.
     Slot {
@@ -39,11 +42,28 @@ impl Jobs {
             return Ok(HashMap::new());
         }
         let open = self.store().open_jobs(organization).await?;
-        let waits = pending.into_iter().filter_map(|job| {
+        let mut waits = HashMap::new();
+        for job in pending {
             let instances = self.streams().slots(&job.runner);
-            Some((job.id.clone(), waits_for(job, &open, &instances)?))
-        });
-        Ok(waits.collect())
+            let Some(mut why) = waits_for(job, &open, &instances) else { continue };
+            if let WaitsFor::Job { job: before, since_ms, .. } = &mut why
+                && let Some(before) = open.iter().find(|other| other.id == *before)
+            {
+                *since_ms = self.awaits_since(before).await?;
+            }
+            waits.insert(job.id.clone(), why);
+        }
+        Ok(waits)
+    }
+
+    /// Since when a job waits for its approval: its newest event says that it does.
+    async fn awaits_since(&self, job: &Job) -> Result<Option<i64>, Failure> {
+        if job.phase != Phase::AwaitingApproval {
+            return Ok(None);
+        }
+        let before = u64::try_from(job.last_sequence - 1).unwrap_or(0);
+        let newest = self.store().job_events(&job.organization, &job.id, before, 1).await?;
+        Ok(newest.first().map(|event| event.time_ms))
     }
 }
 
@@ -60,7 +80,7 @@ fn waits_for(job: &Job, open: &[Job], instances: &[(String, u32)]) -> Option<Wai
     let before = of_stack.filter(|other| other.phase != Phase::Pending || other.id < job.id);
     // the one that is at work, else the one whose turn comes first
     if let Some(other) = before.min_by_key(|other| (other.phase == Phase::Pending, &other.id)) {
-        return Some(WaitsFor::Job { job: other.id.clone(), phase: other.phase.as_str() });
+        return Some(WaitsFor::Job { job: other.id.clone(), phase: other.phase.as_str(), since_ms: None });
     }
     let slots: u32 = instances.iter().map(|(_, slots)| slots).sum();
     if slots == 0 {

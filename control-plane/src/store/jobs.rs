@@ -296,6 +296,8 @@ pub struct NewJob {
     pub sealed: Vec<v1::SealedVariable>,
     /// Secret ones that may stay in what is recorded.
     pub not_redacted: Vec<String>,
+    /// Those of the stack that a job of an untrusted source does not get, by name.
+    pub left_out: Vec<String>,
     /// Entries of the runner's configuration.
     pub connections: Vec<String>,
     /// The user's name.
@@ -546,6 +548,7 @@ impl Store {
             preview_only: new.manner.preview_only,
             untrusted: new.manner.untrusted,
             reconcile: new.manner.reconcile,
+            left_out: new.left_out,
         }
         .encode_to_vec();
         if request.len() > bounds::JOB_REQUEST_MAX {

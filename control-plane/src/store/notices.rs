@@ -2,14 +2,15 @@
 //! sent by whoever finds it. Nothing of a plan, of outputs or of an engine's words is in one.
 
 use super::jobs::drift::Drifted;
-use super::{Job, JobEnd, Phase, Store, broken, new_id, not_found, organizations};
+use super::{Job, JobEnd, Phase, Schedule, Store, broken, new_id, not_found, organizations};
 use serde_json::json;
 use shared_proto::failure::Failure;
 use shared_proto::now_ms;
 use sqlx::{FromRow, SqliteConnection};
 
 /// What there is to be told of.
-pub const EVENTS: [&str; 5] = ["drift_found", "drift_gone", "job_waits", "job_failed", "job_applied"];
+pub const EVENTS: [&str; 6] =
+    ["drift_found", "drift_gone", "job_waits", "job_failed", "job_applied", "schedule_paused"];
 /// Notices of one receiver that are not told yet: what comes beyond that is not told.
 const WAITING_MAX: i64 = 1000;
 /// Of those that were told, or given up, the newest that are kept of each receiver.
@@ -230,17 +231,38 @@ pub(super) async fn write(
         Drifted::Gone => "drift_gone",
     });
     for event in event.into_iter().chain(of_drift) {
-        let receivers: Vec<(String,)> = sqlx::query_as(
-            "SELECT id FROM notifications WHERE organization = $1 AND (',' || events || ',') LIKE ('%,' || $2 || ',%')",
-        )
-        .bind(&job.organization)
-        .bind(event)
-        .fetch_all(&mut *connection)
-        .await
-        .map_err(broken("looking for who is told"))?;
-        for (receiver,) in receivers {
-            insert(connection, &receiver, event, body(job, drifted)).await?;
-        }
+        tell_all(connection, &job.organization, event, &body(job, drifted)).await?;
+    }
+    Ok(())
+}
+
+/// Writes down that a schedule was paused by what became of its jobs, and why, for whoever wants to be told.
+pub(super) async fn paused(connection: &mut SqliteConnection, of: &Schedule, why: &str) -> Result<(), Failure> {
+    let body = json!({
+        "organization": of.organization,
+        "stack": { "id": of.stack, "name": of.stack_name },
+        "schedule": { "id": of.id, "name": of.name, "kind": of.does, "why": why },
+    });
+    tell_all(connection, &of.organization, "schedule_paused", &body).await
+}
+
+/// Writes something down for everybody in an organization who wants to be told of it.
+async fn tell_all(
+    connection: &mut SqliteConnection,
+    organization: &str,
+    event: &str,
+    body: &serde_json::Value,
+) -> Result<(), Failure> {
+    let receivers: Vec<(String,)> = sqlx::query_as(
+        "SELECT id FROM notifications WHERE organization = $1 AND (',' || events || ',') LIKE ('%,' || $2 || ',%')",
+    )
+    .bind(organization)
+    .bind(event)
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(broken("looking for who is told"))?;
+    for (receiver,) in receivers {
+        insert(connection, &receiver, event, body.clone()).await?;
     }
     Ok(())
 }

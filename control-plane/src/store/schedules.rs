@@ -1,6 +1,6 @@
 //! Schedules of stacks: what is to be done when, for whom, and what became of it last. When their time has come is the caller's to say.
 
-use super::{Store, broken, new_id, not_found};
+use super::{Store, broken, new_id, not_found, notices};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::now_ms;
 use sqlx::FromRow;
@@ -269,12 +269,14 @@ impl Store {
         .map_err(broken("looking for the next schedule"))
     }
 
-    /// Notes what became of a schedule's turn, unless somebody else has, or it was changed meanwhile.
+    /// Notes what became of a schedule's turn, and tells where that pauses it, unless somebody else has, or it was changed meanwhile.
     ///
     /// # Errors
     /// `internal`.
     pub async fn had_turn(&self, schedule: &Schedule, turn: &Turn) -> Result<(), Failure> {
-        sqlx::query(
+        let failed = broken("noting what a schedule did");
+        let mut transaction = self.writing().await.map_err(&failed)?;
+        let noted = sqlx::query(
             "UPDATE schedules SET slot_ms = $3, due_ms = $4, last_at_ms = $5, last_job = $6, last_said = $7, failures = $8, \
              paused_at_ms = CASE WHEN $9 IS NULL THEN paused_at_ms ELSE $5 END, paused_by = COALESCE($9, paused_by) \
              WHERE id = $1 AND slot_ms = $2",
@@ -288,9 +290,12 @@ impl Store {
         .bind(&turn.said)
         .bind(turn.failures)
         .bind(&turn.pauses)
-        .execute(self.pool())
+        .execute(&mut *transaction)
         .await
-        .map(drop)
-        .map_err(broken("noting what a schedule did"))
+        .map_err(&failed)?;
+        if let Some(why) = turn.pauses.as_deref().filter(|_| noted.rows_affected() == 1) {
+            notices::paused(&mut transaction, schedule, why).await?;
+        }
+        transaction.commit().await.map_err(failed)
     }
 }

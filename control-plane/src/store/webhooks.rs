@@ -152,7 +152,8 @@ impl Store {
         let mut transaction = self.writing().await.map_err(&failed)?;
         sqlx::query(
             "INSERT INTO webhook_deliveries (hook, sha256, delivery, event, answer, times, received_at_ms) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (hook, sha256) DO UPDATE SET answer = $5",
+             VALUES ($1, $2, $3, $4, $5, $6, $7) \
+             ON CONFLICT (hook, sha256) DO UPDATE SET delivery = $3, event = $4, answer = $5",
         )
         .bind(hook)
         .bind(&new.sha256)

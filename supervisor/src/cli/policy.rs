@@ -3,7 +3,10 @@
 use super::{out, plan_rules};
 use crate::config::Config;
 use crate::exit;
-use crate::policy::{Attributes, Cases, CloudCall, JobCall, JobSource, Policy, Request, What, plan_rules_folder};
+use crate::policy::{
+    Attributes, Cases, CloudCall, ENGINES, JobCall, JobSource, KINDS, PROVIDERS, Policy, Request, What,
+    plan_rules_folder,
+};
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 use serde_json::json;
 use std::path::PathBuf;
@@ -27,12 +30,12 @@ pub(super) fn command(with_settings: impl Fn(Command) -> Command, output: impl F
         .arg(text("gcp", "SERVICE.METHOD", "An operation of Google Cloud that reads: compute.instances.list"))
         .arg(text("azure", "SERVICE/OPERATION", "An operation of Azure that reads: Microsoft.Compute/virtualMachines/read"))
         .arg(text("region", "REGION", "The operation's region").requires("aws"))
-        .arg(text("job", "KIND", "A job: preview, update, refresh, destroy or outputs"))
-        .arg(text("engine", "NAME", "The job's engine").requires("job").default_value("opentofu"))
+        .arg(text("job", "KIND", "A job of that kind").value_parser(KINDS))
+        .arg(text("engine", "NAME", "The job's engine").requires("job").default_value("opentofu").value_parser(ENGINES))
         .arg(text("stack", "NAME", "The job's stack").requires("job").default_value("stack"))
         .arg(text("source", "HOST", "The host that the job's code comes from; @upload or @file").requires("job").default_value("@upload"))
         .arg(text("secret-store", "NAME", "A store of secrets that the job refers to; more than once for more").requires("job").action(ArgAction::Append))
-        .arg(text("connection-test", "PROVIDER", "A test of a connection of that provider"))
+        .arg(text("connection-test", "PROVIDER", "A test of a connection of that provider").value_parser(PROVIDERS))
         .group(ArgGroup::new("what").args(["request", "aws", "gcp", "azure", "job", "connection-test"]))
         .arg(text("person", "NAME", "Who asks"))
         .arg(text("group", "NAME", "A group of whoever asks; more than once for more").action(ArgAction::Append))

@@ -304,7 +304,7 @@ fn read(path: &Path) -> Result<toml::Table, ConfigError> {
 }
 
 /// What does not have the form of a configuration: which key, what is wrong with it, and where the keys are told.
-fn misshapen(error: &toml::de::Error) -> String {
+pub(super) fn misshapen(error: &toml::de::Error) -> String {
     let whole = error.to_string();
     let key = whole.lines().find_map(|line| line.strip_prefix("in `")?.strip_suffix('`'));
     let mut message = one_line(error.message());
@@ -420,9 +420,10 @@ impl File {
         let memory_mib = within("jobs.memory_mib", self.jobs.memory_mib, 0, u64::from(u32::MAX) - 1)? as u32;
         let disk_mib = within("jobs.disk_mib", self.jobs.disk_mib, 0, u64::from(u32::MAX) - 1)? as u32;
         let files = within("jobs.files", self.jobs.files, 0, u64::from(u32::MAX) - 1)? as u32;
-        let limit = |key: &str, value: u64| match value {
+        let limit = |name: &str, value: u64| match value {
             0 => Ok(0),
-            some => within(key, some, limits::MIN.into(), limits::MAX.into()).map(|seconds| seconds as u32),
+            some => within(&format!("jobs.{name}_limit_s"), some, limits::least(name).into(), limits::MAX.into())
+                .map(|seconds| seconds as u32),
         };
         let (reads, hosts) = (reads(&self.jobs.reads)?, hosts(&self.jobs.hosts)?);
         let jobs = Jobs {
@@ -432,10 +433,10 @@ impl File {
             disk_mib,
             files,
             limits: TimeLimits {
-                plan: limit("jobs.plan_limit_s", self.jobs.plan_limit_s)?,
-                apply: limit("jobs.apply_limit_s", self.jobs.apply_limit_s)?,
-                approval: limit("jobs.approval_limit_s", self.jobs.approval_limit_s)?,
-                silence: limit("jobs.silence_limit_s", self.jobs.silence_limit_s)?,
+                plan: limit("plan", self.jobs.plan_limit_s)?,
+                apply: limit("apply", self.jobs.apply_limit_s)?,
+                approval: limit("approval", self.jobs.approval_limit_s)?,
+                silence: limit("silence", self.jobs.silence_limit_s)?,
             },
             plan_retries: within("jobs.plan_retries", self.jobs.plan_retries, 0, 10)? as u32,
             take_over: self.jobs.take_over,

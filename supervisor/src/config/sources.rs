@@ -2,6 +2,7 @@
 //! are for one address the narrowest is taken, and none is taken for any other address.
 
 use super::ConfigError;
+use super::check::misshapen;
 use serde::Deserialize;
 use shared_proto::address::Address;
 use shared_proto::sources::{Pattern, Place, Scheme};
@@ -103,8 +104,9 @@ pub enum Signature {
 pub(super) struct FileSources {
     pub(super) allow_file: bool,
     pub(super) cache_mib: u64,
+    /// Each is read by itself: what is flattened does not tell where it is wrong.
     #[serde(flatten)]
-    pub(super) entries: BTreeMap<String, FileSource>,
+    pub(super) entries: BTreeMap<String, toml::Value>,
 }
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -218,6 +220,8 @@ impl FileSources {
         }
         let mut entries = BTreeMap::<String, SourceEntry>::new();
         for (name, entry) in self.entries {
+            let entry: FileSource =
+                entry.try_into().map_err(|e| ConfigError(format!("sources.{name}: {}", misshapen(&e))))?;
             let entry = entry.check(&name)?;
             // which of the two is taken would be chance
             if let Some((other, _)) = entries.iter().find(|(_, other)| other.pattern == entry.pattern) {

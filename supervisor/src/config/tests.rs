@@ -138,9 +138,15 @@ fn limits_of_time_are_none_or_within_their_bounds() {
     let expected = TimeLimits { plan: 10, apply: 7_776_000, approval: 86_400, silence: 0 };
     let file = "plan_limit_s = 10\napply_limit_s = 7776000\napproval_limit_s = 86400\nsilence_limit_s = 0";
     assert_eq!(limits(file).expect("loads"), expected);
-    for wrong in ["plan_limit_s = 9", "apply_limit_s = 7776001", "silence_limit_s = 1", "approval_limit_s = 1"] {
+    assert_eq!(limits("silence_limit_s = 60").expect("loads").silence, 60);
+    for (wrong, least) in [
+        ("plan_limit_s = 9", 10),
+        ("apply_limit_s = 7776001", 10),
+        ("silence_limit_s = 59", 60),
+        ("approval_limit_s = 1", 10),
+    ] {
         let said = limits(wrong).expect_err("refused");
-        assert!(said.contains("it must be from 10 to 7776000"), "{said}");
+        assert!(said.contains(&format!("it must be from {least} to 7776000")), "{said}");
     }
 }
 
@@ -293,6 +299,10 @@ fn what_is_wrong_is_named() {
         ("tunnel = 1", "tunnel: invalid type: integer `1`, expected a table"),
         ("[connections.a]\nsource = \"profile\"", "connections.a: missing field `provider`"),
         ("[connections.a]\nprovider = \"aws\"\nsource = \"x\"", "connections.a.source: unknown variant `x`"),
+        ("[sources.shop]\nkind = \"none\"", "sources.shop: missing field `match`"),
+        ("[sources.shop]\nmatch = \"https://h/*\"\nkind = \"none\"\nx = 1", "sources.shop: unknown field `x`"),
+        ("[sources]\ncache_mb = 1", "sources.cache_mb: invalid type: integer `1`, expected a table"),
+        ("[secrets.s]\nkind = \"file\"", "secrets.s: missing field `allow`"),
         ("[tunnel]\nbackoff_first_ms = 9000", "tunnel.backoff_early_max_ms"),
         ("[proxy]\nurl = \"https://p:1\"", "proxy.url"),
         ("[proxy]\nurl = \"http://u:s3cr3t@p:1\"", "password_file"),

@@ -247,7 +247,7 @@ impl Launch {
             source_cache: fetched.cache,
             isolation_level: self.settings.isolation.to_owned(),
             git_path: self.settings.git.display().to_string(),
-            environment: self.settings.environment.clone().into_iter().collect(),
+            environment: self.surroundings.environment(),
             next_sequence,
             bounded: self.settings.job_cgroup,
             plan_sha256: approved.plan_sha256.clone(),
@@ -337,6 +337,8 @@ fn given(request: &JobRequest, is_for_reading: impl Fn(&str) -> bool) -> (JobReq
     let mut secrets: BTreeSet<_> = marked.into_iter().filter(|name| given.variables.remove(name).is_some()).collect();
     secrets.extend(given.secrets.drain().map(|(name, _)| name));
     secrets.extend(given.sealed.drain(..).map(|sealed| sealed.variable));
+    // what the control plane has kept back already
+    secrets.extend(given.left_out.drain(..));
     given.typed.retain(|name| given.variables.contains_key(name));
     withheld.extend(secrets.into_iter().map(|name| format!("variable {name}")));
     (given, withheld)
@@ -405,6 +407,7 @@ mod tests {
             secrets: [("token".to_owned(), SecretReference::default())].into(),
             sealed: vec![SealedVariable { variable: "key".into(), ..SealedVariable::default() }],
             typed: vec!["region".into(), "pin".into()],
+            left_out: vec!["size".into(), "token".into()],
             ..JobRequest::default()
         }
     }
@@ -419,7 +422,7 @@ mod tests {
         assert!(!given.variables.contains_key("pin") && given.variables.contains_key("region"));
         assert!(given.secrets.is_empty() && given.sealed.is_empty());
         assert_eq!(given.typed, ["region"]);
-        assert_eq!(withheld, ["connection prod", "variable key", "variable pin", "variable token"]);
+        assert_eq!(withheld, ["connection prod", "variable key", "variable pin", "variable size", "variable token"]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use shared_proto::failure::Failure;
 use shared_proto::limits;
 use shared_proto::secret::Secret;
 use shared_proto::v1::{JobFirst, JobRequest, JobTarget, Source, SourceAccess, Target, TimeLimits};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -64,6 +64,9 @@ pub trait Surroundings: Send + Sync + 'static {
     /// # Errors
     /// `policy_denied`, `secret_denied` and the like: what it refers to may not be asked for; `busy` where a bound of the rule is reached, and it is only not taken now.
     async fn allows(&self, request: &JobRequest, takes: bool) -> Result<Option<Permit>, Failure>;
+    /// What the programs of a job's worker get, and what it may by the configuration: PATH, proxy settings, TF_CLI_CONFIG_FILE, sources of this
+    /// machine.
+    fn environment(&self) -> HashMap<String, String>;
     /// Whether the runner's own policy lets the plan of a job that reconciles be applied without asking.
     fn reconciles(&self, request: &JobRequest) -> bool;
     /// The runner's own set of rules for plans, as JSON; empty: it has none.
@@ -101,8 +104,6 @@ pub struct Settings {
     pub engines: Engines,
     /// The git program.
     pub git: PathBuf,
-    /// What workers' programs get: PATH, proxy settings, TF_CLI_CONFIG_FILE.
-    pub environment: BTreeMap<String, String>,
     /// The most that a first wait after a failure takes, and any.
     pub backoff: (Duration, Duration),
     /// Whether a job's worker that has died is followed by another one.

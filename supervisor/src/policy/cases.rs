@@ -17,7 +17,7 @@ use super::decision::{Effect, Secrets};
 use super::kubernetes::Attributes;
 use super::reader::{self, Keys, Place, PolicyError};
 use super::request::{CloudCall, JobCall, JobSource, Request, What, tame};
-use super::{Policy, target::TargetError};
+use super::{ENGINES, KINDS, Policy, target::TargetError};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use toml::Spanned;
@@ -262,11 +262,18 @@ fn job(keys: &Keys<'_, '_>) -> Result<What, PolicyError> {
         "@file" => JobSource::File,
         host => JobSource::Host(host.to_owned()),
     };
+    let one_of = |key, known: &[&str]| {
+        let found = text(key)?;
+        match known.contains(&found.as_str()) {
+            true => Ok(found),
+            false => Err(inner.wrong(key, format!("{found:?} is none: there are {}", known.join(", ")))),
+        }
+    };
     let stores = inner.texts("secret_stores")?.unwrap_or_default();
     let secret_stores = stores.into_iter().map(|(text, _)| text.to_owned()).collect();
     Ok(What::Job(JobCall {
-        kind: text("kind")?,
-        engine: text("engine")?,
+        kind: one_of("kind", &KINDS)?,
+        engine: one_of("engine", &ENGINES)?,
         stack: text("stack")?,
         source,
         secret_stores,

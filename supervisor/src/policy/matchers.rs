@@ -15,10 +15,13 @@ const PATH_VERBS: &[&str] = &["get", "head", "post", "put", "patch", "delete", "
 const READS: &[&str] = &["get", "list", "watch", "head"];
 /// The keys that are of resources, and not of paths.
 const OF_RESOURCES: &[&str] = &["resources", "namespaces", "names", "containers", "secrets", "record"];
-const KINDS: &[&str] =
-    &["preview", "update", "refresh", "destroy", "outputs", "import", "state", "unlock", "versions", "rollback"];
-const ENGINES: &[&str] = &["opentofu", "terraform", "pulumi"];
-const PROVIDERS: &[&str] = &["kubernetes", "aws", "gcp", "azure"];
+/// What kinds of jobs there are, as rules name them.
+pub const KINDS: [&str; 10] =
+    ["preview", "update", "refresh", "destroy", "outputs", "import", "state", "unlock", "versions", "rollback"];
+/// The engines of jobs.
+pub const ENGINES: [&str; 3] = ["opentofu", "terraform", "pulumi"];
+/// The providers of connections.
+pub const PROVIDERS: [&str; 4] = ["kubernetes", "aws", "gcp", "azure"];
 
 pub(super) fn kubernetes(keys: &Keys<'_, '_>, effect: Effect, exec: bool) -> Result<KubernetesMatcher, PolicyError> {
     let of_resources = OF_RESOURCES.iter().find(|key| keys.get(key).is_some());
@@ -139,8 +142,8 @@ pub(super) fn jobs(keys: &Keys<'_, '_>) -> Result<JobsMatcher, PolicyError> {
         Glob::parse_lower(text.trim_end_matches('.'))
     };
     Ok(JobsMatcher {
-        kinds: one_of(keys, "kinds", KINDS)?,
-        engines: one_of(keys, "engines", ENGINES)?,
+        kinds: one_of(keys, "kinds", &KINDS)?,
+        engines: one_of(keys, "engines", &ENGINES)?,
         stacks: Patterns(keys.globs("stacks")?),
         source_hosts: Patterns(keys.patterns("source_hosts", host)?),
         secret_stores: Patterns(keys.globs("secret_stores")?),
@@ -148,7 +151,7 @@ pub(super) fn jobs(keys: &Keys<'_, '_>) -> Result<JobsMatcher, PolicyError> {
 }
 
 pub(super) fn providers(keys: &Keys<'_, '_>) -> Result<Patterns, PolicyError> {
-    one_of(keys, "providers", PROVIDERS)
+    one_of(keys, "providers", &PROVIDERS)
 }
 
 /// Patterns of which each can match one of `known`.

@@ -45,6 +45,7 @@ pub use decision::{By, Decision, Effect, Secrets};
 pub use file::{FILE_MAX, NAME_MAX, RULES_MAX, VERSION};
 pub use kubernetes::{Attributes, Namespace, WayIn};
 pub use limits::{CONCURRENCY_MAX, Limit, LimitError, Limits, Permit, RATE_MAX, Rate};
+pub use matchers::{ENGINES, KINDS, PROVIDERS};
 pub use reader::PolicyError;
 pub use request::{CloudCall, JobCall, JobSource, Request, Section, What, reads};
 pub use shared_proto::glob::{Glob, PATTERN_MAX, PATTERNS_MAX};

@@ -163,7 +163,18 @@ impl Request {
             What::Aws(call) => tame(&call.shown(Section::Aws), SHOWN_MAX),
             What::Gcp(call) => tame(&call.shown(Section::Gcp), SHOWN_MAX),
             What::Azure(call) => tame(&call.shown(Section::Azure), SHOWN_MAX),
-            What::Job(job) => tame(&format!("{} of stack {:?} with {}", job.kind, job.stack, job.engine), SHOWN_MAX),
+            What::Job(job) => {
+                let mut text = format!("{} of stack {:?} with {}", job.kind, job.stack, job.engine);
+                match &job.source {
+                    JobSource::Host(host) => text.push_str(&format!(" from {host:?}")),
+                    JobSource::Upload => text.push_str(" from an upload (@upload)"),
+                    JobSource::File => text.push_str(" from the runner's own disk (@file)"),
+                }
+                if !job.secret_stores.is_empty() {
+                    text.push_str(&format!(", with secrets of {}", job.secret_stores.join(", ")));
+                }
+                tame(&text, 4 * SHOWN_MAX)
+            }
             What::ConnectionTest { provider } => tame(&format!("a test of a {provider} connection"), SHOWN_MAX),
         }
     }
@@ -314,6 +325,23 @@ mod tests {
         ] {
             assert_eq!(reads(operation), expected, "{service}:{operation}");
         }
+    }
+
+    #[test]
+    fn a_job_is_shown_with_its_source_and_stores() {
+        let shown = |source: JobSource, stores: &[&str]| {
+            let secret_stores = stores.iter().map(|store| (*store).to_owned()).collect();
+            let (kind, engine, stack) = ("update".to_owned(), "opentofu".to_owned(), "shop".to_owned());
+            let what = What::Job(JobCall { kind, engine, stack, source, secret_stores });
+            Request { person: None, groups: None, connections: vec![], what }.shown()
+        };
+        let git = shown(JobSource::Host("git.example.com".to_owned()), &["vault", "files"]);
+        assert_eq!(
+            git,
+            "update of stack \"shop\" with opentofu from \"git.example.com\", with secrets of vault, files"
+        );
+        assert!(shown(JobSource::Upload, &[]).ends_with("from an upload (@upload)"));
+        assert!(shown(JobSource::File, &[]).ends_with("(@file)"));
     }
 
     #[test]

@@ -221,6 +221,7 @@ async fn use_it(shared: &Shared, store: &Store, jobs: &Jobs) -> Result<(), Failu
                 secrets: Default::default(),
                 sealed: Vec::new(),
                 not_redacted: Vec::new(),
+                left_out: Vec::new(),
                 connections: Vec::new(),
                 created_by: plan.by.clone(),
                 groups: Vec::new(),

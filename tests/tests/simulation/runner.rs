@@ -22,7 +22,7 @@ use shared_proto::credentials::Endpoint;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::secret::Secret;
 use shared_proto::v1::{JobFirst, JobRequest, JobTarget, Source, SourceAccess, Target};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
@@ -113,7 +113,6 @@ fn job_settings(setup: &Setup, incarnation: &str) -> jobs::Settings {
         isolation: "confined",
         engines: engines(config),
         git: "/bin/true".into(),
-        environment: BTreeMap::new(),
         backoff: (config.tunnel.backoff_first, config.tunnel.backoff_max),
         take_over: true,
         job_cgroup: false,
@@ -227,6 +226,9 @@ struct Around(Shared, Arc<Settings>);
 
 #[tonic::async_trait]
 impl Surroundings for Around {
+    fn environment(&self) -> HashMap<String, String> {
+        HashMap::new()
+    }
     fn plan_rules(&self) -> String {
         String::new()
     }

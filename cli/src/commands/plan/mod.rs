@@ -6,7 +6,7 @@ mod lines;
 mod markdown;
 mod values;
 
-use super::Session;
+use super::{Session, rules};
 use crate::client::job_events::JobEvent;
 use crate::client::path;
 use crate::output::{escape, table};
@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::plan::compare::Comparison;
 use shared_proto::plan::{Document, ResourceChange, words};
+use shared_proto::rules::Judgement;
 use shared_proto::v1::event::Body;
 
 /// How many of a stack's jobs are looked through for one with a plan.
@@ -80,6 +81,8 @@ pub(super) struct Plan {
     document: Document,
     /// As it came: a later version may say more.
     json: Value,
+    /// What rules have said of it.
+    judgement: Judgement,
 }
 
 // === impl ExitCode ===
@@ -160,6 +163,10 @@ fn shown(plan: &Plan, width: usize, colour: bool) -> String {
         escape::line(&plan.job),
         escape::line(&document.kind)
     )));
+    if plan.judgement.denied {
+        lines.push(lines::Line::remark("Rules deny it: nothing of it is applied."));
+    }
+    lines.extend(rules::findings(&plan.judgement).iter().map(|line| lines::Line::remark(&escape::line(line))));
     lines.extend(lines::of(document, width));
     if document.is_partial() {
         let words = format!("the engine's own words: runnerctl plan show {} --text", escape::line(&plan.job));
@@ -202,7 +209,7 @@ async fn read(session: &Session, job: &Value) -> Result<Plan, Failure> {
     let json = session.client.get(&path(&["jobs", &id, "plan"], &[])).await?;
     let document = Document::read(&json.to_string())
         .map_err(|e| Code::Internal.on(format!("the plan of job {id} does not read: {e}")))?;
-    Ok(Plan { job: id, stack, document, json })
+    Ok(Plan { job: id, stack, document, json, judgement: rules::judgement(job) })
 }
 
 /// A plan and the one that it is compared with, the earlier one first.

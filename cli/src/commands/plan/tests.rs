@@ -72,7 +72,7 @@ fn everything() -> Document {
     }
 }
 fn plan(document: Document) -> Plan {
-    Plan { job: "job_1".into(), stack: "shop".into(), json: Value::Null, document }
+    Plan { job: "job_1".into(), stack: "shop".into(), json: Value::Null, document, judgement: Judgement::default() }
 }
 /// One whose every text is that.
 fn hostile(text: &str) -> Document {
@@ -304,4 +304,18 @@ fn lines_have_their_tones() {
     assert_eq!(line(Tone::Plain), "  x\n");
     assert_eq!(line(Tone::Add), "  \u{1b}[32mx\u{1b}[0m\n");
     assert_eq!(lines::text(&[Line::blank()], true), "\n");
+}
+
+#[test]
+fn what_rules_have_said_of_a_plan_stands_above_it() {
+    let mut judged = plan(everything());
+    assert!(!shown(&judged, 80, false).contains("Rules"));
+    judged.judgement = serde_json::from_value(json!({ "denied": true, "findings": [
+        { "source": "runner", "rule": "stays", "effect": "deny", "message": "it is destroyed\u{1b}[2J", "address": "t.gone" },
+    ] }))
+    .expect("a judgement");
+    let text = shown(&judged, 80, false);
+    let at = |what: &str| text.find(what).unwrap_or_else(|| panic!("{what}: {text}"));
+    assert!(at("Rules deny it: nothing of it is applied.") < at("denied by rule stays of the runner: t.gone: it is"));
+    assert!(at("denied by rule stays") < at("t.new") && !text.contains('\u{1b}'), "{text}");
 }

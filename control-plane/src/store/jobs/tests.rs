@@ -68,6 +68,7 @@ pub(crate) fn new_job(stack: &Stack, kind: JobKind) -> NewJob {
         secrets: Default::default(),
         sealed: vec![],
         not_redacted: vec![],
+        left_out: vec![],
         connections: vec![],
         created_by: "ann".into(),
         groups: Vec::new(),

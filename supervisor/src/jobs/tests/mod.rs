@@ -79,6 +79,25 @@ fn a_job_from_its_assignment_to_its_release() {
 }
 
 #[test]
+fn what_the_configuration_says_of_sources_counts_for_the_next_job() {
+    let Some(host) = Host::new() else { return };
+    let plane = Plane::default();
+    let _supervisor = host.supervisor(&plane);
+    let ended_as = |id: &str| {
+        let mut request = job(&plane, id, JobKind::Preview, SMALL);
+        let git = v1::GitSource { url: "file:///nonexistent/repository".into(), ..Default::default() };
+        request.source = Some(v1::Source { kind: Some(v1::source::Kind::Git(git)), path: String::new() });
+        plane.assign(request);
+        wait_for("the end", || plane.result(id).is_some());
+        plane.result(id).map(|result| result.code)
+    };
+    assert_eq!(ended_as("j1").as_deref(), Some("source_refused"));
+    // read again while the runner goes on
+    plane.update(|p| p.environment.insert("RUNNER_ALLOW_FILE_SOURCES".into(), "1".into()));
+    assert_eq!(ended_as("j2").as_deref(), Some("source_unavailable"), "there is no such repository");
+}
+
+#[test]
 fn a_supervisor_that_dies_is_followed_by_one_that_goes_on() {
     let Some(host) = Host::new() else { return };
     let plane = Plane::default();

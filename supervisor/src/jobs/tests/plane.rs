@@ -15,7 +15,7 @@ use shared_proto::v1::event::Body;
 use shared_proto::v1::execution_server::{Execution, ExecutionServer};
 use shared_proto::v1::work_item::Kind;
 use shared_proto::v1::{self, JobKind, JobRequest, JobResult, TimeLimits};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -56,6 +56,8 @@ pub(super) struct Known {
     pub(super) resolved: Vec<String>,
     /// What a job's variables refer to, by the variables' names.
     pub(super) secrets: HashMap<String, String>,
+    /// What workers' programs get by the configuration.
+    pub(super) environment: HashMap<String, String>,
     /// Whether the policy lets what reconciles be applied without asking.
     pub(super) reconciles: bool,
     pub(super) refuse_accept: bool,
@@ -379,7 +381,6 @@ impl Host {
             isolation: "confined",
             engines: Engines::new([(Engine::OpenTofu, self.engine.clone())], &self.state.0.join("engines")),
             git: "/usr/bin/git".into(),
-            environment: BTreeMap::new(),
             backoff: (Duration::from_millis(50), Duration::from_millis(200)),
             take_over: false,
             job_cgroup: false,
@@ -490,6 +491,9 @@ struct Around {
 impl Surroundings for Around {
     fn plan_rules(&self) -> String {
         self.plane.update(|p| p.plan_rules.clone())
+    }
+    fn environment(&self) -> HashMap<String, String> {
+        self.plane.update(|p| p.environment.clone())
     }
     fn reconciles(&self, _: &v1::JobRequest) -> bool {
         self.plane.update(|p| p.reconciles)

@@ -285,6 +285,10 @@ fn cases_that_are_none() {
             "key read_only: of AWS it follows from the action",
         ),
         (case("job = { kind = 'update' }"), "key source: the job needs it"),
+        (
+            case("job = { kind = 'updates', engine = 'opentofu', stack = 's', source = '@upload' }"),
+            "key kind: \"updates\" is none: there are preview, update",
+        ),
     ] {
         let said = Cases::parse(&text).map(|_| ()).unwrap_err().to_string();
         assert!(said.contains(expected), "{text}\n{said}");

@@ -50,6 +50,7 @@ pub(super) async fn fetch(
             signed::check(&mut repository, &commit, signers, &places.access.entry).await?;
         }
         repository.check_out(&commit).await?;
+        are_there(places.source, wanted, &commit)?;
         if wanted.lfs {
             lfs::fetch(&mut repository).await?;
         }
@@ -100,9 +101,12 @@ fn check_address(url: &str, allow_file: bool) -> Result<(), Failure> {
     match Place::of_git(url) {
         Ok(_) => Ok(()),
         // the address itself is not shown: it may hold a password
-        Err(why) => {
-            Err(Code::SourceRefused.on(format!("the Git address {why}")).next("Give an https:// or ssh:// address."))
-        }
+        Err(why) => Err(Code::SourceRefused.on(format!("the Git address {why}")).next(match url.starts_with("file:") {
+            false => "Give an https:// or ssh:// address.",
+            true => {
+                "Give an https:// or ssh:// address. Folders of the runner's machine are sources where its configuration has sources.allow_file = true."
+            }
+        })),
     }
 }
 
@@ -148,6 +152,17 @@ fn sparse_folders(wanted: &GitSource, path: &str) -> Result<Vec<String>, Failure
     Ok(folders)
 }
 
+/// Whether the folders are there of which a sparse source is made: git takes a name of none in silence.
+fn are_there(source: &Path, wanted: &GitSource, commit: &str) -> Result<(), Failure> {
+    let named = wanted.sparse.iter().flat_map(|sparse| &sparse.folders);
+    let missing = named.into_iter().find(|folder| !source.join(folder).symlink_metadata().is_ok_and(|of| of.is_dir()));
+    missing.map_or(Ok(()), |folder| {
+        Err(Code::SourceRefused
+            .on(format!("commit {commit} has no folder {folder:?}, which the sparse source names"))
+            .next("Name folders that the commit has, with their whole path: --sparse FOLDER."))
+    })
+}
+
 /// Whether it is a whole object name, SHA-1 or SHA-256.
 fn is_commit(reference: &str) -> bool {
     matches!(reference.len(), 40 | 64) && reference.bytes().all(|b| b.is_ascii_hexdigit())
@@ -159,6 +174,23 @@ mod tests {
     use shared_proto::v1::SparseFolders;
 
     #[test]
+    fn a_folder_that_the_commit_does_not_have_is_named() {
+        let source = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir_all(source.path().join("modules/net")).expect("folders");
+        std::fs::write(source.path().join("file"), "").expect("writes");
+        let look = |folders: &[&str]| {
+            let folders = folders.iter().map(|folder| (*folder).to_owned()).collect();
+            let wanted = GitSource { sparse: Some(SparseFolders { folders }), ..Default::default() };
+            are_there(source.path(), &wanted, "c0ffee")
+        };
+        assert_eq!((look(&[]), look(&["modules/net", "./modules"])), (Ok(()), Ok(())));
+        for bad in ["nosuch", "net", "file"] {
+            let failure = look(&["modules", bad]).expect_err(bad);
+            assert!(failure.code == Code::SourceRefused && failure.message.contains(bad), "{failure}");
+        }
+    }
+
+    #[test]
     fn addresses() {
         for good in ["https://example.com/a/b.git", "git@example.com:a/b.git"] {
             assert!(check_address(good, false).is_ok(), "{good}");
@@ -167,6 +199,7 @@ mod tests {
             let failure = check_address(bad, false).expect_err(bad);
             assert_eq!(failure.code, Code::SourceRefused);
             assert!(!failure.message.contains("password@"), "{failure}");
+            assert_eq!(failure.next_step.contains("sources.allow_file"), bad.starts_with("file:"), "{failure}");
         }
         assert!(check_address("file:///srv/x", true).is_ok());
         for bad in ["file://host/x", "file:///a\nb", "/srv/x"] {

@@ -200,7 +200,9 @@ impl Said {
         let says = |words: &[&str]| words.iter().any(|word| self.complaint.contains(word));
         if what.contains(" file://") {
             // what every job is shown is written down
-            failure.next("Name its folder under jobs.reads in the runner's configuration.")
+            failure.next(
+                "Give a folder that is a Git repository; where it is one, name it under jobs.reads in the runner's configuration.",
+            )
         } else if says(&["error: 301", "error: 302", "error: 303", "error: 307", "error: 308"]) {
             failure.next("The server sends to another address, which is not followed: give that one.")
         } else if says(&[

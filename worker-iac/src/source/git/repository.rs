@@ -5,7 +5,7 @@ use super::program::{Git, Said};
 use crate::engine::private_folder;
 use crate::stop::{Stop, io_failure};
 use shared_proto::bounds::ARCHIVE_PACKED_MAX;
-use shared_proto::failure::Code;
+use shared_proto::failure::{Code, Failure};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -128,7 +128,7 @@ impl<'g, 'a> Repository<'g, 'a> {
                 return Ok((name.clone(), named, commit));
             }
         }
-        Err(Code::SourceUnavailable.on(format!("{url} has no branch or tag {reference}")).into())
+        Err(no_such(&url, reference).into())
     }
 
     /// Takes a commit that was fetched before, where git makes that very commit of it. Whether it did.
@@ -234,6 +234,18 @@ impl<'g, 'a> Repository<'g, 'a> {
     }
 }
 
+/// A reference that the server does not have. The beginning of a commit's name is one by no server.
+fn no_such(url: &str, reference: &str) -> Failure {
+    let failure = Code::SourceUnavailable.on(format!("{url} has no branch or tag {reference}"));
+    let is_short = (4..40).contains(&reference.len()) && reference.bytes().all(|b| b.is_ascii_hexdigit());
+    match is_short {
+        true => {
+            failure.next(format!("A commit is named by its whole name, of 40 digits: `git rev-parse {reference}`."))
+        }
+        false => failure,
+    }
+}
+
 /// Ends once that folder has more bytes in it.
 async fn grown_beyond(folder: PathBuf, most: u64) {
     loop {
@@ -259,4 +271,19 @@ fn size_of(folder: &Path) -> u64 {
         }
     }
     total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_beginning_of_a_commits_name_is_told_from_a_branch_that_is_not_there() {
+        for (reference, short) in [("bffeb74", true), ("BFFEB742", true), ("abc", false), ("main", false), ("", false)]
+        {
+            let failure = no_such("https://h/x", reference);
+            assert_eq!(failure.next_step.contains("40 digits"), short, "{reference}: {failure}");
+        }
+        assert!(!no_such("https://h/x", &"a".repeat(40)).next_step.contains("40 digits"));
+    }
 }
