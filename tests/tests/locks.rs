@@ -316,7 +316,7 @@ impl Set {
         let refused = self.not_removed(stack, "another", &lock).await?;
         ensure!(!refused.contains("--force"), "{refused}");
         let forced = self.unlock(stack, "another", true).await?;
-        ensure!(forced.code() != 0 && forced.stderr.contains(&lock), "{forced:?}");
+        ensure!(forced.code() != 0 && format!("{}{}", forced.stdout, forced.stderr).contains(&lock), "{forced:?}");
         ensure!(self.lock_id(stack, key).await? == lock, "another lock was removed than the named one");
         let removed = self.unlock(stack, &lock, false).await?;
         ensure!(removed.code() == 0, "{removed:?}");

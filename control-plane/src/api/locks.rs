@@ -267,7 +267,7 @@ fn holder(before: &[Seen], lock: &KnownLock) -> Holder {
 // === impl Holder ===
 
 impl Holder {
-    const fn nobody(verdict: Verdict, evidence: String) -> Self {
+    fn nobody(verdict: Verdict, evidence: String) -> Self {
         let (job, person, runner, instance_id, host) = (None, None, None, None, None);
         Self { verdict, evidence, job, person, runner, instance_id, host, silent_since_ms: None }
     }
@@ -284,8 +284,7 @@ impl Seen {
             person: job.created_by.clone(),
             phase: job.phase.as_str().to_owned(),
             ended: job.ended(),
-            // of a preview the plan is the end
-            had_it: job.ended() && matches!(job.phase, Phase::Applied | Phase::NoChanges | Phase::Planned),
+            had_it: job.phase == Phase::Applied,
             reported: job.reported,
             end: end.unwrap_or_default(),
             heard: state.jobs.hears(&job.runner, &instance),
@@ -299,6 +298,9 @@ impl Seen {
             last = newest.sequence;
             page.iter().for_each(|event| seen.hear(event));
         }
+        // whose plan is its end
+        let has_planned = matches!(job.phase, Phase::NoChanges | Phase::Planned) && job.ended();
+        seen.had_it |= has_planned && (!seen.commands.is_empty() || job.events_removed_at_ms.is_some());
         let runner = state.store.runner(&job.organization, &job.runner).await?;
         if state.sessions.presence(&job.organization, &job.runner) == Presence::Absent {
             seen.last_ms = seen.last_ms.max(runner.last_seen_ms.unwrap_or(0));
@@ -317,7 +319,13 @@ impl Seen {
                 if let Some(before) = before {
                     before.over = true;
                 }
-                if matches!(started.command.as_str(), "plan" | "apply") {
+                // Pulumi looks at what it would do without any lock
+                let asks = match started.command.as_str() {
+                    "apply" => true,
+                    "plan" => started.engine != "pulumi",
+                    _ => false,
+                };
+                if asks {
                     self.commands.push(Command {
                         name: started.command.clone(),
                         host: started.host.clone(),

@@ -105,6 +105,20 @@ fn a_lock_is_an_engines_that_had_one_after_it_was_made_and_of_nobody_else() {
 }
 
 #[test]
+fn a_plan_of_an_engine_that_plans_without_a_lock_proves_nothing() {
+    let started = |engine: &str, command: &str| {
+        let (engine, command) = (engine.to_owned(), command.to_owned());
+        Body::EngineStarted(v1::EngineStarted { engine, command, ..v1::EngineStarted::default() })
+    };
+    for (engine, command, asks) in
+        [("opentofu", "plan", true), ("pulumi", "plan", false), ("pulumi", "apply", true), ("opentofu", "init", false)]
+    {
+        let job = job("j", vec![(1_000, started(engine, command)), (3_000, progress())]);
+        assert_eq!(job.has_had_it(), asks, "{engine} {command}");
+    }
+}
+
+#[test]
 fn whoever_has_it_is_told_before_anybody_has_found_it() {
     let applies = || job("j", vec![(1_000, started("apply", "vm")), (3_000, progress())]);
     let asks = job("j", vec![(1_000, started("apply", "vm"))]);
