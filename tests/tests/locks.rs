@@ -17,6 +17,7 @@ use runner_tests::{
 use serde_json::{Value, json};
 use shared_proto::states;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -96,6 +97,8 @@ async fn cluster() -> Result<&'static Cluster> {
 async fn set(backend: Backend) -> Result<Set> {
     let control_plane = ControlPlane::start().await?;
     let (engine, gates) = (Engine::new(EngineKind::OpenTofu)?, Scratch::new("gates")?);
+    // jobs may be another user's
+    std::fs::set_permissions(gates.path(), std::fs::Permissions::from_mode(0o755))?;
     let at = control_plane.runner_address();
     let ways = [Cutter::new(at).await?, Cutter::new(at).await?];
     let states = match backend {
