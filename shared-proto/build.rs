@@ -83,7 +83,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         );
     }
     // what an earlier version wrote has it not
-    for field in ["PhaseChanged.isolation_level", "StateLock.job", "StateLock.holder_gone"] {
+    for field in [
+        "PhaseChanged.isolation_level",
+        "StateLock.job",
+        "StateLock.holder_gone",
+        "EngineStarted.host",
+        "JobResult.nothing_left",
+    ] {
         build = build.field_attribute(format!(".runner.v1.{field}"), "#[serde(default)]");
     }
     // the runner's own business

@@ -478,6 +478,9 @@ pub fn of_job(request: &JobRequest, job: &JobCall) -> Record {
         service: given(&job.engine),
         namespace: given(&job.stack),
         resource: given(job.source.as_str()),
+        // what an unlock removes, and whoever asked for it or for a roll-back says why
+        name: given(&request.lock_id),
+        detail: given(&request.reason),
         connection: given(&request.connections.join(",")),
         ..Record::default()
     }

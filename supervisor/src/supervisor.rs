@@ -774,7 +774,8 @@ impl Surroundings for Around {
             policy::What::Job(job) => recorder::of_job(request, job),
             _ => audit::Record::default(),
         };
-        let record = audit::Record { detail: secrets::named(request), ..record };
+        let detail: Vec<_> = record.detail.iter().cloned().chain(secrets::named(request)).collect();
+        let record = audit::Record { detail: Some(detail.join("; ")).filter(|detail| !detail.is_empty()), ..record };
         let rule = decision.by.name();
         if !decision.is_allowed() {
             let failure = Code::PolicyDenied.on(decision.sentence);

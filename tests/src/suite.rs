@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(180);
 pub struct Suite {
     trials: Vec<Trial>,
     runtime: Arc<Runtime>,
-    serial: bool,
+    at_once: Option<usize>,
     limit: Duration,
     needs: Vec<Component>,
 }
@@ -49,13 +49,20 @@ impl Suite {
             .enable_all()
             .build()
             .expect("the machine gives threads");
-        Self { trials: Vec::new(), runtime: Arc::new(runtime), serial: false, limit: LIMIT, needs: Vec::new() }
+        Self { trials: Vec::new(), runtime: Arc::new(runtime), at_once: None, limit: LIMIT, needs: Vec::new() }
     }
 
     /// One scenario after the other: for those that measure.
     #[must_use]
     pub fn serial(mut self) -> Self {
-        self.serial = true;
+        self.at_once = Some(1);
+        self
+    }
+
+    /// So many scenarios at once, whatever processors there are: for those that wait most of the time.
+    #[must_use]
+    pub fn at_once(mut self, scenarios: usize) -> Self {
+        self.at_once = Some(scenarios);
         self
     }
 
@@ -104,8 +111,8 @@ impl Suite {
     /// Runs them as `cargo test` asks, ends what is left, and gives the exit code.
     pub fn run(self) -> ExitCode {
         let mut arguments = Arguments::from_args();
-        if self.serial {
-            arguments.test_threads = Some(1);
+        if let Some(at_once) = self.at_once {
+            arguments.test_threads = Some(at_once);
         }
         let conclusion = libtest_mimic::run(&arguments, self.trials);
         process::end_all();

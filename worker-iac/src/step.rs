@@ -85,6 +85,8 @@ struct Step {
     keeper: Option<Keeper>,
     /// The state, where that is in the runner's own store.
     serving: Option<Serving>,
+    /// What its engine has left of its lock, as the end of what is told of the job.
+    lock_left: String,
 }
 
 /// How a worker begins.
@@ -178,6 +180,7 @@ pub(crate) async fn run(begin: Begin, keeper: Option<Keeper>) -> Result<(), Spoo
         followed,
         keeper,
         serving: None,
+        lock_left: String::new(),
     };
     let ended = match private {
         Ok(()) => step.perform().await,
@@ -508,7 +511,20 @@ impl Step {
 
     /// Lets go of the state, before anybody is told that the step is over; what its store has refused is why the engine failed.
     async fn leave_state(&mut self, ended: Result<End, Stop>) -> Result<End, Stop> {
-        let Some(serving) = self.serving.take() else { return ended };
+        // an engine that ends by itself lets go of its lock, or says that it could not
+        let killed = matches!(
+            &ended,
+            Err(Stop::Failed(_, Some(Exit::Signal(_) | Exit::Unknown)) | Stop::Canceled { forced: true, exit: Some(_) })
+        );
+        let Some(serving) = self.serving.take() else {
+            if killed {
+                self.lock_left = MAY_BE_LEFT.to_owned();
+            }
+            return ended;
+        };
+        if killed && let Ok(Some(held)) = serving.with(|store| store.held()).await {
+            self.lock_left = left(&held);
+        }
         let told = serving.told();
         serving.close().await;
         match (ended, told.refused, told.locked) {
@@ -817,6 +833,7 @@ impl Step {
             }
         }
         result.message += &begun;
+        result.message += &self.lock_left;
         if let Some(at) = self.rescue() {
             self.journal.note(format!("The state that the engine could not save is kept on the runner: {at}.")).await;
             result.rescued_state = at;
@@ -841,6 +858,20 @@ fn refusals() -> Vec<String> {
     };
     let _ = file.take(REFUSALS_MAX).read_to_string(&mut text);
     text.lines().map(str::to_owned).collect()
+}
+
+/// Of the lock of an engine that was killed, where its state is in a backend that nobody here asks.
+const MAY_BE_LEFT: &str =
+    " It had no time to let go of the lock of its state: `runnerctl state lock STACK` says what is known of that.";
+
+/// Of one in the runner's own store, which has it still.
+fn left(held: &Held) -> String {
+    let mut id = held.id().to_owned();
+    cut(&mut id, LOCK_TEXT_MAX);
+    format!(
+        " It has left the lock of the state (lock {id}): look what it has done, then remove it, \
+         `runnerctl state unlock STACK {id} --reason TEXT`."
+    )
 }
 
 /// Of a lock in the runner's own store. Whoever had it is gone: who is told that has the store.

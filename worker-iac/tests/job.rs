@@ -225,7 +225,7 @@ fn what_does_not_stop_is_forced_and_that_is_said() {
         let ended = events(&job.work());
         let end = result(&ended);
         assert_eq!((end.phase.as_str(), end.engine_signal.as_str()), ("canceled", "SIGKILL"), "{end:?}");
-        assert!(end.message.contains("force"), "{}", end.message);
+        assert!(end.message.contains("force") && !end.message.contains("lock"), "{}", end.message);
         let steps: Vec<_> = bodies(&ended)
             .filter_map(|b| match b {
                 Body::CancelProgress(c) => Some(c.step.as_str()),
@@ -507,6 +507,11 @@ fn a_first_process_that_waits_for_a_supervisor_takes_no_processor() {
         assert!(running.wait().success());
         let end = result(&events(&job.work()));
         assert_eq!((end.phase.as_str(), end.engine_signal.as_str()), ("failed", "SIGKILL"), "{end:?}");
+        let note = std::fs::read(std::path::Path::new(&job.start.state_directory).join(shared_proto::states::LOCK))
+            .expect("a lock");
+        let held: shared_proto::states::Held = serde_json::from_slice(&note).expect("a lock");
+        let what = format!("left the lock of the state (lock {})", held.id());
+        assert!(end.message.contains(&what) && end.message.contains("state unlock STACK"), "{end:?}");
     }
 }
 

@@ -304,14 +304,16 @@ fn show(job: &Value) -> String {
         ("approved by", if rules::people(job).is_some() { String::new() } else { approvers(job) }),
         ("cancelled by", table::text(job, "/canceled_by")),
         ("result", table::text(job, "/result/code")),
+        ("engine", engine(job)),
         ("message", table::text(job, "/result/message")),
         ("next", table::text(job, "/result/next_step")),
         ("events", table::text(job, "/last_sequence")),
         ("redacted", redacted(job)),
     ];
     // of most jobs there is nothing to say of these
-    let said =
-        |(name, value): &(&str, String)| !value.is_empty() || !matches!(*name, "made by" | "is" | "cancelled by");
+    let said = |(name, value): &(&str, String)| {
+        !value.is_empty() || !matches!(*name, "made by" | "is" | "cancelled by" | "engine")
+    };
     let mut text = table::fields(fields.into_iter().filter(said));
     if summary.is_some() {
         text.push_str(&format!("\nIts plan: runnerctl plan show {}\n", table::text(job, "/id")));
@@ -319,6 +321,10 @@ fn show(job: &Value) -> String {
     if !table::text(job, "/result/rescued_state").is_empty() {
         let id = table::text(job, "/id");
         text.push_str(&format!("\nIts engine could not save the state, which is kept: runnerctl job rescue {id}\n"));
+    }
+    if may_leave_a_lock(job) {
+        let stack = table::text(job, "/stack/name");
+        text.push_str(&format!("\nWhat is known of the lock of its state: runnerctl state lock {stack}\n"));
     }
     if let Some(why) = follow::waits(job) {
         text.push_str(&format!("\nIt {why}\n"));
@@ -332,6 +338,21 @@ fn show(job: &Value) -> String {
         text.push_str(&format!("\nIt awaits approval: runnerctl job approve {id}, or runnerctl job discard {id}\n"));
     }
     text
+}
+
+/// How its engine ended, where that was not well.
+fn engine(job: &Value) -> String {
+    match (table::text(job, "/result/engine_signal"), table::text(job, "/result/engine_exit_code")) {
+        (signal, _) if !signal.is_empty() => format!("ended by {signal}"),
+        (_, code) if !code.is_empty() => format!("ended with exit code {code}"),
+        _ => String::new(),
+    }
+}
+
+/// Whether its engine has not ended by itself, or was kept from its state by a lock.
+fn may_leave_a_lock(job: &Value) -> bool {
+    let by_code = ["job_lost", "worker_crashed", "state_locked"].map(Value::from).contains(&job["result"]["code"]);
+    by_code || !table::text(job, "/result/engine_signal").is_empty()
 }
 
 /// What is known of a state that was rescued.
@@ -446,6 +467,23 @@ mod tests {
         assert_eq!(said(own), "ada, with the job");
         let policy = said(json!({"approved_by": BY_POLICY, "reconcile": true, "plan": {}}));
         assert_eq!(policy, "the runner's own policy, which lets it reconcile");
+    }
+
+    #[test]
+    fn a_job_whose_engine_was_killed_says_so_and_where_its_lock_is_told_of() {
+        let text = |result: Value| show(&json!({"id": "job_1", "stack": {"name": "shop"}, "result": result}));
+        for result in [
+            json!({"code": "engine_failed", "engine_signal": "SIGKILL"}),
+            json!({"code": "job_lost"}),
+            json!({"code": "worker_crashed"}),
+            json!({"code": "state_locked", "engine_exit_code": 1}),
+        ] {
+            assert!(text(result.clone()).contains("runnerctl state lock shop"), "{result}");
+        }
+        assert!(text(json!({"code": "engine_failed", "engine_signal": "SIGKILL"})).contains("ended by SIGKILL"));
+        let failed = text(json!({"code": "engine_failed", "engine_exit_code": 1}));
+        assert!(failed.contains("ended with exit code 1") && !failed.contains("state lock"), "{failed}");
+        assert!(!text(json!({"code": "ok"})).contains("engine"));
     }
 
     #[test]

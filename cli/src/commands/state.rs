@@ -321,31 +321,46 @@ fn shown(list: &Value) -> String {
 
 /// What is known of a lock, and what can be done.
 fn lock(stack: &str, known: &Value) -> String {
-    if known["lock"].is_null() {
+    let (is_found, verdict) = (!known["lock"].is_null(), table::text(known, "/holder/verdict"));
+    if !is_found && verdict.is_empty() {
         return "No job of the stack has found its state locked since one had the lock.\n".to_owned();
     }
-    let id = table::text(known, "/lock/id");
-    let (verdict, what) = match table::text(known, "/holder/verdict").as_str() {
-        "live" => ("live", "Wait for it, or cancel it: `runnerctl job cancel JOB`.".to_owned()),
-        "dead" => ("dead", format!("Remove it: `runnerctl state unlock {stack} {id} --reason TEXT`.")),
-        _ => (
+    let id = if is_found { table::text(known, "/lock/id") } else { "not known".to_owned() };
+    let job = match table::text(known, "/holder/job") {
+        none if none.is_empty() => "JOB".to_owned(),
+        job => job,
+    };
+    let (verdict, what) = match (verdict.as_str(), is_found) {
+        ("live", _) => ("live", format!("Wait for it, or stop it: `runnerctl job cancel {job}`.")),
+        ("dead", true) => ("dead", format!("Remove it: `runnerctl state unlock {stack} {id} --reason TEXT`.")),
+        ("dead", false) => {
+            ("dead", "If it has left the lock, the next job of the stack says so, and its id.".to_owned())
+        }
+        (_, true) => (
             "cannot tell",
             format!(
                 "Ask whoever holds it. If nobody is at work: `runnerctl state unlock {stack} {id} --reason TEXT --force`."
             ),
         ),
+        (_, false) => ("cannot tell", format!("Look at its runner, and at the job: `runnerctl job show {job}`.")),
     };
-    let fields = table::fields([
+    let fields = [
         ("lock", id),
         ("path", table::text(known, "/lock/path")),
         ("of", table::text(known, "/lock/who")),
         ("for", table::text(known, "/lock/operation")),
         ("since", table::text(known, "/lock/created")),
         ("found by", table::text(known, "/found_by")),
-        ("job", table::text(known, "/holder/job")),
         ("holder", verdict.to_owned()),
+        ("job", table::text(known, "/holder/job")),
+        ("by", table::text(known, "/holder/person")),
+        ("runner", table::text(known, "/holder/runner")),
+        ("instance", table::text(known, "/holder/instance_id")),
+        ("machine", table::text(known, "/holder/host")),
+        ("unheard since", table::moment(known, "/holder/silent_since_ms")),
         ("evidence", table::text(known, "/holder/evidence")),
-    ]);
+    ];
+    let fields = table::fields(fields.into_iter().filter(|(_, value)| !value.is_empty()));
     format!("{fields}{what}\n")
 }
 
@@ -426,6 +441,19 @@ mod tests {
         ] {
             let text = lock("s", &json!({ "lock": { "id": "L1" }, "holder": { "verdict": verdict, "evidence": "e" } }));
             assert!(text.contains(next), "{text}");
+        }
+        // its holder is known before anybody has found it
+        let holder = |verdict: &str| {
+            json!({ "verdict": verdict, "evidence": "e", "job": "job_1", "person": "ann", "runner": "r", "host": "vm",
+                    "silent_since_ms": if verdict == "cannot_tell" { json!(1_000) } else { Value::Null } })
+        };
+        for (verdict, next) in
+            [("live", "job cancel job_1"), ("dead", "the next job"), ("cannot_tell", "job show job_1")]
+        {
+            let text = lock("s", &json!({ "lock": null, "holder": holder(verdict) }));
+            assert!(text.contains(next) && text.contains("ann") && text.contains("vm"), "{text}");
+            assert!(!text.contains("unlock"), "{text}");
+            assert_eq!(text.contains("unheard since"), verdict == "cannot_tell", "{text}");
         }
     }
 

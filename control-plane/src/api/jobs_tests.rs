@@ -504,15 +504,22 @@ async fn a_decision_needs_no_body() {
 /// A job of the stack that is at work from one moment to another, and ends so; `None`: it is at work still.
 async fn at_work(world: &World, from: i64, until: i64, end: Option<v1::JobResult>) -> String {
     let (id, given) = world.accepted("s").await;
-    let last = end.map_or_else(|| phase("applying"), event::Body::Result);
-    world.report_at(&given, 1, vec![(from, phase("planning")), (until, last)]).await;
+    let started = v1::EngineStarted { command: "apply".into(), host: "vm".into(), ..Default::default() };
+    let mut told = vec![(from, phase("planning"))];
+    // one that could not have the lock tells of nothing that it did
+    if end.as_ref().is_none_or(|end| end.lock.is_none()) {
+        let progress = event::Body::ResourceProgress(v1::ResourceProgress::default());
+        told.extend([(from, event::Body::EngineStarted(started)), (until, progress)]);
+    }
+    told.push((until, end.map_or_else(|| phase("applying"), event::Body::Result)));
+    world.report_at(&given, 1, told).await;
     id
 }
 fn ended(phase: &str, code: &str) -> Option<v1::JobResult> {
     Some(v1::JobResult { phase: phase.into(), code: code.into(), ..Default::default() })
 }
 fn locked(created_ms: i64) -> Option<v1::JobResult> {
-    let lock = v1::StateLock { id: "L1".into(), who: "ann@laptop".into(), created_ms, ..Default::default() };
+    let lock = v1::StateLock { id: "L1".into(), who: "root@vm".into(), created_ms, ..Default::default() };
     Some(v1::JobResult { lock: Some(lock), ..ended("failed", "state_locked")? })
 }
 
@@ -548,11 +555,17 @@ async fn a_lock_is_dead_where_its_holder_is_known_to_have_ended_and_nowhere_else
         let unlock =
             |id: &str, force: bool| json!({ "kind": "unlock", "lock": { "id": id, "reason": "r", "force": force } });
         let (asked, forced) = (unlock("L1", false), unlock("L1", true));
-        assert_eq!(code(&world.post("/stacks/s/jobs", &unlock("L2", false)).await), (409, "conflict"), "{what}");
+        // another one is not there, and force would not make it so
+        let (status, refused) = world.post("/stacks/s/jobs", &unlock("L2", false)).await;
+        assert_eq!((status.as_u16(), &refused["error"]["code"]), (409, &"conflict".into()), "{what}");
+        let said = refused["error"].to_string();
+        assert!(said.contains("L1") && said.contains("state lock s") && !said.contains("--force"), "{said}");
         let answer = world.post("/stacks/s/jobs", if verdict == "dead" { &asked } else { &forced }).await;
         assert_eq!(answer.0, StatusCode::CREATED, "{what}: {}", answer.1);
         if verdict != "dead" {
-            assert_eq!(code(&world.post("/stacks/s/jobs", &asked).await), (409, "conflict"), "{what}");
+            let (_, refused) = world.post("/stacks/s/jobs", &asked).await;
+            assert_eq!(refused["error"]["code"], "conflict", "{what}");
+            assert!(refused["error"].to_string().contains("--force"), "{refused}");
         }
     }
 }
@@ -574,9 +587,18 @@ async fn a_lock_in_a_runners_own_store_is_dead_where_its_runner_says_so() {
 async fn a_lock_that_was_had_since_is_none_and_what_reads_has_none() {
     let world = World::new().await;
     world.stack("s").await;
-    at_work(&world, 6_000, 9_000, ended("failed", "engine_failed")).await;
+    let holder = at_work(&world, 6_000, 9_000, ended("failed", "engine_failed")).await;
+    // before anybody has found it
+    let (_, known) = world.get("/stacks/s/lock").await;
+    assert_eq!((&known["lock"], &known["holder"]["job"]), (&Value::Null, &holder.into()), "{known}");
+    let unlock = json!({ "kind": "unlock", "lock": { "id": "L1", "reason": "r" } });
+    let (_, refused) = world.post("/stacks/s/jobs", &unlock).await;
+    assert!(refused["error"]["next_step"].as_str().is_some_and(|next| next.contains("Start a job")), "{refused}");
     at_work(&world, 10_000, 11_000, locked(7_000)).await;
-    assert_eq!(world.get("/stacks/s/lock").await.1["holder"]["verdict"], "dead");
+    let (_, known) = world.get("/stacks/s/lock").await;
+    assert_eq!(known["holder"]["verdict"], "dead", "{known}");
+    let of = ["person", "runner", "instance_id", "host"].map(|part| &known["holder"][part]);
+    assert_eq!(of, ["u", "r", "i-1", "vm"].map(Value::from).each_ref(), "{known}");
     // what reads asks for no lock
     let (_, given) = world.accepted_of("s", "state").await;
     let end = event::Body::Result(ended("no_changes", "ok").unwrap_or_default());

@@ -65,6 +65,11 @@ impl Jobs {
         let _ = self.changes.send(Change { runner: runner.to_owned(), job: job.to_owned() });
     }
 
+    /// Whether that instance of a runner asks for work now: what becomes of its jobs it tells.
+    pub(crate) fn hears(&self, runner: &str, instance: &str) -> bool {
+        self.streams.present(runner).iter().any(|present| present == instance)
+    }
+
     /// Makes a job; it is given out as soon as an instance takes it.
     ///
     /// # Errors
@@ -101,7 +106,7 @@ impl Jobs {
     /// Those of [`Store::cancel_job`].
     pub async fn cancel(&self, organization: &str, id: &str, by: &str, force: bool) -> Result<Job, Failure> {
         let runner = self.store.job(organization, id).await?.runner;
-        let gone = |instance: &str| !self.streams.present(&runner).iter().any(|i| i == instance);
+        let gone = |instance: &str| !self.hears(&runner, instance);
         let (Cancelled::Ended(job) | Cancelled::Asked(job)) =
             self.store.cancel_job(organization, id, by, force, gone).await?;
         self.changed(&job.runner, &job.id);

@@ -235,6 +235,9 @@ pub struct JobEnd {
     /// Where on the runner a state lies that the engine could not save. The state itself never comes here.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub rescued_state: String,
+    /// Whether its runner has looked, where it has no end of its own, and nothing of it runs any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub nothing_left: bool,
     /// The lock of the state that the engine could not have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<KnownLock>,

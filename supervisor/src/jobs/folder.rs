@@ -124,6 +124,9 @@ pub(super) struct Ending {
     /// Where a state lies that the engine could not save.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) rescued_state: String,
+    /// Nothing of the job runs any more: it was looked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) nothing_left: bool,
 }
 
 // === impl Step ===
@@ -147,6 +150,7 @@ impl Ending {
             message: self.message.clone(),
             next_step: self.next_step.clone(),
             rescued_state: self.rescued_state.clone(),
+            nothing_left: self.nothing_left,
             ..Default::default()
         }
     }
@@ -547,6 +551,7 @@ mod tests {
             message: String::new(),
             next_step: String::new(),
             rescued_state: String::new(),
+            nothing_left: false,
         };
         // nothing can be made where no folder is
         std::fs::rename(folder.own(), place.path().join("away")).expect("moves");

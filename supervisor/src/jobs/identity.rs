@@ -71,6 +71,10 @@ impl ProcessIdentity {
         let workers = children.filter(|(_, s)| s.session == self.pid && s.group == self.pid);
         workers.min_by_key(|(pid, s)| (s.start_time, *pid)).map(|(pid, _)| pid)
     }
+    /// Whether nothing of the session that it led runs any more. One that may be a stranger's by now may be its own.
+    pub(super) fn is_over(&self) -> bool {
+        !self.of_this_boot() || (!self.alive() && runner_sandbox::sessions::members(self.pid).is_empty())
+    }
     /// Whether its number may still name its session: it was of this boot and life, and nobody else has the number.
     fn number_is_its_own(&self) -> bool {
         self.of_this_boot() && stat(self.pid).is_none_or(|s| s.start_time == self.start_time)
@@ -110,7 +114,7 @@ mod tests {
     #[test]
     fn this_process_lives_and_another_start_time_or_boot_does_not() {
         let own = ProcessIdentity::of(i32::try_from(std::process::id()).expect("a pid")).expect("is there");
-        assert!(own.alive() && !own.stopped() && own.hold().is_some());
+        assert!(own.alive() && !own.stopped() && own.hold().is_some() && !own.is_over());
         if let Some(unique) = own.unique {
             // the same number, start and boot: another process all the same
             let other = ProcessIdentity { unique: Some(unique + 1), ..own.clone() };
@@ -125,7 +129,7 @@ mod tests {
         assert!(!later.alive() && later.session(Path::new("/")).is_empty());
         let mut before = own.clone();
         before.boot_id = "another".into();
-        assert!(!before.alive() && before.session(Path::new("/")).is_empty());
+        assert!(!before.alive() && before.session(Path::new("/")).is_empty() && before.is_over());
         // the same number and start time on the same boot, as a container's next life may have them
         let mut before = own;
         before.container = "another life".into();

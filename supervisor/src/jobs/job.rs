@@ -132,6 +132,15 @@ struct Cancel {
 /// The job has its ending, or its result.
 struct Over;
 
+/// What was found once a step was over that has no end of its own.
+#[derive(Default)]
+struct Found {
+    /// Where a state lies that the engine could not save; empty: there is none.
+    rescued: String,
+    /// Nothing of it runs any more.
+    nothing_left: bool,
+}
+
 // === impl Job ===
 
 impl Job {
@@ -402,6 +411,8 @@ impl Job {
             }
             None => Left::Nothing,
         };
+        // what the kernel still waits for, such as a dead disk, may outlive all that was done about it
+        let nothing_left = worker.as_ref().is_some_and(|worker| worker.identity.is_over());
         let unknown = worker.is_none() && marker.damaged;
         drop(slot);
         news.send_modify(|n| *n = n.wrapping_add(1));
@@ -456,7 +467,13 @@ impl Job {
             true => evidence.describe(),
             false => format!("{}. {}", left.describe(), evidence.describe()),
         };
-        Err(self.end_with(tip.last, phase, &failure.next(next), &left, evidence.rescued))
+        Err(self.end_with(
+            tip.last,
+            phase,
+            &failure.next(next),
+            &left,
+            Found { rescued: evidence.rescued, nothing_left },
+        ))
     }
 
     /// Until the worker is gone, or has to go.
@@ -778,27 +795,19 @@ impl Job {
         self.end(last, "canceled", &failure, "")
     }
     fn end(&self, last: u64, phase: &str, failure: &Failure, left: &str) -> Over {
-        self.end_with(last, phase, failure, left, String::new())
+        self.end_with(last, phase, failure, left, Found::default())
     }
-    fn end_with(&self, last: u64, phase: &str, failure: &Failure, left: &str, rescued: String) -> Over {
+    fn end_with(&self, last: u64, phase: &str, failure: &Failure, left: &str, found: Found) -> Over {
         let message = match left {
             "" => failure.message.clone(),
             left => format!("{}; {left}", failure.message),
         };
-        self.write(last, phase, failure.code.as_str(), message, failure.next_step.clone(), rescued)
+        self.write(last, phase, failure.code.as_str(), message, failure.next_step.clone(), found)
     }
     fn end_well(&self, last: u64, phase: &str, message: String) -> Over {
-        self.write(last, phase, "ok", message, String::new(), String::new())
+        self.write(last, phase, "ok", message, String::new(), Found::default())
     }
-    fn write(
-        &self,
-        last: u64,
-        phase: &str,
-        code: &str,
-        message: String,
-        next_step: String,
-        rescued_state: String,
-    ) -> Over {
+    fn write(&self, last: u64, phase: &str, code: &str, message: String, next_step: String, found: Found) -> Over {
         let ending = Ending {
             // what the control plane has already counts too, where a damaged spool has lost it
             sequence: last.max(self.folder.acknowledged()) + 1,
@@ -807,7 +816,8 @@ impl Job {
             code: code.to_owned(),
             message,
             next_step,
-            rescued_state,
+            rescued_state: found.rescued,
+            nothing_left: found.nothing_left,
         };
         if let Err(failure) = self.folder.end(&ending) {
             // it is told all the same; a supervisor that comes before the disk is back ends it by what it then finds

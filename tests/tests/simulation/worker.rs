@@ -220,6 +220,7 @@ fn script(step: &str, kind: v1::JobKind, chance: &mut Chance) -> VecDeque<Body> 
             engine: "opentofu".into(),
             version: "1".into(),
             command: command.into(),
+            host: "here".into(),
         })
     };
     let mut said = VecDeque::from(match step {

@@ -339,6 +339,7 @@ impl Engine {
             engine: self.common.dialect.name().into(),
             version: self.common.version.clone(),
             command: command.name().into(),
+            host: nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok()).unwrap_or_default(),
         };
         let length = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());
         self.journal.has_read(EngineRead { out: length(output.0), err: length(output.1) });

@@ -279,6 +279,7 @@ impl Story {
                     engine_exit_code: result.engine_exit_code,
                     engine_signal: cut(&result.engine_signal, 64),
                     rescued_state: cut(&result.rescued_state, 4 * 1024),
+                    nothing_left: result.nothing_left,
                     lock: result.lock.as_ref().map(|lock| KnownLock {
                         id: cut(&lock.id, LOCK_PART_MAX),
                         path: cut(&lock.path, LOCK_PART_MAX),

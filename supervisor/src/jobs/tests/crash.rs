@@ -140,6 +140,7 @@ fn ending() -> Ending {
         message: "it is gone".into(),
         next_step: "Look.".into(),
         rescued_state: String::new(),
+        nothing_left: false,
     }
 }
 

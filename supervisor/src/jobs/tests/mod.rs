@@ -255,6 +255,7 @@ fn a_killed_worker_ends_its_job_and_the_state_is_written() {
     wait_for("the end", || plane.result("j1").is_some());
     let result = plane.result("j1").expect("a result");
     assert_eq!((result.phase.as_str(), result.code.as_str()), ("failed", "worker_crashed"), "{result:?}");
+    assert!(result.nothing_left, "{result:?}");
     assert!(
         result.message.contains("SIGKILL") && result.message.contains("asked to stop, and did"),
         "{}",
@@ -312,6 +313,7 @@ fn a_worker_that_died_while_nobody_looked_is_lost_and_not_started_again() {
     wait_for("the end", || plane.result("j1").is_some());
     let result = plane.result("j1").expect("a result");
     assert_eq!((result.phase.as_str(), result.code.as_str()), ("lost", "job_lost"));
+    assert!(result.nothing_left, "{result:?}");
     let kept = host.stack("s1").join("errored-j1.tfstate");
     for part in [
         "The last that it told of a resource: terraform_data.slow".to_owned(),
