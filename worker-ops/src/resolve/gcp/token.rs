@@ -232,8 +232,8 @@ mod tests {
         Ok(format!("{} {}", placed.0.shown(), placed.1))
     }
 
-    #[test]
-    fn a_file_does_not_say_where_its_secret_goes() {
+    #[tokio::test]
+    async fn a_file_does_not_say_where_its_secret_goes() {
         assert_eq!(leads("", "https://oauth2.googleapis.com/token").as_deref(), Ok("oauth2.googleapis.com:443 /token"));
         assert_eq!(
             leads("", "https://accounts.google.com/o/oauth2/token").as_deref(),
