@@ -148,7 +148,7 @@ failures! {
     DiskUnwritable "disk_unwritable" Unavailable 507 TEMPFAIL "The disk of the control plane cannot be written." "Mount it writable again, or see to what its system's log says of it; the control plane goes on by itself then.";
     // isolation and policy
     IsolationTooWeak "isolation_too_weak" FailedPrecondition 409 CONFIG "This machine does not allow the isolation that the configuration requires." "Run on a kernel with Landlock and seccomp, which containers usually allow; or write a lower isolation.require down.";
-    StateUnusable "state_unusable" FailedPrecondition 409 CONFIG "The runner's state directory cannot be used." "Name one with --state-dir or state_dir that the runner's user may write.";
+    StateUnusable "state_unusable" FailedPrecondition 409 CONFIG "The runner's state directory, or the place where it keeps states, cannot be used." "Name a directory with --state-dir or state_dir that the runner's user may write; look at [jobs.states] where the message names another place.";
     PolicyDenied "policy_denied" PermissionDenied 403 NOPERM "The runner's own policy refuses it." "Ask whoever owns the runner's policy; the message names the rule.";
     AuditUnavailable "audit_unavailable" Unavailable 503 UNAVAILABLE "The runner cannot write its audit log, and does nothing that is not in it." "See to the disk of the runner's state directory, or let it go on with audit.on_failure = \"open\".";
     NotRecorded "not_recorded" FailedPrecondition 409 UNAVAILABLE "The policy has terminals recorded, and this one cannot be, or not any further." "Ask whoever owns the runner: the message says what its recordings lack.";

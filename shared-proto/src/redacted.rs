@@ -71,8 +71,13 @@ mod tests {
         let hello = v1::Hello { api_key: secret.into(), hand_over_token: secret.into(), ..Default::default() };
         let kind = Some(v1::resolve_reply::Kind::Target(target.clone()));
         let reply = v1::ResolveReply { kind, valid_until_ms: 1, ..Default::default() };
+        let place = v1::StatePlace {
+            target: Some(v1::JobTarget { target: Some(target.clone()), ..Default::default() }),
+            ..Default::default()
+        };
         let start = v1::JobStart {
             targets: vec![v1::JobTarget { connection: "c".into(), target: Some(target.clone()), ..Default::default() }],
+            state_place: Some(place.clone()),
             environment: [("A".to_owned(), secret.to_owned())].into(),
             state_key: vec![7; 32],
             secrets: [("A".to_owned(), secret.to_owned())].into(),
@@ -89,7 +94,7 @@ mod tests {
         let job =
             v1::JobRequest { variables: [("password".to_owned(), secret.to_owned())].into(), ..Default::default() };
         let shown = format!(
-            "{target:?} {aws:?} {:?} {reply:?} {start:?} {job:?} {access:?} {source:?} {:?}",
+            "{target:?} {aws:?} {:?} {reply:?} {start:?} {place:?} {job:?} {access:?} {source:?} {:?}",
             v1::RunnerMessage { kind: Some(v1::runner_message::Kind::Hello(hello)) },
             v1::WorkerRequest { request: None, target: Some(target.clone()), ..Default::default() }
         );

@@ -6,6 +6,8 @@
 //! The stack and the whole head are bound to what is sealed: a file that was changed, renamed or put in another's place does not open. The head
 //! must never say anything of what the state holds but how much it is: its digest is keyed, so that nobody can try out what it might be.
 
+mod elsewhere;
+
 use crate::hex;
 use crate::secret::Secret;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
@@ -14,12 +16,18 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use zeroize::Zeroizing;
 
+pub use elsewhere::{Claim, S3, bucket_address, is_bucket, is_namespace, is_prefix, region_of, shown};
+
 /// The runner's own key of states, in its state directory: what [`Root`] reads.
 pub const ROOT: &str = "states.key";
 /// In a stack's folder: its versions, each named by its number.
 pub const VERSIONS: &str = "versions";
 /// In a stack's folder: who has the lock of its state, [`Held`] as JSON.
 pub const LOCK: &str = "lock.json";
+/// Beside them, where they are in no folder: who serves them, [`Claim`] as JSON.
+pub const SERVING: &str = "serving.json";
+/// In a stack's folder, where its states are in none: where they are, in one line.
+pub const KEPT_AT: &str = "kept-at";
 /// The largest state, bytes.
 pub const STATE_MAX: usize = 64 * 1024 * 1024;
 /// Versions of a state that are kept.

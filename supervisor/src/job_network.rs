@@ -6,8 +6,9 @@ use crate::net::proxy::Proxy;
 use shared_proto::address::{Address, host_port};
 use shared_proto::credentials::Endpoint;
 use shared_proto::sources::Pattern;
+use shared_proto::states::bucket_address;
 use shared_proto::v1::target::Kind as Target;
-use shared_proto::v1::{JobFirst, JobTarget, SourceAccess};
+use shared_proto::v1::{JobFirst, JobTarget, SourceAccess, StatePlace, state_place};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -20,19 +21,24 @@ const NAME_SERVERS_MAX: usize = 3;
 /// How long one name may take.
 const RESOLVE_WITHIN: Duration = Duration::from_secs(2);
 
-/// For a job with these connections, whose source is fetched with that. Names that lead nowhere are left out.
+/// For a job with these connections, whose source is fetched with that and whose states are there. Names that lead nowhere are left out.
 pub(crate) async fn first_word(
     config: &Config,
     control_plane: &[&Endpoint],
     targets: &[JobTarget],
     source: Option<&SourceAccess>,
+    states: Option<&StatePlace>,
 ) -> JobFirst {
     let (mut granted, mut proxies) = (Vec::new(), Vec::new());
     if let Some(proxy) = &config.proxy.url {
         proxies.push((proxy.host.clone(), proxy.port));
     }
     let (mut hosts, mut others) = (config.jobs.hosts.clone(), Vec::new());
-    for target in targets.iter().filter_map(|t| t.target.as_ref()?.kind.as_ref()) {
+    let of_states = states.and_then(|place| place.target.as_ref());
+    granted.extend(states.and_then(place_of_states));
+    // of a bucket that is where it is, and what its connection has besides is not for it
+    let of_states = of_states.filter(|_| states.is_some_and(|place| !is_bucket(place)));
+    for target in targets.iter().chain(of_states).filter_map(|t| t.target.as_ref()?.kind.as_ref()) {
         let (urls, proxy) = match target {
             Target::Kubernetes(cluster) => (&cluster.server, cluster.proxy_url.as_str()),
             Target::Aws(account) => (&account.endpoint_url, ""),
@@ -72,6 +78,17 @@ pub(crate) async fn first_word(
     }
 }
 
+fn is_bucket(place: &StatePlace) -> bool {
+    matches!(place.kind, Some(state_place::Kind::Bucket(_)))
+}
+
+/// Where a bucket of states is asked for.
+fn place_of_states(place: &StatePlace) -> Option<(String, u16)> {
+    let Some(state_place::Kind::Bucket(bucket)) = &place.kind else { return None };
+    let Some(Target::Aws(account)) = place.target.as_ref()?.target.as_ref()?.kind.as_ref() else { return None };
+    bucket_address(bucket, account).ok().map(|address| (address.host, address.port))
+}
+
 fn is_own_role(config: &Config, connection: &str) -> bool {
     // of a role that is assumed with it a job has the session, and no need of what it was assumed with
     let entry = config.connections.get(connection);
@@ -107,6 +124,7 @@ fn name_servers(text: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use shared_proto::v1::{self, AwsTarget};
 
     #[test]
     fn name_servers_as_libc_reads_them() {
@@ -114,5 +132,31 @@ mod tests {
                     nameserver 10.0.0.3\nnameserver 10.0.0.4\n";
         assert_eq!(name_servers(text), ["10.0.0.2:53", "[fd00::1]:53", "10.0.0.3:53"]);
         assert_eq!(name_servers(""), ["127.0.0.1:53"]);
+    }
+
+    #[tokio::test]
+    async fn where_states_are_is_reached_and_nothing_else_of_that_connection() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("runner.toml");
+        let text = "[jobs]\nhosts = \"registry.example\"\n\
+                    [jobs.states]\nplace = \"s3\"\nconnection = \"keeps\"\nbucket = \"states\"\n\
+                    [connections.keeps]\nprovider = \"aws\"\nsource = \"instance_role\"\n";
+        std::fs::write(&path, text).expect("writes");
+        let config = Config::load(Some(&path), &Default::default(), &Default::default()).expect("loads");
+        let none = first_word(&config, &[], &[], None, None).await;
+        assert_eq!((none.granted.len(), none.hosts.as_slice()), (0, &["registry.example".to_owned()][..]));
+        let mut place = config.jobs.states.word().expect("a place");
+        let refused = first_word(&config, &[], &[], None, Some(&place)).await;
+        assert!(refused.granted.is_empty(), "there are no credentials to be used there");
+        let account = AwsTarget { endpoint_url: "http://127.0.0.1:5000/".into(), ..AwsTarget::default() };
+        let target = v1::Target { kind: Some(Target::Aws(account)) };
+        place.target.get_or_insert_default().target = Some(target);
+        let first = first_word(&config, &[], &[], None, Some(&place)).await;
+        assert_eq!(
+            (first.granted.as_slice(), first.granted_names.as_slice()),
+            (&["127.0.0.1:5000".to_owned()][..], &["127.0.0.1:5000".to_owned()][..])
+        );
+        assert!(first.hosts.contains(&"127.0.0.1".to_owned()));
+        assert!(!first.metadata, "the role is the worker's way to nothing");
     }
 }

@@ -113,6 +113,7 @@ fn named(config: &Config) -> impl Iterator<Item = &PathBuf> {
         .chain(&config.proxy.password_file)
         .chain(config.audit.recording_key.as_ref().map(|key| &key.file))
         .chain(policies)
+        .chain(config.jobs.states.files())
         .chain(config.of_secrets().1)
 }
 

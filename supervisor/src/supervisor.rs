@@ -30,7 +30,7 @@ use runner_sandbox::PidFd;
 use shared_proto::EXECUTION_ALPN;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::secret::Secret;
-use shared_proto::v1::{JobFirst, JobRequest, JobTarget, Source, SourceAccess, Target};
+use shared_proto::v1::{JobFirst, JobRequest, JobTarget, Source, SourceAccess, StatePlace, StatePlaceRefused, Target};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -702,6 +702,9 @@ impl Reloading<'_> {
             if config.state_dir != self.replace.borrow().config.state_dir {
                 return Err("state_dir cannot be changed while it runs".to_owned());
             }
+            if config.jobs.states.key_file != self.replace.borrow().config.jobs.states.key_file {
+                return Err("jobs.states.key_file cannot be changed while it runs".to_owned());
+            }
             config.check_programs().map_err(|e| e.to_string())?;
             self.guarantees.suffice(config.isolation_require).map_err(|f| f.to_string())?;
             self.own.still_reads(&config)?;
@@ -821,11 +824,33 @@ impl Surroundings for Around {
         let Some((name, entry)) = settings.config.sources.entry(&place) else { return Ok(None) };
         of_source(&self.workers, &settings.config.proxy, name, entry, &settings.config.environment).await.map(Some)
     }
-    async fn first_word(&self, targets: &[JobTarget], source: Option<&SourceAccess>) -> JobFirst {
+    fn states_at(&self) -> String {
+        let states = self.settings.borrow().config.jobs.states.word();
+        states.as_ref().map(shared_proto::states::shown).unwrap_or_default()
+    }
+    async fn state_place(&self, asker: Asker<'_>) -> Option<StatePlace> {
+        let mut place = self.settings.borrow().config.jobs.states.word()?;
+        let target = place.target.get_or_insert_default();
+        // who has a backend of his own has no need of them
+        match self.resolve(&target.connection.clone(), asker).await {
+            Ok(resolved) => target.target = Some(resolved),
+            Err(failure) => {
+                let (code, message, next_step) = (failure.code.to_string(), failure.message, failure.next_step);
+                place.refused = Some(StatePlaceRefused { code, message, next_step });
+            }
+        }
+        Some(place)
+    }
+    async fn first_word(
+        &self,
+        targets: &[JobTarget],
+        source: Option<&SourceAccess>,
+        states: Option<&StatePlace>,
+    ) -> JobFirst {
         let settings = self.settings.borrow().clone();
         let credentials = &settings.credentials;
         let control_plane = [&credentials.tunnel, &credentials.execution];
-        job_network::first_word(&settings.config, &control_plane, targets, source).await
+        job_network::first_word(&settings.config, &control_plane, targets, source, states).await
     }
     async fn start_worker(&self, directory: OwnedFd, reaches: Reaches) -> Result<Started, Failure> {
         self.workers.start(Program::Job { directory, reaches }).await
@@ -882,6 +907,7 @@ fn job_settings(
 ) -> jobs::Settings {
     jobs::Settings {
         state_dir: config.state_dir.clone(),
+        state_key_file: config.jobs.states.key_file.clone(),
         instance_id: state.instance.to_string(),
         incarnation: state.incarnation.to_string(),
         at_once: config.jobs_at_once,

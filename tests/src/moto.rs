@@ -20,11 +20,22 @@ impl Moto {
     /// # Errors
     /// It does not start.
     pub async fn start() -> Result<Self> {
-        let process = Program::component("moto_server")?
+        Self::start_with(&[]).await
+    }
+    /// One that after so many requests lets nobody do what neither his signature nor his policies say that he may.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn strict(after: u32) -> Result<Self> {
+        Self::start_with(&[("INITIAL_NO_AUTH_ACTION_COUNT", &after.to_string())]).await
+    }
+    async fn start_with(environment: &[(&str, &str)]) -> Result<Self> {
+        let program = Program::component("moto_server")?
             .named("moto")
             .args(["-H", "127.0.0.1", "-p", "0"])
-            .env("PYTHONUNBUFFERED", "1")
-            .start()?;
+            .env("PYTHONUNBUFFERED", "1");
+        let program = environment.iter().fold(program, |program, (name, value)| program.env(name, *value));
+        let process = program.start()?;
         let line = process
             .ready(Duration::from_secs(60), "moto serves", |l| l.contains("Running on http://127.0.0.1:"))
             .await?;
@@ -78,6 +89,46 @@ impl Moto {
             format!("<Tagging><TagSet><Tag><Key>{}</Key><Value>{}</Value></Tag></TagSet></Tagging>", tag.0, tag.1);
         let answer = self.call("s3", Method::PUT, &format!("/{name}?tagging"), &[], &body).await?;
         ensure!(answer.status.is_success(), "tags of {name}: {} {}", answer.status, answer.text());
+        Ok(())
+    }
+
+    /// A call of IAM's; what is answered.
+    ///
+    /// # Errors
+    /// moto refuses.
+    pub async fn iam(&self, form: &str) -> Result<String> {
+        let headers = [("content-type", "application/x-www-form-urlencoded")];
+        let answer = self.call("iam", Method::POST, "/", &headers, &format!("Version=2010-05-08&{form}")).await?;
+        ensure!(answer.status.is_success(), "{form}: {} {}", answer.status, answer.text());
+        Ok(answer.text())
+    }
+
+    /// The names of the objects of a bucket.
+    ///
+    /// # Errors
+    /// moto refuses.
+    pub async fn keys(&self, bucket: &str) -> Result<Vec<String>> {
+        let answer = self.call("s3", Method::GET, &format!("/{bucket}?list-type=2"), &[], "").await?;
+        ensure!(answer.status.is_success(), "the keys of {bucket}: {} {}", answer.status, answer.text());
+        let text = answer.text();
+        let keys = text.split("<Key>").skip(1).filter_map(|rest| rest.split_once("</Key>"));
+        Ok(keys.map(|(key, _)| key.to_owned()).collect())
+    }
+    /// An object's content; none: there is none.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn object(&self, bucket: &str, key: &str) -> Result<Option<Vec<u8>>> {
+        let answer = self.call("s3", Method::GET, &format!("/{bucket}/{key}"), &[], "").await?;
+        Ok(answer.status.is_success().then(|| answer.body.to_vec()))
+    }
+    /// Makes or replaces an object.
+    ///
+    /// # Errors
+    /// moto refuses.
+    pub async fn put_object(&self, bucket: &str, key: &str, text: &str) -> Result<()> {
+        let answer = self.call("s3", Method::PUT, &format!("/{bucket}/{key}"), &[], text).await?;
+        ensure!(answer.status.is_success(), "{bucket}/{key}: {} {}", answer.status, answer.text());
         Ok(())
     }
 

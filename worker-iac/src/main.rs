@@ -17,6 +17,7 @@ mod journal;
 mod limits;
 mod masked;
 mod masks;
+mod net;
 mod plan;
 mod process;
 mod rules;

@@ -32,7 +32,7 @@ use shared_proto::states::{Held, Key};
 use shared_proto::v1::event::Body;
 use shared_proto::v1::{
     EngineRead, JobBound, JobKind, JobRequest, JobResult, JobStart, PhaseChanged, PlanJudged, PlanSaved, Redacted,
-    StateLock, StateVersion,
+    StateLock, StatePlace, StateVersion,
 };
 use std::fs::File;
 use std::io::Read as _;
@@ -87,6 +87,8 @@ struct Step {
     serving: Option<Serving>,
     /// What its engine has left of its lock, as the end of what is told of the job.
     lock_left: String,
+    /// Where that store is, if not in the stack's folder; with the credentials of now.
+    place: watch::Receiver<Option<StatePlace>>,
 }
 
 /// How a worker begins.
@@ -159,7 +161,8 @@ pub(crate) async fn run(begin: Begin, keeper: Option<Keeper>) -> Result<(), Spoo
     let limits = tokio::spawn(limits.keep(progress.appended.clone(), limited));
     let masks = Masks::new(redaction);
     masks.set(variables::all(&start, &request).chain(beside_variables(&start)));
-    let renewing = tokio::spawn(renewals(started, masks.clone(), tmp.clone(), journal.clone()));
+    let (places, place) = watch::channel(start.state_place.clone());
+    let renewing = tokio::spawn(renewals(started, masks.clone(), tmp.clone(), journal.clone(), places));
     if followed.is_some() {
         let by = Exit::Signal(by).signal_name();
         journal
@@ -181,6 +184,7 @@ pub(crate) async fn run(begin: Begin, keeper: Option<Keeper>) -> Result<(), Spoo
         keeper,
         serving: None,
         lock_left: String::new(),
+        place,
     };
     let ended = match private {
         Ok(()) => step.perform().await,
@@ -208,8 +212,13 @@ pub(crate) async fn run(begin: Begin, keeper: Option<Keeper>) -> Result<(), Spoo
 
 /// The secrets of a step that are in none of its variables.
 fn beside_variables(start: &JobStart) -> impl Iterator<Item = &str> {
-    let of_connections = environment::secrets(&start.targets);
+    let of_connections = environment::secrets(&start.targets).chain(secrets_of(start.state_place.as_ref()));
     of_connections.chain(access::secrets(start)).chain(start.former.iter().map(String::as_str))
+}
+
+/// The secrets of the place of states.
+fn secrets_of(place: Option<&StatePlace>) -> impl Iterator<Item = &str> {
+    place.into_iter().flat_map(|place| environment::secrets(place.target.as_slice()))
 }
 
 /// Waits for what the worker before this one was told. Meanwhile its engine goes on; whoever asks for its end gets that.
@@ -236,13 +245,29 @@ async fn wait_for_start(
 }
 
 /// Takes newer credentials of the job's connections as they come, until it is dropped.
-async fn renewals(mut started: mpsc::Receiver<Box<JobStart>>, masks: Masks, tmp: PathBuf, journal: Journal) {
+async fn renewals(
+    mut started: mpsc::Receiver<Box<JobStart>>,
+    masks: Masks,
+    tmp: PathBuf,
+    journal: Journal,
+    places: watch::Sender<Option<StatePlace>>,
+) {
     while let Some(start) = started.recv().await {
         if !start.renewal {
             continue;
         }
         // before anything can have seen one
-        masks.add(environment::secrets(&start.targets));
+        masks.add(environment::secrets(&start.targets).chain(secrets_of(start.state_place.as_ref())));
+        // only the credentials are others: where the job's states are is said once
+        let newer =
+            start.state_place.iter().find(|place| place.refused.is_none()).and_then(|place| place.target.clone());
+        places.send_if_modified(|place| match (place, newer) {
+            (Some(place), Some(newer)) => {
+                place.target = Some(newer);
+                true
+            }
+            _ => false,
+        });
         if let Err(failure) = environment::renew(&start.targets, &tmp) {
             journal
                 .note(format!("The credentials of the job's connections are not renewed: {}", failure.message))
@@ -503,7 +528,7 @@ impl Step {
         // what there is to say was said when the job began
         let (mut engine, _) = self.engine(root, &choice).await?;
         if dialect.family() == Family::Language {
-            let here = state::Here { start: &self.start, request: &self.request, keeper: self.keeper.as_ref() };
+            let here = self.here();
             self.serving = state::again(&mut engine, &here).await?;
         }
         Ok(engine)
@@ -605,10 +630,20 @@ impl Step {
         let note = format!("{} removes the lock {lock}: {}", self.request.created_by, self.request.reason);
         self.journal.note(note).await;
         match engine.family() {
+            // what was removed may have been the claim of a job that had no lock, of which the engine knows nothing
+            Family::Language if self.was_freed().await? => {}
             Family::Language => engine.unlock(&lock).await?,
             Family::Pulumi => pulumi::unlock(&mut engine, &self.request, &self.start, &lock).await?,
         }
         Ok(End::Result("applied", format!("The lock {lock} is removed.")))
+    }
+
+    /// Whether the claim that the job names was removed as the states were opened, and there is no lock.
+    async fn was_freed(&self) -> Result<bool, Failure> {
+        match &self.serving {
+            Some(serving) => serving.with(|store| Ok(store.freed() && store.held()?.is_none())).await,
+            None => Ok(false),
+        }
     }
 
     async fn versions(&mut self) -> Result<End, Stop> {
@@ -706,8 +741,10 @@ impl Step {
                 if !self.request.imports.is_empty() {
                     imports::write(&engine, &self.request.imports)?;
                 }
-                let here = state::Here { start: &self.start, request: &self.request, keeper: self.keeper.as_ref() };
-                state::init(&mut engine, &here, &mut self.serving).await?;
+                let mut serving = self.serving.take();
+                let set_up = state::init(&mut engine, &self.here(), &mut serving).await;
+                self.serving = serving;
+                set_up?;
             }
             Family::Pulumi => pulumi::prepare(&mut engine, &self.start).await?,
         }
@@ -757,6 +794,10 @@ impl Step {
         let mut engine = Engine::new(parts, self.cancel.clone(), self.journal.clone())?;
         let chosen = engine.choose(choice).await?;
         Ok((engine, chosen.into_iter().chain(passing).collect()))
+    }
+
+    fn here(&self) -> state::Here<'_> {
+        state::Here { start: &self.start, request: &self.request, keeper: self.keeper.as_ref(), place: &self.place }
     }
 
     fn folders(&self) -> environment::Folders<'_> {

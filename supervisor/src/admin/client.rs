@@ -345,6 +345,10 @@ fn table(s: &Status) -> String {
     for connection in &s.connections {
         rows.push(("connection", format!("{} ({})", connection.name, connection.provider)));
     }
+    // one of another version does not say it
+    if !s.states.is_empty() {
+        rows.push(("states of stacks", s.states.clone()));
+    }
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     rows.iter().map(|(name, value)| format!("{name:width$}  {value}")).collect::<Vec<_>>().join("\n")
 }

@@ -79,6 +79,8 @@ pub struct Status {
     pub jobs: Vec<serde_json::Value>,
     /// Connections of the configuration.
     pub connections: Vec<Named>,
+    /// Where the states are of stacks without a backend.
+    pub states: String,
 }
 
 /// The runner's certificate.
@@ -254,6 +256,7 @@ impl Facts {
                 require: config.isolation_require.as_str().to_owned(),
                 missing: self.guarantees.missing.clone(),
             },
+            states: config.jobs.states.called(),
             policy: Policy {
                 file: config.policy.path.display().to_string(),
                 there: config.policy.path.exists(),

@@ -6,6 +6,7 @@ use super::narrow::{FileAccount, FileSession};
 use super::secrets::{FileStore, STORES_MAX};
 use super::settings::{self, Shown, Source};
 use super::sources::{FileSources, Sources};
+use super::states::{FileStates, States};
 use super::{
     AtStop, AuditSettings, AwsRole, AwsSource, CONNECTIONS_MAX, Config, ConfigError, Connection, Engines, FILE_MAX,
     Isolation, Jobs, LIST_MAX, LogFormat, PolicyFile, Proxy, ProxyUrl, Purpose, RecordingKey, SETTINGS, ServiceAccount,
@@ -136,6 +137,7 @@ struct FileJobs {
     approval_limit_s: u64,
     silence_limit_s: u64,
     plan_retries: u64,
+    states: FileStates,
 }
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -240,6 +242,7 @@ impl Default for FileJobs {
             approval_limit_s: 0,
             silence_limit_s: 0,
             plan_retries: 2,
+            states: FileStates::default(),
         }
     }
 }
@@ -426,7 +429,7 @@ impl File {
                 .map(|seconds| seconds as u32),
         };
         let (reads, hosts) = (reads(&self.jobs.reads)?, hosts(&self.jobs.hosts)?);
-        let jobs = Jobs {
+        let mut jobs = Jobs {
             reads,
             hosts,
             memory_mib,
@@ -443,6 +446,7 @@ impl File {
             at_stop: self.jobs.at_stop,
             stop_grace: Duration::from_secs(within("jobs.stop_grace_s", self.jobs.stop_grace_s, 5, 86_400)?),
             end_with_runner: variables.contains_key(&OsString::from(crate::container::VARIABLE)),
+            states: States::default(),
         };
         if self.connections.len() > CONNECTIONS_MAX {
             return Err(ConfigError(format!("more than {CONNECTIONS_MAX} connections")));
@@ -477,6 +481,7 @@ impl File {
             let store = entry.check(&name, &connections)?;
             secrets.insert(name, store);
         }
+        jobs.states = self.jobs.states.check(&connections)?;
         let fetched = self.sources.check()?;
         let policy = if self.policy.as_os_str().is_empty() {
             let beside = file.as_deref().unwrap_or(Path::new(DEFAULT_FILE)).with_file_name(POLICY_FILE);
@@ -664,6 +669,7 @@ impl Config {
             .chain(of_connections)
             .chain(self.of_secrets().0)
             .chain(self.of_secrets().1)
+            .chain(&self.jobs.states.key_file)
             .chain(self.sources.files());
         let folders = [
             ("engines.directory", &self.engines.directory, ENGINES_FOLDER),
@@ -799,7 +805,9 @@ impl Config {
             value: entry.shown(),
             source: Source::File,
         });
-        settings.chain(fetched).chain(connections).chain(secrets).collect()
+        let states =
+            self.jobs.states.shown().map(|value| Shown { key: "jobs.states".to_owned(), value, source: Source::File });
+        settings.chain(states).chain(fetched).chain(connections).chain(secrets).collect()
     }
 }
 

@@ -12,12 +12,14 @@ mod programs;
 mod secrets;
 mod settings;
 mod sources;
+mod states;
 mod template;
 
 pub use gcp::{Gcp, GcpSource};
 pub use secrets::{InCloud, STORES_MAX, Store, StoreKind, Vault};
 pub use settings::{SETTINGS, Setting, Shown, Source};
 pub use sources::{Access, Signature, SourceEntry, Sources, TokenFrom};
+pub use states::{Bucket, States, StatesPlace};
 pub use template::{Asker, Template};
 
 use crate::audit::recording::Recipient;
@@ -254,6 +256,8 @@ pub struct Jobs {
     pub stop_grace: Duration,
     /// Whether they would end with the runner: it is the first process of a container.
     pub end_with_runner: bool,
+    /// Where the states of those stacks are that have no backend.
+    pub states: States,
 }
 
 /// What becomes of jobs when the runner is stopped.

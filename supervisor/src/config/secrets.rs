@@ -355,6 +355,7 @@ impl Config {
         let (folders, files) = self.of_secrets();
         let of_connections = self.connections.values().filter_map(Connection::credentials_file);
         let own = [&self.credentials, &self.state_dir].into_iter().chain(&self.proxy.password_file);
+        let own = own.chain(&self.jobs.states.key_file);
         let own: Vec<_> = own.chain(of_connections).chain(files).map(|path| (path, real(path))).collect();
         for folder in folders {
             let shown = real(folder);

@@ -26,8 +26,10 @@ const OVERRIDE: &str = "runner_backend_override.tf.json";
 pub(super) struct Evidence {
     applied: bool,
     resource: String,
-    /// Whether the state is in the stack's folder on this runner.
+    /// Whether the state is the runner's.
     here: bool,
+    /// Where it is then; empty: in the stack's folder.
+    states_at: String,
     serial: (Option<u64>, Option<u64>),
     lock: String,
     /// Where the state is that was not saved; empty: there is none.
@@ -39,25 +41,22 @@ pub(super) struct Evidence {
 // === impl Evidence ===
 
 impl Evidence {
-    /// Looks, and rescues. `path`: of the root module in the source. `before`: the state's serial when the step was started.
+    /// Looks, and rescues. `path`: of the root module in the source. `before`: the state's serial when the step was started, and where states
+    /// are; empty: in their folders.
     pub(super) fn of(
         folder: &Folder,
         stack: &Path,
         path: &str,
         step: Step,
         resource: String,
-        before: Option<u64>,
+        (before, states_at): (Option<u64>, String),
     ) -> Self {
-        let root = root(folder, path);
-        let here = root.is_some_and(|root| std::fs::symlink_metadata(root.join(OVERRIDE)).is_ok());
-        let mut found = Self {
-            applied: step == Step::Apply,
-            resource: shown(&resource),
-            here,
-            serial: (before, serial(stack)),
-            lock: lock(stack).unwrap_or_default(),
-            ..Self::default()
-        };
+        let here = keeps_state(folder, path);
+        let mut found = Self { applied: step == Step::Apply, resource: shown(&resource), here, ..Self::default() };
+        if states_at.is_empty() {
+            (found.serial, found.lock) = ((before, serial(stack)), lock(stack).unwrap_or_default());
+        }
+        found.states_at = states_at;
         match rescue(folder, stack, path) {
             Ok(at) => found.rescued = at.map(|at| at.display().to_string()).unwrap_or_default(),
             Err(e) => found.not_rescued = e.to_string(),
@@ -74,7 +73,12 @@ impl Evidence {
         });
         if self.applied {
             let number = |serial: Option<u64>| serial.map_or_else(|| "none".to_owned(), |n| n.to_string());
-            said.push(if self.here {
+            said.push(if self.here && !self.states_at.is_empty() {
+                format!(
+                    "The state is in {}: its serial is not known here, nor whether its lock was left. The next job of the stack says it.",
+                    self.states_at
+                )
+            } else if self.here {
                 let (before, after) = self.serial;
                 format!("The state's serial was {} before and is {} now.", number(before), number(after))
             } else {
@@ -134,6 +138,11 @@ fn lock(stack: &Path) -> Option<String> {
     serde_json::from_slice::<Held>(&content).ok().map(|held| shown(held.id()))
 }
 
+/// Whether the state of the step in that folder is the runner's own.
+pub(super) fn keeps_state(folder: &Folder, path: &str) -> bool {
+    root(folder, path).is_some_and(|root| std::fs::symlink_metadata(root.join(OVERRIDE)).is_ok())
+}
+
 /// The root module, where that is in the working copy: what ran in the job may have put links there. Nothing of it runs any more.
 fn root(folder: &Folder, path: &str) -> Option<PathBuf> {
     let work = folder.work().canonicalize().ok()?;
@@ -160,8 +169,11 @@ mod tests {
         let folder = store.create(&assignment, "i1").expect("creates");
         let stack = store.stack("s1").expect("a name");
         std::fs::create_dir_all(&stack).expect("makes");
-        let look =
-            || Evidence::of(&folder, &stack, "deep/module", Step::Apply, "a\u{1b}[1m create started".into(), Some(3));
+        let looked = |states_at: String| {
+            let resource = "a\u{1b}[1m create started".into();
+            Evidence::of(&folder, &stack, "deep/module", Step::Apply, resource, (Some(3), states_at))
+        };
+        let look = || looked(String::new());
         let nothing = look();
         assert_eq!((nothing.serial, nothing.rescued.as_str(), nothing.here), ((Some(3), None), "", false));
         assert!(nothing.describe().contains("the configuration's own backend"), "{}", nothing.describe());
@@ -189,6 +201,9 @@ mod tests {
         for part in ["serial was 3 before and is 7 now", "the lock's id is the-lock", "errored-j1.tfstate"] {
             assert!(found.describe().contains(part), "{part}: {}", found.describe());
         }
+        let elsewhere = looked("s3://states".into()).describe();
+        assert!(elsewhere.contains("The state is in s3://states: its serial is not known here"), "{elsewhere}");
+        assert!(!elsewhere.contains("the-lock") && elsewhere.contains("errored-j1.tfstate"), "{elsewhere}");
         // of one that is no state nothing is said
         for other in ["", "RNSTATE1 {}\n", "RNSTATE1 {\"number\":10"] {
             std::fs::write(stack.join(states::VERSIONS).join(states::file_name(10)), other).expect("writes");

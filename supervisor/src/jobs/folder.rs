@@ -38,6 +38,8 @@ const SEAL_LENGTH: usize = SEAL.len() + 10;
 #[derive(Debug, Clone)]
 pub(super) struct Store {
     root: PathBuf,
+    /// The file with the key of states, where the configuration names one.
+    key_file: Option<PathBuf>,
 }
 
 /// One job's folder.
@@ -100,6 +102,9 @@ pub(super) struct Marker {
     /// Apply: the serial of the state that is here, before anything was changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) state_serial: Option<u64>,
+    /// Where the states are of stacks without a backend; empty: in the stack's folder.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) states_at: String,
     /// A keyed digest of the secrets that it was given: others than the plan has are not applied with it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) secrets: String,
@@ -161,12 +166,17 @@ impl Ending {
 impl Store {
     /// Makes what is missing.
     pub(super) fn open(state_dir: &Path) -> Result<Self, Failure> {
-        let store = Self { root: state_dir.to_owned() };
+        let store = Self { root: state_dir.to_owned(), key_file: None };
         for folder in ["jobs", "stacks"] {
             private(&store.root.join(folder)).map_err(|e| broken(&store.root.join(folder), &e))?;
         }
         durable::sync_folder(&store.root).map_err(|e| broken(&store.root, &e))?;
         Ok(store)
+    }
+
+    /// The same, whose states are sealed with the key of that file.
+    pub(super) fn sealed_with(self, key_file: Option<PathBuf>) -> Self {
+        Self { key_file, ..self }
     }
 
     /// Every folder that is there, by name, and what goes wrong with one of them alone.
@@ -257,7 +267,7 @@ impl Store {
 
     /// What the states of a stack without a backend are sealed with.
     pub(super) fn state_key(&self, stack_id: &str) -> Result<Key, Failure> {
-        super::key::of_stack(&self.root, checked_id(stack_id)?)
+        super::key::of_stack(&self.root, self.key_file.as_deref(), checked_id(stack_id)?)
     }
 
     /// Where the states of a stack without a backend are.

@@ -462,7 +462,7 @@ impl Job {
             left = left.describe(),
             "job ended by its supervisor"
         );
-        let evidence = self.evidence(step, &tip, marker.state_serial).await;
+        let evidence = self.evidence(step, &tip, (marker.state_serial, marker.states_at)).await;
         let left = match unknown {
             true => evidence.describe(),
             false => format!("{}. {}", left.describe(), evidence.describe()),
@@ -497,7 +497,8 @@ impl Job {
         let mut stopping = false;
         let mut progress = self.progress.subscribe();
         let mut renewal = Renewal::new(worker.told);
-        let has_credentials = self.request.as_ref().is_ok_and(|request| !request.connections.is_empty());
+        let has_credentials = self.request.as_ref().is_ok_and(|request| !request.connections.is_empty())
+            || !self.surroundings.states_at().is_empty();
         loop {
             tokio::select! {
                 exit = ended(&mut worker.exit), if worker.exit.is_some() => {
@@ -643,7 +644,7 @@ impl Job {
     }
 
     /// What is left to tell what a step did that has no end of its own.
-    async fn evidence(&self, step: Step, tip: &Tip, before: Option<u64>) -> Evidence {
+    async fn evidence(&self, step: Step, tip: &Tip, before: (Option<u64>, String)) -> Evidence {
         let request = self.request.clone().unwrap_or_default();
         let Ok(stack) = self.store.stack(&request.stack_id) else { return Evidence::default() };
         let (folder, resource) = (self.folder.clone(), tip.resource.clone());

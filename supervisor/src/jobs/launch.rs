@@ -17,7 +17,10 @@ use runner_sandbox::PidFd;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::frame::{self, Kind};
 use shared_proto::secret::Secret;
-use shared_proto::v1::{EngineProgram, JobKind, JobRequest, JobStart, JobTarget, SourceAccess, source as source_kind};
+use shared_proto::states;
+use shared_proto::v1::{
+    EngineProgram, JobKind, JobRequest, JobStart, JobTarget, SourceAccess, StatePlace, source as source_kind,
+};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -133,6 +136,13 @@ impl Launch {
     /// The job's failure.
     pub(super) async fn again(&self, step: Step, approved: &Approved) -> Result<JobStart, Failure> {
         let start = self.word(step, approved, 1, Fetched::default()).await?;
+        let path = self.request.source.as_ref().map(|source| source.path.as_str()).unwrap_or_default();
+        if let Some(refused) = start.state_place.as_ref().and_then(|place| place.refused.as_ref())
+            && super::evidence::keeps_state(&self.folder, path)
+        {
+            // the engine is at work, and waits for its state to be served
+            return Err(Failure::from_wire(&refused.code, &refused.message, &refused.next_step));
+        }
         // what its engine still says would be searched for other values than it may have in it
         if self.folder.marker(step)?.unwrap_or_default().secrets != self.digest(&start.secrets)? {
             return Err(Code::Conflict.on("a secret that the job's engine was given has another value by now"));
@@ -202,7 +212,17 @@ impl Launch {
     /// They cannot be resolved.
     pub(super) async fn renewed(&self, step: Step) -> Result<JobStart, Failure> {
         let (request, _) = self.given();
-        Ok(JobStart { renewal: true, targets: self.targets(step, &request).await?, ..JobStart::default() })
+        let targets = self.targets(step, &request).await?;
+        Ok(JobStart { renewal: true, targets, state_place: self.state_place().await, ..JobStart::default() })
+    }
+
+    /// Where the state is of a stack without a backend. An engine with a store of its own has no use for it.
+    async fn state_place(&self) -> Option<StatePlace> {
+        if self.request.engine == "pulumi" {
+            return None;
+        }
+        let asker = Asker { person: &self.request.created_by, operation: &self.request.job_id };
+        self.surroundings.state_place(asker).await
     }
 
     async fn word(
@@ -240,6 +260,7 @@ impl Launch {
             secrets,
             state_directory: self.store.stack(&request.stack_id)?.display().to_string(),
             state_key: self.store.state_key(&request.stack_id)?.bytes().to_vec(),
+            state_place: self.state_place().await,
             request: Some(request),
             instance: self.settings.instance_id.clone(),
             archive_path: fetched.archive_path,
@@ -274,9 +295,10 @@ impl Launch {
             approved_by: start.approved_by.clone(),
             secrets: self.digest(&start.secrets)?,
             told: Some(false),
+            states_at: start.state_place.as_ref().map(states::shown).unwrap_or_default(),
             ..Marker::default()
         };
-        if step == Step::Apply {
+        if step == Step::Apply && marker.states_at.is_empty() {
             let state = PathBuf::from(&start.state_directory);
             let serial = tokio::task::spawn_blocking(move || super::evidence::serial(&state)).await;
             marker.state_serial = serial.ok().flatten();
@@ -290,7 +312,8 @@ impl Launch {
             .mode(0o700)
             .create(state)
             .map_err(|e| super::folder::broken(state, &e))?;
-        let mut first = self.surroundings.first_word(&start.targets, start.source_access.as_ref()).await;
+        let states = start.state_place.as_ref();
+        let mut first = self.surroundings.first_word(&start.targets, start.source_access.as_ref(), states).await;
         first.grace_seconds = self.grace_seconds;
         let Started { pid, mut socket, exit, .. } =
             self.surroundings.start_worker(work, reaches(start, self.folder.work())).await?;

@@ -93,7 +93,7 @@ pub(super) fn start(
     // as /proc shows it: a worker's folder is compared with its working directory
     settings.state_dir =
         settings.state_dir.canonicalize().map_err(|e| super::folder::broken(&settings.state_dir, &e))?;
-    let store = Store::open(&settings.state_dir)?;
+    let store = Store::open(&settings.state_dir)?.sealed_with(settings.state_key_file.clone());
     // they may be large
     let gone = store.sweep();
     tokio::task::spawn_blocking(move || {

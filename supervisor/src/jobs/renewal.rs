@@ -66,8 +66,27 @@ impl Drop for Renewal {
 /// What these are known by.
 pub(super) fn digest(start: &JobStart) -> Told {
     let mut hash = Sha256::new();
-    for target in &start.targets {
+    for target in start.targets.iter().chain(start.state_place.iter().filter_map(|place| place.target.as_ref())) {
         hash.update(target.encode_length_delimited_to_vec());
     }
     hash.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared_proto::v1::{AwsTarget, JobTarget, StatePlace, Target, target};
+
+    #[test]
+    fn credentials_of_the_place_of_states_are_news_too() {
+        let with = |token: &str| {
+            let account = AwsTarget { session_token: token.into(), ..AwsTarget::default() };
+            let target = Target { kind: Some(target::Kind::Aws(account)) };
+            let target = Some(JobTarget { target: Some(target), ..JobTarget::default() });
+            JobStart { state_place: Some(StatePlace { target, ..StatePlace::default() }), ..JobStart::default() }
+        };
+        let renewal = Renewal::new(Some(digest(&with("one"))));
+        assert!(!renewal.is_news(&with("one")) && renewal.is_news(&with("two")));
+        assert!(renewal.is_news(&JobStart::default()));
+    }
 }

@@ -10,7 +10,7 @@ use runner_sandbox::PidFd;
 use shared_proto::failure::Failure;
 use shared_proto::limits;
 use shared_proto::secret::Secret;
-use shared_proto::v1::{JobFirst, JobRequest, JobTarget, Source, SourceAccess, Target, TimeLimits};
+use shared_proto::v1::{JobFirst, JobRequest, JobTarget, Source, SourceAccess, StatePlace, Target, TimeLimits};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -73,9 +73,18 @@ pub trait Surroundings: Send + Sync + 'static {
     fn plan_rules(&self) -> String;
     /// A job has ended in this phase, and the control plane has all of it.
     fn ended(&self, job: &str, phase: &str);
+    /// Where the states of stacks without a backend are; empty: in their folders, in the state directory.
+    fn states_at(&self) -> String;
+    /// The same as a worker is told, with credentials, or why there are none; none: in their folders.
+    async fn state_place(&self, asker: Asker<'_>) -> Option<StatePlace>;
     /// What the first process of a job is told before its worker is: how it connects for a job with these connections, whose source is
-    /// fetched with that.
-    async fn first_word(&self, targets: &[JobTarget], source: Option<&SourceAccess>) -> JobFirst;
+    /// fetched with that, and whose states are there.
+    async fn first_word(
+        &self,
+        targets: &[JobTarget],
+        source: Option<&SourceAccess>,
+        states: Option<&StatePlace>,
+    ) -> JobFirst;
     /// Starts a job's first process in its folder; it reaches these files besides what every job does.
     ///
     /// # Errors
@@ -90,6 +99,8 @@ pub trait Surroundings: Send + Sync + 'static {
 pub struct Settings {
     /// Where jobs and states are.
     pub state_dir: PathBuf,
+    /// The file with the key of states; `None`: the one in the state directory.
+    pub state_key_file: Option<PathBuf>,
     /// This instance's id.
     pub instance_id: String,
     /// This process's, by which the execution service tells it from another one that has a copy of the instance's id.

@@ -21,7 +21,7 @@ use shared_proto::bounds::CONNECT_DEADLINE;
 use shared_proto::credentials::Endpoint;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::secret::Secret;
-use shared_proto::v1::{JobFirst, JobRequest, JobTarget, Source, SourceAccess, Target};
+use shared_proto::v1::{JobFirst, JobRequest, JobTarget, Source, SourceAccess, StatePlace, Target};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -106,6 +106,7 @@ fn job_settings(setup: &Setup, incarnation: &str) -> jobs::Settings {
     let config = &setup.settings.config;
     jobs::Settings {
         state_dir: config.state_dir.clone(),
+        state_key_file: None,
         instance_id: INSTANCE.to_owned(),
         incarnation: incarnation.to_owned(),
         at_once: AT_ONCE,
@@ -262,7 +263,13 @@ impl Surroundings for Around {
     async fn source_access(&self, _: &Source) -> Result<Option<SourceAccess>, Failure> {
         Ok(None)
     }
-    async fn first_word(&self, _: &[JobTarget], _: Option<&SourceAccess>) -> JobFirst {
+    fn states_at(&self) -> String {
+        String::new()
+    }
+    async fn state_place(&self, _: Asker<'_>) -> Option<StatePlace> {
+        None
+    }
+    async fn first_word(&self, _: &[JobTarget], _: Option<&SourceAccess>, _: Option<&StatePlace>) -> JobFirst {
         JobFirst::default()
     }
     async fn start_worker(&self, _: OwnedFd, reaches: Reaches) -> Result<Started, Failure> {

@@ -6,12 +6,13 @@ use super::environment::private_file;
 use crate::stop::{Stop, io_failure};
 use crate::store::keeper::Keeper;
 use crate::store::server::{Serves, Serving};
-use crate::store::{Store, Whose};
+use crate::store::{Served, Store, Unopened, Where, Whose};
 use serde_json::{Value, json};
 use shared_proto::failure::{Code, Failure};
-use shared_proto::states::Key;
-use shared_proto::v1::{JobKind, JobRequest, JobStart};
+use shared_proto::states::{self, Key};
+use shared_proto::v1::{JobKind, JobRequest, JobStart, StateLock, StatePlace};
 use std::path::{Path, PathBuf};
+use tokio::sync::watch;
 
 /// The file in the working copy. `_override` makes the engine merge it over what the configuration says.
 const OVERRIDE: &str = "runner_backend_override.tf.json";
@@ -36,6 +37,8 @@ pub(crate) struct Here<'a> {
     pub(crate) request: &'a JobRequest,
     /// What has its listener outlive this process.
     pub(crate) keeper: Option<&'a Keeper>,
+    /// Where the runner's store is; none: in the stack's folder.
+    pub(crate) place: &'a watch::Receiver<Option<StatePlace>>,
 }
 
 /// Runs `init` so that the state is kept in the right place, and says which that is. `serving`: the store from where it is served on, also where
@@ -59,7 +62,9 @@ pub(crate) async fn init(engine: &mut Engine, here: &Here<'_>, serving: &mut Opt
     let folder = here.folder()?;
     super::private_folder(&folder)?;
     let elsewhere = &here.start.state_instance;
-    if !elsewhere.is_empty() && !Store::is_at(&folder) && !folder.join(WORKSPACES).exists() {
+    // what is in another place every instance finds, and says what it does not
+    let in_folder = !here.request.workspace.is_empty() || here.place.borrow().is_none();
+    if in_folder && !elsewhere.is_empty() && !Store::is_at(&folder) && !folder.join(WORKSPACES).exists() {
         // an empty state here would have everything made a second time
         let message = format!("the stack has no backend, and its state is on the instance {elsewhere}");
         return Err(Code::StateElsewhere.on(message).into());
@@ -82,7 +87,11 @@ pub(crate) async fn init(engine: &mut Engine, here: &Here<'_>, serving: &mut Opt
     };
     let content = json!({ "terraform": { "backend": backend } });
     private_file(&engine.common.root.join(OVERRIDE), content.to_string().as_bytes())?;
-    let place = if workspace.is_empty() { "the runner's store" } else { "the runner's state directory" };
+    let place = match here.place.borrow().as_ref().filter(|_| workspace.is_empty()) {
+        Some(place) => format!("the runner's store, in {}", states::shown(place)),
+        None if workspace.is_empty() => "the runner's store".to_owned(),
+        None => "the runner's state directory".to_owned(),
+    };
     let note =
         format!("The configuration has no backend: its state is kept in {place}, by {OVERRIDE} in the working copy.");
     engine.journal.note(note).await;
@@ -150,13 +159,27 @@ impl Here<'_> {
             instance: self.start.instance.clone(),
             person: request.created_by.clone(),
         };
-        let opened = tokio::task::spawn_blocking(move || Store::open(&folder, key, whose)).await;
-        let opened = opened.unwrap_or_else(|_| Err(Code::Internal.on("opening the store of states panicked")));
-        let (store, note) = opened?;
-        if let Some(note) = note {
+        let removes = (request.kind() == JobKind::Unlock).then(|| request.lock_id.clone());
+        let environment = &self.start.environment;
+        let environment = environment.iter().map(|(name, value)| (name.clone(), value.into())).collect();
+        let at = self.place.borrow().is_some().then(|| Where { place: self.place.clone(), environment });
+        let (another, goes) = (self.start.state_instance.clone(), removes.clone());
+        let opening = tokio::task::spawn_blocking(move || match at {
+            Some(at) => Store::open_elsewhere(&folder, &at, key, whose, &another, goes.as_deref()),
+            None => {
+                let (store, note) = Store::open(&folder, key, whose)?;
+                Ok((store, note.into_iter().collect()))
+            }
+        });
+        let opened = opening.await;
+        let opened = opened.unwrap_or_else(|_| Err(Code::Internal.on("opening the store of states panicked").into()));
+        let (store, notes) = opened.map_err(|e| match e {
+            Unopened::Failed(failure) => failure.into(),
+            Unopened::Served(by) => served(*by),
+        })?;
+        for note in notes {
             engine.journal.note(note).await;
         }
-        let removes = (request.kind() == JobKind::Unlock).then(|| request.lock_id.clone());
         let serves = Serves { removes, reads_only: request.untrusted };
         let serving = Keeper::listeners(self.keeper).and_then(|all| Serving::start(store, token, all, serves));
         let serving = serving.map_err(|e| io_failure(Code::Internal, "the state cannot be served", &e))?;
@@ -164,6 +187,20 @@ impl Here<'_> {
         engine.common.environment.extend(environment);
         Ok(serving)
     }
+}
+
+/// The states are somebody else's of whom nothing here proves that he has ended: told as a lock is, and removed like one.
+fn served(by: Served) -> Stop {
+    let Served { failure, claim, id } = by;
+    let lock = StateLock {
+        id,
+        operation: "serves the states".to_owned(),
+        who: format!("the instance {} of the runner", claim.instance),
+        created_ms: claim.time_ms,
+        job: claim.job,
+        ..StateLock::default()
+    };
+    Stop::Locked(failure, Box::new(lock), None)
 }
 
 /// Whether any file could name a backend at all. Wide: a comment is enough. Where no file has the word, there is none.

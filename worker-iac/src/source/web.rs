@@ -3,6 +3,7 @@
 //! host that it is for.
 
 use super::access::Access;
+use crate::net;
 use crate::process::Environment;
 use crate::stop::{Stop, io_failure};
 use bytes::Bytes;
@@ -12,11 +13,9 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use runner_sandbox::addresses;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::ServerName;
 use sha2::{Digest as _, Sha256};
-use shared_proto::address::{Address, HostPattern, host_and_port, host_port};
+use shared_proto::address::{host_and_port, host_port};
 use shared_proto::bounds::CONNECT_DEADLINE;
 use shared_proto::failure::{Code, Failure};
 use std::fs::OpenOptions;
@@ -26,7 +25,6 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -35,8 +33,6 @@ use tokio_rustls::client::TlsStream;
 const REDIRECTS_MAX: usize = 5;
 /// How long nothing may come.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
-/// The longest head of a proxy's answer, bytes.
-const PROXY_HEAD_MAX: usize = 8 * 1024;
 /// The longest address, bytes.
 const ADDRESS_MAX: usize = 8 * 1024;
 
@@ -129,57 +125,12 @@ impl<'a> Web<'a> {
     async fn connect(&self, host: &str, port: u16) -> Result<TlsStream<TcpStream>, Failure> {
         let at = host_port(host, port);
         let failed = |what: &dyn std::fmt::Display| Code::SourceUnavailable.on(format!("{at}: {what}"));
-        // a name that a proxy looks up is the proxy's to judge
-        if let Ok(ip) = host.parse::<IpAddr>() {
-            allowed(ip, &at)?;
-        }
-        let stream = match self.proxy(host) {
-            None => {
-                let found = tokio::net::lookup_host((host, port)).await.map_err(|e| failed(&e))?;
-                let mut last = failed(&"its name leads nowhere");
-                let mut connected = None;
-                for to in found {
-                    allowed(to.ip(), &at)?;
-                    match TcpStream::connect(to).await {
-                        Ok(stream) => {
-                            connected = Some(stream);
-                            break;
-                        }
-                        Err(e) => last = failed(&e),
-                    }
-                }
-                connected.ok_or(last)?
-            }
-            Some(proxy) => {
-                let stream = TcpStream::connect((proxy.host.as_str(), proxy.port))
-                    .await
-                    .map_err(|e| failed(&format!("the proxy: {e}")))?;
-                passed(stream, &at).await.map_err(|what| failed(&format!("the proxy: {what}")))?
-            }
-        };
-        let _ = stream.set_nodelay(true);
+        let caller = net::Caller { allowed: &|ip| allowed(ip, &at), failed: &failed };
+        let stream = net::connect(host, port, net::proxy(self.environment, host).as_ref(), &caller).await?;
         let name = ServerName::try_from(host.to_owned()).map_err(|_| failed(&"its host cannot be in a certificate"))?;
-        let tls = tls(self.access.authorities(host, port)).map_err(|what| failed(&what))?;
+        let tls = net::tls(self.access.authorities(host, port)).map_err(|what| failed(&what))?;
         TlsConnector::from(Arc::new(tls)).connect(name, stream).await.map_err(|e| failed(&format!("TLS: {e}")))
     }
-
-    /// The runner's proxy, where that host is to be asked by way of it.
-    fn proxy(&self, host: &str) -> Option<Address> {
-        let value = |name: &str| self.environment.get(name).and_then(|v| v.to_str()).unwrap_or_default();
-        if value("NO_PROXY").split(',').map(str::trim).any(|entry| is_direct(entry, host)) {
-            return None;
-        }
-        Address::parse(value("HTTPS_PROXY")).ok()
-    }
-}
-
-/// Whether an entry of NO_PROXY is for that host: a name is for what is below it, too.
-fn is_direct(entry: &str, host: &str) -> bool {
-    let name = entry.trim_start_matches("*.").trim_start_matches('.');
-    let ip = host.parse::<IpAddr>();
-    entry == "*"
-        || HostPattern::parse(name).is_some_and(|pattern| pattern.names(host) || ip.is_ok_and(|ip| pattern.holds(ip)))
-        || HostPattern::parse(&format!("*.{name}")).is_some_and(|pattern| pattern.names(host))
 }
 
 /// Whether an address may be asked for a source: none that a machine's own cloud has for it.
@@ -225,39 +176,6 @@ pub(super) fn relative(from: &Uri, to: &str) -> String {
 fn shown(uri: &Uri) -> String {
     let authority = uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
     format!("https://{authority}{}", uri.path()).chars().take(300).collect()
-}
-
-/// Has an HTTP proxy connect.
-async fn passed(mut stream: TcpStream, at: &str) -> Result<TcpStream, String> {
-    let request = format!("CONNECT {at} HTTP/1.1\r\nHost: {at}\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.map_err(|e| e.to_string())?;
-    let mut head = Vec::new();
-    // not a byte beyond the head: what follows is TLS
-    while !head.ends_with(b"\r\n\r\n") {
-        if head.len() > PROXY_HEAD_MAX {
-            return Err("its answer has no end".into());
-        }
-        head.push(stream.read_u8().await.map_err(|e| e.to_string())?);
-    }
-    let line = String::from_utf8_lossy(&head);
-    let line: String = line.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(200).collect();
-    if line.split(' ').nth(1) == Some("200") { Ok(stream) } else { Err(format!("it says {line:?}")) }
-}
-
-/// Whom to trust: those authorities, PEM, or the machine's.
-fn tls(ca_pem: &str) -> Result<ClientConfig, String> {
-    let mut roots = RootCertStore::empty();
-    let (added, _) = if ca_pem.is_empty() {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)
-    } else {
-        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(ca_pem.as_bytes()).flatten())
-    };
-    if added == 0 {
-        return Err("there are no certificate authorities that it could be checked with".to_owned());
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    Ok(config.map_err(|e| e.to_string())?.with_root_certificates(roots).with_no_client_auth())
 }
 
 // === impl Reply ===
@@ -377,22 +295,5 @@ mod tests {
             assert_eq!(allowed(ip, bad).expect_err(bad).code, Code::SourceRefused, "{bad}");
         }
         assert!(allowed("10.1.2.3".parse().expect("an address"), "").is_ok());
-    }
-
-    #[test]
-    fn which_hosts_are_asked_directly() {
-        for (entry, host, direct) in [
-            ("example.com", "example.com", true),
-            ("example.com", "a.example.com", true),
-            (".example.com", "a.example.com", true),
-            ("*.example.com", "a.example.com", true),
-            ("10.0.0.0/8", "10.1.2.3", true),
-            ("*", "any", true),
-            ("example.com", "notexample.com", false),
-            ("10.0.0.0/8", "11.1.2.3", false),
-            ("", "any", false),
-        ] {
-            assert_eq!(is_direct(entry, host), direct, "{entry} {host}");
-        }
     }
 }

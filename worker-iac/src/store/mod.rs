@@ -2,12 +2,18 @@
 //! HTTP backend ([`server`]); where the pieces lie is a [`Place`]'s.
 //!
 //! ```text
-//!  engine ── HTTP, loopback, the job's token ──▶ server ──▶ Store: lock, lineage, serial, seal ──▶ Place: whole files
+//!  engine ── HTTP, loopback, the job's token ──▶ server ──▶ Store: lock, lineage, serial, seal ──▶ Place: whole files or objects
+//!                                                                             Directory ◀──────────┤
+//!                                                    Elsewhere: claim, conditional writes ◀────────┴──▶ Bucket (S3), Cluster (Secrets)
 //! ```
 //! It must never take a state that does not follow the newest one, never change or remove one of the newest [`VERSIONS_MAX`], and never
 //! hold the claim of a stack that another worker serves. What its files say is checked each time: who writes there is not only this program.
 
+mod asks;
+mod bucket;
+mod cluster;
 mod content;
+mod elsewhere;
 pub(crate) mod keeper;
 mod md5;
 mod place;
@@ -15,16 +21,28 @@ pub(crate) mod server;
 #[cfg(test)]
 mod tests;
 
+use crate::process::Environment;
 use crate::stop::io_failure;
+use bucket::Bucket;
+use cluster::Cluster;
 use content::Facts;
+use elsewhere::{Before, Elsewhere, Remote};
+pub(crate) use elsewhere::{Served, Unopened};
 use place::{Directory, Place};
 use shared_proto::failure::{Code, Failure};
-use shared_proto::states::{self, Broken, FILE_MAX, HEAD_MAX, Head, Held, Key, LOCK_MAX, STATE_MAX, VERSIONS_MAX};
+use shared_proto::states::{
+    self, Broken, FILE_MAX, HEAD_MAX, Head, Held, KEPT_AT, Key, LOCK_MAX, STATE_MAX, VERSIONS_MAX,
+};
+use shared_proto::v1::StatePlace;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
+use tokio::sync::watch;
 
 /// A state in the stack's folder as it is: of a runner that had no store, or what an engine could not save and somebody put there.
 const PLAIN: &str = "terraform.tfstate";
+/// The longest name of a place, bytes.
+const KEPT_AT_MAX: usize = 4096;
 /// Its name once it is a version.
 const IMPORTED: &str = "terraform.tfstate.imported";
 
@@ -41,6 +59,15 @@ pub(crate) struct Whose {
     pub(crate) person: String,
 }
 
+/// A place elsewhere, as the runner's configuration names it.
+#[derive(Debug, Clone)]
+pub(crate) struct Where {
+    /// With the credentials of now; none: states are in the stacks' folders.
+    pub(crate) place: watch::Receiver<Option<StatePlace>>,
+    /// By which proxy it is asked.
+    pub(crate) environment: Environment,
+}
+
 /// The states of one stack.
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -51,6 +78,37 @@ pub(crate) struct Store {
     newest: Option<Option<Head>>,
 }
 
+// === impl Where ===
+
+impl Where {
+    fn remote(&self, stack: &str) -> Result<Box<dyn Remote>, Failure> {
+        // it becomes part of a path
+        if stack.is_empty() || !stack.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
+            return Err(Code::InvalidArgument.on("the stack's id is not of letters, digits, '-' and '_'"));
+        }
+        let place = self.place.borrow().clone().unwrap_or_default();
+        if let Some(refused) = &place.refused {
+            let connection = place.target.as_ref().map(|target| target.connection.as_str()).unwrap_or_default();
+            let message = format!(
+                "the states are in {}, and the connection {connection}: {}",
+                states::shown(&place),
+                refused.message
+            );
+            return Err(Failure::from_wire(&refused.code, &message, &refused.next_step));
+        }
+        let (told, environment) = (self.place.clone(), self.environment.clone());
+        match (bucket::of(&place), cluster::of(&place)) {
+            (Some(of), _) => Ok(Box::new(Bucket::new(of.clone(), stack, told, environment))),
+            (_, Some(of)) => Ok(Box::new(Cluster::new(of, stack, told, environment))),
+            (None, None) => {
+                let message = "the runner that started the job keeps states in a place that this worker does not know";
+                let next = "Start the runner anew: it is of another version than its programs.";
+                Err(Code::UnsupportedVersion.on(message).next(next))
+            }
+        }
+    }
+}
+
 // === impl Store ===
 
 impl Store {
@@ -58,12 +116,125 @@ impl Store {
     /// of that.
     ///
     /// # Errors
-    /// `busy`: another worker has it; `state_damaged`, `conflict`: what lies there cannot be taken; the file system.
+    /// `busy`: another worker has it; `state_damaged`, `conflict`: what lies there cannot be taken; `state_elsewhere`; the file system.
     pub(crate) fn open(folder: &Path, key: Key, whose: Whose) -> Result<(Self, Option<String>), Failure> {
         let place = Directory::claim(folder)?;
+        if let Some(at) = kept_at(folder)? {
+            if place.numbers().map_err(|e| place_failed(&place.shown(), &e))?.is_empty() {
+                return Err(is_elsewhere(folder, &at, &place.shown()));
+            }
+            // somebody has put them back
+            unkept(folder)?;
+        }
         let mut store = Self { place: Box::new(place), key, whose, newest: None };
         let note = store.import(folder)?;
         Ok((store, note))
+    }
+
+    /// Opens that of a stack in the place that the runner's configuration names, and nobody else has it as long as this is not released. States that
+    /// lie in the stack's folder are moved there: what is said of that. `another`: the instance that has had the stack, if not this one;
+    /// `removes`: whose claim is to go. On a thread that may wait, of a runtime.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`]; somebody else serves them; `state_unusable`, `target_forbidden`, `credentials_unavailable` and the like of the place.
+    pub(crate) fn open_elsewhere(
+        folder: &Path,
+        at: &Where,
+        key: Key,
+        whose: Whose,
+        another: &str,
+        removes: Option<&str>,
+    ) -> Result<(Self, Vec<String>), Unopened> {
+        let remote = at.remote(&whose.stack)?;
+        let shown = remote.shown();
+        let failed = |e: &io::Error| place_failed(&shown, e);
+        let here = Arc::new(Directory::claim(folder)?);
+        let moves = here.numbers().map_err(|e| failed(&e))?;
+        let before = Before::look(&*remote).map_err(|e| failed(&e))?;
+        let kept = kept_at(folder)?;
+        // an empty state would have everything made a second time
+        if before.is_nothing() && moves.is_empty() {
+            match &kept {
+                Some(other) if *other != shown => return Err(is_elsewhere(folder, other, &shown).into()),
+                None if !another.is_empty() && !folder.join(PLAIN).exists() => {
+                    let message =
+                        format!("the stack's last job was on the instance {another}, and nothing is in {shown}");
+                    let next = "Have all instances keep states in one place, or run the job on that instance.";
+                    return Err(Code::StateElsewhere.on(message).next(next).into());
+                }
+                _ => {}
+            }
+        }
+        let place = Elsewhere::claim(remote, here.clone(), before, &whose, removes)?;
+        let mut store = Self { place: Box::new(place), key, whose, newest: None };
+        match store.begin(folder, &here, &moves, kept) {
+            Ok(notes) => Ok((store, notes)),
+            Err(failure) => {
+                store.release();
+                Err(failure.into())
+            }
+        }
+    }
+
+    /// Takes in what lies in the stack's folder, and writes down there that states are elsewhere; what is said of that. `kept`: where they were said
+    /// to be.
+    fn begin(
+        &mut self,
+        folder: &Path,
+        here: &Directory,
+        moves: &[u64],
+        kept: Option<String>,
+    ) -> Result<Vec<String>, Failure> {
+        let (mut notes, shown) = (Vec::new(), self.place.shown());
+        if kept.as_ref() != Some(&shown) {
+            keep_at(folder, &shown)?;
+            notes
+                .extend(kept.map(|at| format!("The states of the stack were in {at} before, and are in {shown} now.")));
+        }
+        if !moves.is_empty() {
+            notes.push(self.move_in(here, moves)?);
+        }
+        notes.extend(self.import(folder)?);
+        Ok(notes)
+    }
+
+    /// Gives it back; nothing is asked of it after that. Without it a place elsewhere is only this instance's.
+    pub(crate) fn release(&self) {
+        self.place.release();
+    }
+
+    /// Whether somebody else's claim was removed for this one.
+    pub(crate) fn freed(&self) -> bool {
+        self.place.freed()
+    }
+
+    /// Puts the versions of the stack's folder where states are now, as they are, and its lock; what is said of that.
+    fn move_in(&mut self, here: &Directory, numbers: &[u64]) -> Result<String, Failure> {
+        let (from, to) = (here.shown(), self.place.shown());
+        let of_here = |e: &io::Error| place_failed(&from, e);
+        let there = self.numbers()?;
+        for number in numbers {
+            let file = here.read(*number, FILE_MAX + 1).map_err(|e| of_here(&e))?.unwrap_or_default();
+            if there.contains(number) {
+                // one that was killed had moved it
+                if self.place.read(*number, FILE_MAX + 1).map_err(|e| self.failed(&e))?.as_ref() == Some(&file) {
+                    continue;
+                }
+            } else if there.last().is_none_or(|last| last < number) {
+                self.place.add(*number, (&file, &[])).map_err(|e| self.failed(&e))?;
+                continue;
+            }
+            let message = format!("{from} and {to} have states of the stack that do not follow one another");
+            let next = format!("Look which are right; move {from}/{} away where those in {to} are.", states::VERSIONS);
+            return Err(Code::Conflict.on(message).next(next));
+        }
+        if let (Some(lock), None) =
+            (here.lock().map_err(|e| of_here(&e))?, self.place.lock().map_err(|e| self.failed(&e))?)
+        {
+            self.place.set_lock(Some(&lock)).map_err(|e| self.failed(&e))?;
+        }
+        here.set_aside().map_err(|e| of_here(&e))?;
+        Ok(format!("The versions of the state in {from} were moved to {to}."))
     }
 
     /// Whether there is a store in that folder, or a state that would become one's first version.
@@ -82,8 +253,9 @@ impl Store {
             Some(state) if state.is_empty() => return Ok(None),
             Some(state) => state,
         };
-        if state.len() > STATE_MAX {
-            return Err(Code::TooLarge.on(format!("{shown} has more than {STATE_MAX} bytes")));
+        let largest = self.place.largest();
+        if state.len() > largest {
+            return Err(Code::TooLarge.on(format!("{shown} has more than {largest} bytes")));
         }
         let facts = Facts::of(&state).ok_or_else(|| {
             let next = "Put a whole state there, or move the file away: without it the newest version is what counts.";
@@ -121,11 +293,12 @@ impl Store {
     /// # Errors
     /// `invalid_argument`, `too_large`, `state_locked`, `conflict`, `disk_full`; the newest one is what it was.
     pub(crate) fn write(&mut self, lock: &str, state: Vec<u8>) -> Result<(), Failure> {
-        if state.len() > STATE_MAX {
-            return Err(too_large(state.len() as u64));
+        if state.len() > self.place.largest() {
+            return Err(too_large(state.len() as u64, self.place.largest()));
         }
         let facts =
             Facts::of(&state).ok_or_else(|| Code::InvalidArgument.on("what is to be written is no whole state"))?;
+        self.place.is_ours().map_err(|e| self.failed(&e))?;
         match self.held()? {
             Some(held) if !lock.is_empty() && held.id() == lock => {}
             Some(held) => {
@@ -191,7 +364,7 @@ impl Store {
     pub(crate) fn held(&self) -> Result<Option<Held>, Failure> {
         let Some(note) = self.place.lock().map_err(|e| self.failed(&e))? else { return Ok(None) };
         serde_json::from_slice(&note).map(Some).map_err(|_| {
-            let shown = format!("{}/{}", self.place.shown(), states::LOCK);
+            let shown = self.place.called(states::LOCK);
             let next = format!("Make sure that nobody is at work on the state, then remove {shown}.");
             Code::StateDamaged.on(format!("the note of the lock, {shown}, cannot be read")).next(next)
         })
@@ -209,6 +382,7 @@ impl Store {
         if held.id().is_empty() {
             return Err(Code::InvalidArgument.on("the lock has no id"));
         }
+        self.place.is_ours().map_err(|e| self.failed(&e))?;
         match self.held()? {
             Some(before) if before.id() == held.id() => return Ok(None),
             Some(before) => return Ok(Some(before)),
@@ -218,8 +392,15 @@ impl Store {
         if note.len() > LOCK_MAX {
             return Err(Code::TooLarge.on(format!("what is said of the lock has more than {LOCK_MAX} bytes")));
         }
-        self.place.set_lock(Some(&note)).map_err(|e| self.failed(&e))?;
-        Ok(None)
+        match self.place.set_lock(Some(&note)) {
+            Ok(()) => Ok(None),
+            // another one came between
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => match self.held()? {
+                Some(before) => Ok(Some(before)),
+                None => Err(self.failed(&e)),
+            },
+            Err(e) => Err(self.failed(&e)),
+        }
     }
 
     /// Takes the lock of that id back; where there is none, none.
@@ -255,6 +436,10 @@ impl Store {
     /// Writes a version, and removes those that are too many.
     fn add(&mut self, state: Vec<u8>, facts: Facts, copy_of: u64, reason: String) -> Result<(), Failure> {
         let number = self.numbers()?.last().copied().unwrap_or(0) + 1;
+        let follows = self.newest.as_ref().map(|newest| newest.as_ref().map_or(0, |newest| newest.number));
+        if follows.is_some_and(|last| last + 1 != number) {
+            return Err(self.overtaken(number - 1));
+        }
         let Whose { stack, job, instance, person } = self.whose.clone();
         let head = Head {
             number,
@@ -275,11 +460,20 @@ impl Store {
             .key
             .seal(&stack, &head, state)
             .ok_or_else(|| Code::TooLarge.on(format!("what is said of the state has more than {HEAD_MAX} bytes")))?;
-        // what is there is to be looked for anew, whatever comes of this
-        self.newest = None;
-        self.place.add(number, (&first, &rest)).map_err(|e| self.failed(&e))?;
-        self.newest = Some(Some(head));
+        // what is there is to be looked for anew, whatever comes of this; but what was overtaken once stays so
+        let before = self.newest.take();
+        if let Err(e) = self.place.add(number, (&first, &rest)) {
+            let overtaken = e.kind() == io::ErrorKind::AlreadyExists;
+            self.newest = before.filter(|_| overtaken);
+            return Err(if overtaken { self.overtaken(number) } else { self.failed(&e) });
+        }
         let numbers = self.numbers()?;
+        // its number may have been free because it was removed for the many that came after it
+        if let Some(last) = numbers.last().filter(|last| **last != number) {
+            self.newest = before;
+            return Err(self.overtaken(*last));
+        }
+        self.newest = Some(Some(head));
         for old in &numbers[..numbers.len().saturating_sub(VERSIONS_MAX)] {
             // one that stays is looked for again the next time
             let _ = self.place.remove(*old);
@@ -313,7 +507,7 @@ impl Store {
     }
 
     fn damaged(&self, number: u64, broken: Broken) -> Failure {
-        let file = format!("{}/{}/{}", self.place.shown(), states::VERSIONS, states::file_name(number));
+        let file = self.place.called(&format!("{}/{}", states::VERSIONS, states::file_name(number)));
         let failure = Code::StateDamaged.on(format!("version {number} of the state, {file}: {broken}"));
         match broken {
             Broken::Key => failure.next(format!(
@@ -324,14 +518,62 @@ impl Store {
         }
     }
 
+    /// Somebody else has written that version, which is not what this state follows.
+    fn overtaken(&self, number: u64) -> Failure {
+        let message =
+            format!("another job has meanwhile written version {number} of the state in {}", self.place.shown());
+        let next = "Look which of the two states is right; a new job goes on from the newest version.";
+        Code::Conflict.on(message).next(next)
+    }
+
     fn failed(&self, e: &io::Error) -> Failure {
-        io_failure(Code::StateUnusable, format_args!("the states of the stack in {}", self.place.shown()), e)
+        place_failed(&self.place.shown(), e)
     }
 }
 
+/// What fails at a place: a failure of its own, or the file system's.
+fn place_failed(shown: &str, e: &io::Error) -> Failure {
+    match e.get_ref().and_then(|inner| inner.downcast_ref::<Failure>()) {
+        Some(failure) => {
+            let message = format!("the states of the stack in {shown}: {}", failure.message);
+            failure.code.on(message).next(failure.next_step.clone())
+        }
+        None => io_failure(Code::StateUnusable, format_args!("the states of the stack in {shown}"), e),
+    }
+}
+
+/// Where the states of a stack's folder are said to be; none: in it.
+fn kept_at(folder: &Path) -> Result<Option<String>, Failure> {
+    let path = folder.join(KEPT_AT);
+    let text = place::read(&path, KEPT_AT_MAX).map_err(|e| place_failed(&path.display().to_string(), &e))?;
+    Ok(text.map(|text| String::from_utf8_lossy(&text).trim().to_owned()).filter(|text| !text.is_empty()))
+}
+
+/// Says it from now on.
+fn keep_at(folder: &Path, shown: &str) -> Result<(), Failure> {
+    let path = folder.join(KEPT_AT);
+    let written = shared_proto::file::write_whole(&path, format!("{shown}\n").as_bytes(), 0o600);
+    written.map_err(|e| place_failed(&path.display().to_string(), &e))
+}
+
+/// They are in it again.
+fn unkept(folder: &Path) -> Result<(), Failure> {
+    let path = folder.join(KEPT_AT);
+    std::fs::remove_file(&path).map_err(|e| place_failed(&path.display().to_string(), &e))
+}
+
+fn is_elsewhere(folder: &Path, at: &str, shown: &str) -> Failure {
+    let message = format!("the states of the stack were kept in {at}, and there are none in {shown}");
+    let next = format!(
+        "Name that place in [jobs.states] again, or copy what is in it; where the stack is to begin anew, remove {}.",
+        folder.join(KEPT_AT).display()
+    );
+    Code::StateElsewhere.on(message).next(next)
+}
+
 /// A state of so many bytes is not taken.
-fn too_large(bytes: u64) -> Failure {
+fn too_large(bytes: u64, largest: usize) -> Failure {
     Code::TooLarge
-        .on(format!("the state has {bytes} bytes, and the runner's store takes {STATE_MAX}"))
+        .on(format!("the state has {bytes} bytes, and the runner's store takes {largest}"))
         .next("Divide the stack, or give it a backend of its own.")
 }

@@ -1,8 +1,8 @@
-//! What a store of states keeps its pieces in: a directory. Another kind of place is another [`Place`].
+//! What a store of states keeps its pieces in: a directory, which is this machine's. Another kind of place is another [`Place`].
 
 use nix::libc;
 use shared_proto::failure::{Code, Failure};
-use shared_proto::states::{self, LOCK, LOCK_MAX, VERSIONS};
+use shared_proto::states::{self, LOCK, LOCK_MAX, STATE_MAX, VERSIONS};
 use std::fmt::Debug;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
@@ -20,6 +20,24 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub(super) trait Place: Debug + Send {
     /// What it is called to people.
     fn shown(&self) -> String;
+    /// What a thing in it is called to people, of that name in a directory.
+    fn called(&self, name: &str) -> String {
+        format!("{}/{name}", self.shown())
+    }
+    /// The largest state that it takes, bytes.
+    fn largest(&self) -> usize {
+        STATE_MAX
+    }
+    /// Whether somebody else was said to be gone, who had it, and it was taken over for that.
+    fn freed(&self) -> bool {
+        false
+    }
+    /// Whether whoever calls it is still the only one; in a directory nobody else can be.
+    fn is_ours(&self) -> io::Result<()> {
+        Ok(())
+    }
+    /// Gives it back: nothing is called after it.
+    fn release(&self) {}
     /// The numbers of the versions that are there, in their order.
     fn numbers(&self) -> io::Result<Vec<u64>>;
     /// The first so many bytes of a version. None: it is not there.
@@ -53,23 +71,19 @@ impl Directory {
     /// # Errors
     /// `busy` where somebody has it and does not let go; the file system.
     pub(super) fn claim(folder: &Path) -> Result<Self, Failure> {
-        let failed =
-            |e: io::Error| crate::stop::io_failure(Code::StateUnusable, format_args!("{}", folder.display()), &e);
-        crate::engine::private_folder(folder)?;
+        let claim = lock_folder(folder)?;
         let versions = folder.join(VERSIONS);
         crate::engine::private_folder(&versions)?;
-        let claim = plain().write(true).create(true).open(folder.join(CLAIM)).map_err(failed)?;
-        let start = Instant::now();
-        loop {
-            match claim.try_lock() {
-                Ok(()) => return Ok(Self { folder: folder.to_owned(), versions, _claim: claim }),
-                Err(TryLockError::WouldBlock) if start.elapsed() < CLAIMED_MAX => std::thread::sleep(LOOK_EVERY),
-                Err(TryLockError::WouldBlock) => {
-                    let message = format!("another job of this runner is at the states in {}", folder.display());
-                    return Err(Code::Busy.on(message));
-                }
-                Err(TryLockError::Error(e)) => return Err(failed(e)),
-            }
+        Ok(Self { folder: folder.to_owned(), versions, _claim: claim })
+    }
+
+    /// Puts its versions and the note of its lock out of the way, for good when this returns: they are elsewhere.
+    pub(super) fn set_aside(&self) -> io::Result<()> {
+        let aside = |name: &str| self.folder.join(format!("{name}.moved-{}", shared_proto::now_ms()));
+        std::fs::rename(&self.versions, aside(VERSIONS))?;
+        match std::fs::rename(self.folder.join(LOCK), aside(LOCK)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => File::open(&self.folder)?.sync_all(),
         }
     }
 
@@ -141,6 +155,28 @@ impl Place for Directory {
             _ => {}
         }
         File::open(&self.folder)?.sync_all()
+    }
+}
+
+/// Locks a stack's folder: no other worker of this machine has it as long as what is given back lives. A worker that was killed has it no more.
+///
+/// # Errors
+/// `busy` where somebody has it and does not let go; the file system.
+fn lock_folder(folder: &Path) -> Result<File, Failure> {
+    let failed = |e: io::Error| crate::stop::io_failure(Code::StateUnusable, format_args!("{}", folder.display()), &e);
+    crate::engine::private_folder(folder)?;
+    let claim = plain().write(true).create(true).open(folder.join(CLAIM)).map_err(failed)?;
+    let start = Instant::now();
+    loop {
+        match claim.try_lock() {
+            Ok(()) => return Ok(claim),
+            Err(TryLockError::WouldBlock) if start.elapsed() < CLAIMED_MAX => std::thread::sleep(LOOK_EVERY),
+            Err(TryLockError::WouldBlock) => {
+                let message = format!("another job of this runner is at the states in {}", folder.display());
+                return Err(Code::Busy.on(message));
+            }
+            Err(TryLockError::Error(e)) => return Err(failed(e)),
+        }
     }
 }
 

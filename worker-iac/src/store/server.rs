@@ -138,8 +138,11 @@ impl Serving {
     pub(crate) async fn close(mut self) {
         self.tasks.shutdown().await;
         // what is being written is written
-        let turn = self.shared.store.lock().await;
-        drop(turn);
+        let released = self.shared.with(|store| {
+            store.release();
+            Ok(())
+        });
+        let _ = released.await;
     }
 }
 
@@ -302,7 +305,7 @@ async fn body(request: Request<Incoming>, max: usize, read: usize) -> Result<Vec
     });
     taken.await.unwrap_or_else(|_| Err(Code::DeadlineExceeded.on("its content did not come in time")))?;
     if bytes > max as u64 {
-        return Err(too_large(bytes));
+        return Err(too_large(bytes, max));
     }
     if let Some(digest) = digest {
         let found = STANDARD.encode(md5::digest(&content));

@@ -51,6 +51,7 @@ pub(super) struct Known {
     pub(super) unreachable: bool,
     /// The runner's own set.
     pub(super) plan_rules: String,
+    pub(super) state_place: Option<v1::StatePlace>,
     /// In each token that is resolved, and of which connections some were.
     pub(super) token: u32,
     pub(super) resolved: Vec<String>,
@@ -374,6 +375,7 @@ impl Host {
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
         let settings = Settings {
             state_dir: self.state.0.clone(),
+            state_key_file: None,
             instance_id: self.instance.clone(),
             incarnation: "n1".into(),
             at_once: 4,
@@ -409,7 +411,7 @@ impl Host {
         let names = std::fs::read_dir(&versions).into_iter().flatten().flatten().map(|entry| entry.file_name());
         let Some(newest) = names.filter_map(|name| number_of(name.to_str()?)).max() else { return String::new() };
         let file = std::fs::read(versions.join(file_name(newest))).expect("a version");
-        let key = super::key::of_stack(&self.state.0, stack).expect("a key");
+        let key = super::key::of_stack(&self.state.0, None, stack).expect("a key");
         let (_, state) = key.open(stack, newest, file).expect("opens");
         String::from_utf8(state).expect("text")
     }
@@ -540,7 +542,18 @@ impl Surroundings for Around {
     async fn source_access(&self, _: &v1::Source) -> Result<Option<v1::SourceAccess>, Failure> {
         Ok(None)
     }
-    async fn first_word(&self, _: &[v1::JobTarget], _: Option<&v1::SourceAccess>) -> v1::JobFirst {
+    fn states_at(&self) -> String {
+        self.plane.update(|p| p.state_place.as_ref().map(shared_proto::states::shown).unwrap_or_default())
+    }
+    async fn state_place(&self, _: Asker<'_>) -> Option<v1::StatePlace> {
+        self.plane.update(|p| p.state_place.clone())
+    }
+    async fn first_word(
+        &self,
+        _: &[v1::JobTarget],
+        _: Option<&v1::SourceAccess>,
+        _: Option<&v1::StatePlace>,
+    ) -> v1::JobFirst {
         v1::JobFirst::default()
     }
     async fn start_worker(&self, folder: OwnedFd, _: Reaches) -> Result<Started, Failure> {
