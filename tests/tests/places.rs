@@ -278,9 +278,9 @@ async fn goes(set: &mut Set, mut switch: impl AsyncFnMut(&mut Server, bool) -> R
     let stack = user.stack("slow", "opentofu", &slow(12)).await?;
     let id = user.start_job("slow", &json!({ "kind": "update", "approve_automatically": true })).await?;
     user.job_in(&id, &["applying"], JOB).await?;
-    eventually(JOB, "the first resource", || async {
-        let events = Value::from(user.events(&id).await?).to_string();
-        Ok(events.contains("time_sleep.wait").then_some(()))
+    eventually(JOB, "the second resource to be in the making", || async {
+        let progress = Value::from(user.events_of(&id, "resource_progress").await?).to_string();
+        Ok(progress.contains("time_sleep.wait").then_some(()))
     })
     .await?;
     switch(&mut set.server, false).await?;

@@ -297,7 +297,12 @@ impl Cluster {
             if list["metadata"]["continue"].as_str().is_some_and(|rest| !rest.is_empty()) {
                 return Err(unreadable(&format!("has more than {LISTED_MAX} of one stack")));
             }
-            let items = list["items"].as_array().ok_or_else(|| unreadable("cannot be read"))?;
+            // of none the list is null
+            let items = match &list["items"] {
+                Value::Array(items) => items.as_slice(),
+                Value::Null if list["kind"] == "PartialObjectMetadataList" => &[],
+                _ => return Err(unreadable("cannot be read")),
+            };
             Ok(items.iter().filter_map(|item| item["metadata"]["name"].as_str()).map(str::to_owned).collect())
         })
     }
