@@ -445,10 +445,19 @@ fn signatures_are_what_s3_computes_and_policies_are_kept() {
         assert!(failure.next_step.contains("the credentials of the connection account"), "{failure}");
         assert!(!failure.to_string().contains("s3cr3t-of-the-tests"), "{failure}");
     }
-    let (mut store, _) = open(right).expect("opens");
+    // newer credentials are taken as they come, in the middle of a job
+    let (told, heard) = watch::channel(Some(place(BUCKET, right.clone())));
+    let at = Where { place: heard, environment: Environment::new() };
+    let in_it = world.runtime.enter();
+    let (mut store, _) = Store::open_elsewhere(folder.path(), &at, key(), whose("i1", "j1"), "", None).expect("opens");
+    drop(in_it);
     store.lock(br#"{"ID":"L"}"#).expect("locks");
     store.write("L", state(1, "a")).expect("writes");
-    assert_eq!(store.read().expect("reads"), Some(state(1, "a")));
+    told.send_replace(Some(place(BUCKET, AwsTarget { secret_access_key: "ended".into(), ..right.clone() })));
+    assert_eq!(code(store.write("L", state(2, "b"))), Code::TargetForbidden);
+    told.send_replace(Some(place(BUCKET, right)));
+    store.write("L", state(2, "b")).expect("writes");
+    assert_eq!(store.read().expect("reads"), Some(state(2, "b")));
 }
 
 #[test]
