@@ -483,7 +483,7 @@ async fn given_up(backend: Backend) -> Result<()> {
     ensure!(set.lock("lost", &key).await?.is_none(), "it was not removed");
     // who, why, and that it was forced: with the job, and in the log of the runner that did it
     let by = job.0["created_by"].as_str().context("a person")?;
-    let said = set.ctl.text(&["job", "logs", &unlocks]).await?;
+    let said = serde_json::to_string(&set.user().events(&unlocks).await?)?;
     ensure!(said.contains(&format!("{by} removes the lock {lock}: {REASON} (forced)")), "{said}");
     let runner = second.as_ref().unwrap_or(&set.runner);
     let records = audit(runner)?;
@@ -544,7 +544,7 @@ async fn unreleased(backend: Backend) -> Result<()> {
     let (known, _) = set.said("kept", "dead", &id).await?;
     ensure!(known["holder"]["evidence"].to_string().contains("could not let go of it"), "{known}");
     way.set(Wire::Pass);
-    set.is_dead_and_removed("kept", &key, &id, "ended with exit code 1").await?;
+    set.is_dead_and_removed("kept", &key, &id, "end with exit code 1").await?;
     set.goes_on("kept", &key).await
 }
 

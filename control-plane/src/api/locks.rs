@@ -242,12 +242,16 @@ fn holder(before: &[Seen], lock: &KnownLock) -> Holder {
             None => Holder { job: Some(lock.job.clone()), ..Holder::nobody(Verdict::Dead, evidence) },
         };
     }
+    // the runner's own store, where that is in no folder, says who serves it
+    if let Some(job) = before.iter().find(|job| job.id == lock.job) {
+        return job.judged(None, &format!("the runner's own store is claimed by job {} of this stack", job.id));
+    }
     if lock.created_ms == 0 {
         return Holder::nobody(Verdict::CannotTell, "the engine did not say when it was made".into());
     }
     for job in before {
         let Some(command) = job.commands.iter().find(|command| job.had(command, lock)) else { continue };
-        return job.judged(command, "made it: it has told since of what only whoever has the lock can");
+        return job.made(command, "made it: it has told since of what only whoever has the lock can");
     }
     let by = if lock.who.is_empty() { String::new() } else { format!(" It says that it is of {}.", lock.who) };
     let at_work = before.iter().find(|job| {
@@ -366,18 +370,23 @@ impl Seen {
     fn holds(&self) -> Option<Holder> {
         let command = self.commands.last().filter(|command| !self.had_it && !self.let_go(command))?;
         match command.had_ms {
-            Some(_) if command.kept => Some(self.judged(command, "has had the lock, and could not let go of it")),
-            Some(_) => Some(self.judged(command, "has had the lock, and has told of nothing that let go of it")),
-            None if !self.ended => Some(self.judged(command, "has asked for the lock: it has it, or waits for it")),
+            Some(_) if command.kept => Some(self.made(command, "has had the lock, and could not let go of it")),
+            Some(_) => Some(self.made(command, "has had the lock, and has told of nothing that let go of it")),
+            None if !self.ended => Some(self.made(command, "has asked for the lock: it has it, or waits for it")),
             None => None,
         }
     }
 
     /// Whether the holder of a lock that this command made is still there. `did`: how that is known.
-    fn judged(&self, command: &Command, did: &str) -> Holder {
+    fn made(&self, command: &Command, did: &str) -> Holder {
         let on = if command.host.is_empty() { String::new() } else { format!(" on {}", command.host) };
         let who = format!("the engine ({}{on}) of job {} of this stack {did}", command.name, self.id);
-        let holder = self.holder(Some(command));
+        self.judged(Some(command), &who)
+    }
+
+    /// Whether this job is still there, or that command of it. `who`: what has the lock.
+    fn judged(&self, command: Option<&Command>, who: &str) -> Holder {
+        let holder = self.holder(command);
         let (verdict, how) = match holder.silent_since_ms {
             _ if self.ended => self.ending(),
             None => (Verdict::Live, format!("the job is at work still ({})", self.phase)),
