@@ -56,6 +56,7 @@ const JSON: &[&str] = &[
     "PlanSaved",
     "CancelProgress",
     "EngineStarted",
+    "HookStarted",
     "JobResult",
     "Redacted",
     "StateResource",
@@ -83,7 +84,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         );
     }
     // what an earlier version wrote has it not
-    for field in ["PhaseChanged.isolation_level", "StateLock.job", "StateLock.holder_gone"] {
+    for field in ["PhaseChanged.isolation_level", "StateLock.job", "StateLock.holder_gone", "JobResult.applied"] {
         build = build.field_attribute(format!(".runner.v1.{field}"), "#[serde(default)]");
     }
     // the runner's own business

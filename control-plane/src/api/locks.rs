@@ -106,7 +106,7 @@ fn lock_of(job: &Job) -> Option<KnownLock> {
 /// Whether a job's engine has had the lock, or has removed it. What only reads a state asks for none.
 fn had_it(job: &Job) -> bool {
     let reads = matches!(job.kind, JobKind::Outputs | JobKind::State | JobKind::Versions);
-    job.accepted && !reads && matches!(job.phase, Phase::Applied | Phase::NoChanges)
+    job.accepted && !reads && (job.has_applied() || job.phase == Phase::NoChanges)
 }
 
 async fn holder(state: &ApiState, before: &[Job], lock: &KnownLock) -> Result<Holder, Failure> {

@@ -62,7 +62,7 @@ pub trait Surroundings: Send + Sync + 'static {
     /// until what is given back is dropped.
     ///
     /// # Errors
-    /// `policy_denied`, `secret_denied` and the like: what it refers to may not be asked for; `busy` where a bound of the rule is reached, and it is only not taken now.
+    /// `policy_denied`, `secret_denied`, `hooks_refused` and the like: what it refers to may not be asked for; `busy` where a bound of the rule is reached, and it is only not taken now.
     async fn allows(&self, request: &JobRequest, takes: bool) -> Result<Option<Permit>, Failure>;
     /// Whether the runner's own policy lets the plan of a job that reconciles be applied without asking.
     fn reconciles(&self, request: &JobRequest) -> bool;
