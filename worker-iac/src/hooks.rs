@@ -168,6 +168,8 @@ impl Hooks {
             input: None,
             output: (&out, &err),
             writes: own.into_iter().flatten().collect(),
+            // not where that would be the source and the plan
+            writes_tmp: !self.work.starts_with(process::TMP),
             asks: Asks::Group,
         };
         let hear = async |heard: Heard| tell(&call, journal, heard).await;

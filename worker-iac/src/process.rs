@@ -50,6 +50,8 @@ pub(crate) struct Program<'a> {
     pub(crate) output: (&'a Path, &'a Path),
     /// Below what it writes, makes and removes; beside that it is kept from all that, and from looking into this process.
     pub(crate) writes: Vec<&'a Path>,
+    /// Whether it writes below [`TMP`] as well.
+    pub(crate) writes_tmp: bool,
     /// Who of it is asked to stop.
     pub(crate) asks: Asks,
 }
@@ -70,8 +72,8 @@ const TMP_FOLDER: &str = "tmp";
 /// How often what was left behind is ended, and how long each time may take to be gone.
 const LEFT_ROUNDS: u32 = 500;
 const LEFT_EVERY: Duration = Duration::from_millis(10);
-/// Written by every program: what forgets the usual place of temporary files.
-const TMP: &str = "/tmp";
+/// For what forgets the usual place of temporary files.
+pub(crate) const TMP: &str = "/tmp";
 
 /// What happened while a program ran, for whoever reads its output.
 #[derive(Debug)]
@@ -358,7 +360,7 @@ fn spawn(program: &Program<'_>) -> io::Result<tokio::process::Child> {
     }
     if landlock::abi() > 0 {
         let domain = Ruleset::of_writing(Scope { no_tcp: false, own_signals_and_sockets: true })?;
-        for path in program.writes.iter().copied().chain([Path::new(TMP)]) {
+        for path in program.writes.iter().copied().chain(program.writes_tmp.then_some(Path::new(TMP))) {
             domain.allow_path(path, Access::Write)?;
         }
         for device in landlock::DEVICES {

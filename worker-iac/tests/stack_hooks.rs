@@ -11,15 +11,18 @@ use shared_proto::v1::{
 
 const MAIN: &str =
     "resource \"terraform_data\" \"a\" { input = \"one\" }\noutput \"o\" { value = terraform_data.a.output }\n";
-/// Where its job's folder is: not below /tmp, where every program may write.
-const PARENT: &str = "/var/tmp";
+/// Where jobs' folders are: below /tmp, where other programs may write, and elsewhere.
+const PARENTS: [&str; 2] = ["/var/tmp", "/tmp"];
 const FAILS: &str = "#!/bin/sh\necho about to fail\nexit 3\n";
 /// Says that it has begun, and then nothing for long: the shell waits for another program.
 const WAITS: &str = "#!/bin/sh\necho begun\nsleep 600\necho went on\n";
 
 /// A job whose source has these files beside its module.
 fn job(engine: &EngineProgram, kind: JobKind, files: &[(&str, &str)], hooks: Hooks) -> Job {
-    let folder = tempfile::tempdir_in(PARENT).expect("a folder");
+    job_in(PARENTS[0], engine, kind, files, hooks)
+}
+fn job_in(parent: &str, engine: &EngineProgram, kind: JobKind, files: &[(&str, &str)], hooks: Hooks) -> Job {
+    let folder = tempfile::tempdir_in(parent).expect("a folder");
     let files: Vec<_> = [("main.tf", MAIN)].iter().chain(files).copied().collect();
     let mut job = Job::within(folder, engine, kind, &files);
     job.request().stack_name = "shop".into();
@@ -251,7 +254,7 @@ fn what_comes_before_the_plan_may_make_the_module_and_nothing_that_no_source_has
         mkdir -p .terraform/modules && echo '{}' >.terraform/modules/modules.json\nln -s /usr/bin/env tool\n";
     for engine in engines() {
         let hooks = Hooks { before_plan: "generate.sh".into(), ..Default::default() };
-        let folder = tempfile::tempdir_in(PARENT).expect("a folder");
+        let folder = tempfile::tempdir_in(PARENTS[0]).expect("a folder");
         let mut job = Job::within(folder, &engine, JobKind::Update, &[("generate.sh", generates)]);
         assert_eq!(result(&job.run("plan")).code, "source_refused", "there is no module");
         std::fs::remove_dir_all(job.work()).expect("removes");
@@ -296,12 +299,12 @@ fn none_is_run_of_a_source_that_nobody_vouches_for_and_none_for_what_reads() {
 fn what_is_applied_is_what_was_planned_whatever_hooks_do() {
     let writes = "#!/bin/sh\nfor file in ../data/plan.bin main.tf ../events ../tmp/engine.tfrc; do\n\
         if echo changed >>$file; then echo wrote $file; fi\ndone 2>/dev/null\necho tried\n";
-    for engine in engines() {
+    for (engine, parent) in engines().iter().flat_map(|engine| PARENTS.map(|parent| (engine, parent))) {
         if landlock::abi() == 0 {
             println!("SKIPPED: no Landlock here: a plan that a hook has changed is not applied");
         }
         let hooks = Hooks { after_plan: "write.sh".into(), before_apply: "write.sh".into(), ..Default::default() };
-        let mut job = job(&engine, JobKind::Update, &[("write.sh", writes)], hooks);
+        let mut job = job_in(parent, engine, JobKind::Update, &[("write.sh", writes)], hooks);
         let planned = job.run("plan");
         let plan =
             bodies(&planned).find_map(|b| if let Body::PlanSaved(plan) = b { Some(plan.sha256.clone()) } else { None });

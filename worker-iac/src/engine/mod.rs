@@ -387,6 +387,7 @@ impl Common {
             input: matches!(command, Command::Set(_)).then(|| self.input()),
             output,
             writes,
+            writes_tmp: true,
             asks: Asks::Itself,
         }
     }

@@ -132,6 +132,7 @@ impl<'a> Git<'a> {
             input,
             output: (&out_path, &err_path),
             writes: vec![self.places.source, self.places.tmp],
+            writes_tmp: true,
             asks: Asks::Itself,
         };
         let (mut out, mut complaint, mut broken, mut error) = (String::new(), String::new(), None, String::new());
