@@ -56,6 +56,7 @@ const JSON: &[&str] = &[
     "PlanSaved",
     "CancelProgress",
     "EngineStarted",
+    "HookStarted",
     "JobResult",
     "Redacted",
     "StateResource",
@@ -89,6 +90,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "StateLock.holder_gone",
         "EngineStarted.host",
         "JobResult.nothing_left",
+        "JobResult.applied",
     ] {
         build = build.field_attribute(format!(".runner.v1.{field}"), "#[serde(default)]");
     }

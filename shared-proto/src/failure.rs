@@ -134,6 +134,7 @@ failures! {
     EngineFailed "engine_failed" FailedPrecondition 422 GENERAL "The engine ended with an error." "Read its diagnostics.";
     TimeLimit "time_limit" DeadlineExceeded 504 GENERAL "A step of the job took longer than it may." "Look at the job's last events for what it waited for. More time is given by `runnerctl stack update STACK --limit`, or by the runner's configuration.";
     InputMissing "input_missing" FailedPrecondition 409 GENERAL "A variable is an output of another stack, and there is no such value." "Deploy the stack that it is of first, or give the variable with --var.";
+    HookFailed "hook_failed" FailedPrecondition 422 GENERAL "A hook of the stack failed." "Read what it said, in the job's output; the message says whether anything was changed.";
     PlanExpired "plan_expired" FailedPrecondition 409 GENERAL "The plan waited longer for its approval than it may." "Start a new job; nothing was changed.";
     PlanStale "plan_stale" FailedPrecondition 409 GENERAL "The approved plan is no longer what would be applied." "Start a new job.";
     PlanDenied "plan_denied" FailedPrecondition 409 NOPERM "A rule denies what the plan would do." "Change the configuration so that the plan does not do it; or ask whoever keeps the rule that the message names.";
@@ -150,6 +151,7 @@ failures! {
     IsolationTooWeak "isolation_too_weak" FailedPrecondition 409 CONFIG "This machine does not allow the isolation that the configuration requires." "Run on a kernel with Landlock and seccomp, which containers usually allow; or write a lower isolation.require down.";
     StateUnusable "state_unusable" FailedPrecondition 409 CONFIG "The runner's state directory, or the place where it keeps states, cannot be used." "Name a directory with --state-dir or state_dir that the runner's user may write; look at [jobs.states] where the message names another place.";
     PolicyDenied "policy_denied" PermissionDenied 403 NOPERM "The runner's own policy refuses it." "Ask whoever owns the runner's policy; the message names the rule.";
+    HooksRefused "hooks_refused" PermissionDenied 403 NOPERM "The stack has hooks, and the runner's configuration does not let any run." "Ask whoever owns the runner to write `hooks = true` under [jobs] of its configuration; or take them away with `runnerctl stack update STACK --hook NAME=none`.";
     AuditUnavailable "audit_unavailable" Unavailable 503 UNAVAILABLE "The runner cannot write its audit log, and does nothing that is not in it." "See to the disk of the runner's state directory, or let it go on with audit.on_failure = \"open\".";
     NotRecorded "not_recorded" FailedPrecondition 409 UNAVAILABLE "The policy has terminals recorded, and this one cannot be, or not any further." "Ask whoever owns the runner: the message says what its recordings lack.";
     MaskedWrite "masked_write" FailedPrecondition 422 USAGE "The write would put a mask in the place of a secret's value." "Write only what changes, from a source that has the real values.";

@@ -23,6 +23,7 @@ pub mod flow;
 pub mod frame;
 pub mod glob;
 pub mod hex;
+pub mod hooks;
 pub mod identity;
 pub mod inventory;
 #[cfg(test)]

@@ -789,6 +789,10 @@ impl Surroundings for Around {
             self.recorder.note(recorder::decided(record, "(secrets)", Some(&failure)));
             return Err(failure);
         }
+        if let Err(failure) = jobs::admit_hooks(request, settings.config.jobs.hooks) {
+            self.recorder.note(recorder::decided(record, "(hooks)", Some(&failure)));
+            return Err(failure);
+        }
         let permit = match &decision.limit {
             Some(limit) if takes => {
                 // nothing is decided yet: it comes again

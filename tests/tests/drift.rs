@@ -83,6 +83,7 @@ impl World {
                 .env("AWS_SECRET_ACCESS_KEY", "planted-key-of-the-connection")
                 .table("connections.account", connection)
                 .table("sources", "allow_file = true")
+                .env("RUNNERD_JOBS_HOOKS", "true")
                 .reads(&repositories()))
         })
         .await
@@ -424,6 +425,8 @@ async fn pull_requests() -> Result<()> {
     let repository = Repository::new("pulled").await?;
     repository.commit(&shows("one")).await?;
     stack_of(&world, "shop", &repository).await?;
+    // what the stack's own jobs would run, and its stranger has
+    world.ctl.text(&["stack", "update", "shop", "--hook", "before-plan=main.tf"]).await?;
     // what somebody would like to be merged: it shows what it gets
     repository.git(&["checkout", "-q", "-b", "changes"]).await?;
     let commit = repository.commit(&shows("of a stranger")).await?;
@@ -440,7 +443,11 @@ async fn pull_requests() -> Result<()> {
     // the one that the hook names, and of that what nobody has marked
     ensure!(plan.contains("of a stranger eu-central-1") && plan.contains("none none eu-central-1"), "{plan}");
     let events = serde_json::to_string(&user.events(id).await?)?;
-    ensure!(events.contains("is not given connection account, variable password, variable pin"), "{events}");
+    ensure!(
+        events.contains("is not given connection account, variable password, variable pin, hook before-plan"),
+        "{events}"
+    );
+    ensure!(!events.contains("hook_started"), "{events}");
     for secret in [PLANTED[0], PLANTED[1], "planted-key-of-the-connection"] {
         ensure!(!plan.contains(secret) && !events.contains(secret), "{secret}");
     }

@@ -501,6 +501,7 @@ fn texts(body: &mut Body) -> Vec<&mut String> {
         Body::PlanSaved(e) => vec![&mut e.text],
         Body::Result(e) => vec![&mut e.message, &mut e.next_step],
         Body::EngineStarted(e) => vec![&mut e.version, &mut e.host],
+        Body::HookStarted(e) => vec![&mut e.program],
         Body::CancelProgress(e) => vec![&mut e.by],
         Body::StateResource(e) => vec![&mut e.address, &mut e.name, &mut e.id, &mut e.attributes],
         Body::StateVersion(e) => vec![&mut e.person, &mut e.reason],

@@ -13,6 +13,7 @@ mod control;
 mod engine;
 mod events;
 mod first;
+mod hooks;
 mod journal;
 mod limits;
 mod masked;

@@ -50,14 +50,30 @@ pub(crate) struct Program<'a> {
     pub(crate) output: (&'a Path, &'a Path),
     /// Below what it writes, makes and removes; beside that it is kept from all that, and from looking into this process.
     pub(crate) writes: Vec<&'a Path>,
+    /// Whether it writes below [`TMP`] as well.
+    pub(crate) writes_tmp: bool,
+    /// Who of it is asked to stop.
+    pub(crate) asks: Asks,
+}
+
+/// Who of a program is asked to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asks {
+    /// The program alone, which gives its children what it decides to give them.
+    Itself,
+    /// All of its process group, as a terminal does: a shell first waits for what it has started.
+    Group,
 }
 
 /// At which number programs find the job's temporary folder, where its path is too long for what they make in it.
 pub(crate) const TMP_DESCRIPTOR: i32 = 199;
 /// Its name in the job's folder, which is this process's working directory.
 const TMP_FOLDER: &str = "tmp";
-/// Written by every program: what forgets the usual place of temporary files.
-const TMP: &str = "/tmp";
+/// How often what was left behind is ended, and how long each time may take to be gone.
+const LEFT_ROUNDS: u32 = 500;
+const LEFT_EVERY: Duration = Duration::from_millis(10);
+/// For what forgets the usual place of temporary files.
+pub(crate) const TMP: &str = "/tmp";
 
 /// What happened while a program ran, for whoever reads its output.
 #[derive(Debug)]
@@ -89,6 +105,7 @@ pub(crate) async fn run<F: AsyncFnMut(Heard)>(
     // without these nobody could take over
     let _ = left::note_start(program.path);
     let died = signal(SignalKind::child()).map_err(|e| failed(&e))?;
+    let asks = program.asks;
     let child = spawn(&program).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
             Code::EngineMissing.on(format!("cannot run {shown}: {e}")).into()
@@ -99,7 +116,7 @@ pub(crate) async fn run<F: AsyncFnMut(Heard)>(
         let _ = left::note(pid);
     }
     let running = Running::Child { child, died };
-    attend(program.path, running, (out, err), false, cancel, grace, journal, hear).await
+    attend((program.path, asks), running, (out, err), false, cancel, grace, journal, hear).await
 }
 
 /// Runs a program that only looks at something, beside another one: nothing is told of it, nobody takes it over, and a cancel ends it at once.
@@ -141,7 +158,7 @@ pub(crate) async fn take_over<F: AsyncFnMut(Heard)>(
     let out = Tail::open(orphan.output.0, Some(orphan.read.out)).map_err(|e| failed(&e))?;
     let err = Tail::open(orphan.output.1, Some(orphan.read.err)).map_err(|e| failed(&e))?;
     let running = Running::Orphan { left: orphan.left, gone: None };
-    attend(orphan.path, running, (out, err), orphan.asked, cancel, grace, journal, hear).await
+    attend((orphan.path, orphan.asks), running, (out, err), orphan.asked, cancel, grace, journal, hear).await
 }
 
 /// A program that this process has not started.
@@ -157,6 +174,8 @@ pub(crate) struct Orphan<'a> {
     pub(crate) read: EngineRead,
     /// Whether it was asked to stop.
     pub(crate) asked: bool,
+    /// Who of it is.
+    pub(crate) asks: Asks,
 }
 
 enum Running {
@@ -191,7 +210,7 @@ fn broken(path: &Path, error: &io::Error) -> Stop {
 
 #[expect(clippy::too_many_arguments, reason = "the two ways to a running program share this and nothing else")]
 async fn attend<F: AsyncFnMut(Heard)>(
-    path: &Path,
+    (path, asks): (&Path, Asks),
     mut running: Running,
     (mut out, mut err): (Tail, Tail),
     mut asked: bool,
@@ -204,7 +223,7 @@ async fn attend<F: AsyncFnMut(Heard)>(
     let pid = running.pid();
     // the one before may have been ended before it could
     if asked && let Some(pid) = pid {
-        ask(pid);
+        ask(pid, asks);
     }
     let mut deadline = asked.then(|| tokio::time::Instant::now() + grace);
     let mut seen = Cancel::No;
@@ -228,7 +247,7 @@ async fn attend<F: AsyncFnMut(Heard)>(
                     journal.record(progress("asked", by)).await;
                     // whoever takes over from here knows that it was asked
                     journal.flush().await;
-                    ask(pid);
+                    ask(pid, asks);
                     deadline = Some(tokio::time::Instant::now() + grace);
                 }
                 if let Cancel::Forced(by) = &now {
@@ -281,9 +300,34 @@ async fn pass_on<F: AsyncFnMut(Heard)>(
 
 /// Asks a program to stop; how often is no matter. The job's first process does it, because it remembers: a worker may die before it has,
 /// or behind it, and whoever follows could not know which.
-pub(crate) fn ask(program: Pid) {
-    if let Err(e) = runner_sandbox::process::signal_parent(first::ASK, program.as_raw()) {
+pub(crate) fn ask(program: Pid, asks: Asks) {
+    let number = match asks {
+        Asks::Itself => program.as_raw(),
+        Asks::Group => -program.as_raw(),
+    };
+    if let Err(e) = runner_sandbox::process::signal_parent(first::ASK, number) {
         eprintln!("runner-worker-iac: {program} is not asked to stop: {e}");
+    }
+}
+
+/// Ends what programs of the job have left behind outside of their process groups: it has become the first process's child. For when none of them runs.
+pub(crate) async fn end_left_behind() {
+    let (first, own) = (nix::unistd::getppid(), nix::unistd::getpid());
+    // whoever leads this session is the first process of this job, and of nothing else
+    if nix::unistd::getsid(None) != Ok(first) {
+        return;
+    }
+    // what one has started becomes the first process's child as that one ends
+    for _ in 0..LEFT_ROUNDS {
+        let left: Vec<_> =
+            runner_sandbox::sessions::children(first.as_raw()).into_iter().filter(|pid| *pid != own.as_raw()).collect();
+        if left.is_empty() {
+            return;
+        }
+        for pid in left {
+            let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        tokio::time::sleep(LEFT_EVERY).await;
     }
 }
 
@@ -316,7 +360,7 @@ fn spawn(program: &Program<'_>) -> io::Result<tokio::process::Child> {
     }
     if landlock::abi() > 0 {
         let domain = Ruleset::of_writing(Scope { no_tcp: false, own_signals_and_sockets: true })?;
-        for path in program.writes.iter().copied().chain([Path::new(TMP)]) {
+        for path in program.writes.iter().copied().chain(program.writes_tmp.then_some(Path::new(TMP))) {
             domain.allow_path(path, Access::Write)?;
         }
         for device in landlock::DEVICES {

@@ -10,21 +10,24 @@ use crate::engine::dialect::{self, Family, Place, Plan};
 use crate::engine::followed::Followed;
 use crate::engine::{Engine, Parts, environment, imports, plan_in, private_folder, pulumi, state};
 use crate::first;
+use crate::hooks::{Applied, Call, Hooks};
 use crate::journal::{self, Journal, cut};
 use crate::limits::Limits;
 use crate::masks::Masks;
-use crate::plan::Judged;
+use crate::plan::{Judged, Shown};
 use crate::process::{self, Environment};
 use crate::rules::{Job, Rules};
+use crate::secrets::Secrets;
 use crate::source::access::{self, Access};
 use crate::source::{self, Places};
-use crate::stop::{Exit, Stop, io_failure};
+use crate::stop::{Exit, Stop, Stopped, io_failure};
 use crate::store::keeper::Keeper;
 use crate::store::server::Serving;
 use crate::variables::{self, Given};
 use runner_worker_iac::redaction::Redaction;
 use sha2::{Digest as _, Sha256};
 use shared_proto::failure::{Code, Failure};
+use shared_proto::hooks::Hook;
 use shared_proto::rules::{BY_POLICY, Judgement, others};
 use shared_proto::secret::Secret;
 use shared_proto::spool::SpoolError;
@@ -89,6 +92,8 @@ struct Step {
     lock_left: String,
     /// Where that store is, if not in the stack's folder; with the credentials of now.
     place: watch::Receiver<Option<StatePlace>>,
+    /// The hooks of the stack, where it has some that this step is to run.
+    hooks: Option<Hooks>,
 }
 
 /// How a worker begins.
@@ -185,6 +190,7 @@ pub(crate) async fn run(begin: Begin, keeper: Option<Keeper>) -> Result<(), Spoo
         serving: None,
         lock_left: String::new(),
         place,
+        hooks: None,
     };
     let ended = match private {
         Ok(()) => step.perform().await,
@@ -313,6 +319,7 @@ impl Step {
         if kind == JobKind::Unspecified {
             return Err(Code::InvalidArgument.on("the job is of a kind that this runner does not know").into());
         }
+        self.hooks = self.ready_hooks()?;
         let plan = plan_in(&self.work);
         let (mut engine, has_changes) = if let Some(followed) = followed {
             let mut engine = self.engine_at_work(Some(&followed)).await?;
@@ -332,8 +339,9 @@ impl Step {
         engine.keep(&plan)?;
         let judged = self.judged(&engine)?;
         let what = Plan::of(&self.request);
-        let (text, judgement) =
-            crate::plan::shown(&mut engine, &self.journal, &plan, &what, has_changes, judged).await?;
+        let copy = self.hooks.as_ref().and_then(Hooks::plan);
+        let shown = crate::plan::shown(&mut engine, &self.journal, &plan, &what, has_changes, judged, copy).await?;
+        let Shown { text, judgement, secrets } = shown;
         if let Some(judgement) = &judgement {
             self.record_judgement(judgement).await;
         }
@@ -347,11 +355,13 @@ impl Step {
         if self.cancel.now() != Cancel::No {
             return Err(Stop::Canceled { forced: false, exit: None });
         }
+        if let Some(judgement) = judgement.as_ref().filter(|judgement| has_changes && judgement.denied) {
+            return Err(Code::PlanDenied.on(judgement.denial()).into());
+        }
+        // it has the plan that people and rules have, and cannot make it another one
+        self.hook(Call { hook: Hook::AfterPlan, root: engine.root(), secrets, applied: None }).await?;
         if !has_changes {
             return Ok(End::Result("no_changes", "The infrastructure is as the configuration says.".into()));
-        }
-        if let Some(judgement) = judgement.as_ref().filter(|judgement| judgement.denied) {
-            return Err(Code::PlanDenied.on(judgement.denial()).into());
         }
         self.phase("planned", "").await;
         if kind == JobKind::Preview || self.request.preview_only || self.request.untrusted {
@@ -362,6 +372,19 @@ impl Step {
         let by_policy = self.start.reconciles && judgement.is_none_or(|judgement| judgement.approvals == 0);
         self.phase("awaiting_approval", if by_policy { BY_POLICY } else { "" }).await;
         Ok(End::Waiting)
+    }
+
+    /// The hooks of this step.
+    fn ready_hooks(&self) -> Result<Option<Hooks>, Failure> {
+        Hooks::new(&self.start, &self.request, &self.folders(), self.grace())
+    }
+
+    /// Runs a hook, where the stack has that one.
+    async fn hook(&mut self, call: Call<'_>) -> Result<(), Stop> {
+        match &self.hooks {
+            Some(hooks) => hooks.run(call, &mut self.cancel, &self.journal).await,
+            None => Ok(()),
+        }
     }
 
     async fn note_distrust(&self) {
@@ -460,31 +483,45 @@ impl Step {
         if self.request.preview_only || self.request.untrusted {
             return Err(Code::InvalidArgument.on("the job is a preview: nothing of it is applied").into());
         }
+        self.hooks = self.ready_hooks()?;
         if let Some(followed) = followed {
+            if followed.is_hook() {
+                return self.after_apply(&followed).await;
+            }
             let mut engine = self.engine_at_work(Some(&followed)).await?;
-            if followed.command == "apply" {
-                engine.take_over(followed).await?;
+            let applied = if followed.command == "apply" {
+                engine.take_over(followed).await.map(drop)
             } else {
                 // only its outputs were missing
                 followed.end();
-            }
-            return self.applied(engine).await;
+                Ok(())
+            };
+            return self.applied(engine, applied).await;
         }
         self.phase("applying", "").await;
         self.journal.flush().await;
         let plan = plan_in(&self.work);
-        let saved = saved_plan(Path::new("events"));
-        let found = hash_of(&plan).map_err(|e| io_failure(Code::PlanStale, "the saved plan", &e))?;
-        let approved = &self.start.plan_sha256;
-        if saved.as_deref() != Some(found.as_str()) || (!approved.is_empty() && *approved != found) {
-            let message = format!("the saved plan's SHA-256 is {found}, and another was approved");
-            return Err(Code::PlanStale.on(message).into());
-        }
+        self.is_approved(&plan)?;
         let mut engine = self.engine_at_work(None).await?;
         self.is_free().await?;
         self.allowed(&engine, &plan).await?;
-        engine.apply(&Plan::of(&self.request), &plan).await?;
-        self.applied(engine).await
+        let (root, secrets) = (engine.root(), Secrets::default());
+        self.hook(Call { hook: Hook::BeforeApply, root, secrets, applied: None }).await?;
+        // still, where nothing keeps a hook from writing it
+        self.is_approved(&plan)?;
+        let applied = engine.apply(&Plan::of(&self.request), &plan).await;
+        self.applied(engine, applied).await
+    }
+
+    /// Whether the saved plan is the one that was approved.
+    fn is_approved(&self, plan: &Path) -> Result<(), Failure> {
+        let saved = saved_plan(Path::new("events"));
+        let found = hash_of(plan).map_err(|e| io_failure(Code::PlanStale, "the saved plan", &e))?;
+        let approved = &self.start.plan_sha256;
+        if saved.as_deref() != Some(found.as_str()) || (!approved.is_empty() && *approved != found) {
+            return Err(Code::PlanStale.on(format!("the saved plan's SHA-256 is {found}, and another was approved")));
+        }
+        Ok(())
     }
 
     /// Puts a state that the engine could not save beside the stack's own one: the working copy goes with the job.
@@ -571,16 +608,69 @@ impl Step {
         }
     }
 
-    async fn applied(&mut self, mut engine: Engine) -> Result<End, Stop> {
-        let note = match engine.output().await {
-            Ok(outputs) => {
-                self.journal.record(Body::Outputs(outputs)).await;
-                ""
+    /// What comes of an apply that has ended: its outputs, and the hook after it.
+    async fn applied(&mut self, mut engine: Engine, applied: Result<(), Stop>) -> Result<End, Stop> {
+        let (told, ended) = match applied {
+            Ok(()) => {
+                let note = match engine.output().await {
+                    Ok(outputs) => {
+                        self.journal.record(Body::Outputs(outputs)).await;
+                        ""
+                    }
+                    // it is applied, whatever reading the outputs says
+                    Err(_) => " Its outputs could not be read.",
+                };
+                (Applied::Ok, Ok(End::Result("applied", format!("The plan is applied.{note}"))))
             }
-            // it is applied, whatever reading the outputs says
-            Err(_) => " Its outputs could not be read.",
+            Err(stop) => match &stop {
+                Stop::Failed(failure, _) | Stop::Locked(failure, ..) => {
+                    (Applied::Failed(failure.code.as_str().to_owned()), Err(stop))
+                }
+                // nobody waits for more of it
+                Stop::Canceled { .. } | Stop::Hook(_) => return Err(stop),
+            },
         };
-        Ok(End::Result("applied", format!("The plan is applied.{note}")))
+        let (root, secrets) = (engine.root(), Secrets::default());
+        let hooked = self.hook(Call { hook: Hook::AfterApply, root, secrets, applied: Some(&told) }).await;
+        self.with_hook(ended, hooked).await
+    }
+
+    /// The same where a worker before this one has begun the hook.
+    async fn after_apply(&mut self, followed: &Followed) -> Result<End, Stop> {
+        let told = Applied::from_event(&followed.result);
+        let ended = match &told {
+            Applied::Ok => Ok(End::Result("applied", "The plan is applied.".into())),
+            // what there was to say of it was said by its worker
+            Applied::Failed(code) => {
+                let next = "Read its diagnostics, and look at what was changed.";
+                Err(Failure::from_wire(code, "the apply failed, as its diagnostics say", next).into())
+            }
+        };
+        let call = Call { hook: Hook::AfterApply, root: &self.work, secrets: Secrets::default(), applied: Some(&told) };
+        let hooked = match &self.hooks {
+            Some(hooks) => hooks.take_over(call, followed, &mut self.cancel, &self.journal).await,
+            None => Ok(()),
+        };
+        self.with_hook(ended, hooked).await
+    }
+
+    /// How an apply ends whose hook has ended so.
+    async fn with_hook(&self, ended: Result<End, Stop>, hooked: Result<(), Stop>) -> Result<End, Stop> {
+        match (ended, hooked) {
+            (ended, Ok(())) => ended,
+            (ended, Err(Stop::Canceled { .. })) => {
+                let name = Hook::AfterApply.name();
+                self.journal.note(format!("The hook {name} is not run: the job was cancelled before it.")).await;
+                ended
+            }
+            (Ok(_), Err(stop)) => Err(stop),
+            // why the apply failed says more
+            (Err(stop), Err(Stop::Hook(stopped))) => {
+                self.journal.note(format!("And then: {}", stopped.failure.message)).await;
+                Err(stop)
+            }
+            (Err(stop), Err(_)) => Err(stop),
+        }
     }
 
     async fn outputs(&mut self) -> Result<End, Stop> {
@@ -707,7 +797,7 @@ impl Step {
         let wanted = self.request.source.clone().unwrap_or_default();
         let source = self.work.join("source");
         let allow_file = environment::allows_file(&self.start);
-        let access = Access::write(&self.start, &self.tmp, allow_file)?;
+        let mut access = Access::write(&self.start, &self.tmp, allow_file)?;
         let git_environment: Environment = environment::for_git(&self.start, &self.folders());
         let git = if self.start.git_path.is_empty() { "git" } else { &self.start.git_path };
         let places = Places {
@@ -728,6 +818,20 @@ impl Step {
             (folder, "") => folder.to_owned(),
             (folder, path) => format!("{folder}/{path}"),
         };
+        if let Some(hooks) = self.hooks.as_ref().filter(|hooks| hooks.has(Hook::BeforePlan)) {
+            hooks.are_there(&[Hook::BeforePlan])?;
+            // none of it is a hook's to see
+            access.forget();
+            let root = source::root_folder(&source, &path)?;
+            let call = Call { hook: Hook::BeforePlan, root: &root, secrets: Secrets::default(), applied: None };
+            hooks.run(call, &mut self.cancel, &self.journal).await?;
+            source::look_again(&source, &root, dialect.extensions(), &self.journal).await?;
+            access = Access::write(&self.start, &self.tmp, allow_file)?;
+        }
+        if let Some(hooks) = &self.hooks {
+            // it may have made them
+            hooks.are_there(&[Hook::AfterPlan, Hook::BeforeApply, Hook::AfterApply])?;
+        }
         let root = source::root_module(&source, &path, dialect.extensions())?;
         let asked = Asked::read(&self.request.engine_version, &source, &root, dialect)?;
         let choice = Choice::new(&self.start, dialect, asked);
@@ -757,10 +861,7 @@ impl Step {
     /// The engine in that folder, and what a user is to know about its version and the variables that it gets.
     async fn engine(&mut self, root: PathBuf, choice: &Choice) -> Result<(Engine, Vec<String>), Stop> {
         let program = choice.first()?;
-        let grace = match self.request.cancel_grace_seconds {
-            0 => GRACE_DEFAULT,
-            seconds => Duration::from_secs(seconds.into()),
-        };
+        let grace = self.grace();
         let dialect = dialect::named(&self.request.engine)?;
         let place = Place { start: &self.start, folders: &self.folders(), root: &root };
         let mut environment = environment::for_engine(&place, dialect)?;
@@ -800,6 +901,14 @@ impl Step {
         state::Here { start: &self.start, request: &self.request, keeper: self.keeper.as_ref(), place: &self.place }
     }
 
+    /// Between asking and forcing.
+    fn grace(&self) -> Duration {
+        match self.request.cancel_grace_seconds {
+            0 => GRACE_DEFAULT,
+            seconds => Duration::from_secs(seconds.into()),
+        }
+    }
+
     fn folders(&self) -> environment::Folders<'_> {
         environment::Folders { work: &self.work, tmp: &self.tmp }
     }
@@ -832,8 +941,9 @@ impl Step {
     }
 
     async fn record_end(&mut self, ended: Result<End, Stop>) {
-        // what an engine failed at may be a bound of its job
-        let engine_failed = matches!(&ended, Err(Stop::Failed(_, Some(_)) | Stop::Canceled { exit: Some(_), .. }));
+        // what an engine failed at, or a hook, may be a bound of its job
+        let engine_failed =
+            matches!(&ended, Err(Stop::Failed(_, Some(_)) | Stop::Canceled { exit: Some(_), .. } | Stop::Hook(_)));
         let bound = match engine_failed {
             true if self.start.bounded => self.cancel.bound().await,
             // of the disk it is told before it is asked to stop
@@ -854,6 +964,7 @@ impl Step {
             Err(Stop::Canceled { forced, exit }) => canceled(forced, exit, &self.start.step),
             Err(Stop::Failed(failure, exit)) => failed(failure, exit),
             Err(Stop::Locked(failure, lock, exit)) => JobResult { lock: Some(*lock), ..failed(failure, exit) },
+            Err(Stop::Hook(stopped)) => by_hook(stopped),
         };
         if let Some(JobBound { what, memory, disk, time }) = bound {
             result.message = format!("The job was at its bounds: {what}. {}", result.message);
@@ -969,6 +1080,12 @@ fn failed(failure: Failure, exit: Option<Exit>) -> JobResult {
         next_step: failure.next_step,
         ..with_exit(exit)
     }
+}
+
+fn by_hook(stopped: Stopped) -> JobResult {
+    let Stopped { failure, canceled, applied } = stopped;
+    let phase = if canceled { "canceled" } else { "failed" };
+    JobResult { phase: phase.into(), applied, ..failed(failure, None) }
 }
 
 fn with_exit(exit: Option<Exit>) -> JobResult {

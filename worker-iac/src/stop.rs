@@ -29,6 +29,19 @@ pub(crate) enum Stop {
         /// The program's exit, where one ran.
         exit: Option<Exit>,
     },
+    /// A hook of the stack failed, or was cancelled while it ran.
+    Hook(Stopped),
+}
+
+/// What a hook has ended a step with.
+#[derive(Debug)]
+pub(crate) struct Stopped {
+    /// Why, with what was changed.
+    pub(crate) failure: Failure,
+    /// Whether somebody wanted it to stop.
+    pub(crate) canceled: bool,
+    /// Whether the plan was applied before it.
+    pub(crate) applied: bool,
 }
 
 // === impl Exit ===

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Job, bodies, engines, events, outputs, phases, result, session_of};
+use common::{Job, bodies, engines, events, follow, outputs, phases, result, session_of, tell};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use shared_proto::v1::event::Body;
@@ -370,28 +370,6 @@ resource "terraform_data" "talks" {
 }
 output "first" { value = terraform_data.first.output }
 "#;
-
-/// Kills the worker, where it lives, and has the next one told the same; its number.
-fn follow(running: &common::Running, job: &Job, step: &str, worker: i32) -> i32 {
-    let _ = kill(Pid::from_raw(worker), Signal::SIGKILL);
-    let next = running.worker(Some(worker));
-    tell(running, job, step);
-    next
-}
-
-/// Has the worker that waits for it told what the one before was.
-fn tell(running: &common::Running, job: &Job, step: &str) {
-    let mut control = running.control();
-    loop {
-        match control.hear() {
-            Some(job_notice::Kind::Waits(true)) => break,
-            Some(_) => {}
-            // the socket was still the dead one's
-            None => control = running.control(),
-        }
-    }
-    control.start(&shared_proto::v1::JobStart { step: step.into(), ..job.start.clone() });
-}
 
 #[test]
 fn workers_that_die_are_followed_and_the_job_ends_as_its_engine_does() {

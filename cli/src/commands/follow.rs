@@ -10,6 +10,7 @@ use crate::stop::{self, Done, Stop};
 use crate::terminal;
 use serde_json::{Value, json};
 use shared_proto::failure::{Code, Failure};
+use shared_proto::hooks::Hook;
 use shared_proto::v1::{self, event::Body};
 use std::time::Duration;
 
@@ -105,11 +106,15 @@ impl Words {
             Body::EngineStarted(engine) => {
                 self.note(&format!("· {} {}: {}", engine.engine, engine.version, engine.command));
             }
+            Body::HookStarted(hook) => self.note(&format!("· hook {}: {}", hook.hook, hook.program)),
             Body::OutputLine(line) if line.stream == "plan" => {
                 self.in_pieces = true;
                 self.say(line.text.trim_end())?;
             }
             Body::OutputLine(line) if line.stream == "stdout" => self.say(&line.text)?,
+            Body::OutputLine(line) if Hook::from_name(&line.stream).is_some() => {
+                self.note(&format!("{}: {}", line.stream, line.text));
+            }
             Body::OutputLine(line) => self.note(&line.text),
             Body::ResourceProgress(progress) => self.say(&own_words(&progress.text, || {
                 let what = format!("{}: {} {}", progress.address, progress.action, progress.state);

@@ -12,6 +12,7 @@ use crate::stop::Done;
 use serde_json::{Map, Value, json};
 use shared_proto::exact;
 use shared_proto::failure::{Code, Failure};
+use shared_proto::hooks::{Hook, check_path};
 use shared_proto::limits::{MAX, NAMES, in_words, least};
 use std::path::PathBuf;
 
@@ -230,6 +231,27 @@ pub(crate) struct Options {
     /// "apply=2h"; "none" takes a limit back
     #[arg(long = "limit", value_parser = limit, value_name = "NAME=DURATION")]
     limits: Vec<(&'static str, Option<u32>)>,
+    /// An executable file of the source that jobs run: before-plan, after-plan, before-apply or after-apply, such as
+    /// "before-plan=scripts/generate.sh"; "none" takes one back. The runner's own configuration has to let them run
+    #[arg(long = "hook", value_parser = hook, value_name = "NAME=PATH")]
+    hooks: Vec<(Hook, Option<String>)>,
+}
+
+/// `before-plan=scripts/generate.sh`, `before-plan=none`, `before-plan=`.
+fn hook(text: &str) -> Result<(Hook, Option<String>), String> {
+    let (name, path) = text.split_once('=').ok_or("it is not NAME=PATH")?;
+    let hook = Hook::from_name(name)
+        .ok_or_else(|| format!("there is no hook {name:?}; there are {}", Hook::ALL.map(Hook::name).join(", ")))?;
+    if path.is_empty() || path == NONE {
+        return Ok((hook, None));
+    }
+    check_path(path).map_err(|why| format!("{path:?} {why}"))?;
+    Ok((hook, Some(path.to_owned())))
+}
+
+/// Under which name the API has it.
+fn field(hook: Hook) -> String {
+    hook.name().replace('-', "_")
 }
 
 /// `apply=2h`, `apply=none`.
@@ -337,6 +359,9 @@ impl Options {
         for (name, seconds) in &self.limits {
             stack["limits"][format!("{name}_seconds")] = json!(seconds);
         }
+        for (hook, path) in &self.hooks {
+            stack["hooks"][field(*hook)] = json!(path);
+        }
         if let Some(runner) = runner {
             stack["runner"] = runner.into();
         }
@@ -413,6 +438,7 @@ pub(crate) fn writable(stack: &Value) -> Value {
         "not_redacted",
         "connections",
         "limits",
+        "hooks",
     ] {
         match stack.get(name) {
             None | Some(Value::Null) => {}
@@ -494,6 +520,7 @@ pub(crate) async fn run(command: StackCommand, session: &Session) -> Done {
                     ("engine", table::text(s, "/engine")),
                     ("engine version", table::text(s, "/engine_version")),
                     ("limits", limits(s)),
+                    ("hooks", hooks(s)),
                     ("source", shown(s)),
                     ("path", table::text(s, "/path")),
                     ("workspace", table::text(s, "/workspace")),
@@ -620,9 +647,34 @@ fn limits(stack: &Value) -> String {
     all.collect::<Vec<_>>().join(", ")
 }
 
+/// A stack's hooks, as they are given.
+fn hooks(stack: &Value) -> String {
+    let path = |hook: Hook| stack["hooks"][field(hook)].as_str().map(|path| format!("{}={path}", hook.name()));
+    Hook::ALL.into_iter().filter_map(path).collect::<Vec<_>>().join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hooks_are_given_kept_and_taken_back() {
+        assert_eq!(hook("before-plan=scripts/a b.sh"), Ok((Hook::BeforePlan, Some("scripts/a b.sh".into()))));
+        for taken in ["after-apply=none", "after-apply="] {
+            assert_eq!(hook(taken), Ok((Hook::AfterApply, None)), "{taken}");
+        }
+        for wrong in ["before-plan", "before-init=a.sh", "before-plan=/bin/sh", "before-plan=../a.sh", "=a.sh"] {
+            assert!(hook(wrong).is_err(), "{wrong}");
+        }
+        let mut stack = json!({"hooks": {"before_plan": "old.sh", "after_apply": "tell.sh"}});
+        let given =
+            ["before-plan=new.sh", "after-plan=look.sh", "after-apply=none"].map(|text| hook(text).expect("a hook"));
+        let options = Options { hooks: given.to_vec(), ..Options::default() };
+        options.apply(&mut stack, None).expect("applies");
+        assert_eq!(stack["hooks"], json!({"before_plan": "new.sh", "after_plan": "look.sh", "after_apply": null}));
+        assert_eq!(hooks(&stack), "before-plan=new.sh, after-plan=look.sh");
+        assert_eq!(writable(&stack)["hooks"], stack["hooks"]);
+    }
 
     #[test]
     fn inputs_and_their_graph_as_they_are_written() {

@@ -687,3 +687,39 @@ async fn variables_of_sets_stack_and_job_lie_over_each_other_and_a_runner_is_tol
     assert_eq!(code(&world.get("/variable-sets/team").await), (404, "not_found"));
     assert_eq!(code(&put("A%20b", team).await), (400, "invalid_argument"));
 }
+
+#[tokio::test]
+async fn hooks_of_a_stack_are_paths_and_only_jobs_that_plan_are_told_of_them() {
+    use prost::Message as _;
+    let world = World::new().await;
+    let mut body = stack_body("s");
+    for bad in [json!({"before_plan": "/bin/sh"}), json!({"before_plan": ""}), json!({"before_init": "a.sh"})] {
+        body["hooks"] = bad;
+        let refused = world.post("/stacks", &body).await;
+        assert_eq!(code(&refused), (400, "invalid_argument"), "{refused:?}");
+    }
+    body["hooks"] = json!({"before_plan": "scripts/generate.sh", "after_apply": "scripts/tell.sh"});
+    let (status, made) = world.post("/stacks", &body).await;
+    assert_eq!((status, &made["hooks"]), (StatusCode::CREATED, &body["hooks"]), "{made}");
+    body["name"] = "t".into();
+    assert_eq!(world.post("/stacks", &body).await.0, StatusCode::CREATED);
+    let told = async |stack: &str, kind: &str| {
+        let made = world.post(&format!("/stacks/{stack}/jobs"), &json!({ "kind": kind })).await;
+        assert_eq!(made.0, StatusCode::CREATED, "{made:?}");
+        let given = world.store.assign_next(&world.runner, "i-1", 4, &[]).await.expect("asked").expect("a job");
+        v1::JobRequest::decode(given.request.as_slice()).expect("a request")
+    };
+    let request = told("s", "preview").await;
+    let hooks = v1::Hooks {
+        before_plan: "scripts/generate.sh".into(),
+        after_apply: "scripts/tell.sh".into(),
+        ..Default::default()
+    };
+    assert_eq!((request.format, request.hooks), (5, Some(hooks)));
+    let request = told("t", "state").await;
+    assert_eq!((request.format, request.hooks), (1, None));
+    // taken back
+    body["hooks"] = json!({});
+    let (_, changed) = world.ask(&world.ann, Method::PUT, "/stacks/t", Some(&body)).await;
+    assert_eq!(changed["hooks"], json!({}), "{changed}");
+}

@@ -288,7 +288,7 @@ impl Seen {
             person: job.created_by.clone(),
             phase: job.phase.as_str().to_owned(),
             ended: job.ended(),
-            had_it: job.phase == Phase::Applied,
+            had_it: job.has_applied(),
             reported: job.reported,
             end: end.unwrap_or_default(),
             heard: state.jobs.hears(&job.runner, &instance),

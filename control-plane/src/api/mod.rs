@@ -45,6 +45,7 @@ mod running;
 mod schedules;
 mod scope;
 mod source;
+mod stack_hooks;
 mod stacks;
 mod streams;
 #[cfg(test)]

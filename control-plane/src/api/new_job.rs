@@ -4,6 +4,7 @@
 use super::limits::Limits;
 use super::scope::{self, Import, Lock, Rollback};
 use super::source::{Source, Variables, checked_names};
+use super::stack_hooks::Hooks;
 use super::stacks::{KeptSource, read_back, runner_of, values_of};
 use super::values::{Reference, Sealed, Values};
 use super::{ApiState, Caller};
@@ -150,6 +151,7 @@ pub(super) async fn make_job(
         left_out,
         connections: read_back(&stack.connections, &stack)?,
         limits: read_back::<Limits>(&stack.limits, &stack)?.wire(),
+        hooks: if body.kind.plans() { read_back::<Hooks>(&stack.hooks, &stack)?.wire() } else { None },
         created_by: caller.user().name.clone(),
         groups: caller.user().groups().map(str::to_owned).collect(),
         idempotency,

@@ -6,6 +6,7 @@ use super::limits::Limits;
 use super::new_job::{NewJobBody, make_job};
 use super::scope;
 use super::source::{Source, Variables, checked_connections, checked_names, checked_path, checked_version};
+use super::stack_hooks::Hooks;
 use super::values::{Reference, Sealed, Values, checked_sets};
 use super::{ApiError, ApiState, Body, Caller, Named, OptionalBody, Params, Routes, checked};
 use crate::sessions::LIST_MAX;
@@ -85,6 +86,9 @@ struct StackBody {
     /// How long what may take in its jobs, beside what its runner allows.
     #[serde(default)]
     limits: Limits,
+    /// What of its source its jobs run before and after plan and apply.
+    #[serde(default)]
+    hooks: Hooks,
 }
 /// What plans and applies.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
@@ -129,6 +133,7 @@ struct StackView {
     not_redacted: Vec<String>,
     connections: Vec<String>,
     limits: Limits,
+    hooks: Hooks,
     /// The instance that applied its last plan, or may have: a stack without a backend has its state there.
     last_instance: Option<String>,
     created_at_ms: i64,
@@ -333,6 +338,7 @@ async fn checked_stack(
         not_redacted: json(&checked_names(body.not_redacted)?)?,
         connections: json(&connections)?,
         limits: json(&body.limits.checked()?)?,
+        hooks: json(&body.hooks.checked()?)?,
     })
 }
 
@@ -423,6 +429,7 @@ async fn view(state: &ApiState, caller: &Caller, stack: Stack) -> Result<StackVi
         not_redacted: read_back(&stack.not_redacted, &stack)?,
         connections: read_back(&stack.connections, &stack)?,
         limits: read_back(&stack.limits, &stack)?,
+        hooks: read_back(&stack.hooks, &stack)?,
         id: stack.id,
         name: stack.name,
         engine: stack.engine,

@@ -175,6 +175,8 @@ pub struct Job {
     pub origin: Option<String>,
     /// It is about a part of its stack.
     pub partial: bool,
+    /// Its plan was applied, though it did not end well.
+    pub applied: bool,
     /// When it was restored from an older back-up, unless its instance has told since what became of it.
     pub restored_at_ms: Option<i64>,
     /// When its events and its plan's text were removed for their age.
@@ -241,6 +243,9 @@ pub struct JobEnd {
     /// The lock of the state that the engine could not have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<KnownLock>,
+    /// The plan was applied, though the job did not end well: a hook after it failed, or was cancelled.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub applied: bool,
 }
 
 /// What an engine said of a lock, each part in its holder's own words.
@@ -287,6 +292,8 @@ pub struct NewJob {
     pub rules: Option<String>,
     /// How long what may take.
     pub limits: v1::TimeLimits,
+    /// What of the source runs before and after plan and apply.
+    pub hooks: Option<v1::Hooks>,
     /// Where the code comes from.
     pub source: v1::Source,
     /// The engine's variables.
@@ -369,7 +376,7 @@ macro_rules! select_jobs {
             "jobs.revision, jobs.plan, jobs.result, jobs.reported, jobs.last_sequence, jobs.approved_by, ",
             "jobs.discarded_by, jobs.canceled_by, jobs.cancel_force, jobs.isolation_level, jobs.redacted, jobs.not_redacted, jobs.restored_at_ms, ",
             "jobs.events_removed_at_ms, ",
-            "jobs.preview_only, jobs.untrusted, jobs.reconcile, jobs.origin, jobs.partial, ",
+            "jobs.preview_only, jobs.untrusted, jobs.reconcile, jobs.origin, jobs.partial, jobs.applied, ",
             $texts,
             "jobs.event_bytes FROM jobs JOIN stacks ON stacks.id = jobs.stack ",
             $rest
@@ -466,6 +473,10 @@ impl Job {
     pub fn applies(&self) -> bool {
         self.kind.applies() && !self.preview_only
     }
+    /// Whether its plan was applied, whatever came of it afterwards.
+    pub fn has_applied(&self) -> bool {
+        self.phase == Phase::Applied || self.applied
+    }
     /// Whether it has ended.
     pub fn ended(&self) -> bool {
         self.ended_at_ms.is_some()
@@ -509,8 +520,9 @@ impl Store {
         let partial = !new.scope.targets.is_empty();
         let request = v1::JobRequest {
             // a runner that knows nothing of a scope must not take all of the stack for it, nor any version of the engine, nor a kind, nor do
-            // without rules or limits, nor without a variable that it is referred to, nor fetch another source
+            // without rules, limits or hooks, nor without a variable that it is referred to, nor fetch another source
             format: match new.kind {
+                _ if new.hooks.is_some() => 5,
                 _ if is_new(&new.source) => 4,
                 _ if new.limits != v1::TimeLimits::default() => 4,
                 _ if !new.secrets.is_empty() || !new.sealed.is_empty() => 4,
@@ -545,6 +557,7 @@ impl Store {
             reason: new.scope.reason,
             rules: new.rules.unwrap_or_default(),
             limits: (new.limits != v1::TimeLimits::default()).then_some(new.limits),
+            hooks: new.hooks,
             secrets: new.secrets,
             sealed: new.sealed,
             typed: new.typed,

@@ -138,6 +138,7 @@ struct FileJobs {
     silence_limit_s: u64,
     plan_retries: u64,
     states: FileStates,
+    hooks: bool,
 }
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -243,6 +244,7 @@ impl Default for FileJobs {
             silence_limit_s: 0,
             plan_retries: 2,
             states: FileStates::default(),
+            hooks: false,
         }
     }
 }
@@ -442,6 +444,7 @@ impl File {
                 silence: limit("silence", self.jobs.silence_limit_s)?,
             },
             plan_retries: within("jobs.plan_retries", self.jobs.plan_retries, 0, 10)? as u32,
+            hooks: self.jobs.hooks,
             take_over: self.jobs.take_over,
             at_stop: self.jobs.at_stop,
             stop_grace: Duration::from_secs(within("jobs.stop_grace_s", self.jobs.stop_grace_s, 5, 86_400)?),
@@ -753,6 +756,7 @@ impl Config {
                 "jobs.disk_mib" => self.jobs.disk_mib.to_string(),
                 "jobs.files" => self.jobs.files.to_string(),
                 "jobs.plan_retries" => self.jobs.plan_retries.to_string(),
+                "jobs.hooks" => self.jobs.hooks.to_string(),
                 "jobs.plan_limit_s" => self.jobs.limits.plan.to_string(),
                 "jobs.apply_limit_s" => self.jobs.limits.apply.to_string(),
                 "jobs.approval_limit_s" => self.jobs.limits.approval.to_string(),

@@ -248,6 +248,8 @@ pub struct Jobs {
     pub limits: TimeLimits,
     /// How often their plans are tried again that failed of what passes by itself.
     pub plan_retries: u32,
+    /// Whether they run the hooks of their stacks.
+    pub hooks: bool,
     /// Whether an engine goes on whose worker has died, and another worker with it.
     pub take_over: bool,
     /// What becomes of them when the runner is stopped.

@@ -194,6 +194,11 @@ pub const SETTINGS: &[Setting] = &[
         "2",
         "How often the init and the plan of a job are tried again that failed of what passes by itself, such as a service that asks to slow down; an apply never is",
     ),
+    switch(
+        "jobs.hooks",
+        "false",
+        "Whether jobs run the hooks of their stacks: programs of the source, before and after plan and apply; else a job with hooks is refused",
+    ),
     number(
         "jobs.plan_limit_s",
         "0",

@@ -16,6 +16,7 @@ use crate::workers::{Exit, Reaches, Started};
 use runner_sandbox::PidFd;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::frame::{self, Kind};
+use shared_proto::hooks;
 use shared_proto::secret::Secret;
 use shared_proto::states;
 use shared_proto::v1::{
@@ -31,8 +32,9 @@ use tokio::sync::oneshot;
 /// The most connections of one job.
 const CONNECTIONS_MAX: usize = 32;
 /// The newest form of a request that this runner knows: 2 is about a part of its stack, 3 about versions of its state or has rules, 4 refers to
-/// secrets, has sealed ones, limits of time, a source other than Git as it was and archives, or an untrusted one, ends with its plan or reconciles.
-const FORMAT: u32 = 4;
+/// secrets, has sealed ones, limits of time, a source other than Git as it was and archives, or an untrusted one, ends with its plan or reconciles,
+/// 5 has hooks.
+const FORMAT: u32 = 5;
 /// How often, and after how long each time, it is looked how a worker ended, until its parent has reaped it.
 const REAPED_LOOKS: u32 = 20;
 const REAPED_LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -364,6 +366,9 @@ fn given(request: &JobRequest, is_for_reading: impl Fn(&str) -> bool) -> (JobReq
     secrets.extend(given.left_out.drain(..));
     given.typed.retain(|name| given.variables.contains_key(name));
     withheld.extend(secrets.into_iter().map(|name| format!("variable {name}")));
+    // what they would run is a stranger's
+    let hooks = given.hooks.take().unwrap_or_default();
+    withheld.extend(hooks::of(&hooks).map(|(hook, _)| format!("hook {}", hook.name())));
     (given, withheld)
 }
 
@@ -416,7 +421,7 @@ fn reaches(start: &JobStart, work: PathBuf) -> Reaches {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shared_proto::v1::{SealedVariable, SecretReference};
+    use shared_proto::v1::{Hooks, SealedVariable, SecretReference};
 
     fn asked(kind: JobKind) -> JobRequest {
         JobRequest {
@@ -431,6 +436,7 @@ mod tests {
             sealed: vec![SealedVariable { variable: "key".into(), ..SealedVariable::default() }],
             typed: vec!["region".into(), "pin".into()],
             left_out: vec!["size".into(), "token".into()],
+            hooks: Some(Hooks { after_plan: "scripts/look.sh".into(), ..Hooks::default() }),
             ..JobRequest::default()
         }
     }
@@ -443,9 +449,11 @@ mod tests {
         let (given, withheld) = given(&JobRequest { untrusted: true, ..trusted }, reads);
         assert_eq!((given.connections, given.not_redacted.len()), (vec!["dev".to_owned()], 0));
         assert!(!given.variables.contains_key("pin") && given.variables.contains_key("region"));
-        assert!(given.secrets.is_empty() && given.sealed.is_empty());
+        assert!(given.secrets.is_empty() && given.sealed.is_empty() && given.hooks.is_none());
         assert_eq!(given.typed, ["region"]);
-        assert_eq!(withheld, ["connection prod", "variable key", "variable pin", "variable size", "variable token"]);
+        let expected =
+            ["connection prod", "variable key", "variable pin", "variable size", "variable token", "hook after-plan"];
+        assert_eq!(withheld, expected);
     }
 
     #[test]

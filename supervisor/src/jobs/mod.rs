@@ -38,7 +38,7 @@ mod upload;
 mod tests;
 
 pub use disk::DiskLimits;
-pub use permission::{asked_of_policy, place_of};
+pub use permission::{admit_hooks, asked_of_policy, place_of};
 pub use surroundings::{Connection, RENEW_EVERY, Refusal, SILENCE_MAX, Settings, Surroundings};
 
 use shared_proto::failure::{Code, Failure};

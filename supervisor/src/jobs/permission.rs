@@ -1,6 +1,8 @@
 //! A job as the rules of the policy see it.
 
 use crate::policy::{JobCall, JobSource, Request, What};
+use shared_proto::failure::{Code, Failure};
+use shared_proto::hooks;
 use shared_proto::sources::{OciReference, Place, RegistryAddress};
 use shared_proto::v1::{JobKind, JobRequest, Source, source};
 use std::collections::BTreeSet;
@@ -30,6 +32,24 @@ pub fn asked_of_policy(request: &JobRequest) -> Request {
         connections: request.connections.clone(),
         what: What::Job(job),
     }
+}
+
+/// Whether a job may be taken for its hooks. `allowed`: the runner's own configuration lets jobs run them. One of a source that nobody has vouched
+/// for is given none, and so is refused none.
+///
+/// # Errors
+/// `hooks_refused`.
+pub fn admit_hooks(request: &JobRequest, allowed: bool) -> Result<(), Failure> {
+    let named: Vec<_> = request.hooks.iter().flat_map(hooks::of).map(|(hook, _)| hook.name()).collect();
+    if allowed || request.untrusted || named.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "the stack {} has hooks ({}), and `hooks` under [jobs] of this runner's configuration is false",
+        request.stack_name,
+        named.join(", ")
+    );
+    Err(Code::HooksRefused.on(message))
 }
 
 /// The stores of secrets that its variables refer to, each once.
@@ -73,6 +93,23 @@ fn of_git(url: &str) -> JobSource {
 mod tests {
     use super::*;
     use shared_proto::v1;
+
+    #[test]
+    fn hooks_are_run_where_the_runner_says_so_and_a_strangers_are_not_asked_about() {
+        let asked = |hooks: Option<v1::Hooks>, untrusted: bool, allowed: bool| {
+            let request = JobRequest { stack_name: "shop".into(), hooks, untrusted, ..Default::default() };
+            admit_hooks(&request, allowed)
+        };
+        let hooks = Some(v1::Hooks { before_plan: "a.sh".into(), after_apply: "b.sh".into(), ..Default::default() });
+        assert_eq!(asked(hooks.clone(), false, true), Ok(()));
+        assert_eq!(asked(hooks.clone(), true, false), Ok(()));
+        assert_eq!(asked(None, false, false), Ok(()));
+        assert_eq!(asked(Some(v1::Hooks::default()), false, false), Ok(()));
+        let refused = asked(hooks, false, false).expect_err("refused");
+        assert_eq!(refused.code, Code::HooksRefused);
+        assert!(refused.message.contains("shop has hooks (before-plan, after-apply)"), "{refused}");
+        assert!(refused.next_step.contains("`hooks = true` under [jobs]"), "{refused}");
+    }
 
     #[test]
     fn where_the_others_are_got_from() {

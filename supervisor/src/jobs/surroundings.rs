@@ -62,7 +62,7 @@ pub trait Surroundings: Send + Sync + 'static {
     /// until what is given back is dropped.
     ///
     /// # Errors
-    /// `policy_denied`, `secret_denied` and the like: what it refers to may not be asked for; `busy` where a bound of the rule is reached, and it is only not taken now.
+    /// `policy_denied`, `secret_denied`, `hooks_refused` and the like: what it refers to may not be asked for; `busy` where a bound of the rule is reached, and it is only not taken now.
     async fn allows(&self, request: &JobRequest, takes: bool) -> Result<Option<Permit>, Failure>;
     /// What the programs of a job's worker get, and what it may by the configuration: PATH, proxy settings, TF_CLI_CONFIG_FILE, sources of this
     /// machine.

@@ -140,6 +140,7 @@ pub(crate) async fn prepare(folder: &Path, stacks: usize) -> anyhow::Result<()> 
             not_redacted: "[]".into(),
             engine_version: None,
             limits: "{}".into(),
+            hooks: "{}".into(),
             connections: "[]".into(),
             secrets: "{}".into(),
             sealed: "{}".into(),
@@ -208,6 +209,7 @@ async fn use_it(shared: &Shared, store: &Store, jobs: &Jobs) -> Result<(), Failu
             let stack = store.stack(ORGANIZATION, &plan.stack).await?;
             let new = NewJob {
                 limits: v1::TimeLimits::default(),
+                hooks: None,
                 rules: None,
                 manner: Manner::default(),
                 scope: Scope::default(),

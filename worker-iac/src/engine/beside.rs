@@ -60,6 +60,8 @@ impl Beside {
             Ok(exit) => Err(format!("show -json ended with {}{said}", exit.describe())),
             Err(Stop::Failed(failure, _) | Stop::Locked(failure, ..)) => Err(failure.message),
             Err(Stop::Canceled { .. }) => Err("it was cancelled".to_owned()),
+            // this is none
+            Err(Stop::Hook(stopped)) => Err(stopped.failure.message),
         }
     }
 }

@@ -120,6 +120,22 @@ pub(crate) fn for_engine(place: &Place<'_>, dialect: &dyn Dialect) -> Result<Env
     Ok(environment)
 }
 
+/// For hooks of the stack: as for the engine, with the same credentials, and without what is the engine's own: its settings, the job's variables,
+/// what opens its state. Home and temporary folder are in that folder, which is the hooks' own.
+///
+/// # Errors
+/// As of [`for_engine`].
+pub(crate) fn for_hooks(start: &JobStart, folders: &Folders<'_>, own: &str) -> Result<Environment, Failure> {
+    let mut environment = common(start, folders);
+    copy(start, PASSED_TO_ENGINE, &mut environment);
+    let home = folders.tmp.join(own).join("home");
+    private_folder(&home)?;
+    environment.insert("HOME".into(), home.into());
+    environment.insert("TMPDIR".into(), short_tmp(folders.tmp).join(own).into());
+    credentials(&start.targets, folders.tmp, &mut environment)?;
+    Ok(environment)
+}
+
 /// What OpenTofu and Terraform find there.
 ///
 /// # Errors

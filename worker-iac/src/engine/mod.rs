@@ -21,7 +21,7 @@ mod terraform;
 use crate::cancel::Watcher;
 use crate::events;
 use crate::journal::Journal;
-use crate::process::{self, Environment, Heard, Line, Orphan, Program};
+use crate::process::{self, Asks, Environment, Heard, Line, Program};
 use crate::stop::{Exit, Stop, io_failure};
 use crate::variables::Setting;
 use complaint::Complaint;
@@ -121,6 +121,11 @@ impl Engine {
         self.common.dialect.family()
     }
 
+    /// Its root module's folder.
+    pub(crate) fn root(&self) -> &Path {
+        &self.common.root
+    }
+
     /// Takes another program of the same engine, before anything but its version was asked of it.
     ///
     /// # Errors
@@ -206,11 +211,11 @@ impl Engine {
 
     /// Attends a command that a worker before this one has started, to its end. Whether a plan has changes.
     pub(crate) async fn take_over(&mut self, followed: Followed) -> Result<bool, Stop> {
-        let Followed { command, left, read, asked, complaint, .. } = followed;
         let (out, err) = (self.common.work.join("engine.log"), self.common.work.join("engine.err"));
         let program = self.common.program.clone();
-        let orphan = Orphan { path: &program, left, output: (&out, &err), read, asked };
-        let (journal, dialect, mut complaint) = (self.journal.clone(), self.common.dialect, complaint);
+        let orphan = followed.orphan(&program, (&out, &err), Asks::Itself);
+        let (journal, dialect) = (self.journal.clone(), self.common.dialect);
+        let Followed { command, mut complaint, .. } = followed;
         let exit = process::take_over(orphan, &mut self.cancel, self.grace, &self.journal, async |heard| {
             heard_of_command(&journal, dialect, &mut complaint, heard).await;
         })
@@ -383,6 +388,8 @@ impl Common {
             input: matches!(command, Command::Set(_)).then(|| self.input()),
             output,
             writes,
+            writes_tmp: true,
+            asks: Asks::Itself,
         }
     }
 

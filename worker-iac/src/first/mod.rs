@@ -336,11 +336,13 @@ impl First {
         Ok(())
     }
 
-    /// Asks a program of the job to stop, once: a second time would make an engine drop its state.
-    fn ask(&mut self, pid: i32) {
+    /// Asks a program of the job to stop, once: a second time would make an engine drop its state. Where its number is negated all of its
+    /// process group is asked, which is there as long as it is.
+    fn ask(&mut self, number: i32) {
+        let (pid, group) = (number.saturating_abs(), number < 0);
         let seen = stat(pid);
         // of another one it is not known who asks
-        let ours = seen.is_none_or(|s| s.group == pid && s.session == session());
+        let ours = seen.map_or(!group, |s| s.group == pid && s.session == session());
         let which = (pid, seen.map_or(0, |s| s.start_time));
         if pid <= 1 || !ours || self.asked.contains(&which) {
             return;
@@ -349,8 +351,8 @@ impl First {
             self.asked.pop_front();
         }
         self.asked.push_back(which);
-        // the process alone: its children get what it decides to give them
-        let _ = kill(Pid::from_raw(pid), Signal::SIGINT);
+        // an engine alone: its children get what it decides to give them
+        let _ = kill(Pid::from_raw(number), Signal::SIGINT);
     }
 
     /// Asks each engine that is left.

@@ -23,7 +23,8 @@ use shared_proto::v1::event::Body;
 use shared_proto::v1::{JobKind, PlanPart};
 use std::fs::File;
 use std::io::{BufReader, Seek as _};
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 
 /// The most bytes that are read of a plan as JSON: the state and the configuration are in it, too.
 const JSON_MAX: u64 = 64 * 1024 * 1024;
@@ -44,7 +45,19 @@ pub(crate) struct Judged {
     pub(crate) job: Job,
 }
 
-/// The plan as the engine shows it to people, and what rules say of it. What it shows to programs is asked for beside it, and recorded.
+/// A plan, as it was shown.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    /// As the engine shows it to people.
+    pub(crate) text: String,
+    /// What rules say of it; none: there are none.
+    pub(crate) judgement: Option<Judgement>,
+    /// What was taken out of it.
+    pub(crate) secrets: Secrets,
+}
+
+/// The plan as the engine shows it to people, and what rules say of it. What it shows to programs is asked for beside it, and recorded; it is
+/// copied to `copy`, where a hook is to read it.
 ///
 /// # Errors
 /// The first of them is not to be had, or the job was cancelled; `plan_denied`: there are rules, and it cannot be judged.
@@ -55,11 +68,24 @@ pub(crate) async fn shown(
     what: &Plan<'_>,
     has_changes: bool,
     judged: Judged,
-) -> Result<(String, Option<Judgement>), Stop> {
+    copy: Option<PathBuf>,
+) -> Result<Shown, Stop> {
     let about = About { engine: engine.called(), kind: name(what.kind), has_changes };
     let (beside, family) = (engine.beside(), engine.family());
     let has_rules = !judged.rules.is_empty();
-    let made = async { document(beside.document(plan).await?, family, about, journal.redaction(), judged).await };
+    let made = async {
+        let file = beside.document(plan).await?;
+        let again = file.try_clone().map_err(|e| e.to_string())?;
+        let made = document(file, family, about, journal.redaction(), judged).await?;
+        // of what nobody has looked through a hook could tell what is sensitive
+        if let Some(at) = copy {
+            let copied = tokio::task::spawn_blocking(move || put(again, &at)).await;
+            if let Err(e) = copied.unwrap_or_else(|e| Err(std::io::Error::other(e))) {
+                journal.note(format!("The hook after the plan has no document of it: {e}.")).await;
+            }
+        }
+        Ok::<_, String>(made)
+    };
     let (text, made) = tokio::join!(engine.show(what, plan), made);
     let mut text = text?;
     match made {
@@ -73,14 +99,23 @@ pub(crate) async fn shown(
                 journal.note(note).await;
             }
             record(journal, &json).await;
-            Ok((text, judgement))
+            Ok(Shown { text, judgement, secrets })
         }
         Err(why) if has_rules => Err(not_judged(&why).into()),
         Err(why) => {
             journal.note(format!("The plan is kept as the engine shows it only: {why}.")).await;
-            Ok((text, None))
+            Ok(Shown { text, judgement: None, secrets: Secrets::default() })
         }
     }
+}
+
+/// Copies a document to a file of its own.
+fn put(mut from: File, at: &Path) -> std::io::Result<()> {
+    from.rewind()?;
+    // of an earlier hook's
+    let _ = std::fs::remove_file(at);
+    let mut to = File::options().write(true).create_new(true).mode(0o600).open(at)?;
+    std::io::copy(&mut from, &mut to).map(drop)
 }
 
 /// What rules say of a saved plan.

@@ -97,6 +97,9 @@ pub(crate) fn forget() {
 // === impl Left ===
 
 impl Left {
+    /// One that is not there, and of which nobody can say how it ended.
+    pub(crate) const GONE: Self = Self { pid: 0, start_time: 0 };
+
     /// What the worker before this one noted, or has started and could not note any more.
     pub(crate) fn find() -> Option<Self> {
         let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
@@ -107,7 +110,7 @@ impl Left {
         let line = noted.split(|b| *b == b'\n').next()?;
         if let Some(path) = line.strip_prefix(b"start ") {
             // none: it was not started, or has ended already
-            return Some(Self::living(path).unwrap_or(Self { pid: 0, start_time: 0 }));
+            return Some(Self::living(path).unwrap_or(Self::GONE));
         }
         let (pid, start_time) = std::str::from_utf8(line).ok()?.split_once(' ')?;
         let (pid, start_time) = (pid.parse().ok()?, start_time.parse().ok()?);
@@ -183,7 +186,9 @@ mod tests {
         let (out, err) = (at("out"), at("err"));
         let left = Left { pid: 0, start_time: 0 };
         let read = EngineRead::default();
-        let orphan = process::Orphan { path: Path::new("engine"), left, output: (&out, &err), read, asked: false };
+        let asks = process::Asks::Itself;
+        let orphan =
+            process::Orphan { path: Path::new("engine"), left, output: (&out, &err), read, asked: false, asks };
         let taken = process::take_over(orphan, &mut cancel, Duration::from_secs(60), &journal, async |_| {});
         let ended = tokio::time::timeout(4 * REAPED_WITHIN, taken).await.expect("ends");
         assert_eq!(ended.expect("an end"), Exit::Unknown);

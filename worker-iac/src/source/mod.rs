@@ -13,10 +13,12 @@ mod web;
 mod zipped;
 
 use crate::cancel::Watcher;
+use crate::configuration;
 use crate::journal::Journal;
 use crate::process::Environment;
 use crate::stop::{Stop, io_failure};
 use access::Access;
+use set_aside::Look;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::{Source, SourceResolved, source};
 use std::path::{Component, Path, PathBuf};
@@ -76,12 +78,37 @@ pub(crate) async fn fetch(
         }
         None => return Err(Code::SourceRefused.on("the job names no source").into()),
     };
-    let top = places.source.to_owned();
-    let looked = tokio::task::spawn_blocking(move || set_aside::look(&top)).await;
+    look(places.source, Look::First, journal).await?;
+    Ok((resolved, folder))
+}
+
+/// Looks through the source.
+async fn look(source: &Path, which: Look, journal: &Journal) -> Result<(), Stop> {
+    let top = source.to_owned();
+    let looked = tokio::task::spawn_blocking(move || set_aside::look(&top, which)).await;
     for note in looked.unwrap_or_else(|_| Err(Code::Internal.on("looking through the source panicked")))? {
         journal.note(note).await;
     }
-    Ok((resolved, folder))
+    Ok(())
+}
+
+/// Holds what a hook has left of the source against what a source may be: what goes of one that was fetched goes of it too. Links may lead out by
+/// now, as those of an environment for Python do; not those that stand for the configuration, which is read here.
+///
+/// # Errors
+/// `source_refused`.
+pub(crate) async fn look_again(source: &Path, root: &Path, extensions: &[&str], journal: &Journal) -> Result<(), Stop> {
+    look(source, Look::Again, journal).await?;
+    let failed = |e: std::io::Error| io_failure(Code::SourceRefused, "the source after its hook", &e);
+    let top = source.canonicalize().map_err(failed)?;
+    for (name, path) in configuration::files(root, extensions).map_err(failed)? {
+        let inside = path.canonicalize().is_ok_and(|path| path.starts_with(&top) && path.is_file());
+        if !inside {
+            let message = format!("{name}, as the hook has left it, is no file of the source");
+            return Err(Code::SourceRefused.on(message).into());
+        }
+    }
+    Ok(())
 }
 
 /// The folder of the root module inside of the source, as an absolute path.
@@ -89,6 +116,22 @@ pub(crate) async fn fetch(
 /// # Errors
 /// `source_refused`: a path that leaves the source, is not there, or holds no configuration.
 pub(crate) fn root_module(source: &Path, path: &str, extensions: &[&str]) -> Result<PathBuf, Failure> {
+    let root = root_folder(source, path)?;
+    let is_configuration = |name: &str| extensions.iter().any(|extension| name.ends_with(extension));
+    let mut entries = std::fs::read_dir(&root).into_iter().flatten().flatten();
+    if entries.any(|entry| entry.file_name().to_str().is_some_and(is_configuration)) {
+        return Ok(root);
+    }
+    let shown = if path.is_empty() { "." } else { path };
+    let what = format!("the folder {shown:?} of the source holds no file ending in {}", extensions.join(", "));
+    Err(Code::SourceRefused.on(what))
+}
+
+/// The same before there has to be any configuration in it.
+///
+/// # Errors
+/// `source_refused`: a path that leaves the source, or is no folder.
+pub(crate) fn root_folder(source: &Path, path: &str) -> Result<PathBuf, Failure> {
     let refuse = |what: String| Err(Code::SourceRefused.on(what));
     if path.len() > PATH_MAX || path.contains('\0') {
         return refuse("the root module's path is too long or holds a NUL".into());
@@ -104,15 +147,9 @@ pub(crate) fn root_module(source: &Path, path: &str, extensions: &[&str]) -> Res
     if !root.starts_with(&top) {
         return refuse(format!("the root module's path {path:?} leads out of the source"));
     }
-    let shown = if path.is_empty() { "." } else { path };
-    let Ok(entries) = std::fs::read_dir(&root) else {
-        return refuse(format!("{shown:?} in the source is not a folder"));
-    };
-    let is_configuration = |name: &str| extensions.iter().any(|extension| name.ends_with(extension));
-    if entries.flatten().any(|entry| entry.file_name().to_str().is_some_and(is_configuration)) {
-        Ok(root)
-    } else {
-        refuse(format!("the folder {shown:?} of the source holds no file ending in {}", extensions.join(", ")))
+    match root.is_dir() {
+        true => Ok(root),
+        false => refuse(format!("{path:?} in the source is not a folder")),
     }
 }
 

@@ -26,11 +26,20 @@ const FILES: [(&[&str], &str); 4] = [
 /// How many are told.
 const NOTES_MAX: usize = 20;
 
+/// How a source is looked through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// As it was fetched.
+    First,
+    /// Once a hook of it was run, which may have made anything: what nobody reads is told already.
+    Again,
+}
+
 /// Takes away what has to go, and tells what has gone and what nobody reads. Within a source that is within its bounds.
 ///
 /// # Errors
-/// The file system.
-pub(super) fn look(top: &Path) -> Result<Vec<String>, Failure> {
+/// `source_refused`: what a hook has made and is neither a file, a folder nor a link; the file system.
+pub(super) fn look(top: &Path, which: Look) -> Result<Vec<String>, Failure> {
     let broken = |path: &Path, e: &std::io::Error| io_failure(Code::Internal, format_args!("{}", path.display()), e);
     let (mut notes, mut more) = (Vec::new(), 0_usize);
     let mut tell = |what: String| if notes.len() < NOTES_MAX { notes.push(what) } else { more += 1 };
@@ -56,7 +65,12 @@ pub(super) fn look(top: &Path) -> Result<Vec<String>, Failure> {
                 tell(format!("{shown} of the source was set aside: {why}."));
                 continue;
             }
-            if let Some((_, why)) = FILES.iter().find(|(names, _)| names.contains(&name)) {
+            let kind = found.file_type();
+            if !kind.is_dir() && !kind.is_file() && !kind.is_symlink() {
+                return Err(Code::SourceRefused.on(format!("{shown} is neither a file, a folder nor a link")));
+            }
+            let unread = FILES.iter().filter(|_| which == Look::First).find(|(names, _)| names.contains(&name));
+            if let Some((_, why)) = unread {
                 tell(format!("{shown} of the source is not read: {why}."));
             }
             if found.is_dir() {
@@ -106,7 +120,7 @@ mod tests {
         std::fs::create_dir(folder.path().join("outside")).expect("makes");
         std::fs::write(folder.path().join("outside/kept"), "x").expect("writes");
         std::os::unix::fs::symlink("../../outside", top.join("plugins/.terraform")).expect("links");
-        let notes = look(&top).expect("looks");
+        let notes = look(&top, Look::First).expect("looks");
         for path in gone {
             assert!(!top.join(path).exists(), "{path}");
         }
@@ -117,7 +131,17 @@ mod tests {
         let told = |words: &str| notes.iter().filter(|note| note.contains(words)).count();
         assert_eq!((told("was set aside"), told("is not read")), (6, 4), "{notes:#?}");
         assert!(notes.iter().any(|note| note.starts_with("infra/.terraform of the source was set aside")));
-        assert_eq!(look(&top).expect("looks").len(), 4, "what has gone is told once");
+        assert_eq!(look(&top, Look::First).expect("looks").len(), 4, "what has gone is told once");
+        // a hook has made some anew, and what no source can have
+        write(".terraform/modules/modules.json");
+        let again = look(&top, Look::Again).expect("looks");
+        assert!(
+            matches!(again.as_slice(), [one] if one.starts_with(".terraform of the source was set aside")),
+            "{again:?}"
+        );
+        nix::unistd::mkfifo(&top.join("pipe.tf"), nix::sys::stat::Mode::S_IRWXU).expect("makes");
+        let refused = look(&top, Look::Again).expect_err("a pipe");
+        assert_eq!(refused.code, Code::SourceRefused, "{refused}");
     }
 
     #[test]
@@ -126,7 +150,7 @@ mod tests {
         for n in 0..NOTES_MAX + 3 {
             std::fs::create_dir_all(top.path().join(format!("m{n}/.terraform"))).expect("makes");
         }
-        let notes = look(top.path()).expect("looks");
+        let notes = look(top.path(), Look::First).expect("looks");
         assert_eq!(notes.len(), NOTES_MAX + 1);
         assert!(notes.last().is_some_and(|note| note.starts_with("3 more")), "{notes:#?}");
     }

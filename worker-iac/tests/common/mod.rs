@@ -57,7 +57,10 @@ pub struct Running {
 impl Job {
     /// A job whose source is an archive of these files.
     pub fn new(engine: &EngineProgram, kind: JobKind, files: &[(&str, &str)]) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
+        Self::within(tempfile::tempdir().expect("a folder"), engine, kind, files)
+    }
+    /// The same in that folder: below /tmp every program writes what it likes.
+    pub fn within(folder: tempfile::TempDir, engine: &EngineProgram, kind: JobKind, files: &[(&str, &str)]) -> Self {
         let mut job = Self { folder, engine: engine.clone(), start: JobStart::default() };
         std::fs::create_dir_all(job.work()).expect("a folder");
         job.start = JobStart {
@@ -326,6 +329,28 @@ impl Control {
     }
 }
 
+/// Kills the worker, where it lives, and has the next one told the same; its number.
+pub fn follow(running: &Running, job: &Job, step: &str, worker: i32) -> i32 {
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(worker), nix::sys::signal::Signal::SIGKILL);
+    let next = running.worker(Some(worker));
+    tell(running, job, step);
+    next
+}
+
+/// Has the worker that waits for it told what the one before was.
+pub fn tell(running: &Running, job: &Job, step: &str) {
+    let mut control = running.control();
+    loop {
+        match control.hear() {
+            Some(shared_proto::v1::job_notice::Kind::Waits(true)) => break,
+            Some(_) => {}
+            // the socket was still the dead one's
+            None => control = running.control(),
+        }
+    }
+    control.start(&JobStart { step: step.into(), ..job.start.clone() });
+}
+
 /// All events in the spool, as far as they are whole; numbered without a gap, or it panics.
 pub fn events(work: &Path) -> Vec<Event> {
     let Ok(file) = File::open(work.join("events")) else { return Vec::new() };
@@ -374,7 +399,7 @@ pub fn packed(files: &[(&str, &str)]) -> Vec<u8> {
     for (path, content) in files {
         let mut header = tar::Header::new_gnu();
         header.set_size(content.len() as u64);
-        header.set_mode(0o644);
+        header.set_mode(if path.ends_with(".sh") { 0o755 } else { 0o644 });
         tar.append_data(&mut header, path, content.as_bytes()).expect("packs");
     }
     tar.into_inner().expect("packs").finish().expect("packs")

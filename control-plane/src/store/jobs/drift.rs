@@ -119,7 +119,7 @@ pub(super) async fn look(connection: &mut SqliteConnection, job: &Job) -> Result
 }
 
 fn seen(job: &Job) -> Option<Seen> {
-    if job.phase == Phase::Applied && !job.partial {
+    if job.has_applied() && !job.partial {
         return matches!(job.kind, JobKind::Update | JobKind::Refresh | JobKind::Destroy).then_some(Seen::Applied);
     }
     if !job.preview_only || job.partial {
@@ -128,8 +128,10 @@ fn seen(job: &Job) -> Option<Seen> {
     let code = job.result.as_deref().and_then(|r| serde_json::from_str::<JobEnd>(r).ok()).unwrap_or_default().code;
     match job.phase {
         Phase::NoChanges => Some(Seen::None),
-        // a plan that rules deny is a plan
-        Phase::Planned | Phase::Failed if code == "ok" || code == Code::PlanDenied.as_str() => {
+        // a plan that rules deny is a plan, and so is one that its hook fails of
+        Phase::Planned | Phase::Failed
+            if code == "ok" || [Code::PlanDenied, Code::HookFailed].iter().any(|known| code == known.as_str()) =>
+        {
             let plan = job.plan()?;
             match plan.summary {
                 Some(summary) if summary.drift > 0 => Some(Seen::Some(Some(summary.drift.into()))),

@@ -54,9 +54,9 @@ impl Store {
 pub(super) async fn note(connection: &mut SqliteConnection, job: &Job) -> Result<(), Failure> {
     let failed = broken("noting what follows");
     let makes = matches!(job.kind, JobKind::Update | JobKind::Refresh | JobKind::Import);
-    let Some(outputs) = job.outputs.as_ref().filter(|_| makes && job.phase == Phase::Applied) else { return Ok(()) };
+    let Some(outputs) = job.outputs.as_ref().filter(|_| makes && job.has_applied()) else { return Ok(()) };
     let before: Option<String> = sqlx::query_scalar(
-        "SELECT outputs FROM jobs WHERE stack = $1 AND id <> $2 AND outputs IS NOT NULL AND phase IN ($3, $4) ORDER BY id DESC LIMIT 1",
+        "SELECT outputs FROM jobs WHERE stack = $1 AND id <> $2 AND outputs IS NOT NULL AND (phase IN ($3, $4) OR applied) ORDER BY id DESC LIMIT 1",
     )
     .bind(&job.stack)
     .bind(&job.id)

@@ -120,7 +120,7 @@ impl Store {
         sqlx::query(
             "UPDATE jobs SET phase = $2, revision = $3, plan = $4, outputs = $5, result = $6, reported = $7, \
              last_sequence = $8, event_bytes = $9, approved_by = $10, ended_at_ms = COALESCE(ended_at_ms, $11), \
-             plan_text = $12, isolation_level = $13, redacted = $14, not_redacted = $15, restored_at_ms = NULL WHERE id = $1",
+             plan_text = $12, isolation_level = $13, redacted = $14, not_redacted = $15, applied = $16, restored_at_ms = NULL WHERE id = $1",
         )
         .bind(&job.id)
         .bind(job.phase)
@@ -137,6 +137,7 @@ impl Store {
         .bind(&job.isolation_level)
         .bind(job.redacted)
         .bind(&job.not_redacted)
+        .bind(job.applied)
         .execute(&mut *transaction)
         .await
         .map_err(&failed)?;
@@ -291,6 +292,7 @@ impl Story {
                         job: cut(&lock.job, LOCK_PART_MAX),
                         holder_gone: lock.holder_gone,
                     }),
+                    applied: result.applied,
                 };
                 let phase = match Phase::from_name(&result.phase) {
                     Some(phase) if phase >= Phase::Applied || phase == Phase::Planned => phase,
@@ -324,6 +326,7 @@ impl Story {
         }
         if let Some((phase, end)) = self.end {
             self.job.phase = phase;
+            self.job.applied = end.applied;
             self.job.result = serde_json::to_string(&end).ok();
             return (self.job, true);
         }

@@ -31,6 +31,8 @@ pub struct Stack {
     pub connections: String,
     /// How long what may take in its jobs.
     pub limits: String,
+    /// What of its source its jobs run before and after plan and apply.
+    pub hooks: String,
     /// What variables refer to in its stores.
     pub secrets: String,
     /// Variables that were sealed to it.
@@ -69,6 +71,8 @@ pub struct NewStack {
     /// JSON.
     pub limits: String,
     /// JSON.
+    pub hooks: String,
+    /// JSON.
     pub secrets: String,
     /// JSON.
     pub sealed: String,
@@ -84,7 +88,7 @@ macro_rules! select_stacks {
     ($rest:literal) => {
         concat!(
             "SELECT id, organization, name, engine, engine_version, runner, source, variables, not_redacted, connections, last_instance, ",
-            "secrets, sealed, variable_sets, inputs, follows, limits, created_at_ms ",
+            "secrets, sealed, variable_sets, inputs, follows, limits, hooks, created_at_ms ",
             "FROM stacks WHERE organization = $1 AND deleted_at_ms IS NULL ",
             $rest
         )
@@ -100,8 +104,8 @@ impl Store {
         let id = new_id("stk");
         sqlx::query(
             "INSERT INTO stacks (id, organization, name, engine, runner, source, variables, connections, created_at_ms, \
-             not_redacted, engine_version, limits, secrets, sealed, variable_sets, inputs, follows) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
+             not_redacted, engine_version, limits, secrets, sealed, variable_sets, inputs, follows, hooks) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
         )
         .bind(&id)
         .bind(organization)
@@ -120,6 +124,7 @@ impl Store {
         .bind(&new.variable_sets)
         .bind(&new.inputs)
         .bind(new.follows)
+        .bind(&new.hooks)
         .execute(self.pool())
         .await
         .map_err(|e| taken(e, "a stack", &new.name, "making a stack"))?;
@@ -159,7 +164,7 @@ impl Store {
     /// `internal`.
     pub(crate) async fn last_outputs(&self, stack: &str) -> Result<Option<String>, Failure> {
         sqlx::query_scalar(
-            "SELECT outputs FROM jobs WHERE stack = $1 AND outputs IS NOT NULL AND phase IN ($2, $3) ORDER BY id DESC LIMIT 1",
+            "SELECT outputs FROM jobs WHERE stack = $1 AND outputs IS NOT NULL AND (phase IN ($2, $3) OR applied) ORDER BY id DESC LIMIT 1",
         )
         .bind(stack)
         .bind(Phase::Applied)
@@ -176,7 +181,8 @@ impl Store {
     pub async fn update_stack(&self, organization: &str, id: &str, new: &NewStack) -> Result<Stack, Failure> {
         let changed = sqlx::query(
             "UPDATE stacks SET name = $3, engine = $4, runner = $5, source = $6, variables = $7, connections = $8, \
-             not_redacted = $9, engine_version = $10, limits = $11, secrets = $12, sealed = $13, variable_sets = $14, inputs = $15, follows = $16 \
+             not_redacted = $9, engine_version = $10, limits = $11, secrets = $12, sealed = $13, variable_sets = $14, inputs = $15, follows = $16, \
+             hooks = $17 \
              WHERE organization = $1 AND id = $2 AND deleted_at_ms IS NULL",
         )
         .bind(organization)
@@ -195,6 +201,7 @@ impl Store {
         .bind(&new.variable_sets)
         .bind(&new.inputs)
         .bind(new.follows)
+        .bind(&new.hooks)
         .execute(self.pool())
         .await
         .map_err(|e| taken(e, "a stack", &new.name, "changing a stack"))?;
@@ -255,7 +262,7 @@ async fn changed_last(connection: &mut SqliteConnection, stack: &str) -> Result<
     sqlx::query_scalar(
         "SELECT id FROM jobs WHERE stack = $1 AND kind IN ($2, $9) AND (phase = $3 OR (accepted AND \
          (approved_by IS NOT NULL OR approve_automatically OR reconcile) AND (phase = $4 OR (phase IN ($5, $6) AND plan IS NOT NULL)))) \
-         AND id > COALESCE((SELECT MAX(id) FROM jobs WHERE stack = $1 AND kind = $7 AND phase IN ($3, $8)), '') \
+         AND id > COALESCE((SELECT MAX(id) FROM jobs WHERE stack = $1 AND kind = $7 AND (phase IN ($3, $8) OR applied)), '') \
          ORDER BY id DESC LIMIT 1",
     )
     .bind(stack)

@@ -42,6 +42,7 @@ pub(crate) async fn stack(store: &Store, name: &str) -> Stack {
         not_redacted: "[]".into(),
         engine_version: None,
         limits: "{}".into(),
+        hooks: "{}".into(),
         connections: "[]".into(),
         secrets: "{}".into(),
         sealed: "{}".into(),
@@ -56,6 +57,7 @@ pub(crate) fn new_job(stack: &Stack, kind: JobKind) -> NewJob {
     NewJob {
         rules: None,
         limits: v1::TimeLimits::default(),
+        hooks: None,
         manner: Manner::default(),
         scope: Scope::default(),
         stack: stack.clone(),
@@ -436,6 +438,33 @@ async fn an_automatic_job_is_approved_as_soon_as_it_waits() {
     assert_eq!((job.phase, job.approved_by.as_deref()), (Phase::Applying, Some("ann")));
 }
 
+/// Its state, its outputs and what it has destroyed are what they are, whatever its phase says.
+#[tokio::test]
+async fn what_was_applied_counts_where_the_job_failed_of_a_hook_behind_it() {
+    let store = store().await;
+    let stack = stack(&store, "s").await;
+    let outputs = |value: &str| Body::Outputs(v1::Outputs { json: format!("{{\"o\":{{\"value\":\"{value}\"}}}}") });
+    let ends = async |kind: JobKind, value: &str, applied: bool| {
+        let given = accepted(&store, &stack, kind).await;
+        tell(&store, &given, 1, vec![plan(true), phase("awaiting_approval")]).await;
+        store.approve_job(ORG, &given.job_id, "bob", None).await.expect("approved");
+        let end = v1::JobResult { phase: "failed".into(), code: "hook_failed".into(), applied, ..Default::default() };
+        tell(&store, &given, 3, vec![phase("applying"), outputs(value), Body::Result(end)]).await.job
+    };
+    let job = ends(JobKind::Update, "one", false).await;
+    assert_eq!((job.phase, job.has_applied()), (Phase::Failed, false));
+    assert_eq!(store.last_outputs(&stack.id).await.expect("asked"), None);
+    let job = ends(JobKind::Update, "two", true).await;
+    assert_eq!((job.phase, job.has_applied()), (Phase::Failed, true));
+    let end: JobEnd = serde_json::from_str(job.result.as_deref().expect("a result")).expect("reads");
+    assert!(end.applied && end.code == "hook_failed", "{end:?}");
+    let told = store.last_outputs(&stack.id).await.expect("asked");
+    assert!(told.is_some_and(|told| told.contains("two")));
+    assert_eq!(code(store.delete_stack(ORG, &stack.id, false).await), Code::StackNotEmpty);
+    ends(JobKind::Destroy, "", true).await;
+    store.delete_stack(ORG, &stack.id, false).await.expect("all of it was destroyed");
+}
+
 #[tokio::test]
 async fn jobs_without_changes_and_previews_end_without_a_question() {
     let store = store().await;
@@ -533,6 +562,7 @@ async fn stacks_have_names_of_their_own_and_go_when_nothing_runs() {
         not_redacted: "[]".into(),
         engine_version: None,
         limits: "{}".into(),
+        hooks: "{}".into(),
         connections: "[]".into(),
         secrets: "{}".into(),
         sealed: "{}".into(),

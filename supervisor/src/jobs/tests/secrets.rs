@@ -35,7 +35,7 @@ fn a_secret_is_in_nothing_that_is_told_also_where_no_code_calls_it_one() {
         assert!(!told.contains(form), "{form} is in {told}");
     }
     // a format that it does not know is not taken for one that it knows
-    plane.assign(v1::JobRequest { format: 5, ..job(&plane, "j2", JobKind::Preview, SMALL) });
+    plane.assign(v1::JobRequest { format: 6, ..job(&plane, "j2", JobKind::Preview, SMALL) });
     wait_for("the end", || plane.result("j2").is_some());
     assert_eq!(plane.result("j2").map(|r| r.code).as_deref(), Some("unsupported_version"));
 }

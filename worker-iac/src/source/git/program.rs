@@ -2,7 +2,7 @@
 
 use crate::cancel::Watcher;
 use crate::journal::Journal;
-use crate::process::{self, Environment, Heard, Program};
+use crate::process::{self, Asks, Environment, Heard, Program};
 use crate::source::Places;
 use crate::stop::{Exit, Stop, io_failure};
 use shared_proto::failure::{Code, Failure};
@@ -132,6 +132,8 @@ impl<'a> Git<'a> {
             input,
             output: (&out_path, &err_path),
             writes: vec![self.places.source, self.places.tmp],
+            writes_tmp: true,
+            asks: Asks::Itself,
         };
         let (mut out, mut complaint, mut broken, mut error) = (String::new(), String::new(), None, String::new());
         let mut said_all = false;
