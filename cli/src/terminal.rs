@@ -48,11 +48,15 @@ pub(crate) fn restore() {
     }
 }
 
-/// Lets a panic's message appear on a terminal that was put back.
+/// Lets a panic's message appear on a terminal that was put back. Where nobody reads standard error any more (`2>&1 | head`), or it is full, there is
+/// nobody to tell anything: the standard library panics over that, which ends this program as output that cannot be written does.
 pub(crate) fn restore_on_panic() {
     let inner = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         restore();
+        if info.payload_as_str().is_some_and(|what| what.starts_with("failed printing to std")) {
+            std::process::exit(crate::stop::SOFTWARE);
+        }
         inner(info);
     }));
 }

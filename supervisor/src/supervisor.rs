@@ -898,7 +898,9 @@ fn policy_digest(settings: &Settings) -> (String, Option<String>) {
         "" => String::new(),
         set => format!("; with rules for plans, as JSON of the SHA-256 {}", digest(set.as_bytes())),
     };
-    (format!("{}{rules}", path.display()), std::fs::read(path).ok().map(|text| digest(&text)))
+    let digest = std::fs::read(path).ok().map(|text| digest(&text));
+    let none = if digest.is_none() { " is not there: everything is allowed" } else { "" };
+    (format!("{}{none}{rules}", path.display()), digest)
 }
 
 fn job_settings(

@@ -2,7 +2,7 @@
 //! (https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins).
 //!
 //! The token is good for one connection's Kubernetes API and an hour. It is kept in a file of the user's own, so that kubectl does not wait for
-//! the control plane each time.
+//! the control plane each time; and no longer than minutes, as a control plane that was restored may not know it, of which kubectl tells nobody here.
 
 use crate::client::{Client, path};
 use crate::config::Context;
@@ -19,6 +19,8 @@ use time::format_description::well_known::Rfc3339;
 
 /// A token is got anew so long before its end, milliseconds: whoever gets it has some time to use it.
 const BEFORE_END_MS: i64 = 5 * 60 * 1000;
+/// How long one that is kept is handed out, milliseconds.
+const HANDED_OUT_MS: i64 = 5 * 60 * 1000;
 /// The largest kept token's file, bytes.
 const FILE_MAX: u64 = 4096;
 
@@ -34,13 +36,24 @@ pub(crate) struct KubeToken {
 struct Kept {
     token: Secret,
     expires_at_ms: i64,
+    /// When it was got; one of before that was written down is old.
+    #[serde(default)]
+    got_at_ms: i64,
+}
+
+// === impl Kept ===
+
+impl Kept {
+    /// Whether it may be handed out once more. One from the future is of another clock.
+    fn is_fresh(&self, now_ms: i64) -> bool {
+        self.expires_at_ms - now_ms > BEFORE_END_MS && (0..HANDED_OUT_MS).contains(&(now_ms - self.got_at_ms))
+    }
 }
 
 /// `kube-token …`: prints an ExecCredential.
 pub(crate) async fn run(command: KubeToken, context: &Context) -> Done {
     let kept = file(context, &command.connection);
-    let fresh = |kept: &Kept| kept.expires_at_ms - shared_proto::now_ms() > BEFORE_END_MS;
-    let kept_one = kept.as_deref().and_then(load).filter(fresh);
+    let kept_one = kept.as_deref().and_then(load).filter(|kept| kept.is_fresh(shared_proto::now_ms()));
     let token = match kept_one {
         Some(token) => token,
         None => {
@@ -69,7 +82,9 @@ pub(crate) async fn run(command: KubeToken, context: &Context) -> Done {
 async fn get(context: &Context, connection: &str) -> Result<Kept, Failure> {
     let at = path(&["connections", connection, "k8s", "token"], &[]);
     let answer = Client::new(context)?.post(&at, &serde_json::json!({})).await?;
-    serde_json::from_value(answer).map_err(|_| Code::Internal.on("the control plane's answer holds no token"))
+    let got: Kept =
+        serde_json::from_value(answer).map_err(|_| Code::Internal.on("the control plane's answer holds no token"))?;
+    Ok(Kept { got_at_ms: shared_proto::now_ms(), ..got })
 }
 
 /// Where the token for this control plane, user and connection is kept.
@@ -112,10 +127,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_kept_token_is_handed_out_for_minutes_and_not_near_its_end() {
+        let fresh = |expires_at_ms: i64, got_at_ms: i64| {
+            Kept { token: Secret::new("t"), expires_at_ms, got_at_ms }.is_fresh(10_000_000)
+        };
+        let ends = 10_000_000 + BEFORE_END_MS;
+        assert!(fresh(ends + 1, 10_000_000) && !fresh(ends, 10_000_000));
+        assert!(fresh(ends + 1, 10_000_001 - HANDED_OUT_MS) && !fresh(ends + 1, 10_000_000 - HANDED_OUT_MS));
+        assert!(!fresh(ends + 1, 10_000_001), "of another clock");
+        let old: Kept = serde_json::from_str(r#"{"token": "t", "expires_at_ms": 99999999999}"#).expect("reads");
+        assert!(!old.is_fresh(10_000_000), "written by an earlier one");
+    }
+
+    #[test]
     fn a_kept_token_is_its_owners_alone() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("a/b");
-        save(&path, &Kept { token: Secret::new("t"), expires_at_ms: 7 }).expect("saves");
+        save(&path, &Kept { token: Secret::new("t"), expires_at_ms: 7, got_at_ms: 1 }).expect("saves");
         assert_eq!(std::fs::metadata(&path).expect("there").mode() & 0o777, 0o600);
         assert_eq!(load(&path).map(|kept| kept.expires_at_ms), Some(7));
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o640)).expect("changes");

@@ -68,7 +68,12 @@ pub(crate) async fn run(command: Kubeconfig, global: &Global, context: &Context,
     for connection in &entries {
         let name = name(&command, connection);
         if command.remove {
-            remove(&mut config, &name);
+            if !remove(&mut config, &name) && !command.all {
+                return Err(Code::NotFound
+                    .on(format!("{} has no context {name}", file.display()))
+                    .next("Run `kubectl config get-contexts`; nothing was removed.")
+                    .into());
+            }
         } else {
             add(&mut config, connection, &command, global, context)?;
             if command.current {
@@ -230,16 +235,20 @@ fn add(
     Ok(())
 }
 
-/// Takes cluster, user and context of this name out.
-fn remove(config: &mut Value, name: &str) {
+/// Takes cluster, user and context of this name out; whether there was one of them.
+fn remove(config: &mut Value, name: &str) -> bool {
+    let mut was_there = false;
     for (list, _) in LISTS {
         if let Some(entries) = config[list].as_array_mut() {
+            let before = entries.len();
             entries.retain(|e| e["name"] != name);
+            was_there |= entries.len() < before;
         }
     }
     if config["current-context"] == name {
         config["current-context"] = "".into();
     }
+    was_there
 }
 
 /// This program, by its name where that is how it is found.
@@ -284,14 +293,14 @@ mod tests {
         std::fs::write(&real, text).expect("writes");
         std::os::unix::fs::symlink(&real, &link).expect("links");
         let mut config = load(&link).expect("a kubeconfig");
-        remove(&mut config, "not-there");
+        assert!(!remove(&mut config, "not-there"));
         save(&link, &config).expect("saves");
         assert!(std::fs::symlink_metadata(&link).expect("there").is_symlink());
         let back = load(&real).expect("still one");
         assert_eq!(back, config);
         assert_eq!(back["users"][0]["user"], json!({ "token": "yes", "n": "1e3", "nl": "a\nb" }));
         assert_eq!(back["clusters"][0]["cluster"]["extra"], "0123");
-        remove(&mut config, "a");
+        assert!(remove(&mut config, "a"));
         assert_eq!((&config["clusters"], &config["current-context"]), (&json!([]), &json!("")));
     }
 

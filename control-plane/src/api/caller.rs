@@ -89,14 +89,18 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 
 /// Looks the token up before anything of the request is read.
 pub(super) async fn authenticate(State(state): State<ApiState>, request: Request, next: Next) -> Response {
-    let caller = identify(&state, request.headers(), &[Purpose::User]).await;
-    go_on(caller, request, next).await
+    match identify(&state, request.headers(), &[Purpose::User]).await {
+        Ok(caller) => go_on(caller, request, next).await,
+        Err(failure) => ApiError::from(failure).into_response(),
+    }
 }
 
-/// The same where a token for one cluster is good too.
+/// The same where a token for one cluster is good too, for clients of Kubernetes: kubectl shows nothing but a `Status`.
 pub(super) async fn authenticate_cluster(State(state): State<ApiState>, request: Request, next: Next) -> Response {
-    let caller = identify(&state, request.headers(), &[Purpose::Cluster, Purpose::User]).await;
-    go_on(caller, request, next).await
+    match identify(&state, request.headers(), &[Purpose::Cluster, Purpose::User]).await {
+        Ok(caller) => go_on(caller, request, next).await,
+        Err(failure) => super::pass::status(&failure.into()),
+    }
 }
 
 /// Whose token for one cluster a request has, with that connection's id; nothing where it has another kind of token, or none.
@@ -113,14 +117,9 @@ pub(super) async fn of_cluster(state: &ApiState, headers: &HeaderMap) -> Option<
     }))
 }
 
-async fn go_on(caller: Result<Caller, Failure>, mut request: Request, next: Next) -> Response {
-    match caller {
-        Ok(caller) => {
-            request.extensions_mut().insert(caller);
-            next.run(request).await
-        }
-        Err(failure) => ApiError::from(failure).into_response(),
-    }
+async fn go_on(caller: Caller, mut request: Request, next: Next) -> Response {
+    request.extensions_mut().insert(caller);
+    next.run(request).await
 }
 
 async fn identify(state: &ApiState, headers: &HeaderMap, purposes: &[Purpose]) -> Result<Caller, Failure> {

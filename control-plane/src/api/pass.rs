@@ -231,7 +231,7 @@ async fn switched(upgraded: Upgraded, mut running: Running, input: Input) {
 }
 
 /// A failure as clients of Kubernetes take it.
-fn status(error: &ApiError) -> Response {
+pub(super) fn status(error: &ApiError) -> Response {
     let failure = error.failure();
     let code = StatusCode::from_u16(failure.code.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let reason = match failure.code.http() {

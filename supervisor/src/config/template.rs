@@ -30,8 +30,10 @@ pub struct Asker<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     parts: Vec<Part>,
-    /// What each value gets, characters.
+    /// What each value gets where they do not all fit as they are, characters.
     room: usize,
+    /// What all of it has at most, characters.
+    most: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +88,7 @@ impl Template {
         if values > 0 && room < ROOM_MIN {
             return Err(format!("leaves its values {room} characters each, and must leave them {ROOM_MIN}"));
         }
-        Ok(Self { parts, room })
+        Ok(Self { parts, room, most })
     }
 
     /// Whether it says who asks.
@@ -103,6 +105,12 @@ impl Template {
     /// # Errors
     /// `policy_denied`: it says who asks, and nobody does.
     pub fn fill(&self, asker: Asker<'_>) -> Result<String, Failure> {
+        let whole = self.fill_within(asker, self.most)?;
+        // what was cut has a sign in it that nothing else has: no two fill it with the same
+        if whole.len() <= self.most { Ok(whole) } else { self.fill_within(asker, self.room) }
+    }
+
+    fn fill_within(&self, asker: Asker<'_>, room: usize) -> Result<String, Failure> {
         let mut out = String::new();
         for part in &self.parts {
             match part {
@@ -110,8 +118,8 @@ impl Template {
                 Part::Person if asker.person.is_empty() => {
                     return Err(Code::PolicyDenied.on("the connection's sessions say who asks, and nobody does"));
                 }
-                Part::Person => out.push_str(&value(asker.person, self.room)),
-                Part::Operation => out.push_str(&value(asker.operation, self.room)),
+                Part::Person => out.push_str(&value(asker.person, room)),
+                Part::Operation => out.push_str(&value(asker.operation, room)),
             }
         }
         if out.len() < LENGTH_MIN {
@@ -161,6 +169,13 @@ mod tests {
         assert_eq!(fill("{person}", "jo@example.com", ""), "jo@example.com");
         assert_eq!(fill("r-{person},{operation}", "Jörg K", "op_1"), "r-J=c3=b6rg=20K,op_1");
         assert_eq!(fill("{person}", "a", ""), "a=.");
+        // where both fit as they are, neither is cut
+        let operation = format!("op_{}", "0".repeat(32));
+        assert_eq!(fill("runner,{person},{operation}", "admin", &operation), format!("runner,admin,{operation}"));
+        let person = "x".repeat(64 - "runner,,".len() - operation.len());
+        assert_eq!(fill("runner,{person},{operation}", &person, &operation).len(), 64);
+        let cut = fill("runner,{person},{operation}", &format!("{person}y"), &operation);
+        assert!(cut.len() <= 64 && cut.contains("=.") && !cut.ends_with(&operation), "{cut}");
         let long = fill("runner,{person},{operation}", &"ä".repeat(200), &"o".repeat(128));
         assert!(long.len() <= 64 && long.contains("=."), "{long}");
     }
