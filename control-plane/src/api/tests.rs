@@ -234,6 +234,22 @@ fn every_route_is_in_the_description_and_nothing_else_is() {
 }
 
 #[tokio::test]
+async fn a_client_of_kubernetes_whose_token_nobody_knows_is_told_in_its_own_form() {
+    let world = World::new().await;
+    for path in ["/api/v1/connections/c/kubernetes/api", "/api/v1/runners/r/connections/c/kubernetes/api"] {
+        let answer = world.get("rnc_unknown", path).await;
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{path}");
+        let said: Value = serde_json::from_slice(&answer.body).expect("JSON");
+        assert_eq!(
+            (&said["kind"], &said["reason"], &said["code"]),
+            (&json!("Status"), &json!("Unauthorized"), &json!(401))
+        );
+        let words = said["message"].as_str().unwrap_or_default();
+        assert!(words.starts_with("unauthenticated: ") && words.ends_with(')'), "{words}");
+    }
+}
+
+#[tokio::test]
 async fn nothing_but_the_description_goes_without_a_token() {
     let world = World::new().await;
     let runner_key = api_key::generate(Purpose::Runner).expect("random");
