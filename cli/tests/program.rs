@@ -20,3 +20,14 @@ fn a_wrong_flag_is_wrong_usage_and_named() {
     assert_eq!(output.status.code(), Some(64), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("--no-such-flag"), "{output:?}");
 }
+
+#[test]
+fn where_nobody_can_be_told_anything_it_ends_and_does_not_panic() {
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("opens");
+    let home = tempfile::tempdir().expect("a folder");
+    let mut command = program();
+    // there is no control plane to ask, which is said
+    command.args(["job", "list"]).env_clear().env("HOME", home.path()).stderr(full);
+    let status = command.status().expect("starts");
+    assert_eq!(status.code(), Some(70), "{status:?}");
+}

@@ -59,6 +59,14 @@ fn begun(running: &Running, hook: &str) {
     running.until(hook, |b| matches!(b, Body::OutputLine(line) if line.stream == hook && line.text == "begun"));
 }
 
+/// And waits for its `sleep`: a shell that is just about to start one may pass a signal over to nobody.
+fn sleeps(running: &Running, hook: &str) {
+    begun(running, hook);
+    let first = i32::try_from(running.child.id()).expect("a pid");
+    let is_sleep = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n");
+    running.until_true("its sleep", || session_of(first).iter().any(is_sleep));
+}
+
 #[test]
 fn each_is_run_in_its_order_with_what_it_is_given() {
     let tells = "#!/bin/sh\necho \"$RUNNER_HOOK $RUNNER_STACK $RUNNER_JOB $RUNNER_JOB_KIND $RUNNER_WORKSPACE $RUNNER_RESULT\"\n\
@@ -176,7 +184,7 @@ fn a_cancel_reaches_all_of_a_hook_and_says_what_was_changed() {
         let waits = [("waits.sh", WAITS)];
         let job = job(&engine, JobKind::Update, &waits, Hooks { before_plan: "waits.sh".into(), ..Default::default() });
         let mut running = job.begin("plan");
-        begun(&running, "before-plan");
+        sleeps(&running, "before-plan");
         running.control().cancel("somebody", false);
         assert!(running.wait().success());
         let ended = events(&job.work());
