@@ -132,7 +132,7 @@ async fn run_and_are_seen() -> Result<()> {
     world.let_hooks_run(false).await?;
     let (ended, _) = world.deploy(&["--auto-approve"]).await?;
     ensure!(ended.stderr.contains("hooks_refused"), "{ended:?}");
-    let none = ["before-plan", "after-plan", "after-apply"].map(|name| format!("--hook={name}="));
+    let none = ["before-plan", "after-plan", "after-apply"].map(|name| format!("--hook={name}=none"));
     let words: Vec<_> = ["stack", "update", "shop"].into_iter().chain(none.iter().map(String::as_str)).collect();
     world.ctl.text(&words).await?;
     let stack = world.ctl.json(&["stack", "show", "shop"]).await?;

@@ -151,10 +151,14 @@ async fn start(command: &Deploy, session: &Session) -> Done<Value> {
             }
             command.options.apply(&mut body, session.runner.as_deref())?;
             let seals = &command.options.seals;
-            match existing {
+            let made = match existing {
                 Some(found) => stack::change(session, &found, body, seals, &values).await?,
                 None => stack::make(session, body, seals, &values).await?,
             };
+            // of the stack as it was made here, or not at all: somebody else may change it now; an earlier control plane tells none
+            if let Some(revision) = made.get("revision") {
+                job["stack_revision"] = revision.clone();
+            }
         }
     }
     Ok(client.post_once(&path(&["stacks", &name, "jobs"], &[]), &job).await?)
@@ -336,6 +340,9 @@ mod tests {
             &["--connection", "b"],
             &["--engine", "terraform"],
             &["--limit", "plan=1h"],
+            &["--hook", "after-plan=none"],
+            &["--ref", "none-such"],
+            &["--lfs"],
         ] {
             let stop = deploy(words).await.expect_err("refused");
             let failure = stop.failure().expect("a failure");

@@ -66,13 +66,19 @@ fn unpacked(bundle: &Path) -> Result<Set, FolderError> {
     let mut gathering = Gathering::new(bundle);
     for entry in archive.entries().map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
-        if entry.header().entry_type().is_file() {
-            // `/x`, as `opa build` writes it, `./x`, as tar does, and `x` are one
-            let name = entry.path().map_err(unreadable)?;
-            let name: PathBuf = name.components().filter(|part| matches!(part, Component::Normal(_))).collect();
-            if gathering.wants(&name)? {
-                gathering.add(&name, entry)?;
+        let kind = entry.header().entry_type();
+        // `/x`, as `opa build` writes it, `./x`, as tar does, and `x` are one
+        let written = entry.path().map_err(unreadable)?.into_owned();
+        let wrong = |what: &str| FolderError::Wrong { path: bundle.join(&written), what: what.to_owned() };
+        if written.components().any(|part| part == Component::ParentDir) {
+            return Err(wrong("its name leads out of the bundle"));
+        }
+        let name: PathBuf = written.components().filter(|part| matches!(part, Component::Normal(_))).collect();
+        if (kind.is_file() || kind.is_symlink() || kind.is_hard_link()) && gathering.wants(&name)? {
+            if !kind.is_file() {
+                return Err(wrong("it is a link, and none is followed"));
             }
+            gathering.add(&name, entry)?;
         }
     }
     gathering.finish()
@@ -191,11 +197,21 @@ mod tests {
         for (files, words) in [
             (&[("README.md", "words")][..], "no rules in it"),
             (&[("a.toml", "[[rule]]\nnam = 1\n")], "a.toml: TOML parse error"),
+            (&[("../plan.rego", "package runner.plan")], "leads out of the bundle"),
         ] {
             let packed = bundle(files);
             let failure = read(packed.path()).expect_err(words);
             assert!(failure.message.contains(words), "{failure}");
         }
+        let linked = tempfile::NamedTempFile::new().expect("a file");
+        let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(&linked, flate2::Compression::fast()));
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        tar.append_link(&mut header, "data.json", "/etc/passwd").expect("packs");
+        tar.into_inner().expect("packs").finish().expect("compresses");
+        let failure = read(linked.path()).expect_err("a link");
+        assert!(failure.message.contains("data.json: it is a link"), "{failure}");
         let broken = bundle(&[("a.rego", "package runner.plan")]);
         let bytes = std::fs::read(broken.path()).expect("reads");
         std::fs::write(broken.path(), &bytes[..bytes.len() / 2]).expect("cuts");

@@ -46,7 +46,7 @@ impl OptionalSource {
         if let Some(package) = &self.package {
             return of_package(package).map(Some);
         }
-        let Some(url) = &self.url else { return Ok(None) };
+        let Some(url) = &self.url else { return self.nothing().map(|()| None) };
         let mut git = json!({ "url": url, "reference": self.reference.as_deref().unwrap_or_default() });
         for (name, wanted) in [("submodules", self.submodules), ("lfs", self.lfs)] {
             if wanted {
@@ -57,6 +57,23 @@ impl OptionalSource {
             git["sparse"] = json!(self.sparse);
         }
         Ok(Some(json!({ "git": git })))
+    }
+
+    /// Beside --stack the parser does not ask what these need.
+    fn nothing(&self) -> Result<(), Failure> {
+        let given = [
+            ("--ref", self.reference.is_some()),
+            ("--submodules", self.submodules),
+            ("--lfs", self.lfs),
+            ("--sparse", !self.sparse.is_empty()),
+        ];
+        let given: Vec<_> = given.into_iter().filter(|(_, given)| *given).map(|(option, _)| option).collect();
+        if given.is_empty() {
+            return Ok(());
+        }
+        Err(Code::InvalidArgument
+            .on(format!("{}: this is of a repository that --git names, and none was named", given.join(", ")))
+            .next("Name it with --git; a stack that is there is given another source with `runnerctl stack update`."))
     }
 }
 

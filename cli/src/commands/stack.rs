@@ -151,7 +151,7 @@ fn inputs(stack: &Value) -> String {
 }
 
 /// What of a stack is no job's own, with the option that it is given by.
-const OF_THE_STACK: [(&str, &str); 10] = [
+const OF_THE_STACK: [(&str, &str); 11] = [
     ("engine", "--engine"),
     ("engine_version", "--engine-version"),
     ("runner", "--runner"),
@@ -162,6 +162,7 @@ const OF_THE_STACK: [(&str, &str); 10] = [
     ("follows", "--follow"),
     ("connections", "--connection"),
     ("limits", "--limit"),
+    ("hooks", "--hook"),
 ];
 
 /// Refuses what would make a stack another one where only a job of it is made, whose stack stays as it is.
@@ -237,12 +238,12 @@ pub(crate) struct Options {
     hooks: Vec<(Hook, Option<String>)>,
 }
 
-/// `before-plan=scripts/generate.sh`, `before-plan=none`, `before-plan=`.
+/// `before-plan=scripts/generate.sh`, `before-plan=none`. Nothing behind the sign is none of both: a variable of a script may have been empty.
 fn hook(text: &str) -> Result<(Hook, Option<String>), String> {
     let (name, path) = text.split_once('=').ok_or("it is not NAME=PATH")?;
     let hook = Hook::from_name(name)
         .ok_or_else(|| format!("there is no hook {name:?}; there are {}", Hook::ALL.map(Hook::name).join(", ")))?;
-    if path.is_empty() || path == NONE {
+    if path == NONE {
         return Ok((hook, None));
     }
     check_path(path).map_err(|why| format!("{path:?} {why}"))?;
@@ -660,10 +661,10 @@ mod tests {
     #[test]
     fn hooks_are_given_kept_and_taken_back() {
         assert_eq!(hook("before-plan=scripts/a b.sh"), Ok((Hook::BeforePlan, Some("scripts/a b.sh".into()))));
-        for taken in ["after-apply=none", "after-apply="] {
-            assert_eq!(hook(taken), Ok((Hook::AfterApply, None)), "{taken}");
-        }
-        for wrong in ["before-plan", "before-init=a.sh", "before-plan=/bin/sh", "before-plan=../a.sh", "=a.sh"] {
+        assert_eq!(hook("after-apply=none"), Ok((Hook::AfterApply, None)));
+        for wrong in
+            ["after-apply=", "before-plan", "before-init=a.sh", "before-plan=/bin/sh", "before-plan=../a.sh", "=a.sh"]
+        {
             assert!(hook(wrong).is_err(), "{wrong}");
         }
         let mut stack = json!({"hooks": {"before_plan": "old.sh", "after_apply": "tell.sh"}});

@@ -213,6 +213,40 @@ async fn a_stack_is_made_shown_changed_and_deleted() {
 }
 
 #[tokio::test]
+async fn a_job_is_made_of_the_stack_as_whoever_asks_for_it_knows_it() {
+    let world = World::new().await;
+    let first = world.stack("s").await["revision"].clone();
+    assert_eq!(world.get("/stacks/s").await.1["revision"], first, "nothing has changed it");
+    let job = |revision: &Value| json!({ "kind": "update", "approve_automatically": true, "stack_revision": revision });
+    let keyed = async |revision: &Value| {
+        let request = Request::post("/api/v1/stacks/s/jobs")
+            .header("authorization", format!("Bearer {}", world.ann.expose()))
+            .header("content-type", "application/json")
+            .header("Idempotency-Key", "one");
+        let request = request.body(Body::from(job(revision).to_string())).expect("a request");
+        let response = world.router.clone().oneshot(request).await.expect("answered");
+        let status = response.status();
+        let bytes = response.into_body().collect().await.expect("a body").to_bytes();
+        (status, serde_json::from_slice::<Value>(&bytes).expect("JSON"))
+    };
+    let (status, made) = keyed(&first).await;
+    assert_eq!(status, StatusCode::CREATED, "{made}");
+    // somebody else makes it another one before the job is asked for
+    let mut body = stack_body("s");
+    body["variables"] = json!({"region": "us", "count": 2});
+    let (_, changed) = world.ask(&world.ann, Method::PUT, "/stacks/s", Some(&body)).await;
+    assert_ne!(changed["revision"], first);
+    let (status, refused) = world.post("/stacks/s/jobs", &job(&first)).await;
+    assert_eq!((status.as_u16(), &refused["error"]["code"]), (409, &"conflict".into()), "{refused}");
+    assert_eq!(world.post("/stacks/s/jobs", &job(&changed["revision"])).await.0, StatusCode::CREATED);
+    // what was asked once before is answered as it was then
+    let (status, again) = keyed(&first).await;
+    assert_eq!((status, &again["id"]), (StatusCode::CREATED, &made["id"]), "{again}");
+    // who says no revision means whatever the stack is
+    assert_eq!(world.post("/stacks/s/jobs", &json!({"kind": "preview"})).await.0, StatusCode::CREATED);
+}
+
+#[tokio::test]
 async fn a_request_for_a_job_that_is_sent_again_under_its_key_is_answered_with_that_job() {
     let world = World::new().await;
     world.stack("s").await;

@@ -36,6 +36,9 @@ pub(super) struct NewJobBody {
     /// Of the stack's variables only these; where absent all of them, and of an untrusted source none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) stack_variables: Option<Vec<String>>,
+    /// The stack's `revision`: where it is another one by now, no job is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) stack_revision: Option<String>,
     /// For this job alone, in the place of the stack's.
     pub(super) source: Option<Source>,
     /// For this job alone, over the stack's.
@@ -74,6 +77,7 @@ impl NewJobBody {
             untrusted: false,
             reconcile: false,
             stack_variables: None,
+            stack_revision: None,
             source: None,
             variables: Variables::default(),
             secrets: BTreeMap::new(),
@@ -99,6 +103,18 @@ pub(super) async fn make_job(
     idempotency: Option<Idempotency>,
     origin: Option<String>,
 ) -> Result<Job, Failure> {
+    if body.stack_revision.as_ref().is_some_and(|revision| *revision != stack.revision()) {
+        // asked again, the answer is what came of it the first time
+        if let Some(again) = &idempotency
+            && let Some(job) = state.store.job_made(caller.org(), &caller.user().name, again).await?
+        {
+            return Ok(job);
+        }
+        let message = format!("the stack {} was changed by somebody else just now: no job was made", stack.name);
+        return Err(Code::Conflict
+            .on(message)
+            .next("Do the same again: it makes the stack what is asked for, and starts a job of that."));
+    }
     let manner = manner(&body, origin)?;
     let kept: KeptSource = read_back(&stack.source, &stack)?;
     let source = match body.source {

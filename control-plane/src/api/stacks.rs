@@ -134,6 +134,8 @@ struct StackView {
     connections: Vec<String>,
     limits: Limits,
     hooks: Hooks,
+    /// Another one whenever any of that is: a job that is made with it is made of the stack as it is here, or not at all.
+    revision: String,
     /// The instance that applied its last plan, or may have: a stack without a backend has its state there.
     last_instance: Option<String>,
     created_at_ms: i64,
@@ -420,6 +422,7 @@ async fn view(state: &ApiState, caller: &Caller, stack: Stack) -> Result<StackVi
         None => None,
     };
     Ok(StackView {
+        revision: stack.revision(),
         variables: read_back(&stack.variables, &stack)?,
         secrets: read_back(&stack.secrets, &stack)?,
         sealed: read_back(&stack.sealed, &stack)?,

@@ -103,7 +103,7 @@ impl Gathering {
         Self { of: of.to_owned(), seen: 0, left: SET_MAX, files: Vec::new() }
     }
 
-    /// Whether a file is part of a set. Patterns are at the top alone: further down a bundle may have anything.
+    /// Whether a file is part of a set. Patterns are at the top alone: further down they would be taken for what is in force, and are an error.
     ///
     /// # Errors
     /// It would be, and cannot be read here; there are too many files.
@@ -116,7 +116,11 @@ impl Gathering {
         let at_the_top = name.components().count() == 1;
         match file.rsplit_once('.').map_or("", |(_, extension)| extension) {
             "rego" => Ok(!file.ends_with("_test.rego")),
-            "toml" => Ok(at_the_top && file != "tests.toml"),
+            "toml" if file == "tests.toml" => Ok(false),
+            "toml" if !at_the_top => {
+                Err(self.wrong(name, "rules of patterns are read at the top alone: put it there".to_owned()))
+            }
+            "toml" => Ok(true),
             "wasm" => Err(self.wrong(name, "a compiled policy is not run here: give its modules of Rego".to_owned())),
             "yaml" | "yml" if file.starts_with("data.") => {
                 Err(self.wrong(name, "YAML is not read here: give it as data.json".to_owned()))
@@ -276,7 +280,7 @@ mod tests {
             ("data.json", "{\"zones\": {\"eu\": [1]}}"),
             ("zones/data.json", "{\"us\": [2]}"),
             ("a/b/data.json", "{\"c\": 3}"),
-            ("plans/rules.toml", "none of ours"),
+            ("plans/tests.toml", "none of ours"),
             ("plans/destroy.json", "{}"),
         ];
         let expected = gathered(&files).expect("a set");
@@ -300,6 +304,7 @@ mod tests {
         assert!(gathered(&[(&deep(DEPTH_MAX - 1), "")]).is_ok());
         for (files, words) in [
             (&[("policy.wasm", "")][..], "compiled policy"),
+            (&[("sub/a.toml", "")], "sub/a.toml: rules of patterns are read at the top alone"),
             (&[("a/data.yaml", "a: 1")], "a/data.yaml: YAML is not read"),
             (&[("data.json", "[1]")], "data is no object"),
             (&[("data.json", "{\"a\": 1}"), ("a/data.json", "{\"b\": 2}")], "another file says what \"a\" is"),

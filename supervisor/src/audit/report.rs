@@ -277,6 +277,7 @@ impl fmt::Display for Report {
         let wrong = self.findings.len() as u64 + self.more_findings;
         match wrong {
             0 => writeln!(f, "audit log of runner {}: good", self.runner)?,
+            1 => writeln!(f, "audit log of runner {}: NOT good, 1 finding", self.runner)?,
             _ => writeln!(f, "audit log of runner {}: NOT good, {wrong} findings", self.runner)?,
         }
         writeln!(f, "  {} records in {} files, {} bytes", self.records, self.files, self.bytes)?;

@@ -45,7 +45,7 @@ pub enum LimitError {
         most: u32,
     },
     /// As many as may be have come.
-    #[error("rule {rule:?} of the runner's policy allows no more than {rate}: try again in {after:?}")]
+    #[error("rule {rule:?} of the runner's policy allows no more than {rate}: try again in {} s", .after.as_secs_f64().ceil())]
     Rate {
         /// The rule.
         rule: Arc<str>,
@@ -201,6 +201,14 @@ mod tests {
 
     fn limit(concurrency: Option<u32>, rate: Option<&str>) -> Limit {
         Limit { rule: "r".into(), concurrency, rate: rate.map(|r| Rate::parse(r).unwrap()) }
+    }
+
+    #[test]
+    fn when_there_is_room_again_is_told_in_whole_seconds() {
+        let after = Duration::from_nanos(1_084_764_665);
+        let rate = Rate::parse("10/minute").unwrap();
+        let said = LimitError::Rate { rule: "r".into(), rate, after }.to_string();
+        assert!(said.ends_with("try again in 2 s"), "{said}");
     }
 
     #[test]

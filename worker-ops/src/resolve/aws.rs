@@ -18,6 +18,7 @@ use aws_credential_types::provider::error::CredentialsError;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use prost::Message as _;
+use shared_proto::failure::Code;
 use shared_proto::v1::target::Kind;
 use shared_proto::v1::{AwsSession, AwsTarget, ResolveAws, Step};
 use std::fs::File;
@@ -181,6 +182,11 @@ async fn credentials(how: &ResolveAws, config: &ProviderConfig) -> Result<Creden
     }
 }
 
+/// What to do: where STS was not reached its word on the role is not the matter.
+fn next_step(fault: &Fault, refused: String) -> String {
+    if fault.code() == Code::TargetUnreachable { fault.failure.next_step.clone() } else { refused }
+}
+
 /// The session that a pod's token is exchanged for. Asked here and not by aws-config, which knows no way past a proxy.
 async fn web_identity(how: &ResolveAws, region: Option<Region>, dialer: &Dialer) -> Result<(AwsTarget, i64), Fault> {
     let named =
@@ -195,9 +201,9 @@ async fn web_identity(how: &ResolveAws, region: Option<Region>, dialer: &Dialer)
     let at = AwsTarget { region: region.to_string(), endpoint_url: how.endpoint_url.clone(), ..AwsTarget::default() };
     let name = variable(how, "AWS_ROLE_SESSION_NAME").unwrap_or("runner");
     session::with_web_identity(at, role, name, token.trim(), dialer).await.map_err(|fault| {
+        let next = next_step(&fault, format!("Look at the trust policy of {role}, and at the token in {path}."));
         let why = fault.failure.message;
-        unavailable(format!("{}: the role {role} cannot be assumed: {why}", shown(how)))
-            .next(format!("Look at the trust policy of {role}, and at the token in {path}."))
+        unavailable(format!("{}: the role {role} cannot be assumed: {why}", shown(how))).next(next)
     })
 }
 
@@ -219,8 +225,9 @@ async fn assume(
     for role in Role::all(session) {
         let assumed = session::assume(held, &role, dialer).await;
         (held, until_ms) = assumed.map_err(|fault| {
+            let next = next_step(&fault, role.next_step());
             let why = fault.failure.message;
-            unavailable(format!("{with}: the role {} cannot be assumed: {why}", role.arn)).next(role.next_step())
+            unavailable(format!("{with}: the role {} cannot be assumed: {why}", role.arn)).next(next)
         })?;
         steps.push(step("role", format!("{}, as {}", role.arn, session.session_name)));
         with = format!("the session of {}", role.arn);
@@ -325,7 +332,6 @@ fn shown(how: &ResolveAws) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shared_proto::failure::Code;
 
     fn how(source: &str, variables: &[(&str, &str)]) -> ResolveAws {
         let environment = variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();

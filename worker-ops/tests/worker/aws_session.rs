@@ -289,6 +289,7 @@ async fn connected() -> Result<()> {
         let reply = answered(Worker::start_dialling("resolve", asks)?, &request).await?;
         let Some(Reply::Failure(outcome)) = &reply.kind else { anyhow::bail!("{reply:?}") };
         ensure!(outcome.code == "credentials_unavailable", "{outcome:?}");
+        ensure!(!outcome.next_step.contains("trust policy"), "nobody has refused the role: {outcome:?}");
         let asked = refusing.await??;
         ensure!(asked.iter().all(|asked| asked == host) && asked.is_empty() == host.is_empty(), "{host}: {asked:?}");
     }

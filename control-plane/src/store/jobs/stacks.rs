@@ -2,6 +2,7 @@
 
 use super::super::{Store, broken, new_id, not_found, taken};
 use super::{JobKind, Phase};
+use sha2::{Digest as _, Sha256};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::now_ms;
 use sqlx::{FromRow, SqliteConnection};
@@ -47,6 +48,39 @@ pub struct Stack {
     pub last_instance: Option<String>,
     /// When it was made.
     pub created_at_ms: i64,
+}
+
+// === impl Stack ===
+
+impl Stack {
+    /// Of all that users say of it: another one where any of that is. Whoever changes it and then starts a job sees by it whether somebody else has
+    /// changed it in between.
+    pub fn revision(&self) -> String {
+        let follows = if self.follows { "follows" } else { "" };
+        let said = [
+            self.name.as_str(),
+            &self.engine,
+            self.engine_version.as_deref().unwrap_or_default(),
+            self.runner.as_deref().unwrap_or_default(),
+            &self.source,
+            &self.variables,
+            &self.not_redacted,
+            &self.connections,
+            &self.limits,
+            &self.hooks,
+            &self.secrets,
+            &self.sealed,
+            &self.variable_sets,
+            &self.inputs,
+            follows,
+        ];
+        let mut digest = Sha256::new();
+        for text in said {
+            digest.update((text.len() as u64).to_le_bytes());
+            digest.update(text);
+        }
+        shared_proto::hex::encode(&digest.finalize()[..16])
+    }
 }
 
 /// What a user says of a stack.
