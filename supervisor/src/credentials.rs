@@ -276,7 +276,7 @@ fn how(entry: &Connection, config: &Config, connection: &str, asker: Asker<'_>) 
     // what a program that the resolver runs finds the runner's proxy by; a login is for nobody but the supervisor
     let with_proxy = |mut environment: HashMap<String, String>| {
         if let (Some(url), None) = (&config.proxy.url, &config.proxy.user) {
-            environment.insert("HTTPS_PROXY".to_owned(), format!("http://{}", url.authority()));
+            environment.insert("HTTPS_PROXY".to_owned(), url.url());
             environment.insert("NO_PROXY".to_owned(), config.proxy.no_proxy.clone());
         }
         environment

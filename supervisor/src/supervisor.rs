@@ -956,9 +956,8 @@ fn job_environment(config: &Config) -> HashMap<String, String> {
     set("RUNNER_PROVIDERS", Some(config.engines.providers.display().to_string()));
     set("RUNNER_ALLOW_FILE_SOURCES", config.sources.allow_file.then(|| "1".to_owned()));
     if let Some(url) = &config.proxy.url {
-        let url = format!("http://{}", url.authority());
-        set("HTTPS_PROXY", Some(url.clone()));
-        set("HTTP_PROXY", Some(url));
+        set("HTTPS_PROXY", Some(url.url()));
+        set("HTTP_PROXY", Some(url.url()));
         set("NO_PROXY", Some(config.proxy.no_proxy.clone()));
     }
     environment

@@ -1,6 +1,6 @@
 //! A suite of scenarios: a component that is missing shows as ignored with its reason, and fails where `REQUIRE_COMPONENTS=1`.
 
-use crate::tools::Component;
+use crate::tools::{Component, required};
 use crate::{process, scratch};
 use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -90,7 +90,7 @@ impl Suite {
         let (runtime, needs, limit) = (Arc::clone(&self.runtime), self.needs.clone(), self.limit);
         self.trials.push(Trial::ignorable_test(name, move || {
             let missing: Vec<_> = needs.iter().filter_map(|c| c.missing().map(|why| (*c, why))).collect();
-            let required = std::env::var_os("REQUIRE_COMPONENTS").is_some_and(|v| v == "1");
+            let required = required();
             if let Some((_, why)) = missing.iter().find(|(c, _)| required && c.can_be_installed()) {
                 return Err(Failed::from(format!("REQUIRE_COMPONENTS=1 and {why}")));
             }

@@ -111,7 +111,23 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     )
 }
 
+/// Whether what is missing fails: `REQUIRE_COMPONENTS=1`.
+pub(crate) fn required() -> bool {
+    std::env::var_os("REQUIRE_COMPONENTS").is_some_and(|v| v == "1")
+}
+
 impl Component {
+    /// Whether it is to be had here, for a test that is in no suite: where it is not, that is printed.
+    ///
+    /// # Panics
+    /// It is not, and `REQUIRE_COMPONENTS=1`.
+    pub fn is_here(self) -> bool {
+        let Some(why) = self.missing() else { return true };
+        assert!(!required(), "{why}");
+        println!("SKIPPED: {why}");
+        false
+    }
+
     /// Why it is not to be had here; `None` where it is.
     pub fn missing(self) -> Option<String> {
         let program = |name: &str| match find(name) {

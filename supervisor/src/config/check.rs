@@ -729,7 +729,7 @@ impl Config {
                 "tunnel.backoff_max_ms" => self.tunnel.backoff_max.as_millis().to_string(),
                 "tunnel.lasted_ms" => self.tunnel.lasted.as_millis().to_string(),
                 "tunnel.drain_grace_s" => self.tunnel.drain_grace.as_secs().to_string(),
-                "proxy.url" => self.proxy.url.as_ref().map(|u| format!("http://{}", u.authority())).unwrap_or_default(),
+                "proxy.url" => self.proxy.url.as_ref().map(ProxyUrl::url).unwrap_or_default(),
                 "proxy.no_proxy" => self.proxy.no_proxy.clone(),
                 "proxy.user" => self.proxy.user.clone().unwrap_or_default(),
                 "proxy.password_file" => path(&self.proxy.password_file),
@@ -879,6 +879,10 @@ impl ProxyUrl {
             return Err(bad("has no host"));
         }
         Ok((Self { host: name.to_owned(), port: authority.port_u16().unwrap_or(3128) }, user))
+    }
+    /// As other programs take it: `http://host:port`, without a login.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.authority())
     }
     /// `host:port`, an IPv6 address in brackets.
     pub fn authority(&self) -> String {

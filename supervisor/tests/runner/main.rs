@@ -223,6 +223,22 @@ async fn bad_operations(session: &Session) {
     assert_eq!(session.run(unary("k", describe("hello"))).await.0.code, "ok");
 }
 
+/// A proxy that says yes once, and stands for what is behind it: its port, and what it was asked.
+async fn proxy() -> (u16, tokio::task::JoinHandle<String>) {
+    let proxy = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let port = proxy.local_addr().expect("an address").port();
+    let asked = tokio::spawn(async move {
+        let (mut stream, _) = proxy.accept().await.expect("accepts");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.expect("reads"));
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nbehind the proxy").await.expect("writes");
+        String::from_utf8(head).expect("text")
+    });
+    (port, asked)
+}
+
 /// A worker is connected to its connection's target, by whatever way leads there, and to nothing else; the operation ends as it should.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_is_connected_to_its_target_alone() {
@@ -234,17 +250,7 @@ async fn a_worker_is_connected_to_its_target_alone() {
             stream.write_all(b"the target").await.expect("writes");
         }
     });
-    let proxy = TcpListener::bind("127.0.0.1:0").await.expect("binds");
-    let proxy_port = proxy.local_addr().expect("an address").port();
-    let passed = tokio::spawn(async move {
-        let (mut stream, _) = proxy.accept().await.expect("accepts");
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(stream.read_u8().await.expect("reads"));
-        }
-        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nbehind the proxy").await.expect("writes");
-        String::from_utf8(head).expect("text")
-    });
+    let (proxy_port, passed) = proxy().await;
     let connections: String = [format!("port-{port}"), format!("proxy-{proxy_port}"), "metadata-1".to_owned()]
         .iter()
         .map(|name| format!("[connections.{name}]\nprovider = \"kubernetes\"\nin_cluster = true\n"))
@@ -288,17 +294,7 @@ async fn a_worker_is_connected_to_its_target_alone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_resolver_is_connected_through_the_runners_proxy() {
     let control_plane = ControlPlane::start().await;
-    let proxy = TcpListener::bind("127.0.0.1:0").await.expect("binds");
-    let port = proxy.local_addr().expect("an address").port();
-    let passed = tokio::spawn(async move {
-        let (mut stream, _) = proxy.accept().await.expect("accepts");
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(stream.read_u8().await.expect("reads"));
-        }
-        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nbehind the proxy").await.expect("writes");
-        String::from_utf8(head).expect("text")
-    });
+    let (port, passed) = proxy().await;
     let entry = |host: &str| format!("[connections.\"asks-{host}\"]\nprovider = \"kubernetes\"\nin_cluster = true\n");
     let (public, metadata) = ("sts.example", "169.254.169.254");
     let configuration = format!(

@@ -11,7 +11,8 @@ fn whose(job: &str) -> Whose {
 fn opened(folder: &Path) -> Store {
     Store::open(folder, key(), whose("j1")).expect("opens").0
 }
-fn state(serial: u64, what: &str) -> Vec<u8> {
+/// A state, as an engine writes it.
+pub(super) fn state(serial: u64, what: &str) -> Vec<u8> {
     let value = serde_json::json!({ "version": 4, "serial": serial, "lineage": "l", "outputs": what, "resources": [] });
     value.to_string().into_bytes()
 }
