@@ -369,24 +369,26 @@ mod tests {
             (".config/gcloud/credentials.db", "x"),
             ("certs/ca.pem", "-----BEGIN CERTIFICATE-----\n"),
             ("certs/server.pem", key),
+            ("data.json", "{}"),
+            ("robot.json", "{\"type\": \"service_account\", \"private_key\": \"-----BEGIN PRIVATE KEY-----\\nMII\"}"),
             ("certs/tls.key", key),
             ("id_rsa", "x"),
             ("id_rsa.pub", "x"),
             ("main.tf", "x"),
         ];
         let dir = folder(&files);
-        let sent = [".config", ".env.example", "certs", "certs/ca.pem", "id_rsa.pub", "main.tf"];
+        let sent = [".config", ".env.example", "certs", "certs/ca.pem", "data.json", "id_rsa.pub", "main.tf"];
         assert_eq!(names(dir.path()), sent);
         let secrets = |dir: &Path| {
             let all = pack(dir, Limits::default()).expect("packs").secrets;
             all.iter().map(|name| name.display().to_string()).collect::<Vec<_>>()
         };
-        let out = [".aws", ".config/gcloud", ".env", "certs/server.pem", "certs/tls.key", "id_rsa"];
+        let out = [".aws", ".config/gcloud", ".env", "certs/server.pem", "certs/tls.key", "id_rsa", "robot.json"];
         assert_eq!(secrets(dir.path()), out);
         // what is named in an ignore file is not told of, what it takes in is sent
         fs::write(dir.path().join(IGNORE_FILE), "id_rsa\n!.aws/\n!.env\n").expect("writes");
         fs::write(dir.path().join("certs").join(IGNORE_FILE), "!tls.key\n").expect("writes");
-        assert_eq!(secrets(dir.path()), [".config/gcloud", "certs/server.pem"]);
+        assert_eq!(secrets(dir.path()), [".config/gcloud", "certs/server.pem", "robot.json"]);
         let sent = names(dir.path());
         for name in [".aws", ".aws/credentials", ".env", "certs/tls.key"] {
             assert!(sent.iter().any(|sent| sent == name), "{name}: {sent:?}");

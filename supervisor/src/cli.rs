@@ -11,7 +11,7 @@ mod seal_key;
 
 use crate::config::{Config, SETTINGS, Source};
 use crate::policy::Policy;
-use crate::{admin, preflight};
+use crate::{admin, exit, preflight};
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint};
 use shared_proto::failure::{Code, Failure};
 use std::collections::BTreeMap;
@@ -290,8 +290,20 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 
 /// Prints a result. A reader that has gone is no failure.
 pub(crate) fn out(text: &str) -> i32 {
-    let _ = writeln!(std::io::stdout(), "{text}");
-    0
+    match written(text) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            eprintln!("runner: standard output: {e}");
+            exit::OS_ERROR
+        }
+        _ => 0,
+    }
+}
+
+/// A line on standard output.
+pub(crate) fn written(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout();
+    writeln!(out, "{text}")?;
+    out.flush()
 }
 
 #[cfg(test)]

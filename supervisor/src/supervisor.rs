@@ -309,8 +309,10 @@ async fn join(
         }
     };
     let (ask_upgrade, mut upgrades) = mpsc::channel(1);
+    let (refuse_reload, reload_refused) = watch::channel(None);
     let facts = admin::Facts {
         settings: current,
+        reload_refused,
         tunnel: tunnel_status.clone(),
         leaves,
         operations: operations.clone(),
@@ -336,8 +338,17 @@ async fn join(
     }
 
     workers.ready().await;
-    let reloading =
-        Reloading { flags, replace: &replace, workers: &workers, reach, mechanisms, guarantees: &floor, own, recorder };
+    let reloading = Reloading {
+        flags,
+        replace: &replace,
+        workers: &workers,
+        reach,
+        mechanisms,
+        guarantees: &floor,
+        own,
+        recorder,
+        refused: refuse_reload,
+    };
     let handing = HandingOver {
         succession: &succession,
         workers: &workers,
@@ -693,6 +704,8 @@ struct Reloading<'a> {
     guarantees: &'a Guarantees,
     own: Own,
     recorder: &'a Recorder,
+    /// Why the last order to reload changed nothing; `None`: it did, or there was none.
+    refused: watch::Sender<Option<admin::ReloadRefused>>,
 }
 
 impl Reloading<'_> {
@@ -704,6 +717,10 @@ impl Reloading<'_> {
             }
             if config.jobs.states.key_file != self.replace.borrow().config.jobs.states.key_file {
                 return Err("jobs.states.key_file cannot be changed while it runs".to_owned());
+            }
+            if !config.audit.is_kept_as(&self.replace.borrow().config.audit) {
+                let what = "on_failure, file_max, keep_files and sink of [audit] are read when a process begins to write the log";
+                return Err(format!("{what}: change them back, or let `runner upgrade` begin another process with them"));
             }
             config.check_programs().map_err(|e| e.to_string())?;
             self.guarantees.suffice(config.isolation_require).map_err(|f| f.to_string())?;
@@ -727,8 +744,12 @@ impl Reloading<'_> {
                     ..Default::default()
                 });
                 tracing::info!("configuration and credentials read again");
+                self.refused.send_replace(None);
             }
-            Err(reason) => tracing::error!(reason, "not reloaded, nothing has changed"),
+            Err(reason) => {
+                tracing::error!(reason, "not reloaded, nothing has changed");
+                self.refused.send_replace(Some(admin::ReloadRefused { at_ms: shared_proto::now_ms(), reason }));
+            }
         }
     }
 }

@@ -20,3 +20,42 @@ fn a_wrong_flag_is_wrong_usage_and_named() {
     assert_eq!(output.status.code(), Some(64), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("--no-such-flag"), "{output:?}");
 }
+
+/// A configuration that names nothing but where the state is.
+fn configured() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = format!("credentials = \"/nowhere\"\nstate_dir = \"{}\"\n", folder.path().display());
+    std::fs::write(folder.path().join("runner.toml"), text).expect("writes");
+    folder
+}
+
+#[test]
+fn kinds_that_no_log_has_are_wrong_usage() {
+    let folder = configured();
+    let tail = |words: &[&str]| {
+        let mut program = program();
+        program.args(["audit", "tail"]).args(words).arg("--config").arg(folder.path().join("runner.toml"));
+        program.output().expect("starts")
+    };
+    let refused = tail(&["--kind", "bogus"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(64) && said.contains("decision, end, recording"), "{said}");
+    assert_eq!(tail(&["--decision", "perhaps"]).status.code(), Some(64));
+    // a kind of the log's own; that there is no log is told as such
+    assert_eq!(tail(&["--kind", "seal"]).status.code(), Some(66));
+}
+
+/// What cannot be written is no success.
+#[test]
+fn a_full_standard_output_is_told() {
+    let folder = configured();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a device");
+    let check = program()
+        .args(["policy", "check", "--config"])
+        .arg(folder.path().join("runner.toml"))
+        .stdout(full)
+        .output()
+        .expect("starts");
+    let said = String::from_utf8_lossy(&check.stderr).into_owned();
+    assert!(check.status.code() == Some(71) && said.contains("standard output"), "{:?} {said}", check.status);
+}

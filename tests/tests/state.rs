@@ -1,7 +1,7 @@
 //! The runner's own store of states, with real OpenTofu: versions and the way back, sealed on disk; a plan that was overtaken; the lock of an
 //! engine that was killed; workers that are killed while the state is written.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use runner_tests::ctl::Ctl;
 use runner_tests::engine::{self, EngineKind};
@@ -346,11 +346,28 @@ async fn without_namespaces() -> Result<()> {
     killed(&[&refuse, "namespaces", "--"]).await
 }
 
+/// A write takes milliseconds, in which a busy machine may not look: then another job is tried.
+const TRIES: usize = 3;
+
 async fn killed(under: &[&str]) -> Result<()> {
     let set = set_under(under).await?;
+    let (mut kills, mut in_writes) = (0, 0);
+    for number in 1..=TRIES {
+        let (killed, in_write) = killed_in(&set, &format!("long-{number}")).await?;
+        eprintln!("{killed} workers killed, as they wrote the state: {in_write:?}");
+        (kills, in_writes) = (kills + killed, in_writes + in_write.len());
+        if kills >= 5 && in_writes > 0 {
+            return Ok(());
+        }
+    }
+    bail!("only {kills} were killed, in {in_writes} writes of the state")
+}
+
+/// One job whose workers are killed, most of them as they write the state: how many, and how often at which write.
+async fn killed_in(set: &Set, name: &str) -> Result<(usize, BTreeMap<String, u32>)> {
     let user = set.control_plane.admin();
-    let stack = user.stack("long", "opentofu", LONG).await?;
-    let id = user.start_job("long", &json!({ "kind": "update", "approve_automatically": true })).await?;
+    let stack = user.stack(name, "opentofu", LONG).await?;
+    let id = user.start_job(name, &json!({ "kind": "update", "approve_automatically": true })).await?;
     user.job_in(&id, &["applying"], JOB).await?;
     let folder = set.folder(&stack)?.join(VERSIONS);
     // the version that is being written, and how many there are
@@ -398,8 +415,6 @@ async fn killed(under: &[&str]) -> Result<()> {
     .await?;
     let job = user.job(&id).await?;
     ensure!(job.phase() == "applied" && job.code() == "ok", "after {kills} kills: {}", job.0);
-    eprintln!("{kills} workers killed, as they wrote the state: {in_write:?}");
-    ensure!(kills >= 5 && !in_write.is_empty(), "only {kills} were killed, as they wrote the state: {in_write:?}");
     user.whole(&id).await?;
     user.started_once(&id, "apply").await?;
     let state = set.state(&stack)?;
@@ -408,7 +423,7 @@ async fn killed(under: &[&str]) -> Result<()> {
     let left: Vec<_> = std::fs::read_dir(set.folder(&stack)?)?.flatten().map(|entry| entry.file_name()).collect();
     ensure!(!left.iter().any(|name| name.to_string_lossy().contains("errored") || name == "lock.json"), "{left:?}");
     ensure!(job.0["result"]["rescued_state"].is_null(), "{}", job.0);
-    let next = set.job("long", json!({ "kind": "preview" }), &["no_changes", "planned", "failed"]).await?;
+    let next = set.job(name, json!({ "kind": "preview" }), &["no_changes", "planned", "failed"]).await?;
     ensure!(next["phase"] == "no_changes", "{next}");
-    Ok(())
+    Ok((kills, in_write))
 }

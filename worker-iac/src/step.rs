@@ -984,8 +984,11 @@ impl Step {
                 result.next_step = Code::WorkerOutOfDisk.next_step().into();
             }
         }
-        result.message += &begun;
-        result.message += &self.lock_left;
+        let more = begun + &self.lock_left;
+        if !more.is_empty() && !result.message.ends_with('.') {
+            result.message.push('.');
+        }
+        result.message += &more;
         if let Some(at) = self.rescue() {
             self.journal.note(format!("The state that the engine could not save is kept on the runner: {at}.")).await;
             result.rescued_state = at;

@@ -44,9 +44,11 @@ pub(super) fn is_named(path: &Path) -> bool {
         || WITHIN.iter().any(|(within, known)| folder.as_deref() == Some(*within) && name == *known)
 }
 
-/// Whether it may hold a private key: of names that are usual for certificates, too, the content decides.
+/// Whether it may hold a private key: of names that are usual for certificates, too, and of JSON, which is what a key of a Google service account
+/// comes as, the content decides.
 pub(super) fn may_hold_key(path: &Path) -> bool {
-    path.extension().is_some_and(|kind| kind.eq_ignore_ascii_case("pem") || kind.eq_ignore_ascii_case("key"))
+    let is = |kind: &std::ffi::OsStr| ["pem", "key", "json"].iter().any(|known| kind.eq_ignore_ascii_case(known));
+    path.extension().is_some_and(is)
 }
 
 /// Whether there is a private key at its beginning.

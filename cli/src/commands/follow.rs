@@ -307,10 +307,14 @@ pub(crate) fn waits(job: &Value) -> Option<String> {
         "instance" => {
             "waits for an instance of the runner that takes jobs; `runnerctl runner list` shows them".to_owned()
         }
+        "state" => format!(
+            "waits for the instance {} of the runner, which may have the stack's state; `runnerctl runner list` shows what it does",
+            table::text(job, "/waits_for/instance")
+        ),
         "restored" => "was restored from an older back-up of the control plane: an instance that has it says so when it connects, \
              else it ends as lost"
             .to_owned(),
-        // it is about to be given out, or goes first to the instance that has its stack's state
+        // it is about to be given out
         _ => "waits for an instance of the runner with room for it; `runnerctl runner list` shows them".to_owned(),
     })
 }
@@ -462,6 +466,9 @@ mod tests {
         );
         assert!(
             said(json!({"reason": "instance"})).contains("takes jobs") && said(Value::Null).contains("room for it")
+        );
+        assert!(
+            said(json!({"reason": "state", "instance": "i-1"})).starts_with("waits for the instance i-1 of the runner")
         );
         assert_eq!(waits(&json!({"phase": "planning", "waits_for": null})), None);
     }

@@ -2,7 +2,7 @@
 
 use super::Session;
 use crate::output::{escape, table};
-use crate::stop::Done;
+use crate::stop::{self, Done};
 use serde_json::Value;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::rules::{Effect, FolderError, Gathering, Judgement, Set, load};
@@ -48,6 +48,7 @@ pub(crate) async fn run(command: RulesCommand, session: &Session) -> Done {
 }
 
 fn read(from: &Path) -> Result<Set, Failure> {
+    std::fs::metadata(from).map_err(|e| stop::file(from, &e))?;
     let found = if from.is_file() { unpacked(from).map(Some) } else { load(from) };
     let found = found.map_err(|e| Code::InvalidArgument.on(e.to_string()).next("Correct the file."))?;
     let nothing = || {
@@ -60,15 +61,19 @@ fn read(from: &Path) -> Result<Set, Failure> {
 
 /// The rules of a bundle. It is read no further than a set may be long, whatever it unpacks to.
 fn unpacked(bundle: &Path) -> Result<Set, FolderError> {
+    let no_archive = |e: std::io::Error| FolderError::Wrong {
+        path: bundle.to_owned(),
+        what: format!("it is no tar archive that is packed with gzip: {e}"),
+    };
     let unreadable = |source| FolderError::Unreadable { path: bundle.to_owned(), source };
     let file = std::fs::File::open(bundle).map_err(unreadable)?;
     let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(file).take(BUNDLE_MAX));
     let mut gathering = Gathering::new(bundle);
-    for entry in archive.entries().map_err(unreadable)? {
-        let entry = entry.map_err(unreadable)?;
+    for entry in archive.entries().map_err(no_archive)? {
+        let entry = entry.map_err(no_archive)?;
         let kind = entry.header().entry_type();
         // `/x`, as `opa build` writes it, `./x`, as tar does, and `x` are one
-        let written = entry.path().map_err(unreadable)?.into_owned();
+        let written = entry.path().map_err(no_archive)?.into_owned();
         let wrong = |what: &str| FolderError::Wrong { path: bundle.join(&written), what: what.to_owned() };
         if written.components().any(|part| part == Component::ParentDir) {
             return Err(wrong("its name leads out of the bundle"));
@@ -216,6 +221,17 @@ mod tests {
         let bytes = std::fs::read(broken.path()).expect("reads");
         std::fs::write(broken.path(), &bytes[..bytes.len() / 2]).expect("cuts");
         assert_eq!(read(broken.path()).expect_err("half of it").code, Code::InvalidArgument);
+    }
+
+    #[test]
+    fn what_is_no_folder_and_no_bundle_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let said = |path: &Path| read(path).expect_err("refused").message;
+        assert!(said(&folder.path().join("gone")).contains("No such file"));
+        assert!(said(folder.path()).contains("there are no rules in it"));
+        let plain = folder.path().join("plain.tar");
+        std::fs::write(&plain, vec![0; 1024]).expect("writes");
+        assert!(said(&plain).contains("no tar archive that is packed with gzip"), "{}", said(&plain));
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub(crate) async fn follow(state: ApiState) {
 
 /// Does what is due at that moment.
 pub(super) async fn look(state: &ApiState, now: i64) {
-    let due = state.store.due_schedules(now, DUE_MAX).await.unwrap_or_default();
+    let due = state.store.due_schedules(now, FAILURES_MAX - 1, DUE_MAX).await.unwrap_or_default();
     for schedule in due {
         let turn = match turn(state, &schedule, now).await {
             Ok(turn) => turn,
@@ -74,8 +74,9 @@ async fn turn(state: &ApiState, schedule: &Schedule, now: i64) -> Result<Turn, F
         let next = next_of(schedule, now)?;
         Ok(Turn { at_ms: now, next, job: None, said: Some(cut(said)), failures, pauses })
     };
+    let pauses = |failures| format!("{failures} jobs, one after the other, have failed");
     if failures >= FAILURES_MAX {
-        let why = format!("{failures} jobs, one after the other, have failed");
+        let why = pauses(failures);
         return without(format!("it is paused: {why}"), failures, Some(why));
     }
     let late = now.saturating_sub(schedule.due_ms);
@@ -95,7 +96,11 @@ async fn turn(state: &ApiState, schedule: &Schedule, now: i64) -> Result<Turn, F
         Err(failure) if failure.code == Code::Conflict => without(failure.message, failures, None),
         // it is nobody's fault but the control plane's, and is tried again
         Err(failure) if failure.code == Code::Internal || failure.code == Code::DiskFull => Err(failure),
-        Err(failure) => without(format!("{}: {}", failure.code, failure.message), failures + 1, None),
+        Err(failure) => {
+            let failures = failures + 1;
+            let why = (failures >= FAILURES_MAX).then(|| pauses(failures));
+            without(format!("{}: {}", failure.code, failure.message), failures, why)
+        }
     }
 }
 

@@ -32,7 +32,7 @@ const MESSAGE_MAX: usize = DATA_MAX + 1;
 const WRITE_MAX: usize = 4 * DATA_MAX;
 /// Between two pings, by which a client that is gone is found.
 const PING: Duration = Duration::from_secs(15);
-/// How long the client may take to take the last message.
+/// How long the client may take to take the last message, and to close.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
 /// The first byte of each message.
@@ -115,21 +115,24 @@ async fn exec(
 
 /// Ends with the operation's outcome, or when the client leaves, which cancels the operation.
 async fn serve(socket: WebSocket, mut running: Running, place: StreamPlace) {
-    let (mut sink, stream) = socket.split();
+    let (mut sink, mut stream) = socket.split();
     let input = running.input();
     let outcome = tokio::select! {
         outcome = output(&mut running, &mut sink) => outcome,
-        failure = take_input(stream, input) => {
+        failure = take_input(&mut stream, input) => {
             failure.map(|failure| OutcomeBody::from(&running.give_up(&failure)))
         }
     };
     if let Some(outcome) = outcome {
-        let _ = tokio::time::timeout(CLOSE_WAIT, async {
+        let send = async {
             sink.send(message(kind::OUTCOME, outcome.json().as_bytes())).await?;
             sink.send(Message::Close(Some(CloseFrame { code: close_code::NORMAL, reason: "".into() }))).await?;
             sink.flush().await
-        })
-        .await;
+        };
+        // a connection that is closed while bytes wait there to be read is reset, and what was sent is lost with it: the client's last words are
+        // read, until it closes as well
+        let hear = async { while let Some(Ok(_)) = stream.next().await {} };
+        let _ = tokio::time::timeout(CLOSE_WAIT, futures_util::future::join(send, hear)).await;
     }
     drop(place);
 }
@@ -154,7 +157,7 @@ async fn output(running: &mut Running, sink: &mut SplitSink<WebSocket, Message>)
 
 /// Passes input on until the client leaves (nothing) or sends what is no message of the protocol (the failure). An operation
 /// that takes no more input is no reason to end: its outcome comes.
-async fn take_input(mut stream: SplitStream<WebSocket>, input: Input) -> Option<Failure> {
+async fn take_input(stream: &mut SplitStream<WebSocket>, input: Input) -> Option<Failure> {
     loop {
         let bytes = match stream.next().await? {
             Ok(Message::Binary(bytes)) => bytes,

@@ -247,6 +247,14 @@ async fn what_a_job_waits_for_is_known() {
     let given = assignment(&mut work).await;
     runner.accept(&given).await;
     assert_eq!(waits(&first).await, None, "it has begun");
+    // the state of one is at an instance that is not here now
+    let apart = stack(&world.store, "apart").await;
+    sqlx::query("UPDATE stacks SET last_instance = 'i-2' WHERE name = 'apart'")
+        .execute(world.store.pool())
+        .await
+        .expect("writes");
+    let apart = world.jobs.create(new_job(&apart, JobKind::Update)).await.expect("a job").id;
+    assert_eq!(waits(&apart).await, Some(WaitsFor::State { instance: "i-2".into() }));
     // a stack's next one
     let stack = world.store.stack(ORG, "one").await.expect("there");
     let after = world.jobs.create(new_job(&stack, JobKind::Preview)).await.expect("a job").id;

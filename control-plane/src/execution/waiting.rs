@@ -27,6 +27,11 @@ pub enum WaitsFor {
     },
     /// No instance of its runner takes jobs.
     Instance,
+    /// The instance that may have its stack's state is at work, or was not there a moment ago.
+    State {
+        /// Which.
+        instance: String,
+    },
     /// It was restored from an older back-up: an instance may have it, and says so when it comes; else it ends as lost.
     Restored,
 }
@@ -45,7 +50,11 @@ impl Jobs {
         let mut waits = HashMap::new();
         for job in pending {
             let instances = self.streams().slots(&job.runner);
-            let Some(mut why) = waits_for(job, &open, &instances) else { continue };
+            let why = match waits_for(job, &open, &instances) {
+                None => self.waits_for_state(job, &open, &instances).await?,
+                why => why,
+            };
+            let Some(mut why) = why else { continue };
             if let WaitsFor::Job { job: before, since_ms, .. } = &mut why
                 && let Some(before) = open.iter().find(|other| other.id == *before)
             {
@@ -54,6 +63,25 @@ impl Jobs {
             waits.insert(job.id.clone(), why);
         }
         Ok(waits)
+    }
+
+    /// Whether it goes to one instance alone, of several.
+    async fn waits_for_state(
+        &self,
+        job: &Job,
+        open: &[Job],
+        instances: &[(String, u32)],
+    ) -> Result<Option<WaitsFor>, Failure> {
+        if open.iter().any(|now| now.id == job.id && now.phase != Phase::Pending) {
+            return Ok(None);
+        }
+        let present: Vec<_> = instances.iter().map(|(id, _)| id.clone()).collect();
+        let last = self.store().preferred_instance(job, &present).await?;
+        let has_room = |last: &String| {
+            let at = instances.iter().find(|(id, _)| id == last);
+            at.is_some_and(|(id, slots)| busy(open, &job.runner, id) < *slots as usize)
+        };
+        Ok(last.filter(|last| !has_room(last)).map(|instance| WaitsFor::State { instance }))
     }
 
     /// Since when a job waits for its approval: its newest event says that it does.
@@ -86,11 +114,13 @@ fn waits_for(job: &Job, open: &[Job], instances: &[(String, u32)]) -> Option<Wai
     if slots == 0 {
         return Some(WaitsFor::Instance);
     }
-    let busy = |instance: &str| {
-        let own = open.iter().filter(|o| o.runner == job.runner && o.instance.as_deref() == Some(instance));
-        // a plan that waits for its approval keeps nobody busy
-        own.filter(|o| !matches!(o.phase, Phase::Pending | Phase::AwaitingApproval)).count()
-    };
-    let full = instances.iter().all(|(instance, slots)| busy(instance) >= *slots as usize);
+    let full = instances.iter().all(|(instance, slots)| busy(open, &job.runner, instance) >= *slots as usize);
     full.then_some(WaitsFor::Slot { slots })
+}
+
+/// How many jobs an instance is busy with.
+fn busy(open: &[Job], runner: &str, instance: &str) -> usize {
+    let own = open.iter().filter(|o| o.runner == runner && o.instance.as_deref() == Some(instance));
+    // a plan that waits for its approval keeps nobody busy
+    own.filter(|o| !matches!(o.phase, Phase::Pending | Phase::AwaitingApproval)).count()
 }

@@ -1,6 +1,6 @@
 //! Schedules of stacks: what is to be done when, for whom, and what became of it last. When their time has come is the caller's to say.
 
-use super::{Store, broken, new_id, not_found, notices};
+use super::{Phase, Store, broken, new_id, not_found, notices};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::now_ms;
 use sqlx::FromRow;
@@ -242,14 +242,21 @@ impl Store {
         self.schedule(&schedule.organization, &schedule.stack, &schedule.name).await
     }
 
-    /// The schedules whose time has come by then, of all organizations, the one that waits longest first.
+    /// The schedules whose time has come by then, of all organizations, the one that waits longest first; and those whose last job failed after
+    /// `failures` others: whoever is told of that should not be told a day later.
     ///
     /// # Errors
     /// `internal`.
-    pub async fn due_schedules(&self, now: i64, limit: u32) -> Result<Vec<Schedule>, Failure> {
-        sqlx::query_as(select_schedules!("paused_at_ms IS NULL AND due_ms <= $1 ORDER BY due_ms LIMIT $2"))
+    pub async fn due_schedules(&self, now: i64, failures: i64, limit: u32) -> Result<Vec<Schedule>, Failure> {
+        sqlx::query_as(select_schedules!(
+            "paused_at_ms IS NULL AND (due_ms <= $1 OR (failures >= $3 AND EXISTS (SELECT 1 FROM jobs WHERE jobs.id = last_job AND \
+             jobs.phase IN ($4, $5)))) ORDER BY due_ms LIMIT $2"
+        ))
             .bind(now)
             .bind(i64::from(limit))
+            .bind(failures)
+            .bind(Phase::Failed)
+            .bind(Phase::Lost)
             .fetch_all(self.pool())
             .await
             .map_err(broken("looking for due schedules"))

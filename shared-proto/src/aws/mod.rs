@@ -16,7 +16,7 @@ mod signature;
 
 pub use endpoint::{Endpoint, Partition, is_region};
 pub use host::{Host, Place};
-pub use operations::operation_of;
+pub use operations::{is_of_an_operation, operation_of};
 pub use request::{Asked, FORM_MAX, HEADERS_MAX, TARGET_MAX, action, is_form, read, without_signature};
 pub use signature::{Payload, Signature};
 

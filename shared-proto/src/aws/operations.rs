@@ -2,6 +2,7 @@
 //!
 //! `tests/tools/aws-operations` writes the table, and says what its lines are.
 
+use crate::glob::Glob;
 use std::fmt;
 use std::sync::OnceLock;
 
@@ -50,6 +51,29 @@ pub fn operation_of(service: &str, name: &str) -> Option<&'static str> {
     services().iter().filter(|s| s.signing == service).find_map(|s| s.named(name))
 }
 
+/// Whether a rule's pattern for actions ([`Glob::parse_lower`] of `s3:GetObject`) matches an operation that the table has. One that it has not may
+/// be newer than the table; it may also be an action of IAM that no operation is called, such as `s3:ListBucket`.
+pub fn is_of_an_operation(pattern: &Glob) -> bool {
+    let known = |service: &Service| {
+        let prefix = prefix_of(service.signing);
+        let mut operations = service.operations();
+        operations.any(|operation| pattern.matches(&format!("{prefix}:{operation}").to_ascii_lowercase()))
+    };
+    services().iter().any(known)
+}
+
+/// A service as IAM's policies name it in actions, and rules with them, by the name that its requests are signed for.
+pub(super) fn prefix_of(signing: &str) -> &str {
+    match signing {
+        "monitoring" => "cloudwatch",
+        "tagging" => "tag",
+        // Cloud Control's own actions are of this service
+        "cloudcontrolapi" => "cloudformation",
+        "iotdata" | "iot-jobs-data" => "iot",
+        service => service,
+    }
+}
+
 // === impl Service ===
 
 impl fmt::Debug for Service {
@@ -79,12 +103,16 @@ impl Service {
         self.head('!').find_map(|line| line.split_once(' ').filter(|(pattern, _)| fits(pattern, host)).map(|(_, r)| r))
     }
 
-    /// An operation of a protocol in which requests name it.
+    /// An operation by its name.
     pub(super) fn named(&self, name: &str) -> Option<&'static str> {
-        if self.protocols == "rest" {
-            return self.lines.lines().filter_map(|line| line.split(' ').nth(2)).find(|o| *o == name);
-        }
-        self.lines.lines().find(|line| *line == name)
+        self.operations().find(|operation| *operation == name)
+    }
+
+    fn operations(&self) -> impl Iterator<Item = &'static str> {
+        // a method and a path stand before it where requests do not name it
+        let place = if self.protocols == "rest" { 2 } else { 0 };
+        let lines = self.lines.lines().filter(|line| !line.starts_with(['@', '%', '!']));
+        lines.filter_map(move |line| line.split(' ').nth(place))
     }
 
     /// The operations of that method and path that the rest of the request may mean, the most particular ones alone.

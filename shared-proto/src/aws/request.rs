@@ -66,14 +66,7 @@ pub struct Asked {
 impl Asked {
     /// The service as IAM's policies name it in actions, and rules of a runner's policy with them; where that is not the name in signatures.
     pub fn prefix(&self) -> &str {
-        match self.service.as_str() {
-            "monitoring" => "cloudwatch",
-            "tagging" => "tag",
-            // Cloud Control's own actions are of this service
-            "cloudcontrolapi" => "cloudformation",
-            "iotdata" | "iot-jobs-data" => "iot",
-            service => service,
-        }
+        super::operations::prefix_of(&self.service)
     }
     /// `s3:GetObject`; with a question mark where the operation is not known.
     pub fn shown(&self) -> String {

@@ -1,5 +1,6 @@
 use super::*;
 use crate::failure::Code;
+use crate::glob::Glob;
 use crate::v1::{AwsRequest, HttpHeader};
 
 fn headers(given: &[(&str, &str)]) -> Vec<HttpHeader> {
@@ -333,6 +334,28 @@ fn operations_of_rest_services() {
     let route53 =
         request("POST", "route53.amazonaws.com", "/2013-04-01/hostedzone/Z/rrset/", "route53", "us-east-1", &[]);
     assert_eq!(read(&route53).expect("reads").operation, Some("ChangeResourceRecordSets"));
+}
+
+#[test]
+fn patterns_that_are_of_an_operation_and_of_none() {
+    let is = |text: &str| is_of_an_operation(&Glob::parse_lower(text).expect("a pattern"));
+    for pattern in [
+        "s3:ListObjectsV2",
+        "S3:getobject",
+        "ec2:Describe*",
+        "*",
+        "cloudwatch:PutMetricData",
+        "*:Get*",
+        "iam:CreateUser",
+    ] {
+        assert!(is(pattern), "{pattern}");
+    }
+    // IAM's own, one of no service, and what stands before operations in the table
+    for pattern in
+        ["s3:ListBucket", "s3:ListAllMyBuckets", "iam:PassRole", "monitoring:*", "nowhere:*", "s3:GET", "s3:@*"]
+    {
+        assert!(!is(pattern), "{pattern}");
+    }
 }
 
 #[test]

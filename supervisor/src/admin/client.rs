@@ -294,6 +294,10 @@ fn table(s: &Status) -> String {
             format!("{} since {since}, round trip {:.1} ms", s.tunnel.session, s.tunnel.round_trip_ms),
         ));
     }
+    if let Some(refused) = &s.reload_refused {
+        let at = shared_proto::identity::rfc3339(refused.at_ms / 1000);
+        rows.push(("configuration", format!("NOT READ AGAIN at {at}, as before: {}", refused.reason)));
+    }
     rows.push((
         "certificate",
         format!(

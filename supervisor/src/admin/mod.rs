@@ -6,7 +6,7 @@
 pub mod client;
 mod status;
 
-pub use status::{Certificate, Counts, Isolation, Named, Status};
+pub use status::{Certificate, Counts, Isolation, Named, ReloadRefused, Status};
 
 use serde::{Deserialize, Serialize};
 use shared_proto::failure::{Code, Failure};

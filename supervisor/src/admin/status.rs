@@ -19,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 pub struct Facts {
     /// Configuration and credentials.
     pub settings: watch::Receiver<Arc<Settings>>,
+    /// Why the last order to reload changed nothing, if it did not.
+    pub reload_refused: watch::Receiver<Option<ReloadRefused>>,
     /// How the tunnel is.
     pub tunnel: watch::Receiver<TunnelStatus>,
     /// The certificates.
@@ -39,6 +41,16 @@ pub struct Facts {
     pub drain: CancellationToken,
     /// Where a hand-over is asked for.
     pub upgrades: mpsc::Sender<super::Upgrade>,
+}
+
+/// An order to read configuration, credentials and policy again that changed nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReloadRefused {
+    /// When, in Unix milliseconds.
+    pub at_ms: i64,
+    /// What is wrong with what was read.
+    pub reason: String,
 }
 
 /// How the runner is.
@@ -81,6 +93,8 @@ pub struct Status {
     pub connections: Vec<Named>,
     /// Where the states are of stacks without a backend.
     pub states: String,
+    /// Why it goes on with what it read before the last SIGHUP; none: it has read what is there.
+    pub reload_refused: Option<ReloadRefused>,
 }
 
 /// The runner's certificate.
@@ -257,6 +271,7 @@ impl Facts {
                 missing: self.guarantees.missing.clone(),
             },
             states: config.jobs.states.called(),
+            reload_refused: self.reload_refused.borrow().clone(),
             policy: Policy {
                 file: config.policy.path.display().to_string(),
                 there: config.policy.path.exists(),

@@ -130,6 +130,14 @@ pub(super) fn list(folder: &Path) -> Result<Vec<u64>, AuditError> {
     Ok(numbers)
 }
 
+/// The same for whoever only reads: where there is no such folder there is no log.
+pub(super) fn list_of_log(folder: &Path) -> Result<Vec<u64>, AuditError> {
+    match list(folder) {
+        Err(AuditError::File(_, e)) if e.kind() == io::ErrorKind::NotFound => Err(AuditError::NoLog(folder.to_owned())),
+        listed => listed,
+    }
+}
+
 /// The torn ends in a folder, oldest first; those that the log does not tell of yet, or the others.
 pub(super) fn torn(folder: &Path, new: bool) -> Result<Vec<Torn>, AuditError> {
     let mut torn = Vec::new();

@@ -44,5 +44,10 @@ pub use tail::{Filter, Line, TAIL_MAX, Tail, lines_of, tail};
 pub use verify::{Against, Target, verify};
 pub use whose::{public_key, runner_of, runner_of_file};
 
+/// The kinds of records that a log has, by their names: those of what was asked first, then the log's own.
+pub fn kinds() -> impl Iterator<Item = &'static str> {
+    Kind::ALL.into_iter().map(Kind::as_str).chain(own::kind::ALL)
+}
+
 #[cfg(test)]
 mod tests;

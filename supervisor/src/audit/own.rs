@@ -33,6 +33,10 @@ pub(super) mod kind {
     /// Somebody changed the log.
     pub(in super::super) const DAMAGED: &str = "damaged";
 
+    /// Every one.
+    pub(in super::super) const ALL: [&str; 11] =
+        [KEY, ROTATED, SEAL, REMOVED, STARTED, STOPPED, CUT, MISSING, UNSYNCED, DROPPED, DAMAGED];
+
     /// Whether a record of that kind must be signed.
     pub(in super::super) fn is_signed(kind: &[u8]) -> bool {
         [KEY, ROTATED, SEAL, REMOVED].iter().any(|k| k.as_bytes() == kind)

@@ -148,6 +148,10 @@ struct Plain;
 // === impl Kind ===
 
 impl Kind {
+    /// Every one.
+    pub(super) const ALL: [Self; 5] =
+        [Self::Decision, Self::End, Self::Recording, Self::RecordingRemoved, Self::Change];
+
     /// As it stands in the log.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -160,8 +164,7 @@ impl Kind {
     }
 
     pub(super) fn from_name(name: &str) -> Option<Self> {
-        let all = [Self::Decision, Self::End, Self::Recording, Self::RecordingRemoved, Self::Change];
-        all.into_iter().find(|kind| kind.as_str() == name)
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 }
 

@@ -75,7 +75,7 @@ struct Seen {
 /// # Errors
 /// There is no log, or it cannot be read.
 pub fn tail(folder: &Path, n: usize, follow: bool, filter: Filter) -> Result<Tail, AuditError> {
-    let numbers = files::list(folder)?;
+    let numbers = files::list_of_log(folder)?;
     let Some(last) = numbers.last().copied() else { return Err(AuditError::NoLog(folder.to_owned())) };
     let mut tail = Tail { folder: folder.to_owned(), filter, follow, number: last, offset: 0, open: None };
     let mut left = n;

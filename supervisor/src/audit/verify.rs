@@ -78,7 +78,7 @@ pub fn verify(target: &Target, against: Against) -> Result<Report, AuditError> {
 fn verify_once(target: &Target, against: Against) -> Result<Report, AuditError> {
     let (paths, folder) = match target {
         Target::Folder(folder) => {
-            let numbers = files::list(folder)?;
+            let numbers = files::list_of_log(folder)?;
             (numbers.iter().map(|n| files::path_of(folder, *n)).collect(), Some(folder.clone()))
         }
         Target::Files(paths) => {

@@ -39,5 +39,5 @@ pub fn runner_of_file(path: &Path) -> Result<String, AuditError> {
 }
 
 fn last(folder: &Path) -> Result<u64, AuditError> {
-    files::list(folder)?.last().copied().ok_or_else(|| AuditError::NoLog(folder.to_owned()))
+    files::list_of_log(folder)?.last().copied().ok_or_else(|| AuditError::NoLog(folder.to_owned()))
 }

@@ -1,11 +1,10 @@
 //! `runner audit`: what the audit log says, and whether it is as it was written. From its files alone: no running runner is needed.
 
-use super::{compare, out, recordings};
+use super::{compare, out, recordings, written};
 use crate::audit::{self, Against, Audit, Decision, Filter, Point, PublicKey, Target};
 use crate::config::Config;
 use crate::{admin, exit, recorder, supervisor};
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -32,8 +31,8 @@ pub(super) fn command(with_settings: impl Fn(Command) -> Command, output: impl F
         .arg(Arg::new("follow").short('f').long("follow").action(ArgAction::SetTrue).help("Go on with what comes"))
         .arg(text("user", "NAME", "Of this user only, by id or name"))
         .arg(text("for-connection", "NAME", "Of this connection only"))
-        .arg(text("decision", "WORD", "Of this decision only: allow or deny"))
-        .arg(text("kind", "WORD", "Of this kind only, such as decision or end"))
+        .arg(text("decision", "WORD", "Of this decision only").value_parser(["allow", "deny"]))
+        .arg(text("kind", "WORD", "Of this kind only").value_parser(audit::kinds().collect::<Vec<_>>()))
         .arg(text("operation", "ID", "Of this operation or job only"));
     let verify = Command::new("verify")
         .about("Whether the log is as it was written: names each record that was changed, dropped, swapped or cut off")
@@ -130,15 +129,7 @@ fn rotate(config: &Config, folder: &Path) -> Result<i32, Trouble> {
 
 fn tail(folder: &Path, matches: &ArgMatches) -> Result<i32, Trouble> {
     let one = |name: &str| matches.get_one::<String>(name).cloned();
-    let decision = match one("decision").as_deref() {
-        None => None,
-        Some("allow") => Some(Decision::Allow),
-        Some("deny") => Some(Decision::Deny),
-        Some(other) => {
-            let message = format!("--decision: {other:?} is neither allow nor deny");
-            return Err(Trouble { message, exit: exit::USAGE });
-        }
-    };
+    let decision = one("decision").map(|word| if word == "allow" { Decision::Allow } else { Decision::Deny });
     let filter = Filter {
         user: one("user"),
         connection: one("for-connection"),
@@ -149,10 +140,11 @@ fn tail(folder: &Path, matches: &ArgMatches) -> Result<i32, Trouble> {
     let lines = matches.get_one::<u64>("lines").copied().unwrap_or(LINES);
     let lines = usize::try_from(lines).unwrap_or(usize::MAX);
     for line in audit::tail(folder, lines, matches.get_flag("follow"), filter)? {
-        let line = line?;
-        // whoever reads it may have seen enough
-        if writeln!(std::io::stdout(), "{}", line.text).is_err() {
-            break;
+        match written(&line?.text) {
+            Ok(()) => {}
+            // whoever reads it has seen enough
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => break,
+            Err(e) => return Err(Trouble::system(format!("standard output: {e}"))),
         }
     }
     Ok(0)
@@ -175,6 +167,6 @@ fn verify(folder: PathBuf, matches: &ArgMatches, as_json: bool) -> Result<i32, T
     let files: Vec<_> = matches.get_many::<PathBuf>("files").into_iter().flatten().cloned().collect();
     let target = if files.is_empty() { Target::Folder(folder) } else { Target::Files(files) };
     let report = audit::verify(&target, Against { key, expected })?;
-    out(&if as_json { serde_json::to_string(&report).unwrap_or_default() } else { report.to_string() });
-    Ok(if report.is_good() { 0 } else { exit::GENERAL })
+    let told = out(&if as_json { serde_json::to_string(&report).unwrap_or_default() } else { report.to_string() });
+    Ok(if report.is_good() { told } else { exit::GENERAL })
 }

@@ -73,6 +73,9 @@ pub(super) fn run(config: &Config, name: &str, matches: &ArgMatches, as_json: bo
             return exit::CONFIG;
         }
     };
+    for warning in policy.warnings() {
+        eprintln!("runner: {}: warning: {warning}", path.display());
+    }
     if name == "test" {
         let named = matches.get_one::<PathBuf>("cases").cloned();
         return test(config, &policy, named, as_json);
@@ -86,7 +89,8 @@ pub(super) fn run(config: &Config, name: &str, matches: &ArgMatches, as_json: bo
             }
             let there = path.exists();
             out(&if as_json {
-                json!({ "file": path, "there": there, "policy": policy.summary() }).to_string()
+                json!({ "file": path, "there": there, "policy": policy.summary(), "warnings": policy.warnings() })
+                    .to_string()
             } else if there {
                 format!("{} can be used", path.display())
             } else {

@@ -116,6 +116,14 @@ pub struct AuditSettings {
     pub recordings_max: u64,
 }
 
+impl AuditSettings {
+    /// Whether the log is written in the same way: what of it is read by a process when it begins to write, and never again.
+    pub fn is_kept_as(&self, other: &Self) -> bool {
+        let kept = |of: &Self| (of.on_failure, of.file_max, of.keep_files, of.sink.clone());
+        kept(self) == kept(other)
+    }
+}
+
 /// Whom recordings of terminals are encrypted to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordingKey {

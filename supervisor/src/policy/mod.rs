@@ -58,6 +58,7 @@ const PLAN_RULES_FOLDER: &str = "plan-rules";
 use decision::Look;
 use rule::{Matcher, Rule};
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -68,6 +69,8 @@ pub struct Policy {
     state: State,
     /// The set of rules for plans, as JSON; empty: there is none.
     plan_rules: Arc<str>,
+    /// Its file, where others than its owner may write there.
+    loose: Option<std::path::PathBuf>,
 }
 #[derive(Debug, Clone)]
 enum State {
@@ -99,7 +102,7 @@ impl Policy {
     }
 
     fn with(state: State) -> Self {
-        Self { state, plan_rules: "".into() }
+        Self { state, plan_rules: "".into(), loose: None }
     }
 
     /// A policy that could not be used, and why: everything is denied. A runner that forgot its policy must not go on without one.
@@ -126,7 +129,9 @@ impl Policy {
             Some(text) => Self::parse(&text).map_err(|e| e.of(path))?,
         };
         let rules = shared_proto::rules::load(&plan_rules_folder(path))?.filter(|rules| !rules.is_empty());
-        Ok(Self { plan_rules: rules.map_or_else(String::new, |rules| rules.to_json()).into(), ..policy })
+        let by_others = |of: &std::fs::Metadata| of.permissions().mode() & 0o022 != 0;
+        let loose = std::fs::metadata(path).is_ok_and(|of| by_others(&of)).then(|| path.to_owned());
+        Ok(Self { plan_rules: rules.map_or_else(String::new, |rules| rules.to_json()).into(), loose, ..policy })
     }
 
     /// The set of rules for plans ([`shared_proto::rules`]), as JSON; empty: there is none.
@@ -159,6 +164,33 @@ impl Policy {
             }
             State::Absent | State::Broken(_) => Vec::new(),
         }
+    }
+
+    /// What is most likely not what its writer meant, though it can be used: a file that others may write; actions of AWS that no operation is
+    /// called, of which a deny rule denies nothing (no error, as AWS has newer operations than this runner knows).
+    pub fn warnings(&self) -> Vec<String> {
+        let loose = self.loose.iter().map(|path| {
+            format!(
+                "{0} may be written by others than its owner, who then say what is allowed: chmod go-w {0}",
+                path.display()
+            )
+        });
+        let mut warnings: Vec<String> = loose.collect();
+        let State::Read(sections) = &self.state else { return warnings };
+        let rules = sections.get(&Section::Aws).map_or(&[][..], |section| &section.rules);
+        for rule in rules {
+            let Matcher::Cloud(matcher) = &rule.matcher else { continue };
+            for pattern in matcher.operations.globs().iter().filter(|glob| !shared_proto::aws::is_of_an_operation(glob))
+            {
+                warnings.push(format!(
+                    "rule {}: no operation of AWS that this runner knows is called {}, so that it matches nothing: rules name operations of the \
+                     API, not IAM's actions (listing a bucket is s3:ListObjectsV2, where IAM has s3:ListBucket)",
+                    rule.name,
+                    pattern.as_str()
+                ));
+            }
+        }
+        warnings
     }
 
     /// Decides. An allowed request still needs the [`Permit`] of [`Decision::limit`].

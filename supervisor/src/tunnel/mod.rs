@@ -32,7 +32,11 @@ fn policy(config: &Config) -> Result<Policy, String> {
     if *named && !path.exists() {
         return Err(format!("{}: there is no such file, and the configuration names it", path.display()));
     }
-    Policy::load(path).map_err(|e| e.to_string())
+    let policy = Policy::load(path).map_err(|e| e.to_string())?;
+    for warning in policy.warnings() {
+        tracing::warn!(warning, "the policy");
+    }
+    Ok(policy)
 }
 
 /// What the configuration and the credentials file say now; replaced whole at SIGHUP.

@@ -468,6 +468,35 @@ async fn warm_workers_serve_one_operation_each() {
     until("they are gone", || before.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists())).await;
 }
 
+/// What is wrong with what was read again is told by the status, until it is right.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_that_is_refused_is_in_the_status() {
+    use nix::sys::signal::Signal::SIGHUP;
+    let control_plane = ControlPlane::start().await;
+    let runner = Runner::start(&control_plane, "");
+    let _session = control_plane.connection().await.open().await;
+    until("ready", || runner.status().0 == 0).await;
+    let refused = || runner.status().1["reload_refused"]["reason"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(refused(), "");
+    let policy = runner.folder.path().join("policy.toml");
+    std::fs::write(&policy, "version = 1\nx = 1\n").expect("writes");
+    runner.signal(SIGHUP);
+    until("the policy is refused", || refused().contains("policy.toml: line 2")).await;
+    std::fs::remove_file(&policy).expect("removes");
+    let path = runner.folder.path().join("runner.toml");
+    let text = std::fs::read_to_string(&path).expect("reads");
+    std::fs::write(&path, format!("{text}\n[audit]\nsink = \"file:{}/sink\"\n", runner.folder.path().display()))
+        .expect("writes");
+    runner.signal(SIGHUP);
+    until("the sink is refused", || refused().contains("runner upgrade")).await;
+    let shown = self::runner(runner.folder.path(), &["status"]).output().expect("runs");
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("NOT READ AGAIN at 20"), "{shown}");
+    std::fs::write(&path, text).expect("writes");
+    runner.signal(SIGHUP);
+    until("it is right", || refused().is_empty()).await;
+}
+
 /// What only its start needed it has given up: privileges, system calls, files, and what would put its memory on disk.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_supervisor_confines_itself() {

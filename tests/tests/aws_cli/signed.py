@@ -25,6 +25,11 @@ for style in ("virtual", "path"):
     for key in KEYS:
         url = s3.generate_presigned_url("get_object", Params={"Bucket": "bucket", "Key": key, "ResponseContentType": "a/b"})
         assert urllib.request.urlopen(url, context=context).read() == b"content", key
+# in a region where botocore signs ahead by an older version, and for a host of no region, unless it is told otherwise
+told = Config(signature_version="s3v4", s3={"addressing_style": "virtual"})
+url = boto3.client("s3", region_name="eu-west-1", config=told).generate_presigned_url("get_object", Params={"Bucket": "bucket", "Key": "plain"})
+assert ".s3.eu-west-1.amazonaws.com/" in url, url
+assert urllib.request.urlopen(url, context=ssl.create_default_context(cafile=os.environ["AWS_CA_BUNDLE"])).read() == b"content"
 boto3.client("iam").list_users(PathPrefix="/a b+c/")
 boto3.client("eks").list_clusters()
 boto3.client("lambda").get_function(FunctionName="arn:aws:lambda:eu-central-1:123456789012:function:a", Qualifier="1")

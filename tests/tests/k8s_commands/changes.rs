@@ -35,7 +35,17 @@ pub(super) async fn change() -> Result<()> {
     of("patch cm one -n changed --field-manager=other -p {\"data\":{\"k\":\"d\"}}").await?;
     let conflict = usual.run("apply -f changed.yaml -n changed").await?;
     ensure!(conflict.code() == 1 && conflict.stderr.contains("--force-conflicts"), "{}", conflict.stderr);
+    ensure!(conflict.stderr.contains("error: configmap"), "{}", conflict.stderr);
     usual.text("apply -f changed.yaml -n changed --force-conflicts").await?;
+    // what is refused of one object holds no other up
+    let three = ["Bad_One", "good", "Bad_Two"]
+        .map(|name| format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\n"));
+    std::fs::write(usual.ctl.home().join("three.yaml"), three.join("---\n"))?;
+    let applied = usual.run("apply -f three.yaml -n changed").await?;
+    ensure!(applied.code() == 1 && applied.stdout.contains("configmap/good serverside-applied"), "{applied:?}");
+    for part in ["configmap/Bad_One: ", "configmap/Bad_Two: ", "2 of 3 objects were not applied"] {
+        ensure!(applied.stderr.contains(part), "{part}: {}", applied.stderr);
+    }
     ensure!(of("get cm one -n changed -o jsonpath={.data.k}").await? == "c\n");
     let by_input = usual
         .ours("apply -f - -n changed")?

@@ -107,7 +107,8 @@ resource "terraform_data" "{name}" {{
       printf '%s' "$S" | od -An -v -tx1 | tr -d ' \n' | tr a-f A-F; echo
       printf '%s' "$S" | base64 -w 0; echo
       L="$(printf '%s\n' "$S" | head -n 1)"
-      printf 'in '; printf '%.5s' "$L"; sleep 0.01; printf '%s pieces\n' "$(printf '%s' "$L" | cut -c6-)"
+      R="$(printf '%s' "$L" | cut -c6-)"
+      printf 'in '; printf '%.5s' "$L"; printf '%s pieces\n' "$R"
       printf 'err %s\n' "$S" >&2
     EOT
   }}

@@ -7,7 +7,7 @@ use super::watch::{Change, Watch};
 use super::words::{self, Found, Name, Selectors, Wanted, name_of, objects};
 use crate::args::seconds;
 use crate::commands::Session;
-use crate::output::Format;
+use crate::output::{Format, remark};
 use crate::stop::{self, Done};
 use http::Method;
 use serde_json::{Value, json};
@@ -252,7 +252,7 @@ pub(super) async fn apply(command: Apply, api: &Api, session: &Session) -> Done 
     if command.dry_run {
         query.push(("dryRun", "All"));
     }
-    let mut done = Vec::new();
+    let (count, mut done, mut refused) = (prepared.len(), Vec::new(), Vec::new());
     for (kind, mut object) in prepared {
         if let Some(own) = own.as_ref().filter(|_| needs_namespace(&kind, &object)) {
             object["metadata"]["namespace"] = own.as_str().into();
@@ -261,21 +261,52 @@ pub(super) async fn apply(command: Apply, api: &Api, session: &Session) -> Done 
         let title = found.title();
         let at = found.path(None, &query);
         let work = api.send(Method::PATCH, &at, APPLY, &found.object);
-        let answer = session.wait(&format!("applying {title}"), work).await.map_err(|stop| match stop {
-            stop::Stop::Failure(failure) if failure.message.contains("conflict") => {
-                stop::Stop::from(failure.next("Leave those fields out, or take them over with --force-conflicts."))
+        match session.wait(&format!("applying {title}"), work).await {
+            Ok(answer) => {
+                if session.output.format == Format::Table {
+                    let dry = if command.dry_run { " (dry run)" } else { "" };
+                    session.output.line(&format!("{title} serverside-applied{dry}"))?;
+                }
+                done.push(answer);
             }
-            other => other,
-        })?;
-        if session.output.format == Format::Table {
-            let dry = if command.dry_run { " (dry run)" } else { "" };
-            session.output.line(&format!("{title} serverside-applied{dry}"))?;
+            // the others may be taken all the same
+            Err(stop::Stop::Failure(failure)) if is_of_one(failure.code) => refused.push(of_object(&title, *failure)),
+            Err(stop) => return Err(stop),
         }
-        done.push(answer);
     }
-    match session.output.format {
-        Format::Table => Ok(()),
-        _ => session.output.document(&json!({ "apiVersion": "v1", "kind": "List", "items": done }), |_| String::new()),
+    if session.output.format != Format::Table {
+        session.output.document(&json!({ "apiVersion": "v1", "kind": "List", "items": done }), |_| String::new())?;
+    }
+    not_applied(refused, count).map_or(Ok(()), |failure| Err(failure.into()))
+}
+
+/// Whether a refusal is of that object, and says nothing of others.
+const fn is_of_one(code: Code) -> bool {
+    use Code::{MaskedWrite, PolicyDenied, TargetForbidden, TargetNotFound, TargetRefused, TooLarge};
+    matches!(code, TargetRefused | TargetForbidden | TargetNotFound | PolicyDenied | MaskedWrite | TooLarge)
+}
+
+/// A refusal, with the object that it is of.
+fn of_object(title: &str, failure: Failure) -> Failure {
+    let is_conflict = failure.message.contains("conflict");
+    let failure = Failure { message: format!("{title}: {}", failure.message), ..failure };
+    match is_conflict {
+        true => failure.next("Leave those fields out, or take them over with --force-conflicts."),
+        false => failure,
+    }
+}
+
+/// What a command ends with of whose objects some were refused: the one refusal, or how many they are, each told before.
+fn not_applied(mut refused: Vec<Failure>, count: usize) -> Option<Failure> {
+    match refused.len() {
+        0 | 1 => refused.pop(),
+        several => {
+            for failure in &refused {
+                remark(&format!("{} [{}]", failure.message, failure.code));
+            }
+            let Failure { code, next_step, .. } = refused.swap_remove(0);
+            Some(code.on(format!("{several} of {count} objects were not applied")).next(next_step))
+        }
     }
 }
 
@@ -336,6 +367,21 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), text).expect("writes");
         documents(&file.path().to_owned())
+    }
+
+    #[test]
+    fn what_was_not_applied_is_told_by_its_object() {
+        let refused = |title: &str, message: &str| of_object(title, Code::TargetRefused.on(message));
+        assert_eq!(not_applied(Vec::new(), 3), None);
+        let one = not_applied(vec![refused("configmap/a", "conflict with \"kubectl\": .data.x")], 3).expect("one");
+        assert!(
+            one.message.starts_with("configmap/a: conflict with") && one.next_step.contains("--force-conflicts"),
+            "{one}"
+        );
+        let two =
+            not_applied(vec![refused("configmap/a", "too odd"), refused("configmap/b", "too odd")], 3).expect("two");
+        assert_eq!((two.code, two.message.as_str()), (Code::TargetRefused, "2 of 3 objects were not applied"));
+        assert!(is_of_one(Code::PolicyDenied) && !is_of_one(Code::RunnerUnavailable));
     }
 
     #[test]

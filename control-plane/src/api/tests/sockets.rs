@@ -120,6 +120,30 @@ async fn exec_refuses_what_is_no_message_and_ends_with_its_client() {
     poll_until(|| world.state.streams.open() == 0).await;
 }
 
+/// Whoever still sends when the end comes is told why it ended.
+#[tokio::test]
+async fn an_outcome_is_not_lost_on_a_client_that_still_sends() {
+    let world = World::new().await;
+    let served = Served::new(&world, 16).await;
+    for _ in 0..10 {
+        let socket = exec(&world, &served, "command=hang&stdin=true").await;
+        let (mut sink, mut stream) = socket.split();
+        sink.send(Message::text("no message of the protocol")).await.expect("sends");
+        let piece = message(0, &vec![0; shared_proto::bounds::DATA_MAX]);
+        for _ in 0..16 {
+            // the other side may have closed
+            let _ = sink.send(piece.clone()).await;
+        }
+        let mut code = Value::Null;
+        while let Some(Ok(message)) = stream.next().await {
+            if let Message::Binary(bytes) = message {
+                code = serde_json::from_slice::<Value>(&bytes[1..]).expect("JSON")["code"].clone();
+            }
+        }
+        assert_eq!(code, "invalid_argument");
+    }
+}
+
 #[tokio::test]
 async fn the_listener_bounds_its_connections_and_drains() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -57,7 +57,15 @@ pub enum Standing {
 struct Candidate {
     id: String,
     last_instance: Option<String>,
+    /// Whether that is an instance of another runner, which the stack had before: it is none that a job of this one could be given.
+    is_anothers: bool,
     created_at_ms: i64,
+}
+
+/// Whether a job that was made then still waits for an instance that is not here. By whichever clock: one that was set back must not make
+/// that a year.
+fn is_preferred(created_at_ms: i64) -> bool {
+    (0..PREFERENCE_MS).contains(&(now_ms() - created_at_ms))
 }
 
 impl Store {
@@ -101,7 +109,8 @@ impl Store {
             return Ok(None);
         }
         let candidates: Vec<Candidate> = sqlx::query_as(
-            "SELECT jobs.id, stacks.last_instance, jobs.created_at_ms FROM jobs JOIN stacks ON stacks.id = jobs.stack \
+            "SELECT jobs.id, stacks.last_instance, jobs.created_at_ms, EXISTS (SELECT 1 FROM jobs AS had WHERE had.stack = jobs.stack AND \
+             had.instance = stacks.last_instance AND had.runner <> $1) AS is_anothers FROM jobs JOIN stacks ON stacks.id = jobs.stack \
              WHERE jobs.runner = $1 AND jobs.phase = $2 AND jobs.restored_at_ms IS NULL AND NOT EXISTS (SELECT 1 FROM jobs AS other \
              WHERE other.stack = jobs.stack AND other.phase <> $2 AND (other.ended_at_ms IS NULL OR \
              (other.accepted AND NOT other.reported AND other.phase <> $3 AND other.ended_at_ms > $4 AND other.ended_at_ms <= $6))) \
@@ -120,9 +129,9 @@ impl Store {
         .map_err(&failed)?;
         let next = candidates.into_iter().find(|c| match &c.last_instance {
             None => true,
-            Some(last) if last == instance => true,
+            Some(last) if last == instance || c.is_anothers => true,
             // the state may be there: it is that instance's while it is here, or may be back in a moment
-            Some(last) => !present.contains(last) && !(0..PREFERENCE_MS).contains(&(now - c.created_at_ms)),
+            Some(last) => !present.contains(last) && !is_preferred(c.created_at_ms),
         });
         let Some(next) = next else { return Ok(None) };
         let (token, request, request_sha256, organization): (i64, Vec<u8>, Vec<u8>, String) = sqlx::query_as(
@@ -148,6 +157,24 @@ impl Store {
         });
         let state_instance = next.last_instance;
         Ok(Some(Given { job_id: next.id, fencing_token, request, request_sha256, state_instance, seal }))
+    }
+
+    /// The instance that a pending job waits for, because it may have the stack's state: for as long as it is `present`, else for a moment.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub(crate) async fn preferred_instance(&self, job: &Job, present: &[String]) -> Result<Option<String>, Failure> {
+        let last: Option<String> = sqlx::query_scalar(
+            "SELECT last_instance FROM stacks WHERE id = $1 AND last_instance IS NOT NULL AND NOT EXISTS (SELECT 1 FROM jobs AS had \
+             WHERE had.stack = stacks.id AND had.instance = stacks.last_instance AND had.runner <> $2)",
+        )
+        .bind(&job.stack)
+        .bind(&job.runner)
+        .fetch_optional(self.pool())
+        .await
+        .map_err(broken("looking for the instance that has a state"))?;
+        let is_waited_for = |last: &String| present.contains(last) || is_preferred(job.created_at_ms);
+        Ok(last.filter(is_waited_for))
     }
 
     /// Counts the time to accept anew for all that are assigned: the clock may have been another one when they were. Once, at the start.

@@ -696,6 +696,26 @@ async fn a_preference_ends_by_whichever_clock() {
     assert_eq!(assign(&store, HERE, &[HERE]).await.expect("its turn").job_id, job.id);
 }
 
+/// A stack that was given to another runner has its state at an instance that none of that runner's is: nobody waits for it, and whoever is
+/// given the job is told where the state was.
+#[tokio::test]
+async fn nobody_waits_for_another_runners_instance() {
+    let store = store().await;
+    let before = stack(&store, "s").await;
+    let given = accepted(&store, &before, JobKind::Update).await;
+    tell(&store, &given, 1, vec![phase("planning"), plan(true), phase("applying"), result("applied", "ok")]).await;
+    assert_eq!(state_of(&store).await.as_deref(), Some(HERE));
+    sqlx::query("INSERT INTO runners (id, organization, name, created_at_ms) VALUES ('run_2', 'org_a', 'run_2', 1)")
+        .execute(store.pool())
+        .await
+        .expect("writes");
+    let next = store.create_job(NewJob { runner: "run_2".into(), ..new_job(&before, JobKind::Update) }).await;
+    let next = next.expect("a job");
+    assert_eq!(store.preferred_instance(&next, &["i-2".to_owned()]).await.expect("looked for"), None);
+    let to = store.assign_next("run_2", "i-2", 1, &["i-2".to_owned()]).await.expect("looked at").expect("at once");
+    assert_eq!((to.job_id, to.state_instance.as_deref()), (next.id, Some(HERE)));
+}
+
 #[tokio::test]
 async fn old_events_go_and_what_a_job_was_stays() {
     let store = store().await;

@@ -93,7 +93,7 @@ fn a_process_killed_at_any_moment_leaves_a_good_log() {
         let before = check(folder.path(), Against { expected: last, ..Against::default() });
         let only_torn = before.findings.iter().all(|f| matches!(f.what, What::Unfinished { .. }));
         assert!(only_torn, "round {round}: {before}");
-        let (audit, found) = Audit::open(folder.path(), options()).expect("opens");
+        let (audit, found) = opens(folder.path(), options());
         assert!(found.damaged_line.is_none() && !found.key_lost, "round {round}: {found:?}");
         assert_eq!(found.cut.is_some(), !before.is_good(), "round {round}: {before}");
         close(&audit);

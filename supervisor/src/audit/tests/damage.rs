@@ -227,7 +227,7 @@ fn another_key_is_found_and_one_that_was_signed_is_not() {
         assert!(report.is_good() && report.keys.len() == 2, "{report}");
     }
     std::fs::remove_file(folder.path().join("key")).expect("removes");
-    let (audit, found) = Audit::open(folder.path(), options()).expect("opens");
+    let (audit, found) = opens(folder.path(), options());
     assert!(found.key_lost);
     write(&audit, decision(3));
     close(&audit);
@@ -311,7 +311,7 @@ proptest! {
         let report = check(folder.path(), Against::default());
         prop_assert_eq!(report.is_good(), bytes.is_empty());
         // and it can be gone on with, which is said
-        let (audit, _) = Audit::open(folder.path(), options()).expect("opens");
+        let (audit, _) = opens(folder.path(), options());
         write(&audit, decision(1));
         close(&audit);
     }

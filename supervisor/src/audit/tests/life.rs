@@ -314,7 +314,7 @@ fn seals_come_by_number_and_by_time_and_not_without_news() {
 #[test]
 fn both_sides_of_each_setting() {
     let folder = super::folder();
-    let tries = |options: Options| Audit::open(folder.path(), options).map(|(audit, _)| close(&audit));
+    let tries = |options: Options| super::tries(folder.path(), options).map(|(audit, _)| close(&audit));
     let id = |length| Options { instance: "i".repeat(length), ..options() };
     assert!(tries(id(ID_MAX)).is_ok() && tries(id(1)).is_ok());
     assert!(matches!(tries(id(0)), Err(AuditError::Id(_))) && matches!(tries(id(ID_MAX + 1)), Err(AuditError::Id(_))));

@@ -203,6 +203,19 @@ fn an_operation_of_a_cloud_that_is_not_known() {
 }
 
 #[test]
+fn actions_that_no_operation_is_called_are_warned_of() {
+    let policy = |actions: &str| {
+        let text = format!("version = 1\n[aws]\n[[aws.rule]]\nname = 'r'\neffect = 'deny'\nactions = {actions}\n");
+        Policy::parse(&text).unwrap()
+    };
+    assert!(policy("['s3:ListObjectsV2', 'ec2:*', 'S3:GETOBJECT']").warnings().is_empty());
+    let warnings = policy("['s3:ListBucket', 's3:GetObject', 'iam:PassRole']").warnings();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0].starts_with("rule r: ") && warnings[0].contains("called s3:ListBucket, so"), "{warnings:?}");
+    assert!(Policy::absent().warnings().is_empty() && Policy::broken("x").warnings().is_empty());
+}
+
+#[test]
 fn it_explains_itself() {
     let policy = kubernetes(
         &[

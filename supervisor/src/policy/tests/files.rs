@@ -248,6 +248,12 @@ fn a_file() {
     assert_eq!(Policy::load(&path).unwrap().summary().state, "absent");
     write(b"version = 1\n");
     assert_eq!(Policy::load(&path).unwrap().summary().state, "read");
+    // whoever else may write there says what is allowed
+    let mode = |mode| std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    mode(0o666);
+    assert!(Policy::load(&path).unwrap().warnings()[0].contains("may be written by others"));
+    mode(0o644);
+    assert!(Policy::load(&path).unwrap().warnings().is_empty());
     write(b"version = 1\nx = 1\n");
     let said = Policy::load(&path).unwrap_err().to_string();
     assert!(said.starts_with(&format!("{}: line 2: key \"x\": ", path.display())), "{said}");
