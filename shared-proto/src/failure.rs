@@ -149,6 +149,7 @@ failures! {
     DiskUnwritable "disk_unwritable" Unavailable 507 TEMPFAIL "The disk of the control plane cannot be written." "Mount it writable again, or see to what its system's log says of it; the control plane goes on by itself then.";
     // isolation and policy
     IsolationTooWeak "isolation_too_weak" FailedPrecondition 409 CONFIG "This machine does not allow the isolation that the configuration requires." "Run on a kernel with Landlock and seccomp, which containers usually allow; or write a lower isolation.require down.";
+    ConfigurationUnusable "configuration_unusable" FailedPrecondition 500 CONFIG "The runner's configuration, or a file that it names, cannot be used." "Correct what the message names.";
     StateUnusable "state_unusable" FailedPrecondition 409 CONFIG "The runner's state directory, or the place where it keeps states, cannot be used." "Name a directory with --state-dir or state_dir that the runner's user may write; look at [jobs.states] where the message names another place.";
     PolicyDenied "policy_denied" PermissionDenied 403 NOPERM "The runner's own policy refuses it." "Ask whoever owns the runner's policy; the message names the rule.";
     HooksRefused "hooks_refused" PermissionDenied 403 NOPERM "The stack has hooks, and the runner's configuration does not let any run." "Ask whoever owns the runner to write `hooks = true` under [jobs] of its configuration; or take them away with `runnerctl stack update STACK --hook NAME=none`.";

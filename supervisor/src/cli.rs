@@ -249,10 +249,7 @@ fn is_json(matches: &ArgMatches) -> bool {
 fn with_config(matches: &ArgMatches, then: impl FnOnce(Config) -> i32) -> i32 {
     match Flags::of(matches).load() {
         Ok(config) => then(config),
-        Err(e) => {
-            eprintln!("runner: {e}");
-            crate::exit::CONFIG
-        }
+        Err(e) => failed(&Code::ConfigurationUnusable.on(e.to_string())),
     }
 }
 
@@ -286,6 +283,12 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .enable_all()
         .build()
         .map_err(|e| Code::Internal.on(format!("this process cannot wait for anything: {e}")))
+}
+
+/// Says what failed, as everything here does: what it is, its code, and what to do about it. The exit code.
+pub(crate) fn failed(failure: &Failure) -> i32 {
+    eprintln!("runner: {} [{}]\nnext: {}", failure.message, failure.code, failure.next_step);
+    failure.code.exit()
 }
 
 /// Prints a result. A reader that has gone is no failure.

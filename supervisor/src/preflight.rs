@@ -31,10 +31,7 @@ pub fn run(config: &Config, profiles: bool, as_json: bool) -> i32 {
     });
     match guarantees.suffice(required) {
         Ok(()) => 0,
-        Err(failure) => {
-            eprintln!("runner: {failure}");
-            exit::CONFIG
-        }
+        Err(failure) => cli::failed(&failure),
     }
 }
 

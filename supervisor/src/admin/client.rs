@@ -1,8 +1,9 @@
 //! `runner status`, `runner drain` and `runner upgrade`: ask the supervisor on this machine.
 
 use super::{SOCKET, Status, Upgraded};
-use crate::cli::out;
+use crate::cli::{failed, out};
 use crate::config::{Config, DEFAULT_FILE};
+use shared_proto::failure::{Code, Failure};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -121,11 +122,8 @@ pub fn upgrade(config: &Config, json: bool) -> i32 {
     let text = match text {
         Ok(text) => text,
         Err(e) if e.kind() == ErrorKind::UnexpectedEof => {
-            eprintln!(
-                "runner: the supervisor ended before it had answered; another hand-over may have been quicker\n\
-                 next: See which process and version `runner status` says."
-            );
-            return crate::exit::TEMPFAIL;
+            let what = "the supervisor ended before it had answered; another hand-over may have been quicker";
+            return failed(&Code::Busy.on(what).next("See which process and version `runner status` says."));
         }
         Err(e) => return Silent::Away(e).told(config),
     };
@@ -149,7 +147,7 @@ pub fn upgrade(config: &Config, json: bool) -> i32 {
 }
 
 /// Has the supervisor make another key for its audit log: the public half, in PEM, or why there is none. `None`: no runner answers.
-pub fn rotate_audit_key(config: &Config) -> Option<Result<String, String>> {
+pub fn rotate_audit_key(config: &Config) -> Option<Result<String, Failure>> {
     #[derive(serde::Deserialize)]
     #[serde(untagged)]
     enum Answer {
@@ -164,13 +162,13 @@ pub fn rotate_audit_key(config: &Config) -> Option<Result<String, String>> {
     }
     let text = match exchange(&config.state_dir.join(SOCKET), "rotate_audit_key", DEADLINE) {
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => return None,
-        Err(e) => return Some(Err(format!("the runner does not answer: {e}"))),
+        Err(e) => return Some(Err(Code::RunnerUnavailable.on(format!("the runner does not answer: {e}")))),
         Ok(text) => text,
     };
     Some(match serde_json::from_str(&text) {
         Ok(Answer::Done { key }) => Ok(key),
-        Ok(Answer::Refused { error, next_step }) => Err(format!("{error} ({next_step})")),
-        Err(e) => Err(format!("the runner's answer is none: {e}")),
+        Ok(Answer::Refused { error, next_step }) => Err(Code::AuditUnavailable.on(error).next(next_step)),
+        Err(e) => Err(Code::Internal.on(format!("the runner's answer is none: {e}"))),
     })
 }
 
@@ -183,22 +181,17 @@ impl Silent {
         match self {
             // a read that waited for its time
             Self::Away(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                eprintln!(
-                    "runner: the supervisor is there and does not answer (asked at {})\nnext: See whether its process is stopped, or the \
-                     machine short of memory or processors. Killed, it is started again by its launcher, and jobs go on.",
-                    path.display()
-                );
-                crate::exit::UNAVAILABLE
+                let what = format!("the supervisor is there and does not answer (asked at {})", path.display());
+                failed(&Code::RunnerUnavailable.on(what).next(
+                    "See whether its process is stopped, or the machine short of memory or processors. Killed, it is started again by its \
+                     launcher, and jobs go on.",
+                ))
             }
             Self::Away(e) => {
-                let next = next_step(config, e.kind());
-                eprintln!("runner: no runner answers at {}: {e}\nnext: {next}", path.display());
-                crate::exit::UNAVAILABLE
+                let what = format!("no runner answers at {}: {e}", path.display());
+                failed(&Code::RunnerUnavailable.on(what).next(next_step(config, e.kind())))
             }
-            Self::Nonsense(why) => {
-                eprintln!("runner: the answer at {}: {why}", path.display());
-                crate::exit::SOFTWARE
-            }
+            Self::Nonsense(why) => failed(&Code::Internal.on(format!("the answer at {}: {why}", path.display()))),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! `runner audit`: what the audit log says, and whether it is as it was written. From its files alone: no running runner is needed.
 
-use super::{compare, out, recordings, written};
+use super::{compare, failed, out, recordings, written};
 use crate::audit::{self, Against, Audit, Decision, Filter, Point, PublicKey, Target};
 use crate::config::Config;
 use crate::{admin, exit, recorder, supervisor};
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use shared_proto::failure::{Code, Failure};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -76,58 +77,55 @@ pub(super) fn run(config: &Config, name: &str, matches: &ArgMatches, as_json: bo
         "play" => recordings::play(&folder, matches),
         "compare" => compare::run(&folder, matches, as_json),
         _ if matches.get_flag("rotate") => rotate(config, &folder),
-        _ => audit::public_key(&folder).map(|key| out(key.to_pem().trim_end())).map_err(Trouble::from),
+        _ => audit::public_key(&folder).map(|key| out(key.to_pem().trim_end())).map_err(|e| unreadable(&e)),
     };
-    done.unwrap_or_else(|trouble| {
-        eprintln!("runner: {}", trouble.message);
-        trouble.exit
-    })
+    done.unwrap_or_else(|failure| failed(&failure))
 }
 
-/// Why there is no answer.
-pub(super) struct Trouble {
-    pub(super) message: String,
-    pub(super) exit: i32,
+/// A file that somebody named cannot be read.
+pub(super) fn no_input(path: &Path, e: &std::io::Error) -> Failure {
+    Code::NotFound.on(format!("{}: {e}", path.display())).next("Check the path and its permissions.")
 }
 
-impl Trouble {
-    /// What the system refuses.
-    pub(super) const fn system(message: String) -> Self {
-        Self { message, exit: exit::OS_ERROR }
-    }
+/// What the system refuses.
+pub(super) fn refused(message: String) -> Failure {
+    Code::Internal.on(message).next("See to what the message names: its owner, its mode, its disk.")
 }
 
-impl From<audit::AuditError> for Trouble {
-    fn from(e: audit::AuditError) -> Self {
-        let exit = match e {
-            audit::AuditError::NoLog(_) => exit::NO_INPUT,
-            audit::AuditError::PublicKey(_) => exit::USAGE,
-            _ => exit::NO_PERMISSION,
-        };
-        Self { message: format!("{e} ({})", e.next_step()), exit }
-    }
+/// Why a log, or what is in one, cannot be read.
+pub(super) fn unreadable(e: &audit::AuditError) -> Failure {
+    use std::io::ErrorKind::PermissionDenied;
+    let code = match e {
+        audit::AuditError::NoLog(_) => Code::NotFound,
+        audit::AuditError::PublicKey(_) => Code::InvalidArgument,
+        audit::AuditError::File(_, e) if e.kind() == PermissionDenied => Code::PermissionDenied,
+        _ => Code::AuditUnavailable,
+    };
+    code.on(e.to_string()).next(e.next_step())
 }
 
 /// A new key, made by whoever has the log: the runner, or this process where none runs.
-fn rotate(config: &Config, folder: &Path) -> Result<i32, Trouble> {
+fn rotate(config: &Config, folder: &Path) -> Result<i32, Failure> {
     if let Some(answer) = admin::client::rotate_audit_key(config) {
-        return answer.map(|key| out(key.trim_end())).map_err(|message| Trouble { message, exit: exit::TEMPFAIL });
+        return answer.map(|key| out(key.trim_end()));
     }
-    let owner = std::fs::metadata(folder).map_err(|_| audit::AuditError::NoLog(folder.to_owned()))?.uid();
+    let no_log = |_| unreadable(&audit::AuditError::NoLog(folder.to_owned()));
+    let owner = std::fs::metadata(folder).map_err(no_log)?.uid();
     if owner != nix::unistd::geteuid().as_raw() {
         let message = format!("{} belongs to another user: the key would be theirs no more", folder.display());
-        return Err(Trouble { message, exit: exit::NO_PERMISSION });
+        return Err(Code::PermissionDenied.on(message).next("Ask as the user that the runner runs as."));
     }
-    let options = supervisor::audit_options(config, &audit::runner_of(folder)?, BY_HAND);
+    let unreadable = |e| unreadable(&e);
+    let options = supervisor::audit_options(config, &audit::runner_of(folder).map_err(unreadable)?, BY_HAND);
     let runtime = tokio::runtime::Builder::new_current_thread().build();
-    let runtime = runtime.map_err(|e| Trouble::system(format!("the runtime: {e}")))?;
-    let (log, _) = Audit::open(folder, options)?;
+    let runtime = runtime.map_err(|e| refused(format!("the runtime: {e}")))?;
+    let (log, _) = Audit::open(folder, options).map_err(unreadable)?;
     let changed = runtime.block_on(log.change_key());
-    runtime.block_on(log.close())?;
-    changed.map(|key| out(key.to_pem().trim_end())).map_err(Trouble::from)
+    runtime.block_on(log.close()).map_err(unreadable)?;
+    changed.map(|key| out(key.to_pem().trim_end())).map_err(unreadable)
 }
 
-fn tail(folder: &Path, matches: &ArgMatches) -> Result<i32, Trouble> {
+fn tail(folder: &Path, matches: &ArgMatches) -> Result<i32, Failure> {
     let one = |name: &str| matches.get_one::<String>(name).cloned();
     let decision = one("decision").map(|word| if word == "allow" { Decision::Allow } else { Decision::Deny });
     let filter = Filter {
@@ -139,24 +137,23 @@ fn tail(folder: &Path, matches: &ArgMatches) -> Result<i32, Trouble> {
     };
     let lines = matches.get_one::<u64>("lines").copied().unwrap_or(LINES);
     let lines = usize::try_from(lines).unwrap_or(usize::MAX);
-    for line in audit::tail(folder, lines, matches.get_flag("follow"), filter)? {
-        match written(&line?.text) {
+    for line in audit::tail(folder, lines, matches.get_flag("follow"), filter).map_err(|e| unreadable(&e))? {
+        match written(&line.map_err(|e| unreadable(&e))?.text) {
             Ok(()) => {}
             // whoever reads it has seen enough
             Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => break,
-            Err(e) => return Err(Trouble::system(format!("standard output: {e}"))),
+            Err(e) => return Err(refused(format!("standard output: {e}"))),
         }
     }
     Ok(0)
 }
 
-fn verify(folder: PathBuf, matches: &ArgMatches, as_json: bool) -> Result<i32, Trouble> {
-    let usage = |message: String| Trouble { message, exit: exit::USAGE };
+fn verify(folder: PathBuf, matches: &ArgMatches, as_json: bool) -> Result<i32, Failure> {
+    let usage = |message: String| Code::InvalidArgument.on(message);
     let key = match matches.get_one::<String>("key") {
         Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|e| Trouble { message: format!("{path}: {e}"), exit: exit::NO_INPUT })?;
-            Some(PublicKey::from_text(&text)?)
+            let text = std::fs::read_to_string(path).map_err(|e| no_input(Path::new(path), &e))?;
+            Some(PublicKey::from_text(&text).map_err(|e| unreadable(&e))?)
         }
         None => None,
     };
@@ -166,7 +163,7 @@ fn verify(folder: PathBuf, matches: &ArgMatches, as_json: bool) -> Result<i32, T
     };
     let files: Vec<_> = matches.get_many::<PathBuf>("files").into_iter().flatten().cloned().collect();
     let target = if files.is_empty() { Target::Folder(folder) } else { Target::Files(files) };
-    let report = audit::verify(&target, Against { key, expected })?;
+    let report = audit::verify(&target, Against { key, expected }).map_err(|e| unreadable(&e))?;
     let told = out(&if as_json { serde_json::to_string(&report).unwrap_or_default() } else { report.to_string() });
     Ok(if report.is_good() { told } else { exit::GENERAL })
 }

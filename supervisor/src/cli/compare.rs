@@ -3,12 +3,13 @@
 //! Each side writes down by itself what was asked. What one has and the other lacks, and what the two tell differently, is for somebody to look
 //! into: of an operation that the runner served the control plane has to know, and the other way round.
 
-use super::audit::Trouble;
+use super::audit::{no_input, unreadable};
 use super::out;
 use crate::audit::{self, Decision, Filter, Kind, Line, Record};
 use crate::exit;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde::{Deserialize, Serialize};
+use shared_proto::failure::{Code, Failure};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::Read as _;
@@ -155,22 +156,24 @@ pub(super) fn command(command: Command) -> Command {
 }
 
 /// `runner audit compare`.
-pub(super) fn run(folder: &Path, matches: &ArgMatches, as_json: bool) -> Result<i32, Trouble> {
+pub(super) fn run(folder: &Path, matches: &ArgMatches, as_json: bool) -> Result<i32, Failure> {
     let files: Vec<_> = matches.get_many::<PathBuf>("files").into_iter().flatten().collect();
     let mut sides = Sides { kept: kept(matches.get_one::<PathBuf>("kept"))?, ..Sides::default() };
     let runner = match files.first() {
-        None => audit::runner_of(folder)?,
-        Some(file) => audit::runner_of_file(file)?,
+        None => audit::runner_of(folder),
+        Some(file) => audit::runner_of_file(file),
     };
+    let unreadable = |e| unreadable(&e);
+    let runner = runner.map_err(unreadable)?;
     sides.kept.items.retain(|one| one.runner_id.as_ref().is_none_or(|id| *id == runner));
     if files.is_empty() {
-        for line in audit::tail(folder, usize::MAX, false, Filter::default())? {
-            sides.take(&line?)?;
+        for line in audit::tail(folder, usize::MAX, false, Filter::default()).map_err(unreadable)? {
+            sides.take(&line.map_err(unreadable)?)?;
         }
     }
     for file in files {
-        for line in audit::lines_of(file)? {
-            sides.take(&line?)?;
+        for line in audit::lines_of(file).map_err(unreadable)? {
+            sides.take(&line.map_err(unreadable)?)?;
         }
     }
     let margin = matches.get_one::<u64>("margin").copied().unwrap_or(MARGIN_S);
@@ -183,18 +186,21 @@ pub(super) fn run(folder: &Path, matches: &ArgMatches, as_json: bool) -> Result<
     })
 }
 
-fn kept(path: Option<&PathBuf>) -> Result<Kept, Trouble> {
+fn kept(path: Option<&PathBuf>) -> Result<Kept, Failure> {
     let path = path.cloned().unwrap_or_default();
-    let wrong = |what: String, exit: i32| Trouble { message: format!("{}: {what}", path.display()), exit };
+    let wrong = |what: String| {
+        let failure = Code::InvalidArgument.on(format!("{}: {what}", path.display()));
+        failure.next("Give it what `runnerctl operation list -o json` prints.")
+    };
     let mut text = String::new();
     std::fs::File::open(&path)
         .and_then(|file| file.take(FILE_MAX + 1).read_to_string(&mut text))
-        .map_err(|e| wrong(e.to_string(), exit::NO_INPUT))?;
+        .map_err(|e| no_input(&path, &e))?;
     if text.len() as u64 > FILE_MAX {
-        return Err(wrong(format!("it is longer than {FILE_MAX} bytes"), exit::USAGE));
+        return Err(wrong(format!("it is longer than {FILE_MAX} bytes")));
     }
     serde_json::from_str(&text)
-        .map_err(|e| wrong(format!("it is not what `runnerctl operation list -o json` prints: {e}"), exit::USAGE))
+        .map_err(|e| wrong(format!("it is not what `runnerctl operation list -o json` prints: {e}")))
 }
 
 /// A time of the log in Unix milliseconds.
@@ -207,7 +213,7 @@ fn millis(time: &str) -> Option<i64> {
 
 impl Sides {
     /// Takes a line of the log.
-    fn take(&mut self, line: &Line) -> Result<(), Trouble> {
+    fn take(&mut self, line: &Line) -> Result<(), Failure> {
         if let Some(at) = millis(&line.time) {
             let (from, to) = self.span.unwrap_or((at, at));
             self.span = Some((from.min(at), to.max(at)));
@@ -218,7 +224,7 @@ impl Sides {
         };
         if self.log.len() >= OPERATIONS_MAX && !self.log.contains_key(&id) {
             let message = format!("the log has more than {OPERATIONS_MAX} operations: name fewer of its files");
-            return Err(Trouble { message, exit: exit::USAGE });
+            return Err(Code::InvalidArgument.on(message).next("Name them, those of some days at a time."));
         }
         match kind {
             Kind::Decision => {

@@ -1,6 +1,6 @@
 //! `runner engines`: the versions of engines that this machine has, and how they come and go. Needs no running runner.
 
-use super::out;
+use super::{failed, out};
 use crate::config::Config;
 use crate::engines::install::{self, Done, Looked};
 use crate::engines::release::{Place, Release, parse_sha256};
@@ -86,10 +86,7 @@ pub(super) fn run(config: &Config, name: &str, matches: &ArgMatches, as_json: bo
             .and_then(|release| install::remove(config, &release))
             .map(|at| out(&format!("removed {}", at.display()))),
     };
-    done.unwrap_or_else(|failure| {
-        eprintln!("runner: {failure}");
-        failure.code.exit()
-    })
+    done.unwrap_or_else(|failure| failed(&failure))
 }
 
 fn release(matches: &ArgMatches) -> Result<Release, Failure> {

@@ -1,6 +1,6 @@
 //! `runner policy`: what the policy says of a request, and whether it says what its own cases expect. Needs no running runner.
 
-use super::{out, plan_rules};
+use super::{failed, out, plan_rules};
 use crate::config::Config;
 use crate::exit;
 use crate::policy::{
@@ -9,6 +9,7 @@ use crate::policy::{
 };
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 use serde_json::json;
+use shared_proto::failure::Code;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -63,15 +64,12 @@ pub(super) fn command(with_settings: impl Fn(Command) -> Command, output: impl F
 pub(super) fn run(config: &Config, name: &str, matches: &ArgMatches, as_json: bool) -> i32 {
     let path = &config.policy.path;
     if config.policy.named && !path.exists() {
-        eprintln!("runner: {}: there is no such file", path.display());
-        return exit::CONFIG;
+        let what = format!("{}: there is no such file, and the configuration names it", path.display());
+        return unusable(what);
     }
     let policy = match Policy::load(path) {
         Ok(policy) => policy,
-        Err(e) => {
-            eprintln!("runner: {e}");
-            return exit::CONFIG;
-        }
+        Err(e) => return unusable(e.to_string()),
     };
     for warning in policy.warnings() {
         eprintln!("runner: {}: warning: {warning}", path.display());
@@ -84,8 +82,7 @@ pub(super) fn run(config: &Config, name: &str, matches: &ArgMatches, as_json: bo
         Ok(Some(request)) => check(config, &policy, &request, as_json),
         Ok(None) => {
             if let Some(lacks) = config.lacks_for(&policy) {
-                eprintln!("runner: {}: {lacks}", path.display());
-                return exit::CONFIG;
+                return unusable(format!("{}: {lacks}", path.display()));
             }
             let there = path.exists();
             out(&if as_json {
@@ -98,10 +95,14 @@ pub(super) fn run(config: &Config, name: &str, matches: &ArgMatches, as_json: bo
             })
         }
         Err(message) => {
-            eprintln!("runner: {message}");
-            exit::USAGE
+            failed(&Code::InvalidArgument.on(message).next("`runner policy check --help` has an example of each."))
         }
     }
+}
+
+/// What the configuration names cannot be used.
+fn unusable(what: String) -> i32 {
+    failed(&Code::ConfigurationUnusable.on(what))
 }
 
 fn check(config: &Config, policy: &Policy, request: &Request, as_json: bool) -> i32 {
@@ -120,7 +121,7 @@ fn check(config: &Config, policy: &Policy, request: &Request, as_json: bool) -> 
         decision.explain().join("\n")
     });
     if let Some(lacks) = &lacks {
-        eprintln!("runner: it is refused all the same: {lacks}");
+        eprintln!("runner: it is refused all the same: {lacks} [{}]", Code::NotRecorded);
     }
     if decision.is_allowed() && lacks.is_none() { 0 } else { exit::NO_PERMISSION }
 }
@@ -131,10 +132,7 @@ fn test(config: &Config, policy: &Policy, named: Option<PathBuf>, as_json: bool)
     let rules = plan_rules_folder(policy_path);
     let of_plans = match plan_rules::run(&rules, policy.plan_rules(), &config.workers.iac) {
         Ok(outcomes) => outcomes,
-        Err(e) => {
-            eprintln!("runner: {e}");
-            return exit::CONFIG;
-        }
+        Err(e) => return unusable(e.to_string()),
     };
     let beside = policy_path.with_file_name(CASES_FILE);
     // whoever has rules for plans alone has no others to try
@@ -143,10 +141,7 @@ fn test(config: &Config, policy: &Policy, named: Option<PathBuf>, as_json: bool)
         true => Vec::new(),
         false => match Cases::load(&named.unwrap_or(beside)) {
             Ok(cases) => cases.run(policy),
-            Err(e) => {
-                eprintln!("runner: {e}");
-                return exit::CONFIG;
-            }
+            Err(e) => return unusable(e.to_string()),
         },
     };
     let all = results.len() + of_plans.len();

@@ -1,6 +1,6 @@
 //! `runner providers`: the packages of providers that jobs install from, and how they come and go. Needs no running runner.
 
-use super::out;
+use super::{failed, out};
 use crate::config::Config;
 use crate::engines::providers::add::{self, Done};
 use crate::engines::providers::{self, Package, Provider, lock};
@@ -63,10 +63,7 @@ pub(super) fn run(config: &Config, name: &str, matches: &ArgMatches, as_json: bo
         "add" => add(config, matches),
         _ => remove(config, matches),
     };
-    done.unwrap_or_else(|failure| {
-        eprintln!("runner: {failure}");
-        failure.code.exit()
-    })
+    done.unwrap_or_else(|failure| failed(&failure))
 }
 
 fn list(config: &Config, as_json: bool) -> i32 {

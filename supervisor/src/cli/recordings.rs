@@ -1,12 +1,13 @@
 //! `runner audit recordings` and `runner audit play`: what was recorded of terminals, and how it looked.
 
-use super::audit::Trouble;
+use super::audit::{no_input, refused, unreadable};
 use super::out;
 use crate::audit::recording::{Decrypted, RecipientKey, RecordingError, decrypt};
 use crate::audit::{self, Digest, Filter, Record, Shelf, Shelved};
 use crate::exit;
 use clap::{Arg, ArgMatches, Command};
 use serde::Serialize;
+use shared_proto::failure::{Code, Failure};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write};
@@ -83,7 +84,7 @@ pub(super) fn play_command(command: Command) -> Command {
 }
 
 /// `runner audit recordings`.
-pub(super) fn list(log: &Path, as_json: bool) -> Result<i32, Trouble> {
+pub(super) fn list(log: &Path, as_json: bool) -> Result<i32, Failure> {
     let shown = look(log)?;
     let bad = shown.iter().any(|one| matches!(one.state, State::Changed | State::Missing));
     if as_json {
@@ -103,9 +104,9 @@ pub(super) fn list(log: &Path, as_json: bool) -> Result<i32, Trouble> {
 }
 
 /// The recordings beside what the log says of them.
-fn look(log: &Path) -> Result<Vec<Shown>, Trouble> {
+fn look(log: &Path) -> Result<Vec<Shown>, Failure> {
     // before the log: what ends meanwhile is in it
-    let there = Shelf::of(log).list().map_err(|e| Trouble::system(format!("the folder of recordings: {e}")))?;
+    let there = Shelf::of(log).list().map_err(|e| refused(format!("the folder of recordings: {e}")))?;
     let mut told = told(log)?;
     let mut shown = Vec::new();
     for one in there {
@@ -113,7 +114,9 @@ fn look(log: &Path) -> Result<Vec<Shown>, Trouble> {
         let state = match &record {
             _ if !one.has_ended => State::NotEnded,
             None => State::NotInTheLog,
-            Some(record) if record.digest == Some(one.digest()?.to_string()) => State::AsRecorded,
+            Some(record) if record.digest == Some(one.digest().map_err(|e| unreadable(&e))?.to_string()) => {
+                State::AsRecorded
+            }
             Some(_) => State::Changed,
         };
         let Record { ms, detail, .. } = record.unwrap_or_default();
@@ -133,10 +136,10 @@ fn look(log: &Path) -> Result<Vec<Shown>, Trouble> {
 }
 
 /// What the log says of each recording that it does not say is removed.
-fn told(log: &Path) -> Result<BTreeMap<String, Record>, Trouble> {
+fn told(log: &Path) -> Result<BTreeMap<String, Record>, Failure> {
     let mut told = BTreeMap::new();
-    for line in audit::tail(log, usize::MAX, false, Filter::default())? {
-        let line = line?;
+    for line in audit::tail(log, usize::MAX, false, Filter::default()).map_err(|e| unreadable(&e))? {
+        let line = line.map_err(|e| unreadable(&e))?;
         let Some(record) = line.record() else { continue };
         match (record.kind, record.file.clone()) {
             (audit::Kind::Recording, Some(file)) => drop(told.insert(file, record)),
@@ -148,7 +151,7 @@ fn told(log: &Path) -> Result<BTreeMap<String, Record>, Trouble> {
 }
 
 /// `runner audit play`.
-pub(super) fn play(log: &Path, matches: &ArgMatches) -> Result<i32, Trouble> {
+pub(super) fn play(log: &Path, matches: &ArgMatches) -> Result<i32, Failure> {
     let path = |name: &str| matches.get_one::<PathBuf>(name).cloned().unwrap_or_default();
     let key = private_key(&path("key"))?;
     let named = path("recording");
@@ -157,23 +160,24 @@ pub(super) fn play(log: &Path, matches: &ArgMatches) -> Result<i32, Trouble> {
         _ => None,
     };
     let at = at.unwrap_or(named);
-    let from =
-        File::open(&at).map_err(|e| Trouble { message: format!("{}: {e}", at.display()), exit: exit::NO_INPUT })?;
+    let from = File::open(&at).map_err(|e| no_input(&at, &e))?;
     let done = match matches.get_one::<PathBuf>("out") {
         None => decrypt(io::BufReader::new(from), io::stdout().lock(), &key),
         Some(to) => {
             let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
-            let file = opened.map_err(|e| Trouble::system(format!("{}: {e}", to.display())))?;
+            let file = opened.map_err(|e| refused(format!("{}: {e}", to.display())))?;
             decrypt(io::BufReader::new(from), io::BufWriter::new(file), &key)
         }
     };
     let read = done.map_err(|e| {
-        let exit = match e {
-            RecordingError::OtherKey(_) | RecordingError::Key(_) => exit::USAGE,
-            RecordingError::Io(_) => exit::OS_ERROR,
-            _ => exit::GENERAL,
-        };
-        Trouble { message: format!("{}: {e}", at.display()), exit }
+        let message = format!("{}: {e}", at.display());
+        match e {
+            RecordingError::OtherKey(_) | RecordingError::Key(_) => {
+                Code::InvalidArgument.on(message).next("Give the private half of the key that it is encrypted to.")
+            }
+            RecordingError::Io(_) => refused(message),
+            _ => Code::TargetRefused.on(message).next("Compare its SHA-256 with the log's: `runner audit recordings`."),
+        }
     })?;
     let known = Shelved::at(at).and_then(|one| Some(told(log).ok()?.remove(&one.name)?.digest));
     let (said, good) = judged(read, known.as_ref().map(Option::as_deref));
@@ -194,13 +198,14 @@ fn judged(read: Decrypted, known: Option<Option<&str>>) -> (String, bool) {
     (format!("{whole}; {} bytes; SHA-256 {digest}, {log}", read.bytes), good && read.is_whole)
 }
 
-fn private_key(path: &Path) -> Result<RecipientKey, Trouble> {
+fn private_key(path: &Path) -> Result<RecipientKey, Failure> {
     let mut text = String::new();
     File::open(path)
         .and_then(|file| file.take(KEY_FILE_MAX).read_to_string(&mut text))
-        .map_err(|e| Trouble { message: format!("{}: {e}", path.display()), exit: exit::NO_INPUT })?;
-    RecipientKey::from_pem(&text)
-        .map_err(|e| Trouble { message: format!("{}: {e}", path.display()), exit: exit::USAGE })
+        .map_err(|e| no_input(path, &e))?;
+    RecipientKey::from_pem(&text).map_err(|e| {
+        Code::InvalidArgument.on(format!("{}: {e}", path.display())).next("Give the file of the private key.")
+    })
 }
 
 // === impl State ===

@@ -1,8 +1,8 @@
 //! `runner seal-key`: whom variables are sealed to, as it is on this machine: what people compare with what a control plane tells.
 
-use super::out;
+use super::{failed, out};
 use crate::config::Config;
-use crate::{exit, secrets};
+use crate::secrets;
 use clap::{Arg, ArgAction, Command};
 use serde_json::json;
 use shared_proto::failure::{Code, Failure};
@@ -36,10 +36,7 @@ pub(super) fn run(config: &Config, rotate: bool, as_json: bool) -> i32 {
             }
             out(&newest.fingerprint())
         }
-        Err(failure) => {
-            eprintln!("runner: {}: {}\n{}", failure.code, failure.message, failure.next_step);
-            exit::CONFIG
-        }
+        Err(failure) => failed(&failure),
     }
 }
 
