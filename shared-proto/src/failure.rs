@@ -138,7 +138,7 @@ failures! {
     PlanExpired "plan_expired" FailedPrecondition 409 GENERAL "The plan waited longer for its approval than it may." "Start a new job; nothing was changed.";
     PlanStale "plan_stale" FailedPrecondition 409 GENERAL "The approved plan is no longer what would be applied." "Start a new job.";
     PlanDenied "plan_denied" FailedPrecondition 409 NOPERM "A rule denies what the plan would do." "Change the configuration so that the plan does not do it; or ask whoever keeps the rule that the message names.";
-    StateElsewhere "state_elsewhere" FailedPrecondition 409 CONFIG "The stack's state belongs to another instance." "Run the job there, or give the stack a backend.";
+    StateElsewhere "state_elsewhere" FailedPrecondition 409 CONFIG "The stack's state is somewhere else." "Run the job where the state is: the message says where.";
     StackNotEmpty "stack_not_empty" FailedPrecondition 409 GENERAL "What the stack made was not destroyed." "Destroy it first with a job of the kind destroy; or delete the stack with `--force`, and what it made stays.";
     Fenced "fenced" FailedPrecondition 409 GENERAL "The job was assigned again with a newer fencing token." "Nothing to do; the newer assignment goes on.";
     StateLocked "state_locked" FailedPrecondition 409 TEMPFAIL "The lock of the stack's state is somebody else's." "Look at what is known of its holder: `runnerctl state lock STACK`.";

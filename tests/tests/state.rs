@@ -3,6 +3,7 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
+use runner_tests::archive::{self, Entry};
 use runner_tests::ctl::Ctl;
 use runner_tests::engine::{self, EngineKind};
 use runner_tests::procfs;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         .needs(&[Component::Tofu])
         .test("an_earlier_version_is_gone_back_to_and_the_next_plan_shows_the_difference", back)
         .test("a_plan_that_a_newer_state_has_overtaken_is_not_applied", overtaken)
+        .test("no_source_takes_its_state_out_of_the_store", stays_there)
         .test("the_lock_of_an_engine_that_was_killed_is_told_and_removed", lock)
         .test("workers_killed_while_the_state_is_written_cost_nothing", || killed(&[]))
         .test("workers_killed_while_the_state_is_written_cost_nothing_without_namespaces", without_namespaces)
@@ -311,6 +313,59 @@ async fn in_s3() -> Result<()> {
     ensure!(drawn.starts_with("<svg ") && drawn.contains("terraform_data.one: create"), "{drawn}");
     let again = ctl.run(&["job", "timeline", &id, "--to", &path]).await?;
     ensure!(again.code() != 0 && again.stderr.contains("not there yet"), "{again:?}");
+    Ok(())
+}
+
+/// Files of the source that would have the state elsewhere, where it is lost, are refused; so is a backend where there is a state already, and an
+/// import of what the state has.
+async fn stays_there() -> Result<()> {
+    let set = set().await?;
+    let user = set.control_plane.admin();
+    let source = async |more: &[(&str, &str)]| {
+        let files = more.iter().copied().chain([("main.tf", GREETS)]);
+        let entries: Vec<_> = files.map(|(name, text)| Entry::file(name, text)).collect();
+        user.upload(archive::pack(&entries)?).await
+    };
+    let local = "terraform {\n  backend \"local\" {}\n}\n";
+    let elsewhere = "terraform {\n  backend \"http\" {\n    address = \"http://127.0.0.1:1/x\"\n  }\n}\n";
+    for (n, (file, content)) in [
+        ("zz_override.tf", local),
+        ("zz_override.tofu", local),
+        ("runner_backend_override.tofu.json", "{}"),
+        ("runner_backend_override.tofu", "# nothing"),
+        ("runner_imports.tofu.json", "{}"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("hostile-{n}");
+        let stack = json!({ "name": name, "engine": "opentofu", "source": source(&[(file, content)]).await? });
+        user.post("/stacks", &stack).await?;
+        let job =
+            set.job(&name, json!({ "kind": "update", "approve_automatically": true }), &["failed", "applied"]).await?;
+        ensure!(job["result"]["code"] == "source_refused", "{file}: {}", job["result"]);
+    }
+    // one that ours comes after is as none; and what the state has is not imported, and not said to be
+    let stack = json!({ "name": "kept", "engine": "opentofu", "source": source(&[("a_override.tf", local)]).await? });
+    let stack = user.post("/stacks", &stack).await?;
+    set.applied("kept", "planted-one").await?;
+    ensure!(set.versions(&stack)?.len() == 1, "it is in the store");
+    let import = json!({ "kind": "import", "approve_automatically": true,
+        "imports": [{ "address": "terraform_data.greets", "id": "another" }], "variables": { "greeting": "planted-one" } });
+    let job = set.job("kept", import, &["failed", "applied", "no_changes"]).await?;
+    ensure!(job["result"]["message"].as_str().unwrap_or_default().contains("imports 0 of the 1"), "{}", job["result"]);
+    // a backend of its own that knows nothing of it
+    let mut changed = user.get("/stacks/kept").await?;
+    for name in ["id", "last_instance", "created_at_ms", "last_job", "revision"] {
+        changed.as_object_mut().context("a stack")?.remove(name);
+    }
+    changed["source"] = source(&[("backend.tf", elsewhere)]).await?;
+    user.client().put("/api/v1/stacks/kept", &changed).await?.ok()?;
+    let job =
+        set.job("kept", json!({ "kind": "update", "approve_automatically": true }), &["failed", "applied"]).await?;
+    ensure!(job["result"]["code"] == "state_elsewhere", "{}", job["result"]);
+    let said = job["result"]["message"].as_str().unwrap_or_default();
+    ensure!(said.contains("with 1 resources") && said.contains("(http)"), "{said}");
     Ok(())
 }
 

@@ -341,7 +341,7 @@ impl Step {
         let what = Plan::of(&self.request);
         let copy = self.hooks.as_ref().and_then(Hooks::plan);
         let shown = crate::plan::shown(&mut engine, &self.journal, &plan, &what, has_changes, judged, copy).await?;
-        let Shown { text, judgement, secrets } = shown;
+        let Shown { text, judgement, secrets, imports } = shown;
         if let Some(judgement) = &judgement {
             self.record_judgement(judgement).await;
         }
@@ -354,6 +354,9 @@ impl Step {
         // a plan that was made while the cancel came is of no use
         if self.cancel.now() != Cancel::No {
             return Err(Stop::Canceled { forced: false, exit: None });
+        }
+        if let Some(failure) = imports::missed(&self.request, imports).filter(|_| engine.family() == Family::Language) {
+            return Err(failure.into());
         }
         if let Some(judgement) = judgement.as_ref().filter(|judgement| has_changes && judgement.denied) {
             return Err(Code::PlanDenied.on(judgement.denial()).into());
@@ -842,6 +845,7 @@ impl Step {
         }
         match dialect.family() {
             Family::Language => {
+                state::is_free_of_ours(&engine)?;
                 if !self.request.imports.is_empty() {
                     imports::write(&engine, &self.request.imports)?;
                 }

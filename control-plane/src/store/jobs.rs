@@ -98,6 +98,9 @@ pub enum JobKind {
     Rollback,
 }
 
+/// The form of requests from which on a runner heeds rules, and knows versions of states.
+const WITH_RULES: u32 = 3;
+
 /// A job as it stands.
 #[derive(Debug, Clone, PartialEq, FromRow)]
 pub struct Job {
@@ -527,8 +530,8 @@ impl Store {
                 _ if new.limits != v1::TimeLimits::default() => 4,
                 _ if !new.secrets.is_empty() || !new.sealed.is_empty() => 4,
                 _ if new.manner.is_new() => 4,
-                JobKind::Versions | JobKind::Rollback => 3,
-                _ if new.rules.is_some() => 3,
+                JobKind::Versions | JobKind::Rollback => WITH_RULES,
+                _ if new.rules.is_some() => WITH_RULES,
                 _ if new.scope == Scope::default() && new.stack.engine_version.is_none() => 1,
                 _ => 2,
             },

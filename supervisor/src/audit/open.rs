@@ -106,7 +106,8 @@ pub(super) fn open(folder: &Path, whose: Whose, collector: Option<Collector>) ->
         _lock: lock,
     };
     if end == 0 {
-        let reason = if found.is_new && !key_made { "first_with_a_key_that_was_there" } else { "first" };
+        // also where the file is there and empty: whoever empties it takes as much away as whoever removes it
+        let reason = if key_made { "first" } else { "first_with_a_key_that_was_there" };
         log.begin(if head == Point::START { reason } else { "after_a_crash" })?;
         files::sync_folder(&log.folder)?;
     }

@@ -104,7 +104,12 @@ fn verify_once(target: &Target, against: Against) -> Result<Report, AuditError> 
         before = number;
         verifier.read(path, number, at + 1 == paths.len())?;
     }
-    Ok(verifier.end(number))
+    let report = verifier.end(number);
+    // the first record is written before anything else is: whoever has emptied the log has left none
+    if report.records == 0 && report.findings.is_empty() {
+        return Err(AuditError::NoLog(first.clone()));
+    }
+    Ok(report)
 }
 
 // === impl Verifier ===

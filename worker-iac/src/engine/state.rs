@@ -1,8 +1,9 @@
 //! Where the state of a stack is. A configuration with a backend of its own keeps it there. One without keeps it in the runner's own store
 //! ([`crate::store`]), by an override file in the working copy: the engine's own way, for both engines and every command.
 
-use super::Engine;
 use super::environment::private_file;
+use super::{Engine, imports};
+use crate::journal::Journal;
 use crate::stop::{Stop, io_failure};
 use crate::store::keeper::Keeper;
 use crate::store::server::{Serves, Serving};
@@ -52,6 +53,7 @@ pub(crate) async fn init(engine: &mut Engine, here: &Here<'_>, serving: &mut Opt
         // the engine reads its own language best: what it then has set up is what the configuration says
         engine.init(false).await?;
         if let Backend::Other(kind) = configured(&engine.common.work.join("data"))? {
+            here.leaves_nothing(&kind, &engine.journal).await?;
             engine.journal.note(format!("The state is in the configuration's own backend ({kind}).")).await;
             if !here.request.workspace.is_empty() {
                 engine.workspace(&here.request.workspace).await?;
@@ -85,7 +87,7 @@ pub(crate) async fn init(engine: &mut Engine, here: &Here<'_>, serving: &mut Opt
             json!({ "local": { "path": folder.join("terraform.tfstate"), "workspace_dir": workspaces } })
         }
     };
-    let content = json!({ "terraform": { "backend": backend } });
+    let content = json!({ "terraform": { "backend": &backend } });
     private_file(&engine.common.root.join(OVERRIDE), content.to_string().as_bytes())?;
     let place = match here.place.borrow().as_ref().filter(|_| workspace.is_empty()) {
         Some(place) => format!("the runner's store, in {}", states::shown(place)),
@@ -103,8 +105,27 @@ pub(crate) async fn init(engine: &mut Engine, here: &Here<'_>, serving: &mut Opt
         return Ok(());
     }
     engine.init(may_have_backend).await?;
+    is_ours(&engine.common.work.join("data"), &backend)?;
     if !workspace.is_empty() {
         engine.workspace(workspace).await?;
+    }
+    Ok(())
+}
+
+/// Refuses a source that has files which an engine takes in the place of ours, such as `X.tofu.json` for `X.tf.json`.
+///
+/// # Errors
+/// `source_refused`.
+pub(crate) fn is_free_of_ours(engine: &Engine) -> Result<(), Failure> {
+    let failed = |e: &std::io::Error| io_failure(Code::SourceRefused, "the root module cannot be read", e);
+    let stem = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
+    let ours = [stem(OVERRIDE), stem(imports::BLOCKS)];
+    for entry in std::fs::read_dir(&engine.common.root).map_err(|e| failed(&e))? {
+        let name = entry.map_err(|e| failed(&e))?.file_name();
+        if name.to_str().is_some_and(|name| ours.contains(&stem(name))) {
+            let message = format!("the root module has a file {}, which is a name of the runner's own", name.display());
+            return Err(Code::SourceRefused.on(message).next("Give it another name."));
+        }
     }
     Ok(())
 }
@@ -140,6 +161,42 @@ impl Here<'_> {
         }
     }
 
+    /// Refuses to go on with a backend of the configuration's own where the store in the stack's folder has a state with resources in it: they would
+    /// be made a second time. A preview is told so.
+    async fn leaves_nothing(&self, kind: &str, journal: &Journal) -> Result<(), Stop> {
+        let folder = self.folder()?;
+        if !Store::is_at(&folder) {
+            return Ok(());
+        }
+        let (key, whose) = (self.key()?, self.whose());
+        let reading = tokio::task::spawn_blocking(move || Store::open(&folder, key, whose)?.0.read());
+        let state = reading.await.unwrap_or_else(|_| Err(Code::Internal.on("reading the store of states panicked")))?;
+        let state: Value = state.and_then(|state| serde_json::from_slice(&state).ok()).unwrap_or_default();
+        let resources = state["resources"].as_array().map_or(0, Vec::len);
+        if resources == 0 {
+            return Ok(());
+        }
+        let message = format!(
+            "the runner's store has a state of this stack with {resources} resources, and the configuration has a backend of its own now \
+             ({kind}), which does not: they would be made a second time"
+        );
+        if self.request.kind() == JobKind::Preview || self.request.preview_only {
+            journal.note(message).await;
+            return Ok(());
+        }
+        let next = "Take the backend out again; or destroy without it what the stack has made, and put it in then.";
+        Err(Code::StateElsewhere.on(message).next(next).into())
+    }
+
+    fn whose(&self) -> Whose {
+        Whose {
+            stack: self.request.stack_id.clone(),
+            job: self.request.job_id.clone(),
+            instance: self.start.instance.clone(),
+            person: self.request.created_by.clone(),
+        }
+    }
+
     fn key(&self) -> Result<Key, Failure> {
         Key::from_bytes(&self.start.state_key).ok_or_else(|| {
             let message = "the stack has no backend, and the runner that started the job has no key for its states";
@@ -153,12 +210,7 @@ impl Here<'_> {
     async fn serve(&self, engine: &mut Engine) -> Result<Serving, Stop> {
         let (folder, key, request) = (self.folder()?, self.key()?, self.request);
         let token = key.token(&request.job_id);
-        let whose = Whose {
-            stack: request.stack_id.clone(),
-            job: request.job_id.clone(),
-            instance: self.start.instance.clone(),
-            person: request.created_by.clone(),
-        };
+        let whose = self.whose();
         let removes = (request.kind() == JobKind::Unlock).then(|| request.lock_id.clone());
         let environment = &self.start.environment;
         let environment = environment.iter().map(|(name, value)| (name.clone(), value.into())).collect();
@@ -238,9 +290,61 @@ fn configured(data: &Path) -> Result<Backend, Failure> {
     })
 }
 
+/// Refuses what `init` has set up where it is not the backend that it was given: engines merge override files in the order of their names, and one of
+/// the source's may come after ours. Its state would be lost with the working copy, or be somewhere else.
+fn is_ours(data: &Path, backend: &Value) -> Result<(), Failure> {
+    let content = std::fs::read(data.join("terraform.tfstate"))
+        .map_err(|e| io_failure(Code::EngineFailed, "what init has set up", &e))?;
+    let found: Value = serde_json::from_slice(&content)
+        .map_err(|e| Code::EngineFailed.on(format!("what init has set up is no JSON: {e}")))?;
+    let (kind, wanted) = backend.as_object().into_iter().flatten().next().map_or(("", &Value::Null), |(k, v)| (k, v));
+    let found = &found["backend"];
+    let said = found["config"].as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+    let is_wanted = |(name, value): (&String, &Value)| wanted.get(name) == Some(value);
+    let all = wanted.as_object().map_or(0, serde_json::Map::len);
+    if found["type"] == kind && said.clone().count() == all && said.clone().all(is_wanted) {
+        return Ok(());
+    }
+    let message = format!(
+        "an override file of the root module says where the state is, after {OVERRIDE}: it would not be in the runner's store"
+    );
+    Err(Code::SourceRefused.on(message).next(
+        "Take the backend out of the override files. A backend of the configuration's own stands in a file that is none.",
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_init_has_set_up_is_what_it_was_given() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let is = |backend: &Value, found: Value| {
+            std::fs::write(folder.path().join("terraform.tfstate"), found.to_string()).expect("writes");
+            is_ours(folder.path(), backend)
+        };
+        let http = json!({ "http": {} });
+        assert!(is(&http, json!({"backend": {"type": "http", "config": {"address": null, "username": null}}})).is_ok());
+        let local = json!({ "local": { "path": "/a/terraform.tfstate", "workspace_dir": "/a/workspaces" } });
+        let config = json!({"path": "/a/terraform.tfstate", "workspace_dir": "/a/workspaces"});
+        assert!(is(&local, json!({"backend": {"type": "local", "config": config}})).is_ok());
+        for (backend, found) in [
+            (&http, json!({"backend": {"type": "local", "config": {"path": null}}})),
+            (&http, json!({"backend": {"type": "http", "config": {"address": "http://elsewhere"}}})),
+            (&http, json!({"version": 3})),
+            (
+                &local,
+                json!({"backend": {"type": "local", "config": {"path": "x.tfstate", "workspace_dir": "/a/workspaces"}}}),
+            ),
+            (&local, json!({"backend": {"type": "local", "config": {"path": "/a/terraform.tfstate"}}})),
+        ] {
+            let refused = is(backend, found.clone()).expect_err("another backend");
+            assert_eq!(refused.code, Code::SourceRefused, "{found}");
+        }
+        std::fs::remove_file(folder.path().join("terraform.tfstate")).expect("removes");
+        assert!(is_ours(folder.path(), &http).is_err());
+    }
 
     #[test]
     fn what_may_name_a_backend_is_left_to_the_engine() {

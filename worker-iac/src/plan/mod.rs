@@ -32,6 +32,8 @@ const JSON_MAX: u64 = 64 * 1024 * 1024;
 /// A document as JSON, and what was taken out of it.
 struct Made {
     json: String,
+    /// How many resources it imports.
+    imports: u64,
     secrets: Secrets,
     judgement: Option<Judgement>,
     /// How many values that the engine masks are not looked for elsewhere.
@@ -54,6 +56,8 @@ pub(crate) struct Shown {
     pub(crate) judgement: Option<Judgement>,
     /// What was taken out of it.
     pub(crate) secrets: Secrets,
+    /// How many resources it imports; none: nobody can tell.
+    pub(crate) imports: Option<u64>,
 }
 
 /// The plan as the engine shows it to people, and what rules say of it. What it shows to programs is asked for beside it, and recorded; it is
@@ -89,7 +93,7 @@ pub(crate) async fn shown(
     let (text, made) = tokio::join!(engine.show(what, plan), made);
     let mut text = text?;
     match made {
-        Ok(Made { json, secrets, judgement, not_looked_for }) => {
+        Ok(Made { json, secrets, judgement, not_looked_for, imports }) => {
             // what it masks in one place it may show in another
             secrets.apply(&mut text);
             if not_looked_for > 0 {
@@ -99,12 +103,12 @@ pub(crate) async fn shown(
                 journal.note(note).await;
             }
             record(journal, &json).await;
-            Ok(Shown { text, judgement, secrets })
+            Ok(Shown { text, judgement, secrets, imports: Some(imports) })
         }
         Err(why) if has_rules => Err(not_judged(&why).into()),
         Err(why) => {
             journal.note(format!("The plan is kept as the engine shows it only: {why}.")).await;
-            Ok(Shown { text, judgement: None, secrets: Secrets::default() })
+            Ok(Shown { text, judgement: None, secrets: Secrets::default(), imports: None })
         }
     }
 }
@@ -198,7 +202,8 @@ fn make(mut file: &File, family: Family, about: About, redaction: Redaction, jud
     let document = document.map_err(unreadable)?;
     let judgement = judge.map(|judge| judge.finish(&secrets)).transpose()?;
     let json = serde_json::to_string(&document).map_err(|e| e.to_string())?;
-    Ok(Made { json, secrets, judgement, not_looked_for: sensitive.left_out() })
+    let imports = document.summary.import.into();
+    Ok(Made { json, secrets, judgement, not_looked_for: sensitive.left_out(), imports })
 }
 
 async fn record(journal: &Journal, json: &str) {

@@ -1,6 +1,7 @@
 //! What users decide about a job: approve, discard, cancel.
 
 use super::super::{Store, broken, notices};
+use super::hand_out::{decoded, rules_of};
 use super::{Job, JobEnd, Phase, end, may_have_applied, read};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::rules::others;
@@ -19,7 +20,7 @@ impl Store {
     /// Doing it again changes nothing.
     ///
     /// # Errors
-    /// `not_found`, `conflict` where nothing waits for an approval, `plan_stale` where it is another plan, `plan_denied` where rules ask for others than
+    /// `not_found`, `conflict` where nothing waits for an approval, `plan_stale` where it is another plan or was judged by other rules, `plan_denied` where rules ask for others than
     /// whoever made the job.
     pub async fn approve_job(
         &self,
@@ -40,6 +41,18 @@ impl Store {
         }
         if job.phase != Phase::AwaitingApproval {
             return Err(not_in(&job, "approved"));
+        }
+        let request: Vec<u8> = sqlx::query_scalar("SELECT request FROM jobs WHERE id = $1")
+            .bind(id)
+            .fetch_one(&mut *transaction)
+            .await
+            .map_err(&failed)?;
+        if decoded(&request)?.rules != rules_of(&mut transaction, organization).await? {
+            let message =
+                format!("the organization's rules were changed since the plan of job {id} was judged by them");
+            return Err(Code::PlanStale
+                .on(message)
+                .next("Discard the job, and start it again: its plan is judged by the rules of now."));
         }
         let wanted = plan.wanted();
         if wanted > 0 && by == job.created_by {

@@ -9,10 +9,13 @@
 
 use super::super::seal::Assigned;
 use super::super::{Store, broken, is_taken, not_found};
-use super::{Job, Phase, read, select_jobs};
+use super::{Job, JobKind, Phase, WITH_RULES, read, select_jobs};
 use crate::clock::steady_ms;
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::{now_ms, v1};
+use sqlx::SqliteConnection;
 
 /// Pending jobs that are looked at for one assignment.
 const CANDIDATES_MAX: i64 = 64;
@@ -66,6 +69,31 @@ struct Candidate {
 /// that a year.
 fn is_preferred(created_at_ms: i64) -> bool {
     (0..PREFERENCE_MS).contains(&(now_ms() - created_at_ms))
+}
+
+/// The organization's rules for plans, as JSON; empty: it has none.
+pub(super) async fn rules_of(connection: &mut SqliteConnection, organization: &str) -> Result<String, Failure> {
+    let rules: Option<String> = sqlx::query_scalar("SELECT json FROM rules WHERE organization = $1")
+        .bind(organization)
+        .fetch_optional(connection)
+        .await
+        .map_err(broken("reading the rules"))?;
+    Ok(rules.unwrap_or_default())
+}
+
+/// An encoded JobRequest, as it was made.
+pub(super) fn decoded(request: &[u8]) -> Result<v1::JobRequest, Failure> {
+    v1::JobRequest::decode(request).map_err(|e| Code::Internal.on(format!("a job's request does not read back: {e}")))
+}
+
+/// The same request with those rules.
+fn with_rules(request: Vec<u8>, rules: String) -> Result<Vec<u8>, Failure> {
+    let asked = decoded(&request)?;
+    if asked.rules == rules {
+        return Ok(request);
+    }
+    let format = if rules.is_empty() { asked.format } else { asked.format.max(WITH_RULES) };
+    Ok(v1::JobRequest { rules, format, ..asked }.encode_to_vec())
 }
 
 impl Store {
@@ -134,14 +162,28 @@ impl Store {
             Some(last) => !present.contains(last) && !is_preferred(c.created_at_ms),
         });
         let Some(next) = next else { return Ok(None) };
-        let (token, request, request_sha256, organization): (i64, Vec<u8>, Vec<u8>, String) = sqlx::query_as(
-            "UPDATE jobs SET phase = $2, instance = $3, assigned_at_ms = $4, fencing_token = fencing_token + 1 \
-             WHERE id = $1 RETURNING fencing_token, request, request_sha256, organization",
+        let (request, organization, kind): (Vec<u8>, String, JobKind) =
+            sqlx::query_as("SELECT request, organization, kind FROM jobs WHERE id = $1")
+                .bind(&next.id)
+                .fetch_one(&mut *transaction)
+                .await
+                .map_err(&failed)?;
+        // it may have waited for long: its plan is judged by the rules that are in force now
+        let request = match kind.plans() {
+            true => with_rules(request, rules_of(&mut transaction, &organization).await?)?,
+            false => request,
+        };
+        let request_sha256 = Sha256::digest(&request).to_vec();
+        let token: i64 = sqlx::query_scalar(
+            "UPDATE jobs SET phase = $2, instance = $3, assigned_at_ms = $4, fencing_token = fencing_token + 1, request = $5, \
+             request_sha256 = $6 WHERE id = $1 RETURNING fencing_token",
         )
         .bind(&next.id)
         .bind(Phase::Assigned)
         .bind(instance)
         .bind(steady_ms())
+        .bind(&request)
+        .bind(&request_sha256)
         .fetch_one(&mut *transaction)
         .await
         .map_err(&failed)?;

@@ -4,6 +4,8 @@ mod plans;
 
 use super::*;
 use crate::clock::steady_ms;
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
 use shared_proto::v1::event::Body;
 
 const ORG: &str = "org_a";
@@ -694,6 +696,34 @@ async fn a_preference_ends_by_whichever_clock() {
     assert!(assign(&store, HERE, &[HERE]).await.is_none(), "the one with the state may be back in a moment");
     sqlx::query("UPDATE jobs SET created_at_ms = created_at_ms + 1000000").execute(store.pool()).await.expect("writes");
     assert_eq!(assign(&store, HERE, &[HERE]).await.expect("its turn").job_id, job.id);
+}
+
+/// Rules of plans are those that are in force when a job is given out, however long it waited; a plan that was judged by others is not approved.
+#[tokio::test]
+async fn a_plan_is_judged_by_the_rules_in_force() {
+    let store = store().await;
+    let stack = stack(&store, "s").await;
+    let rules = |given: &Given| v1::JobRequest::decode(&given.request[..]).expect("a request").rules;
+    let (waits, reads) = (job(&store, &stack, JobKind::Update).await, job(&store, &stack, JobKind::Outputs).await);
+    store.set_rules(ORG, Some("{\"a\":1}"), "admin").await.expect("set");
+    let given = assign(&store, HERE, &[HERE]).await.expect("given");
+    assert_eq!((given.job_id.as_str(), rules(&given).as_str()), (waits.id.as_str(), "{\"a\":1}"));
+    assert_eq!(given.request_sha256, Sha256::digest(&given.request).to_vec());
+    assert!(v1::JobRequest::decode(&given.request[..]).expect("a request").format >= WITH_RULES);
+    store.accept_job(ORG, RUNNER, &accept(&given, HERE)).await.expect("accepted as it was given");
+    let planned = vec![phase("planning"), plan(true), phase("planned"), phase("awaiting_approval")];
+    tell(&store, &given, 1, planned.clone()).await;
+    // others are in force now, or none; and the same again
+    for other in [Some("{\"b\":2}"), None] {
+        store.set_rules(ORG, other, "admin").await.expect("set");
+        assert_eq!(code(store.approve_job(ORG, &waits.id, "bob", None).await), Code::PlanStale, "{other:?}");
+    }
+    store.set_rules(ORG, Some("{\"a\":1}"), "admin").await.expect("set");
+    store.approve_job(ORG, &waits.id, "bob", None).await.expect("as it was judged");
+    tell(&store, &given, 5, vec![phase("applying"), result("applied", "ok")]).await;
+    // what plans nothing has none
+    let given = assign(&store, HERE, &[HERE]).await.expect("given");
+    assert_eq!((rules(&given).as_str(), given.job_id), ("", reads.id));
 }
 
 /// A stack that was given to another runner has its state at an instance that none of that runner's is: nobody waits for it, and whoever is

@@ -278,6 +278,10 @@ fn a_log_that_was_removed_as_a_whole_is_noted_by_its_key() {
     std::fs::remove_file(file(folder.path(), 1)).expect("removes");
     assert!(opens(folder.path()).is_new);
     assert_eq!(notes(&good(folder.path())), [&Noted::BegunAnew]);
+    // emptied in its place
+    std::fs::write(file(folder.path(), 1), b"").expect("empties");
+    opens(folder.path());
+    assert_eq!(notes(&good(folder.path())), [&Noted::BegunAnew]);
 }
 
 #[test]
