@@ -480,7 +480,7 @@ mod tests {
     fn all_of_a_log_goes_to_standard_output() {
         let event = |body: Body| JobEvent { sequence: 1, body: Some(body), json: Value::Null };
         let line = |stream: &str, text: &str| {
-            event(Body::OutputLine(v1::OutputLine { stream: stream.into(), text: text.into(), ..Default::default() }))
+            event(Body::OutputLine(v1::OutputLine { stream: stream.into(), text: text.into() }))
         };
         let hook = Hook::ALL[0].name();
         let events = [
@@ -488,11 +488,7 @@ mod tests {
             line("stdout", "of the engine"),
             line("runner", "of the runner"),
             line(hook, "of a hook"),
-            event(Body::CancelProgress(v1::CancelProgress {
-                step: "asked".into(),
-                by: "ann".into(),
-                ..Default::default()
-            })),
+            event(Body::CancelProgress(v1::CancelProgress { step: "asked".into(), by: "ann".into() })),
         ];
         let of_hook = format!("{hook}: of a hook");
         let lines = ["· planning", "of the engine", "of the runner", &of_hook, "· cancel asked by ann"];
