@@ -204,10 +204,10 @@ fn check_ours(config: &Value, name: &str, file: &Path) -> Result<(), Failure> {
     if foreign.is_empty() {
         return Ok(());
     }
-    let (what, file) = (foreign.join(" and the "), file.display());
+    let (what, file) = (foreign.join(", "), file.display());
     let by_hand: Vec<_> = foreign.iter().map(|what| format!("`kubectl config delete-{what} {name}`")).collect();
     Err(Code::Conflict
-        .on(format!("the {what} {name} in {file} was not made by runnerctl; nothing was changed"))
+        .on(format!("{file} has a {what} {name} that runnerctl has not made; nothing was changed"))
         .next(format!("Take another name with --name, or remove it yourself: {}.", by_hand.join(", "))))
 }
 
@@ -365,7 +365,7 @@ mod tests {
         assert_eq!(check_ours(&ours, "new", file), Ok(()));
         assert_eq!(check_ours(&empty(), "x", file), Ok(()));
         let failure = said(&ours, "own");
-        assert_eq!((failure.code, failure.message.starts_with("the user own in config")), (Code::Conflict, true));
+        assert_eq!((failure.code, failure.message.starts_with("config has a user own that")), (Code::Conflict, true));
         assert!(failure.next_step.contains("--name") && failure.next_step.contains("delete-user own"), "{failure}");
         for (list, what, entry) in [
             ("users", "user", json!({ "client-certificate-data": "Y2VydA==" })),
@@ -383,7 +383,7 @@ mod tests {
             "users": [{ "name": "minikube", "user": { "client-certificate": "/a" } }],
             "contexts": [{ "name": "minikube", "context": { "cluster": "minikube", "user": "minikube" } }],
         });
-        assert!(said(&whole, "minikube").message.starts_with("the cluster and the user and the context minikube"));
+        assert!(said(&whole, "minikube").message.starts_with("config has a cluster, user, context minikube that"));
     }
 
     #[test]
