@@ -32,10 +32,21 @@ pub(crate) enum Approval {
     Ask,
 }
 
+/// A standard stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stream {
+    Output,
+    Error,
+}
+
 /// Where the words go: standard output for people, standard error beside a document.
 #[derive(Debug)]
 pub(crate) struct Words {
     output: Output,
+    /// Where what is said beside the engine's own words goes.
+    beside: Stream,
+    /// What was said of the event at hand.
+    said: Vec<(Stream, String)>,
     /// Lines that the plan's own text makes superfluous when it comes.
     held: Vec<String>,
     /// The plan's text came in pieces already.
@@ -51,29 +62,61 @@ pub(crate) struct Words {
 impl Words {
     /// By the format.
     pub(crate) fn new(output: Output) -> Self {
-        Self { output, held: Vec::new(), in_pieces: false, planned: false, outputs: String::new() }
-    }
-    fn say(&self, line: &str) -> Done {
-        match self.output.format {
-            Format::Table | Format::Wide | Format::Name => self.output.line(line),
-            Format::Json | Format::Yaml => {
-                self.note(line);
-                Ok(())
-            }
+        Self {
+            output,
+            beside: Stream::Error,
+            said: Vec::new(),
+            held: Vec::new(),
+            in_pieces: false,
+            planned: false,
+            outputs: String::new(),
         }
     }
-    fn note(&self, line: &str) {
-        eprint!("{}", String::from_utf8_lossy(&escape::text(format!("{line}\n").as_bytes(), self.output.colour)));
+    /// Of a job's log, which is all that was asked for: nothing of it goes beside it.
+    pub(crate) fn of_log(output: Output) -> Self {
+        Self { beside: Stream::Output, ..Self::new(output) }
     }
-    fn release(&mut self) -> Done {
+    fn say(&mut self, line: &str) {
+        let to = match self.output.format {
+            Format::Table | Format::Wide | Format::Name => Stream::Output,
+            Format::Json | Format::Yaml => self.beside,
+        };
+        self.said.push((to, line.to_owned()));
+    }
+    fn note(&mut self, line: &str) {
+        self.said.push((self.beside, line.to_owned()));
+    }
+    fn release(&mut self) {
         for line in std::mem::take(&mut self.held) {
-            self.say(&line)?;
+            self.say(&line);
+        }
+    }
+    /// Writes what was said.
+    fn write(&mut self) -> Done {
+        for (to, line) in std::mem::take(&mut self.said) {
+            match to {
+                Stream::Output => self.output.line(&line)?,
+                Stream::Error => {
+                    let text = escape::text(format!("{line}\n").as_bytes(), self.output.colour);
+                    eprint!("{}", String::from_utf8_lossy(&text));
+                }
+            }
         }
         Ok(())
     }
     /// Shows one event.
     pub(crate) fn event(&mut self, event: &JobEvent) -> Done {
-        let Some(body) = &event.body else { return Ok(()) };
+        self.take(event);
+        self.write()
+    }
+    /// Shows a remark of ours.
+    fn remark(&mut self, line: &str) -> Done {
+        self.note(line);
+        self.write()
+    }
+    /// What there is to say of an event.
+    fn take(&mut self, event: &JobEvent) {
+        let Some(body) = &event.body else { return };
         match body {
             Body::PlannedChange(_) if self.planned => {}
             Body::PlannedChange(change) => {
@@ -87,12 +130,12 @@ impl Words {
                     self.held.clear();
                 } else if !plan.text.is_empty() {
                     self.held.retain(|line| line.starts_with("Plan:") && !plan.text.contains(line.as_str()));
-                    self.say(plan.text.trim_end())?;
+                    self.say(plan.text.trim_end());
                 }
-                self.release()?;
+                self.release();
             }
             Body::PhaseChanged(phase) => {
-                self.release()?;
+                self.release();
                 let detail = if phase.detail.is_empty() { String::new() } else { format!(": {}", phase.detail) };
                 self.note(&format!("· {}{detail}", phase.phase.replace('_', " ")));
             }
@@ -109,9 +152,9 @@ impl Words {
             Body::HookStarted(hook) => self.note(&format!("· hook {}: {}", hook.hook, hook.program)),
             Body::OutputLine(line) if line.stream == "plan" => {
                 self.in_pieces = true;
-                self.say(line.text.trim_end())?;
+                self.say(line.text.trim_end());
             }
-            Body::OutputLine(line) if line.stream == "stdout" => self.say(&line.text)?,
+            Body::OutputLine(line) if line.stream == "stdout" => self.say(&line.text),
             Body::OutputLine(line) if Hook::from_name(&line.stream).is_some() => {
                 self.note(&format!("{}: {}", line.stream, line.text));
             }
@@ -119,13 +162,13 @@ impl Words {
             Body::ResourceProgress(progress) => self.say(&own_words(&progress.text, || {
                 let what = format!("{}: {} {}", progress.address, progress.action, progress.state);
                 if progress.elapsed_seconds > 0.0 { format!("{what} ({:.0}s)", progress.elapsed_seconds) } else { what }
-            }))?,
-            Body::ChangeSummary(summary) => self.say(&summary_of(summary))?,
-            Body::Diagnostic(diagnostic) => self.say(&diagnostic_of(diagnostic))?,
+            })),
+            Body::ChangeSummary(summary) => self.say(&summary_of(summary)),
+            Body::Diagnostic(diagnostic) => self.say(&diagnostic_of(diagnostic)),
             Body::Outputs(outputs) => {
                 let text = outputs_of(&outputs.json);
                 if !text.is_empty() && text != self.outputs {
-                    self.say(&text)?;
+                    self.say(&text);
                     self.outputs = text;
                 }
             }
@@ -137,18 +180,17 @@ impl Words {
                     self.note(words);
                 }
             }
-            Body::StateResource(resource) => self.say(&resource.address)?,
+            Body::StateResource(resource) => self.say(&resource.address),
             Body::PlanJudged(judged) => {
                 for line in rules::findings(&serde_json::from_str(&judged.json).unwrap_or_default()) {
                     self.note(&line);
                 }
             }
-            Body::StateVersion(version) => self.say(&format!("version {}", version.number))?,
+            Body::StateVersion(version) => self.say(&format!("version {}", version.number)),
             // told in words already, and shown by `plan show`
             Body::Redacted(_) | Body::PlanPart(_) => {}
-            Body::Result(_) => self.release()?,
+            Body::Result(_) => self.release(),
         }
-        Ok(())
     }
 }
 
@@ -225,7 +267,7 @@ pub(crate) async fn follow(session: &Session, job: &str, approval: Approval, exi
             () = &mut wait, if silent => {
                 silent = false;
                 if let Some(why) = waits_for(session, job).await {
-                    words.note(&format!("· {why}"));
+                    words.remark(&format!("· {why}"))?;
                 }
                 continue;
             }
@@ -432,6 +474,34 @@ mod tests {
         decided(&session, "job_1").await;
         assert!(looks.load(Ordering::SeqCst) >= 3);
         assert_eq!(exit("discarded", "plan_expired"), 1);
+    }
+
+    #[test]
+    fn all_of_a_log_goes_to_standard_output() {
+        let event = |body: Body| JobEvent { sequence: 1, body: Some(body), json: Value::Null };
+        let line = |stream: &str, text: &str| {
+            event(Body::OutputLine(v1::OutputLine { stream: stream.into(), text: text.into() }))
+        };
+        let hook = Hook::ALL[0].name();
+        let events = [
+            event(Body::PhaseChanged(v1::PhaseChanged { phase: "planning".into(), ..Default::default() })),
+            line("stdout", "of the engine"),
+            line("runner", "of the runner"),
+            line(hook, "of a hook"),
+            event(Body::CancelProgress(v1::CancelProgress { step: "asked".into(), by: "ann".into() })),
+        ];
+        let of_hook = format!("{hook}: of a hook");
+        let lines = ["· planning", "of the engine", "of the runner", &of_hook, "· cancel asked by ann"];
+        let output = Output::new(Format::Table);
+        let said = |mut words: Words| {
+            events.iter().for_each(|event| words.take(event));
+            words.said
+        };
+        let log = said(Words::of_log(output));
+        assert_eq!(log, lines.map(|line| (Stream::Output, line.to_owned())));
+        let followed = said(Words::new(output));
+        let beside: Vec<_> = followed.iter().map(|(to, _)| *to == Stream::Error).collect();
+        assert_eq!(beside, [true, false, true, true, true]);
     }
 
     fn exit(phase: &str, code: &str) -> i32 {

@@ -162,7 +162,7 @@ fn cancelled(id: &str, job: &Value, force: bool) -> String {
 }
 
 async fn logs(session: &Session, id: &str) -> Done {
-    let mut words = Words::new(session.output);
+    let mut words = Words::of_log(session.output);
     told(session, id, |event| match session.output.format {
         Format::Table | Format::Wide | Format::Name => words.event(&event),
         // one event a line, so that a reader need not hold them all

@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 const FILE_MAX: u64 = 16 * 1024 * 1024;
 /// What the names of our contexts, clusters and users begin with.
 const PREFIX: &str = "runner-";
+/// The command that a user of ours has for its token.
+const TOKEN: &str = "kube-token";
 /// The lists of a kubeconfig, and what each entry holds beside its name.
 const LISTS: [(&str, &str); 3] = [("clusters", "cluster"), ("users", "user"), ("contexts", "context")];
 
@@ -65,6 +67,9 @@ pub(crate) async fn run(command: Kubeconfig, global: &Global, context: &Context,
     }
     let file = file(command.file.as_deref())?;
     let mut config = load(&file)?;
+    for connection in &entries {
+        check_ours(&config, &name(&command, connection), &file)?;
+    }
     for connection in &entries {
         let name = name(&command, connection);
         if command.remove {
@@ -189,6 +194,46 @@ fn save(path: &Path, config: &Value) -> Result<(), Failure> {
     shared_proto::file::write_whole(&target, text.as_bytes(), 0o600).map_err(|e| stop::file(path, &e))
 }
 
+/// Refuses a name that an entry has which is not ours: whoever made it may have its certificate nowhere else.
+fn check_ours(config: &Value, name: &str, file: &Path) -> Result<(), Failure> {
+    let foreign: Vec<_> = LISTS
+        .into_iter()
+        .filter(|(list, what)| named(config, list, name).any(|entry| !is_ours(config, what, &entry[*what])))
+        .map(|(_, what)| what)
+        .collect();
+    if foreign.is_empty() {
+        return Ok(());
+    }
+    let (what, file) = (foreign.join(", "), file.display());
+    let by_hand: Vec<_> = foreign.iter().map(|what| format!("`kubectl config delete-{what} {name}`")).collect();
+    Err(Code::Conflict
+        .on(format!("{file} has a {what} {name} that runnerctl has not made; nothing was changed"))
+        .next(format!("Take another name with --name, or remove it yourself: {}.", by_hand.join(", "))))
+}
+
+/// The entries of a list that have this name.
+fn named<'a>(config: &'a Value, list: &str, name: &'a str) -> impl Iterator<Item = &'a Value> {
+    config[list].as_array().into_iter().flatten().filter(move |entry| entry["name"] == name)
+}
+
+/// Whether an entry is one of those that are written here: a user who gets tokens of `kube-token`, a context of such a user, a cluster whose
+/// server is a connection's API.
+fn is_ours(config: &Value, what: &str, entry: &Value) -> bool {
+    match what {
+        "user" => entry["exec"]["args"][0] == TOKEN,
+        "context" => {
+            let user = entry["user"].as_str().unwrap_or_default();
+            named(config, "users", user).any(|user| is_ours(config, "user", &user["user"]))
+        }
+        _ => {
+            let server = entry["server"].as_str().unwrap_or_default();
+            server.split_once("/api/v1/").is_some_and(|(_, at)| {
+                at.ends_with("/kubernetes") && (at.starts_with("connections/") || at.starts_with("runners/"))
+            })
+        }
+    }
+}
+
 /// Puts in cluster, user and context of this name, in the place of those that are there.
 fn add(
     config: &mut Value,
@@ -210,7 +255,7 @@ fn add(
     if let Some(namespace) = &command.namespace {
         context["namespace"] = namespace.as_str().into();
     }
-    let mut arguments = vec!["kube-token".to_owned()];
+    let mut arguments = vec![TOKEN.to_owned()];
     arguments.extend(session_arguments(global)?);
     arguments.push(connection.to_owned());
     let user = json!({ "exec": {
@@ -302,6 +347,43 @@ mod tests {
         assert_eq!(back["clusters"][0]["cluster"]["extra"], "0123");
         assert!(remove(&mut config, "a"));
         assert_eq!((&config["clusters"], &config["current-context"]), (&json!([]), &json!("")));
+    }
+
+    #[test]
+    fn what_somebody_else_made_under_that_name_is_neither_replaced_nor_removed() {
+        let user = json!({ "exec": { "command": "runnerctl", "args": ["kube-token", "c"] } });
+        let cluster = json!({ "server": "https://runner.example/api/v1/connections/c/kubernetes" });
+        let context = json!({ "cluster": "x", "user": "x" });
+        let ours = json!({
+            "clusters": [{ "name": "x", "cluster": cluster }],
+            "users": [{ "name": "x", "user": user }, { "name": "own", "user": { "client-key-data": "a2V5" } }],
+            "contexts": [{ "name": "x", "context": context }],
+        });
+        let file = Path::new("config");
+        let said = |config: &Value, name: &str| check_ours(config, name, file).expect_err("is somebody else's");
+        assert_eq!(check_ours(&ours, "x", file), Ok(()));
+        assert_eq!(check_ours(&ours, "new", file), Ok(()));
+        assert_eq!(check_ours(&empty(), "x", file), Ok(()));
+        let failure = said(&ours, "own");
+        assert_eq!((failure.code, failure.message.starts_with("config has a user own that")), (Code::Conflict, true));
+        assert!(failure.next_step.contains("--name") && failure.next_step.contains("delete-user own"), "{failure}");
+        for (list, what, entry) in [
+            ("users", "user", json!({ "client-certificate-data": "Y2VydA==" })),
+            ("users", "user", json!({ "exec": { "command": "aws", "args": ["eks", "get-token"] } })),
+            ("clusters", "cluster", json!({ "server": "https://192.168.49.2:8443" })),
+            ("contexts", "context", json!({ "cluster": "x", "user": "own" })),
+            ("contexts", "context", json!({ "cluster": "x", "user": "gone" })),
+        ] {
+            let mut config = ours.clone();
+            config[list][0][what] = entry;
+            assert!(said(&config, "x").message.contains(what), "{config}");
+        }
+        let whole = json!({
+            "clusters": [{ "name": "minikube", "cluster": { "server": "https://192.168.49.2:8443" } }],
+            "users": [{ "name": "minikube", "user": { "client-certificate": "/a" } }],
+            "contexts": [{ "name": "minikube", "context": { "cluster": "minikube", "user": "minikube" } }],
+        });
+        assert!(said(&whole, "minikube").message.starts_with("config has a cluster, user, context minikube that"));
     }
 
     #[test]

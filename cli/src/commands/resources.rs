@@ -9,7 +9,11 @@ use crate::stop::{Done, Stop};
 use serde_json::{Value, json};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::inventory;
+use std::time::Duration;
+use tokio::time::Instant;
 
+/// What comes first is shown together after so long: lines that are set together stand below each other.
+const HOLD: Duration = Duration::from_millis(300);
 /// Every place that there is.
 const EVERY: &str = "*";
 
@@ -121,26 +125,49 @@ async fn list(wanted: &Where, text: Option<&str>, session: &Session) -> Done {
     let query = session.query(own.chain([("place", every), ("text", text), ("limit", limit.as_deref())]));
     let at = path(&["resources"], &query);
     let note = "the search was ended; nothing goes on";
-    session.interrupt.guard(note, show(&at, session)).await
+    session.interrupt.guard(note, show(&at, wanted, session)).await
 }
 
 /// What comes, as it comes.
-async fn show(at: &str, session: &Session) -> Done {
-    let mut shown = Shown::new(session);
+async fn show(at: &str, wanted: &Where, session: &Session) -> Done {
+    // without them the columns are only wider
+    let connections = match session.output.format {
+        Format::Json | Format::Yaml => Value::Null,
+        _ => session.client.get("/connections").await.unwrap_or_default(),
+    };
+    let mut shown = Shown::new(session, wanted.widths(&connections));
     let mut ended = None;
     let answer = session.client.stream(at, &[("accept", "application/x-ndjson")]).await?;
-    read_lines(answer, |line| {
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let reading = read_lines(answer, move |line| {
+        let _ = tell.send(line);
+        Ok(())
+    });
+    tokio::pin!(reading);
+    let mut take = |line: Value, shown: &mut Shown<'_>| {
         if let Some(resource) = line.get("resource") {
-            shown.resource(resource)
-        } else if let Some(failure) = line.get("failure") {
-            shown.failure(failure);
-            Ok(())
-        } else {
-            ended = line.get("end").cloned();
-            Ok(())
+            return shown.resource(resource);
         }
-    })
-    .await?;
+        match line.get("failure") {
+            Some(failure) => shown.failure(failure),
+            None => ended = line.get("end").cloned(),
+        }
+        Ok(())
+    };
+    let read = loop {
+        let due = shown.rows.due;
+        tokio::select! {
+            biased;
+            Some(line) = told.recv() => take(line, &mut shown)?,
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => shown.release()?,
+            read = &mut reading => break read,
+        }
+    };
+    while let Ok(line) = told.try_recv() {
+        take(line, &mut shown)?;
+    }
+    shown.release()?;
+    read?;
     let Some(end) = ended else {
         return Err(Code::ConnectionLost
             .on("the connection to the control plane was cut before the list's end")
@@ -149,20 +176,100 @@ async fn show(at: &str, session: &Session) -> Done {
     shown.end(&end)
 }
 
+/// Lines of the table. The first ones are held until they are due.
+struct Rows {
+    widths: Widths,
+    wide: bool,
+    held: Vec<Vec<String>>,
+    /// When those that are held are to be shown.
+    due: Option<Instant>,
+    any: bool,
+}
+
 /// What was shown so far.
 struct Shown<'a> {
     session: &'a Session,
-    widths: Widths,
-    any: bool,
+    rows: Rows,
     items: Vec<Value>,
     failures: Vec<Value>,
+}
+
+// === impl Where ===
+
+impl Where {
+    /// How wide the columns of connections and types are at least: what comes late is then no wider.
+    fn widths(&self, connections: &Value) -> Widths {
+        let is_meant = |connection: &&Value| {
+            let is_one_of = |all: &[String], at: &str| all.contains(&table::text(connection, at));
+            let named = &self.connection;
+            (named.is_empty() || is_one_of(named, "/name") || is_one_of(named, "/id"))
+                && (self.provider.is_empty() || is_one_of(&self.provider, "/provider"))
+        };
+        let known: Vec<&Value> = table::items(connections).iter().filter(is_meant).collect();
+        let name = known.iter().map(|c| table::text(c, "/name").chars().count()).max().unwrap_or_default();
+        let is_asked = |provider: &str| {
+            let of_one = known.iter().any(|c| c["provider"] == provider);
+            of_one || (known.is_empty() && (self.provider.is_empty() || self.provider.iter().any(|p| p == provider)))
+        };
+        let of_providers = PROVIDERS
+            .into_iter()
+            .filter(|provider| is_asked(provider))
+            .flat_map(|provider| inventory::all(provider, !self.tags.is_empty()))
+            .map(|t| t.name);
+        let types: Vec<&str> = match self.types.is_empty() {
+            true => of_providers.collect(),
+            false => self.types.iter().map(String::as_str).collect(),
+        };
+        let type_name = types.iter().map(|name| name.chars().count()).max().unwrap_or_default();
+        Widths::at_least(&[name.max("CONNECTION".len()), type_name.max("TYPE".len())])
+    }
+}
+
+// === impl Rows ===
+
+impl Rows {
+    fn new(widths: Widths, wide: bool) -> Self {
+        Self { widths, wide, held: Vec::new(), due: None, any: false }
+    }
+    /// Takes a resource; gives what is to be shown now.
+    fn add(&mut self, resource: &Value) -> String {
+        let is_first = !std::mem::replace(&mut self.any, true);
+        if is_first {
+            let mut header = vec!["CONNECTION", "TYPE", "NAME", "LOCATION", "STATE"];
+            header.extend(if self.wide { &["ID", "TAGS"][..] } else { &[] });
+            self.held.push(header.into_iter().map(str::to_owned).collect());
+            self.due = Some(Instant::now() + HOLD);
+        }
+        self.held.push(row(resource, self.wide));
+        if self.due.is_some() { String::new() } else { self.release() }
+    }
+    /// What was held.
+    fn release(&mut self) -> String {
+        self.due = None;
+        self.widths.set(&std::mem::take(&mut self.held))
+    }
+}
+
+/// A resource's line.
+fn row(resource: &Value, wide: bool) -> Vec<String> {
+    let cell = |pointer: &str| match table::text(resource, pointer) {
+        text if text.is_empty() => "-".to_owned(),
+        text => text,
+    };
+    let name = if table::text(resource, "/name").is_empty() { cell("/id") } else { cell("/name") };
+    let mut line = vec![cell("/connection"), cell("/type_name"), name, cell("/location"), cell("/state")];
+    if wide {
+        line.extend([cell("/id"), tags_of(resource)]);
+    }
+    line
 }
 
 // === impl Shown ===
 
 impl<'a> Shown<'a> {
-    fn new(session: &'a Session) -> Self {
-        Self { session, widths: Widths::default(), any: false, items: Vec::new(), failures: Vec::new() }
+    fn new(session: &'a Session, widths: Widths) -> Self {
+        let wide = session.output.format == Format::Wide;
+        Self { session, rows: Rows::new(widths, wide), items: Vec::new(), failures: Vec::new() }
     }
     /// Whether all of it is one document.
     fn is_whole(&self) -> bool {
@@ -174,26 +281,15 @@ impl<'a> Shown<'a> {
             self.items.push(resource.clone());
             return Ok(());
         }
-        let wide = self.session.output.format == Format::Wide;
-        let mut lines = Vec::new();
-        if !self.any {
-            self.any = true;
-            let mut header = vec!["CONNECTION", "TYPE", "NAME", "LOCATION", "STATE"];
-            header.extend(if wide { &["ID", "TAGS"][..] } else { &[] });
-            lines.push(header.into_iter().map(str::to_owned).collect());
-        }
-        let cell = |pointer: &str| match table::text(resource, pointer) {
-            text if text.is_empty() => "-".to_owned(),
-            text => text,
-        };
-        let name = if table::text(resource, "/name").is_empty() { cell("/id") } else { cell("/name") };
-        let mut line = vec![cell("/connection"), cell("/type_name"), name, cell("/location"), cell("/state")];
-        if wide {
-            line.extend([cell("/id"), tags_of(resource)]);
-        }
-        lines.push(line);
-        let text = self.widths.set(&lines);
-        self.session.output.text(&text)
+        let text = self.rows.add(resource);
+        self.write(&text)
+    }
+    fn release(&mut self) -> Done {
+        let text = self.rows.release();
+        self.write(&text)
+    }
+    fn write(&self, text: &str) -> Done {
+        if text.is_empty() { Ok(()) } else { self.session.output.text(text) }
     }
 
     fn failure(&mut self, failure: &Value) {
@@ -212,7 +308,7 @@ impl<'a> Shown<'a> {
         if self.is_whole() {
             let whole = json!({ "items": &self.items, "failures": &self.failures, "truncated": end["truncated"] });
             self.session.output.document(&whole, |_| String::new())?;
-        } else if !self.any && self.failures.is_empty() {
+        } else if !self.rows.any && self.failures.is_empty() {
             self.session.output.text("No resources found.\n")?;
         }
         match self.failures.first() {
@@ -252,4 +348,64 @@ fn detail(one: &Value) -> String {
         text.push('\n');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Arguments, Command};
+    use clap::Parser as _;
+
+    fn wanted(words: &[&str]) -> Where {
+        let words = ["runnerctl", "resources", "list"].iter().chain(words);
+        match Arguments::try_parse_from(words).expect("parses").command {
+            Command::Resources(ResourcesCommand::List(wanted)) => wanted,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn resource(type_name: &str, name: &str) -> Value {
+        json!({ "connection": "c", "type_name": type_name, "name": name, "location": "here", "state": "up" })
+    }
+
+    #[test]
+    fn columns_line_up_whenever_a_line_comes() {
+        let connections = json!({ "items": [
+            { "name": "a-long-connection", "provider": "aws" },
+            { "name": "c", "provider": "kubernetes" },
+        ] });
+        let longest = |provider: &str| {
+            let names = inventory::all(provider, false).iter().map(|t| t.name);
+            names.max_by_key(|name| name.len()).unwrap_or_default()
+        };
+        for (words, connections, long) in [
+            (&[][..], &connections, longest("aws")),
+            (&[], &Value::Null, longest("azure")),
+            (&["-C", "c"], &connections, longest("kubernetes")),
+            (&["--provider", "gcp"], &connections, longest("gcp")),
+            (
+                &["--type", "pods,AWS::Some::VeryLongTypeThatIsOnNoListOfOurs"],
+                &connections,
+                "AWS::Some::VeryLongTypeThatIsOnNoListOfOurs",
+            ),
+        ] {
+            let mut rows = Rows::new(wanted(words).widths(connections), false);
+            // those that come at once
+            assert_eq!(rows.add(&resource("pods", "x")) + &rows.add(&resource("pods", "a-longer-name")), "");
+            let text = rows.release() + &rows.add(&resource(long, "y"));
+            let at: Vec<_> = text.lines().map(|line| line.find("here").or(line.find("LOCATION"))).collect();
+            assert!(at.len() == 4 && at.iter().all(|column| *column == at[0]), "{words:?}\n{text}");
+        }
+    }
+
+    #[test]
+    fn columns_are_no_wider_than_what_is_asked_for() {
+        let mut rows = Rows::new(wanted(&["-C", "c", "--type", "pods"]).widths(&Value::Null), false);
+        rows.add(&resource("pods", "x"));
+        assert_eq!(
+            rows.release(),
+            "CONNECTION   TYPE   NAME   LOCATION   STATE\nc            pods   x      here       up\n"
+        );
+        assert_eq!(rows.release(), "");
+    }
 }

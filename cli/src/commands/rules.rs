@@ -146,13 +146,45 @@ pub(super) fn findings(judgement: &Judgement) -> Vec<String> {
     lines
 }
 
+/// Who has approved a job's plan, of the people whom rules want.
+pub(super) fn approvers(job: &Value) -> Vec<String> {
+    let names = job["plan"]["approvers"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    names.map(str::to_owned).collect()
+}
+
+/// What rules make of a plan as a whole, in a sentence; none where they leave it as it is.
+pub(super) fn verdict(judgement: &Judgement, approvers: &[String]) -> Option<String> {
+    if judgement.denied {
+        return Some("Rules deny it: nothing of it is applied.".to_owned());
+    }
+    let people = match judgement.approvals {
+        0 => return None,
+        1 => "another person".to_owned(),
+        several => format!("{several} other people"),
+    };
+    let by = if approvers.is_empty() { String::new() } else { format!(", {}", approvers.join(", ")) };
+    Some(format!("Rules want the approval of {people} before it is applied; given by {}{by}.", approvers.len()))
+}
+
+/// The same in few words, nothing of which comes from outside.
+pub(super) fn verdict_in_short(judgement: &Judgement, approvers: &[String]) -> Option<String> {
+    match judgement.approvals {
+        _ if judgement.denied => Some("denied by rules".to_owned()),
+        0 => None,
+        wanted => {
+            let approvals = if wanted == 1 { "approval" } else { "approvals" };
+            Some(format!("{wanted} {approvals} wanted by rules, {} given", approvers.len()))
+        }
+    }
+}
+
 /// What rules still want of people, where they do.
 pub(super) fn people(job: &Value) -> Option<String> {
     let wanted = judgement(job).approvals;
     if wanted == 0 || job["phase"] != "awaiting_approval" {
         return None;
     }
-    let names: Vec<_> = job["plan"]["approvers"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let names = approvers(job);
     let by = if names.is_empty() { String::new() } else { format!(" ({})", escape::line(&names.join(", "))) };
     Some(format!("{} of {wanted}{by}", names.len()))
 }
@@ -253,5 +285,20 @@ mod tests {
             ]
         );
         assert_eq!(summary(&judgement), "1 deny, 1 want approval");
+    }
+
+    #[test]
+    fn what_rules_make_of_a_plan_is_a_sentence() {
+        let of = |denied: bool, approvals: u32, names: &[&str]| {
+            let judgement = Judgement { denied, approvals, ..Judgement::default() };
+            let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+            (verdict(&judgement, &names).unwrap_or_default(), verdict_in_short(&judgement, &names).unwrap_or_default())
+        };
+        assert_eq!(of(false, 0, &["ann"]), (String::new(), String::new()));
+        assert!(of(true, 2, &[]).0.starts_with("Rules deny it") && of(true, 2, &[]).1 == "denied by rules");
+        let (long, short) = of(false, 2, &["bob"]);
+        assert_eq!(long, "Rules want the approval of 2 other people before it is applied; given by 1, bob.");
+        assert_eq!(short, "2 approvals wanted by rules, 1 given");
+        assert!(of(false, 1, &[]).0.contains("of another person before it is applied; given by 0."));
     }
 }

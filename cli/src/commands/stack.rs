@@ -284,6 +284,11 @@ impl Variables {
             // a variable may be secret: the message says where, never what
             let parsed = exact::object(&config::read_text(file)?)
                 .map_err(|e| Code::InvalidArgument.on(format!("{}: {e}", file.display())))?;
+            if let Some((name, _)) = parsed.iter().find(|(_, value)| value.is_null()) {
+                return Err(Code::InvalidArgument
+                    .on(format!("{}: the variable {name} is null, which is no value", file.display()))
+                    .next("Leave it out: it then has its default."));
+            }
             all.extend(parsed);
         }
         all.extend(self.vars.iter().map(|(k, v)| (k.clone(), Value::from(v.as_str()))));
@@ -721,6 +726,18 @@ mod tests {
             let failure = given(&[], std::slice::from_ref(&file)).expect_err("refused");
             assert!(failure.code == Code::InvalidArgument && failure.message.contains(at), "{failure}");
         }
+    }
+
+    #[test]
+    fn a_variable_that_is_null_is_refused_by_its_name() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let given = Variables { var_files: vec![file.path().to_owned()], ..Variables::default() };
+        std::fs::write(file.path(), r#"{"a": 1, "b": null}"#).expect("writes");
+        let failure = given.values().expect_err("is no value");
+        assert!(failure.code == Code::InvalidArgument && failure.message.contains("variable b is null"), "{failure}");
+        assert!(failure.next_step.starts_with("Leave it out"), "{failure}");
+        std::fs::write(file.path(), r#"{"a": {"b": null}}"#).expect("writes");
+        assert_eq!(given.values(), Ok(Some(json!({"a": {"b": null}}))));
     }
 
     #[test]

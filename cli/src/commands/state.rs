@@ -5,11 +5,11 @@ use super::Session;
 use super::follow::{self, Approval};
 use super::plan::ExitCode;
 use crate::client::job_events::JobEvents;
-use crate::client::path;
+use crate::client::{Client, path};
 use crate::output::{progress, remark, table, yaml};
 use crate::stop::{Done, Stop};
 use serde_json::{Value, json};
-use shared_proto::failure::Code;
+use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::{self, event::Body};
 
 /// `state`
@@ -93,8 +93,28 @@ pub(crate) enum StateCommand {
     },
 }
 
+// === impl StateCommand ===
+
+impl StateCommand {
+    fn stack(&self) -> &str {
+        match self {
+            Self::List { stack, .. }
+            | Self::Show { stack, .. }
+            | Self::Outputs { stack }
+            | Self::Import { stack, .. }
+            | Self::Lock { stack }
+            | Self::Versions { stack }
+            | Self::Rollback { stack, .. }
+            | Self::Unlock { stack, .. } => stack,
+        }
+    }
+}
+
 /// `state …`
 pub(crate) async fn run(command: StateCommand, session: &Session) -> Done {
+    if let Some(runner) = &session.runner {
+        session.wait("asking", has_runner(&session.client, command.stack(), runner)).await?;
+    }
     match command {
         StateCommand::List { stack, addresses } => {
             let read = read(session, &stack, "state", &addresses).await?;
@@ -144,6 +164,27 @@ pub(crate) async fn run(command: StateCommand, session: &Session) -> Done {
             follow::follow(session, &job, Approval::Watch, ExitCode::default()).await
         }
     }
+}
+
+/// Refuses a runner that is not the stack's: a state is where the stack's jobs are.
+async fn has_runner(client: &Client, stack: &str, named: &str) -> Result<(), Failure> {
+    let found = client.get(&path(&["stacks", stack], &[])).await?;
+    let own = table::text(&found, "/runner");
+    if own == named {
+        return Ok(());
+    }
+    // by its id, or the default one
+    let runner = client.get(&path(&["runners", named], &[])).await?;
+    let is_own = if own.is_empty() { runner["default"] == true } else { table::text(&runner, "/name") == own };
+    if is_own {
+        return Ok(());
+    }
+    let own = if own.is_empty() { "the organization's default runner".to_owned() } else { format!("runner {own}") };
+    Err(Code::InvalidArgument
+        .on(format!("--runner: the stack {stack} is of {own}, and its state is asked for there"))
+        .next(format!(
+            "Leave --runner (and RUNNERCTL_RUNNER) out, or change the stack first: `runnerctl stack update {stack} --runner {named}`."
+        )))
 }
 
 async fn start(session: &Session, stack: &str, job: &Value) -> Done<String> {
@@ -403,6 +444,29 @@ mod tests {
                 assert!(why.starts_with("waits for job job_1") && why.contains("`runnerctl job approve job_1`"), "{why}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_runner_that_is_not_the_stacks_is_refused() {
+        let client = api(|asked| match asked.path.as_str() {
+            "/api/v1/stacks/own" => answer(200, r#"{"name": "own", "runner": "one"}"#),
+            "/api/v1/stacks/usual" => answer(200, r#"{"name": "usual", "runner": null}"#),
+            "/api/v1/runners/rnr_1" => answer(200, r#"{"id": "rnr_1", "name": "one", "default": false}"#),
+            "/api/v1/runners/two" => answer(200, r#"{"id": "rnr_2", "name": "two", "default": true}"#),
+            "/api/v1/runners/one" => answer(200, r#"{"id": "rnr_1", "name": "one", "default": false}"#),
+            _ => answer(404, r#"{"error": {"code": "not_found", "message": "there is none"}}"#),
+        })
+        .await;
+        for (stack, runner) in [("own", "one"), ("own", "rnr_1"), ("usual", "two")] {
+            assert_eq!(has_runner(&client, stack, runner).await, Ok(()), "{stack} {runner}");
+        }
+        for (stack, runner, own) in [("own", "two", "runner one"), ("usual", "one", "default runner")] {
+            let failure = has_runner(&client, stack, runner).await.expect_err(runner);
+            assert_eq!(failure.code, Code::InvalidArgument);
+            let next = format!("stack update {stack} --runner {runner}");
+            assert!(failure.message.contains(own) && failure.next_step.contains(&next), "{failure}");
+        }
+        assert_eq!(has_runner(&client, "own", "gone").await.map_err(|f| f.code), Err(Code::NotFound));
     }
 
     fn resource() -> v1::StateResource {

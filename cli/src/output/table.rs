@@ -16,6 +16,10 @@ pub(crate) struct Widths(Vec<usize>);
 // === impl Widths ===
 
 impl Widths {
+    /// Of columns that are at least as wide as what will stand in them.
+    pub(crate) fn at_least(columns: &[usize]) -> Self {
+        Self(columns.iter().map(|width| NARROWEST.max(width + GAP)).collect())
+    }
     /// Lines with their cells below each other.
     pub(crate) fn set(&mut self, lines: &[Vec<String>]) -> String {
         let lines: Vec<Vec<String>> =

@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// The largest file that is applied, bytes: an API server takes objects of some mebibytes.
 const FILE_MAX: u64 = 16 * 1024 * 1024;
+/// The environment's namespace.
+const NAMESPACE: &str = "RUNNERCTL_NAMESPACE";
 /// A patch that is merged field by field.
 const MERGE: &str = "application/merge-patch+json";
 /// An object as one who manages some of its fields wants it.
@@ -241,6 +243,9 @@ pub(super) async fn apply(command: Apply, api: &Api, session: &Session) -> Done 
     for object in all {
         prepared.push((kind_of(&kinds, &object)?.clone(), object));
     }
+    if let Some(namespace) = enforced(command.namespace.as_deref(), std::env::var(NAMESPACE).ok().as_deref()) {
+        stays_in(namespace, &prepared)?;
+    }
     let needs_namespace =
         |kind: &Kind, object: &Value| kind.namespaced && object.pointer("/metadata/namespace").is_none();
     let mut own = None;
@@ -278,6 +283,27 @@ pub(super) async fn apply(command: Apply, api: &Api, session: &Session) -> Done 
         session.output.document(&json!({ "apiVersion": "v1", "kind": "List", "items": done }), |_| String::new())?;
     }
     not_applied(refused, count).map_or(Ok(()), |failure| Err(failure.into()))
+}
+
+/// The namespace that was named with -n. The environment's is for objects that name none, as a context's is with kubectl.
+fn enforced<'a>(named: Option<&'a str>, of_environment: Option<&str>) -> Option<&'a str> {
+    named.filter(|named| of_environment != Some(*named))
+}
+
+/// Refuses objects that name another namespace than the one that was named.
+fn stays_in(namespace: &str, prepared: &[(Kind, Value)]) -> Result<(), Failure> {
+    let of = |object: &Value| object.pointer("/metadata/namespace").and_then(Value::as_str).map(str::to_owned);
+    let elsewhere = prepared.iter().filter(|(kind, _)| kind.namespaced).find_map(|(kind, object)| {
+        of(object)
+            .filter(|own| own != namespace)
+            .map(|own| (format!("{}/{}", kind.before_name(), name_of(object)), own))
+    });
+    let Some((title, own)) = elsewhere else { return Ok(()) };
+    Err(Code::InvalidArgument
+        .on(format!(
+            "{title}: the namespace from the object, {own:?}, does not match -n {namespace}; nothing was changed"
+        ))
+        .next(format!("Apply it with -n {own}, or leave -n out.")))
 }
 
 /// Whether a refusal is of that object, and says nothing of others.
@@ -382,6 +408,25 @@ mod tests {
             not_applied(vec![refused("configmap/a", "too odd"), refused("configmap/b", "too odd")], 3).expect("two");
         assert_eq!((two.code, two.message.as_str()), (Code::TargetRefused, "2 of 3 objects were not applied"));
         assert!(is_of_one(Code::PolicyDenied) && !is_of_one(Code::RunnerUnavailable));
+    }
+
+    #[test]
+    fn an_object_of_another_namespace_than_the_one_that_is_named_is_refused() {
+        let kinds = some();
+        let one = |kind: &str, namespace: Value| {
+            let object = json!({"metadata": {"name": "web", "namespace": namespace}});
+            (kinds.one(kind).expect("is there").clone(), object)
+        };
+        assert_eq!(
+            stays_in("a", &[one("pods", json!("a")), one("pods", Value::Null), one("nodes", json!("b"))]),
+            Ok(())
+        );
+        let failure = stays_in("a", &[one("pods", json!("a")), one("deploy", json!("b"))]).expect_err("is of another");
+        assert_eq!(failure.code, Code::InvalidArgument);
+        let said = "deployment.apps/web: the namespace from the object, \"b\", does not match -n a";
+        assert!(failure.message.starts_with(said) && failure.next_step.contains("-n b"), "{failure}");
+        assert_eq!((enforced(Some("a"), None), enforced(Some("a"), Some("b"))), (Some("a"), Some("a")));
+        assert_eq!((enforced(Some("a"), Some("a")), enforced(None, None)), (None, None));
     }
 
     #[test]

@@ -1,15 +1,16 @@
 //! `k8s describe`: one object of any kind in detail, with its conditions and its events. Pods have a description of their own.
 
-use super::api::Api;
+use super::api::{Api, JSON};
 use super::get::without_managed_fields;
 use super::kinds::Kinds;
 use super::words::{self, Found, Name};
 use super::{PODS, PodName, events, pods};
+use crate::client::path;
 use crate::commands::Session;
 use crate::output::{table, yaml};
 use crate::stop::Done;
 use serde_json::{Map, Value, json};
-use shared_proto::failure::Failure;
+use shared_proto::failure::{Code, Failure};
 
 /// An annotation that is longer is cut, characters: the whole object is in one of kubectl's own.
 const ANNOTATION_MAX: usize = 100;
@@ -49,9 +50,33 @@ pub(super) async fn run(command: Describe, api: &Api, session: &Session) -> Done
 }
 
 async fn pod(pod: PodName, api: &Api, session: &Session) -> Done {
-    let at = pod.path(&api.connection, None, &session.query([]));
-    let one = session.wait("asking", session.client.get(&at)).await?;
-    session.output.document(&one, pods::describe)
+    let (document, withheld) = session.wait("asking", read_pod(&pod, api, &session.query([]))).await?;
+    session.output.document(&document, |one| pods::describe(one, withheld.as_ref()))
+}
+
+/// A pod with its events; and why they could not be read, where that is so.
+async fn read_pod(pod: &PodName, api: &Api, query: &[(&str, &str)]) -> Result<(Value, Option<Failure>), Failure> {
+    match api.client.get(&pod.path(&api.connection, None, query)).await {
+        // where the runner may not read them it tells none, and not why
+        Ok(mut one) if one["events"].as_array().is_some_and(Vec::is_empty) => {
+            let withheld = events::of_object(api, &one["object"]).await.ok().and_then(Result::err);
+            if withheld.is_some() {
+                one["events"] = Value::Null;
+            }
+            Ok((one, withheld))
+        }
+        Ok(one) => Ok((one, None)),
+        // events are asked for with the pod, and it may be they that are denied
+        Err(failure) if failure.code == Code::PolicyDenied => {
+            let namespace = api.namespace(pod.namespace.as_deref()).await?;
+            let at = path(&["api", "v1", "namespaces", &namespace, "pods", &pod.pod], &[]);
+            let mut object = api.get(&at, JSON).await?;
+            without_managed_fields(&mut object);
+            let withheld = events::of_object(api, &object).await?.err().unwrap_or(failure);
+            Ok((json!({ "summary": pods::summary(&object), "object": object, "events": null }), Some(withheld)))
+        }
+        Err(failure) => Err(failure),
+    }
 }
 
 fn described(found: &Found, events: &Result<Vec<Value>, Failure>) -> String {
@@ -110,7 +135,7 @@ fn described(found: &Found, events: &Result<Vec<Value>, Failure>) -> String {
     text.push_str("\nevents\n");
     match events {
         Ok(events) => text.push_str(&events::of_object_table(events)),
-        Err(failure) => text.push_str(&format!("  not shown: {} [{}]\n", failure.message, failure.code)),
+        Err(failure) => text.push_str(&events::not_read(failure)),
     }
     text
 }
@@ -146,6 +171,7 @@ fn cut(text: &str, max: usize) -> String {
 mod tests {
     use super::super::kinds::tests::some;
     use super::*;
+    use crate::client::tests::{answer, api};
 
     #[test]
     fn an_object_of_any_kind_is_described() {
@@ -174,7 +200,50 @@ mod tests {
         }
         assert!(!text.contains(&"x".repeat(101)) && !text.contains('\u{1b}'), "{text}");
         let refused = described(&found, &Err(shared_proto::failure::Code::TargetForbidden.on("no")));
-        assert!(refused.contains("not shown: no [target_forbidden]"), "{refused}");
+        assert!(refused.contains("could not be read: no [target_forbidden]"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_pod_is_described_also_where_its_events_are_refused() {
+        let refused = |code: &str| {
+            answer(403, &format!(r#"{{"error": {{"code": "{code}", "message": "list events is denied"}}}}"#))
+        };
+        let object = r#"{"metadata": {"name": "web", "namespace": "n", "uid": "u", "managedFields": []}, "status": {"phase": "Running"}}"#;
+        for (whole, events) in [("policy_denied", "policy_denied"), ("", "target_forbidden")] {
+            let client = api(move |asked| match asked.path.as_str() {
+                "/api/v1/connections/c/k8s/namespaces/n/pods/web" if whole.is_empty() => {
+                    answer(200, &format!(r#"{{"summary": {{"name": "web"}}, "object": {object}, "events": []}}"#))
+                }
+                "/api/v1/connections/c/k8s/namespaces/n/pods/web" => refused(whole),
+                "/api/v1/connections/c/kubernetes/api/v1/namespaces/n/pods/web" => answer(200, object),
+                path => {
+                    assert!(path.starts_with("/api/v1/connections/c/kubernetes/api/v1/namespaces/n/events?"), "{path}");
+                    refused(events)
+                }
+            })
+            .await;
+            let pod = PodName { pod: "web".into(), namespace: Some("n".into()) };
+            let (one, withheld) = read_pod(&pod, &Api::to(client), &[]).await.expect("the pod");
+            assert_eq!((&one["summary"]["name"], &one["events"]), (&json!("web"), &Value::Null));
+            let text = pods::describe(&one, withheld.as_ref());
+            let line = format!("\nevents\n  could not be read: list events is denied [{events}]\n");
+            assert!(text.ends_with(&line) && !text.contains("none"), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pod_without_events_has_none_and_one_that_is_denied_is_not_shown() {
+        let client = api(|asked| match asked.path.contains("/events") {
+            true => answer(200, r#"{"items": []}"#),
+            false => answer(200, r#"{"object": {"metadata": {"namespace": "n"}}, "events": []}"#),
+        })
+        .await;
+        let pod = PodName { pod: "web".into(), namespace: Some("n".into()) };
+        let (one, withheld) = read_pod(&pod, &Api::to(client), &[]).await.expect("the pod");
+        assert!(withheld.is_none() && pods::describe(&one, None).ends_with("\nevents\n  none\n"));
+        let client = api(|_| answer(403, r#"{"error": {"code": "policy_denied", "message": "no"}}"#)).await;
+        let denied = read_pod(&pod, &Api::to(client), &[]).await.expect_err("is denied");
+        assert_eq!(denied.code, Code::PolicyDenied);
     }
 
     #[test]

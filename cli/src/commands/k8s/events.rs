@@ -255,6 +255,11 @@ pub(super) async fn of_object(api: &Api, object: &Value) -> Result<Result<Vec<Va
     Ok(Ok(all.split_off(older)))
 }
 
+/// What stands in the place of events that could not be read.
+pub(super) fn not_read(failure: &Failure) -> String {
+    format!("  could not be read: {} [{}]\n", crate::output::escape::line(&failure.message), failure.code)
+}
+
 /// A table of an object's events.
 pub(super) fn of_object_table(events: &[Value]) -> String {
     let rows = events.iter().map(|event| {

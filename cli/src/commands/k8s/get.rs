@@ -94,10 +94,26 @@ pub(super) async fn run(command: Get, api: &Api, session: &Session) -> Done {
     }
 }
 
+/// Whether a refusal is of that kind or object alone: the others are shown all the same.
+const fn is_of_one(code: Code) -> bool {
+    matches!(code, Code::TargetNotFound | Code::TargetForbidden | Code::PolicyDenied)
+}
+
+/// What is found of one kind; where it is one of several, what is refused of it goes to `failures`.
+fn or_others<T: Default>(found: Result<T, Failure>, several: bool, failures: &mut Vec<Failure>) -> Result<T, Failure> {
+    match found {
+        Err(failure) if several && is_of_one(failure.code) => {
+            failures.push(failure);
+            Ok(T::default())
+        }
+        found => found,
+    }
+}
+
 // === impl Asked ===
 
 impl Asked<'_> {
-    /// Its objects; what was not found goes to `failures`.
+    /// Its objects; what was not found or refused by its name goes to `failures`.
     async fn objects(&self, command: &Get, api: &Api, failures: &mut Vec<Failure>) -> Result<Vec<Value>, Failure> {
         let namespace = self.namespace.as_deref();
         if self.names.is_empty() {
@@ -108,7 +124,7 @@ impl Asked<'_> {
             match Name::read(name) {
                 Name::Whole(name) => match api.get(&self.kind.path(namespace, Some(name), None, &[]), JSON).await {
                     Ok(object) => all.push(object),
-                    Err(failure) if failure.code == Code::TargetNotFound => failures.push(failure),
+                    Err(failure) if is_of_one(failure.code) => failures.push(failure),
                     Err(failure) => return Err(failure),
                 },
                 Name::Beginning(beginning) => {
@@ -130,7 +146,7 @@ impl Asked<'_> {
                     let at = self.kind.path(self.namespace.as_deref(), Some(name), None, &[]);
                     match api.get(&at, TABLE).await {
                         Ok(table) => all.add(Columns::read(&table)),
-                        Err(failure) if failure.code == Code::TargetNotFound => failures.push(failure),
+                        Err(failure) if is_of_one(failure.code) => failures.push(failure),
                         Err(failure) => return Err(failure),
                     }
                 }
@@ -175,15 +191,16 @@ fn nothing(one: &Asked<'_>) -> String {
 async fn tables(command: &Get, asked: &[Asked<'_>], api: &Api, session: &Session) -> Done {
     let mut failures = Vec::new();
     let mut text = String::new();
+    let several = asked.len() > 1;
     let reading = async {
         let mut all = Vec::new();
         for one in asked {
-            all.push(one.columns(command, api, &mut failures).await?);
+            let found = one.columns(command, api, &mut failures).await;
+            all.push(or_others(found, several, &mut failures)?);
         }
         Ok(all)
     };
     let all = session.wait("listing", reading).await?;
-    let several = asked.len() > 1;
     for (one, columns) in asked.iter().zip(&all).filter(|(_, columns)| !columns.is_empty()) {
         if !text.is_empty() {
             text.push('\n');
@@ -194,7 +211,7 @@ async fn tables(command: &Get, asked: &[Asked<'_>], api: &Api, session: &Session
         eprintln!("{}", crate::output::escape::line(&nothing(one)));
     }
     session.output.text(&text)?;
-    not_found(failures)
+    refused(failures)
 }
 
 async fn documents(command: &Get, asked: &[Asked<'_>], api: &Api, session: &Session) -> Done {
@@ -203,7 +220,8 @@ async fn documents(command: &Get, asked: &[Asked<'_>], api: &Api, session: &Sess
     let reading = async {
         let mut all = Vec::new();
         for one in asked {
-            let found = one.objects(command, api, &mut failures).await?;
+            let found = one.objects(command, api, &mut failures).await;
+            let found = or_others(found, asked.len() > 1, &mut failures)?;
             all.extend(found.into_iter().map(|object| (one.kind, object)));
         }
         Ok(all)
@@ -215,7 +233,7 @@ async fn documents(command: &Get, asked: &[Asked<'_>], api: &Api, session: &Sess
             text.push_str(&format!("{}/{}\n", kind.before_name(), crate::output::escape::line(name_of(object))));
         }
         session.output.text(&text)?;
-        return not_found(failures);
+        return refused(failures);
     }
     if !command.show_managed_fields {
         all.iter_mut().for_each(|(_, object)| without_managed_fields(object));
@@ -231,11 +249,11 @@ async fn documents(command: &Get, asked: &[Asked<'_>], api: &Api, session: &Sess
             session.output.document(&list, |_| String::new())?;
         }
     }
-    not_found(failures)
+    refused(failures)
 }
 
-/// Of what was not found the last is the command's own end; the others are said before it.
-fn not_found(mut failures: Vec<Failure>) -> Done {
+/// Of what was not found or refused the last is the command's own end; the others are said before it.
+fn refused(mut failures: Vec<Failure>) -> Done {
     let Some(last) = failures.pop() else { return Ok(()) };
     failures.iter().for_each(stop::say);
     Err(last.into())
@@ -309,6 +327,71 @@ async fn follow(command: &Get, one: &Asked<'_>, api: &Api, session: &Session) ->
                 Format::Name => session.output.line(&format!("{}/{}", one.kind.before_name(), name_of(&object)))?,
                 Format::Yaml => session.output.text(&format!("---\n{}", yaml::to_string(&object)))?,
                 _ => session.output.document(&object, |_| String::new())?,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::kinds::tests::some;
+    use super::*;
+    use crate::client::tests::{answer, api};
+
+    #[tokio::test]
+    async fn what_is_refused_of_one_kind_hides_no_other() {
+        let client = api(|asked| match asked.path.contains("/deployments") {
+            true => answer(403, r#"{"error": {"code": "policy_denied", "message": "list deployments is denied"}}"#),
+            false => answer(200, r#"{"metadata": {}, "items": [{"metadata": {"name": "web"}}]}"#),
+        })
+        .await;
+        let (api, kinds) = (Api::to(client), some());
+        let command = Get::of("deploy,po");
+        let names = |several: bool| {
+            let (api, kinds, command) = (&api, &kinds, &command);
+            async move {
+                let (mut failures, mut names) = (Vec::new(), Vec::new());
+                for kind in kinds.several("deploy,po").expect("are there") {
+                    let one = Asked { kind, namespace: Some("n".into()), names: Vec::new() };
+                    let found = one.objects(command, api, &mut failures).await;
+                    let found = or_others(found, several, &mut failures)?;
+                    names.extend(found.iter().map(|object| name_of(object).to_owned()));
+                }
+                Ok::<_, Failure>((names, failures))
+            }
+        };
+        let (found, failures) = names(true).await.expect("the others");
+        assert_eq!(found, ["web"]);
+        assert_eq!(refused(failures).expect_err("is said").report(), Code::PolicyDenied.exit());
+        assert_eq!(names(false).await.map_err(|f| f.code).err(), Some(Code::PolicyDenied));
+        assert!(is_of_one(Code::TargetForbidden) && !is_of_one(Code::RunnerUnavailable));
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_by_its_name_hides_no_other() {
+        let client = api(|asked| match asked.path.ends_with("/pods/a") {
+            true => answer(403, r#"{"error": {"code": "target_forbidden", "message": "no"}}"#),
+            false => answer(200, r#"{"metadata": {"name": "b"}}"#),
+        })
+        .await;
+        let kinds = some();
+        let names = vec!["a".to_owned(), "b".to_owned()];
+        let one = Asked { kind: kinds.one("po").expect("is there"), namespace: Some("n".into()), names };
+        let mut failures = Vec::new();
+        let found = one.objects(&Get::of("po"), &Api::to(client), &mut failures).await.expect("the other one");
+        assert_eq!((found.len(), failures.len(), failures[0].code), (1, 1, Code::TargetForbidden));
+    }
+
+    impl Get {
+        fn of(kinds: &str) -> Self {
+            Self {
+                words: vec![kinds.to_owned()],
+                place: Place { namespace: None, all_namespaces: false },
+                selectors: Selectors::default(),
+                watch: false,
+                show_labels: false,
+                no_headers: false,
+                show_managed_fields: false,
             }
         }
     }

@@ -1,7 +1,9 @@
 //! Pods in a table, and one in detail.
 
+use super::events;
 use crate::output::table;
-use serde_json::Value;
+use serde_json::{Value, json};
+use shared_proto::failure::Failure;
 
 pub(super) fn pods(list: &Value, namespaces: bool, wide: bool) -> String {
     let mut header = vec!["NAME", "READY", "STATUS", "RESTARTS", "AGE"];
@@ -35,7 +37,25 @@ pub(super) fn pods(list: &Value, namespaces: bool, wide: bool) -> String {
     table::rows(&header, rows, "No pods found.")
 }
 
-pub(super) fn describe(pod: &Value) -> String {
+/// What is told of a pod above the rest, of the pod as the API server has it. A container that waits says more than the pod's phase.
+pub(super) fn summary(object: &Value) -> Value {
+    let statuses = object.pointer("/status/containerStatuses").and_then(Value::as_array);
+    let waits = statuses.into_iter().flatten().map(|status| table::text(status, "/state/waiting/reason"));
+    let status = [table::text(object, "/status/reason")]
+        .into_iter()
+        .chain(waits)
+        .find(|reason| !reason.is_empty())
+        .unwrap_or_else(|| table::text(object, "/status/phase"));
+    let status =
+        if object.pointer("/metadata/deletionTimestamp").is_some() { "Terminating".to_owned() } else { status };
+    json!({
+        "name": table::text(object, "/metadata/name"), "namespace": table::text(object, "/metadata/namespace"),
+        "status": status, "node": table::text(object, "/spec/nodeName"), "ip": table::text(object, "/status/podIP"),
+    })
+}
+
+/// A pod in detail; `withheld`: why its events could not be read.
+pub(super) fn describe(pod: &Value, withheld: Option<&Failure>) -> String {
     let object = &pod["object"];
     let list = |at: &str| object.pointer(at).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let map = |at: &str| {
@@ -93,6 +113,9 @@ pub(super) fn describe(pod: &Value) -> String {
         text.push_str(&table::rows(&["  TYPE", "STATUS", "REASON", "MESSAGE"], rows, ""));
     }
     text.push_str("\nevents\n");
+    if let Some(failure) = withheld {
+        return text + &events::not_read(failure);
+    }
     let rows = pod["events"].as_array().map_or(&[][..], Vec::as_slice).iter().map(|e| {
         vec![
             format!("  {}", table::text(e, "/kind")),
@@ -124,7 +147,6 @@ fn state(status: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn pods_as_kubectl_shows_them() {
@@ -142,6 +164,19 @@ mod tests {
     }
 
     #[test]
+    fn a_pods_own_words_are_its_status() {
+        let status = |object: Value| summary(&object)["status"].clone();
+        assert_eq!(status(json!({"status": {"phase": "Running"}})), "Running");
+        assert_eq!(status(json!({"status": {"phase": "Failed", "reason": "Evicted"}})), "Evicted");
+        let waits = json!([{"state": {"running": {}}}, {"state": {"waiting": {"reason": "CrashLoopBackOff"}}}]);
+        assert_eq!(status(json!({"status": {"phase": "Running", "containerStatuses": waits}})), "CrashLoopBackOff");
+        assert_eq!(
+            status(json!({"metadata": {"deletionTimestamp": "x"}, "status": {"phase": "Running"}})),
+            "Terminating"
+        );
+    }
+
+    #[test]
     fn a_description_names_containers_and_events() {
         let pod = json!({
             "summary": {"name": "web", "namespace": "n", "status": "Running"},
@@ -149,7 +184,7 @@ mod tests {
                 [{"name": "main", "ready": false, "restartCount": 2, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]}},
             "events": [{"kind": "Warning", "reason": "BackOff", "message": "back-off", "source": "kubelet", "count": 4}],
         });
-        let text = describe(&pod);
+        let text = describe(&pod, None);
         for part in ["waiting CrashLoopBackOff", "i:1", "BackOff", "back-off"] {
             assert!(text.contains(part), "{part} in {text}");
         }

@@ -72,7 +72,7 @@ pub(super) async fn run(command: Rollout, api: &Api, session: &Session) -> Done 
             tokio::time::timeout(Duration::from_secs(timeout), waiting).await.unwrap_or_else(|_| {
                 Err(Code::DeadlineExceeded
                     .on(format!("{title} was not rolled out within {timeout} s"))
-                    .next(format!("It goes on by itself. Look at it: runnerctl k8s describe {title}"))
+                    .next(format!("It goes on by itself. {}", look_at(&found)))
                     .into())
             })
         }
@@ -109,6 +109,12 @@ async fn find(which: &Which, api: &Api) -> Result<Found, Failure> {
     Ok(found)
 }
 
+/// What to run to see more of it.
+fn look_at(found: &Found) -> String {
+    let place = found.namespace().map_or_else(String::new, |namespace| format!(" -n {namespace}"));
+    format!("Look at it: runnerctl k8s describe {}{place}", found.title())
+}
+
 async fn status(found: &Found, no_wait: bool, api: &Api, session: &Session) -> Done {
     let field = format!("metadata.name={}", found.name());
     let target = |more: &[(&str, &str)]| {
@@ -128,10 +134,7 @@ async fn status(found: &Found, no_wait: bool, api: &Api, session: &Session) -> D
         match state(&found.kind.kind, found.name(), object) {
             State::Done(text) => return session.output.line(&text),
             State::Failed(text) => {
-                return Err(Code::TargetRefused
-                    .on(text)
-                    .next(format!("Look at it: runnerctl k8s describe {}", found.title()))
-                    .into());
+                return Err(Code::TargetRefused.on(text).next(look_at(found)).into());
             }
             State::Waits(text) => {
                 if text != said {
@@ -252,6 +255,13 @@ mod tests {
         assert_eq!(of(status.clone()), State::Done("deployment \"web\" successfully rolled out".into()));
         status["conditions"] = json!([{"type": "Progressing", "reason": "ProgressDeadlineExceeded"}]);
         assert!(matches!(of(status), State::Failed(_)));
+    }
+
+    #[test]
+    fn where_to_look_is_said_with_its_namespace() {
+        let kind = super::super::kinds::tests::some().one("deploy").expect("is there").clone();
+        let found = Found { kind, object: json!({"metadata": {"name": "web", "namespace": "shop"}}) };
+        assert_eq!(look_at(&found), "Look at it: runnerctl k8s describe deployment.apps/web -n shop");
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! A plan in Markdown for a comment of a pull request. Nothing of the plan is Markdown, HTML, a link or a mention there: what stands in a line is in
 //! `<code>` with every sign of it as a character reference, and the rest is in a fenced block whose fence it does not contain.
 
+use super::Plan;
 use super::lines::{self, Line, Tone};
 use crate::output::escape;
-use shared_proto::plan::{Document, ResourceChange, words};
+use shared_proto::plan::{ResourceChange, words};
 
 /// The most characters that GitHub takes in a comment. They are counted as UTF-16 has them, which is never less.
 const COMMENT_MAX: usize = 65_536;
+/// What is said of rules takes of them at most.
+const RULES_MAX: usize = 12_000;
 /// What the head and the table take of them at most.
 const TABLE_MAX: usize = 24_000;
 /// The most lines of the table.
@@ -19,11 +22,13 @@ const NAME: usize = 100;
 const WIDTH: usize = 120;
 
 /// The comment.
-pub(super) fn render(of: &Document, stack: &str, job: &str) -> String {
+pub(super) fn render(plan: &Plan) -> String {
+    let of = &plan.document;
     let name = |text: &str| code(&text.chars().take(NAME).collect::<String>());
-    let mut text = format!("### {}: {}\n\n", name(stack), plain(&words::status(of)));
+    let mut text = format!("### {}: {}\n\n", name(&plan.stack), plain(&plan.status()));
+    rules(&plan.of_rules(), &mut text);
     let engine = format!("{} {}", of.engine.name, of.engine.version);
-    text.push_str(&format!("Job {}, {}, {}.", name(job), name(&of.kind), name(&engine)));
+    text.push_str(&format!("Job {}, {}, {}.", name(&plan.job), name(&of.kind), name(&engine)));
     if of.is_partial() {
         text.push_str(&format!(" {}.", plain(&lines::left_out(&of.left_out))));
     }
@@ -34,6 +39,22 @@ pub(super) fn render(of: &Document, stack: &str, job: &str) -> String {
         block("What changes", &lines, &mut text);
     }
     text
+}
+
+/// What rules make of it and have found, each in a line, within [`RULES_MAX`].
+fn rules(said: &[String], text: &mut String) {
+    let begin = units(text);
+    for (n, line) in said.iter().enumerate() {
+        let line = format!("- {}\n", code(line.trim_start_matches("· ")));
+        if units(text) - begin + units(&line) > RULES_MAX {
+            text.push_str(&format!("- … {} more\n", said.len() - n));
+            break;
+        }
+        text.push_str(&line);
+    }
+    if !said.is_empty() {
+        text.push('\n');
+    }
 }
 
 /// A table of resources, within [`TABLE_MAX`].

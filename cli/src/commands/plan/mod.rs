@@ -83,6 +83,28 @@ pub(super) struct Plan {
     json: Value,
     /// What rules have said of it.
     judgement: Judgement,
+    /// Who has approved it, of those whom they want.
+    approvers: Vec<String>,
+}
+
+// === impl Plan ===
+
+impl Plan {
+    /// One line for the status of a commit: what rules make of it, then counts. Nothing that the plan itself says.
+    fn status(&self) -> String {
+        let counts = words::status(&self.document);
+        let Some(verdict) = rules::verdict_in_short(&self.judgement, &self.approvers) else { return counts };
+        let text = format!("{verdict}; {counts}");
+        if text.chars().count() <= words::STATUS_MAX {
+            return text;
+        }
+        text.chars().take(words::STATUS_MAX - 1).chain(['…']).collect()
+    }
+    /// What rules make of it, and each thing that they have found.
+    fn of_rules(&self) -> Vec<String> {
+        let verdict = rules::verdict(&self.judgement, &self.approvers);
+        verdict.into_iter().chain(rules::findings(&self.judgement)).collect()
+    }
 }
 
 // === impl ExitCode ===
@@ -123,8 +145,8 @@ pub(crate) async fn run(command: PlanCommand, session: &Session) -> Done {
         PlanCommand::Render { of, status, exit } => {
             let plan = session.wait("asking", find(session, &of)).await?;
             let (name, mut text) = match status {
-                true => ("status", words::status(&plan.document)),
-                false => ("markdown", markdown::render(&plan.document, &plan.stack, &plan.job)),
+                true => ("status", plan.status()),
+                false => ("markdown", markdown::render(&plan)),
             };
             let json = json!({ "job": plan.job, "stack": plan.stack, name: text });
             session.output.document(&json, |_| {
@@ -163,10 +185,7 @@ fn shown(plan: &Plan, width: usize, colour: bool) -> String {
         escape::line(&plan.job),
         escape::line(&document.kind)
     )));
-    if plan.judgement.denied {
-        lines.push(lines::Line::remark("Rules deny it: nothing of it is applied."));
-    }
-    lines.extend(rules::findings(&plan.judgement).iter().map(|line| lines::Line::remark(&escape::line(line))));
+    lines.extend(plan.of_rules().iter().map(|line| lines::Line::remark(&escape::line(line))));
     lines.extend(lines::of(document, width));
     if document.is_partial() {
         let words = format!("the engine's own words: runnerctl plan show {} --text", escape::line(&plan.job));
@@ -206,10 +225,20 @@ async fn find(session: &Session, of: &str) -> Result<Plan, Failure> {
 
 async fn read(session: &Session, job: &Value) -> Result<Plan, Failure> {
     let (id, stack) = (table::text(job, "/id"), table::text(job, "/stack/name"));
-    let json = session.client.get(&path(&["jobs", &id, "plan"], &[])).await?;
+    let mut json = session.client.get(&path(&["jobs", &id, "plan"], &[])).await?;
     let document = Document::read(&json.to_string())
         .map_err(|e| Code::Internal.on(format!("the plan of job {id} does not read: {e}")))?;
-    Ok(Plan { job: id, stack, document, json, judgement: rules::judgement(job) })
+    with_judgement(&mut json, job);
+    Ok(Plan { job: id, stack, document, json, judgement: rules::judgement(job), approvers: rules::approvers(job) })
+}
+
+/// Puts beside a plan what its job has of rules: what they say of it, and who has approved it.
+fn with_judgement(plan: &mut Value, job: &Value) {
+    for name in ["judgement", "approvers"] {
+        if let (Some(plan), Some(of_job)) = (plan.as_object_mut(), job["plan"].get(name).filter(|v| !v.is_null())) {
+            plan.insert(name.to_owned(), of_job.clone());
+        }
+    }
 }
 
 /// A plan and the one that it is compared with, the earlier one first.

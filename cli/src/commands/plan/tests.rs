@@ -3,6 +3,7 @@
 use super::*;
 use lines::{Line, Tone};
 use shared_proto::plan::{Action, AttributeChange, Check, LeftOut, Order, OutputChange, ResourceChange, Summary};
+use shared_proto::rules::Finding;
 
 fn attribute(path: &str, before: Value, after: Value) -> AttributeChange {
     let side = |value: Value| Some(value).filter(|value| !value.is_null());
@@ -72,7 +73,13 @@ fn everything() -> Document {
     }
 }
 fn plan(document: Document) -> Plan {
-    Plan { job: "job_1".into(), stack: "shop".into(), json: Value::Null, document, judgement: Judgement::default() }
+    let (judgement, approvers) = (Judgement::default(), Vec::new());
+    Plan { job: "job_1".into(), stack: "shop".into(), json: Value::Null, document, judgement, approvers }
+}
+/// What rules may say of one, with such texts.
+fn judged(text: &str, count: usize) -> Judgement {
+    let finding = Finding { rule: text.into(), message: text.into(), address: text.into(), ..Finding::default() };
+    Judgement { findings: vec![Finding { source: "runner".into(), ..finding }; count], ..Judgement::default() }
 }
 /// One whose every text is that.
 fn hostile(text: &str) -> Document {
@@ -222,11 +229,13 @@ fn outside_of_code(markdown: &str) -> String {
 
 #[test]
 fn nothing_of_a_plan_is_markdown() {
-    let ours = outside_of_code(&markdown::render(&everything(), "shop", "job_1"));
+    let with_rules = |plan: Plan, text: &str| Plan { judgement: judged(text, 2), approvers: vec![text.into()], ..plan };
+    let ours = outside_of_code(&markdown::render(&with_rules(plan(everything()), "x")));
     assert!(ours.contains("|---|---|---|") && ours.contains("<details><summary>What changes</summary>"), "{ours}");
     for text in HOSTILE {
         let of = Document { summary: everything().summary, ..hostile(text) };
-        let markdown = markdown::render(&of, text, text);
+        let of = Plan { job: (*text).into(), stack: (*text).into(), ..with_rules(plan(of), text) };
+        let markdown = markdown::render(&of);
         // each resource says more of itself here than there: those lines differ by commas between code
         let shape = |text: &str| text.replace(", ", "").replace(['\n', ' '], "");
         assert_eq!(shape(&outside_of_code(&markdown)), shape(&ours), "{markdown}");
@@ -236,7 +245,7 @@ fn nothing_of_a_plan_is_markdown() {
 
 #[test]
 fn a_comment_has_its_table_and_its_details() {
-    let markdown = markdown::render(&everything(), "shop", "job_1");
+    let markdown = markdown::render(&plan(everything()));
     for expected in [
         "### <code>shop</code>: 1 to replace&#44; 1 to destroy",
         "| <code>-</code> destroy | <code>t&#46;gone</code> | <code>no longer in the configuration</code> |",
@@ -247,7 +256,7 @@ fn a_comment_has_its_table_and_its_details() {
     ] {
         assert!(markdown.contains(expected), "{expected}: {markdown}");
     }
-    let nothing = markdown::render(&Document { complete: true, ..Default::default() }, "shop", "job_1");
+    let nothing = markdown::render(&plan(Document { complete: true, ..Default::default() }));
     assert!(nothing.contains("nothing to do") && !nothing.contains("details"), "{nothing}");
 }
 
@@ -258,16 +267,54 @@ fn a_comment_is_never_longer_than_github_takes() {
             let of = hostile(&text.repeat(length));
             let mut many = of.clone();
             many.resources = vec![of.resources[2].clone(); count];
-            let markdown = markdown::render(&many, "shop", "job_1");
+            let judgement = judged(&text.repeat(500), 100);
+            let markdown = markdown::render(&Plan { judgement, ..plan(many) });
+            assert!(markdown.contains("\n- … "), "{markdown}");
             assert!(markdown.encode_utf16().count() <= 65_536, "{}", markdown.encode_utf16().count());
             outside_of_code(&markdown);
         }
     }
     let mut many = everything();
     many.resources = vec![resource("t.r", Action::Create, vec![attribute("input", Value::Null, json!("x"))]); 5000];
-    let markdown = markdown::render(&many, "shop", "job_1");
+    let markdown = markdown::render(&plan(many));
     assert!(markdown.contains("… 4900 more") && markdown.contains(" lines more\n```\n"), "{markdown}");
     assert!(markdown.encode_utf16().count() > 60_000, "it takes what there is room for");
+}
+
+#[test]
+fn what_rules_say_of_a_plan_comes_first() {
+    let judgement = Judgement { denied: true, ..judged("stays", 1) };
+    let denied = Plan { judgement, ..plan(everything()) };
+    assert!(denied.status().starts_with("denied by rules; 1 to replace, 1 to destroy"), "{}", denied.status());
+    let text = markdown::render(&denied);
+    let head = "### <code>shop</code>: denied by rules&#59; 1 to replace&#44; ";
+    let rules = "\n\n- <code>Rules deny it&#58; nothing of it is applied&#46;</code>\n\
+                 - <code>denied by rule stays of the runner&#58; stays&#58; stays</code>\n\nJob <code>";
+    assert!(text.starts_with(head) && text.contains(rules), "{text}");
+    assert!(shown(&denied, 80, false).contains("\nRules deny it: nothing of it is applied.\n"));
+    let judgement = Judgement { approvals: 2, ..Judgement::default() };
+    let wanted = Plan { judgement, approvers: vec!["bob".into()], ..plan(everything()) };
+    assert!(wanted.status().starts_with("2 approvals wanted by rules, 1 given; 1 to replace"), "{}", wanted.status());
+    for text in [markdown::render(&wanted), shown(&wanted, 80, false)] {
+        assert!(text.contains("Rules want the approval of 2 other people before it is applied"), "{text}");
+    }
+    // counts of ten digits, and what rules say before them
+    let n = u32::MAX;
+    let summary = Summary { replace: n, delete: n, update: n, create: n, import: n, moved: n, ..Default::default() };
+    let long = Plan { document: Document { summary, ..everything() }, ..denied };
+    assert!(long.status().chars().count() == words::STATUS_MAX && long.status().ends_with('…'), "{}", long.status());
+}
+
+#[test]
+fn the_document_has_what_rules_say() {
+    let judgement = json!({ "denied": true, "approvals": 0, "findings": [] });
+    let mut json = json!({ "version": 1 });
+    with_judgement(&mut json, &json!({ "plan": { "judgement": judgement, "approvers": ["bob"] } }));
+    assert_eq!(json, json!({ "version": 1, "judgement": judgement, "approvers": ["bob"] }));
+    let mut json = json!({ "version": 1 });
+    with_judgement(&mut json, &json!({ "plan": { "judgement": null } }));
+    with_judgement(&mut json, &json!({}));
+    assert_eq!(json, json!({ "version": 1 }));
 }
 
 #[test]
