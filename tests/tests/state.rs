@@ -327,7 +327,7 @@ async fn stays_there() -> Result<()> {
         user.upload(archive::pack(&entries)?).await
     };
     let local = "terraform {\n  backend \"local\" {}\n}\n";
-    let elsewhere = "terraform {\n  backend \"http\" {\n    address = \"http://127.0.0.1:1/x\"\n  }\n}\n";
+    let elsewhere = "terraform {\n  backend \"inmem\" {}\n}\n";
     for (n, (file, content)) in [
         ("zz_override.tf", local),
         ("zz_override.tofu", local),
@@ -365,7 +365,7 @@ async fn stays_there() -> Result<()> {
         set.job("kept", json!({ "kind": "update", "approve_automatically": true }), &["failed", "applied"]).await?;
     ensure!(job["result"]["code"] == "state_elsewhere", "{}", job["result"]);
     let said = job["result"]["message"].as_str().unwrap_or_default();
-    ensure!(said.contains("with 1 resources") && said.contains("(http)"), "{said}");
+    ensure!(said.contains("with 1 resources") && said.contains("(inmem)"), "{said}");
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! What users decide about a job: approve, discard, cancel.
 
 use super::super::{Store, broken, notices};
-use super::hand_out::{decoded, rules_of};
+use super::hand_out::{digest_of_rules, rules_of};
 use super::{Job, JobEnd, Phase, end, may_have_applied, read};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::rules::others;
@@ -42,12 +42,14 @@ impl Store {
         if job.phase != Phase::AwaitingApproval {
             return Err(not_in(&job, "approved"));
         }
-        let request: Vec<u8> = sqlx::query_scalar("SELECT request FROM jobs WHERE id = $1")
+        // none: it was given out before this was written down
+        let judged_by: Option<Vec<u8>> = sqlx::query_scalar("SELECT rules_sha256 FROM jobs WHERE id = $1")
             .bind(id)
             .fetch_one(&mut *transaction)
             .await
             .map_err(&failed)?;
-        if decoded(&request)?.rules != rules_of(&mut transaction, organization).await? {
+        let rules = digest_of_rules(&rules_of(&mut transaction, organization).await?);
+        if judged_by.is_some_and(|judged_by| judged_by != rules) {
             let message =
                 format!("the organization's rules were changed since the plan of job {id} was judged by them");
             return Err(Code::PlanStale

@@ -81,14 +81,15 @@ pub(super) async fn rules_of(connection: &mut SqliteConnection, organization: &s
     Ok(rules.unwrap_or_default())
 }
 
-/// An encoded JobRequest, as it was made.
-pub(super) fn decoded(request: &[u8]) -> Result<v1::JobRequest, Failure> {
-    v1::JobRequest::decode(request).map_err(|e| Code::Internal.on(format!("a job's request does not read back: {e}")))
+/// What a job's plan is judged by, as it is kept beside the job: its request is kept until it is accepted only.
+pub(super) fn digest_of_rules(rules: &str) -> Vec<u8> {
+    Sha256::digest(rules).to_vec()
 }
 
 /// The same request with those rules.
 fn with_rules(request: Vec<u8>, rules: String) -> Result<Vec<u8>, Failure> {
-    let asked = decoded(&request)?;
+    let unreadable = |e| Code::Internal.on(format!("a job's request does not read back: {e}"));
+    let asked = v1::JobRequest::decode(request.as_slice()).map_err(unreadable)?;
     if asked.rules == rules {
         return Ok(request);
     }
@@ -169,14 +170,19 @@ impl Store {
                 .await
                 .map_err(&failed)?;
         // it may have waited for long: its plan is judged by the rules that are in force now
-        let request = match kind.plans() {
-            true => with_rules(request, rules_of(&mut transaction, &organization).await?)?,
-            false => request,
+        let rules = match kind.plans() {
+            true => Some(rules_of(&mut transaction, &organization).await?),
+            false => None,
+        };
+        let rules_sha256 = rules.as_deref().map(digest_of_rules);
+        let request = match rules {
+            Some(rules) => with_rules(request, rules)?,
+            None => request,
         };
         let request_sha256 = Sha256::digest(&request).to_vec();
         let token: i64 = sqlx::query_scalar(
             "UPDATE jobs SET phase = $2, instance = $3, assigned_at_ms = $4, fencing_token = fencing_token + 1, request = $5, \
-             request_sha256 = $6 WHERE id = $1 RETURNING fencing_token",
+             request_sha256 = $6, rules_sha256 = $7 WHERE id = $1 RETURNING fencing_token",
         )
         .bind(&next.id)
         .bind(Phase::Assigned)
@@ -184,6 +190,7 @@ impl Store {
         .bind(steady_ms())
         .bind(&request)
         .bind(&request_sha256)
+        .bind(rules_sha256)
         .fetch_one(&mut *transaction)
         .await
         .map_err(&failed)?;

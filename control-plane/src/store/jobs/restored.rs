@@ -10,7 +10,7 @@
 
 use super::super::seal::Assigned;
 use super::super::{Store, broken, is_taken, not_found, notices};
-use super::hand_out::fenced;
+use super::hand_out::{digest_of_rules, fenced};
 use super::{Job, JobEnd, JobKind, Phase, end, may_have_applied, read, select_jobs};
 use prost::Message as _;
 use serde_json::json;
@@ -247,13 +247,14 @@ impl Store {
         sqlx::query(
             "UPDATE jobs SET accepted = TRUE, phase = $2, instance = $3, fencing_token = $4, started_at_ms = $5, \
              assigned_at_ms = COALESCE(assigned_at_ms, $5), ended_at_ms = NULL, result = NULL, request = x'', \
-             restored_at_ms = NULL WHERE id = $1",
+             restored_at_ms = NULL, rules_sha256 = $6 WHERE id = $1",
         )
         .bind(&presented.job_id)
         .bind(Phase::Preparing)
         .bind(&presented.instance_id)
         .bind(token)
         .bind(now_ms())
+        .bind(digest_of_rules(&request.rules))
         .execute(&mut *transaction)
         .await
         .map_err(|e| {
