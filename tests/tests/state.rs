@@ -424,6 +424,11 @@ async fn killed_in(set: &Set, name: &str) -> Result<(usize, BTreeMap<String, u32
     let stack = user.stack(name, "opentofu", LONG).await?;
     let id = user.start_job(name, &json!({ "kind": "update", "approve_automatically": true })).await?;
     user.job_in(&id, &["applying"], JOB).await?;
+    // a worker that is killed before its engine has begun ends the job: nobody begins it again
+    eventually(JOB, "its engine at work", || async {
+        Ok(user.events_of(&id, "resource_progress").await?.iter().any(|p| p["state"] == "started").then_some(()))
+    })
+    .await?;
     let folder = set.folder(&stack)?.join(VERSIONS);
     // the version that is being written, and how many there are
     let written = || {
