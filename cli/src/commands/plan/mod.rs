@@ -232,8 +232,11 @@ async fn read(session: &Session, job: &Value) -> Result<Plan, Failure> {
     Ok(Plan { job: id, stack, document, json, judgement: rules::judgement(job), approvers: rules::approvers(job) })
 }
 
-/// Puts beside a plan what its job has of rules: what they say of it, and who has approved it.
+/// Puts beside a plan what its job has of rules: what they say of it, and who has approved it. Where there are no rules it is as it was.
 fn with_judgement(plan: &mut Value, job: &Value) {
+    if job["plan"]["judgement"].is_null() {
+        return;
+    }
     for name in ["judgement", "approvers"] {
         if let (Some(plan), Some(of_job)) = (plan.as_object_mut(), job["plan"].get(name).filter(|v| !v.is_null())) {
             plan.insert(name.to_owned(), of_job.clone());

@@ -312,7 +312,7 @@ fn the_document_has_what_rules_say() {
     with_judgement(&mut json, &json!({ "plan": { "judgement": judgement, "approvers": ["bob"] } }));
     assert_eq!(json, json!({ "version": 1, "judgement": judgement, "approvers": ["bob"] }));
     let mut json = json!({ "version": 1 });
-    with_judgement(&mut json, &json!({ "plan": { "judgement": null } }));
+    with_judgement(&mut json, &json!({ "plan": { "judgement": null, "approvers": [] } }));
     with_judgement(&mut json, &json!({}));
     assert_eq!(json, json!({ "version": 1 }));
 }
