@@ -455,8 +455,7 @@ impl Inner {
             }
             let mut alive = 0;
             for victim in &victims {
-                let now = procfs::stat(victim.pid);
-                if now.is_some_and(|s| s.started == victim.started && s.state != 'Z') {
+                if !procfs::gone(victim) {
                     alive += 1;
                     let _ = kill(Pid::from_raw(victim.pid), Signal::SIGKILL);
                 }
@@ -617,7 +616,7 @@ mod tests {
         let pid = process.pid();
         drop(process);
         assert!(procfs::stat(pid).is_none());
-        assert!(procfs::stat(below).is_none_or(|s| s.state == 'Z'));
+        assert!(procfs::stat(below).is_none_or(|s| s.ended()));
     }
 
     #[tokio::test]

@@ -23,6 +23,13 @@ pub struct Stat {
     pub started: u64,
 }
 
+impl Stat {
+    /// Whether it has ended, and is waited for or about to be gone.
+    pub fn ended(&self) -> bool {
+        matches!(self.state, 'Z' | 'X')
+    }
+}
+
 /// What a process has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
@@ -99,11 +106,20 @@ pub fn working_in(folder: &Path) -> Vec<Stat> {
 
 /// The processes whose environment, as they were started with it, has that text.
 pub fn with_environment(text: &str) -> Vec<Stat> {
-    let has = |pid: i32| {
-        std::fs::read(format!("/proc/{pid}/environ"))
-            .is_ok_and(|e| e.split(|b| *b == 0).any(|v| v.starts_with(text.as_bytes())))
-    };
-    all().into_iter().filter(|p| has(p.pid)).collect()
+    let read = |p: &Stat| std::fs::read(format!("/proc/{}/environ", p.pid)).unwrap_or_default();
+    let has = |e: &[u8]| e.split(|b| *b == 0).any(|v| v.starts_with(text.as_bytes()));
+    let (mut found, mut empty) = (Vec::new(), Vec::new());
+    for process in all().into_iter().filter(|p| !p.ended()) {
+        match read(&process) {
+            environment if environment.is_empty() => empty.push(process),
+            environment if has(&environment) => found.push(process),
+            _ => {}
+        }
+    }
+    // one in the middle of an exec has none for a moment
+    std::thread::sleep(std::time::Duration::from_millis(2));
+    found.extend(empty.into_iter().filter(|p| has(&read(p))));
+    found
 }
 
 /// The words that a process was started with.
@@ -184,7 +200,7 @@ fn kib_line(path: &str, field: &str) -> Result<u64> {
 
 /// Whether that very process has ended.
 pub fn gone(process: &Stat) -> bool {
-    stat(process.pid).is_none_or(|s| s.started != process.started || s.state == 'Z')
+    stat(process.pid).is_none_or(|s| s.started != process.started || s.ended())
 }
 
 #[cfg(test)]

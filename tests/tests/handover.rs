@@ -484,9 +484,7 @@ async fn killed(victim: Victim) -> Result<()> {
         if victim == Victim::Launcher {
             set.runner.process().ended(SECONDS).await?;
             eventually(SECONDS, "its supervisors to be gone", || async {
-                let is_left =
-                    |p: &Stat| procfs::stat(p.pid).is_some_and(|now| now.started == p.started && now.state != 'Z');
-                Ok((!is_left(&old) && !is_left(&old_spawner)).then_some(()))
+                Ok((procfs::gone(&old) && procfs::gone(&old_spawner)).then_some(()))
             })
             .await?;
             set.runner.start_again().await?;

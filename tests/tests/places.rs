@@ -380,7 +380,7 @@ async fn killed() -> Result<()> {
         if found != versions {
             (versions, in_write) = (found, 0);
         }
-        let worker = set.runner.processes().jobs.into_iter().find(|w| w.state != 'Z').map(|w| w.pid);
+        let worker = set.runner.processes().jobs.into_iter().find(|w| !w.ended()).map(|w| w.pid);
         if worker != seen.map(|(pid, _)| pid) {
             seen = worker.map(|pid| (pid, Instant::now()));
         }

@@ -447,7 +447,7 @@ async fn killed_in(set: &Set, name: &str) -> Result<(usize, BTreeMap<String, u32
         while Instant::now() < until {
             // which takes longer than a write
             if looked.is_none_or(|looked| looked.elapsed() > PROCESSES_LOOKED) {
-                let worker = set.runner.processes().jobs.into_iter().find(|w| w.state != 'Z').map(|w| w.pid);
+                let worker = set.runner.processes().jobs.into_iter().find(|w| !w.ended()).map(|w| w.pid);
                 if worker != seen.map(|(pid, _)| pid) {
                     seen = worker.map(|pid| (pid, Instant::now()));
                 }

@@ -373,7 +373,7 @@ async fn workers_and_supervisors_killed() -> Result<()> {
         set.runner.session(mark, SECONDS).await?;
         let before = worker.pid;
         worker = eventually(SECONDS, "another worker", || async {
-            Ok(set.runner.processes().jobs.into_iter().find(|w| w.pid != before && w.state != 'Z'))
+            Ok(set.runner.processes().jobs.into_iter().find(|w| w.pid != before && !w.ended()))
         })
         .await?;
     }

@@ -616,9 +616,7 @@ async fn apply_does_not_notice() -> Result<()> {
     // cut once more, and open only when the engine has done its work
     line.wire.set(Wire::Close);
     eventually(Duration::from_secs(120), "the engine to be done", || async {
-        Ok(runner_tests::procfs::stat(worker.pid)
-            .is_none_or(|s| s.started != worker.started || s.state == 'Z')
-            .then_some(()))
+        Ok(runner_tests::procfs::gone(&worker).then_some(()))
     })
     .await?;
     line.wire.set(Wire::Pass);

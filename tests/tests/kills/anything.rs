@@ -416,7 +416,7 @@ fn processes_of_jobs(runner: &Runner) -> Vec<(String, Victim, Stat)> {
         let cwd = std::fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
         Some(cwd.strip_prefix(&jobs).ok()?.iter().next()?.to_str()?.to_owned())
     };
-    let found = runner.job_processes().into_iter().filter(|p| p.state != 'Z').filter_map(|process| {
+    let found = runner.job_processes().into_iter().filter(|p| !p.ended()).filter_map(|process| {
         let words = procfs::command_line(process.pid);
         let program = words.first()?.rsplit('/').next()?;
         let is = match (program, words.get(1).map(String::as_str)) {
