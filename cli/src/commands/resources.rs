@@ -9,7 +9,9 @@ use crate::stop::{Done, Stop};
 use serde_json::{Value, json};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::inventory;
+use std::cell::RefCell;
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// What comes first is shown together after so long: lines that are set together stand below each other.
@@ -135,37 +137,39 @@ async fn show(at: &str, wanted: &Where, session: &Session) -> Done {
         Format::Json | Format::Yaml => Value::Null,
         _ => session.client.get("/connections").await.unwrap_or_default(),
     };
-    let mut shown = Shown::new(session, wanted.widths(&connections));
+    let shown = RefCell::new(Shown::new(session, wanted.widths(&connections)));
     let mut ended = None;
     let answer = session.client.stream(at, &[("accept", "application/x-ndjson")]).await?;
-    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-    let reading = read_lines(answer, move |line| {
-        let _ = tell.send(line);
-        Ok(())
-    });
-    tokio::pin!(reading);
-    let mut take = |line: Value, shown: &mut Shown<'_>| {
-        if let Some(resource) = line.get("resource") {
-            return shown.resource(resource);
+    let read = {
+        let held = Notify::new();
+        let reading = read_lines(answer, |line| {
+            let mut shown = shown.borrow_mut();
+            if let Some(resource) = line.get("resource") {
+                shown.resource(resource)?;
+                if shown.rows.due.is_some() {
+                    held.notify_one();
+                }
+            } else if let Some(failure) = line.get("failure") {
+                shown.failure(failure);
+            } else {
+                ended = line.get("end").cloned();
+            }
+            Ok(())
+        });
+        tokio::pin!(reading);
+        loop {
+            let due = shown.borrow().rows.due;
+            tokio::select! {
+                read = &mut reading => break read,
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    shown.borrow_mut().release()?;
+                }
+                // lines are held that were not there when the time was looked at
+                () = held.notified(), if due.is_none() => {}
+            }
         }
-        match line.get("failure") {
-            Some(failure) => shown.failure(failure),
-            None => ended = line.get("end").cloned(),
-        }
-        Ok(())
     };
-    let read = loop {
-        let due = shown.rows.due;
-        tokio::select! {
-            biased;
-            Some(line) = told.recv() => take(line, &mut shown)?,
-            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => shown.release()?,
-            read = &mut reading => break read,
-        }
-    };
-    while let Ok(line) = told.try_recv() {
-        take(line, &mut shown)?;
-    }
+    let mut shown = shown.into_inner();
     shown.release()?;
     read?;
     let Some(end) = ended else {

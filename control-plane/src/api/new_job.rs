@@ -150,11 +150,9 @@ pub(super) async fn make_job(
     if !forced {
         super::locks::may_go(state, &stack, &scope.lock_id).await?;
     }
-    let rules = if body.kind.plans() { state.store.rules(caller.org()).await?.map(|rules| rules.json) } else { None };
     let new = NewJob {
         manner,
         scope,
-        rules,
         runner: runner.id,
         kind: body.kind,
         approve_automatically: body.approve_automatically,

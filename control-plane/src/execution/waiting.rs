@@ -49,6 +49,10 @@ impl Jobs {
         let open = self.store().open_jobs(organization).await?;
         let mut waits = HashMap::new();
         for job in pending {
+            // given out since it was looked at
+            if open.iter().any(|now| now.id == job.id && now.phase != Phase::Pending) {
+                continue;
+            }
             let instances = self.streams().slots(&job.runner);
             let why = match waits_for(job, &open, &instances) {
                 None => self.waits_for_state(job, &open, &instances).await?,
@@ -72,9 +76,6 @@ impl Jobs {
         open: &[Job],
         instances: &[(String, u32)],
     ) -> Result<Option<WaitsFor>, Failure> {
-        if open.iter().any(|now| now.id == job.id && now.phase != Phase::Pending) {
-            return Ok(None);
-        }
         let present: Vec<_> = instances.iter().map(|(id, _)| id.clone()).collect();
         let last = self.store().preferred_instance(job, &present).await?;
         let has_room = |last: &String| {
@@ -97,10 +98,6 @@ impl Jobs {
 
 /// What a pending job waits for, where `open` are those that have not ended, and `instances` its runner's with their slots.
 fn waits_for(job: &Job, open: &[Job], instances: &[(String, u32)]) -> Option<WaitsFor> {
-    // given out since it was looked at
-    if open.iter().any(|now| now.id == job.id && now.phase != Phase::Pending) {
-        return None;
-    }
     if job.restored_at_ms.is_some() {
         return Some(WaitsFor::Restored);
     }

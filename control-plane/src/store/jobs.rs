@@ -291,8 +291,6 @@ pub struct NewJob {
     pub manner: Manner,
     /// What of its stack it is about.
     pub scope: Scope,
-    /// The organization's rules for plans, where there are any and it plans.
-    pub rules: Option<String>,
     /// How long what may take.
     pub limits: v1::TimeLimits,
     /// What of the source runs before and after plan and apply.
@@ -531,7 +529,6 @@ impl Store {
                 _ if !new.secrets.is_empty() || !new.sealed.is_empty() => 4,
                 _ if new.manner.is_new() => 4,
                 JobKind::Versions | JobKind::Rollback => WITH_RULES,
-                _ if new.rules.is_some() => WITH_RULES,
                 _ if new.scope == Scope::default() && new.stack.engine_version.is_none() => 1,
                 _ => 2,
             },
@@ -558,7 +555,8 @@ impl Store {
             lock_id: new.scope.lock_id,
             state_version: new.scope.state_version,
             reason: new.scope.reason,
-            rules: new.rules.unwrap_or_default(),
+            // those that are in force when it is given out
+            rules: String::new(),
             limits: (new.limits != v1::TimeLimits::default()).then_some(new.limits),
             hooks: new.hooks,
             secrets: new.secrets,

@@ -1,9 +1,10 @@
 //! An organization's rules for plans, as they are sent with its jobs. They are judged by on runners; here nobody reads what is in them.
 
 use super::{Store, broken};
+use sha2::{Digest as _, Sha256};
 use shared_proto::failure::Failure;
 use shared_proto::now_ms;
-use sqlx::FromRow;
+use sqlx::{FromRow, SqliteConnection};
 
 /// The set of an organization.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
@@ -14,6 +15,21 @@ pub struct Rules {
     pub changed_by: String,
     /// When.
     pub changed_at_ms: i64,
+}
+
+/// The set that is in force within a transaction, as JSON; empty: there is none.
+pub(super) async fn in_force(connection: &mut SqliteConnection, organization: &str) -> Result<String, Failure> {
+    let json: Option<String> = sqlx::query_scalar("SELECT json FROM rules WHERE organization = $1")
+        .bind(organization)
+        .fetch_optional(connection)
+        .await
+        .map_err(broken("reading the rules"))?;
+    Ok(json.unwrap_or_default())
+}
+
+/// A set as it is kept beside a job whose plan is judged by it: the job's request is kept until it is accepted only.
+pub(super) fn digest(json: &str) -> Vec<u8> {
+    Sha256::digest(json).to_vec()
 }
 
 impl Store {

@@ -54,8 +54,14 @@ pub fn operation_of(service: &str, name: &str) -> Option<&'static str> {
 /// Whether a rule's pattern for actions ([`Glob::parse_lower`] of `s3:GetObject`) matches an operation that the table has. One that it has not may
 /// be newer than the table; it may also be an action of IAM that no operation is called, such as `s3:ListBucket`.
 pub fn is_of_an_operation(pattern: &Glob) -> bool {
+    // most patterns name one service: the others' thousands of operations need no look
+    let text = pattern.as_str().to_ascii_lowercase();
+    let of_one = text.split_once(':').map(|(service, _)| service).filter(|service| !service.contains('*'));
     let known = |service: &Service| {
         let prefix = prefix_of(service.signing);
+        if of_one.is_some_and(|one| one != prefix) {
+            return false;
+        }
         let mut operations = service.operations();
         operations.any(|operation| pattern.matches(&format!("{prefix}:{operation}").to_ascii_lowercase()))
     };

@@ -41,11 +41,15 @@ pub fn status(of: &Document) -> String {
         text.push_str("; more after it");
     }
     // twelve numbers of ten digits would be longer
-    if text.chars().count() > STATUS_MAX {
-        let kept = text.chars().take(STATUS_MAX - 1).collect::<String>();
-        text = format!("{kept}…");
+    fitted(text)
+}
+
+/// A line cut to [`STATUS_MAX`] characters.
+pub fn fitted(line: String) -> String {
+    match line.chars().count() > STATUS_MAX {
+        true => line.chars().take(STATUS_MAX - 1).chain(['…']).collect(),
+        false => line,
     }
-    text
 }
 
 /// The sign of an action, as engines show it.

@@ -1,5 +1,6 @@
 //! What can go wrong with the log.
 
+use shared_proto::failure::{Code, Failure};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -47,6 +48,19 @@ pub enum AuditError {
     /// The thread that writes could not be started.
     #[error("the audit log's thread could not be started: {0}")]
     Thread(Arc<io::Error>),
+}
+
+impl From<AuditError> for Failure {
+    /// As whoever reads a log is told of it.
+    fn from(e: AuditError) -> Self {
+        let code = match &e {
+            AuditError::NoLog(_) => Code::NotFound,
+            AuditError::PublicKey(_) => Code::InvalidArgument,
+            AuditError::File(_, e) if e.kind() == io::ErrorKind::PermissionDenied => Code::PermissionDenied,
+            _ => Code::AuditUnavailable,
+        };
+        code.on(e.to_string()).next(e.next_step())
+    }
 }
 
 // === impl AuditError ===

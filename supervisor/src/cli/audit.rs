@@ -77,7 +77,7 @@ pub(super) fn run(config: &Config, name: &str, matches: &ArgMatches, as_json: bo
         "play" => recordings::play(&folder, matches),
         "compare" => compare::run(&folder, matches, as_json),
         _ if matches.get_flag("rotate") => rotate(config, &folder),
-        _ => audit::public_key(&folder).map(|key| out(key.to_pem().trim_end())).map_err(|e| unreadable(&e)),
+        _ => audit::public_key(&folder).map(|key| out(key.to_pem().trim_end())).map_err(Failure::from),
     };
     done.unwrap_or_else(|failure| failed(&failure))
 }
@@ -92,37 +92,23 @@ pub(super) fn refused(message: String) -> Failure {
     Code::Internal.on(message).next("See to what the message names: its owner, its mode, its disk.")
 }
 
-/// Why a log, or what is in one, cannot be read.
-pub(super) fn unreadable(e: &audit::AuditError) -> Failure {
-    use std::io::ErrorKind::PermissionDenied;
-    let code = match e {
-        audit::AuditError::NoLog(_) => Code::NotFound,
-        audit::AuditError::PublicKey(_) => Code::InvalidArgument,
-        audit::AuditError::File(_, e) if e.kind() == PermissionDenied => Code::PermissionDenied,
-        _ => Code::AuditUnavailable,
-    };
-    code.on(e.to_string()).next(e.next_step())
-}
-
 /// A new key, made by whoever has the log: the runner, or this process where none runs.
 fn rotate(config: &Config, folder: &Path) -> Result<i32, Failure> {
     if let Some(answer) = admin::client::rotate_audit_key(config) {
         return answer.map(|key| out(key.trim_end()));
     }
-    let no_log = |_| unreadable(&audit::AuditError::NoLog(folder.to_owned()));
-    let owner = std::fs::metadata(folder).map_err(no_log)?.uid();
+    let owner = std::fs::metadata(folder).map_err(|_| audit::AuditError::NoLog(folder.to_owned()))?.uid();
     if owner != nix::unistd::geteuid().as_raw() {
         let message = format!("{} belongs to another user: the key would be theirs no more", folder.display());
         return Err(Code::PermissionDenied.on(message).next("Ask as the user that the runner runs as."));
     }
-    let unreadable = |e| unreadable(&e);
-    let options = supervisor::audit_options(config, &audit::runner_of(folder).map_err(unreadable)?, BY_HAND);
+    let options = supervisor::audit_options(config, &audit::runner_of(folder)?, BY_HAND);
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     let runtime = runtime.map_err(|e| refused(format!("the runtime: {e}")))?;
-    let (log, _) = Audit::open(folder, options).map_err(unreadable)?;
+    let (log, _) = Audit::open(folder, options)?;
     let changed = runtime.block_on(log.change_key());
-    runtime.block_on(log.close()).map_err(unreadable)?;
-    changed.map(|key| out(key.to_pem().trim_end())).map_err(unreadable)
+    runtime.block_on(log.close())?;
+    Ok(out(changed?.to_pem().trim_end()))
 }
 
 fn tail(folder: &Path, matches: &ArgMatches) -> Result<i32, Failure> {
@@ -137,8 +123,8 @@ fn tail(folder: &Path, matches: &ArgMatches) -> Result<i32, Failure> {
     };
     let lines = matches.get_one::<u64>("lines").copied().unwrap_or(LINES);
     let lines = usize::try_from(lines).unwrap_or(usize::MAX);
-    for line in audit::tail(folder, lines, matches.get_flag("follow"), filter).map_err(|e| unreadable(&e))? {
-        match written(&line.map_err(|e| unreadable(&e))?.text) {
+    for line in audit::tail(folder, lines, matches.get_flag("follow"), filter)? {
+        match written(&line?.text) {
             Ok(()) => {}
             // whoever reads it has seen enough
             Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => break,
@@ -153,7 +139,7 @@ fn verify(folder: PathBuf, matches: &ArgMatches, as_json: bool) -> Result<i32, F
     let key = match matches.get_one::<String>("key") {
         Some(path) => {
             let text = std::fs::read_to_string(path).map_err(|e| no_input(Path::new(path), &e))?;
-            Some(PublicKey::from_text(&text).map_err(|e| unreadable(&e))?)
+            Some(PublicKey::from_text(&text)?)
         }
         None => None,
     };
@@ -163,7 +149,7 @@ fn verify(folder: PathBuf, matches: &ArgMatches, as_json: bool) -> Result<i32, F
     };
     let files: Vec<_> = matches.get_many::<PathBuf>("files").into_iter().flatten().cloned().collect();
     let target = if files.is_empty() { Target::Folder(folder) } else { Target::Files(files) };
-    let report = audit::verify(&target, Against { key, expected }).map_err(|e| unreadable(&e))?;
+    let report = audit::verify(&target, Against { key, expected })?;
     let told = out(&if as_json { serde_json::to_string(&report).unwrap_or_default() } else { report.to_string() });
     Ok(if report.is_good() { told } else { exit::GENERAL })
 }

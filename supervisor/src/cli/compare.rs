@@ -3,7 +3,7 @@
 //! Each side writes down by itself what was asked. What one has and the other lacks, and what the two tell differently, is for somebody to look
 //! into: of an operation that the runner served the control plane has to know, and the other way round.
 
-use super::audit::{no_input, unreadable};
+use super::audit::no_input;
 use super::out;
 use crate::audit::{self, Decision, Filter, Kind, Line, Record};
 use crate::exit;
@@ -160,20 +160,18 @@ pub(super) fn run(folder: &Path, matches: &ArgMatches, as_json: bool) -> Result<
     let files: Vec<_> = matches.get_many::<PathBuf>("files").into_iter().flatten().collect();
     let mut sides = Sides { kept: kept(matches.get_one::<PathBuf>("kept"))?, ..Sides::default() };
     let runner = match files.first() {
-        None => audit::runner_of(folder),
-        Some(file) => audit::runner_of_file(file),
+        None => audit::runner_of(folder)?,
+        Some(file) => audit::runner_of_file(file)?,
     };
-    let unreadable = |e| unreadable(&e);
-    let runner = runner.map_err(unreadable)?;
     sides.kept.items.retain(|one| one.runner_id.as_ref().is_none_or(|id| *id == runner));
     if files.is_empty() {
-        for line in audit::tail(folder, usize::MAX, false, Filter::default()).map_err(unreadable)? {
-            sides.take(&line.map_err(unreadable)?)?;
+        for line in audit::tail(folder, usize::MAX, false, Filter::default())? {
+            sides.take(&line?)?;
         }
     }
     for file in files {
-        for line in audit::lines_of(file).map_err(unreadable)? {
-            sides.take(&line.map_err(unreadable)?)?;
+        for line in audit::lines_of(file)? {
+            sides.take(&line?)?;
         }
     }
     let margin = matches.get_one::<u64>("margin").copied().unwrap_or(MARGIN_S);

@@ -1,6 +1,6 @@
 //! `runner audit recordings` and `runner audit play`: what was recorded of terminals, and how it looked.
 
-use super::audit::{no_input, refused, unreadable};
+use super::audit::{no_input, refused};
 use super::out;
 use crate::audit::recording::{Decrypted, RecipientKey, RecordingError, decrypt};
 use crate::audit::{self, Digest, Filter, Record, Shelf, Shelved};
@@ -114,9 +114,7 @@ fn look(log: &Path) -> Result<Vec<Shown>, Failure> {
         let state = match &record {
             _ if !one.has_ended => State::NotEnded,
             None => State::NotInTheLog,
-            Some(record) if record.digest == Some(one.digest().map_err(|e| unreadable(&e))?.to_string()) => {
-                State::AsRecorded
-            }
+            Some(record) if record.digest == Some(one.digest()?.to_string()) => State::AsRecorded,
             Some(_) => State::Changed,
         };
         let Record { ms, detail, .. } = record.unwrap_or_default();
@@ -138,8 +136,8 @@ fn look(log: &Path) -> Result<Vec<Shown>, Failure> {
 /// What the log says of each recording that it does not say is removed.
 fn told(log: &Path) -> Result<BTreeMap<String, Record>, Failure> {
     let mut told = BTreeMap::new();
-    for line in audit::tail(log, usize::MAX, false, Filter::default()).map_err(|e| unreadable(&e))? {
-        let line = line.map_err(|e| unreadable(&e))?;
+    for line in audit::tail(log, usize::MAX, false, Filter::default())? {
+        let line = line?;
         let Some(record) = line.record() else { continue };
         match (record.kind, record.file.clone()) {
             (audit::Kind::Recording, Some(file)) => drop(told.insert(file, record)),

@@ -210,7 +210,6 @@ async fn use_it(shared: &Shared, store: &Store, jobs: &Jobs) -> Result<(), Failu
             let new = NewJob {
                 limits: v1::TimeLimits::default(),
                 hooks: None,
-                rules: None,
                 manner: Manner::default(),
                 scope: Scope::default(),
                 stack,

@@ -275,16 +275,21 @@ fn mentions_backend(root: &Path, extensions: &[&str]) -> Result<bool, Failure> {
     Ok(false)
 }
 
-/// What `init` has set up.
-fn configured(data: &Path) -> Result<Backend, Failure> {
+/// What `init` has set up; none: nothing.
+fn set_up(data: &Path) -> Result<Option<Value>, Failure> {
     let content = match std::fs::read(data.join("terraform.tfstate")) {
         Ok(content) => content,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Backend::Local),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(io_failure(Code::Internal, "what init has set up", &e)),
     };
-    let value: Value = serde_json::from_slice(&content)
-        .map_err(|e| Code::EngineFailed.on(format!("what init has set up is no JSON: {e}")))?;
-    Ok(match value["backend"]["type"].as_str() {
+    let found = serde_json::from_slice(&content);
+    found.map_err(|e| Code::EngineFailed.on(format!("what init has set up is no JSON: {e}")))
+}
+
+/// The backend that `init` has set up.
+fn configured(data: &Path) -> Result<Backend, Failure> {
+    let found = set_up(data)?.unwrap_or_default();
+    Ok(match found["backend"]["type"].as_str() {
         None | Some("" | "local") => Backend::Local,
         Some(kind) => Backend::Other(kind.to_owned()),
     })
@@ -293,10 +298,7 @@ fn configured(data: &Path) -> Result<Backend, Failure> {
 /// Refuses what `init` has set up where it is not the backend that it was given: engines merge override files in the order of their names, and one of
 /// the source's may come after ours. Its state would be lost with the working copy, or be somewhere else.
 fn is_ours(data: &Path, backend: &Value) -> Result<(), Failure> {
-    let content = std::fs::read(data.join("terraform.tfstate"))
-        .map_err(|e| io_failure(Code::EngineFailed, "what init has set up", &e))?;
-    let found: Value = serde_json::from_slice(&content)
-        .map_err(|e| Code::EngineFailed.on(format!("what init has set up is no JSON: {e}")))?;
+    let found = set_up(data)?.ok_or_else(|| Code::EngineFailed.on("init has set up no backend"))?;
     let (kind, wanted) = backend.as_object().into_iter().flatten().next().map_or(("", &Value::Null), |(k, v)| (k, v));
     let found = &found["backend"];
     let said = found["config"].as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());

@@ -2,6 +2,7 @@
 
 use super::FIELD_MANAGER;
 use super::api::{Api, JSON};
+use super::get;
 use super::kinds::{Kind, Kinds};
 use super::watch::{Change, Watch};
 use super::words::{self, Found, Name, Selectors, Wanted, name_of, objects};
@@ -306,10 +307,9 @@ fn stays_in(namespace: &str, prepared: &[(Kind, Value)]) -> Result<(), Failure> 
         .next(format!("Apply it with -n {own}, or leave -n out.")))
 }
 
-/// Whether a refusal is of that object, and says nothing of others.
+/// Whether a refusal of a write is of that object, and says nothing of others.
 const fn is_of_one(code: Code) -> bool {
-    use Code::{MaskedWrite, PolicyDenied, TargetForbidden, TargetNotFound, TargetRefused, TooLarge};
-    matches!(code, TargetRefused | TargetForbidden | TargetNotFound | PolicyDenied | MaskedWrite | TooLarge)
+    get::is_of_one(code) || matches!(code, Code::TargetRefused | Code::MaskedWrite | Code::TooLarge)
 }
 
 /// A refusal, with the object that it is of.

@@ -95,7 +95,7 @@ pub(super) async fn run(command: Get, api: &Api, session: &Session) -> Done {
 }
 
 /// Whether a refusal is of that kind or object alone: the others are shown all the same.
-const fn is_of_one(code: Code) -> bool {
+pub(super) const fn is_of_one(code: Code) -> bool {
     matches!(code, Code::TargetNotFound | Code::TargetForbidden | Code::PolicyDenied)
 }
 

@@ -94,11 +94,7 @@ impl Plan {
     fn status(&self) -> String {
         let counts = words::status(&self.document);
         let Some(verdict) = rules::verdict_in_short(&self.judgement, &self.approvers) else { return counts };
-        let text = format!("{verdict}; {counts}");
-        if text.chars().count() <= words::STATUS_MAX {
-            return text;
-        }
-        text.chars().take(words::STATUS_MAX - 1).chain(['…']).collect()
+        words::fitted(format!("{verdict}; {counts}"))
     }
     /// What rules make of it, and each thing that they have found.
     fn of_rules(&self) -> Vec<String> {

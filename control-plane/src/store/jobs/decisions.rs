@@ -1,7 +1,6 @@
 //! What users decide about a job: approve, discard, cancel.
 
-use super::super::{Store, broken, notices};
-use super::hand_out::{digest_of_rules, rules_of};
+use super::super::{Store, broken, notices, rules};
 use super::{Job, JobEnd, Phase, end, may_have_applied, read};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::rules::others;
@@ -20,7 +19,8 @@ impl Store {
     /// Doing it again changes nothing.
     ///
     /// # Errors
-    /// `not_found`, `conflict` where nothing waits for an approval, `plan_stale` where it is another plan or was judged by other rules, `plan_denied` where rules ask for others than
+    /// `not_found`, `conflict` where nothing waits for an approval, `plan_stale` where it is another plan or was judged by other rules,
+    /// `plan_denied` where rules ask for others than
     /// whoever made the job.
     pub async fn approve_job(
         &self,
@@ -48,8 +48,8 @@ impl Store {
             .fetch_one(&mut *transaction)
             .await
             .map_err(&failed)?;
-        let rules = digest_of_rules(&rules_of(&mut transaction, organization).await?);
-        if judged_by.is_some_and(|judged_by| judged_by != rules) {
+        let in_force = rules::digest(&rules::in_force(&mut transaction, organization).await?);
+        if judged_by.is_some_and(|judged_by| judged_by != in_force) {
             let message =
                 format!("the organization's rules were changed since the plan of job {id} was judged by them");
             return Err(Code::PlanStale

@@ -8,14 +8,13 @@
 //! ```
 
 use super::super::seal::Assigned;
-use super::super::{Store, broken, is_taken, not_found};
+use super::super::{Store, broken, is_taken, not_found, rules};
 use super::{Job, JobKind, Phase, WITH_RULES, read, select_jobs};
 use crate::clock::steady_ms;
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::{now_ms, v1};
-use sqlx::SqliteConnection;
 
 /// Pending jobs that are looked at for one assignment.
 const CANDIDATES_MAX: i64 = 64;
@@ -56,12 +55,23 @@ pub enum Standing {
     Held(Box<Job>),
 }
 
+/// The instance of that runner which may have a stack's state. That of another runner, which the stack had before, is none that a job of this
+/// one could be given.
+macro_rules! preferred {
+    ($runner:literal) => {
+        concat!(
+            "CASE WHEN EXISTS (SELECT 1 FROM jobs AS had WHERE had.stack = stacks.id AND had.instance = stacks.last_instance AND had.runner <> ",
+            $runner,
+            ") THEN NULL ELSE stacks.last_instance END AS preferred"
+        )
+    };
+}
+
 #[derive(sqlx::FromRow)]
 struct Candidate {
     id: String,
     last_instance: Option<String>,
-    /// Whether that is an instance of another runner, which the stack had before: it is none that a job of this one could be given.
-    is_anothers: bool,
+    preferred: Option<String>,
     created_at_ms: i64,
 }
 
@@ -69,21 +79,6 @@ struct Candidate {
 /// that a year.
 fn is_preferred(created_at_ms: i64) -> bool {
     (0..PREFERENCE_MS).contains(&(now_ms() - created_at_ms))
-}
-
-/// The organization's rules for plans, as JSON; empty: it has none.
-pub(super) async fn rules_of(connection: &mut SqliteConnection, organization: &str) -> Result<String, Failure> {
-    let rules: Option<String> = sqlx::query_scalar("SELECT json FROM rules WHERE organization = $1")
-        .bind(organization)
-        .fetch_optional(connection)
-        .await
-        .map_err(broken("reading the rules"))?;
-    Ok(rules.unwrap_or_default())
-}
-
-/// What a job's plan is judged by, as it is kept beside the job: its request is kept until it is accepted only.
-pub(super) fn digest_of_rules(rules: &str) -> Vec<u8> {
-    Sha256::digest(rules).to_vec()
 }
 
 /// The same request with those rules.
@@ -138,12 +133,15 @@ impl Store {
             return Ok(None);
         }
         let candidates: Vec<Candidate> = sqlx::query_as(
-            "SELECT jobs.id, stacks.last_instance, jobs.created_at_ms, EXISTS (SELECT 1 FROM jobs AS had WHERE had.stack = jobs.stack AND \
-             had.instance = stacks.last_instance AND had.runner <> $1) AS is_anothers FROM jobs JOIN stacks ON stacks.id = jobs.stack \
-             WHERE jobs.runner = $1 AND jobs.phase = $2 AND jobs.restored_at_ms IS NULL AND NOT EXISTS (SELECT 1 FROM jobs AS other \
-             WHERE other.stack = jobs.stack AND other.phase <> $2 AND (other.ended_at_ms IS NULL OR \
-             (other.accepted AND NOT other.reported AND other.phase <> $3 AND other.ended_at_ms > $4 AND other.ended_at_ms <= $6))) \
-             ORDER BY jobs.id LIMIT $5",
+            concat!(
+                "SELECT jobs.id, stacks.last_instance, jobs.created_at_ms, ",
+                preferred!("$1"),
+                " FROM jobs JOIN stacks ON stacks.id = jobs.stack \
+                 WHERE jobs.runner = $1 AND jobs.phase = $2 AND jobs.restored_at_ms IS NULL AND NOT EXISTS (SELECT 1 FROM jobs AS other \
+                 WHERE other.stack = jobs.stack AND other.phase <> $2 AND (other.ended_at_ms IS NULL OR \
+                 (other.accepted AND NOT other.reported AND other.phase <> $3 AND other.ended_at_ms > $4 AND other.ended_at_ms <= $6))) \
+                 ORDER BY jobs.id LIMIT $5"
+            ),
         )
         .bind(runner)
         .bind(Phase::Pending)
@@ -156,9 +154,9 @@ impl Store {
         .fetch_all(&mut *transaction)
         .await
         .map_err(&failed)?;
-        let next = candidates.into_iter().find(|c| match &c.last_instance {
+        let next = candidates.into_iter().find(|c| match &c.preferred {
             None => true,
-            Some(last) if last == instance || c.is_anothers => true,
+            Some(last) if last == instance => true,
             // the state may be there: it is that instance's while it is here, or may be back in a moment
             Some(last) => !present.contains(last) && !is_preferred(c.created_at_ms),
         });
@@ -170,14 +168,13 @@ impl Store {
                 .await
                 .map_err(&failed)?;
         // it may have waited for long: its plan is judged by the rules that are in force now
-        let rules = match kind.plans() {
-            true => Some(rules_of(&mut transaction, &organization).await?),
-            false => None,
-        };
-        let rules_sha256 = rules.as_deref().map(digest_of_rules);
-        let request = match rules {
-            Some(rules) => with_rules(request, rules)?,
-            None => request,
+        let (request, rules_sha256) = match kind.plans() {
+            true => {
+                let in_force = rules::in_force(&mut transaction, &organization).await?;
+                let digest = rules::digest(&in_force);
+                (with_rules(request, in_force)?, Some(digest))
+            }
+            false => (request, None),
         };
         let request_sha256 = Sha256::digest(&request).to_vec();
         let token: i64 = sqlx::query_scalar(
@@ -213,15 +210,13 @@ impl Store {
     /// # Errors
     /// `internal`.
     pub(crate) async fn preferred_instance(&self, job: &Job, present: &[String]) -> Result<Option<String>, Failure> {
-        let last: Option<String> = sqlx::query_scalar(
-            "SELECT last_instance FROM stacks WHERE id = $1 AND last_instance IS NOT NULL AND NOT EXISTS (SELECT 1 FROM jobs AS had \
-             WHERE had.stack = stacks.id AND had.instance = stacks.last_instance AND had.runner <> $2)",
-        )
-        .bind(&job.stack)
-        .bind(&job.runner)
-        .fetch_optional(self.pool())
-        .await
-        .map_err(broken("looking for the instance that has a state"))?;
+        let last: Option<String> =
+            sqlx::query_scalar(concat!("SELECT ", preferred!("$2"), " FROM stacks WHERE stacks.id = $1"))
+                .bind(&job.stack)
+                .bind(&job.runner)
+                .fetch_one(self.pool())
+                .await
+                .map_err(broken("looking for the instance that has a state"))?;
         let is_waited_for = |last: &String| present.contains(last) || is_preferred(job.created_at_ms);
         Ok(last.filter(is_waited_for))
     }

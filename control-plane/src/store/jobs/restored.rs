@@ -9,8 +9,8 @@
 //! ```
 
 use super::super::seal::Assigned;
-use super::super::{Store, broken, is_taken, not_found, notices};
-use super::hand_out::{digest_of_rules, fenced};
+use super::super::{Store, broken, is_taken, not_found, notices, rules};
+use super::hand_out::fenced;
 use super::{Job, JobEnd, JobKind, Phase, end, may_have_applied, read, select_jobs};
 use prost::Message as _;
 use serde_json::json;
@@ -254,7 +254,7 @@ impl Store {
         .bind(&presented.instance_id)
         .bind(token)
         .bind(now_ms())
-        .bind(digest_of_rules(&request.rules))
+        .bind(rules::digest(&request.rules))
         .execute(&mut *transaction)
         .await
         .map_err(|e| {

@@ -57,7 +57,6 @@ pub(crate) async fn stack(store: &Store, name: &str) -> Stack {
 
 pub(crate) fn new_job(stack: &Stack, kind: JobKind) -> NewJob {
     NewJob {
-        rules: None,
         limits: v1::TimeLimits::default(),
         hooks: None,
         manner: Manner::default(),
