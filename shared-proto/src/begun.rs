@@ -105,7 +105,8 @@ mod tests {
     fn what_a_job_may_tell_is_bounded() {
         let most = all((0..=COUNTED_MAX).map(|n| of(&n.to_string(), "read", "started")));
         assert_eq!(most.open.len(), COUNTED_MAX);
-        let long = all([of(&format!("{}é", "a".repeat(NAME_MAX - 1)), "read", "started"), of("b\n\x1b[c", "read", "started")]);
+        let long =
+            all([of(&format!("{}é", "a".repeat(NAME_MAX - 1)), "read", "started"), of("b\n\x1b[c", "read", "started")]);
         assert_eq!(long.open, ["a".repeat(NAME_MAX - 1), "b[c (read)".into()]);
     }
 }

@@ -10,6 +10,7 @@ pub mod ahead;
 pub mod api_key;
 pub mod aws;
 pub mod azure;
+pub mod begun;
 pub mod bounds;
 pub mod chance;
 pub mod credentials;

@@ -8,6 +8,7 @@
 use crate::stop::is_disk_full;
 use prost::Message as _;
 use runner_worker_iac::redaction::Redaction;
+use shared_proto::begun::Begun;
 use shared_proto::bounds::EVENT_MAX;
 use shared_proto::spool::{Reader, SpoolError, Writer};
 use shared_proto::v1::event::Body;
@@ -515,6 +516,13 @@ pub(crate) fn told(events: &Path) -> impl Iterator<Item = Event> + use<> {
     let mut reader = File::open(events).ok().and_then(|file| Reader::new(file).ok());
     let records = std::iter::from_fn(move || reader.as_mut()?.read().ok()?);
     records.filter_map(|record| Event::decode(record.content.as_slice()).ok())
+}
+
+/// What the job's apply has begun and not ended, as the spool tells.
+pub(crate) fn begun(events: &Path) -> Begun {
+    let mut begun = Begun::default();
+    told(events).filter_map(|event| event.body).for_each(|body| begun.take(&body));
+    begun
 }
 
 /// Writes a spool of these events, numbered from 1.

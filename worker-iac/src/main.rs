@@ -6,7 +6,6 @@
 //! into argv, an event or a file that others can read, and never send an engine a second SIGINT.
 #![forbid(unsafe_code)]
 
-mod begun;
 mod cancel;
 mod configuration;
 mod control;

@@ -1,7 +1,6 @@
 //! One step of a job from top to bottom: plan (source, init, plan, show), apply (that very plan, outputs), outputs. How it ends is
 //! in the spool: a result, or `awaiting_approval`, after which another process goes on.
 
-use crate::begun;
 use crate::cancel::{self, Cancel, Watcher};
 use crate::control;
 use crate::engine::asked::Asked;
@@ -26,6 +25,7 @@ use crate::store::server::Serving;
 use crate::variables::{self, Given};
 use runner_worker_iac::redaction::Redaction;
 use sha2::{Digest as _, Sha256};
+use shared_proto::begun::Begun;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::hooks::Hook;
 use shared_proto::rules::{BY_POLICY, Judgement, others};
@@ -957,8 +957,8 @@ impl Step {
             false => None,
         };
         let begun = match engine_failed && self.start.step == "apply" {
-            true => begun::in_words(&begun::unfinished(Path::new("events"))),
-            false => String::new(),
+            true => journal::begun(Path::new("events")),
+            false => Begun::default(),
         };
         let mut result = match ended {
             Ok(End::Waiting) => return,
@@ -988,11 +988,11 @@ impl Step {
                 result.next_step = Code::WorkerOutOfDisk.next_step().into();
             }
         }
-        let more = begun + &self.lock_left;
-        if !more.is_empty() && !result.message.ends_with('.') {
-            result.message.push('.');
+        let more = format!("{begun}{}", self.lock_left);
+        if !more.is_empty() {
+            let stop = if result.message.ends_with('.') { "" } else { "." };
+            result.message += &format!("{stop} {}", more.trim_start());
         }
-        result.message += &more;
         if let Some(at) = self.rescue() {
             self.journal.note(format!("The state that the engine could not save is kept on the runner: {at}.")).await;
             result.rescued_state = at;

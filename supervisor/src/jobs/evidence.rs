@@ -6,6 +6,7 @@
 use super::durable;
 use super::folder::{self, Folder, Step};
 use serde::Deserialize;
+use shared_proto::begun::Begun;
 use shared_proto::states::{self, Held};
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -26,6 +27,7 @@ const OVERRIDE: &str = "runner_backend_override.tf.json";
 pub(super) struct Evidence {
     applied: bool,
     resource: String,
+    begun: Begun,
     /// Whether the state is the runner's.
     here: bool,
     /// Where it is then; empty: in the stack's folder.
@@ -48,11 +50,12 @@ impl Evidence {
         stack: &Path,
         path: &str,
         step: Step,
-        resource: String,
+        (resource, begun): (String, Begun),
         (before, states_at): (Option<u64>, String),
     ) -> Self {
         let here = keeps_state(folder, path);
-        let mut found = Self { applied: step == Step::Apply, resource: shown(&resource), here, ..Self::default() };
+        let applied = step == Step::Apply;
+        let mut found = Self { applied, resource: shown(&resource), begun, here, ..Self::default() };
         if states_at.is_empty() {
             (found.serial, found.lock) = ((before, serial(stack)), lock(stack).unwrap_or_default());
         }
@@ -72,6 +75,8 @@ impl Evidence {
             last => format!("The last that it told of a resource: {last}."),
         });
         if self.applied {
+            let begun = self.begun.to_string();
+            said.extend((!begun.is_empty()).then_some(begun));
             let number = |serial: Option<u64>| serial.map_or_else(|| "none".to_owned(), |n| n.to_string());
             said.push(if self.here && !self.states_at.is_empty() {
                 format!(
@@ -169,15 +174,23 @@ mod tests {
         let folder = store.create(&assignment, "i1").expect("creates");
         let stack = store.stack("s1").expect("a name");
         std::fs::create_dir_all(&stack).expect("makes");
+        let mut begun = Begun::default();
+        for address in ["a", "b"] {
+            let (address, action, state) = (address.into(), "create".into(), "started".into());
+            let of = shared_proto::v1::ResourceProgress { address, action, state, ..Default::default() };
+            begun.take(&shared_proto::v1::event::Body::ResourceProgress(of));
+        }
         let looked = |states_at: String| {
-            let resource = "a\u{1b}[1m create started".into();
-            Evidence::of(&folder, &stack, "deep/module", Step::Apply, resource, (Some(3), states_at))
+            let told = ("a\u{1b}[1m create started".into(), begun.clone());
+            Evidence::of(&folder, &stack, "deep/module", Step::Apply, told, (Some(3), states_at))
         };
         let look = || looked(String::new());
         let nothing = look();
         assert_eq!((nothing.serial, nothing.rescued.as_str(), nothing.here), ((Some(3), None), "", false));
         assert!(nothing.describe().contains("the configuration's own backend"), "{}", nothing.describe());
         assert!(nothing.describe().contains("resource: a[1m create started."), "{}", nothing.describe());
+        let begun = "Begun, and not told to be done: a (create), b (create).";
+        assert!(nothing.describe().contains(begun), "{}", nothing.describe());
 
         let root = folder.work().join("source/deep/module");
         std::fs::create_dir_all(&root).expect("makes");

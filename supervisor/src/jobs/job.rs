@@ -647,10 +647,10 @@ impl Job {
     async fn evidence(&self, step: Step, tip: &Tip, before: (Option<u64>, String)) -> Evidence {
         let request = self.request.clone().unwrap_or_default();
         let Ok(stack) = self.store.stack(&request.stack_id) else { return Evidence::default() };
-        let (folder, resource) = (self.folder.clone(), tip.resource.clone());
+        let (folder, told) = (self.folder.clone(), (tip.resource.clone(), tip.begun.clone()));
         // a state may be large
         let looking =
-            move || Evidence::of(&folder, &stack, &request.source.unwrap_or_default().path, step, resource, before);
+            move || Evidence::of(&folder, &stack, &request.source.unwrap_or_default().path, step, told, before);
         tokio::task::spawn_blocking(looking).await.unwrap_or_default()
     }
 

@@ -3,6 +3,7 @@
 
 use super::folder::Folder;
 use prost::Message as _;
+use shared_proto::begun::Begun;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::rules::BY_POLICY;
 use shared_proto::spool::{Reader, SpoolError};
@@ -38,6 +39,8 @@ pub(super) struct Tip {
     pub(super) ended: bool,
     /// What was last told of a resource.
     pub(super) resource: String,
+    /// What an apply has begun, and told no end of.
+    pub(super) begun: Begun,
 }
 
 // === impl Events ===
@@ -109,6 +112,9 @@ pub(super) fn tip(folder: &Folder) -> Result<Tip, Box<(Failure, Tip)>> {
             Ok(Some(event)) => {
                 tip.last = event.sequence;
                 tip.ended = matches!(event.body, Some(Body::Result(_)));
+                if let Some(body) = &event.body {
+                    tip.begun.take(body);
+                }
                 match event.body {
                     Some(Body::PhaseChanged(changed)) => {
                         tip.by_policy = changed.phase == "awaiting_approval" && changed.detail == BY_POLICY;

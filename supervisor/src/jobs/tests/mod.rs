@@ -318,6 +318,7 @@ fn a_worker_that_died_while_nobody_looked_is_lost_and_not_started_again() {
     for part in [
         // the end of the resource of the state before is told before or after the beginning of the slow one
         "The last that it told of a resource: terraform_data.".to_owned(),
+        "Begun, and not told to be done: terraform_data.".to_owned(),
         format!("serial was {before} before and is {} now", serial()),
         format!("the lock's id is {}", lock.id()),
         format!("kept on the runner: {}", kept.display()),
