@@ -10,6 +10,12 @@ const NAMED_MAX: usize = 10;
 /// Of one this much is kept, bytes: a job may tell what it likes.
 const NAME_MAX: usize = 256;
 
+/// Whether an action of a resource's progress is a step of what was planned: reading, and what belongs to a step such as its provisioners, are
+/// none of their own.
+pub fn is_planned(action: &str) -> bool {
+    !matches!(action, "read" | "refresh" | "open" | "renew" | "close") && !action.starts_with("provision:")
+}
+
 /// Resources that the engine began to make, change or destroy in an apply, and of which it told no end; in its order.
 ///
 /// ```
@@ -35,7 +41,7 @@ impl Begun {
     pub fn take(&mut self, body: &Body) {
         match body {
             Body::PhaseChanged(changed) if changed.phase == "applying" => self.open.clear(),
-            Body::ResourceProgress(of) => {
+            Body::ResourceProgress(of) if is_planned(&of.action) => {
                 let mut what = format!("{} ({})", of.address, of.action).replace(char::is_control, "");
                 what.truncate(what.floor_char_boundary(NAME_MAX));
                 match of.state.as_str() {
@@ -85,8 +91,9 @@ mod tests {
         let applying = Body::PhaseChanged(PhaseChanged { phase: "applying".into(), ..PhaseChanged::default() });
         let found = all([
             // of the plan
-            of("x.read", "read", "started"),
+            of("x.read", "create", "started"),
             applying,
+            of("data.x.d", "read", "started"),
             of("x.a", "delete", "started"),
             of("x.b", "create", "started"),
             of("x.c", "create", "started"),
@@ -94,19 +101,22 @@ mod tests {
             of("x.c", "create", "failed"),
             of("x.a", "delete", "complete"),
             of("x.a", "create", "started"),
+            of("x.a", "provision:local-exec", "started"),
         ]);
         assert_eq!(found.to_string(), "Begun, and not told to be done: x.b (create), x.a (create).");
         assert_eq!(Begun::default().to_string(), "");
-        let many = all((0..12).map(|n| of(&n.to_string(), "read", "started"))).to_string();
-        assert!(many.ends_with("8 (read), 9 (read) and 2 more."), "{many}");
+        let many = all((0..12).map(|n| of(&n.to_string(), "update", "started"))).to_string();
+        assert!(many.ends_with("8 (update), 9 (update) and 2 more."), "{many}");
     }
 
     #[test]
     fn what_a_job_may_tell_is_bounded() {
-        let most = all((0..=COUNTED_MAX).map(|n| of(&n.to_string(), "read", "started")));
+        let most = all((0..=COUNTED_MAX).map(|n| of(&n.to_string(), "create", "started")));
         assert_eq!(most.open.len(), COUNTED_MAX);
-        let long =
-            all([of(&format!("{}é", "a".repeat(NAME_MAX - 1)), "read", "started"), of("b\n\x1b[c", "read", "started")]);
-        assert_eq!(long.open, ["a".repeat(NAME_MAX - 1), "b[c (read)".into()]);
+        let long = all([
+            of(&format!("{}é", "a".repeat(NAME_MAX - 1)), "create", "started"),
+            of("b\n\x1b[c", "create", "started"),
+        ]);
+        assert_eq!(long.open, ["a".repeat(NAME_MAX - 1), "b[c (create)".into()]);
     }
 }

@@ -10,6 +10,7 @@ mod elsewhere;
 
 use crate::hex;
 use crate::secret::Secret;
+use crate::v1::StateLock;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
 use aws_lc_rs::hmac;
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,8 @@ pub const VERSIONS_MAX: usize = 50;
 pub const HEAD_MAX: usize = 16 * 1024;
 /// The longest note of a lock, bytes.
 pub const LOCK_MAX: usize = 64 * 1024;
+/// Of each part of what an engine says of its lock this much is told, bytes.
+const TOLD_MAX: usize = 1024;
 /// The largest file of a version, bytes.
 pub const FILE_MAX: usize = HEAD_MAX + NONCE + STATE_MAX + TAG;
 
@@ -91,7 +94,7 @@ pub struct Head {
 }
 
 /// Who has the lock of a state.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
     /// What the engine says of it, in its own form.
     pub info: serde_json::Value,
@@ -234,6 +237,34 @@ impl Held {
     pub fn id(&self) -> &str {
         self.info["ID"].as_str().unwrap_or_default()
     }
+    /// As a job's result has it, where whoever had it is gone: who says so is the one that serves the state. What the engine says of it is cut
+    /// at 1 KiB each.
+    pub fn left(&self) -> StateLock {
+        let text = |name: &str| {
+            let text = self.info[name].as_str().unwrap_or_default();
+            text[..text.floor_char_boundary(TOLD_MAX)].replace(char::is_control, "")
+        };
+        StateLock {
+            id: text("ID"),
+            path: text("Path"),
+            operation: text("Operation"),
+            who: text("Who"),
+            version: text("Version"),
+            created: text("Created"),
+            created_ms: self.time_ms,
+            job: self.job.clone(),
+            holder_gone: true,
+        }
+    }
+}
+
+/// What is said of a lock that a job's engine has left in the runner's own store: with what to do about it.
+pub fn left_in_words(lock: &StateLock) -> String {
+    let id = &lock.id;
+    format!(
+        "It has left the lock of the state (lock {id}): look what it has done, then remove it, \
+         `runnerctl state unlock STACK {id} --reason TEXT`."
+    )
 }
 
 /// The head of a version's file, and how long it is. None: there is no whole one.

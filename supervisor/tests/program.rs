@@ -45,6 +45,31 @@ fn kinds_that_no_log_has_are_wrong_usage() {
     assert_eq!(tail(&["--kind", "seal"]).status.code(), Some(66));
 }
 
+/// What is asked of `runner` with that configuration: the exit code, and what is said on standard error.
+fn asked(folder: &tempfile::TempDir, words: &[&str]) -> (Option<i32>, String) {
+    let config = folder.path().join("runner.toml");
+    let output = program().args(words).arg("--config").arg(config).output().expect("starts");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn what_is_not_there_is_named_with_what_to_do() {
+    let folder = configured();
+    let (code, said) = asked(&folder, &["policy", "test"]);
+    assert!(code == Some(66) && said.contains("there is no ") && said.contains("policy-tests.toml"), "{code:?} {said}");
+    let (code, said) = asked(&folder, &["audit", "verify", "/nowhere/audit.log"]);
+    assert!(
+        code == Some(66) && said.contains("/nowhere/audit.log") && said.contains("Check the path"),
+        "{code:?} {said}"
+    );
+    let warned = |call: &str| {
+        let (code, said) = asked(&folder, &["policy", "check", "--aws", call]);
+        assert_eq!(code, Some(0), "{said}");
+        said.contains("no operation of AWS that this runner knows")
+    };
+    assert!(warned("s3:ListBucket") && !warned("s3:ListObjectsV2") && !warned("s3:"));
+}
+
 /// What cannot be written is no success.
 #[test]
 fn a_full_standard_output_is_told() {

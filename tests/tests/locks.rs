@@ -305,6 +305,17 @@ impl Set {
         ensure!(refused.code() == 1 && refused.stderr.contains(why), "{why}: {refused:?}");
         Ok(refused.stderr)
     }
+    /// Before anybody has met the lock that an engine has left its end is proven; where the runner's own store has it, so is the lock's id.
+    async fn is_told_dead(&self, stack: &str, key: &str, job: &str, evidence: &str) -> Result<()> {
+        let (known, _) = self.said(stack, "dead", job).await?;
+        let (id, expected) = match self.backend {
+            Own => (self.lock_id(stack, key).await?.into(), "the runner's own store"),
+            S3 | Kubernetes => (Value::Null, evidence),
+        };
+        ensure!(known["lock"]["id"] == id, "{id}: {known}");
+        ensure!(known["holder"]["evidence"].to_string().contains(expected), "{expected}: {known}");
+        Ok(())
+    }
     /// The engine of that job has left its lock, and its end is proven: it is removed without force, and no other one is.
     async fn is_dead_and_removed(&self, stack: &str, key: &str, job: &str, evidence: &str) -> Result<()> {
         let lock = self.lock_id(stack, key).await?;
@@ -423,8 +434,7 @@ async fn killed(backend: Backend) -> Result<()> {
         let lock = set.lock_id("killed", &key).await?;
         ensure!(shown.contains(&format!("state unlock STACK {lock}")), "{shown}");
     }
-    let (known, _) = set.said("killed", "dead", &id).await?;
-    ensure!(known["lock"].is_null() && known["holder"]["evidence"].to_string().contains("SIGKILL"), "{known}");
+    set.is_told_dead("killed", &key, &id, "SIGKILL").await?;
     set.is_dead_and_removed("killed", &key, &id, "ended by SIGKILL").await?;
     set.goes_on("killed", &key).await
 }
@@ -443,8 +453,7 @@ async fn gone_and_back(backend: Backend) -> Result<()> {
     set.runner.start_again().await?;
     let job = set.user().job_in(&id, &["lost"], JOB).await?;
     ensure!(job.code() == "job_lost", "{}", job.0);
-    let (known, _) = set.said("gone", "dead", &id).await?;
-    ensure!(known["holder"]["evidence"].to_string().contains("nothing of that job runs any more"), "{known}");
+    set.is_told_dead("gone", &key, &id, "nothing of that job runs any more").await?;
     set.is_dead_and_removed("gone", &key, &id, "nothing of that job runs any more").await?;
     set.goes_on("gone", &key).await
 }

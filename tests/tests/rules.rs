@@ -250,6 +250,11 @@ async fn tried() -> Result<()> {
         let said = format!("{}{}", ended.stdout, ended.stderr);
         ensure!(ended.code() == code && said.contains(words), "{expected}: {ended:?}");
     }
+    // one whose plan is not there keeps no other from being judged
+    std::fs::write(rules.join("tests.toml"), cases("pass").replace("delete.json", "gone.json"))?;
+    let ended = world.runner.ask("policy", &["test"])?.run(SOON).await?;
+    let is_told = ["FAIL  it stays: ", "gone.json", "1 of 2 cases"].iter().all(|part| ended.stdout.contains(part));
+    ensure!(ended.code() == 1 && is_told, "{ended:?}");
     // a program that cannot be used says so
     std::fs::write(rules.join("tests.toml"), cases("pass"))?;
     std::fs::write(rules.join("bad.rego"), "package runner.plan\ndeny contains")?;

@@ -31,7 +31,7 @@ use shared_proto::hooks::Hook;
 use shared_proto::rules::{BY_POLICY, Judgement, others};
 use shared_proto::secret::Secret;
 use shared_proto::spool::SpoolError;
-use shared_proto::states::{Held, Key};
+use shared_proto::states::{Held, Key, left_in_words};
 use shared_proto::v1::event::Body;
 use shared_proto::v1::{
     EngineRead, JobBound, JobKind, JobRequest, JobResult, JobStart, PhaseChanged, PlanJudged, PlanSaved, Redacted,
@@ -57,8 +57,6 @@ const PLAN_TEXT_PIECE: usize = 32 * 1024;
 const REFUSALS_MAX: u64 = 8192;
 /// The largest state that is rescued, bytes.
 const RESCUED_MAX: u64 = shared_proto::states::STATE_MAX as u64;
-/// Of each part of what an engine says of its lock, bytes.
-const LOCK_TEXT_MAX: usize = 1024;
 /// How long the last notices may take to reach who is connected.
 const GOODBYE: Duration = Duration::from_millis(200);
 
@@ -90,6 +88,8 @@ struct Step {
     serving: Option<Serving>,
     /// What its engine has left of its lock, as the end of what is told of the job.
     lock_left: String,
+    /// That one, where it is in the runner's own store.
+    lock: Option<StateLock>,
     /// Where that store is, if not in the stack's folder; with the credentials of now.
     place: watch::Receiver<Option<StatePlace>>,
     /// The hooks of the stack, where it has some that this step is to run.
@@ -189,6 +189,7 @@ pub(crate) async fn run(begin: Begin, keeper: Option<Keeper>) -> Result<(), Spoo
         keeper,
         serving: None,
         lock_left: String::new(),
+        lock: None,
         place,
         hooks: None,
     };
@@ -588,7 +589,9 @@ impl Step {
             return ended;
         };
         if killed && let Ok(Some(held)) = serving.with(|store| store.held()).await {
-            self.lock_left = left(&held);
+            let lock = held.left();
+            self.lock_left = format!(" {}", left_in_words(&lock));
+            self.lock = Some(lock);
         }
         let told = serving.told();
         serving.close().await;
@@ -993,6 +996,7 @@ impl Step {
             let stop = if result.message.ends_with('.') { "" } else { "." };
             result.message += &format!("{stop} {}", more.trim_start());
         }
+        result.lock = result.lock.or_else(|| self.lock.take());
         if let Some(at) = self.rescue() {
             self.journal.note(format!("The state that the engine could not save is kept on the runner: {at}.")).await;
             result.rescued_state = at;
@@ -1023,34 +1027,9 @@ fn refusals() -> Vec<String> {
 const MAY_BE_LEFT: &str =
     " It had no time to let go of the lock of its state: `runnerctl state lock STACK` says what is known of that.";
 
-/// Of one in the runner's own store, which has it still.
-fn left(held: &Held) -> String {
-    let mut id = held.id().to_owned();
-    cut(&mut id, LOCK_TEXT_MAX);
-    format!(
-        " It has left the lock of the state (lock {id}): look what it has done, then remove it, \
-         `runnerctl state unlock STACK {id} --reason TEXT`."
-    )
-}
-
 /// Of a lock in the runner's own store. Whoever had it is gone: who is told that has the store.
 fn locked(held: &Held, exit: Option<Exit>) -> Stop {
-    let text = |name: &str| {
-        let mut text = held.info[name].as_str().unwrap_or_default().to_owned();
-        cut(&mut text, LOCK_TEXT_MAX);
-        text
-    };
-    let lock = StateLock {
-        id: text("ID"),
-        path: text("Path"),
-        operation: text("Operation"),
-        who: text("Who"),
-        version: text("Version"),
-        created: text("Created"),
-        created_ms: held.time_ms,
-        job: held.job.clone(),
-        holder_gone: true,
-    };
+    let lock = held.left();
     let message = format!(
         "the state is locked by the engine of job {} of {}, which is gone and has left its lock (lock {})",
         lock.job, held.person, lock.id

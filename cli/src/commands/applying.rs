@@ -3,6 +3,7 @@
 
 use crate::output::{escape, progress};
 use indicatif::ProgressBar;
+use shared_proto::begun::is_planned;
 use shared_proto::v1::event::Body;
 use std::collections::HashMap;
 use std::time::Instant;
@@ -88,11 +89,6 @@ impl Applying {
         let took = shared_proto::limits::in_words(seconds);
         escape::line(&format!("slowest: {address} for {took}{others}"))
     }
-}
-
-/// Whether that is a step of what was planned: reading, and what belongs to a step such as its provisioners, are none of their own.
-fn is_planned(action: &str) -> bool {
-    !matches!(action, "read" | "refresh" | "open" | "renew" | "close") && !action.starts_with("provision:")
 }
 
 impl Drop for Applying {

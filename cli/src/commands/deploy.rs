@@ -122,6 +122,13 @@ async fn start(command: &Deploy, session: &Session) -> Done<Value> {
         (None, None, Some(source)) => Some(source),
         (None, None, None) => return Err(Stop::Exit(crate::stop::USAGE)),
     };
+    if command.kind == "destroy" {
+        // one that cannot be asked stops nobody
+        let graph = client.get("/stack-graph").await.unwrap_or_default();
+        if let Some(told) = stack::carried_by(&graph, &name) {
+            eprintln!("! {told}");
+        }
+    }
     let mut job = json!({ "kind": command.kind, "approve_automatically": command.auto_approve });
     for (name, addresses) in [("targets", &command.targets), ("replace", &command.replace)] {
         if !addresses.is_empty() {

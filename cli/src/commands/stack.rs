@@ -454,11 +454,20 @@ pub(crate) fn writable(stack: &Value) -> Value {
     out
 }
 
+/// The stacks of one kind that a node of the graph names.
+fn names(node: &Value, at: &str) -> String {
+    node[at].as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// What is said where a stack is to be destroyed whose outputs others take.
+pub(crate) fn carried_by(graph: &Value, stack: &str) -> Option<String> {
+    let node = table::items(graph).iter().find(|node| table::text(node, "/stack") == stack)?;
+    let others = names(node, "carries");
+    let told = format!("outputs of {stack} are inputs of {others}: their next plan finds them missing");
+    (!others.is_empty()).then_some(told)
+}
+
 fn as_table(graph: &Value) -> String {
-    let names = |node: &Value, at: &str| {
-        let all = node[at].as_array().into_iter().flatten().filter_map(Value::as_str);
-        all.collect::<Vec<_>>().join(", ")
-    };
     let rows = table::items(graph)
         .iter()
         .map(|node| vec![table::text(node, "/stack"), names(node, "stands_on"), names(node, "carries")]);
@@ -704,6 +713,9 @@ mod tests {
         ]});
         assert_eq!(as_dot(&graph), "digraph stacks {\n  rankdir = LR\n  \"net\"\n  \"app\"\n  \"net\" -> \"app\"\n}\n");
         assert!(as_table(&graph).contains("net     -                  app"), "{}", as_table(&graph));
+        let told = "outputs of net are inputs of app: their next plan finds them missing";
+        assert_eq!(carried_by(&graph, "net").as_deref(), Some(told));
+        assert_eq!((carried_by(&graph, "app"), carried_by(&Value::Null, "net")), (None, None));
     }
 
     #[test]

@@ -618,6 +618,23 @@ async fn a_lock_in_a_runners_own_store_is_dead_where_its_runner_says_so() {
 }
 
 #[tokio::test]
+async fn a_lock_that_a_job_has_left_is_known_by_its_own_end() {
+    let world = World::new().await;
+    world.stack("s").await;
+    let (_, given) = world.accepted_of("s", "update").await;
+    let job = given.job_id.clone();
+    let lock = v1::StateLock { id: "L1".into(), job: job.clone(), holder_gone: true, ..Default::default() };
+    let end = ended("lost", "job_lost").map(|end| v1::JobResult { lock: Some(lock), ..end });
+    world.report_at(&given, 1, vec![(1_000, event::Body::Result(end.unwrap_or_default()))]).await;
+    let (_, known) = world.get("/stacks/s/lock").await;
+    assert_eq!((&known["lock"]["id"], &known["found_by"]), (&"L1".into(), &job.as_str().into()), "{known}");
+    let of = ["verdict", "job", "person", "runner"].map(|part| &known["holder"][part]);
+    assert_eq!(of, ["dead", &job, "u", "r"].map(Value::from).each_ref(), "{known}");
+    let unlock = json!({ "kind": "unlock", "lock": { "id": "L1", "reason": "r" } });
+    assert_eq!(world.post("/stacks/s/jobs", &unlock).await.0, StatusCode::CREATED);
+}
+
+#[tokio::test]
 async fn a_lock_that_was_had_since_is_none_and_what_reads_has_none() {
     let world = World::new().await;
     world.stack("s").await;

@@ -41,7 +41,7 @@ pub(super) fn routes() -> Routes {
 pub(super) struct LockView {
     /// None: no job has found one since a job had it. There may be one all the same: its holder's.
     lock: Option<KnownLock>,
-    /// The job that could not have it.
+    /// The job that could not have it, or that has left it.
     found_by: Option<String>,
     /// Absent where nothing tells of a lock.
     holder: Option<Holder>,
@@ -218,7 +218,9 @@ fn judged(jobs: &[Seen]) -> LockView {
     let mut maybe = None;
     for (at, job) in jobs.iter().enumerate() {
         if let Some(lock) = &job.end.lock {
-            let holder = Some(holder(&jobs[at + 1..], lock));
+            // one that it has left itself is its own
+            let before = if lock.job == job.id { &jobs[at..] } else { &jobs[at + 1..] };
+            let holder = Some(holder(before, lock));
             return LockView { lock: Some(lock.clone()), found_by: Some(job.id.clone()), holder };
         }
         maybe = maybe.or_else(|| job.holds());

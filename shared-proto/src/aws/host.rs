@@ -51,9 +51,14 @@ impl<'a> Host<'a> {
     /// `invalid_argument`: it is none of AWS' services, or one that is not passed on to.
     pub fn parse(name: &'a str) -> Result<Self, Failure> {
         Self::of(name).ok_or_else(|| {
+            let is_below = |domain: &str| name.strip_suffix(domain).is_some_and(|front| front.ends_with('.'));
+            let is_of_aws = PARTITIONS.iter().any(|(_, domain, dual)| is_below(domain) || is_below(dual));
             Code::InvalidArgument
                 .on(format!("{:?} is no host of an AWS service", name.chars().take(HOST_MAX).collect::<String>()))
-                .next("Only AWS' own endpoints are passed on to; put other hosts into NO_PROXY.")
+                .next(match is_of_aws {
+                    true => "Check the region and the service in it; a host of your own there goes into NO_PROXY.",
+                    false => "Only AWS' own endpoints are passed on to; put other hosts into NO_PROXY.",
+                })
         })
     }
 

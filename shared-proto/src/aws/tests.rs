@@ -128,6 +128,13 @@ fn hosts_that_are_no_service_of_aws() {
     ] {
         assert_eq!(Host::parse(host).expect_err(host).code, Code::InvalidArgument);
     }
+    // a region that was mistyped is none of a customer's hosts
+    for (host, is_of_aws) in
+        [("s3.eu-central1.amazonaws.com", true), ("evil.example", false), ("evilamazonaws.com", false)]
+    {
+        let next = Host::parse(host).expect_err(host).next_step;
+        assert_eq!(next.starts_with("Check the region"), is_of_aws, "{host}: {next}");
+    }
 }
 
 #[test]

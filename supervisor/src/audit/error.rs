@@ -55,6 +55,9 @@ impl From<AuditError> for Failure {
     fn from(e: AuditError) -> Self {
         let code = match &e {
             AuditError::NoLog(_) => Code::NotFound,
+            AuditError::File(_, io) if io.kind() == io::ErrorKind::NotFound => {
+                return Code::NotFound.on(e.to_string()).next("Check the path.");
+            }
             AuditError::PublicKey(_) => Code::InvalidArgument,
             AuditError::File(_, e) if e.kind() == io::ErrorKind::PermissionDenied => Code::PermissionDenied,
             _ => Code::AuditUnavailable,

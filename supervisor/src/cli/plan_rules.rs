@@ -70,7 +70,8 @@ fn update() -> String {
     "update".to_owned()
 }
 
-/// Runs the cases of a folder; none where it has no such file. `worker`: the program that judges.
+/// Runs the cases of a folder; none where it has no such file. A case whose plan is not there fails, and the others are judged. `worker`: the
+/// program that judges.
 ///
 /// # Errors
 /// The file, and what is wrong with it.
@@ -103,6 +104,10 @@ impl Case {
             workspace: self.workspace,
             created_by: self.created_by,
         };
+        if let Err(e) = std::fs::File::open(&question.plan) {
+            let shown = format!("FAIL  {}: {}: {e}", self.name, question.plan.display());
+            return Ok(Outcome { name: self.name, passed: false, shown });
+        }
         let judgement = ask(worker, &question).map_err(|what| format!("case {:?}: {what}", self.name))?;
         let found = match (judgement.denied, judgement.approvals, judgement.findings.is_empty()) {
             (true, ..) => Expected::Deny,

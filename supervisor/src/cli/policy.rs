@@ -10,6 +10,7 @@ use crate::policy::{
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 use serde_json::json;
 use shared_proto::failure::Code;
+use shared_proto::glob::Glob;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -79,7 +80,15 @@ pub(super) fn run(config: &Config, name: &str, matches: &ArgMatches, as_json: bo
         return test(config, &policy, named, as_json);
     }
     match request(matches) {
-        Ok(Some(request)) => check(config, &policy, &request, as_json),
+        Ok(Some(request)) => {
+            if let Some(unknown) = matches.get_one::<String>("aws").filter(|call| is_unknown(call)) {
+                eprintln!(
+                    "runner: warning: no operation of AWS that this runner knows is called {unknown}: requests are named as the API names \
+                     them, not as IAM does (listing a bucket is s3:ListObjectsV2)"
+                );
+            }
+            check(config, &policy, &request, as_json)
+        }
         Ok(None) => {
             if let Some(lacks) = config.lacks_for(&policy) {
                 return unusable(format!("{}: {lacks}", path.display()));
@@ -98,6 +107,12 @@ pub(super) fn run(config: &Config, name: &str, matches: &ArgMatches, as_json: bo
             failed(&Code::InvalidArgument.on(message).next("`runner policy check --help` has an example of each."))
         }
     }
+}
+
+/// Whether it names an operation of AWS, and none that is known.
+fn is_unknown(call: &str) -> bool {
+    let names_one = call.split_once(':').is_some_and(|(_, operation)| !operation.is_empty());
+    names_one && Glob::parse_lower(call).is_ok_and(|glob| !shared_proto::aws::is_of_an_operation(&glob))
 }
 
 /// What the configuration names cannot be used.
@@ -137,6 +152,10 @@ fn test(config: &Config, policy: &Policy, named: Option<PathBuf>, as_json: bool)
     let beside = policy_path.with_file_name(CASES_FILE);
     // whoever has rules for plans alone has no others to try
     let only_of_plans = named.is_none() && !beside.exists() && !of_plans.is_empty();
+    if named.is_none() && !beside.exists() && !only_of_plans {
+        let next = "Write cases into it (docs/policy.md has an example), or name another file of them.";
+        return failed(&Code::NotFound.on(format!("there is no {}", beside.display())).next(next));
+    }
     let results = match only_of_plans {
         true => Vec::new(),
         false => match Cases::load(&named.unwrap_or(beside)) {

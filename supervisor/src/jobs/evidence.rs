@@ -33,7 +33,8 @@ pub(super) struct Evidence {
     /// Where it is then; empty: in the stack's folder.
     states_at: String,
     serial: (Option<u64>, Option<u64>),
-    lock: String,
+    /// The lock that the job's engine has left there.
+    pub(super) lock: Option<Held>,
     /// Where the state is that was not saved; empty: there is none.
     pub(super) rescued: String,
     /// Why that one could not be put there.
@@ -57,7 +58,7 @@ impl Evidence {
         let applied = step == Step::Apply;
         let mut found = Self { applied, resource: shown(&resource), begun, here, ..Self::default() };
         if states_at.is_empty() {
-            (found.serial, found.lock) = ((before, serial(stack)), lock(stack).unwrap_or_default());
+            (found.serial, found.lock) = ((before, serial(stack)), lock(stack, &folder.name()));
         }
         found.states_at = states_at;
         match rescue(folder, stack, path) {
@@ -90,9 +91,7 @@ impl Evidence {
                 "The state is in the configuration's own backend: its serial is not known here.".to_owned()
             });
         }
-        if !self.lock.is_empty() {
-            said.push(format!("Its engine has left the lock of the state; the lock's id is {}.", self.lock));
-        }
+        said.extend(self.lock.as_ref().map(|held| states::left_in_words(&held.left())));
         if !self.rescued.is_empty() {
             said.push(format!("The state that the engine could not save is kept on the runner: {}.", self.rescued));
         }
@@ -137,10 +136,10 @@ pub(super) fn serial(stack: &Path) -> Option<u64> {
     serde_json::from_slice::<State>(&content).ok().map(|state| state.serial)
 }
 
-/// The id of the lock that was left there.
-fn lock(stack: &Path) -> Option<String> {
+/// The lock that a job's engine has left there.
+fn lock(stack: &Path, job: &str) -> Option<Held> {
     let content = folder::read(&stack.join(states::LOCK), states::LOCK_MAX as u64).ok()??;
-    serde_json::from_slice::<Held>(&content).ok().map(|held| shown(held.id()))
+    serde_json::from_slice::<Held>(&content).ok().filter(|held| held.job == job)
 }
 
 /// Whether the state of the step in that folder is the runner's own.
@@ -205,13 +204,21 @@ mod tests {
             let (first, _) = key.seal("s1", &head, Vec::new()).expect("seals");
             std::fs::write(stack.join(states::VERSIONS).join(states::file_name(number)), first).expect("writes");
         }
-        let held = Held { info: serde_json::json!({ "ID": "the-lock", "Who": "somebody" }), ..Held::default() };
-        std::fs::write(stack.join(states::LOCK), serde_json::to_vec(&held).expect("JSON")).expect("writes");
+        let info = serde_json::json!({ "ID": "the-lock", "Who": "somebody" });
+        let leave = |job: &str| {
+            let held = Held { info: info.clone(), job: job.into(), ..Held::default() };
+            std::fs::write(stack.join(states::LOCK), serde_json::to_vec(&held).expect("JSON")).expect("writes");
+        };
+        leave("another");
+        assert_eq!(look().lock, None);
+        leave("j1");
         let found = look();
         let kept = stack.join("errored-j1.tfstate");
         assert_eq!(found.rescued, kept.display().to_string());
         assert_eq!(std::fs::read(&kept).expect("reads"), br#"{"serial":8}"#);
-        for part in ["serial was 3 before and is 7 now", "the lock's id is the-lock", "errored-j1.tfstate"] {
+        for part in
+            ["serial was 3 before and is 7 now", "has left the lock of the state (lock the-lock)", "errored-j1.tfstate"]
+        {
             assert!(found.describe().contains(part), "{part}: {}", found.describe());
         }
         let elsewhere = looked("s3://states".into()).describe();

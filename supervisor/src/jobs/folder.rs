@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use shared_proto::bounds::JOB_REQUEST_MAX;
 use shared_proto::ended::{self, WorkerEnded};
 use shared_proto::failure::{Code, Failure};
-use shared_proto::states::Key;
+use shared_proto::states::{Held, Key};
 use shared_proto::v1::{Assignment, JobRequest, JobResult};
 use std::fs::OpenOptions;
 use std::io::{self, Read as _};
@@ -132,6 +132,9 @@ pub(super) struct Ending {
     /// Nothing of the job runs any more: it was looked.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) nothing_left: bool,
+    /// The lock in the runner's own store that its engine has left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) lock: Option<Held>,
 }
 
 // === impl Step ===
@@ -156,6 +159,7 @@ impl Ending {
             next_step: self.next_step.clone(),
             rescued_state: self.rescued_state.clone(),
             nothing_left: self.nothing_left,
+            lock: self.lock.as_ref().map(Held::left),
             ..Default::default()
         }
     }
@@ -562,6 +566,7 @@ mod tests {
             next_step: String::new(),
             rescued_state: String::new(),
             nothing_left: false,
+            lock: None,
         };
         // nothing can be made where no folder is
         std::fs::rename(folder.own(), place.path().join("away")).expect("moves");

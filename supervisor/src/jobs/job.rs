@@ -26,6 +26,7 @@ use shared_proto::ended::Left;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::limits;
 use shared_proto::rules::{BY_POLICY, others};
+use shared_proto::states;
 use shared_proto::v1::{JobRequest, JobStart, job_notice};
 use std::path::Path;
 use std::sync::Arc;
@@ -139,6 +140,8 @@ struct Found {
     rescued: String,
     /// Nothing of it runs any more.
     nothing_left: bool,
+    /// The lock that its engine has left.
+    lock: Option<states::Held>,
 }
 
 // === impl Job ===
@@ -472,7 +475,7 @@ impl Job {
             phase,
             &failure.next(next),
             &left,
-            Found { rescued: evidence.rescued, nothing_left },
+            Found { rescued: evidence.rescued, nothing_left, lock: evidence.lock.filter(|_| nothing_left) },
         ))
     }
 
@@ -819,6 +822,7 @@ impl Job {
             next_step,
             rescued_state: found.rescued,
             nothing_left: found.nothing_left,
+            lock: found.lock,
         };
         if let Err(failure) = self.folder.end(&ending) {
             // it is told all the same; a supervisor that comes before the disk is back ends it by what it then finds

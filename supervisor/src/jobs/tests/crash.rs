@@ -141,6 +141,7 @@ fn ending() -> Ending {
         next_step: "Look.".into(),
         rescued_state: String::new(),
         nothing_left: false,
+        lock: None,
     }
 }
 

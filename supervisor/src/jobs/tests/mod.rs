@@ -320,12 +320,14 @@ fn a_worker_that_died_while_nobody_looked_is_lost_and_not_started_again() {
         "The last that it told of a resource: terraform_data.".to_owned(),
         "Begun, and not told to be done: terraform_data.".to_owned(),
         format!("serial was {before} before and is {} now", serial()),
-        format!("the lock's id is {}", lock.id()),
+        format!("has left the lock of the state (lock {})", lock.id()),
         format!("kept on the runner: {}", kept.display()),
     ] {
         assert!(result.message.contains(&part), "{part}: {}", result.message);
     }
     assert_eq!(result.rescued_state, kept.display().to_string());
+    let told = result.lock.clone().expect("the lock that it has left");
+    assert_eq!((told.id.as_str(), told.job.as_str(), told.holder_gone), (lock.id(), "j1", true));
     plane.tell_when_open(release("j1"));
     wait_for("the release", || !host.folder("j1").exists());
     assert_eq!(std::fs::read(&kept).expect("outlives the job"), br#"{"serial":9}"#);
