@@ -136,10 +136,14 @@ pub(super) fn serial(stack: &Path) -> Option<u64> {
     serde_json::from_slice::<State>(&content).ok().map(|state| state.serial)
 }
 
-/// The lock that a job's engine has left there.
+/// The lock that a job's engine has left there: its id and when it was given. The rest is the engine's words, which nobody here looks through
+/// for secrets.
 fn lock(stack: &Path, job: &str) -> Option<Held> {
     let content = folder::read(&stack.join(states::LOCK), states::LOCK_MAX as u64).ok()??;
-    serde_json::from_slice::<Held>(&content).ok().filter(|held| held.job == job)
+    let held = serde_json::from_slice::<Held>(&content).ok().filter(|held| held.job == job)?;
+    let created = shared_proto::identity::rfc3339(held.time_ms / 1000);
+    let info = serde_json::json!({ "ID": shown(held.id()), "Created": created });
+    Some(Held { info, job: held.job, time_ms: held.time_ms, ..Held::default() })
 }
 
 /// Whether the state of the step in that folder is the runner's own.
@@ -212,6 +216,11 @@ mod tests {
         leave("another");
         assert_eq!(look().lock, None);
         leave("j1");
+        let told = look().lock.expect("its own").left();
+        assert_eq!(
+            (told.id.as_str(), told.created.as_str(), told.who.as_str()),
+            ("the-lock", "1970-01-01T00:00:00Z", "")
+        );
         let found = look();
         let kept = stack.join("errored-j1.tfstate");
         assert_eq!(found.rescued, kept.display().to_string());
