@@ -83,6 +83,12 @@ pub fn provider_of(type_name: &str) -> &'static str {
     }
 }
 
+/// The resource and the API group (empty: the core one) of a type of a cluster, `pods` or `deployments.apps`: as a worker asks for it, and so as
+/// rules decide it.
+pub fn resource_and_group(type_name: &str) -> (&str, &str) {
+    type_name.split_once('.').unwrap_or((type_name, ""))
+}
+
 /// All that is asked to list resources of a type; of clouds only.
 pub fn calls(provider: &str, type_name: &str) -> Vec<Call> {
     if let Some(known) = find(provider, type_name) {

@@ -4,7 +4,7 @@
 //! It must never let anything be served that it could not write down, unless the configuration says that this goes on.
 
 use crate::audit::{
-    Audit, AuditError, Decision, Health, Kind, OnFailure, Options, Point, PublicKey, Record, Sealed, Wait,
+    Audit, AuditError, Decision, Health, Kind, Missing, OnFailure, Options, Point, PublicKey, Record, Sealed, Wait,
 };
 use crate::policy::{Attributes, CloudCall, JobCall, Namespace, What};
 use crate::recordings;
@@ -12,8 +12,8 @@ use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::{JobRequest, OperationRequest};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -21,6 +21,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// Why nothing is written where another process has not let go.
+const STILL_ANOTHERS: &str = "another process still has the audit log";
 /// The folder in the state directory.
 pub const FOLDER: &str = "audit";
 /// How long a request waits for the log, where another process still has it.
@@ -51,9 +53,12 @@ struct Inner {
     options: Options,
     state: watch::Sender<State>,
     /// Ends the task that opens it, and the one that takes records of the process before.
-    opening: std::sync::Mutex<CancellationToken>,
-    /// What went on while there was no log to write to.
+    opening: Mutex<CancellationToken>,
+    /// What went on while there was no log to write to, and what was refused because of that.
     unwritten: AtomicU64,
+    unwritten_refused: AtomicU64,
+    /// Of both what the log is to say once it is open.
+    untold: Mutex<Missing>,
     /// The newest seal of whichever log was open last.
     seals: watch::Sender<Option<Sealed>>,
     /// What writes beside it, and is waited for at the end.
@@ -105,8 +110,10 @@ impl Recorder {
             folder: state_dir.join(FOLDER),
             options,
             state: watch::Sender::new(State::Waits(None)),
-            opening: std::sync::Mutex::default(),
+            opening: Mutex::default(),
             unwritten: AtomicU64::new(0),
+            unwritten_refused: AtomicU64::new(0),
+            untold: Mutex::default(),
             seals: watch::Sender::new(None),
             tasks: TaskTracker::new(),
         };
@@ -121,8 +128,10 @@ impl Recorder {
             folder: PathBuf::new(),
             options: Options::new("", ""),
             state: watch::Sender::new(State::Off),
-            opening: std::sync::Mutex::default(),
+            opening: Mutex::default(),
             unwritten: AtomicU64::new(0),
+            unwritten_refused: AtomicU64::new(0),
+            untold: Mutex::default(),
             seals: watch::Sender::new(None),
             tasks: TaskTracker::new(),
         };
@@ -132,7 +141,7 @@ impl Recorder {
     /// Opens it, and tries again until it can.
     fn open(&self, follows: bool) {
         let stop = CancellationToken::new();
-        *self.inner.opening.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = stop.clone();
+        *self.inner.opening.lock().unwrap_or_else(PoisonError::into_inner) = stop.clone();
         let (inner, ended) = (self.inner.clone(), stop.clone());
         tokio::spawn(stop.run_until_cancelled_owned(async move {
             let mut told = false;
@@ -154,6 +163,7 @@ impl Recorder {
                         tokio::spawn(ended.run_until_cancelled_owned(pass_seals(audit.seals(), inner.seals.clone())));
                         inner.state.send_replace(State::Open(audit));
                         let recorder = Self { inner: inner.clone() };
+                        recorder.tell();
                         inner.tasks.spawn(recordings::left_behind(recorder));
                         return;
                     }
@@ -177,7 +187,7 @@ impl Recorder {
 
     /// Lets go of it for the process that follows, which from now on writes down what is still asked here.
     pub async fn give(&self) {
-        self.inner.opening.lock().unwrap_or_else(std::sync::PoisonError::into_inner).cancel();
+        self.inner.opening.lock().unwrap_or_else(PoisonError::into_inner).cancel();
         // from here on it is the next one's
         let _ = std::fs::remove_file(self.inner.folder.join(RELAY));
         if let State::Open(audit) = self.inner.state.send_replace(State::Given)
@@ -201,7 +211,7 @@ impl Recorder {
             Ok(Ok(State::Open(audit))) => Ok(audit),
             Ok(Ok(State::Waits(Some(why)))) => Err(why),
             Ok(Ok(State::Given)) => Err("the process that follows has the audit log".to_owned()),
-            _ => Err("another process still has the audit log".to_owned()),
+            _ => Err(STILL_ANOTHERS.to_owned()),
         }
     }
 
@@ -246,11 +256,10 @@ impl Recorder {
         }
         let audit = match self.audit().await {
             Ok(audit) => audit,
-            Err(_) if open => {
-                self.inner.unwritten.fetch_add(1, Ordering::Relaxed);
-                return Ok(());
+            Err(why) => {
+                self.missed(!open, &why);
+                return if open { Ok(()) } else { Err(Code::AuditUnavailable.on(why)) };
             }
-            Err(why) => return Err(Code::AuditUnavailable.on(why)),
         };
         match audit.record(record, Wait::Written).await {
             Ok(_) => Ok(()),
@@ -279,12 +288,33 @@ impl Recorder {
                 self.inner.tasks.spawn(async move {
                     match recorder.audit().await {
                         Ok(audit) => audit.note(record),
-                        Err(_) => drop(recorder.inner.unwritten.fetch_add(1, Ordering::Relaxed)),
+                        Err(why) => recorder.missed(false, &why),
                     }
                 });
             }
-            State::Waits(_) => drop(self.inner.unwritten.fetch_add(1, Ordering::Relaxed)),
+            State::Waits(why) => self.missed(false, why.as_deref().unwrap_or(STILL_ANOTHERS)),
             State::Off => {}
+        }
+    }
+
+    /// Counts a record of what went on, or was refused, while the log could not be opened.
+    fn missed(&self, refused: bool, why: &str) {
+        let (lost, refused) = (u64::from(!refused), u64::from(refused));
+        self.inner.unwritten.fetch_add(lost, Ordering::Relaxed);
+        self.inner.unwritten_refused.fetch_add(refused, Ordering::Relaxed);
+        self.inner.untold.lock().unwrap_or_else(PoisonError::into_inner).add(lost, refused, &why);
+        self.tell();
+    }
+
+    /// Has the log say what was counted before it was open; later, where it is not.
+    fn tell(&self) {
+        let state = self.inner.state.borrow();
+        let State::Open(audit) = &*state else { return };
+        let mut untold = self.inner.untold.lock().unwrap_or_else(PoisonError::into_inner);
+        if !untold.is_nothing()
+            && let Err(back) = audit.missed(std::mem::take(&mut *untold))
+        {
+            *untold = back;
         }
     }
 
@@ -313,9 +343,11 @@ impl Recorder {
     pub fn status(&self) -> RecorderStatus {
         let state = self.inner.state.borrow().clone();
         let unwritten = self.inner.unwritten.load(Ordering::Relaxed);
+        let unwritten_refused = self.inner.unwritten_refused.load(Ordering::Relaxed);
         let plain = |state: &str, trouble: String| RecorderStatus {
             state: state.to_owned(),
             lost: unwritten,
+            refused: unwritten_refused,
             trouble,
             ..RecorderStatus::default()
         };
@@ -329,7 +361,7 @@ impl Recorder {
                     state: "open".to_owned(),
                     head: head.to_string(),
                     lost: lost + unwritten,
-                    refused,
+                    refused: refused + unwritten_refused,
                     trouble: last_error.unwrap_or_default(),
                 }
             }
@@ -527,7 +559,7 @@ pub fn command(words: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::{Against, Target, verify};
+    use crate::audit::{Against, Noted, Target, verify};
 
     fn record(operation: &str) -> Record {
         decided(Record { operation: given(operation), ..Record::default() }, "(no policy)", None)
@@ -591,9 +623,22 @@ mod tests {
         let mut state = closed.inner.state.subscribe();
         open.give().await;
         state.wait_for(|state| matches!(state, State::Open(_))).await.expect("opens");
+        // what was refused meanwhile is in it
+        let missing = || {
+            let report = verify(&Target::Folder(folder.path().join(FOLDER)), Against::default()).expect("readable");
+            let told = report.notes.iter().filter_map(|note| match note.what {
+                Noted::Missing { lost, refused, .. } => Some((lost, refused)),
+                _ => None,
+            });
+            told.collect::<Vec<_>>()
+        };
         closed.record(record("op_2")).await.expect("writes");
+        assert_eq!((missing(), closed.status().refused), (vec![(0, 1)], 1));
+        // and told once
+        closed.record(record("op_3")).await.expect("writes");
+        assert_eq!(missing(), [(0, 1)]);
         closed.give().await;
-        good(folder.path(), 1);
+        good(folder.path(), 2);
     }
 
     #[test]

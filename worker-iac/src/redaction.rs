@@ -193,13 +193,18 @@ fn escaped_in_json(text: &str, which: impl Fn(char) -> bool) -> String {
     })
 }
 
-/// In base64, wherever in a longer text it began. What depends on the bytes before and after is not ours: those characters are left out, at the
+/// In base64, of UTF-8 and UTF-16, wherever in a longer text it began. What depends on the bytes before and after is not ours: those characters are left out, at the
 /// beginning so many.
 fn in_base64(value: &str, forms: &mut BTreeSet<String>) {
-    for (offset, shared) in [(0, 0), (1, 2), (2, 3)] {
-        let padded = [&[0; 2][..offset], value.as_bytes()].concat();
-        let end = padded.len() / 3 * 4;
-        forms.extend([STANDARD_NO_PAD, URL_SAFE_NO_PAD].map(|e| e.encode(&padded)[shared..end].to_owned()));
+    let units = || value.encode_utf16();
+    let (little, big) = (units().flat_map(u16::to_le_bytes).collect(), units().flat_map(u16::to_be_bytes).collect());
+    // as texts are, and as Windows takes them (a command for PowerShell, the data of a machine)
+    for bytes in [value.as_bytes().to_vec(), little, big] {
+        for (offset, shared) in [(0, 0), (1, 2), (2, 3)] {
+            let padded = [&[0; 2][..offset], &bytes].concat();
+            let end = padded.len() / 3 * 4;
+            forms.extend([STANDARD_NO_PAD, URL_SAFE_NO_PAD].map(|e| e.encode(&padded)[shared..end].to_owned()));
+        }
     }
     forms.retain(|form| form.len() >= SHORTEST);
 }
@@ -358,6 +363,11 @@ mod tests {
                 prop_assert!(clean.contains(MASK), "{clean}");
                 prop_assert!(clean.replace(MASK, "").len() <= 12, "{clean}");
             }
+            // and where the longer one is for Windows
+            let text = format!("{}{value}yyy", "x".repeat(offset));
+            let longer: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+            let clean = applied(&redaction, &STANDARD_NO_PAD.encode(&longer));
+            prop_assert!(clean.contains(MASK) && clean.replace(MASK, "").len() <= 20, "{clean}");
         }
     }
 }

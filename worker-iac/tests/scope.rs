@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Job, bodies, engines, outputs, phases, result};
+use common::{Job, bodies, engines, keep_states_and_answer, outputs, phases, result};
 use serde_json::json;
 use shared_proto::states::Held;
 use shared_proto::v1::event::Body;
@@ -240,5 +240,32 @@ fn who_holds_a_lock_is_told() {
         let mut again = job.again(JobKind::Preview);
         again.request().workspace = "blue".into();
         assert_eq!(result(&again.run("plan")).phase, "planned");
+    }
+}
+
+#[test]
+fn a_backend_that_refuses_a_lock_tells_of_none() {
+    const LOCKED: &str = r#"{"ID":"5c1d-2","Who":"carol@laptop","Operation":"OperationTypePlan"}"#;
+    for engine in engines() {
+        for (status, body, code, words) in [
+            ("403 Forbidden", "", "engine_failed", "invalid auth"),
+            ("500 Internal Server Error", "", "engine_failed", "LOCK"),
+            ("423 Locked", LOCKED, "state_locked", "carol@laptop"),
+        ] {
+            let at = format!("http://{}/state", keep_states_and_answer(Default::default(), Some((status, body))));
+            let main = format!(
+                "terraform {{\n  backend \"http\" {{\n    address = \"{at}\"\n    lock_address = \"{at}\"\n    retry_max = 0\n  }}\n}}\n\
+                 resource \"terraform_data\" \"a\" {{}}\n"
+            );
+            // the engine waits a minute for one that is somebody's
+            if code == "state_locked" && engine.name != "opentofu" {
+                continue;
+            }
+            let job = Job::new(&engine, JobKind::Preview, &[("main.tf", &main)]);
+            let end = result(&job.run_here("plan"));
+            assert_eq!((end.phase.as_str(), end.code.as_str()), ("failed", code), "{status}: {end:?}");
+            assert!(end.message.contains(words), "{status}: {end:?}");
+            assert_eq!(end.lock.map(|lock| lock.id).as_deref(), (code == "state_locked").then_some("5c1d-2"));
+        }
     }
 }

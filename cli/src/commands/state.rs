@@ -392,6 +392,7 @@ fn lock(stack: &str, known: &Value) -> String {
         ("for", table::text(known, "/lock/operation")),
         ("since", table::text(known, "/lock/created")),
         ("found by", table::text(known, "/found_by")),
+        ("asked by", table::text(known, "/asked_by")),
         ("holder", verdict.to_owned()),
         ("job", table::text(known, "/holder/job")),
         ("by", table::text(known, "/holder/person")),

@@ -43,6 +43,8 @@ pub(super) struct LockView {
     lock: Option<KnownLock>,
     /// The job that could not have it, or that has left it.
     found_by: Option<String>,
+    /// The job at work that has asked for it, and has told of nothing since: it has the lock by now, or waits for whoever has it.
+    asked_by: Option<String>,
     /// Absent where nothing tells of a lock.
     holder: Option<Holder>,
 }
@@ -149,6 +151,10 @@ pub(super) async fn may_go(state: &ApiState, stack: &Stack, id: &str) -> Result<
             format!("the lock that is known is another one, {}", lock.id),
             format!("Look whose that is, `runnerctl state lock {}`, and name it if it is meant.", stack.name),
         ),
+        (None, Some(holder)) if known.asked_by.is_some() => {
+            let job = known.asked_by.as_deref().unwrap_or("JOB");
+            (holder.evidence.clone(), format!("Wait until job {job} has it, or says whose it is."))
+        }
         (None, Some(holder)) => match holder.verdict {
             Verdict::Live => (format!("whoever has the lock is at work: {}", holder.evidence), wait(holder)),
             Verdict::CannotTell => (holder.evidence.clone(), SURE.to_owned()),
@@ -214,22 +220,33 @@ async fn others(state: &ApiState, stack: &Stack, made_ms: i64) -> Result<String,
 
 /// What jobs of a stack tell of its lock, the newest first.
 fn judged(jobs: &[Seen]) -> LockView {
-    // one that may have it, where nothing else is known
-    let mut maybe = None;
+    // one that may have it, where nothing else is known, and one that may only wait for it
+    let (mut maybe, mut asks) = (None, None);
     for (at, job) in jobs.iter().enumerate() {
         if let Some(lock) = &job.end.lock {
             // one that it has left itself is its own
             let before = if lock.job == job.id { &jobs[at..] } else { &jobs[at + 1..] };
             let holder = Some(holder(before, lock));
-            return LockView { lock: Some(lock.clone()), found_by: Some(job.id.clone()), holder };
+            let asked_by = asks.and_then(|holder: Holder| holder.job);
+            return LockView { lock: Some(lock.clone()), found_by: Some(job.id.clone()), asked_by, holder };
         }
         maybe = maybe.or_else(|| job.holds());
+        asks = asks.or_else(|| job.asks());
         // one that was found before it is gone by then
         if job.had_it || job.has_had_it() {
             break;
         }
     }
-    LockView { holder: maybe, ..LockView::default() }
+    let asked_by = asks.as_ref().and_then(|holder| holder.job.clone());
+    let holder = match (maybe, asks) {
+        // whoever had it before may have it still, or it is that one's by now
+        (Some(before), Some(asks)) => {
+            let evidence = format!("{}; before it {}", asks.evidence, before.evidence);
+            Some(Holder { verdict: Verdict::CannotTell, evidence, ..before })
+        }
+        (before, asks) => before.or(asks),
+    };
+    LockView { holder, asked_by, ..LockView::default() }
 }
 
 /// Whose a lock is that a job could not have, by the jobs before that one.
@@ -374,9 +391,15 @@ impl Seen {
         match command.had_ms {
             Some(_) if command.kept => Some(self.made(command, "has had the lock, and could not let go of it")),
             Some(_) => Some(self.made(command, "has had the lock, and has told of nothing that let go of it")),
-            None if !self.ended => Some(self.made(command, "has asked for the lock: it has it, or waits for it")),
             None => None,
         }
+    }
+    /// Who has asked for the lock, where it is this job and nothing tells whether it has got it.
+    fn asks(&self) -> Option<Holder> {
+        let last = self.commands.last();
+        let command = last.filter(|command| !self.ended && command.had_ms.is_none() && !self.let_go(command))?;
+        let asked = self.made(command, "has asked for the lock: it has it, or waits for it");
+        Some(Holder { verdict: Verdict::CannotTell, ..asked })
     }
 
     /// Whether the holder of a lock that this command made is still there. `did`: how that is known.

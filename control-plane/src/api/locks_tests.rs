@@ -126,10 +126,10 @@ fn whoever_has_it_is_told_before_anybody_has_found_it() {
     for (what, job, expected) in [
         ("at work", Seen { heard: true, ..applies() }, Some(Verdict::Live)),
         ("not heard of", applies(), Some(Verdict::CannotTell)),
-        ("asks for it", Seen { heard: true, ..asks.clone() }, Some(Verdict::Live)),
+        ("asks for it", Seen { heard: true, ..asks.clone() }, Some(Verdict::CannotTell)),
         ("killed", ended(applies(), "failed", killed()), Some(Verdict::Dead)),
         ("lost", ended(applies(), "lost", end("job_lost")), Some(Verdict::CannotTell)),
-        ("killed as it asked", ended(asks, "failed", killed()), None),
+        ("killed as it asked", ended(asks.clone(), "failed", killed()), None),
         ("ended by itself", ended(applies(), "failed", exit(1)), None),
         ("applied", Seen { had_it: true, ..ended(applies(), "applied", end("ok")) }, None),
     ] {
@@ -137,6 +137,18 @@ fn whoever_has_it_is_told_before_anybody_has_found_it() {
         assert_eq!(view.holder.as_ref().map(|holder| holder.verdict), expected, "{what}: {view:?}");
         assert_eq!(view.holder.and_then(|holder| holder.host), expected.map(|_| "vm".to_owned()), "{what}");
     }
+    // whoever asks may wait for one that was there before, whose holder is told with what is known of its end
+    let waits = Seen { heard: true, id: "w".into(), ..asks.clone() };
+    let view = judged(&[waits.clone(), ended(applies(), "failed", killed())]);
+    assert_eq!(view.asked_by.as_deref(), Some("w"));
+    let holder = view.holder.expect("a holder");
+    assert_eq!((holder.verdict, holder.job.as_deref()), (Verdict::CannotTell, Some("j")));
+    assert!(
+        ["job w", "waits for it", "job j", "SIGKILL"].iter().all(|part| holder.evidence.contains(part)),
+        "{holder:?}"
+    );
+    let alone = judged(&[waits, Seen { had_it: true, ..ended(applies(), "applied", end("ok")) }]);
+    assert_eq!(alone.holder.and_then(|holder| holder.job).as_deref(), Some("w"));
     // what was found before somebody had it is gone, what somebody waits for is not
     let found = finder(lock(500, "ann@laptop"));
     assert_eq!(judged(&[ended(applies(), "failed", exit(1)), found.clone()]), LockView::default());

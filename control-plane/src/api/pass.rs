@@ -108,7 +108,8 @@ async fn pass(
         unary: false,
     };
     let before = if wanted.runner.is_some() { 7 } else { 5 };
-    serve(&state, &caller, wanted, before, place, request).await.unwrap_or_else(|error| status(&error))
+    let tell = if discovers(request.uri().path(), before) { plain } else { status };
+    serve(&state, &caller, wanted, before, place, request).await.unwrap_or_else(|error| tell(&error))
 }
 
 /// A path that is none of ours. With a token for one cluster it is that one's: `kubectl proxy` and others leave the path out that a
@@ -125,7 +126,8 @@ pub(super) async fn elsewhere(
     };
     let what = What::K8sRequest(K8sRequest::default());
     let wanted = Wanted { connection, runner: None, provider: Some(Provider::Kubernetes), what, unary: false };
-    serve(&state, &caller, wanted, 0, place, request).await.unwrap_or_else(|error| status(&error))
+    let tell = if discovers(request.uri().path(), 0) { plain } else { status };
+    serve(&state, &caller, wanted, 0, place, request).await.unwrap_or_else(|error| tell(&error))
 }
 
 async fn serve(
@@ -230,6 +232,31 @@ async fn switched(upgraded: Upgraded, mut running: Running, input: Input) {
     }
 }
 
+/// Whether somebody asks what the cluster knows, below so many segments of a path of ours: kubectl and helm do, before anything else.
+fn discovers(path: &str, before: usize) -> bool {
+    let below: Vec<_> = path.split('/').skip(1 + before).collect();
+    matches!(below[..], ["api" | "apis" | "version"] | ["api" | "apis", _] | ["apis", _, _] | ["openapi", ..])
+}
+
+/// A failure as clients of Kubernetes take it who discover what there is. They do not read a [`status`] then: of an answer that is text they show
+/// the text, unless its code is one of those for which they have words of their own (client-go, rest/request.go, `newUnstructuredResponseError`;
+/// apimachinery, api/errors, `NewGenericServerResponse`).
+fn plain(error: &ApiError) -> Response {
+    let mut response = status(error);
+    if response.status().is_server_error() {
+        *response.status_mut() = StatusCode::BAD_GATEWAY;
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        *response.body_mut() = Body::from(words(error.failure()));
+    }
+    response
+}
+
+/// A failure with its code and what to do, in one line.
+fn words(failure: &Failure) -> String {
+    let next = if failure.next_step.is_empty() { String::new() } else { format!(" ({})", failure.next_step) };
+    format!("{}: {}{next}", failure.code, failure.message)
+}
+
 /// A failure as clients of Kubernetes take it.
 pub(super) fn status(error: &ApiError) -> Response {
     let failure = error.failure();
@@ -249,10 +276,9 @@ pub(super) fn status(error: &ApiError) -> Response {
         504 => "Timeout",
         _ => "InternalError",
     };
-    let next = if failure.next_step.is_empty() { String::new() } else { format!(" ({})", failure.next_step) };
     let body = serde_json::json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "message": format!("{}: {}{next}", failure.code, failure.message),
+        "message": words(failure),
         "reason": reason, "code": code.as_u16(),
     });
     let mut response = Response::new(Body::from(Bytes::from(body.to_string())));
@@ -315,6 +341,30 @@ mod tests {
             .expect("a request");
         let names: Vec<_> = asked(&request, 5).expect("in bounds").headers.into_iter().map(|h| h.name).collect();
         assert_eq!(names, ["accept"]);
+    }
+
+    #[test]
+    fn what_clients_discover_by_is_known() {
+        for path in ["/api", "/apis", "/api/v1", "/apis/apps", "/apis/apps/v1", "/version", "/openapi/v3/apis/apps/v1"]
+        {
+            assert!(discovers(path, 0), "{path}");
+            assert!(discovers(&format!("/api/v1/connections/c/kubernetes{path}"), 5), "{path}");
+            assert!(discovers(&format!("/api/v1/runners/r/connections/c/kubernetes{path}"), 7), "{path}");
+        }
+        for path in ["/", "", "/api/v1/pods", "/apis/apps/v1/deployments", "/healthz", "/versions"] {
+            assert!(!discovers(path, 0), "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_discovers_is_told_in_words() {
+        let response = plain(&Code::RunnerUnavailable.on("runner r").into());
+        assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+        assert!(response.headers()[header::CONTENT_TYPE].to_str().is_ok_and(|kind| kind.starts_with("text/plain")));
+        let body = axum::body::to_bytes(response.into_body(), 4096).await.expect("a body");
+        assert!(body.starts_with(b"runner_unavailable: runner r ("), "{body:?}");
+        // for these clients have other uses: credentials are got anew
+        assert_eq!(plain(&Code::Unauthenticated.on("x").into()).status(), StatusCode::UNAUTHORIZED);
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ use super::key::PublicKey;
 use super::line::Point;
 use super::log::{Keep, Whose};
 use super::open::{self, Found};
+use super::own::Missing;
 use super::record::{ID_MAX, Record, Redact};
 use super::sink::{Collector, Reopen, Sink};
 use super::writer::{BATCH_MAX, Command, Item, Reply, When, Writer};
@@ -247,6 +248,19 @@ impl Audit {
     /// Writes a record of what cannot be refused any more, and waits for nothing. Where it cannot be written, it is counted as lost.
     pub fn note(&self, record: Record) {
         let _ = self.put(record, Wait::Written, None);
+    }
+
+    /// Has the log say what is missing that never came here, while it could not be opened. Gives it back where that cannot be taken now.
+    ///
+    /// # Errors
+    /// The queue is full, or the log is closed.
+    pub fn missed(&self, missing: Missing) -> Result<(), Missing> {
+        self.commands.try_send(Command::Missed(missing)).map_err(|e| match e {
+            TrySendError::Full(Command::Missed(missing)) | TrySendError::Disconnected(Command::Missed(missing)) => {
+                missing
+            }
+            TrySendError::Full(_) | TrySendError::Disconnected(_) => Missing::default(),
+        })
     }
 
     /// Gives a receipt where it is decided at once.

@@ -1,6 +1,6 @@
 //! What the log says of itself: the members of its own kinds of records.
 
-use super::line::Digest;
+use super::line::{self, Digest};
 use serde::{Deserialize, Serialize};
 
 /// The version of the log's form.
@@ -111,13 +111,38 @@ pub(super) struct Removed {
 
 /// What could not be written.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(super) struct Missing {
+pub struct Missing {
     /// Records of what went on all the same.
     pub(super) lost: u64,
     /// Records of what was refused because of that.
     pub(super) refused: u64,
+    /// When the first of them was lost.
     pub(super) since: String,
+    /// Why the last one was.
     pub(super) why: String,
+}
+
+// === impl Missing ===
+
+impl Missing {
+    /// That many more, from now.
+    pub fn add(&mut self, lost: u64, refused: u64, why: &impl ToString) {
+        if self.is_nothing() {
+            self.since = line::show(&line::now());
+        }
+        (self.lost, self.refused) = (self.lost.saturating_add(lost), self.refused.saturating_add(refused));
+        self.why = self::why(why);
+    }
+    /// What was missing elsewhere.
+    pub(super) fn merge(&mut self, other: Self) {
+        let since = if self.is_nothing() || other.since < self.since { other.since } else { self.since.clone() };
+        let (lost, refused) = (self.lost.saturating_add(other.lost), self.refused.saturating_add(other.refused));
+        *self = Self { lost, refused, since, why: other.why };
+    }
+    /// Whether there is nothing.
+    pub const fn is_nothing(&self) -> bool {
+        self.lost == 0 && self.refused == 0
+    }
 }
 
 /// What the disk did not confirm.

@@ -3,11 +3,12 @@
 use super::error::AuditError;
 use super::handle::{FILE_MAX_LEAST, Receipt, Sealed, Shared, Stored, Wait};
 use super::key::PublicKey;
-use super::line::{self, Point};
+use super::line::Point;
 use super::log::{Keep, Log};
 use super::own::{self, Damaged, Dropped, Missing, Unsynced, kind};
 use super::record::fields;
 use super::sink::Collector;
+use super::untold::Untold;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -24,6 +25,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(super) enum Command {
     /// To write a record.
     Record(Item),
+    /// To say what is missing that never came here.
+    Missed(Missing),
     /// To seal what there is.
     Seal(Reply<Point>),
     /// To begin the next file.
@@ -63,6 +66,7 @@ pub(super) struct Writer {
     pub(super) commands: Receiver<Command>,
     pub(super) shared: Arc<Shared>,
     missing: Missing,
+    untold: Untold,
     unsynced: Option<Unsynced>,
     /// The last record that the disk confirmed.
     synced: u64,
@@ -80,13 +84,15 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(log: Log, when: When, commands: Receiver<Command>, shared: Arc<Shared>) -> Self {
+        let (untold, missing) = Untold::open(&log.folder);
         Self {
             synced: log.head.seq,
             log,
             when,
             commands,
             shared,
-            missing: Missing::default(),
+            missing,
+            untold,
             unsynced: None,
             dirty: None,
             // that it has started
@@ -116,6 +122,7 @@ impl Writer {
             };
             match command {
                 Command::Record(item) => held = self.batch(item),
+                Command::Missed(missing) => self.missed(missing),
                 Command::Seal(reply) => drop(reply.send(self.seal("asked"))),
                 Command::Rotate(reply) => drop(reply.send(self.rotate("asked"))),
                 Command::ChangeKey(reply) => drop(reply.send(self.change_key())),
@@ -215,6 +222,7 @@ impl Writer {
     /// What is written has no failures before it that are not told.
     fn wrote(&mut self) {
         (self.missing, self.unsynced) = (Missing::default(), None);
+        self.untold.told();
         self.dirty.get_or_insert_with(Instant::now);
         self.shared.publish(self.log.head);
     }
@@ -222,29 +230,27 @@ impl Writer {
     /// A record is not there: what it is about goes on, or is refused.
     fn lose(&mut self, item: Item, e: &AuditError) {
         let refused = !self.when.fails_open && item.reply.is_some();
-        self.miss(u64::from(!refused), u64::from(refused), own::why(e));
+        self.missing.add(u64::from(!refused), u64::from(refused), e);
+        self.untold.note(&self.missing);
         self.shared.lost(u64::from(!refused), u64::from(refused));
         if let Some(reply) = item.reply {
             let _ = reply.send(if refused { Err(e.clone()) } else { Ok(Receipt::Lost) });
         }
     }
 
-    fn miss(&mut self, lost: u64, refused: u64, why: String) {
-        if self.missing.lost + self.missing.refused == 0 {
-            self.missing.since = line::show(&line::now());
-        }
-        self.missing.lost += lost;
-        self.missing.refused += refused;
-        self.missing.why = why;
+    fn missed(&mut self, missing: Missing) {
+        self.missing.merge(missing);
+        self.untold.note(&self.missing);
+        self.news.get_or_insert_with(Instant::now);
     }
 
     /// Puts what could not be written or confirmed into lines, before what comes next.
     fn push_failures(&mut self) {
         let (lost, refused) = self.shared.turned_away();
         if lost + refused > 0 {
-            self.miss(lost, refused, own::why(&AuditError::Busy));
+            self.missing.add(lost, refused, &AuditError::Busy);
         }
-        if self.missing.lost + self.missing.refused > 0 {
+        if !self.missing.is_nothing() {
             self.log.push(kind::MISSING, &fields(&self.missing));
         }
         if let Some(unsynced) = &self.unsynced {
@@ -333,6 +339,10 @@ impl Writer {
     }
 
     fn change_key(&mut self) -> Result<PublicKey, AuditError> {
+        // the new key is told by a record of its own, before which nothing of this stands
+        if !self.missing.is_nothing() || self.unsynced.is_some() {
+            self.seal("asked")?;
+        }
         let key = self.log.change_key()?;
         self.shared.key_changed(key);
         self.wrote();
@@ -343,8 +353,13 @@ impl Writer {
     fn finish(mut self) -> Result<(), AuditError> {
         // what came while the end was asked for
         while let Ok(command) = self.commands.try_recv() {
-            if let Command::Record(item) = command {
-                self.batch(item);
+            let mut next = Some(command);
+            while let Some(command) = next.take() {
+                match command {
+                    Command::Record(item) => next = self.batch(item),
+                    Command::Missed(missing) => self.missed(missing),
+                    _ => {}
+                }
             }
         }
         self.log.push_life(kind::STOPPED);

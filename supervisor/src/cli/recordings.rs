@@ -163,7 +163,12 @@ pub(super) fn play(log: &Path, matches: &ArgMatches) -> Result<i32, Failure> {
         None => decrypt(io::BufReader::new(from), io::stdout().lock(), &key),
         Some(to) => {
             let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
-            let file = opened.map_err(|e| refused(format!("{}: {e}", to.display())))?;
+            let file = opened.map_err(|e| match e.kind() {
+                io::ErrorKind::AlreadyExists => Code::Conflict
+                    .on(format!("{} is there already", to.display()))
+                    .next("Name a file that is not there."),
+                _ => refused(format!("{}: {e}", to.display())),
+            })?;
             decrypt(io::BufReader::new(from), io::BufWriter::new(file), &key)
         }
     };

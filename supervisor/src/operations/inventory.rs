@@ -119,12 +119,14 @@ fn asks_for(name: &str, list: &ListResources, entry: &Connection) -> Result<Vec<
     }
     let namespace = match list.place.as_str() {
         _ if inventory::CLUSTER_WIDE.contains(&name) => Namespace::None,
-        "" => Namespace::All,
+        // every one, where what is listed has any
+        "" => Namespace::None,
         place => Namespace::Named(place.to_owned()),
     };
     let mut asked = Vec::new();
     if inventory::find(provider, name).is_none()
-        && let Some((_, group)) = name.split_once('.')
+        && let (_, group) = inventory::resource_and_group(name)
+        && !group.is_empty()
     {
         // the API server says which versions a group has that is not in the table
         let about = Attributes::parse("GET", format!("/apis/{group}").as_bytes())
@@ -216,6 +218,42 @@ mod tests {
         assert_eq!(all.len(), inventory::all("gcp", false).len());
         // each of these only reads, and is known by its name
         assert!(all.iter().flat_map(|(_, calls)| calls).all(|what| matches!(what, What::Gcp(call) if call.read_only)));
+    }
+
+    /// As the API server itself reads the request that a worker makes of it.
+    #[test]
+    fn what_is_asked_of_a_cluster_is_what_the_api_server_reads() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("runner.toml");
+        std::fs::write(&path, "[connections.k]\nprovider = \"kubernetes\"\nin_cluster = true\n").expect("writes");
+        let mut config = Config::load(Some(&path), &BTreeMap::new(), &BTreeMap::new()).expect("loads");
+        let cluster = config.connections.remove("k").expect("a connection");
+        let read = |what: &What| match what {
+            What::Kubernetes(a) => {
+                [&a.verb, &a.server_verb, &a.group, &a.resource, &a.subresource, &format!("{:?}", a.namespace)]
+                    .map(String::clone)
+            }
+            other => panic!("{other:?}"),
+        };
+        let odd = ["secrets.", "deployments.apps", "roles.rbac.authorization.k8s.io", "nodes.metrics.k8s.io"];
+        for name in inventory::all("kubernetes", false).iter().map(|t| t.name).chain(odd) {
+            let (resource, group) = inventory::resource_and_group(name);
+            let root = if group.is_empty() { "/api/v1".to_owned() } else { format!("/apis/{group}/v1") };
+            for place in ["", "shop"] {
+                let list = ListResources { types: vec![name.into()], place: place.into(), ..Default::default() };
+                let by_type = by_type(&list, &cluster).expect("fine");
+                let within = match place {
+                    "" => String::new(),
+                    // a worker leaves these out there
+                    _ if inventory::CLUSTER_WIDE.contains(&name) => continue,
+                    place => format!("/namespaces/{place}"),
+                };
+                let target = format!("{root}{within}/{resource}");
+                let plain = Attributes::parse("GET", target.as_bytes()).expect(&target);
+                let asked = by_type[0].1.last().expect("a list");
+                assert_eq!(read(asked), read(&What::Kubernetes(Box::new(plain))), "{name}");
+            }
+        }
     }
 
     /// The worker's suite has the same names: `azure_asks_what_the_rules_are_asked_about`.

@@ -258,6 +258,7 @@ fn main() -> ExitCode {
         .test("what_ends_before_the_cluster_says_so_to_kubectl", streams::failures)
         .test("secrets_are_masked", policy::secrets_are_masked)
         .test("a_policy_decides", policy::a_policy_decides)
+        .test("lists_of_resources_go_by_the_same_rules", policy::lists_of_resources_go_by_the_same_rules)
         .test("a_time_window_ends_what_runs", policy::a_time_window_ends_what_runs)
         .test("tricks_do_not_pass", policy::tricks_do_not_pass)
         .test("everything_is_written_down", audit::everything_is_written_down)

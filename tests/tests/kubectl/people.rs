@@ -95,6 +95,9 @@ pub(super) async fn the_cluster_knows_the_person() -> Result<()> {
     ensure!(other.code() == 1 && other.stderr.contains("policy_denied"), "{}", other.stderr);
     let pods = ada.ctl.run(&["k8s", "--connection", "people", "pods", "-n", "default"]).await?;
     ensure!(pods.stderr.contains("target_forbidden") && pods.stderr.contains("runner:ada"), "{}", pods.stderr);
+    // what the connection's own credentials need for that is told with what people need
+    let told = ada.ctl.run(&["connection", "permissions", "people"]).await?;
+    ensure!(told.stdout.contains("verbs: [\"impersonate\"]"), "{told:?}");
     eventually(SECONDS, "the API server's audit log to name them", || async {
         let log = usual.cluster.audit_log()?;
         let named = |user: &str, namespace: &str, code: u64| {

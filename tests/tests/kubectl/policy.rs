@@ -285,6 +285,38 @@ pub(super) async fn a_policy_decides() -> Result<()> {
     Ok(())
 }
 
+/// A list of resources goes by the rules that kubectl's own requests go by, those that name an API group too.
+pub(super) async fn lists_of_resources_go_by_the_same_rules() -> Result<()> {
+    let usual = usual().await?;
+    let rules = |first: &str, last: &str| {
+        format!("version = 1\n[kubernetes]\n[[kubernetes.rule]]\nname = \"first\"\n{first}\n{last}")
+    };
+    let others = "[[kubernetes.rule]]\nname = \"others\"\neffect = \"allow\"\n";
+    // what kubectl asks beside it
+    let paths = "[[kubernetes.rule]]\nname = \"paths\"\neffect = \"allow\"\npaths = [\"*\"]\n";
+    for (policy, allowed, refused) in [
+        (rules("effect = \"deny\"\nresources = [\"deployments\"]", others), "daemonsets.apps", "deployments.apps"),
+        (rules("effect = \"deny\"\nresources = [\"*.apps\", \"secrets\"]", others), "pods", "deployments.apps"),
+        (rules("effect = \"deny\"\nresources = [\"secrets\"]", others), "deployments.apps", "secrets."),
+        (rules("effect = \"allow\"\nresources = [\"deployments.apps\"]", paths), "deployments.apps", "pods"),
+        (rules("effect = \"allow\"\nresources = [\"*.apps\"]", paths), "statefulsets.apps", "pods."),
+    ] {
+        let place = Place::new(usual, Some(&policy), "cluster").await?;
+        let ctl = Ctl::new(&place.world.control_plane, place.world.user())?;
+        let list = async |name: &str| ctl.run(&["resources", "list", "-C", "cluster", "--type", name]).await;
+        let (fine, denied) = (list(allowed).await?, list(refused).await?);
+        ensure!(fine.code() == 0, "{allowed} by {policy}: {fine:?}");
+        let said = format!("{}{}", denied.stdout, denied.stderr);
+        ensure!(denied.code() == 77 && said.contains("policy_denied"), "{refused} by {policy}: {denied:?}");
+        // kubectl has the same answers
+        for (name, code) in [(allowed, 0), (refused, 1)] {
+            let ended = place.kubectl(&format!("get {} -A", name.trim_end_matches('.'))).await?;
+            ensure!(ended.code() == code, "{name} by {policy}: {ended:?}");
+        }
+    }
+    Ok(())
+}
+
 /// A policy is read again whole or not at all, and one that is broken at the start allows nothing.
 async fn changes_take_effect(runner: &mut Runner, dora: &Ctl, user: &User) -> Result<()> {
     let pods = ["k8s", "--connection", "cluster", "pods", "-n", "seen"];

@@ -11,6 +11,7 @@ use runner_tests::world::World;
 use runner_tests::{Cluster, eventually};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use shared_proto::failure::Code;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -233,5 +234,12 @@ pub(super) async fn failures() -> Result<()> {
         let gone = kubectl("--context runner-cluster get --raw /api").await?;
         Ok((gone.code() == 1 && gone.stderr.contains("runner_unavailable")).then_some(()))
     })
-    .await
+    .await?;
+    // also where kubectl asks first what there is
+    let cache = usual.files.join("failures.cache").display().to_string();
+    let gone = kubectl(&format!("--context runner-cluster --cache-dir {cache} get pods -n seen")).await?;
+    let failure = Code::RunnerUnavailable.on("");
+    let is_told = [failure.code.as_str(), &failure.next_step].iter().all(|part| gone.stderr.contains(part));
+    ensure!(gone.code() == 1 && is_told, "{}", gone.stderr);
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! What a command complains of while it runs, and what its exit means by that.
 
 use super::dialect::Dialect;
-use super::passing;
+use super::{lock, passing};
 use crate::stop::{Exit, Stop};
 use shared_proto::failure::Code;
 use shared_proto::v1::StateLock;
@@ -42,7 +42,10 @@ impl Complaint {
                 self.disk_full |=
                     d.detail.contains("no space left on device") || d.summary.contains("no space left on device");
                 let place = if d.address.is_empty() { String::new() } else { format!(" ({})", d.address) };
-                self.first.get_or_insert_with(|| format!("{}{place}", d.summary));
+                // of this one the summary alone says nothing
+                let why =
+                    if lock::is_about(&d.summary) { format!(": {}", first_line(&d.detail)) } else { String::new() };
+                self.first.get_or_insert_with(|| format!("{}{place}{why}", d.summary));
             }
             Body::PlannedChange(change) => self.planned |= change.reason != "drift",
             Body::ChangeSummary(summary) => self.applied |= summary.operation == "apply",
@@ -86,7 +89,8 @@ impl Complaint {
         if let Some(lock) = self.lock {
             let holder = if lock.who.is_empty() { "somebody".to_owned() } else { lock.who.clone() };
             let since = if lock.created.is_empty() { String::new() } else { format!(" since {}", lock.created) };
-            let failure = Code::StateLocked.on(format!("the state is locked by {holder}{since} (lock {})", lock.id));
+            let id = if lock.id.is_empty() { String::new() } else { format!(" (lock {})", lock.id) };
+            let failure = Code::StateLocked.on(format!("the state is locked by {holder}{since}{id}"));
             return Err(Stop::Locked(failure, Box::new(lock), Some(exit)));
         }
         let code = match (self.stale, self.disk_full) {
@@ -96,6 +100,12 @@ impl Complaint {
         };
         Err(Stop::Failed(code.on(message), Some(exit)))
     }
+}
+
+/// The first line of a diagnostic's detail, without the words that it begins with.
+fn first_line(detail: &str) -> String {
+    let line = detail.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    line.strip_prefix("Error message: ").unwrap_or(line).chars().take(500).collect()
 }
 
 #[cfg(test)]
@@ -109,10 +119,20 @@ mod tests {
     fn an_exit_is_judged_by_what_was_said() {
         let heard = |summary: &str| {
             let mut complaint = Complaint::default();
-            let diagnostic = Diagnostic { severity: "error".into(), summary: summary.into(), ..Default::default() };
+            let (summary, detail) = summary.split_once('|').unwrap_or((summary, ""));
+            let (severity, summary, detail) = ("error".into(), summary.into(), detail.into());
+            let diagnostic = Diagnostic { severity, summary, detail, ..Default::default() };
             complaint.hear(&Body::Diagnostic(diagnostic), &TERRAFORM);
             complaint
         };
+        // a backend that fails is no lock, and says why
+        let refused =
+            heard("Error acquiring the state lock|\nError message: invalid auth\n\nOpenTofu acquires a state lock");
+        let Err(Stop::Failed(failure, _)) = refused.judge("plan", &TERRAFORM, Exit::Code(1)) else {
+            panic!("no failure")
+        };
+        assert_eq!(failure.code, Code::EngineFailed);
+        assert!(failure.message.ends_with("exit code 1: Error acquiring the state lock: invalid auth"), "{failure}");
         for (summary, exit, command, expected) in [
             ("", Exit::Code(0), "apply", None),
             ("", Exit::Code(2), "plan", None),

@@ -12,9 +12,19 @@ const SUMMARY: &str = "Error acquiring the state lock";
 /// Of each part, bytes.
 const PART_MAX: usize = 1024;
 
+/// How backends say that there is a lock of which they know nothing: that of HTTP by its status alone, the local one by the system's word, others
+/// in a sentence. Whatever else keeps an engine from a lock (a refusal, an outage) is no lock.
+const THERE_IS_ONE: [&str; 4] =
+    ["already locked", "is locked", "resource temporarily unavailable", "because it is being used by another process"];
+
+/// Whether a diagnostic is of an engine that asked for the lock and did not get it.
+pub(super) fn is_about(summary: &str) -> bool {
+    summary == SUMMARY
+}
+
 /// The lock that a diagnostic tells of; one without an id is known to be there, and no more.
 pub(super) fn in_diagnostic(summary: &str, detail: &str) -> Option<StateLock> {
-    if summary != SUMMARY {
+    if !is_about(summary) {
         return None;
     }
     let mut lock = StateLock::default();
@@ -33,7 +43,9 @@ pub(super) fn in_diagnostic(summary: &str, detail: &str) -> Option<StateLock> {
             _ => {}
         }
     }
-    Some(lock)
+    let message = detail.split("Lock Info:").next().unwrap_or_default().to_lowercase();
+    let is_one = !lock.id.is_empty() || THERE_IS_ONE.iter().any(|words| message.contains(words));
+    is_one.then_some(lock)
 }
 
 /// A moment as Go prints one in UTC: `2026-01-31 10:00:00.123456 +0000 UTC`.
@@ -60,8 +72,19 @@ mod tests {
         assert_eq!((lock.operation.as_str(), lock.version.as_str()), ("OperationTypeApply", "1.11.4"));
         assert_eq!(lock.created_ms, 1_795_874_401_500);
         assert_eq!(in_diagnostic("Error releasing the state lock", DETAIL), None);
-        assert_eq!(in_diagnostic(SUMMARY, "no more is said"), Some(StateLock::default()));
-        let long = format!("Lock Info:\n  Who: {}\n", "x".repeat(PART_MAX + 1));
+        for (says, is_one) in [
+            ("Error message: HTTP remote state already locked, failed to unmarshal body", true),
+            ("Error message: resource temporarily unavailable\n\nOpenTofu acquires a state lock", true),
+            ("Error message: workspace is locked", true),
+            // what is no lock at all
+            ("Error message: HTTP remote state endpoint invalid auth\n\nOpenTofu acquires a state lock", false),
+            ("Error message: Failed to lock: LOCK http://h/s giving up after 1 attempt(s)", false),
+            ("Error message: operation error S3: PutObject, connection refused\nLock Info:\n", false),
+            ("", false),
+        ] {
+            assert_eq!(in_diagnostic(SUMMARY, says), is_one.then(StateLock::default), "{says}");
+        }
+        let long = format!("Lock Info:\n  ID: 1\n  Who: {}\n", "x".repeat(PART_MAX + 1));
         assert!(
             in_diagnostic(SUMMARY, &long).is_some_and(|lock| lock.who.len() <= PART_MAX && lock.who.contains("[cut"))
         );

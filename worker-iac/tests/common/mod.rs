@@ -415,6 +415,14 @@ pub fn outputs(events: &[Event]) -> serde_json::Value {
 
 /// A backend of the kind `http`, for as long as the test's process lives: what is put there is what is got. Its address.
 pub fn keep_states(kept: std::sync::Arc<std::sync::Mutex<Vec<u8>>>) -> std::net::SocketAddr {
+    keep_states_and_answer(kept, None)
+}
+
+/// The same, which answers whoever asks for a lock with that status and body.
+pub fn keep_states_and_answer(
+    kept: std::sync::Arc<std::sync::Mutex<Vec<u8>>>,
+    locks: Option<(&'static str, &'static str)>,
+) -> std::net::SocketAddr {
     use std::io::{BufRead as _, BufReader};
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
     let address = listener.local_addr().expect("an address");
@@ -439,6 +447,10 @@ pub fn keep_states(kept: std::sync::Arc<std::sync::Mutex<Vec<u8>>>) -> std::net:
             }
             let status = if request.starts_with("GET") && kept.is_empty() { "404 Not Found" } else { "200 OK" };
             let content = if request.starts_with("GET") { kept.as_slice() } else { &[] };
+            let (status, content) = match locks {
+                Some((status, body)) if request.starts_with("LOCK") => (status, body.as_bytes()),
+                _ => (status, content),
+            };
             let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", content.len());
             let mut stream = reader.into_inner();
             let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(content));

@@ -74,6 +74,11 @@ impl Cluster {
         Ok(Self { client, authorization, impersonation, namespace, connection: Cell::new(connection) })
     }
 
+    /// Whether requests are made as whoever asks.
+    pub(crate) fn impersonates(&self) -> bool {
+        !self.impersonation.is_empty()
+    }
+
     /// To the same API server, over a connection of its own.
     pub(crate) fn another(&self) -> Self {
         Self {

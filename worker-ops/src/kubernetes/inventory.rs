@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use serde_json::Value;
 use shared_proto::documents::{Identity, Place, Resource};
 use shared_proto::failure::Code;
-use shared_proto::inventory::CLUSTER_WIDE;
+use shared_proto::inventory::{CLUSTER_WIDE, resource_and_group};
 use shared_proto::v1::{ListResources, Outcome};
 
 use super::connect::{Cluster, segment};
@@ -124,7 +124,7 @@ fn resource(type_name: &str, metadata: &Value, state: Option<&Value>) -> Resourc
 
 /// Where a type is listed. The groups of the table have a version that every API server has; another one says which it has.
 async fn path(cluster: &mut Cluster, name: &str, namespace: &str) -> Result<String, Fault> {
-    let (resource, group) = name.split_once('.').map_or((name, ""), |(resource, group)| (resource, group));
+    let (resource, group) = resource_and_group(name);
     let resource = segment("type", resource)?;
     let root = match group {
         "" => "/api/v1".to_owned(),

@@ -21,6 +21,19 @@ const LOGS: [(&str, &str); 4] = [("list", "namespaces"), ("list", "pods"), ("get
 /// The version, which is no resource.
 const VERSION: &str = "/version";
 
+/// What the connection's own credentials need where requests are made as whoever asks, which everything else is then the role of.
+const IMPERSONATION: &str = "---
+# for the connection's own credentials, which act as whoever asks; the role above is for those people
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata:
+  name: runner-impersonate
+rules:
+- apiGroups: [\"\"]
+  resources: [\"users\", \"groups\"]
+  verbs: [\"impersonate\"]
+";
+
 /// Finds out: in one namespace where one is named, else in all of them.
 pub(crate) async fn probe(
     cluster: &mut Cluster,
@@ -46,7 +59,9 @@ pub(crate) async fn probe(
     let attributes = NonResourceAttributes { path: Some(VERSION.to_owned()), verb: Some("get".to_owned()) };
     let spec = SelfSubjectAccessReviewSpec { non_resource_attributes: Some(attributes), ..Default::default() };
     items.push(review(cluster, format!("get {VERSION}"), spec).await?);
-    let least_policy = LeastPolicy { format: "kubernetes_rbac".to_owned(), text: least_role(&asked.purpose) };
+    let impersonates = if cluster.impersonates() { IMPERSONATION } else { "" };
+    let text = least_role(&asked.purpose) + impersonates;
+    let least_policy = LeastPolicy { format: "kubernetes_rbac".to_owned(), text };
     let report = PermissionReport { purpose: asked.purpose.clone(), items, least_policy };
     Document::whole(output, &report).await?;
     Ok(done())

@@ -5,10 +5,12 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::process::Command;
 
 const HOW: &str = "AUDIT_TEST_FULL";
+const ENDS: &str = "AUDIT_TEST_FULL_ENDS";
 
 /// Writes until the disk is full, has room made, and looks at what the log says.
-fn until_full(folder: &Path, on_failure: OnFailure, fill: impl FnOnce(&Path), make_room: impl FnOnce()) {
-    let audit = open(folder, Options { on_failure, ..options() });
+/// `dies`: another process goes on, which the full disk keeps from it for a while.
+fn until_full(folder: &Path, on_failure: OnFailure, dies: bool, fill: impl FnOnce(&Path), make_room: impl FnOnce()) {
+    let mut audit = open(folder, Options { on_failure, ..options() });
     write(&audit, decision(0));
     fill(folder);
     let (mut written, mut refused, mut lost) = (0, 0, 0);
@@ -32,7 +34,22 @@ fn until_full(folder: &Path, on_failure: OnFailure, fill: impl FnOnce(&Path), ma
     assert_eq!((health.lost, health.refused), (lost, refused));
     assert!(health.last_error.is_some());
     assert_eq!((lost, refused), if on_failure == OnFailure::Open { (6, 0) } else { (1, 5) });
-    make_room();
+    if dies {
+        // not one byte more, that it is told at its end
+        limit_files(std::fs::metadata(file(folder, 1)).expect("there").len());
+        drop(audit);
+        loop {
+            match Audit::open(folder, Options { on_failure, ..options() }) {
+                Err(AuditError::Held(_)) => std::thread::yield_now(),
+                Err(AuditError::Write(..)) => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        make_room();
+        audit = open(folder, Options { on_failure, ..options() });
+    } else {
+        make_room();
+    }
     let point = write(&audit, decision(1));
     close(&audit);
     let report = check(folder, Against { expected: Some(point), ..Against::default() });
@@ -63,19 +80,24 @@ fn child() {
         // not at the end of a record
         limit_files(length + 10_007);
     };
-    until_full(folder.path(), on_failure, fill, || limit_files(u64::MAX));
+    until_full(folder.path(), on_failure, how_it_ends() == "dies", fill, || limit_files(u64::MAX));
+}
+
+fn how_it_ends() -> String {
+    std::env::var(ENDS).unwrap_or_default()
 }
 
 #[test]
 fn a_full_disk_refuses_or_is_counted() {
     let test = module_path!().split_once("::").expect("a path").1;
-    for how in ["open", "closed"] {
+    for (how, ends) in [("open", "lives"), ("closed", "lives"), ("open", "dies"), ("closed", "dies")] {
         // the signal that goes with the limit must not end it
         let done = Command::new("sh")
             .args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"])
             .arg(std::env::current_exe().expect("a path"))
             .args(["--exact", &format!("{test}::child"), "--ignored", "--nocapture", "--test-threads=1"])
             .env(HOW, how)
+            .env(ENDS, ends)
             .output()
             .expect("runs");
         let (out, error) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
@@ -100,7 +122,7 @@ fn a_small_file_system_that_is_full() {
         };
         let log = folder.path().join("audit");
         let done = std::panic::catch_unwind(|| {
-            until_full(&log, on_failure, fill, || std::fs::remove_file(&ballast).expect("removes"));
+            until_full(&log, on_failure, false, fill, || std::fs::remove_file(&ballast).expect("removes"));
         });
         let unmount = Command::new("umount").arg("-l").arg(folder.path()).status();
         assert!(done.is_ok() && unmount.is_ok_and(|s| s.success()), "{on_failure:?}");
