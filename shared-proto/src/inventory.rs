@@ -89,6 +89,23 @@ pub fn resource_and_group(type_name: &str) -> (&str, &str) {
     type_name.split_once('.').unwrap_or((type_name, ""))
 }
 
+/// Where a type of a cluster is listed, in a namespace or (empty) in all: as a worker asks for it, and so as rules decide it. `version`: of its
+/// group.
+pub fn list_target(type_name: &str, version: &str, namespace: &str) -> String {
+    let (resource, group) = resource_and_group(type_name);
+    let root = if group.is_empty() { "/api/v1".to_owned() } else { format!("/apis/{group}/{version}") };
+    if namespace.is_empty() {
+        format!("{root}/{resource}")
+    } else {
+        format!("{root}/namespaces/{namespace}/{resource}")
+    }
+}
+
+/// Whether every API server has the version `v1` of an API group (empty: the core one). Of another it is asked which it has.
+pub fn is_of_v1(group: &str) -> bool {
+    ["", "apps", "batch", "networking.k8s.io"].contains(&group)
+}
+
 /// All that is asked to list resources of a type; of clouds only.
 pub fn calls(provider: &str, type_name: &str) -> Vec<Call> {
     if let Some(known) = find(provider, type_name) {

@@ -258,13 +258,23 @@ impl Held {
     }
 }
 
+/// Whether a lock's id can be a word of a command as it is. Those of engines are UUIDs; whoever has the token of a job's state may give another.
+pub fn is_plain_id(id: &str) -> bool {
+    (1..=128).contains(&id.len())
+        && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        && !id.starts_with('-')
+}
+
+/// The command that removes a lock, for people to copy.
+pub fn unlock_in_words(id: &str) -> String {
+    let id = if is_plain_id(id) { id } else { "ID" };
+    format!("`runnerctl state unlock STACK {id} --reason TEXT`")
+}
+
 /// What is said of a lock that a job's engine has left in the runner's own store: with what to do about it.
 pub fn left_in_words(lock: &StateLock) -> String {
-    let id = &lock.id;
-    format!(
-        "It has left the lock of the state (lock {id}): look what it has done, then remove it, \
-         `runnerctl state unlock STACK {id} --reason TEXT`."
-    )
+    let command = unlock_in_words(&lock.id);
+    format!("It has left the lock of the state (lock {}): look what it has done, then remove it, {command}.", lock.id)
 }
 
 /// The head of a version's file, and how long it is. None: there is no whole one.

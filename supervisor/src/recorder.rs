@@ -161,8 +161,11 @@ impl Recorder {
                             tokio::spawn(ended.clone().run_until_cancelled_owned(taking));
                         }
                         tokio::spawn(ended.run_until_cancelled_owned(pass_seals(audit.seals(), inner.seals.clone())));
-                        inner.state.send_replace(State::Open(audit));
                         let recorder = Self { inner: inner.clone() };
+                        // before all that waits for it
+                        recorder.tell_to(&audit);
+                        inner.state.send_replace(State::Open(audit));
+                        // and what was counted meanwhile
                         recorder.tell();
                         inner.tasks.spawn(recordings::left_behind(recorder));
                         return;
@@ -190,6 +193,7 @@ impl Recorder {
         self.inner.opening.lock().unwrap_or_else(PoisonError::into_inner).cancel();
         // from here on it is the next one's
         let _ = std::fs::remove_file(self.inner.folder.join(RELAY));
+        self.tell();
         if let State::Open(audit) = self.inner.state.send_replace(State::Given)
             && let Err(e) = audit.close().await
         {
@@ -273,7 +277,9 @@ impl Recorder {
 
     /// Writes down what cannot be refused any more.
     pub fn note(&self, record: Record) {
-        match &*self.inner.state.borrow() {
+        // not while it is looked at: what is counted looks at it again, and whoever opens the log may wait in between
+        let state = self.inner.state.borrow().clone();
+        match state {
             State::Open(audit) => audit.note(record),
             State::Given => {
                 let path = self.inner.folder.join(RELAY);
@@ -308,8 +314,13 @@ impl Recorder {
 
     /// Has the log say what was counted before it was open; later, where it is not.
     fn tell(&self) {
-        let state = self.inner.state.borrow();
-        let State::Open(audit) = &*state else { return };
+        let state = self.inner.state.borrow().clone();
+        if let State::Open(audit) = state {
+            self.tell_to(&audit);
+        }
+    }
+
+    fn tell_to(&self, audit: &Audit) {
         let mut untold = self.inner.untold.lock().unwrap_or_else(PoisonError::into_inner);
         if !untold.is_nothing()
             && let Err(back) = audit.missed(std::mem::take(&mut *untold))

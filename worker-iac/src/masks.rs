@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-/// Values that came later: each takes some thirty forms that are looked for. A session lasts a quarter of an hour at least, and a job has 32
+/// Values that came later: each takes some fifty forms that are looked for. A session lasts a quarter of an hour at least, and a job has 32
 /// connections at most.
 const LATER_MAX: usize = 1024;
 

@@ -5,7 +5,7 @@
 //! It is applied to whole lines, before they are parsed, so no secret is cut in two by how they arrived; each line of a secret of several
 //! counts as one. It tells how often it found something, never what.
 
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use std::collections::BTreeSet;
@@ -18,6 +18,9 @@ const MASK: &str = "[redacted]";
 /// The shortest value that is taken out, bytes. Taking "dev" or "true" out of every line would hide everything and protect nothing.
 pub const SHORTEST: usize = 8;
 
+/// The longest value that is looked for in UTF-16 as well, bytes: each of its bytes costs the search much more so.
+const WIDE_MAX: usize = 1024;
+
 /// How many times JSON in JSON is looked into.
 const NESTED: usize = 4;
 
@@ -29,6 +32,8 @@ const OPEN_END: usize = 4;
 pub struct Redaction {
     /// None: there is nothing to take out.
     search: Option<AhoCorasick>,
+    /// They are more than can be looked for: nothing may stay.
+    blind: bool,
     /// Of the forms those whose end is told with what comes after them.
     open: Arc<[bool]>,
     longest: usize,
@@ -58,12 +63,12 @@ impl Redaction {
         forms.append(&mut open);
         let longest = forms.iter().map(String::len).max().unwrap_or(0);
         // of two that begin at the same place the longer one: what contains another must not leave its rest behind
-        let search = if forms.is_empty() {
-            None
-        } else {
-            AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&forms).ok()
-        };
-        Self { search, open: open_ends, longest, found: Arc::default() }
+        // of the kinds of automata the one that stays small where a value is long
+        let mut builder = AhoCorasick::builder();
+        builder.match_kind(MatchKind::LeftmostLongest).kind(Some(AhoCorasickKind::ContiguousNFA));
+        let search = if forms.is_empty() { None } else { builder.build(&forms).ok() };
+        let blind = search.is_none() && !forms.is_empty();
+        Self { search, blind, open: open_ends, longest, found: Arc::default() }
     }
 
     /// The same values as another, and counting on where that one is.
@@ -74,6 +79,9 @@ impl Redaction {
 
     /// The text without the secrets.
     pub fn apply(&self, text: &mut String) {
+        if self.blind {
+            MASK.clone_into(text);
+        }
         let Some(search) = &self.search else { return };
         let mut clean = String::new();
         let (mut kept, mut count) = (0_usize, 0);
@@ -196,7 +204,7 @@ fn escaped_in_json(text: &str, which: impl Fn(char) -> bool) -> String {
 /// In base64, of UTF-8 and UTF-16, wherever in a longer text it began. What depends on the bytes before and after is not ours: those characters are left out, at the
 /// beginning so many.
 fn in_base64(value: &str, forms: &mut BTreeSet<String>) {
-    let units = || value.encode_utf16();
+    let units = || value.encode_utf16().filter(|_| value.len() <= WIDE_MAX);
     let (little, big) = (units().flat_map(u16::to_le_bytes).collect(), units().flat_map(u16::to_be_bytes).collect());
     // as texts are, and as Windows takes them (a command for PowerShell, the data of a machine)
     for bytes in [value.as_bytes().to_vec(), little, big] {

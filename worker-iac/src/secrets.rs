@@ -4,7 +4,7 @@
 use runner_worker_iac::redaction::{Redaction, SHORTEST};
 use std::collections::BTreeSet;
 
-/// The most values that are looked for everywhere, and their bytes: each is looked for in some thirty forms. What is beyond is hidden where the engine
+/// The most values that are looked for everywhere, and their bytes: each is looked for in some fifty forms. What is beyond is hidden where the engine
 /// masks it.
 const VALUES_MAX: usize = 256;
 const BYTES_MAX: usize = 64 * 1024;

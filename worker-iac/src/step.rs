@@ -31,7 +31,7 @@ use shared_proto::hooks::Hook;
 use shared_proto::rules::{BY_POLICY, Judgement, others};
 use shared_proto::secret::Secret;
 use shared_proto::spool::SpoolError;
-use shared_proto::states::{Held, Key, left_in_words};
+use shared_proto::states::{Held, Key, left_in_words, unlock_in_words};
 use shared_proto::v1::event::Body;
 use shared_proto::v1::{
     EngineRead, JobBound, JobKind, JobRequest, JobResult, JobStart, PhaseChanged, PlanJudged, PlanSaved, Redacted,
@@ -1034,10 +1034,7 @@ fn locked(held: &Held, exit: Option<Exit>) -> Stop {
         "the state is locked by the engine of job {} of {}, which is gone and has left its lock (lock {})",
         lock.job, held.person, lock.id
     );
-    let next = format!(
-        "Look what that job has done, then remove the lock: `runnerctl state unlock STACK {} --reason TEXT`.",
-        lock.id
-    );
+    let next = format!("Look what that job has done, then remove the lock: {}.", unlock_in_words(&lock.id));
     Stop::Locked(Code::StateLocked.on(message).next(next), Box::new(lock), exit)
 }
 

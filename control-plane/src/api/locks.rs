@@ -43,7 +43,8 @@ pub(super) struct LockView {
     lock: Option<KnownLock>,
     /// The job that could not have it, or that has left it.
     found_by: Option<String>,
-    /// The job at work that has asked for it, and has told of nothing since: it has the lock by now, or waits for whoever has it.
+    /// The job at work that has asked for it, and has told of nothing since: it has the lock by now, or waits for whoever has it. Its runner is
+    /// heard of.
     asked_by: Option<String>,
     /// Absent where nothing tells of a lock.
     holder: Option<Holder>,
@@ -227,7 +228,7 @@ fn judged(jobs: &[Seen]) -> LockView {
             // one that it has left itself is its own
             let before = if lock.job == job.id { &jobs[at..] } else { &jobs[at + 1..] };
             let holder = Some(holder(before, lock));
-            let asked_by = asks.and_then(|holder: Holder| holder.job);
+            let asked_by = asks.as_ref().and_then(asker);
             return LockView { lock: Some(lock.clone()), found_by: Some(job.id.clone()), asked_by, holder };
         }
         maybe = maybe.or_else(|| job.holds());
@@ -237,7 +238,7 @@ fn judged(jobs: &[Seen]) -> LockView {
             break;
         }
     }
-    let asked_by = asks.as_ref().and_then(|holder| holder.job.clone());
+    let asked_by = asks.as_ref().and_then(asker);
     let holder = match (maybe, asks) {
         // whoever had it before may have it still, or it is that one's by now
         (Some(before), Some(asks)) => {
@@ -247,6 +248,11 @@ fn judged(jobs: &[Seen]) -> LockView {
         (before, asks) => before.or(asks),
     };
     LockView { holder, asked_by, ..LockView::default() }
+}
+
+/// The job of whoever asks, where it can be waited for.
+fn asker(asks: &Holder) -> Option<String> {
+    asks.job.clone().filter(|_| asks.silent_since_ms.is_none())
 }
 
 /// Whose a lock is that a job could not have, by the jobs before that one.

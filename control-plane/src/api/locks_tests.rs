@@ -147,6 +147,8 @@ fn whoever_has_it_is_told_before_anybody_has_found_it() {
         ["job w", "waits for it", "job j", "SIGKILL"].iter().all(|part| holder.evidence.contains(part)),
         "{holder:?}"
     );
+    // of one that is not heard of nobody waits
+    assert_eq!(judged(&[Seen { heard: false, ..waits.clone() }]).asked_by, None);
     let alone = judged(&[waits, Seen { had_it: true, ..ended(applies(), "applied", end("ok")) }]);
     assert_eq!(alone.holder.and_then(|holder| holder.job).as_deref(), Some("w"));
     // what was found before somebody had it is gone, what somebody waits for is not

@@ -5,6 +5,7 @@
 //!   audit-000001.jsonl  the records; the number of a file never comes again
 //!   key                 the sealing key, 0600; key.new while it is changed
 //!   lock                held by who writes
+//!   untold              how many records are missing of which the log does not say so yet
 //!   torn-000001-4711-…  what was cut off that file at that byte, with the start of its SHA-256; ".new" until the log says so
 //! ```
 

@@ -249,6 +249,7 @@ impl Writer {
         let (lost, refused) = self.shared.turned_away();
         if lost + refused > 0 {
             self.missing.add(lost, refused, &AuditError::Busy);
+            self.untold.note(&self.missing);
         }
         if !self.missing.is_nothing() {
             self.log.push(kind::MISSING, &fields(&self.missing));

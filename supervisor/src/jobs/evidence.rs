@@ -1,7 +1,8 @@
 //! What is left to tell what a step did that ended without its own word: the last of its resources, the state's serial before and after, a
 //! lock that is left, and a state that the engine could not save, which is put where it outlives the job.
 //!
-//! All of it lies where what runs in the job may write: it is told to people and decides nothing. The state stays on the runner.
+//! All of it lies where what runs in the job may write: it is told to people, and of the lock alone it decides something, whether that is offered to
+//! be removed. So a lock is believed only where its engine has no way to that file but around its isolation. The state stays on the runner.
 
 use super::durable;
 use super::folder::{self, Folder, Step};
@@ -143,6 +144,10 @@ fn lock(stack: &Path, job: &str) -> Option<Held> {
     let held = serde_json::from_slice::<Held>(&content).ok().filter(|held| held.job == job)?;
     let created = shared_proto::identity::rfc3339(held.time_ms / 1000);
     let info = serde_json::json!({ "ID": shown(held.id()), "Created": created });
+    // what an engine of ours gives is a UUID; it becomes a part of a command
+    if !states::is_plain_id(held.id()) {
+        return None;
+    }
     Some(Held { info, job: held.job, time_ms: held.time_ms, ..Held::default() })
 }
 

@@ -465,7 +465,11 @@ impl Job {
             left = left.describe(),
             "job ended by its supervisor"
         );
-        let evidence = self.evidence(step, &tip, (marker.state_serial, marker.states_at)).await;
+        let mut evidence = self.evidence(step, &tip, (marker.state_serial, marker.states_at)).await;
+        // what may run still may hold it still, and Pulumi's engine has that folder for itself: it writes there what it likes
+        if !nothing_left || self.request.as_ref().is_ok_and(|request| request.engine == "pulumi") {
+            evidence.lock = None;
+        }
         let left = match unknown {
             true => evidence.describe(),
             false => format!("{}. {}", left.describe(), evidence.describe()),
@@ -475,7 +479,7 @@ impl Job {
             phase,
             &failure.next(next),
             &left,
-            Found { rescued: evidence.rescued, nothing_left, lock: evidence.lock.filter(|_| nothing_left) },
+            Found { rescued: evidence.rescued, nothing_left, lock: evidence.lock },
         ))
     }
 

@@ -117,23 +117,24 @@ fn asks_for(name: &str, list: &ListResources, entry: &Connection) -> Result<Vec<
         let calls = inventory::calls(provider, name);
         return Ok(calls.iter().map(|c| call(entry, &list.place, &c.service, c.operation.as_deref())).collect());
     }
-    let namespace = match list.place.as_str() {
-        _ if inventory::CLUSTER_WIDE.contains(&name) => Namespace::None,
-        // every one, where what is listed has any
-        "" => Namespace::None,
-        place => Namespace::Named(place.to_owned()),
-    };
+    let wrong = |what: &dyn std::fmt::Display| Code::InvalidArgument.on(format!("the type {name:?}: {what}"));
+    let (resource, group) = inventory::resource_and_group(name);
     let mut asked = Vec::new();
-    if inventory::find(provider, name).is_none()
-        && let (_, group) = inventory::resource_and_group(name)
-        && !group.is_empty()
-    {
-        // the API server says which versions a group has that is not in the table
-        let about = Attributes::parse("GET", format!("/apis/{group}").as_bytes())
-            .map_err(|e| Code::InvalidArgument.on(format!("the type {name:?}: {e}")))?;
+    if !inventory::is_of_v1(group) {
+        // the API server says which versions it has
+        let about = Attributes::parse("GET", format!("/apis/{group}").as_bytes()).map_err(|e| wrong(&e))?;
         asked.push(What::Kubernetes(Box::new(about)));
     }
-    asked.extend(of_cluster("list", name, namespace));
+    // a worker leaves those out in a namespace that are in none
+    let place = if inventory::CLUSTER_WIDE.contains(&name) { "" } else { &list.place };
+    // as the API server reads what the worker asks for
+    let target = inventory::list_target(name, "v1", place);
+    let listed = Attributes::parse("GET", target.as_bytes()).map_err(|e| wrong(&e))?;
+    let is_list = (listed.verb.as_str(), listed.resource.as_str(), listed.group.as_str()) == ("list", resource, group);
+    if !is_list || !listed.subresource.is_empty() {
+        return Err(wrong(&"nothing of that name is listed"));
+    }
+    asked.push(What::Kubernetes(Box::new(listed)));
     Ok(asked)
 }
 
@@ -228,31 +229,46 @@ mod tests {
         std::fs::write(&path, "[connections.k]\nprovider = \"kubernetes\"\nin_cluster = true\n").expect("writes");
         let mut config = Config::load(Some(&path), &BTreeMap::new(), &BTreeMap::new()).expect("loads");
         let cluster = config.connections.remove("k").expect("a connection");
-        let read = |what: &What| match what {
-            What::Kubernetes(a) => {
-                [&a.verb, &a.server_verb, &a.group, &a.resource, &a.subresource, &format!("{:?}", a.namespace)]
-                    .map(String::clone)
-            }
-            other => panic!("{other:?}"),
+        let list = |name: &str, place: &str| {
+            by_type(&ListResources { types: vec![name.into()], place: place.into(), ..Default::default() }, &cluster)
         };
-        let odd = ["secrets.", "deployments.apps", "roles.rbac.authorization.k8s.io", "nodes.metrics.k8s.io"];
-        for name in inventory::all("kubernetes", false).iter().map(|t| t.name).chain(odd) {
-            let (resource, group) = inventory::resource_and_group(name);
-            let root = if group.is_empty() { "/api/v1".to_owned() } else { format!("/apis/{group}/v1") };
-            for place in ["", "shop"] {
-                let list = ListResources { types: vec![name.into()], place: place.into(), ..Default::default() };
-                let by_type = by_type(&list, &cluster).expect("fine");
-                let within = match place {
-                    "" => String::new(),
-                    // a worker leaves these out there
-                    _ if inventory::CLUSTER_WIDE.contains(&name) => continue,
-                    place => format!("/namespaces/{place}"),
-                };
-                let target = format!("{root}{within}/{resource}");
-                let plain = Attributes::parse("GET", target.as_bytes()).expect(&target);
-                let asked = by_type[0].1.last().expect("a list");
-                assert_eq!(read(asked), read(&What::Kubernetes(Box::new(plain))), "{name}");
-            }
+        let all = Namespace::All;
+        let shop = || Namespace::Named("shop".into());
+        for (name, place, resource, group, namespace) in [
+            ("pods", "", "pods", "", all.clone()),
+            ("pods", "shop", "pods", "", shop()),
+            ("secrets.", "", "secrets", "", all.clone()),
+            ("deployments.apps", "", "deployments", "apps", all.clone()),
+            ("deployments.apps", "shop", "deployments", "apps", shop()),
+            ("roles.rbac.authorization.k8s.io", "", "roles", "rbac.authorization.k8s.io", all),
+            ("nodes", "shop", "nodes", "", Namespace::None),
+            ("nodes.metrics.k8s.io", "", "nodes", "metrics.k8s.io", Namespace::None),
+        ] {
+            let by_type = list(name, place).expect(name);
+            let Some(What::Kubernetes(asked)) = by_type[0].1.last() else { panic!("{name}: {by_type:?}") };
+            assert_eq!((asked.verb.as_str(), asked.subresource.as_str()), ("list", ""), "{name}");
+            assert_eq!((asked.resource.as_str(), asked.group.as_str()), (resource, group), "{name}");
+            assert_eq!(asked.namespace, namespace, "{name} in {place:?}");
+            // which versions a group has is asked where it is not known
+            assert_eq!(by_type[0].1.len(), 1 + usize::from(!inventory::is_of_v1(group)), "{name}");
+        }
+        for t in inventory::all("kubernetes", false) {
+            assert!(list(t.name, "").is_ok() && list(t.name, "shop").is_ok(), "{}", t.name);
+        }
+        // what the API server takes for something else than a list
+        for (name, place) in [
+            ("status", "shop"),
+            ("finalize", "shop"),
+            ("pods/log", ""),
+            ("pods/web-1", "shop"),
+            ("watch", ""),
+            ("proxy", ""),
+            ("pods", "shop/pods/x"),
+            ("pods", ".."),
+            ("%70ods", ""),
+        ] {
+            let refused = list(name, place).expect_err(name);
+            assert_eq!(refused.code, Code::InvalidArgument, "{name} in {place:?}");
         }
     }
 

@@ -102,10 +102,12 @@ impl Complaint {
     }
 }
 
-/// The first line of a diagnostic's detail, without the words that it begins with.
+/// The first line of a diagnostic's detail that says something, without the words that it begins with.
 fn first_line(detail: &str) -> String {
-    let line = detail.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
-    line.strip_prefix("Error message: ").unwrap_or(line).chars().take(500).collect()
+    let lines = detail.lines().map(|line| line.trim().trim_start_matches("Error message: ").trim_start_matches("* "));
+    // of several a heading says how many
+    let mut lines = lines.filter(|line| !line.is_empty() && !line.ends_with("errors occurred:"));
+    lines.next().unwrap_or_default().chars().take(500).collect()
 }
 
 #[cfg(test)]
@@ -125,6 +127,11 @@ mod tests {
             complaint.hear(&Body::Diagnostic(diagnostic), &TERRAFORM);
             complaint
         };
+        assert_eq!(
+            first_line("Error message: 2 errors occurred:\n\t* operation error S3: 403\n\t* x\n"),
+            "operation error S3: 403"
+        );
+        assert_eq!(first_line(""), "");
         // a backend that fails is no lock, and says why
         let refused =
             heard("Error acquiring the state lock|\nError message: invalid auth\n\nOpenTofu acquires a state lock");

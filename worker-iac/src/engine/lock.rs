@@ -14,8 +14,15 @@ const PART_MAX: usize = 1024;
 
 /// How backends say that there is a lock of which they know nothing: that of HTTP by its status alone, the local one by the system's word, others
 /// in a sentence. Whatever else keeps an engine from a lock (a refusal, an outage) is no lock.
-const THERE_IS_ONE: [&str; 4] =
-    ["already locked", "is locked", "resource temporarily unavailable", "because it is being used by another process"];
+const THERE_IS_ONE: [&str; 6] = [
+    "already locked",
+    "is locked",
+    "resource temporarily unavailable",
+    "because it is being used by another process",
+    // S3, where who has it cannot be read: of its lock file, of DynamoDB
+    "preconditionfailed",
+    "conditionalcheckfailed",
+];
 
 /// Whether a diagnostic is of an engine that asked for the lock and did not get it.
 pub(super) fn is_about(summary: &str) -> bool {
@@ -76,6 +83,8 @@ mod tests {
             ("Error message: HTTP remote state already locked, failed to unmarshal body", true),
             ("Error message: resource temporarily unavailable\n\nOpenTofu acquires a state lock", true),
             ("Error message: workspace is locked", true),
+            ("Error message: operation error S3: PutObject, api error PreconditionFailed: At least one", true),
+            ("Error message: operation error DynamoDB: PutItem, ConditionalCheckFailedException: The", true),
             // what is no lock at all
             ("Error message: HTTP remote state endpoint invalid auth\n\nOpenTofu acquires a state lock", false),
             ("Error message: Failed to lock: LOCK http://h/s giving up after 1 attempt(s)", false),

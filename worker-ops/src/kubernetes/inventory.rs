@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use serde_json::Value;
 use shared_proto::documents::{Identity, Place, Resource};
 use shared_proto::failure::Code;
-use shared_proto::inventory::{CLUSTER_WIDE, resource_and_group};
+use shared_proto::inventory::{CLUSTER_WIDE, is_of_v1, list_target, resource_and_group};
 use shared_proto::v1::{ListResources, Outcome};
 
 use super::connect::{Cluster, segment};
@@ -125,21 +125,18 @@ fn resource(type_name: &str, metadata: &Value, state: Option<&Value>) -> Resourc
 /// Where a type is listed. The groups of the table have a version that every API server has; another one says which it has.
 async fn path(cluster: &mut Cluster, name: &str, namespace: &str) -> Result<String, Fault> {
     let (resource, group) = resource_and_group(name);
-    let resource = segment("type", resource)?;
-    let root = match group {
-        "" => "/api/v1".to_owned(),
-        "apps" | "batch" | "networking.k8s.io" => format!("/apis/{group}/v1"),
-        _ => {
-            let group = segment("group", group)?;
-            let about: Value = cluster.get(&format!("/apis/{group}")).await?;
-            let version = text(&about, "/preferredVersion/version");
-            format!("/apis/{group}/{}", segment("version", &version)?)
-        }
+    segment("type", resource)?;
+    let version = if is_of_v1(group) {
+        "v1".to_owned()
+    } else {
+        let group = segment("group", group)?;
+        let about: Value = cluster.get(&format!("/apis/{group}")).await?;
+        segment("version", &text(&about, "/preferredVersion/version"))?
     };
-    Ok(match namespace {
-        "" => format!("{root}/{resource}"),
-        namespace => format!("{root}/namespaces/{}/{resource}", segment("namespace", namespace)?),
-    })
+    if !namespace.is_empty() {
+        segment("namespace", namespace)?;
+    }
+    Ok(list_target(name, &version, namespace))
 }
 
 fn array<'a>(value: &'a Value, name: &str) -> &'a [Value] {
