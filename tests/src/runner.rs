@@ -595,6 +595,17 @@ impl Runner {
     pub fn counts(&self) -> Result<Counts> {
         procfs::counts(self.supervisor()?)
     }
+    /// The same, once all is open that it keeps open: both its connections, and the audit log, before which no operation is served. `operation`: the
+    /// path of one.
+    ///
+    /// # Errors
+    /// It did not come to that in time; the operation.
+    pub async fn counts_at_rest(&self, user: &User, operation: &str, deadline: Duration) -> Result<Counts> {
+        self.message(Mark::default(), deadline, "execution service reached").await?;
+        user.get(operation).await?;
+        self.no_workers(deadline).await?;
+        self.counts()
+    }
     /// The supervisor's resident set, bytes.
     ///
     /// # Errors

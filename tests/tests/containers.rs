@@ -304,7 +304,7 @@ async fn lost(ends: Ends) -> Result<()> {
     let job = user.job_in(&id, &["lost"], JOB).await?;
     ensure!(job.code() == "job_lost", "{}", job.0);
     let message = job.0["result"]["message"].as_str().unwrap_or_default();
-    for part in ["time_sleep.wait", "serial was none before", "the lock's id is "] {
+    for part in ["time_sleep.wait", "serial was none before", "has left the lock of the state (lock "] {
         ensure!(message.contains(part), "{part}: {message}");
     }
     let stranger = procfs::descendants(launcher(&set.runner)?.pid)

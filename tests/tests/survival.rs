@@ -179,7 +179,7 @@ async fn operation_worker_killed() -> Result<()> {
     let set = set().await?;
     let user = set.control_plane.admin();
     let session = session_of(user, &set.runner).await?;
-    let before = set.runner.counts()?;
+    let before = set.runner.counts_at_rest(user, NAMESPACES, SECONDS).await?;
     // a bystander, which must not notice
     let mut bystander = user.exec("cluster", "seen", "web-1", &["cat"], "container=app&stdin=true").await?;
     let bystanders = set.runner.operation_workers(1, SECONDS).await?;
@@ -534,7 +534,7 @@ async fn everything_killed() -> Result<()> {
     let job = user.job_in(&id, &["lost"], JOB).await?;
     ensure!(job.code() == "job_lost", "{}", job.0);
     let message = job.0["result"]["message"].as_str().unwrap_or_default();
-    for part in ["time_sleep.wait", "serial was none before", "the lock's id is "] {
+    for part in ["time_sleep.wait", "serial was none before", "has left the lock of the state (lock "] {
         ensure!(message.contains(part), "{part}: {message}");
     }
     user.started_once(&id, "apply").await?;

@@ -126,7 +126,7 @@ async fn following(user: &User) -> Result<(runner_tests::https::Streaming, Strin
 async fn cut_and_back(how: Wire) -> Result<()> {
     let line = line().await?;
     let user = line.control_plane.admin();
-    let before = line.runner.counts()?;
+    let before = line.runner.counts_at_rest(user, NAMESPACES, SECONDS).await?;
     let (mut stream, id) = following(user).await?;
     let slow = tokio::spawn({
         let user = user.clone();

@@ -65,6 +65,10 @@ impl Caller {
             groups: self.0.user.groups().map(str::to_owned).collect(),
         }
     }
+    /// Whether it is a client of Kubernetes, by the token that those have.
+    pub(super) fn is_of_cluster(&self) -> bool {
+        self.0.cluster.is_some()
+    }
     /// Refuses where the token is for another connection.
     ///
     /// # Errors

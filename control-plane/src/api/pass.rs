@@ -108,7 +108,7 @@ async fn pass(
         unary: false,
     };
     let before = if wanted.runner.is_some() { 7 } else { 5 };
-    let tell = if discovers(request.uri().path(), before) { plain } else { status };
+    let tell = if caller.is_of_cluster() && discovers(request.uri().path(), before) { plain } else { status };
     serve(&state, &caller, wanted, before, place, request).await.unwrap_or_else(|error| tell(&error))
 }
 
@@ -238,7 +238,7 @@ fn discovers(path: &str, before: usize) -> bool {
     matches!(below[..], ["api" | "apis" | "version"] | ["api" | "apis", _] | ["apis", _, _] | ["openapi", ..])
 }
 
-/// A failure as clients of Kubernetes take it who discover what there is. They do not read a [`status`] then: of an answer that is text they show
+/// A failure as kubectl and helm take it while they discover what there is. They do not read a [`status`] then: of an answer that is text they show
 /// the text, unless its code is one of those for which they have words of their own (client-go, rest/request.go, `newUnstructuredResponseError`;
 /// apimachinery, api/errors, `NewGenericServerResponse`).
 fn plain(error: &ApiError) -> Response {
