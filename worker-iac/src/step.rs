@@ -86,7 +86,7 @@ struct Step {
     keeper: Option<Keeper>,
     /// The state, where that is in the runner's own store.
     serving: Option<Serving>,
-    /// What its engine has left of its lock, as the end of what is told of the job.
+    /// What its engine has left of its lock, as a sentence at the end of what is told of the job.
     lock_left: String,
     /// That one, where it is in the runner's own store.
     lock: Option<StateLock>,
@@ -590,7 +590,7 @@ impl Step {
         };
         if killed && let Ok(Some(held)) = serving.with(|store| store.held()).await {
             let lock = held.left();
-            self.lock_left = format!(" {}", left_in_words(&lock));
+            self.lock_left = left_in_words(&lock);
             self.lock = Some(lock);
         }
         let told = serving.told();
@@ -991,10 +991,9 @@ impl Step {
                 result.next_step = Code::WorkerOutOfDisk.next_step().into();
             }
         }
-        let more = format!("{begun}{}", self.lock_left);
-        if !more.is_empty() {
+        for more in [begun.to_string(), std::mem::take(&mut self.lock_left)].iter().filter(|more| !more.is_empty()) {
             let stop = if result.message.ends_with('.') { "" } else { "." };
-            result.message += &format!("{stop} {}", more.trim_start());
+            result.message += &format!("{stop} {more}");
         }
         result.lock = result.lock.or_else(|| self.lock.take());
         if let Some(at) = self.rescue() {
@@ -1025,7 +1024,7 @@ fn refusals() -> Vec<String> {
 
 /// Of the lock of an engine that was killed, where its state is in a backend that nobody here asks.
 const MAY_BE_LEFT: &str =
-    " It had no time to let go of the lock of its state: `runnerctl state lock STACK` says what is known of that.";
+    "It had no time to let go of the lock of its state: `runnerctl state lock STACK` says what is known of that.";
 
 /// Of a lock in the runner's own store. Whoever had it is gone: who is told that has the store.
 fn locked(held: &Held, exit: Option<Exit>) -> Stop {

@@ -152,14 +152,11 @@ pub(super) async fn may_go(state: &ApiState, stack: &Stack, id: &str) -> Result<
             format!("the lock that is known is another one, {}", lock.id),
             format!("Look whose that is, `runnerctl state lock {}`, and name it if it is meant.", stack.name),
         ),
-        (None, Some(holder)) if known.asked_by.is_some() => {
-            let job = known.asked_by.as_deref().unwrap_or("JOB");
-            (holder.evidence.clone(), format!("Wait until job {job} has it, or says whose it is."))
-        }
-        (None, Some(holder)) => match holder.verdict {
-            Verdict::Live => (format!("whoever has the lock is at work: {}", holder.evidence), wait(holder)),
-            Verdict::CannotTell => (holder.evidence.clone(), SURE.to_owned()),
-            Verdict::Dead => (holder.evidence.clone(), ASK.to_owned()),
+        (None, Some(holder)) => match (holder.verdict, &known.asked_by) {
+            (_, Some(job)) => (holder.evidence.clone(), format!("Wait until job {job} has it, or says whose it is.")),
+            (Verdict::Live, None) => (format!("whoever has the lock is at work: {}", holder.evidence), wait(holder)),
+            (Verdict::CannotTell, None) => (holder.evidence.clone(), SURE.to_owned()),
+            (Verdict::Dead, None) => (holder.evidence.clone(), ASK.to_owned()),
         },
         (None, None) => ("no job has found the state locked since one had the lock".to_owned(), ASK.to_owned()),
     };
@@ -394,11 +391,9 @@ impl Seen {
     /// Who has the lock, or has left it, where it is this job and nobody has found it.
     fn holds(&self) -> Option<Holder> {
         let command = self.commands.last().filter(|command| !self.had_it && !self.let_go(command))?;
-        match command.had_ms {
-            Some(_) if command.kept => Some(self.made(command, "has had the lock, and could not let go of it")),
-            Some(_) => Some(self.made(command, "has had the lock, and has told of nothing that let go of it")),
-            None => None,
-        }
+        command.had_ms?;
+        let since = if command.kept { "could not let go of it" } else { "has told of nothing that let go of it" };
+        Some(self.made(command, &format!("has had the lock, and {since}")))
     }
     /// Who has asked for the lock, where it is this job and nothing tells whether it has got it.
     fn asks(&self) -> Option<Holder> {

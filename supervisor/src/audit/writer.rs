@@ -180,7 +180,7 @@ impl Writer {
         if self.adrift.is_some()
             && let Err(e) = self.look()
         {
-            items.into_iter().for_each(|item| self.lose(item, &e));
+            self.lose(items, &e);
             return;
         }
         // a file that has little more than its first record does not become better by another one
@@ -192,7 +192,7 @@ impl Writer {
         let places: Vec<Point> = items.iter().map(|item| self.log.push(item.kind, &item.fields)).collect();
         if let Err(e) = self.log.commit() {
             self.shared.failed(&e);
-            items.into_iter().for_each(|item| self.lose(item, &e));
+            self.lose(items, &e);
             return;
         }
         self.wrote();
@@ -227,14 +227,16 @@ impl Writer {
         self.shared.publish(self.log.head);
     }
 
-    /// A record is not there: what it is about goes on, or is refused.
-    fn lose(&mut self, item: Item, e: &AuditError) {
-        let refused = !self.when.fails_open && item.reply.is_some();
-        self.missing.add(u64::from(!refused), u64::from(refused), e);
+    /// Records are not there: what each is about goes on, or is refused.
+    fn lose(&mut self, items: Vec<Item>, e: &AuditError) {
+        let fails_open = self.when.fails_open;
+        let refused = items.iter().filter(|item| !fails_open && item.reply.is_some()).count() as u64;
+        let lost = items.len() as u64 - refused;
+        self.missing.add(lost, refused, e);
         self.untold.note(&self.missing);
-        self.shared.lost(u64::from(!refused), u64::from(refused));
-        if let Some(reply) = item.reply {
-            let _ = reply.send(if refused { Err(e.clone()) } else { Ok(Receipt::Lost) });
+        self.shared.lost(lost, refused);
+        for reply in items.into_iter().filter_map(|item| item.reply) {
+            let _ = reply.send(if fails_open { Ok(Receipt::Lost) } else { Err(e.clone()) });
         }
     }
 

@@ -143,7 +143,7 @@ fn lock(stack: &Path, job: &str) -> Option<Held> {
     let content = folder::read(&stack.join(states::LOCK), states::LOCK_MAX as u64).ok()??;
     let held = serde_json::from_slice::<Held>(&content).ok().filter(|held| held.job == job)?;
     let created = shared_proto::identity::rfc3339(held.time_ms / 1000);
-    let info = serde_json::json!({ "ID": shown(held.id()), "Created": created });
+    let info = serde_json::json!({ "ID": held.id(), "Created": created });
     // what an engine of ours gives is a UUID; it becomes a part of a command
     if !states::is_plain_id(held.id()) {
         return None;

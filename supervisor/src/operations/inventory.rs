@@ -39,7 +39,9 @@ pub(super) fn asks(asked: &Asked, entry: &Connection) -> Result<Vec<What>, Failu
             ("oauth2", "tokeninfo"),
             ("Microsoft.Resources", "subscriptions/read"),
         ),
-        Asked::ListPlaces(_) if provider == "kubernetes" => of_cluster("list", "namespaces", Namespace::None),
+        Asked::ListPlaces(_) if provider == "kubernetes" => {
+            vec![What::Kubernetes(Box::new(Attributes::of_operation("list", "namespaces", Namespace::None, "")))]
+        }
         Asked::ListPlaces(places) => cloud(
             &places.place,
             ("ec2", "DescribeRegions"),
@@ -142,10 +144,6 @@ fn asks_for(name: &str, list: &ListResources, entry: &Connection) -> Result<Vec<
 pub(super) fn search(list: &ListResources, entry: &Connection) -> Option<What> {
     let search = (entry.provider() == "gcp").then(inventory::gcp::search)?;
     Some(call(entry, &list.place, &search.service, search.operation.as_deref()))
-}
-
-fn of_cluster(verb: &str, resource: &str, namespace: Namespace) -> Vec<What> {
-    vec![What::Kubernetes(Box::new(Attributes::of_operation(verb, resource, namespace, "")))]
 }
 
 fn call(entry: &Connection, place: &str, service: &str, operation: Option<&str>) -> What {

@@ -180,15 +180,13 @@ impl Attributes {
         Ok(it)
     }
 
-    /// For a typed operation, which has no target: the verb, the resource as `pods`, `pods/log` or `deployments.apps`, the namespace, the
+    /// For a typed operation, which has no target: the verb, the resource as `pods` or `pods/log` of the core group, the namespace, the
     /// name (empty: none).
     pub fn of_operation(verb: &str, resource: &str, namespace: Namespace, name: &str) -> Self {
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-        let (resource, group) = shared_proto::inventory::resource_and_group(resource);
         let mut it = Self {
             is_resource: true,
             verb: verb.to_owned(),
-            group: group.to_owned(),
             version: "v1".to_owned(),
             resource: resource.to_owned(),
             subresource: subresource.to_owned(),

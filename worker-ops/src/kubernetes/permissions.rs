@@ -42,7 +42,7 @@ pub(crate) async fn probe(
 ) -> Result<Outcome, Fault> {
     let mut items = Vec::new();
     for (verb, resource) in needed(&asked.purpose) {
-        let (name, group) = resource.split_once('.').unwrap_or((resource, ""));
+        let (name, group) = inventory::resource_and_group(resource);
         let (name, subresource) = name.split_once('/').map_or((name, None), |(name, sub)| (name, Some(sub)));
         let in_namespace = !inventory::CLUSTER_WIDE.contains(&resource) && !asked.place.is_empty();
         let attributes = ResourceAttributes {
@@ -98,7 +98,7 @@ fn least_role(purpose: &str) -> String {
     // by group and verbs, so that what goes together stands together
     let mut verbs: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
     for (verb, resource) in needed(purpose) {
-        let (name, group) = resource.split_once('.').unwrap_or((resource, ""));
+        let (name, group) = inventory::resource_and_group(resource);
         verbs.entry((group, name)).or_default().insert(verb);
     }
     let mut rules: BTreeMap<(&str, Vec<&str>), Vec<&str>> = BTreeMap::new();
