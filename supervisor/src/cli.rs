@@ -8,6 +8,7 @@ mod policy;
 mod providers;
 mod recordings;
 mod seal_key;
+mod states;
 
 use crate::config::{Config, SETTINGS, Source};
 use crate::policy::Policy;
@@ -16,8 +17,10 @@ use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint};
 use shared_proto::failure::{Code, Failure};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::Write as _;
-use std::path::PathBuf;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The settings that were given as flags.
@@ -156,6 +159,7 @@ fn command() -> Command {
         .subcommand(engines::command(with_settings, output))
         .subcommand(providers::command(with_settings, output))
         .subcommand(seal_key::command(with_settings, output))
+        .subcommand(states::command(with_settings, output))
         .subcommand(Command::new("version").about("Print the version").arg(output()))
         .disable_help_subcommand(true)
 }
@@ -226,6 +230,12 @@ pub fn run(arguments: Vec<OsString>) -> i32 {
             }
             None => crate::exit::USAGE,
         },
+        Some(("states", matches)) => match matches.subcommand() {
+            Some((name, matches)) => {
+                with_config(matches, |config| states::run(&config, name, matches, is_json(matches)))
+            }
+            None => crate::exit::USAGE,
+        },
         Some(("seal-key", matches)) => {
             with_config(matches, |config| seal_key::run(&config, matches.get_flag("rotate"), is_json(matches)))
         }
@@ -291,6 +301,33 @@ pub(crate) fn failed(failure: &Failure) -> i32 {
     failure.code.exit()
 }
 
+/// Rows in columns, without what would stand at a line's end for nothing. A row may have fewer than the first: its last takes no part in the widths.
+fn columns(rows: &[Vec<String>]) -> String {
+    let count = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| {
+        let cells = rows.iter().filter(|row| row.len() == count || row.len() > column + 1);
+        cells.filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..count).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// A file that is not there yet, for this user alone.
+fn new_file(path: &Path) -> Result<File, Failure> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|e| match e.kind() {
+        io::ErrorKind::AlreadyExists => {
+            Code::Conflict.on(format!("{} is there already", path.display())).next("Name a file that is not there.")
+        }
+        _ => Code::StateUnusable
+            .on(format!("{}: {e}", path.display()))
+            .next("Name a file in a folder that you may write in."),
+    })
+}
+
 /// Prints a result. A reader that has gone is no failure.
 pub(crate) fn out(text: &str) -> i32 {
     match written(text) {
@@ -346,6 +383,8 @@ mod tests {
             ("policy test --help", "Usage: runner policy test"),
             ("providers add --help", "Usage: runner providers add"),
             ("seal-key --help", "Usage: runner seal-key"),
+            ("states list --help", "Usage: runner states list"),
+            ("states export --help", "Usage: runner states export"),
             ("engines list --help", "Usage: runner engines list"),
             ("engines install --help", "Usage: runner engines install"),
             ("engines remove --help", "Usage: runner engines remove"),

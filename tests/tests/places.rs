@@ -3,6 +3,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
+use runner_tests::archive;
 use runner_tests::control_plane::shown;
 use runner_tests::cutter::Wire;
 use runner_tests::engine::EngineKind;
@@ -189,6 +190,33 @@ async fn life(set: Set) -> Result<()> {
     let preview = json!({ "kind": "preview", "variables": { "greeting": "planted-three" } });
     let preview = set.job("greets", preview, &["planned", "no_changes"]).await?;
     ensure!(preview["phase"] == "planned", "{preview}");
+
+    // nor is anything made a second time where the stack gets a backend of its own
+    let own = "terraform {\n  backend \"inmem\" {}\n}\n";
+    let mut changed = user.get("/stacks/greets").await?;
+    for name in ["id", "last_instance", "created_at_ms", "last_job", "revision"] {
+        changed.as_object_mut().context("a stack")?.remove(name);
+    }
+    let before = changed["source"].clone();
+    changed["source"] = user.upload(archive::module(&format!("{own}{GREETS}"))?).await?;
+    user.client().put("/api/v1/stacks/greets", &changed).await?.ok()?;
+    let job =
+        set.job("greets", json!({ "kind": "update", "approve_automatically": true }), &["failed", "applied"]).await?;
+    ensure!(job["result"]["code"] == "state_elsewhere", "{job}");
+    changed["source"] = before;
+    user.client().put("/api/v1/stacks/greets", &changed).await?.ok()?;
+
+    // a version that is fetched from there opens with the runner's key
+    let folder = Scratch::new("fetched")?;
+    let all = set.all().await?;
+    let (_, content) =
+        all.iter().find(|(name, _)| name.ends_with("000003") || name.ends_with("-v3")).context("version 3")?;
+    std::fs::write(folder.join("version"), content)?;
+    let file = folder.join("version").display().to_string();
+    let state = set.runner.ask("states", &["export", id, "--file", &file])?.run(SECONDS).await?.success()?;
+    ensure!(state.contains("planted-three") && state.contains("terraform_data"), "{state}");
+    let said = set.runner.ask("states", &["export", id])?.run(SECONDS).await?;
+    ensure!(said.code() == 66 && said.stderr.contains(&by) && said.stderr.contains("--file"), "{said:?}");
 
     // an engine that is killed leaves its lock, which is told and removed
     let id = user.applying("killed", 600, (JOB, SECONDS)).await?;

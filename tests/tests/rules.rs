@@ -171,6 +171,11 @@ async fn of_the_organization() -> Result<()> {
         let ended = world.ctl.run(&["rules", "set", &path]).await?;
         ensure!(ended.code() == 64 && ended.stderr.contains(words), "{rule}: {ended:?}");
     }
+    rules.write("people.toml", "[[rule]]\nname = \"look\"\neffect = \"warn\"\nmessage = \"m\"\n")?;
+    rules.write("slip.rego", "package runner.plan\n\ndeny contains \"m\" if { x > }\n")?;
+    let ended = world.ctl.run(&["rules", "set", &path]).await?;
+    ensure!(ended.code() == 64 && ended.stderr.contains("slip.rego:3:"), "{ended:?}");
+    ensure!(world.ctl.text(&["rules", "show"]).await?.contains("no rules"), "nothing of it is in place");
     let raw =
         world.control_plane.admin().client().put("/api/v1/rules", &json!({ "rule": [{ "name": "a b" }] })).await?;
     let said = String::from_utf8_lossy(&raw.body);

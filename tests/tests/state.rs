@@ -4,14 +4,16 @@
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use runner_tests::archive::{self, Entry};
+use runner_tests::control_plane::aws_environment;
 use runner_tests::ctl::Ctl;
 use runner_tests::engine::{self, EngineKind};
 use runner_tests::procfs;
 use runner_tests::runner::{Setup, deploying, signal};
-use runner_tests::{Component, ControlPlane, Engine, Moto, Runner, Suite, eventually};
+use runner_tests::{Component, ControlPlane, Engine, Moto, Runner, Scratch, Suite, eventually};
 use serde_json::{Value, json};
 use shared_proto::states::VERSIONS;
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         .test("workers_killed_while_the_state_is_written_cost_nothing_without_namespaces", without_namespaces)
         .test("what_one_stack_gives_another_takes_and_follows", follows)
         .needs(&[Component::Tofu, Component::Moto])
+        .test("a_state_is_taken_to_a_backend_and_comes_back", taken_to_a_backend)
         .test("in_s3_with_a_session_that_ends_and_the_reading_one_while_it_plans", in_s3)
         .run()
 }
@@ -366,6 +369,129 @@ async fn stays_there() -> Result<()> {
     ensure!(job["result"]["code"] == "state_elsewhere", "{}", job["result"]);
     let said = job["result"]["message"].as_str().unwrap_or_default();
     ensure!(said.contains("with 1 resources") && said.contains("(inmem)"), "{said}");
+    Ok(())
+}
+
+/// The backend that the stack gets later.
+const BACKEND: &str = r#"
+terraform {
+  backend "s3" {
+    bucket       = "states"
+    key          = "taken/there.tfstate"
+    use_lockfile = true
+  }
+}
+"#;
+
+async fn taken_to_a_backend() -> Result<()> {
+    let moto = Moto::start().await?;
+    moto.bucket("states", ("of", "tests")).await?;
+    let account = format!(
+        "provider = \"aws\"\nsource = \"environment\"\nregion = \"eu-central-1\"\nendpoint_url = {:?}",
+        moto.url()
+    );
+    let control_plane = ControlPlane::start().await?;
+    let connected = |setup: Setup| Ok(setup.aws("other", &moto).table("connections.account", &account));
+    let (engine, runner, ctl) = deploying(&control_plane, connected).await?;
+    let set = Set { control_plane, runner, ctl, _engine: engine };
+    let user = set.control_plane.admin();
+    let source = async |files: &[(&str, &str)]| {
+        let entries: Vec<_> = files.iter().map(|(name, text)| Entry::file(name, *text)).collect();
+        user.upload(archive::pack(&entries)?).await
+    };
+    let (without, with) =
+        (source(&[("main.tf", GREETS)]).await?, source(&[("main.tf", GREETS), ("backend.tf", BACKEND)]).await?);
+    let begun = json!({ "name": "moves", "engine": "opentofu", "source": without, "connections": ["account"] });
+    let stack = user.post("/stacks", &begun).await?;
+    let id = stack["id"].as_str().context("an id")?;
+    let change = async |source: &Value| {
+        let mut changed = user.get("/stacks/moves").await?;
+        for name in ["id", "last_instance", "created_at_ms", "last_job", "revision"] {
+            changed.as_object_mut().context("a stack")?.remove(name);
+        }
+        changed["source"] = source.clone();
+        user.client().put("/api/v1/stacks/moves", &changed).await?.ok()
+    };
+    let update = |greeting: &str| {
+        let variables = json!({ "greeting": greeting });
+        set.job(
+            "moves",
+            json!({ "kind": "update", "approve_automatically": true, "variables": variables }),
+            &["failed", "applied", "no_changes"],
+        )
+    };
+    for greeting in ["planted-one", "planted-two"] {
+        ensure!(update(greeting).await?["phase"] == "applied", "{greeting}");
+    }
+
+    // nothing is made a second time, and what to do is said
+    change(&with).await?;
+    let refused = update("planted-two").await?;
+    ensure!(refused["result"]["code"] == "state_elsewhere", "{refused}");
+    let next = refused["result"]["next_step"].as_str().unwrap_or_default();
+    ensure!(next.contains("runner states export") && next.contains("state push"), "{next}");
+
+    // which is done: by who has the runner's machine, and with the engine by hand
+    let hand = Scratch::new("by-hand")?;
+    let ask = async |arguments: &[&str]| set.runner.ask("states", arguments)?.run(SECONDS).await;
+    let listed: Value = serde_json::from_str(&ask(&["list", "-o", "json"]).await?.success()?)?;
+    ensure!(listed[0]["stack"] == id && listed[0]["versions"].as_array().is_some_and(|all| all.len() == 2), "{listed}");
+    let first = ask(&["export", id, "--number", "1"]).await?.success()?;
+    ensure!(first.contains("planted-one") && !first.contains("planted-two"), "{first}");
+    let exported = hand.join("exported.json");
+    let to = exported.display().to_string();
+    let said = ask(&["export", id, "-o", &to]).await?;
+    ensure!(said.code() == 0 && said.stderr.contains("version 2, serial ") && said.stdout.is_empty(), "{said:?}");
+    ensure!(std::fs::metadata(&exported)?.permissions().mode() & 0o777 == 0o600, "others may read it");
+    let again = ask(&["export", id, "-o", &to]).await?;
+    ensure!(again.code() != 0 && again.stderr.contains("is there already"), "{again:?}");
+    let nobody = ask(&["export", "stk_nobody", "-o", &hand.join("x").display().to_string()]).await?;
+    ensure!(nobody.code() == 66 && nobody.stderr.contains("runner states list"), "{nobody:?}");
+    for (name, text) in [("main.tf", GREETS), ("backend.tf", BACKEND)] {
+        hand.write(format!("source/{name}"), text)?;
+    }
+    let by_hand = async |arguments: &[&str]| {
+        let engine = set._engine.program(&hand.join("source"), arguments);
+        let credentials = aws_environment().into_iter().map(|(name, value)| (name, value.to_owned()));
+        let all = credentials.chain([("AWS_REGION", "eu-central-1".to_owned()), ("AWS_ENDPOINT_URL", moto.url())]);
+        let engine = all.fold(engine, |engine, (name, value)| engine.env(name, value));
+        engine.run(JOB).await?.success()
+    };
+    by_hand(&["init", "-input=false"]).await?;
+    by_hand(&["state", "push", &to]).await?;
+
+    // a look changes nothing of where it is; the first update does
+    let at = set.folder(&stack)?.join("kept-at");
+    let looked = set
+        .job(
+            "moves",
+            json!({ "kind": "preview", "variables": { "greeting": "planted-two" } }),
+            &["planned", "no_changes", "failed"],
+        )
+        .await?;
+    ensure!(looked["phase"] == "no_changes" && !at.exists(), "{looked}");
+    let next = update("planted-two").await?;
+    ensure!(next["phase"] == "no_changes", "{next}");
+    ensure!(std::fs::read_to_string(&at)?.contains("own backend (s3)"), "it is not said where they are");
+    ensure!(ask(&["list"]).await?.success()?.contains("own backend (s3)"), "nor to people");
+    ensure!(update("planted-three").await?["phase"] == "applied");
+    ensure!(set.versions(&stack)?.len() == 2, "the runner's own store was written to");
+
+    // the way back: what the runner still has is not gone on with
+    change(&without).await?;
+    for kind in ["preview", "update"] {
+        let job = json!({ "kind": kind, "approve_automatically": kind == "update" });
+        let refused = set.job("moves", job, &["failed", "planned", "applied", "no_changes"]).await?;
+        ensure!(refused["result"]["code"] == "state_elsewhere", "{kind}: {refused}");
+        let next = refused["result"]["next_step"].as_str().unwrap_or_default();
+        ensure!(next.contains("state pull") && next.contains("terraform.tfstate"), "{next}");
+    }
+    let pulled = by_hand(&["state", "pull"]).await?;
+    std::fs::write(set.folder(&stack)?.join("terraform.tfstate"), pulled)?;
+    let back = update("planted-three").await?;
+    ensure!(back["phase"] == "no_changes" && !at.exists(), "{back}");
+    ensure!(set.versions(&stack)?.len() == 3 && set.state(&stack)?["outputs"]["greeting"]["value"] == "planted-three");
+    ensure!(update("planted-four").await?["phase"] == "applied", "it goes on from there");
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use crate::output::{escape, table};
 use crate::stop::{self, Done};
 use serde_json::Value;
 use shared_proto::failure::{Code, Failure};
-use shared_proto::rules::{Effect, FolderError, Gathering, Judgement, Set, load};
+use shared_proto::rules::{Effect, FolderError, Gathering, Judgement, Set, load, rego};
 use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
 
@@ -56,7 +56,14 @@ fn read(from: &Path) -> Result<Set, Failure> {
             .on(format!("{}: there are no rules in it", from.display()))
             .next("Name a folder with `*.toml` or `*.rego`; `runnerctl rules remove` removes them.")
     };
-    found.filter(|set| !set.is_empty()).ok_or_else(nothing)
+    let set = found.filter(|set| !set.is_empty()).ok_or_else(nothing)?;
+    let unreadable = |what: String| {
+        Code::InvalidArgument
+            .on(format!("{}: its rules in Rego cannot be read: {what}", from.display()))
+            .next("Correct the module: every plan would be denied for it.")
+    };
+    rego::read(&set).map_err(unreadable)?;
+    Ok(set)
 }
 
 /// The rules of a bundle. It is read no further than a set may be long, whatever it unpacks to.

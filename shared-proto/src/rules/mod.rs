@@ -5,6 +5,8 @@
 //! A set must be read whole or not at all: a rule that was left out because nobody understood it would be one that allows.
 
 mod folder;
+#[cfg(feature = "rego")]
+pub mod rego;
 
 pub use folder::{FolderError, Gathering, load};
 

@@ -1,6 +1,6 @@
 //! `runner engines`: the versions of engines that this machine has, and how they come and go. Needs no running runner.
 
-use super::{failed, out};
+use super::{columns, failed, out};
 use crate::config::Config;
 use crate::engines::install::{self, Done, Looked};
 use crate::engines::release::{Place, Release, parse_sha256};
@@ -162,34 +162,24 @@ fn look(config: &Config) -> Result<Vec<Shown>, Failure> {
 }
 
 fn table(shown: &[Shown]) -> String {
-    let rows: Vec<[String; 6]> = shown
-        .iter()
-        .map(|one| {
-            let verified = match (&one.verified, one.changed) {
-                (_, true) => "CHANGED since it was installed",
-                (Some(verified), false) => verified,
-                (None, false) => "-",
-            };
-            let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
-            [
-                one.engine.to_owned(),
-                or_none(&one.version),
-                if one.default { "default" } else { "" }.to_owned(),
-                one.path.clone(),
-                verified.to_owned(),
-                or_none(&one.sha256),
-            ]
-        })
-        .collect();
-    let head = ["ENGINE", "VERSION", "", "PATH", "VERIFIED", "SHA-256"].map(str::to_owned);
-    let all: Vec<_> = std::iter::once(&head).chain(&rows).collect();
-    let widths: Vec<usize> =
-        (0..head.len()).map(|column| all.iter().map(|row| row[column].len()).max().unwrap_or(0)).collect();
-    let line = |row: &[String; 6]| {
-        let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        cells.join("  ").trim_end().to_owned()
-    };
-    all.into_iter().map(line).collect::<Vec<_>>().join("\n")
+    let head = ["ENGINE", "VERSION", "", "PATH", "VERIFIED", "SHA-256"].map(str::to_owned).to_vec();
+    let rows = shown.iter().map(|one| {
+        let verified = match (&one.verified, one.changed) {
+            (_, true) => "CHANGED since it was installed",
+            (Some(verified), false) => verified,
+            (None, false) => "-",
+        };
+        let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        vec![
+            one.engine.to_owned(),
+            or_none(&one.version),
+            if one.default { "default" } else { "" }.to_owned(),
+            one.path.clone(),
+            verified.to_owned(),
+            or_none(&one.sha256),
+        ]
+    });
+    columns(&std::iter::once(head).chain(rows).collect::<Vec<_>>())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `runner audit recordings` and `runner audit play`: what was recorded of terminals, and how it looked.
 
 use super::audit::{no_input, refused};
-use super::out;
+use super::{new_file, out};
 use crate::audit::recording::{Decrypted, RecipientKey, RecordingError, decrypt};
 use crate::audit::{self, Digest, Filter, Record, Shelf, Shelved};
 use crate::exit;
@@ -9,9 +9,8 @@ use clap::{Arg, ArgMatches, Command};
 use serde::Serialize;
 use shared_proto::failure::{Code, Failure};
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read as _, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// The longest file of a private key that is read, bytes.
@@ -162,13 +161,7 @@ pub(super) fn play(log: &Path, matches: &ArgMatches) -> Result<i32, Failure> {
     let done = match matches.get_one::<PathBuf>("out") {
         None => decrypt(io::BufReader::new(from), io::stdout().lock(), &key),
         Some(to) => {
-            let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
-            let file = opened.map_err(|e| match e.kind() {
-                io::ErrorKind::AlreadyExists => Code::Conflict
-                    .on(format!("{} is there already", to.display()))
-                    .next("Name a file that is not there."),
-                _ => refused(format!("{}: {e}", to.display())),
-            })?;
+            let file = new_file(to)?;
             decrypt(io::BufReader::new(from), io::BufWriter::new(file), &key)
         }
     };

@@ -454,7 +454,7 @@ fn copy_of(step: Step) -> String {
 }
 
 /// An id that may be a folder's name: it comes from the control plane.
-fn checked_id(id: &str) -> Result<&str, Failure> {
+pub(super) fn checked_id(id: &str) -> Result<&str, Failure> {
     let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
     if id.is_empty() || id.len() > ID_MAX || !id.bytes().all(fine) {
         return Err(Code::InvalidArgument.on("an id of a job or a stack is not 1 to 128 letters, digits, '-' or '_'"));

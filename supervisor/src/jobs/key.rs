@@ -19,14 +19,23 @@ const FILE_MAX: u64 = 256;
 /// # Errors
 /// `state_unusable`: what is there is no key; the file system.
 pub(super) fn of_stack(state_dir: &Path, named: Option<&Path>, stack_id: &str) -> Result<Key, Failure> {
+    let path = state_dir.join(ROOT);
+    if named.is_none() && !path.exists() {
+        make(state_dir, &path).map_err(|e| broken(&path, &e))?;
+    }
+    existing(state_dir, named, stack_id)
+}
+
+/// The same, where there is one: none is made.
+///
+/// # Errors
+/// Those of [`of_stack`].
+pub(super) fn existing(state_dir: &Path, named: Option<&Path>, stack_id: &str) -> Result<Key, Failure> {
     if let Some(path) = named {
         return of_file(path).map(|root| root.of_stack(stack_id));
     }
     let path = state_dir.join(ROOT);
     let failed = |e: io::Error| broken(&path, &e);
-    if !path.exists() {
-        make(state_dir, &path).map_err(failed)?;
-    }
     let text = read(&path, FILE_MAX).map_err(failed)?.unwrap_or_default();
     let root = std::str::from_utf8(&text).ok().and_then(Root::from_text).ok_or_else(|| {
         let next = format!("Put the file back from a back-up of the state directory: what is sealed opens with no other. Where there is none, remove {ROOT}, and with it all states in stacks/.");

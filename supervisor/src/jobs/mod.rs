@@ -21,6 +21,7 @@ mod forecast;
 mod former;
 mod identity;
 mod job;
+mod kept_states;
 mod key;
 mod launch;
 mod owner;
@@ -38,6 +39,7 @@ mod upload;
 mod tests;
 
 pub use disk::DiskLimits;
+pub(crate) use kept_states::KeptStates;
 pub use permission::{admit_hooks, asked_of_policy, place_of};
 pub use surroundings::{Connection, RENEW_EVERY, Refusal, SILENCE_MAX, Settings, Surroundings};
 

@@ -36,6 +36,8 @@ pub(crate) enum Command<'a> {
     ShowDocument(&'a Path),
     /// The resources of the state, as a document.
     State,
+    /// The state as the backend has it; nothing where it has none.
+    Pull,
     /// Applies the saved plan.
     Apply { what: &'a Plan<'a>, plan: &'a Path },
     /// The outputs of the state, as a document.
@@ -158,6 +160,7 @@ impl Command<'_> {
             Self::Show { .. } => "show",
             Self::ShowDocument(_) => "show-json",
             Self::State => "state",
+            Self::Pull => "state-pull",
             Self::Apply { .. } => "apply",
             Self::Output => "output",
             Self::Unlock(_) => "unlock",

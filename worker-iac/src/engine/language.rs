@@ -135,6 +135,7 @@ fn words(command: &Command<'_>) -> &'static [&'static str] {
         Command::Set(_) => &[],
         Command::Show { .. } => &["show", "-no-color"],
         Command::ShowDocument(_) | Command::State => &["show", "-no-color", "-json"],
+        Command::Pull => &["state", "pull"],
         Command::Apply { .. } => &["apply", "-input=false", "-no-color", "-json", LOCK_TIMEOUT],
         Command::Output => &["output", "-no-color", "-json"],
         Command::Unlock(_) => &["force-unlock", "-no-color", "-force"],

@@ -256,6 +256,15 @@ impl Engine {
         self.document(&Command::State, STATE_MAX).await
     }
 
+    /// The state that the configuration's own backend has. None: it has none yet.
+    pub(crate) async fn pulled(&mut self) -> Result<Option<String>, Stop> {
+        let (text, left_out) = self.said(&Command::Pull, STATE_MAX).await?;
+        if left_out > 0 {
+            return Err(Code::TooLarge.on(format!("the state in the backend has more than {STATE_MAX} bytes")).into());
+        }
+        Ok(Some(text).filter(|text| !text.trim().is_empty()))
+    }
+
     /// The document that a command gives, of at most so many bytes.
     async fn document(&mut self, command: &Command<'_>, max: usize) -> Result<Value, Stop> {
         let (text, left_out) = self.said(command, max).await?;

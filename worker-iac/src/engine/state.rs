@@ -3,11 +3,10 @@
 
 use super::environment::private_file;
 use super::{Engine, imports};
-use crate::journal::Journal;
 use crate::stop::{Stop, io_failure};
 use crate::store::keeper::Keeper;
 use crate::store::server::{Serves, Serving};
-use crate::store::{Served, Store, Unopened, Where, Whose};
+use crate::store::{Facts, Served, Store, Unopened, Where, Whose, goes_on_from};
 use serde_json::{Value, json};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::states::{self, Key};
@@ -53,11 +52,11 @@ pub(crate) async fn init(engine: &mut Engine, here: &Here<'_>, serving: &mut Opt
         // the engine reads its own language best: what it then has set up is what the configuration says
         engine.init(false).await?;
         if let Backend::Other(kind) = configured(&engine.common.work.join("data"))? {
-            here.leaves_nothing(&kind, &engine.journal).await?;
-            engine.journal.note(format!("The state is in the configuration's own backend ({kind}).")).await;
             if !here.request.workspace.is_empty() {
                 engine.workspace(&here.request.workspace).await?;
             }
+            here.leaves_nothing(&kind, engine).await?;
+            engine.journal.note(format!("The state is in the configuration's own backend ({kind}).")).await;
             return Ok(());
         }
     }
@@ -161,31 +160,73 @@ impl Here<'_> {
         }
     }
 
-    /// Refuses to go on with a backend of the configuration's own where the store in the stack's folder has a state with resources in it: they would
-    /// be made a second time. A preview is told so.
-    async fn leaves_nothing(&self, kind: &str, journal: &Journal) -> Result<(), Stop> {
+    /// Refuses to go on with a backend of the configuration's own where the runner has a state of the stack with resources in it that is not there:
+    /// they would be made a second time. A preview is told so. What was taken there the runner is not gone on with.
+    async fn leaves_nothing(&self, kind: &str, engine: &mut Engine) -> Result<(), Stop> {
         let folder = self.folder()?;
-        if !Store::is_at(&folder) {
+        let Some(left) = self.left(&folder).await? else { return Ok(()) };
+        let facts = Facts::of(&left).unwrap_or_default();
+        if facts.resources == 0 && !facts.encrypted {
             return Ok(());
         }
-        let (key, whose) = (self.key()?, self.whose());
-        let reading = tokio::task::spawn_blocking(move || Store::open(&folder, key, whose)?.0.read());
-        let state = reading.await.unwrap_or_else(|_| Err(Code::Internal.on("reading the store of states panicked")))?;
-        let state: Value = state.and_then(|state| serde_json::from_slice(&state).ok()).unwrap_or_default();
-        let resources = state["resources"].as_array().map_or(0, Vec::len);
-        if resources == 0 {
+        let there = engine.pulled().await?;
+        let was_taken = there.as_ref().is_some_and(|there| goes_on_from(there.as_bytes(), &left));
+        let only_looks = self.request.kind() == JobKind::Preview || self.request.preview_only;
+        if was_taken {
+            if self.request.workspace.is_empty() && !only_looks && !self.request.untrusted {
+                Store::taken_to(&folder, kind)?;
+                engine.journal.note(format!("The state was taken to the configuration's own backend ({kind}).")).await;
+            }
             return Ok(());
         }
+        let resources = match facts.encrypted {
+            true => "that is encrypted".to_owned(),
+            false => format!("with {} resources", facts.resources),
+        };
+        let has = if there.is_some() { "which has another state" } else { "which has none" };
         let message = format!(
-            "the runner's store has a state of this stack with {resources} resources, and the configuration has a backend of its own now \
-             ({kind}), which does not: they would be made a second time"
+            "the runner has a state of this stack {resources}, and the configuration has a backend of its own now ({kind}), {has}: what is \
+             in it would be made a second time"
         );
-        if self.request.kind() == JobKind::Preview || self.request.preview_only {
-            journal.note(message).await;
+        if only_looks {
+            engine.journal.note(message).await;
             return Ok(());
         }
-        let next = "Take the backend out again; or destroy without it what the stack has made, and put it in then.";
+        let mut next = "Take the state there: `runner states export` on the runner's machine writes it, and `state push` puts it into the backend. \
+                        Or take the backend out of the configuration again."
+            .to_owned();
+        if facts.encrypted {
+            // one that is pushed has another lineage, and nothing else of it can be read
+            next.push_str(&format!(
+                " Where it is there already, move {} away.",
+                folder.join(states::VERSIONS).display()
+            ));
+        }
         Err(Code::StateElsewhere.on(message).next(next).into())
+    }
+
+    /// What the runner has of the stack's state, or of that of its workspace.
+    async fn left(&self, folder: &Path) -> Result<Option<Vec<u8>>, Stop> {
+        if !self.request.workspace.is_empty() {
+            let path = folder.join(WORKSPACES).join(&self.request.workspace).join("terraform.tfstate");
+            return match std::fs::read(&path) {
+                Ok(state) => Ok(Some(state)),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                Err(e) => Err(io_failure(Code::StateUnusable, format_args!("{}", path.display()), &e).into()),
+            };
+        }
+        let (folder, at, another) = (folder.to_owned(), self.elsewhere(), self.start.state_instance.clone());
+        let (key, whose) = (self.key()?, self.whose());
+        let looking = tokio::task::spawn_blocking(move || Store::left(&folder, at.as_ref(), key, whose, &another));
+        let left = looking.await.unwrap_or_else(|_| Err(Code::Internal.on("reading the store of states panicked")));
+        left.map_err(Stop::from)
+    }
+
+    /// The place that the runner's configuration names, where it names one.
+    fn elsewhere(&self) -> Option<Where> {
+        let environment = &self.start.environment;
+        let environment = environment.iter().map(|(name, value)| (name.clone(), value.into())).collect();
+        self.place.borrow().is_some().then(|| Where { place: self.place.clone(), environment })
     }
 
     fn whose(&self) -> Whose {
@@ -212,9 +253,7 @@ impl Here<'_> {
         let token = key.token(&request.job_id);
         let whose = self.whose();
         let removes = (request.kind() == JobKind::Unlock).then(|| request.lock_id.clone());
-        let environment = &self.start.environment;
-        let environment = environment.iter().map(|(name, value)| (name.clone(), value.into())).collect();
-        let at = self.place.borrow().is_some().then(|| Where { place: self.place.clone(), environment });
+        let at = self.elsewhere();
         let (another, goes) = (self.start.state_instance.clone(), removes.clone());
         let opening = tokio::task::spawn_blocking(move || match at {
             Some(at) => Store::open_elsewhere(&folder, &at, key, whose, &another, goes.as_deref()),

@@ -3,20 +3,21 @@
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
 /// What a state says of itself.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Facts {
+pub(crate) struct Facts {
     /// Higher than that of every state before it.
-    pub(super) serial: Option<u64>,
+    pub(crate) serial: Option<u64>,
     /// That of the states of one origin; empty: it says none.
-    pub(super) lineage: String,
+    pub(crate) lineage: String,
     /// Instances of managed resources.
-    pub(super) resources: u32,
+    pub(crate) resources: u32,
     /// Whether the engine has encrypted it.
-    pub(super) encrypted: bool,
+    pub(crate) encrypted: bool,
 }
 
 #[derive(Deserialize)]
@@ -39,7 +40,7 @@ struct Resource {
 
 impl Facts {
     /// None: these bytes are no whole state.
-    pub(super) fn of(state: &[u8]) -> Option<Self> {
+    pub(crate) fn of(state: &[u8]) -> Option<Self> {
         if !shared_proto::ended::is_whole_state(state) {
             return None;
         }
@@ -55,6 +56,71 @@ impl Facts {
     }
 }
 
+#[derive(Deserialize)]
+struct Managed {
+    #[serde(default)]
+    resources: Vec<ManagedResource>,
+}
+#[derive(Deserialize)]
+struct ManagedResource {
+    #[serde(default)]
+    mode: String,
+    #[serde(default)]
+    module: String,
+    #[serde(default, rename = "type")]
+    kind: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    instances: Vec<ManagedInstance>,
+}
+#[derive(Deserialize)]
+struct ManagedInstance {
+    index_key: Option<Value>,
+    deposed: Option<String>,
+    #[serde(default)]
+    attributes: Attributes,
+}
+#[derive(Default, PartialEq, Deserialize)]
+#[serde(default)]
+struct Attributes {
+    id: Option<Value>,
+    #[serde(flatten)]
+    others: BTreeMap<String, Value>,
+}
+
+/// The instances that a state manages, by their addresses.
+fn managed(state: &[u8]) -> Option<BTreeMap<String, Attributes>> {
+    let state: Managed = serde_json::from_slice(state).ok()?;
+    let mut all = BTreeMap::new();
+    for resource in state.resources.into_iter().filter(|resource| resource.mode == "managed") {
+        let ManagedResource { module, kind, name, instances, .. } = resource;
+        for ManagedInstance { index_key, deposed, attributes } in instances {
+            let index = index_key.map(|index| index.to_string()).unwrap_or_default();
+            // no two of them have a space in them
+            let address = format!("{module} {kind} {name} {index} {}", deposed.unwrap_or_default());
+            all.insert(address, attributes);
+        }
+    }
+    Some(all)
+}
+
+/// Whether a state goes on from another one, wherever it is kept: it is of the same lineage and not older, or has whatever that one manages, each
+/// with the same id; what has none with the same attributes. (A backend that was empty gives what is pushed to it a lineage of its own.) Of one
+/// that the engine has encrypted the lineage alone can be told.
+pub(crate) fn goes_on_from(state: &[u8], other: &[u8]) -> bool {
+    let (Some(is), Some(was)) = (Facts::of(state), Facts::of(other)) else { return false };
+    if !was.lineage.is_empty() && is.lineage == was.lineage {
+        return is.serial >= was.serial;
+    }
+    if is.encrypted || was.encrypted {
+        return false;
+    }
+    let (Some(is), Some(was)) = (managed(state), managed(other)) else { return false };
+    let same = |is: &Attributes, was: &Attributes| if was.id.is_some() { is.id == was.id } else { is == was };
+    was.iter().all(|(address, was)| is.get(address).is_some_and(|is| same(is, was)))
+}
+
 /// The same state under another serial; every other member stays as it is written. None: it is no state.
 pub(super) fn with_serial(state: &[u8], serial: u64) -> Option<Vec<u8>> {
     let mut members: BTreeMap<String, &RawValue> = serde_json::from_slice(state).ok()?;
@@ -66,6 +132,7 @@ pub(super) fn with_serial(state: &[u8], serial: u64) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn a_state_says_what_it_is() {
@@ -78,6 +145,49 @@ mod tests {
         for other in ["", "{}", "[1]", r#"{"serial":-1}"#, r#"{"serial":"1"}"#, r#"{"serial":1"#] {
             assert_eq!(Facts::of(other.as_bytes()), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_state_goes_on_from_another_by_its_lineage_or_by_what_it_manages() {
+        let state = |lineage: &str, serial: u64, instances: &[(&str, Value)]| {
+            let resources: Vec<_> = instances
+                .iter()
+                .map(|(name, attributes)| {
+                    let (kind, name) = name.split_once('.').expect("an address");
+                    json!({ "mode": "managed", "type": kind, "name": name, "instances": [{ "attributes": attributes }] })
+                })
+                .collect();
+            json!({ "version": 4, "serial": serial, "lineage": lineage, "resources": resources }).to_string()
+        };
+        let goes_on = |is: &str, was: &str| goes_on_from(is.as_bytes(), was.as_bytes());
+        let (a, b) = (("t.a", json!({ "id": "1", "x": 1 })), ("t.b", json!({ "x": 1 })));
+        let was = state("l", 7, &[a.clone(), b.clone()]);
+        assert!(goes_on(&was, &was) && goes_on(&state("l", 8, &[]), &was), "of one lineage");
+        assert!(!goes_on(&state("l", 6, &[a.clone(), b.clone()]), &was), "an older one");
+        // pushed to a backend that was empty, and changed since
+        let changed = ("t.a", json!({ "id": "1", "x": 2 }));
+        assert!(goes_on(&state("m", 1, &[a.clone(), b.clone()]), &was));
+        assert!(goes_on(&state("m", 1, &[changed, b.clone(), ("t.c", json!({ "id": "3" }))]), &was));
+        for other in [
+            vec![],
+            vec![a.clone()],
+            vec![("t.a", json!({ "id": "2", "x": 1 })), b.clone()],
+            vec![a.clone(), ("t.b", json!({ "x": 2 }))],
+            vec![("u.a", a.1.clone()), b.clone()],
+        ] {
+            assert!(!goes_on(&state("m", 9, &other), &was), "{other:?}");
+        }
+        // an index is part of the address, and its kind of it
+        let of = |index: Value| {
+            let instances = json!([{ "index_key": index, "attributes": { "id": "1" } }]);
+            json!({ "version": 4, "serial": 1, "lineage": index.to_string(), "resources": [
+                { "mode": "managed", "type": "t", "name": "a", "instances": instances }] })
+            .to_string()
+        };
+        assert!(!goes_on(&of(json!(0)), &of(json!("0"))));
+        let encrypted = |lineage: &str| json!({ "serial": 1, "lineage": lineage, "encrypted_data": "x" }).to_string();
+        assert!(goes_on(&encrypted("l"), &encrypted("l")) && !goes_on(&encrypted("m"), &encrypted("l")));
+        assert!(!goes_on("", &was) && !goes_on(&was, "{}"));
     }
 
     #[test]

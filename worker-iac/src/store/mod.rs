@@ -25,13 +25,13 @@ use crate::process::Environment;
 use crate::stop::io_failure;
 use bucket::Bucket;
 use cluster::Cluster;
-use content::Facts;
+pub(crate) use content::{Facts, goes_on_from};
 use elsewhere::{Before, Elsewhere, Remote};
 pub(crate) use elsewhere::{Served, Unopened};
 use place::{Directory, Place};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::states::{
-    self, Broken, FILE_MAX, HEAD_MAX, Head, Held, KEPT_AT, Key, LOCK_MAX, STATE_MAX, VERSIONS_MAX,
+    self, Broken, FILE_MAX, HEAD_MAX, Head, Held, KEPT_AT, Key, LOCK_MAX, STATE_MAX, VERSIONS, VERSIONS_MAX,
 };
 use shared_proto::v1::StatePlace;
 use std::io;
@@ -43,6 +43,8 @@ use tokio::sync::watch;
 const PLAIN: &str = "terraform.tfstate";
 /// The longest name of a place, bytes.
 const KEPT_AT_MAX: usize = 4096;
+/// How a place begins that is none of the runner's: what it is called where states were taken to a backend.
+const BACKEND: &str = "the configuration's own backend";
 /// Its name once it is a version.
 const IMPORTED: &str = "terraform.tfstate.imported";
 
@@ -119,7 +121,9 @@ impl Store {
     /// `busy`: another worker has it; `state_damaged`, `conflict`: what lies there cannot be taken; `state_elsewhere`; the file system.
     pub(crate) fn open(folder: &Path, key: Key, whose: Whose) -> Result<(Self, Option<String>), Failure> {
         let place = Directory::claim(folder)?;
-        if let Some(at) = kept_at(folder)? {
+        let kept = kept_at(folder)?;
+        let came_back = is_taken_back(folder, kept.as_deref())?;
+        if let Some(at) = kept.filter(|_| !came_back) {
             if place.numbers().map_err(|e| place_failed(&place.shown(), &e))?.is_empty() {
                 return Err(is_elsewhere(folder, &at, &place.shown()));
             }
@@ -127,7 +131,7 @@ impl Store {
             unkept(folder)?;
         }
         let mut store = Self { place: Box::new(place), key, whose, newest: None };
-        let note = store.import(folder)?;
+        let note = store.import(folder, came_back)?;
         Ok((store, note))
     }
 
@@ -152,10 +156,11 @@ impl Store {
         let moves = here.numbers().map_err(|e| failed(&e))?;
         let before = Before::look(&*remote).map_err(|e| failed(&e))?;
         let kept = kept_at(folder)?;
+        let came_back = is_taken_back(folder, kept.as_deref())?;
         // an empty state would have everything made a second time
         if before.is_nothing() && moves.is_empty() {
             match &kept {
-                Some(other) if *other != shown => return Err(is_elsewhere(folder, other, &shown).into()),
+                Some(other) if *other != shown && !came_back => return Err(is_elsewhere(folder, other, &shown).into()),
                 None if !another.is_empty() && !folder.join(PLAIN).exists() => {
                     let message =
                         format!("the stack's last job was on the instance {another}, and nothing is in {shown}");
@@ -186,6 +191,10 @@ impl Store {
         kept: Option<String>,
     ) -> Result<Vec<String>, Failure> {
         let (mut notes, shown) = (Vec::new(), self.place.shown());
+        if kept.as_deref().is_some_and(is_backend) {
+            // what came back is there before anything says so
+            notes.extend(self.import(folder, true)?);
+        }
         if kept.as_ref() != Some(&shown) {
             keep_at(folder, &shown)?;
             notes
@@ -194,7 +203,7 @@ impl Store {
         if !moves.is_empty() {
             notes.push(self.move_in(here, moves)?);
         }
-        notes.extend(self.import(folder)?);
+        notes.extend(self.import(folder, false)?);
         Ok(notes)
     }
 
@@ -237,13 +246,52 @@ impl Store {
         Ok(format!("The versions of the state in {from} were moved to {to}."))
     }
 
+    /// The newest state that the runner has of a stack whose configuration has a backend by now. None: there is none, or it
+    /// was taken to the backend. What is elsewhere is only looked at, and only where this instance knows that there is something, or another
+    /// instance, `another`, has had the stack. On a thread that may wait, of a runtime.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`], and of the place.
+    pub(crate) fn left(
+        folder: &Path,
+        at: Option<&Where>,
+        key: Key,
+        whose: Whose,
+        another: &str,
+    ) -> Result<Option<Vec<u8>>, Failure> {
+        let kept = kept_at(folder)?;
+        if kept.as_deref().is_some_and(is_backend) {
+            return Ok(None);
+        }
+        if Self::is_at(folder) {
+            return Self::open(folder, key, whose)?.0.read();
+        }
+        let Some(at) = at.filter(|_| kept.is_some() || !another.is_empty()) else { return Ok(None) };
+        let remote = at.remote(&whose.stack)?;
+        let failed = |e: &io::Error| place_failed(&remote.shown(), e);
+        let Some(newest) = remote.numbers().map_err(|e| failed(&e))?.last().copied() else { return Ok(None) };
+        let file = remote.read(newest, FILE_MAX + 1).map_err(|e| failed(&e))?.unwrap_or_default();
+        let opened = key.open(&whose.stack, newest, file);
+        opened.map(|(_, state)| Some(state)).map_err(|broken| damaged(newest, &remote.called(VERSIONS), broken))
+    }
+
+    /// Writes down that the states of a stack are in a backend of that kind from now on: what the runner still has of it is not gone on with.
+    ///
+    /// # Errors
+    /// The file system.
+    pub(crate) fn taken_to(folder: &Path, kind: &str) -> Result<(), Failure> {
+        keep_at(folder, &format!("{BACKEND} ({kind})"))
+    }
+
     /// Whether there is a store in that folder, or a state that would become one's first version.
     pub(crate) fn is_at(folder: &Path) -> bool {
         let versions = std::fs::read_dir(folder.join(states::VERSIONS));
         versions.is_ok_and(|mut entries| entries.next().is_some()) || folder.join(PLAIN).exists()
     }
 
-    fn import(&mut self, folder: &Path) -> Result<Option<String>, Failure> {
+    /// Takes in a state that lies in the stack's folder; what is said of that. `came_back`: from a backend, which may have given it a lineage of
+    /// its own: then it need not follow what was here before that.
+    fn import(&mut self, folder: &Path, came_back: bool) -> Result<Option<String>, Failure> {
         let (plain, imported) = (folder.join(PLAIN), folder.join(IMPORTED));
         let shown = plain.display();
         let failed = |e: &io::Error| io_failure(Code::StateUnusable, format_args!("{shown}"), e);
@@ -265,11 +313,18 @@ impl Store {
         let digest = self.key.digest(&state);
         let is_there = self.newest()?.is_some_and(|newest| newest.digest == digest);
         if !is_there {
-            self.follows(&facts).map_err(|failure| {
-                let next = "Look which of the two is right; move the file away where it is the version.";
-                Code::Conflict.on(format!("{shown} is not taken in: {}", failure.message)).next(next)
-            })?;
+            let has_another = came_back && self.newest()?.is_some_and(|newest| newest.lineage != facts.lineage);
+            if !has_another {
+                self.follows(&facts).map_err(|failure| {
+                    let next = "Look which of the two is right; move the file away where it is the version.";
+                    Code::Conflict.on(format!("{shown} is not taken in: {}", failure.message)).next(next)
+                })?;
+            }
             self.add(state, facts, 0, String::new())?;
+        }
+        if came_back {
+            // not before it is there, nor after nothing shows any more that it came
+            unkept(folder)?;
         }
         std::fs::rename(&plain, &imported).map_err(|e| failed(&e))?;
         self.place.settle().map_err(|e| failed(&e))?;
@@ -507,15 +562,7 @@ impl Store {
     }
 
     fn damaged(&self, number: u64, broken: Broken) -> Failure {
-        let file = self.place.called(&format!("{}/{}", states::VERSIONS, states::file_name(number)));
-        let failure = Code::StateDamaged.on(format!("version {number} of the state, {file}: {broken}"));
-        match broken {
-            Broken::Key => failure.next(format!(
-                "Put the runner's {} back that was there when it was written, from a back-up of the state directory.",
-                states::ROOT
-            )),
-            _ => failure,
-        }
+        damaged(number, &self.place.called(VERSIONS), broken)
     }
 
     /// Somebody else has written that version, which is not what this state follows.
@@ -528,6 +575,18 @@ impl Store {
 
     fn failed(&self, e: &io::Error) -> Failure {
         place_failed(&self.place.shown(), e)
+    }
+}
+
+fn damaged(number: u64, versions: &str, broken: Broken) -> Failure {
+    let file = format!("{versions}/{}", states::file_name(number));
+    let failure = Code::StateDamaged.on(format!("version {number} of the state, {file}: {broken}"));
+    match broken {
+        Broken::Key => failure.next(format!(
+            "Put the runner's {} back that was there when it was written, from a back-up of the state directory.",
+            states::ROOT
+        )),
+        _ => failure,
     }
 }
 
@@ -556,7 +615,30 @@ fn keep_at(folder: &Path, shown: &str) -> Result<(), Failure> {
     written.map_err(|e| place_failed(&path.display().to_string(), &e))
 }
 
-/// They are in it again.
+/// Whether that place is a backend, and no place of the runner's.
+fn is_backend(at: &str) -> bool {
+    at.starts_with(BACKEND)
+}
+
+/// Whether a state has come back from a backend that is to be gone on with: it lies in the stack's folder. `kept`: where states are said to be.
+///
+/// # Errors
+/// `state_elsewhere`: they are in a backend, and nothing has come back.
+fn is_taken_back(folder: &Path, kept: Option<&str>) -> Result<bool, Failure> {
+    let Some(at) = kept.filter(|at| is_backend(at)) else { return Ok(false) };
+    let plain = folder.join(PLAIN);
+    if plain.metadata().is_ok_and(|file| file.len() > 0) {
+        return Ok(true);
+    }
+    let message = format!("the state of the stack was taken to {at}, and the configuration has none now");
+    let next = format!(
+        "Put the backend into the configuration again. Or take the state back: `state pull` from there, into {}.",
+        plain.display()
+    );
+    Err(Code::StateElsewhere.on(message).next(next))
+}
+
+/// They are the runner's own again, and in no other place that is known.
 fn unkept(folder: &Path) -> Result<(), Failure> {
     let path = folder.join(KEPT_AT);
     std::fs::remove_file(&path).map_err(|e| place_failed(&path.display().to_string(), &e))

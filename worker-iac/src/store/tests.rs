@@ -221,6 +221,43 @@ fn a_plain_state_becomes_a_version_where_it_follows() {
 }
 
 #[test]
+fn what_was_taken_to_a_backend_is_gone_on_with_only_when_it_came_back() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path();
+    let left = || Store::left(at, None, key(), whose("j1"), "").expect("looks");
+    assert_eq!(left(), None);
+    locked(at).write("L", state(5, "before")).expect("writes");
+    assert_eq!(left(), Some(state(5, "before")));
+    Store::taken_to(at, "s3").expect("writes");
+    assert_eq!(left(), None);
+    let failure = Store::open(at, key(), whose("j1")).expect_err("it is elsewhere");
+    assert!(failure.code == Code::StateElsewhere && failure.message.contains("own backend (s3)"), "{failure}");
+    assert!(failure.next_step.contains(PLAIN), "{failure}");
+    // an empty file is none
+    std::fs::write(at.join(PLAIN), "").expect("writes");
+    assert_eq!(code(Store::open(at, key(), whose("j1"))), Some(Code::StateElsewhere));
+    // of the same lineage it has to be a newer one
+    std::fs::write(at.join(PLAIN), state(4, "older")).expect("writes");
+    assert_eq!(code(Store::open(at, key(), whose("j1"))), Some(Code::Conflict));
+    assert!(at.join(KEPT_AT).exists(), "and it is elsewhere still");
+    // a backend may have given it one of its own
+    let other = br#"{"version":4,"serial":1,"lineage":"m","resources":[]}"#.to_vec();
+    std::fs::write(at.join(PLAIN), &other).expect("writes");
+    let mut store = opened(at);
+    assert_eq!(store.read().expect("reads"), Some(other.clone()));
+    assert!(!at.join(KEPT_AT).exists() && !at.join(PLAIN).exists());
+    drop(store);
+    // killed before its file was renamed: it is there already
+    std::fs::write(at.join(PLAIN), &other).expect("writes");
+    Store::taken_to(at, "s3").expect("writes");
+    assert_eq!(opened(at).numbers().expect("lists"), [1, 2]);
+    assert!(!at.join(KEPT_AT).exists() && !at.join(PLAIN).exists());
+    // whoever puts another one there that came from nowhere is told
+    std::fs::write(at.join(PLAIN), state(9, "another")).expect("writes");
+    assert_eq!(code(Store::open(at, key(), whose("j1"))), Some(Code::Conflict));
+}
+
+#[test]
 fn a_store_is_one_workers_and_what_it_left_half_done_is_not_there() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = folder.path().to_owned();

@@ -34,7 +34,7 @@ pub(super) struct Delete {
     words: Vec<String>,
     /// In this namespace; the connection's own by default
     #[arg(short, long, env = "RUNNERCTL_NAMESPACE")]
-    namespace: Option<String>,
+    pub(super) namespace: Option<String>,
     #[command(flatten)]
     selectors: Selectors,
     /// Wait until they are gone

@@ -23,7 +23,7 @@ pub(super) struct Get {
     #[arg(required = true, value_name = "KIND [NAME]")]
     words: Vec<String>,
     #[command(flatten)]
-    place: Place,
+    pub(super) place: Place,
     #[command(flatten)]
     selectors: Selectors,
     /// Go on with what changes

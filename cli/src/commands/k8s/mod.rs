@@ -38,6 +38,11 @@ pub(crate) struct K8s {
     /// The connection to the cluster; may be left out where there is one only
     #[arg(short = 'C', long, global = true, env = "RUNNERCTL_CONNECTION", value_name = "NAME")]
     connection: Option<String>,
+    /// The namespace, as kubectl's users write it before the verb
+    // Each verb has its own of the same id, which says what it means there and is what is read: clap fills that from here unless it is given
+    // behind the verb.
+    #[arg(id = "namespace", short = 'n', long = "namespace", global = true, value_name = "NAMESPACE")]
+    _namespace: Option<String>,
     #[command(subcommand)]
     command: K8sCommand,
 }
@@ -264,6 +269,23 @@ mod tests {
             );
         }
         assert!(matches!(parsed("logs pod/"), Ok(K8sCommand::Logs(logs)) if logs.one().is_err()));
+    }
+
+    #[test]
+    fn a_namespace_may_stand_before_the_verb() {
+        let of_get = |line: &str| match parsed(line) {
+            Ok(K8sCommand::Get(get)) => get.place.namespace,
+            other => panic!("{line}: {other:?}"),
+        };
+        assert_eq!(of_get("-n shop get pods").as_deref(), Some("shop"));
+        assert_eq!(of_get("--namespace=shop get pods").as_deref(), Some("shop"));
+        // what comes later counts, as with kubectl
+        assert_eq!(of_get("-n shop get pods -n other").as_deref(), Some("other"));
+        let Ok(K8sCommand::Delete(delete)) = parsed("-n shop delete pod web") else { panic!("delete") };
+        assert_eq!(delete.namespace.as_deref(), Some("shop"));
+        let Ok(K8sCommand::Pods { namespace, .. }) = parsed("-n shop pods") else { panic!("pods") };
+        assert_eq!(namespace.as_deref(), Some("shop"));
+        assert!(parsed("-n shop pods -A").is_ok() && parsed("-n shop namespaces").is_ok());
     }
 
     #[test]

@@ -137,7 +137,7 @@ fn words(command: &Command<'_>, options: &Options) -> Vec<String> {
         Command::Set(setting) => set(setting),
         Command::Plan { what, out } => plan(what, Files(out), options),
         Command::Show { .. } => plainly(&["replay-events", "--preview", "--diff"]),
-        Command::State => plainly(&["stack", "export"]),
+        Command::State | Command::Pull => plainly(&["stack", "export"]),
         Command::Apply { what, plan } => apply(what, Files(plan), options),
         Command::Output => plainly(&["stack", "output", "--json"]),
         Command::Unlock(_) => plainly(&["cancel", "--yes"]),

@@ -1,0 +1,109 @@
+//! Programs in Rego as they are read: by whoever judges a plan with them, and by whoever puts them in place, who is to hear of a slip before every
+//! plan is denied for it. The interpreter must be kept from everything but what it is given: it has no clock, no network and no file.
+
+use super::Set;
+use regorus::Value;
+use regorus::utils::limits::ExecutionTimerConfig;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+pub use regorus::Engine;
+
+/// The package that counts.
+pub const PACKAGE: &str = "runner.plan";
+/// How long the programs of a set may take.
+const TIME_MAX: Duration = Duration::from_secs(10);
+/// How often that is looked at, in steps.
+const STEPS: NonZeroU32 = NonZeroU32::new(1024).unwrap();
+/// What the interpreter of a hostile program may use of a stack before its own bounds end it, bytes.
+const STACK: usize = 256 * 1024 * 1024;
+
+/// What `run` makes of the programs of a set, which it is given as an interpreter that has read them, with the set's data, and whose time runs. It
+/// runs on a stack that is large enough.
+///
+/// # Errors
+/// What is wrong with a program, in the interpreter's words; none is of the package that counts; what `run` says.
+pub fn with<T: Send>(set: &Set, run: impl FnOnce(Engine) -> Result<T, String> + Send) -> Result<T, String> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("rego".to_owned()).stack_size(STACK);
+        let running = thread.spawn_scoped(scope, || run(engine(set)?)).map_err(|e| e.to_string())?;
+        running.join().map_err(|_| "the interpreter of Rego has failed".to_owned())?
+    })
+}
+
+/// Whether the programs of a set can be read, as far as that is known without a plan. A set without programs can.
+///
+/// # Errors
+/// What is wrong with a program, in the interpreter's words.
+pub fn read(set: &Set) -> Result<(), String> {
+    if set.rego.is_empty() {
+        return Ok(());
+    }
+    // a question that no rule is needed for: all are put in order before it is answered
+    with(set, |mut engine| engine.eval_query("true".to_owned(), false).map(drop).map_err(|e| said(&e)))
+}
+
+/// The interpreter's words of an error, in a line: where it is, and what. It draws the place over several lines.
+pub fn said(error: &dyn std::fmt::Display) -> String {
+    let text = error.to_string();
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    match (lines.next().and_then(|line| line.strip_prefix("--> ")), lines.find_map(|line| line.strip_prefix("error: ")))
+    {
+        (Some(place), Some(what)) => format!("{place}: {what}"),
+        _ => text.trim().to_owned(),
+    }
+}
+
+fn engine(set: &Set) -> Result<Engine, String> {
+    let mut engine = Engine::new();
+    engine.set_execution_timer_config(ExecutionTimerConfig { limit: TIME_MAX, check_interval: STEPS });
+    // a call that goes wrong must not make a rule silent
+    engine.set_strict_builtin_errors(true);
+    for module in &set.rego {
+        engine.add_policy(module.name.clone(), module.text.clone()).map_err(|e| said(&e))?;
+    }
+    let packages = engine.get_packages().map_err(|e| said(&e))?;
+    if !packages.iter().any(|package| package == &format!("data.{PACKAGE}")) {
+        return Err(format!("no module is of the package {PACKAGE}"));
+    }
+    if let Some(data) = &set.data {
+        engine.add_data(Value::from(data.clone())).map_err(|e| said(&e))?;
+    }
+    Ok(engine)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::Module;
+
+    fn set(texts: &[&str]) -> Set {
+        let module = |(n, text): (usize, &&str)| Module { name: format!("{n}.rego"), text: (*text).to_owned() };
+        Set { rego: texts.iter().enumerate().map(module).collect(), ..Set::default() }
+    }
+
+    #[test]
+    fn its_place_is_told_in_a_line() {
+        let said = read(&set(&["package runner.plan\n\ndeny contains 7 7"])).expect_err("two numbers");
+        assert!(said.starts_with("0.rego:3:17: "), "{said}");
+    }
+
+    #[test]
+    fn a_slip_is_found_without_a_plan() {
+        let good =
+            "package runner.plan\ndeny contains msg if { some c in input.resource_changes; msg := data.lib.f(c) }";
+        let lib = "package lib\nf(c) := c.address if { count(c.change.actions) > 0 }";
+        assert_eq!(read(&set(&[good, lib])), Ok(()));
+        assert_eq!(read(&Set::default()), Ok(()));
+        for (what, texts) in [
+            ("expecting", &["package runner.plan\ndeny contains msg if { msg := "][..]),
+            ("no module is of the package", &["package other\nx := 1"]),
+            ("unsafe", &["package runner.plan\ndeny contains msg if { input.x > y; msg := \"m\" }"]),
+        ] {
+            let said = read(&set(texts)).expect_err(what);
+            assert!(said.contains(what) && !said.contains('\n'), "{what}: {said}");
+        }
+        let nested = format!("package runner.plan\nx := {}1{}", "[".repeat(50_000), "]".repeat(50_000));
+        assert!(read(&set(&[&nested])).is_err());
+    }
+}

@@ -1,0 +1,220 @@
+//! The states that the runner keeps for stacks without a backend, as whoever owns the machine sees them: which there are, and one of them as its
+//! engine wrote it, so that a stack can be taken elsewhere. It only reads, beside jobs that are at work: a version is whole or not there. It must
+//! never make a key or a folder, nor give out what does not open as that version of that stack.
+
+use super::folder::{broken, checked_id, read, read_first};
+use super::key;
+use shared_proto::failure::{Code, Failure};
+use shared_proto::states::{Broken, FILE_MAX, HEAD_MAX, Head, KEPT_AT, VERSIONS, file_name, head, number_of};
+use std::io;
+use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
+
+/// The longest name of a place, bytes.
+const KEPT_AT_MAX: u64 = 4096;
+
+/// Those of a runner.
+#[derive(Debug)]
+pub(crate) struct KeptStates<'a> {
+    state_dir: &'a Path,
+    /// The file with the key that the configuration names.
+    key_file: Option<&'a Path>,
+}
+
+/// What there is of a stack.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// In the stack's folder, the oldest first; of one that cannot be read its number alone.
+    pub(crate) versions: Vec<Head>,
+    /// Where its states are, where they are not in its folder.
+    pub(crate) at: Option<String>,
+}
+
+// === impl KeptStates ===
+
+impl<'a> KeptStates<'a> {
+    pub(crate) fn of(state_dir: &'a Path, key_file: Option<&'a Path>) -> Self {
+        Self { state_dir, key_file }
+    }
+
+    /// The ids of stacks whose states are here, or were.
+    ///
+    /// # Errors
+    /// The file system.
+    pub(crate) fn stacks(&self) -> Result<Vec<String>, Failure> {
+        let all = self.state_dir.join("stacks");
+        let failed = |e: &io::Error| broken(&all, e);
+        let mut stacks = Vec::new();
+        for entry in std::fs::read_dir(&all).map_err(|e| failed(&e))? {
+            let name = entry.map_err(|e| failed(&e))?.file_name().to_str().map(str::to_owned);
+            let Some(stack) = name.filter(|name| checked_id(name).is_ok()) else { continue };
+            if self.kept(&stack)? != Kept::default() {
+                stacks.push(stack);
+            }
+        }
+        stacks.sort_unstable();
+        Ok(stacks)
+    }
+
+    /// What there is of a stack.
+    ///
+    /// # Errors
+    /// No such id; the file system.
+    pub(crate) fn kept(&self, stack: &str) -> Result<Kept, Failure> {
+        let folder = self.folder(stack)?;
+        let at = read(&folder.join(KEPT_AT), KEPT_AT_MAX).map_err(|e| broken(&folder.join(KEPT_AT), &e))?;
+        let at = at.map(|text| String::from_utf8_lossy(&text).trim().to_owned());
+        let path = folder.join(VERSIONS);
+        let entries = match std::fs::read_dir(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Kept { versions: Vec::new(), at }),
+            entries => entries.map_err(|e| broken(&path, &e))?,
+        };
+        let mut versions = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(|e| broken(&path, &e))?.file_name();
+            let Some(number) = name.to_str().and_then(number_of) else { continue };
+            let file = path.join(name);
+            let first = read_first(&file, HEAD_MAX as u64).map_err(|e| broken(&file, &e))?;
+            // gone since: one more is kept no longer
+            let Some(first) = first else { continue };
+            versions.push(head(&first).map_or_else(|| Head { number, ..Head::default() }, |(head, _)| head));
+        }
+        versions.sort_unstable_by_key(|head| head.number);
+        Ok(Kept { versions, at })
+    }
+
+    /// A version as its engine wrote it; none: the newest.
+    ///
+    /// # Errors
+    /// `not_found`, with where the states are; `state_damaged`: it does not open; `state_unusable`: the key is not there; the file system.
+    pub(crate) fn version(&self, stack: &str, number: Option<u64>) -> Result<(Head, Zeroizing<Vec<u8>>), Failure> {
+        let kept = self.kept(stack)?;
+        let number = number.or_else(|| kept.versions.last().map(|head| head.number)).unwrap_or_default();
+        let path = self.folder(stack)?.join(VERSIONS).join(file_name(number));
+        match read(&path, FILE_MAX as u64).map_err(|e| broken(&path, &e))? {
+            Some(file) => self.open(stack, number, file, &path),
+            None => Err(none(stack, number, &kept)),
+        }
+    }
+
+    /// What is in a file that is a copy of a version, wherever it was kept.
+    ///
+    /// # Errors
+    /// `not_found`, `state_damaged`, `state_unusable`; the file system.
+    pub(crate) fn copy(&self, stack: &str, path: &Path) -> Result<(Head, Zeroizing<Vec<u8>>), Failure> {
+        let file = read(path, FILE_MAX as u64).map_err(|e| broken(path, &e))?;
+        let file = file.ok_or_else(|| Code::NotFound.on(format!("{} is not there", path.display())))?;
+        let number = head(&file).map_or(0, |(head, _)| head.number);
+        self.open(stack, number, file, path)
+    }
+
+    fn open(
+        &self,
+        stack: &str,
+        number: u64,
+        file: Vec<u8>,
+        path: &Path,
+    ) -> Result<(Head, Zeroizing<Vec<u8>>), Failure> {
+        let key = key::existing(self.state_dir, self.key_file, checked_id(stack)?)?;
+        let opened = key.open(stack, number, file).map(|(head, state)| (head, Zeroizing::new(state)));
+        opened.map_err(|broken| {
+            let next = match broken {
+                Broken::Key => "Name the state directory, or `jobs.states.key_file`, of the runner that wrote it.",
+                _ => "Look whether it is that stack's, by its id (`runnerctl stack list`); else take another version.",
+            };
+            Code::StateDamaged.on(format!("{} cannot be opened: {broken}", path.display())).next(next)
+        })
+    }
+
+    fn folder(&self, stack: &str) -> Result<PathBuf, Failure> {
+        Ok(self.state_dir.join("stacks").join(checked_id(stack)?))
+    }
+}
+
+fn none(stack: &str, number: u64, kept: &Kept) -> Failure {
+    match (&kept.at, kept.versions.is_empty()) {
+        (Some(at), true) => Code::NotFound.on(format!("the states of the stack {stack} are in {at}")).next(
+            "Fetch the version from there with its own tools, and name the copy: --file FILE (docs/deployments.md).",
+        ),
+        (None, true) => Code::NotFound
+            .on(format!("there are no states of a stack {stack} here"))
+            .next("Look which stacks there are: `runner states list`. Those with a backend have theirs there."),
+        (_, false) => Code::NotFound
+            .on(format!("there is no version {number} of the state of the stack {stack}"))
+            .next(format!("Look which there are: `runner states list {stack}`.")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared_proto::states::Key;
+
+    fn write(state_dir: &Path, key: &Key, stack: &str, number: u64, state: &[u8]) -> PathBuf {
+        let head = Head { number, serial: Some(number), key: key.fingerprint(), ..Head::default() };
+        let (first, rest) = key.seal(stack, &head, state.to_vec()).expect("seals");
+        let folder = state_dir.join("stacks").join(stack).join(VERSIONS);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let path = folder.join(file_name(number));
+        std::fs::write(&path, [first, rest].concat()).expect("writes");
+        path
+    }
+
+    #[test]
+    fn what_is_kept_is_listed_and_opens() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let key = |stack| key::of_stack(dir.path(), None, stack).expect("a key");
+        write(dir.path(), &key("s1"), "s1", 9, b"nine");
+        write(dir.path(), &key("s1"), "s1", 10, b"ten");
+        let other = write(dir.path(), &key("s2"), "s2", 1, b"one");
+        std::fs::create_dir_all(dir.path().join("stacks/s3")).expect("a folder");
+        std::fs::write(dir.path().join("stacks/s3").join(KEPT_AT), "s3://b/x\n").expect("writes");
+        for nothing in ["stacks/s4", "stacks/.x"] {
+            std::fs::create_dir_all(dir.path().join(nothing)).expect("a folder");
+        }
+        let kept = KeptStates::of(dir.path(), None);
+        assert_eq!(kept.stacks().expect("reads"), ["s1", "s2", "s3"]);
+        let numbers: Vec<_> = kept.kept("s1").expect("reads").versions.iter().map(|head| head.number).collect();
+        assert_eq!(numbers, [9, 10]);
+        for (number, state) in [(None, b"ten".as_slice()), (Some(9), b"nine"), (Some(10), b"ten")] {
+            let (head, found) = kept.version("s1", number).expect("opens");
+            assert!(*found == state && number.is_none_or(|number| number == head.number), "{number:?}");
+        }
+        // a copy from wherever, under its own stack alone
+        assert_eq!(*kept.copy("s2", &other).expect("opens").1, b"one");
+        let failure = kept.copy("s1", &other).expect_err("another's");
+        assert!(failure.code == Code::StateDamaged && failure.next_step.contains("key_file"), "{failure}");
+        for (stack, number, words) in [
+            ("s1", Some(8), "runner states list s1"),
+            ("s3", None, "--file"),
+            ("s4", None, "runner states list`"),
+            ("nobody", None, "runner states list`"),
+        ] {
+            let failure = kept.version(stack, number).expect_err(stack);
+            assert!(failure.code == Code::NotFound && failure.next_step.contains(words), "{failure}");
+        }
+        for id in ["", ".", "..", "a/b", &"x".repeat(129)] {
+            assert_eq!(kept.version(id, None).expect_err(id).code, Code::InvalidArgument, "{id}");
+        }
+    }
+
+    #[test]
+    fn what_was_changed_does_not_open_and_no_key_is_made() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = write(dir.path(), &key::of_stack(dir.path(), None, "s1").expect("a key"), "s1", 1, b"state");
+        let kept = KeptStates::of(dir.path(), None);
+        let whole = std::fs::read(&path).expect("reads");
+        for at in [whole.len() - 1, whole.len() - 20, 20] {
+            let mut changed = whole.clone();
+            changed[at] ^= 1;
+            std::fs::write(&path, changed).expect("writes");
+            assert_eq!(kept.version("s1", None).expect_err("changed").code, Code::StateDamaged, "{at}");
+        }
+        std::fs::write(&path, b"nothing").expect("writes");
+        assert_eq!(kept.kept("s1").expect("reads").versions, [Head { number: 1, ..Head::default() }]);
+        std::fs::write(&path, whole).expect("writes");
+        std::fs::remove_file(dir.path().join("states.key")).expect("removes");
+        assert_eq!(kept.version("s1", None).expect_err("no key").code, Code::StateUnusable);
+        assert!(!dir.path().join("states.key").exists(), "a new one opens nothing");
+    }
+}
