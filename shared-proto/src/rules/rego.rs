@@ -2,12 +2,12 @@
 //! plan is denied for it. The interpreter must be kept from everything but what it is given: it has no clock, no network and no file.
 
 use super::Set;
-use regorus::Value;
 use regorus::utils::limits::ExecutionTimerConfig;
 use std::num::NonZeroU32;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-pub use regorus::Engine;
+pub use regorus::{Engine, Value};
 
 /// The package that counts.
 pub const PACKAGE: &str = "runner.plan";
@@ -18,16 +18,42 @@ const STEPS: NonZeroU32 = NonZeroU32::new(1024).unwrap();
 /// What the interpreter of a hostile program may use of a stack before its own bounds end it, bytes.
 const STACK: usize = 256 * 1024 * 1024;
 
+/// How long all of it may take: reading programs is not measured by the interpreter, and doubles with every bracket inside another; nor is what is
+/// done inside of a built-in function.
+const WHOLE_MAX: Duration = Duration::from_secs(20);
+
 /// What `run` makes of the programs of a set, which it is given as an interpreter that has read them, with the set's data, and whose time runs. It
-/// runs on a stack that is large enough.
+/// runs on a stack that is large enough, in a thread that is left to itself after [`WHOLE_MAX`]: whoever calls it has nothing left to do then but to
+/// end.
 ///
 /// # Errors
-/// What is wrong with a program, in the interpreter's words; none is of the package that counts; what `run` says.
-pub fn with<T: Send>(set: &Set, run: impl FnOnce(Engine) -> Result<T, String> + Send) -> Result<T, String> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("rego".to_owned()).stack_size(STACK);
-        let running = thread.spawn_scoped(scope, || run(engine(set)?)).map_err(|e| e.to_string())?;
-        running.join().map_err(|_| "the interpreter of Rego has failed".to_owned())?
+/// What is wrong with a program, in the interpreter's words; none is of the package that counts; what `run` says; it takes too long.
+pub fn with<T: Send + 'static>(
+    set: &Set,
+    run: impl FnOnce(Engine) -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    within(WHOLE_MAX, set, run)
+}
+
+fn within<T: Send + 'static>(
+    limit: Duration,
+    set: &Set,
+    run: impl FnOnce(Engine) -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    let (set, (tell, told)) = (set.clone(), mpsc::sync_channel(1));
+    let work = move || {
+        // where nobody waits any more nothing is to be told
+        let _ = tell.send(engine(&set).and_then(run));
+    };
+    let thread = std::thread::Builder::new().name("rego".to_owned()).stack_size(STACK);
+    thread.spawn(work).map_err(|e| e.to_string())?;
+    told.recv_timeout(limit).unwrap_or_else(|e| {
+        Err(match e {
+            RecvTimeoutError::Timeout => {
+                format!("what it says takes longer than {} s to read and to run", limit.as_secs())
+            }
+            RecvTimeoutError::Disconnected => "the interpreter of Rego has failed".to_owned(),
+        })
     })
 }
 
@@ -39,8 +65,12 @@ pub fn read(set: &Set) -> Result<(), String> {
     if set.rego.is_empty() {
         return Ok(());
     }
-    // a question that no rule is needed for: all are put in order before it is answered
-    with(set, |mut engine| engine.eval_query("true".to_owned(), false).map(drop).map_err(|e| said(&e)))
+    with(set, ordered)
+}
+
+/// A question that no rule is needed for: all are put in order before it is answered.
+fn ordered(mut engine: Engine) -> Result<(), String> {
+    engine.eval_query("true".to_owned(), false).map(drop).map_err(|e| said(&e))
 }
 
 /// The interpreter's words of an error, in a line: where it is, and what. It draws the place over several lines.
@@ -103,7 +133,14 @@ mod tests {
             let said = read(&set(texts)).expect_err(what);
             assert!(said.contains(what) && !said.contains('\n'), "{what}: {said}");
         }
-        let nested = format!("package runner.plan\nx := {}1{}", "[".repeat(50_000), "]".repeat(50_000));
-        assert!(read(&set(&[&nested])).is_err());
+    }
+
+    #[test]
+    fn one_that_nobody_can_read_in_time_is_given_up() {
+        let nested = |depth: usize| format!("package runner.plan\nx := {}1{}", "[".repeat(depth), "]".repeat(depth));
+        let limit = Duration::from_secs(1);
+        assert_eq!(within(limit, &set(&[&nested(8)]), ordered), Ok(()));
+        let said = within(limit, &set(&[&nested(60)]), ordered).expect_err("for ever");
+        assert!(said.contains("longer than 1 s"), "{said}");
     }
 }

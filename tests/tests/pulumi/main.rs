@@ -4,12 +4,13 @@
 mod survival;
 
 use anyhow::{Context as _, Result, ensure};
+use runner_tests::control_plane::aws_environment;
 use runner_tests::ctl::Ctl;
 use runner_tests::engine::EngineKind;
 use runner_tests::process::Ended;
 use runner_tests::runner::Setup;
 use runner_tests::world::Shared;
-use runner_tests::{Component, ControlPlane, Engine, Runner, Scratch, Suite, archive};
+use runner_tests::{Component, ControlPlane, Engine, Moto, Runner, Scratch, Suite, archive};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -47,6 +48,8 @@ fn main() -> ExitCode {
         .test("a_lock_is_told_of_and_removed", survival::lock)
         .test("a_cancelled_update_is_asked_once_and_its_state_is_whole", survival::cancel)
         .test("a_killed_worker_is_followed_by_another", survival::killed)
+        .needs(&[Component::Pulumi, Component::Moto])
+        .test("a_state_is_taken_to_a_backend", taken)
         .run()
 }
 
@@ -404,6 +407,66 @@ async fn stale() -> Result<()> {
         ensure!(stack.thing("one")? == "1");
         std::fs::write(&state, before)?;
     }
+    Ok(())
+}
+
+async fn taken() -> Result<()> {
+    let (control_plane, moto) = (ControlPlane::start().await?, Moto::start().await?);
+    moto.bucket("states", ("of", "tests")).await?;
+    let engine = Engine::new(EngineKind::Pulumi)?;
+    let account = format!(
+        "provider = \"aws\"\nsource = \"environment\"\nregion = \"eu-central-1\"\nendpoint_url = {:?}",
+        moto.url()
+    );
+    let setup = Setup::new()?.cold().engines(&[&engine]).aws("other", &moto).table("connections.account", &account);
+    let user = control_plane.admin();
+    let runner = setup.start(user, "runner-1").await?;
+    user.post(&format!("/runners/{}/default", runner.id), &json!({})).await?;
+    let ctl = Ctl::new(&control_plane, user)?;
+    let usual = Usual { control_plane, runner, ctl };
+    let user = usual.control_plane.admin();
+    let stack = usual.stack("moves").await?;
+    let bucket = format!("s3://states?region=eu-central-1&endpoint={}&use_path_style=true", moto.url());
+    let backend = format!("backend: {{ url: {bucket:?} }}\n");
+    let of = |content: &str, rest: &str| program(&stack.world, &[Thing("one", "one", content, "")], rest);
+    let update = async |content: &str, rest: &str, phase: &str| -> Result<Value> {
+        let job = usual.done(&stack, &of(content, rest), "--auto-approve --connection account", phase).await?;
+        Ok(user.job(&job).await?.0)
+    };
+    update("1", "", "applied").await?;
+
+    // nothing is made a second time, and what to do is said
+    let refused = update("1", &backend, "failed").await?;
+    ensure!(refused["result"]["code"] == "state_elsewhere", "{refused}");
+    let next = refused["result"]["next_step"].as_str().unwrap_or_default();
+    ensure!(next.contains("`pulumi stack export` with file://") && next.contains("`pulumi stack import`"), "{next}");
+
+    // which is done
+    let hand = Scratch::new("by-hand")?;
+    hand.write("Pulumi.yaml", of("1", ""))?;
+    let by_hand = async |url: &str, words: &[&str]| {
+        let home = hand.join("home").display().to_string();
+        let secret = stack.of_state(&usual, "pulumi-passphrase").display().to_string();
+        let own = [("PULUMI_HOME", &home), ("HOME", &home), ("PULUMI_CONFIG_PASSPHRASE_FILE", &secret)];
+        let own = own.into_iter().map(|(name, value)| (name, value.clone()));
+        let account = aws_environment().into_iter().map(|(name, value)| (name, value.to_owned()));
+        let all = own.chain(account).chain([("PULUMI_BACKEND_URL", url.to_owned())]);
+        let program = engine.program(hand.path(), words).env("PULUMI_SKIP_UPDATE_CHECK", "true");
+        all.fold(program, |program, (name, value)| program.env(name, value)).run(JOB).await?.success()
+    };
+    let here = format!("file://{}", stack.of_state(&usual, "pulumi").display());
+    let file = hand.join("exported.json").display().to_string();
+    by_hand(&here, &["stack", "export", "--stack", "moves", "--file", &file]).await?;
+    by_hand(&bucket, &["stack", "select", "--create", "moves"]).await?;
+    by_hand(&bucket, &["stack", "import", "--stack", "moves", "--file", &file]).await?;
+    update("1", &backend, "no_changes").await?;
+    ensure!(std::fs::read_to_string(stack.of_state(&usual, "kept-at"))?.contains("own backend (s3)"));
+    update("2", &backend, "applied").await?;
+
+    // and what the runner still has is not gone on with
+    let refused = update("2", "", "failed").await?;
+    ensure!(refused["result"]["code"] == "state_elsewhere", "{refused}");
+    ensure!(refused["result"]["next_step"].as_str().unwrap_or_default().contains("kept-at"), "{refused}");
     Ok(())
 }
 

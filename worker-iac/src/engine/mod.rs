@@ -16,6 +16,7 @@ mod providers;
 pub(crate) mod pulumi;
 pub(crate) mod resources;
 pub(crate) mod state;
+mod taken;
 mod terraform;
 
 use crate::cancel::Watcher;

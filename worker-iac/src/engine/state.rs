@@ -2,6 +2,7 @@
 //! ([`crate::store`]), by an override file in the working copy: the engine's own way, for both engines and every command.
 
 use super::environment::private_file;
+use super::taken::{Left, There};
 use super::{Engine, imports};
 use crate::stop::{Stop, io_failure};
 use crate::store::keeper::Keeper;
@@ -160,8 +161,7 @@ impl Here<'_> {
         }
     }
 
-    /// Refuses to go on with a backend of the configuration's own where the runner has a state of the stack with resources in it that is not there:
-    /// they would be made a second time. A preview is told so. What was taken there the runner is not gone on with.
+    /// Refuses to go on with a backend of the configuration's own where the runner has a state of the stack with resources in it that is not there.
     async fn leaves_nothing(&self, kind: &str, engine: &mut Engine) -> Result<(), Stop> {
         let folder = self.folder()?;
         let Some(left) = self.left(&folder).await? else { return Ok(()) };
@@ -170,30 +170,16 @@ impl Here<'_> {
             return Ok(());
         }
         let there = engine.pulled().await?;
-        let was_taken = there.as_ref().is_some_and(|there| goes_on_from(there.as_bytes(), &left));
-        let only_looks = self.request.kind() == JobKind::Preview || self.request.preview_only;
-        if was_taken {
-            if self.request.workspace.is_empty() && !only_looks && !self.request.untrusted {
-                Store::taken_to(&folder, kind)?;
-                engine.journal.note(format!("The state was taken to the configuration's own backend ({kind}).")).await;
-            }
-            return Ok(());
-        }
-        let resources = match facts.encrypted {
+        let there = match there {
+            None => There::Nothing,
+            Some(there) if goes_on_from(there.as_bytes(), &left) => There::Taken,
+            Some(_) => There::Another,
+        };
+        let what = match facts.encrypted {
             true => "that is encrypted".to_owned(),
             false => format!("with {} resources", facts.resources),
         };
-        let has = if there.is_some() { "which has another state" } else { "which has none" };
-        let message = format!(
-            "the runner has a state of this stack {resources}, and the configuration has a backend of its own now ({kind}), {has}: what is \
-             in it would be made a second time"
-        );
-        if only_looks {
-            engine.journal.note(message).await;
-            return Ok(());
-        }
-        let mut next = "Take the state there: `runner states export` on the runner's machine writes it, and `state push` puts it into the backend. \
-                        Or take the backend out of the configuration again."
+        let mut next = "Take the state there: `runner states export` on the runner's machine writes it, and `state push` puts it into the backend."
             .to_owned();
         if facts.encrypted {
             // one that is pushed has another lineage, and nothing else of it can be read
@@ -202,7 +188,8 @@ impl Here<'_> {
                 folder.join(states::VERSIONS).display()
             ));
         }
-        Err(Code::StateElsewhere.on(message).next(next).into())
+        let left = Left { kind, what, there, next };
+        left.judge(self.request, &folder, self.request.workspace.is_empty(), &engine.journal).await
     }
 
     /// What the runner has of the stack's state, or of that of its workspace.

@@ -35,7 +35,7 @@ use shared_proto::states::{
 };
 use shared_proto::v1::StatePlace;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -281,6 +281,14 @@ impl Store {
     /// The file system.
     pub(crate) fn taken_to(folder: &Path, kind: &str) -> Result<(), Failure> {
         keep_at(folder, &format!("{BACKEND} ({kind})"))
+    }
+
+    /// In which backend the states of a stack are since they were taken there, with the file that says so; none: that is not said.
+    ///
+    /// # Errors
+    /// The file system.
+    pub(crate) fn taken_from(folder: &Path) -> Result<Option<(String, PathBuf)>, Failure> {
+        Ok(kept_at(folder)?.filter(|at| is_backend(at)).map(|at| (at, folder.join(KEPT_AT))))
     }
 
     /// Whether there is a store in that folder, or a state that would become one's first version.

@@ -38,10 +38,10 @@ pub(crate) struct K8s {
     /// The connection to the cluster; may be left out where there is one only
     #[arg(short = 'C', long, global = true, env = "RUNNERCTL_CONNECTION", value_name = "NAME")]
     connection: Option<String>,
-    /// The namespace, as kubectl's users write it before the verb
-    // Each verb has its own of the same id, which says what it means there and is what is read: clap fills that from here unless it is given
-    // behind the verb.
-    #[arg(id = "namespace", short = 'n', long = "namespace", global = true, value_name = "NAMESPACE")]
+    /// The namespace, for those who write it before the verb, as kubectl takes it
+    // Each verb that heeds one has its own of the same id, which says what it means there and is what is read: clap fills that from here unless it
+    // is given behind the verb.
+    #[arg(id = "namespace", short = 'n', long = "namespace", global = true, hide = true)]
     _namespace: Option<String>,
     #[command(subcommand)]
     command: K8sCommand,

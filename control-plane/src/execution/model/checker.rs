@@ -1,8 +1,9 @@
 //! A breadth-first walk through every state of a model, with what must hold in each of them, and from each of them.
 
+use sha2::{Digest as _, Sha256};
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Debug;
-use std::hash::Hash;
+use std::hash::{Hash, Hasher};
 
 /// Where one step leads.
 pub(super) struct Next<S> {
@@ -17,8 +18,10 @@ pub(super) struct Next<S> {
 
 /// What is explored.
 pub(super) trait Model {
-    type State: Clone + Eq + Hash + Debug;
+    type State: Hash + Debug;
     fn first(&self) -> Self::State;
+    /// The one of all states that stands for those which differ from it by nothing but names: whatever holds for one of them holds for all.
+    fn standing_for(&self, state: Self::State) -> Self::State;
     fn next(&self, state: &Self::State) -> Vec<Next<Self::State>>;
     /// The property that a state breaks.
     fn broken(&self, state: &Self::State) -> Option<&'static str>;
@@ -38,11 +41,33 @@ pub(super) struct Found {
     pub(super) broken: Option<(&'static str, Vec<String>)>,
 }
 
+/// A state as bytes: what its hash is made of.
+#[derive(Default)]
+struct Bytes(Vec<u8>);
+
+impl Hasher for Bytes {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+    fn finish(&self) -> u64 {
+        0
+    }
+}
+
+/// By which a state is known: two of them have one by a chance of one in 2^88, of all that are ever explored.
+fn digest(state: &impl Hash) -> u128 {
+    let mut bytes = Bytes::default();
+    state.hash(&mut bytes);
+    let digest = Sha256::digest(&bytes.0);
+    digest.iter().take(16).fold(0, |all, byte| all << 8 | u128::from(*byte))
+}
+
 /// Explores everything, or up to the first state that breaks a property; more than `most` states are a mistake of the model.
 pub(super) fn check<M: Model>(model: &M, most: usize) -> Found {
-    let first = model.first();
-    let mut index = HashMap::from([(first.clone(), 0_u32)]);
-    let mut states = vec![first];
+    let first = model.standing_for(model.first());
+    let mut index = HashMap::from([(digest(&first), 0_u32)]);
+    // each in a place of its own: they are large, and many
+    let mut states = vec![Box::new(first)];
     let mut from: Vec<Option<(u32, &'static str, usize)>> = vec![None];
     // by what happens by itself, backwards
     let mut before: Vec<Vec<u32>> = vec![Vec::new()];
@@ -58,15 +83,16 @@ pub(super) fn check<M: Model>(model: &M, most: usize) -> Found {
         way
     };
     while let Some(at) = queue.pop_front() {
-        let state = states[at as usize].clone();
-        if let Some(property) = model.broken(&state) {
+        let state = &*states[at as usize];
+        if let Some(property) = model.broken(state) {
             return Found { states: states.len(), steps, broken: Some((property, way(&from, at))) };
         }
-        for next in model.next(&state) {
+        for next in model.next(state) {
             steps += 1;
-            let to = *index.entry(next.to).or_insert_with_key(|new| {
+            let reached = model.standing_for(next.to);
+            let to = *index.entry(digest(&reached)).or_insert_with(|| {
                 let number = u32::try_from(states.len()).expect("so many states do not fit");
-                states.push(new.clone());
+                states.push(Box::new(reached));
                 from.push(Some((at, next.what, next.process)));
                 before.push(Vec::new());
                 queue.push_back(number);

@@ -16,6 +16,7 @@ mod tests;
 
 use crate::store::Phase;
 use checker::{Model, Next};
+use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashSet};
 
 /// What a restore adds to tokens here: more than the bounds allow to be given.
@@ -96,14 +97,14 @@ enum Event {
 }
 
 /// A step with a marker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Step {
     Plan,
     Apply,
 }
 
 /// What goes over a Work stream, but heartbeats and refusals.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Item {
     Assignment { token: u8 },
     Approval { token: u8 },
@@ -147,7 +148,7 @@ struct Row {
 }
 
 /// A Work stream at the control plane.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Stream {
     /// Its other end reads.
     alive: bool,
@@ -155,7 +156,7 @@ struct Stream {
     had: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Folder {
     token: u8,
     accepted: bool,
@@ -166,7 +167,7 @@ struct Folder {
 }
 
 /// What the supervisor knows of decisions: gone with it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Decided {
     approve: bool,
     cancel: bool,
@@ -175,14 +176,14 @@ struct Decided {
     fenced: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Worker {
     step: Step,
     begun: bool,
 }
 
 /// Where a process stands with its Work stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Work {
     Closed,
     Asked,
@@ -190,7 +191,7 @@ enum Work {
 }
 
 /// One process that asks for work, with its disk.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Process {
     up: bool,
     gone: bool,
@@ -212,7 +213,7 @@ struct Process {
     cut: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Held {
     token: u8,
     ended: bool,
@@ -476,6 +477,23 @@ impl World {
             process.stream = None;
             (process.asked, process.asked_before) = (None, None);
             process.late.clear();
+        }
+    }
+    /// The processes by what they are, not by their numbers: nothing in the protocol goes by which of two is which. `ids`: each has an id of its own.
+    fn order(&mut self, ids: bool) {
+        let rows = [self.row.as_ref(), self.unsaved.as_ref(), self.backup.as_ref().and_then(Option::as_ref)];
+        let now = rows.map(|row| row.and_then(|row| row.instance));
+        let other = |id: Option<u8>| id.map(|id| if ids { 1 - id } else { id });
+        let exchanged = match self.processes[0].cmp(&self.processes[1]) {
+            Ordering::Less => false,
+            Ordering::Greater => true,
+            Ordering::Equal => now.map(other) < now,
+        };
+        if exchanged {
+            self.processes.swap(0, 1);
+            for row in [&mut self.row, &mut self.unsaved, self.backup.as_mut().unwrap_or(&mut None)] {
+                row.iter_mut().for_each(|row| row.instance = other(row.instance));
+            }
         }
     }
     /// Tokens by their order alone: which of two is newer, and whether they are one, is all that matters.
@@ -1179,6 +1197,11 @@ impl Model for Protocol {
             excused: false,
             broken: None,
         }
+    }
+
+    fn standing_for(&self, mut w: World) -> World {
+        w.order(!self.bounds.copied);
+        w
     }
 
     fn next(&self, w: &World) -> Vec<Next<World>> {

@@ -7,13 +7,14 @@ use super::super::private_folder;
 use super::project::{Backend, Project};
 use crate::process::Environment;
 use crate::stop::io_failure;
+use crate::store::Store;
 use shared_proto::failure::{Code, Failure};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 /// In a stack's state folder: what Pulumi keeps there, and the passphrase beside it.
 const STATE: &str = "pulumi";
-const PASSPHRASE: &str = "pulumi-passphrase";
+pub(super) const PASSPHRASE: &str = "pulumi-passphrase";
 /// Of the job's own data: Pulumi's home. What is downloaded for a plan is there for its application.
 const HOME: &str = "pulumi";
 /// In the runner's directory of providers: plug-ins, each in a folder as Pulumi names it (`resource-aws-v6.0.0`).
@@ -43,6 +44,15 @@ pub(super) fn environment(place: &Place<'_>) -> Result<Environment, Failure> {
         Backend::Own(url) => url,
         Backend::Runner => {
             let state = state_folder(&start.state_directory);
+            if let Some((at, says)) = Store::taken_from(folder)? {
+                let message = format!("the state of the stack was taken to {at}, and the project has none now");
+                let next = format!(
+                    "Put the backend into the project again. Or take the state back by `pulumi stack import` into {}, and remove {}.",
+                    file_url(&state),
+                    says.display()
+                );
+                return Err(Code::StateElsewhere.on(message).next(next));
+            }
             if !start.state_instance.is_empty() && !state.exists() {
                 // an empty state here would have everything made a second time
                 let message =
@@ -87,7 +97,7 @@ pub(super) fn environment(place: &Place<'_>) -> Result<Environment, Failure> {
 }
 
 /// As an address; whatever stands in the path is the path's.
-fn file_url(path: &Path) -> String {
+pub(super) fn file_url(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt as _;
     let mut url = "file://".to_owned();
     for byte in path.as_os_str().as_bytes() {

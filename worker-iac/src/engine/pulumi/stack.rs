@@ -5,10 +5,13 @@ use super::{home, imports_beside, stack_name};
 use crate::engine::Engine;
 use crate::engine::dialect::{Command, Plan};
 use crate::engine::environment::private_file;
+use crate::engine::taken::{Left, There};
 use crate::stop::{Stop, io_failure};
-use serde_json::json;
+use crate::store::Store;
+use serde_json::{Value, json};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::{ImportedResource, JobRequest, JobStart};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// How many updates of a stack are kept beside its state: Pulumi writes two files for each, one of them a whole state, and clears none away.
@@ -16,6 +19,8 @@ const HISTORY_MAX: usize = 20;
 /// Where they are, and where locks are, in the folder of a state; below it project and stack.
 const HISTORY: &str = ".pulumi/history";
 const LOCKS: &str = ".pulumi/locks/organization";
+/// Where the stacks themselves are, in the same way.
+const STACKS: &str = ".pulumi/stacks";
 
 /// Chooses the stack, which is made where there is none, and sets its values; what the source has for it stays otherwise.
 ///
@@ -31,6 +36,7 @@ pub(crate) async fn prepare(engine: &mut Engine, start: &JobStart) -> Result<(),
     };
     engine.journal.note(format!("{note} The job is about its stack {stack}.")).await;
     engine.workspace(stack).await?;
+    leaves_nothing(engine, &request, start).await?;
     for setting in std::mem::take(&mut engine.settings) {
         engine.set(&setting).await?;
     }
@@ -42,6 +48,53 @@ pub(crate) async fn prepare(engine: &mut Engine, start: &JobStart) -> Result<(),
     }
     clear_history(&below(&state, HISTORY, engine).join(stack));
     Ok(())
+}
+
+/// Refuses to go on with a backend of the project's own where the runner has a state of the stack with resources in it that is not there.
+async fn leaves_nothing(engine: &mut Engine, request: &JobRequest, start: &JobStart) -> Result<(), Stop> {
+    let (folder, state) = (Path::new(&start.state_directory), home::state_folder(&start.state_directory));
+    let url = engine.common.environment.get("PULUMI_BACKEND_URL").and_then(|url| url.to_str()).unwrap_or_default();
+    let kind = url.split("://").next().unwrap_or_default().to_owned();
+    if kind == "file" || Store::taken_from(folder)?.is_some() {
+        return Ok(());
+    }
+    let path = below(&state, STACKS, engine).join(format!("{}.json", stack_name(request)));
+    let failed = |e: &std::io::Error| io_failure(Code::StateUnusable, path.display(), e);
+    let left: Value = match std::fs::read(&path) {
+        Ok(left) => serde_json::from_slice(&left).map_err(|e| failed(&e.into()))?,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(failed(&e).into()),
+    };
+    let left = made(&left["checkpoint"]["latest"]["resources"]);
+    if left.is_empty() {
+        return Ok(());
+    }
+    let there = engine.state().await?;
+    let there = made(&there["deployment"]["resources"]);
+    let has = match () {
+        () if left.iter().all(|(urn, id)| there.get(urn) == Some(id)) => There::Taken,
+        () if there.is_empty() => There::Nothing,
+        () => There::Another,
+    };
+    let next = format!(
+        "Take the state there: on the runner's machine `pulumi stack export` with {} as its backend and {} as its file of the passphrase, and \
+         `pulumi stack import` into the new one.",
+        home::file_url(&state),
+        folder.join(home::PASSPHRASE).display()
+    );
+    let left = Left { kind: &kind, what: format!("with {} resources", left.len()), there: has, next };
+    left.judge(request, folder, request.workspace.is_empty(), &engine.journal).await
+}
+
+/// What a deployment has made, by URN, with the ids: neither the stack itself nor its providers.
+fn made(resources: &Value) -> BTreeMap<&str, &Value> {
+    let all = resources.as_array().into_iter().flatten();
+    let text = |resource: &'_ Value, key: &str| resource[key].as_str().unwrap_or_default().to_owned();
+    let made = all.filter(|resource| {
+        let kind = text(resource, "type");
+        kind != "pulumi:pulumi:Stack" && !kind.starts_with("pulumi:providers:")
+    });
+    made.filter_map(|resource| Some((resource["urn"].as_str()?, &resource["id"]))).collect()
 }
 
 /// Remembers which state a plan is made of.

@@ -1,0 +1,74 @@
+//! A stack that gets a backend of its own after the runner has kept its state: nothing of it may be made a second time. The engine's own part says
+//! what is left with the runner and whether the backend has it; here is what follows.
+
+use crate::journal::Journal;
+use crate::stop::Stop;
+use crate::store::Store;
+use shared_proto::failure::Code;
+use shared_proto::v1::{JobKind, JobRequest};
+use std::path::Path;
+
+/// What the runner has of a state, beside a backend.
+#[derive(Debug)]
+pub(super) struct Left<'a> {
+    /// The kind of the backend.
+    pub(super) kind: &'a str,
+    /// What is left, behind "a state of this stack".
+    pub(super) what: String,
+    /// What the backend has of it.
+    pub(super) there: There,
+    /// How it gets there.
+    pub(super) next: String,
+}
+
+/// What a backend has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum There {
+    /// Nothing.
+    Nothing,
+    /// Another state.
+    Another,
+    /// What the runner has, or what came of it.
+    Taken,
+}
+
+// === impl Left ===
+
+impl Left<'_> {
+    /// Goes on where the backend has what is left, and writes that down in the stack's folder, unless this job only looks: what is left is not gone on
+    /// with then. `marks`: whether all that is left in the folder is meant.
+    ///
+    /// # Errors
+    /// `state_elsewhere`: the backend does not have it. A preview is only told so.
+    pub(super) async fn judge(
+        self,
+        request: &JobRequest,
+        folder: &Path,
+        marks: bool,
+        journal: &Journal,
+    ) -> Result<(), Stop> {
+        let Self { kind, what, there, next } = self;
+        let only_looks = request.kind() == JobKind::Preview || request.preview_only || request.untrusted;
+        let has = match there {
+            There::Taken => {
+                if marks && !only_looks {
+                    Store::taken_to(folder, kind)?;
+                    journal.note(format!("The state was taken to the configuration's own backend ({kind}).")).await;
+                }
+                return Ok(());
+            }
+            There::Another => "which has another state",
+            There::Nothing => "which has none",
+        };
+        let message = format!(
+            "the runner has a state of this stack {what}, and the configuration has a backend of its own now ({kind}), {has}: what is in it would \
+             be made a second time"
+        );
+        if only_looks {
+            journal.note(message).await;
+            return Ok(());
+        }
+        let next = format!("{next} Or take the backend out of the configuration again.");
+        Err(Code::StateElsewhere.on(message).next(next).into())
+    }
+}
