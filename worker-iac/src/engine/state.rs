@@ -2,7 +2,7 @@
 //! ([`crate::store`]), by an override file in the working copy: the engine's own way, for both engines and every command.
 
 use super::environment::private_file;
-use super::taken::{Left, There};
+use super::taken::{Left, There, kept_in};
 use super::{Engine, imports};
 use crate::stop::{Stop, io_failure};
 use crate::store::keeper::Keeper;
@@ -196,11 +196,7 @@ impl Here<'_> {
     async fn left(&self, folder: &Path) -> Result<Option<Vec<u8>>, Stop> {
         if !self.request.workspace.is_empty() {
             let path = folder.join(WORKSPACES).join(&self.request.workspace).join("terraform.tfstate");
-            return match std::fs::read(&path) {
-                Ok(state) => Ok(Some(state)),
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-                Err(e) => Err(io_failure(Code::StateUnusable, format_args!("{}", path.display()), &e).into()),
-            };
+            return Ok(kept_in(&path)?);
         }
         let (folder, at, another) = (folder.to_owned(), self.elsewhere(), self.start.state_instance.clone());
         let (key, whose) = (self.key()?, self.whose());

@@ -2,9 +2,10 @@
 //! what is left with the runner and whether the backend has it; here is what follows.
 
 use crate::journal::Journal;
-use crate::stop::Stop;
-use crate::store::Store;
-use shared_proto::failure::Code;
+use crate::stop::{Stop, io_failure};
+use crate::store::{Store, read_plain};
+use shared_proto::failure::{Code, Failure};
+use shared_proto::states::STATE_MAX;
 use shared_proto::v1::{JobKind, JobRequest};
 use std::path::Path;
 
@@ -30,6 +31,18 @@ pub(super) enum There {
     Another,
     /// What the runner has, or what came of it.
     Taken,
+}
+
+/// A state that an engine keeps in a file of the stack's folder. None: there is none. What runs in a job can write there, too.
+///
+/// # Errors
+/// It is no plain file, or longer than a state may be; the file system.
+pub(super) fn kept_in(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
+    let state = read_plain(path, STATE_MAX + 1).map_err(|e| io_failure(Code::StateUnusable, path.display(), &e))?;
+    if state.as_ref().is_some_and(|state| state.len() > STATE_MAX) {
+        return Err(Code::TooLarge.on(format!("{} has more than {STATE_MAX} bytes", path.display())));
+    }
+    Ok(state)
 }
 
 // === impl Left ===
@@ -70,5 +83,31 @@ impl Left<'_> {
         }
         let next = format!("{next} Or take the backend out of the configuration again.");
         Err(Code::StateElsewhere.on(message).next(next).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::stat::Mode;
+
+    #[test]
+    fn only_a_plain_file_is_read_and_nothing_is_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        assert_eq!(kept_in(&at("none")), Ok(None));
+        std::fs::write(at("state"), "x").expect("writes");
+        assert_eq!(kept_in(&at("state")), Ok(Some(b"x".to_vec())));
+        nix::unistd::mkfifo(&at("pipe"), Mode::S_IRWXU).expect("a pipe");
+        std::os::unix::fs::symlink(at("state"), at("link")).expect("a link");
+        for name in ["pipe", "link"] {
+            assert_eq!(kept_in(&at(name)).expect_err(name).code, Code::StateUnusable, "{name}");
+        }
+        // both sides of the longest
+        let file = std::fs::File::create(at("long")).expect("a file");
+        file.set_len(STATE_MAX as u64).expect("grows");
+        assert!(kept_in(&at("long")).is_ok_and(|state| state.is_some_and(|state| state.len() == STATE_MAX)));
+        file.set_len(STATE_MAX as u64 + 1).expect("grows");
+        assert_eq!(kept_in(&at("long")).expect_err("too long").code, Code::TooLarge);
     }
 }

@@ -28,6 +28,7 @@ use cluster::Cluster;
 pub(crate) use content::{Facts, goes_on_from};
 use elsewhere::{Before, Elsewhere, Remote};
 pub(crate) use elsewhere::{Served, Unopened};
+pub(crate) use place::read as read_plain;
 use place::{Directory, Place};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::states::{

@@ -180,8 +180,8 @@ fn lock_folder(folder: &Path) -> Result<File, Failure> {
     }
 }
 
-/// The first so many bytes of a plain file. None: there is none.
-pub(super) fn read(path: &Path, most: usize) -> io::Result<Option<Vec<u8>>> {
+/// The first so many bytes of a plain file, through no link. None: there is none.
+pub(crate) fn read(path: &Path, most: usize) -> io::Result<Option<Vec<u8>>> {
     let file = match plain().read(true).open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),

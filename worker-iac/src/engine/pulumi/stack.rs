@@ -5,7 +5,7 @@ use super::{home, imports_beside, stack_name};
 use crate::engine::Engine;
 use crate::engine::dialect::{Command, Plan};
 use crate::engine::environment::private_file;
-use crate::engine::taken::{Left, There};
+use crate::engine::taken::{Left, There, kept_in};
 use crate::stop::{Stop, io_failure};
 use crate::store::Store;
 use serde_json::{Value, json};
@@ -59,12 +59,9 @@ async fn leaves_nothing(engine: &mut Engine, request: &JobRequest, start: &JobSt
         return Ok(());
     }
     let path = below(&state, STACKS, engine).join(format!("{}.json", stack_name(request)));
-    let failed = |e: &std::io::Error| io_failure(Code::StateUnusable, path.display(), e);
-    let left: Value = match std::fs::read(&path) {
-        Ok(left) => serde_json::from_slice(&left).map_err(|e| failed(&e.into()))?,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(failed(&e).into()),
-    };
+    let Some(left) = kept_in(&path)? else { return Ok(()) };
+    let left: Value = serde_json::from_slice(&left)
+        .map_err(|e| io_failure(Code::StateUnusable, path.display(), &std::io::Error::from(e)))?;
     let left = made(&left["checkpoint"]["latest"]["resources"]);
     if left.is_empty() {
         return Ok(());
