@@ -4,7 +4,7 @@
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use runner_tests::archive::{self, Entry};
-use runner_tests::control_plane::aws_environment;
+use runner_tests::control_plane::{User, aws_environment};
 use runner_tests::ctl::Ctl;
 use runner_tests::engine::{self, EngineKind};
 use runner_tests::procfs;
@@ -47,8 +47,10 @@ fn main() -> ExitCode {
         .test("workers_killed_while_the_state_is_written_cost_nothing", || killed(&[]))
         .test("workers_killed_while_the_state_is_written_cost_nothing_without_namespaces", without_namespaces)
         .test("what_one_stack_gives_another_takes_and_follows", follows)
+        .test("a_state_goes_from_runner_to_runner_and_an_old_one_is_not_gone_on_with", between_runners)
         .needs(&[Component::Tofu, Component::Moto])
         .test("a_state_is_taken_to_a_backend_and_comes_back", taken_to_a_backend)
+        .test("a_workspaces_state_is_taken_to_a_backend", workspace_taken)
         .test("in_s3_with_a_session_that_ends_and_the_reading_one_while_it_plans", in_s3)
         .run()
 }
@@ -383,6 +385,123 @@ terraform {
 }
 "#;
 
+/// What a user sends to change a stack: all of it.
+async fn whole(user: &User, stack: &str) -> Result<Value> {
+    let mut whole = user.get(&format!("/stacks/{stack}")).await?;
+    for name in ["id", "last_instance", "created_at_ms", "last_job", "revision"] {
+        whole.as_object_mut().context("a stack")?.remove(name);
+    }
+    Ok(whole)
+}
+
+/// The command line of OpenTofu for whoever has the bucket, in a folder.
+async fn by_hand(engine: &Engine, moto: &Moto, folder: &Path, arguments: &[&str]) -> Result<String> {
+    let credentials = aws_environment().into_iter().map(|(name, value)| (name, value.to_owned()));
+    let all = credentials.chain([("AWS_REGION", "eu-central-1".to_owned()), ("AWS_ENDPOINT_URL", moto.url())]);
+    let program = all.fold(engine.program(folder, arguments), |program, (name, value)| program.env(name, value));
+    program.run(JOB).await?.success()
+}
+
+async fn workspace_taken() -> Result<()> {
+    let moto = Moto::start().await?;
+    moto.bucket("states", ("of", "tests")).await?;
+    let account = format!(
+        "provider = \"aws\"\nsource = \"environment\"\nregion = \"eu-central-1\"\nendpoint_url = {:?}",
+        moto.url()
+    );
+    let control_plane = ControlPlane::start().await?;
+    let connected = |setup: Setup| Ok(setup.aws("other", &moto).table("connections.account", &account));
+    let (engine, runner, ctl) = deploying(&control_plane, connected).await?;
+    let set = Set { control_plane, runner, ctl, _engine: engine };
+    let user = set.control_plane.admin();
+    let source = async |rest: &str| user.upload(archive::module(&format!("{GREETS}{rest}"))?).await;
+    let (without, with) = (source("").await?, source(BACKEND).await?);
+    let stack = json!({ "name": "blues", "engine": "opentofu", "source": without, "connections": ["account"], "workspace": "blue" });
+    let stack = user.post("/stacks", &stack).await?;
+    let update = || {
+        set.job(
+            "blues",
+            json!({ "kind": "update", "approve_automatically": true }),
+            &["failed", "applied", "no_changes"],
+        )
+    };
+    let change = async |source: &Value| {
+        let mut changed = whole(user, "blues").await?;
+        changed["source"] = source.clone();
+        user.client().put("/api/v1/stacks/blues", &changed).await?.ok()
+    };
+    ensure!(update().await?["phase"] == "applied");
+    change(&with).await?;
+    let refused = update().await?;
+    ensure!(refused["result"]["code"] == "state_elsewhere", "{refused}");
+    let file = set.folder(&stack)?.join("workspaces/blue/terraform.tfstate");
+    let next = refused["result"]["next_step"].as_str().unwrap_or_default();
+    ensure!(next.contains(&file.display().to_string()) && !next.contains("states export"), "{next}");
+    let hand = Scratch::new("by-hand")?;
+    hand.write("main.tf", format!("{GREETS}{BACKEND}"))?;
+    for words in [
+        &["init", "-input=false"][..],
+        &["workspace", "select", "-or-create=true", "blue"],
+        &["state", "push", &file.display().to_string()],
+    ] {
+        by_hand(&set._engine, &moto, hand.path(), words).await?;
+    }
+    ensure!(update().await?["phase"] == "no_changes");
+    // what the runner still has is not gone on with
+    change(&without).await?;
+    let refused = update().await?;
+    ensure!(refused["result"]["code"] == "state_elsewhere", "{refused}");
+    ensure!(refused["result"]["next_step"].as_str().unwrap_or_default().contains("blue/kept-at"), "{refused}");
+    std::fs::write(&file, by_hand(&set._engine, &moto, hand.path(), &["state", "pull"]).await?)?;
+    std::fs::remove_file(file.with_file_name("kept-at"))?;
+    ensure!(update().await?["phase"] == "no_changes");
+    Ok(())
+}
+
+async fn between_runners() -> Result<()> {
+    let set = set().await?;
+    let user = set.control_plane.admin();
+    let isolated = Setup::new()?.cold().engines(&[&set._engine]).table("isolation", "require = \"minimal\"");
+    let other = isolated.start(user, "runner-2").await?;
+    let stack = user.stack("goes", "opentofu", GREETS).await?;
+    let id = stack["id"].as_str().context("an id")?;
+    let give = async |runner: &Runner| {
+        let mut changed = whole(user, "goes").await?;
+        changed["runner"] = json!(runner.id);
+        user.client().put("/api/v1/stacks/goes", &changed).await?.ok()
+    };
+    let update = |greeting: &str| {
+        let variables = json!({ "greeting": greeting });
+        let job = json!({ "kind": "update", "approve_automatically": true, "variables": variables });
+        set.job("goes", job, &["failed", "applied", "no_changes"])
+    };
+    let take = async |from: &Runner, to: &Runner| {
+        let folder = to.state().join("stacks").join(id);
+        std::fs::create_dir_all(&folder)?;
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700))?;
+        let to = folder.join("terraform.tfstate").display().to_string();
+        from.ask("states", &["export", id, "-o", &to])?.run(SECONDS).await?.success().map(drop)
+    };
+    set.applied("goes", "planted-one").await?;
+    give(&other).await?;
+    ensure!(update("planted-one").await?["result"]["code"] == "state_elsewhere", "nothing is there");
+    take(&set.runner, &other).await?;
+    // a look takes it in, and it is gone on with after that, too
+    let preview = json!({ "kind": "preview", "variables": { "greeting": "planted-one" } });
+    let looked = set.job("goes", preview, &["failed", "planned", "no_changes"]).await?;
+    ensure!(looked["phase"] == "no_changes", "{looked}");
+    ensure!(update("planted-two").await?["phase"] == "applied");
+    // what the first one still has is from before that
+    give(&set.runner).await?;
+    let refused = update("planted-two").await?;
+    ensure!(refused["result"]["code"] == "state_elsewhere", "{refused}");
+    ensure!(refused["result"]["next_step"].as_str().unwrap_or_default().contains("states export"), "{refused}");
+    take(&other, &set.runner).await?;
+    ensure!(update("planted-two").await?["phase"] == "no_changes");
+    ensure!(update("planted-three").await?["phase"] == "applied");
+    Ok(())
+}
+
 async fn taken_to_a_backend() -> Result<()> {
     let moto = Moto::start().await?;
     moto.bucket("states", ("of", "tests")).await?;
@@ -450,13 +569,8 @@ async fn taken_to_a_backend() -> Result<()> {
     for (name, text) in [("main.tf", GREETS), ("backend.tf", BACKEND)] {
         hand.write(format!("source/{name}"), text)?;
     }
-    let by_hand = async |arguments: &[&str]| {
-        let engine = set._engine.program(&hand.join("source"), arguments);
-        let credentials = aws_environment().into_iter().map(|(name, value)| (name, value.to_owned()));
-        let all = credentials.chain([("AWS_REGION", "eu-central-1".to_owned()), ("AWS_ENDPOINT_URL", moto.url())]);
-        let engine = all.fold(engine, |engine, (name, value)| engine.env(name, value));
-        engine.run(JOB).await?.success()
-    };
+    let source = hand.join("source");
+    let by_hand = async |arguments: &[&str]| by_hand(&set._engine, &moto, &source, arguments).await;
     by_hand(&["init", "-input=false"]).await?;
     by_hand(&["state", "push", &to]).await?;
 
@@ -486,6 +600,11 @@ async fn taken_to_a_backend() -> Result<()> {
         let next = refused["result"]["next_step"].as_str().unwrap_or_default();
         ensure!(next.contains("state pull") && next.contains("terraform.tfstate"), "{next}");
     }
+    // nor is whatever somebody puts there
+    let plain = set.folder(&stack)?.join("terraform.tfstate");
+    std::fs::write(&plain, r#"{"version":4,"serial":9,"lineage":"another","resources":[]}"#)?;
+    let refused = set.job("moves", json!({ "kind": "preview" }), &["failed", "planned", "no_changes"]).await?;
+    ensure!(refused["result"]["code"] == "conflict" && at.exists(), "{refused}");
     let pulled = by_hand(&["state", "pull"]).await?;
     std::fs::write(set.folder(&stack)?.join("terraform.tfstate"), pulled)?;
     let back = update("planted-three").await?;

@@ -57,7 +57,8 @@ fn within<T: Send + 'static>(
     })
 }
 
-/// Whether the programs of a set can be read, as far as that is known without a plan. A set without programs can.
+/// Whether the programs of a set can be read, and judge a plan with nothing in it: what is only met with something is not found. A set without
+/// programs can.
 ///
 /// # Errors
 /// What is wrong with a program, in the interpreter's words.
@@ -65,12 +66,21 @@ pub fn read(set: &Set) -> Result<(), String> {
     if set.rego.is_empty() {
         return Ok(());
     }
-    with(set, ordered)
+    with(set, of_nothing)
 }
 
-/// A question that no rule is needed for: all are put in order before it is answered.
-fn ordered(mut engine: Engine) -> Result<(), String> {
-    engine.eval_query("true".to_owned(), false).map(drop).map_err(|e| said(&e))
+fn of_nothing(mut engine: Engine) -> Result<(), String> {
+    let input = serde_json::json!({
+        "job": {
+            "kind": "preview", "stack": "", "workspace": "", "engine": "opentofu", "engine_version": "", "created_by": "", "groups": [],
+            "connections": [],
+        },
+        "resource_changes": [],
+        "resource_drift": [],
+        "output_changes": {},
+    });
+    engine.set_input(input.into());
+    engine.eval_query(format!("data.{PACKAGE}"), false).map(drop).map_err(|e| said(&e))
 }
 
 /// The interpreter's words of an error, in a line: where it is, and what. It draws the place over several lines.
@@ -128,6 +138,8 @@ mod tests {
         for (what, texts) in [
             ("expecting", &["package runner.plan\ndeny contains msg if { msg := "][..]),
             ("no module is of the package", &["package other\nx := 1"]),
+            ("not find function", &["package runner.plan\ndeny contains msg if { msg := nobody_has(1) }"]),
+            ("unsafe", &["package runner.plan\ndeny contains msg if { msg := nobody }"]),
             ("unsafe", &["package runner.plan\ndeny contains msg if { input.x > y; msg := \"m\" }"]),
         ] {
             let said = read(&set(texts)).expect_err(what);
@@ -139,8 +151,8 @@ mod tests {
     fn one_that_nobody_can_read_in_time_is_given_up() {
         let nested = |depth: usize| format!("package runner.plan\nx := {}1{}", "[".repeat(depth), "]".repeat(depth));
         let limit = Duration::from_secs(1);
-        assert_eq!(within(limit, &set(&[&nested(8)]), ordered), Ok(()));
-        let said = within(limit, &set(&[&nested(60)]), ordered).expect_err("for ever");
+        assert_eq!(within(limit, &set(&[&nested(8)]), of_nothing), Ok(()));
+        let said = within(limit, &set(&[&nested(60)]), of_nothing).expect_err("for ever");
         assert!(said.contains("longer than 1 s"), "{said}");
     }
 }

@@ -3,7 +3,7 @@
 
 use super::{columns, failed, new_file, out};
 use crate::config::Config;
-use crate::jobs::KeptStates;
+use crate::jobs::{Kept, KeptStates};
 use clap::{Arg, ArgMatches, Command};
 use serde::Serialize;
 use shared_proto::failure::{Code, Failure};
@@ -19,6 +19,10 @@ struct Shown {
     /// Where its states are, where they are not in its folder.
     place: Option<String>,
     versions: Vec<Head>,
+    /// The files of its named workspaces.
+    workspaces: Vec<PathBuf>,
+    /// Where Pulumi keeps its states.
+    pulumi: Option<PathBuf>,
 }
 
 /// The subcommand.
@@ -80,12 +84,17 @@ pub(super) fn run(config: &Config, name: &str, matches: &ArgMatches, as_json: bo
 
 fn list(kept: &KeptStates<'_>, stack: Option<&str>) -> Result<Vec<Shown>, Failure> {
     let stacks = match stack {
+        Some(stack) if kept.kept(stack)? == Kept::default() => {
+            return Err(Code::NotFound
+                .on(format!("there are no states of a stack {stack} here"))
+                .next("Name it by its id, as `runnerctl stack list` shows it, or leave it out."));
+        }
         Some(stack) => vec![stack.to_owned()],
         None => kept.stacks()?,
     };
     let shown = |stack: String| {
-        let found = kept.kept(&stack)?;
-        Ok(Shown { stack, place: found.at, versions: found.versions })
+        let Kept { versions, at, workspaces, pulumi } = kept.kept(&stack)?;
+        Ok(Shown { stack, place: at, versions, workspaces, pulumi })
     };
     stacks.into_iter().map(shown).collect()
 }
@@ -108,6 +117,9 @@ fn as_shown(shown: &[Shown], stack: Option<&str>, as_json: bool) -> String {
         rows.extend(one.place.iter().map(|place| vec![one.stack.clone(), plain(&format!("in {place}"))]));
         let heads = one.versions.iter().rev().take(if stack.is_some() { usize::MAX } else { 1 });
         rows.extend(heads.map(|head| line(&one.stack, head)));
+        let files = one.workspaces.iter().map(|file| format!("of a workspace, as it is: {}", file.display()));
+        let pulumi = one.pulumi.iter().map(|folder| format!("Pulumi's: {}", folder.display()));
+        rows.extend(files.chain(pulumi).map(|what| vec![one.stack.clone(), plain(&what)]));
     }
     match rows.len() {
         1 => "no states".to_owned(),
@@ -150,6 +162,13 @@ fn export(kept: &KeptStates<'_>, stack: &str, matches: &ArgMatches) -> Result<i3
         rfc3339(head.time_ms / 1000),
         plain(&head.job)
     );
+    if let Some(at) = kept.kept(stack)?.at.filter(|_| matches.get_one::<PathBuf>("file").is_none()) {
+        let _ = writeln!(
+            io::stderr(),
+            "runner: the states of the stack are in {} since: this one is from before that",
+            plain(&at)
+        );
+    }
     Ok(0)
 }
 
@@ -161,12 +180,25 @@ mod tests {
     fn a_list_is_of_stacks_or_of_versions() {
         let head = |number| Head { number, serial: Some(number + 1), job: "job_1\u{1b}".into(), ..Head::default() };
         let shown = [
-            Shown { stack: "s1".into(), place: None, versions: vec![head(1), head(2)] },
-            Shown { stack: "s2".into(), place: Some("s3://b/x".into()), versions: vec![] },
+            Shown {
+                stack: "s1".into(),
+                place: None,
+                versions: vec![head(1), head(2)],
+                workspaces: vec![],
+                pulumi: None,
+            },
+            Shown {
+                stack: "s2".into(),
+                place: Some("s3://b/x".into()),
+                versions: vec![],
+                workspaces: vec!["/w/terraform.tfstate".into()],
+                pulumi: Some("/p".into()),
+            },
         ];
         let all = as_shown(&shown, None, false);
         let lines: Vec<_> = all.lines().collect();
-        assert_eq!(lines.len(), 3, "{all}");
+        assert_eq!(lines.len(), 5, "{all}");
+        assert!(all.contains("as it is: /w/terraform.tfstate") && lines[4].ends_with("Pulumi's: /p"), "{all}");
         assert!(lines[1].starts_with("s1     2 ") && lines[1].contains("1970-01-01T00:00:00Z  job_1"), "{all}");
         assert!(lines[2] == "s2     in s3://b/x" && !all.contains('\u{1b}'), "{all}");
         assert_eq!(as_shown(&shown[..1], Some("s1"), false).lines().count(), 3);

@@ -2,7 +2,7 @@
 //! engine wrote it, so that a stack can be taken elsewhere. It only reads, beside jobs that are at work: a version is whole or not there. It must
 //! never make a key or a folder, nor give out what does not open as that version of that stack.
 
-use super::folder::{broken, checked_id, read, read_first};
+use super::folder::{checked_id, read, read_first};
 use super::key;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::states::{Broken, FILE_MAX, HEAD_MAX, Head, KEPT_AT, VERSIONS, file_name, head, number_of};
@@ -28,6 +28,10 @@ pub(crate) struct Kept {
     pub(crate) versions: Vec<Head>,
     /// Where its states are, where they are not in its folder.
     pub(crate) at: Option<String>,
+    /// The files of its named workspaces, which are as their engine wrote them.
+    pub(crate) workspaces: Vec<PathBuf>,
+    /// Where Pulumi keeps them.
+    pub(crate) pulumi: Option<PathBuf>,
 }
 
 // === impl KeptStates ===
@@ -43,9 +47,14 @@ impl<'a> KeptStates<'a> {
     /// The file system.
     pub(crate) fn stacks(&self) -> Result<Vec<String>, Failure> {
         let all = self.state_dir.join("stacks");
-        let failed = |e: &io::Error| broken(&all, e);
+        let failed = |e: &io::Error| failed(&all, e);
         let mut stacks = Vec::new();
-        for entry in std::fs::read_dir(&all).map_err(|e| failed(&e))? {
+        let entries = match std::fs::read_dir(&all) {
+            // one that has had no job yet
+            Err(e) if e.kind() == io::ErrorKind::NotFound && self.state_dir.is_dir() => return Ok(stacks),
+            entries => entries.map_err(|e| failed(&e))?,
+        };
+        for entry in entries {
             let name = entry.map_err(|e| failed(&e))?.file_name().to_str().map(str::to_owned);
             let Some(stack) = name.filter(|name| checked_id(name).is_ok()) else { continue };
             if self.kept(&stack)? != Kept::default() {
@@ -62,25 +71,28 @@ impl<'a> KeptStates<'a> {
     /// No such id; the file system.
     pub(crate) fn kept(&self, stack: &str) -> Result<Kept, Failure> {
         let folder = self.folder(stack)?;
-        let at = read(&folder.join(KEPT_AT), KEPT_AT_MAX).map_err(|e| broken(&folder.join(KEPT_AT), &e))?;
+        let at = read(&folder.join(KEPT_AT), KEPT_AT_MAX).map_err(|e| failed(&folder.join(KEPT_AT), &e))?;
         let at = at.map(|text| String::from_utf8_lossy(&text).trim().to_owned());
+        let mut kept = Kept { at, ..Kept::default() };
+        let pulumi = folder.join("pulumi");
+        kept.pulumi = pulumi.is_dir().then_some(pulumi);
+        for name in names(&folder.join("workspaces"))? {
+            kept.workspaces.push(folder.join("workspaces").join(name).join("terraform.tfstate"));
+        }
+        kept.workspaces.retain(|file| file.is_file());
+        kept.workspaces.sort_unstable();
         let path = folder.join(VERSIONS);
-        let entries = match std::fs::read_dir(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Kept { versions: Vec::new(), at }),
-            entries => entries.map_err(|e| broken(&path, &e))?,
-        };
-        let mut versions = Vec::new();
-        for entry in entries {
-            let name = entry.map_err(|e| broken(&path, &e))?.file_name();
+        for name in names(&path)? {
             let Some(number) = name.to_str().and_then(number_of) else { continue };
             let file = path.join(name);
-            let first = read_first(&file, HEAD_MAX as u64).map_err(|e| broken(&file, &e))?;
+            let first = read_first(&file, HEAD_MAX as u64).map_err(|e| failed(&file, &e))?;
             // gone since: one more is kept no longer
             let Some(first) = first else { continue };
-            versions.push(head(&first).map_or_else(|| Head { number, ..Head::default() }, |(head, _)| head));
+            let found = head(&first).map_or_else(|| Head { number, ..Head::default() }, |(head, _)| head);
+            kept.versions.push(found);
         }
-        versions.sort_unstable_by_key(|head| head.number);
-        Ok(Kept { versions, at })
+        kept.versions.sort_unstable_by_key(|head| head.number);
+        Ok(kept)
     }
 
     /// A version as its engine wrote it; none: the newest.
@@ -91,7 +103,7 @@ impl<'a> KeptStates<'a> {
         let kept = self.kept(stack)?;
         let number = number.or_else(|| kept.versions.last().map(|head| head.number)).unwrap_or_default();
         let path = self.folder(stack)?.join(VERSIONS).join(file_name(number));
-        match read(&path, FILE_MAX as u64).map_err(|e| broken(&path, &e))? {
+        match read(&path, FILE_MAX as u64).map_err(|e| failed(&path, &e))? {
             Some(file) => self.open(stack, number, file, &path),
             None => Err(none(stack, number, &kept)),
         }
@@ -102,7 +114,7 @@ impl<'a> KeptStates<'a> {
     /// # Errors
     /// `not_found`, `state_damaged`, `state_unusable`; the file system.
     pub(crate) fn copy(&self, stack: &str, path: &Path) -> Result<(Head, Zeroizing<Vec<u8>>), Failure> {
-        let file = read(path, FILE_MAX as u64).map_err(|e| broken(path, &e))?;
+        let file = read(path, FILE_MAX as u64).map_err(|e| failed(path, &e))?;
         let file = file.ok_or_else(|| Code::NotFound.on(format!("{} is not there", path.display())))?;
         let number = head(&file).map_or(0, |(head, _)| head.number);
         self.open(stack, number, file, path)
@@ -131,17 +143,51 @@ impl<'a> KeptStates<'a> {
     }
 }
 
+/// What is in a folder; nothing where it is not there.
+fn names(folder: &Path) -> Result<Vec<std::ffi::OsString>, Failure> {
+    match std::fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(failed(folder, &e)),
+        Ok(entries) => entries.map(|entry| Ok(entry.map_err(|e| failed(folder, &e))?.file_name())).collect(),
+    }
+}
+
+/// What cannot be read on this machine is for whoever asks to set right.
+fn failed(path: &Path, error: &io::Error) -> Failure {
+    let next = match error.kind() {
+        io::ErrorKind::PermissionDenied => "Run it as the runner's user.",
+        io::ErrorKind::NotFound => {
+            "Name the runner's own state directory: --state-dir, or its configuration with --config."
+        }
+        _ => "Look at what is there.",
+    };
+    Code::StateUnusable.on(format!("{}: {error}", path.display())).next(next)
+}
+
 fn none(stack: &str, number: u64, kept: &Kept) -> Failure {
-    match (&kept.at, kept.versions.is_empty()) {
-        (Some(at), true) => Code::NotFound.on(format!("the states of the stack {stack} are in {at}")).next(
-            "Fetch the version from there with its own tools, and name the copy: --file FILE (docs/deployments.md).",
+    let not_found = |message: String, next: String| Code::NotFound.on(message).next(next);
+    match kept {
+        Kept { versions, .. } if !versions.is_empty() => not_found(
+            format!("there is no version {number} of the state of the stack {stack}"),
+            format!("Look which there are: `runner states list {stack}`."),
         ),
-        (None, true) => Code::NotFound
-            .on(format!("there are no states of a stack {stack} here"))
-            .next("Look which stacks there are: `runner states list`. Those with a backend have theirs there."),
-        (_, false) => Code::NotFound
-            .on(format!("there is no version {number} of the state of the stack {stack}"))
-            .next(format!("Look which there are: `runner states list {stack}`.")),
+        Kept { at: Some(at), .. } => not_found(
+            format!("the states of the stack {stack} are in {at}"),
+            "Fetch the version from there with its own tools, and name the copy: --file FILE (docs/deployments.md)."
+                .to_owned(),
+        ),
+        Kept { workspaces, .. } if !workspaces.is_empty() => not_found(
+            format!("the stack {stack} has states of named workspaces alone"),
+            format!("They are files as their engine wrote them: `runner states list {stack}` names them."),
+        ),
+        Kept { pulumi: Some(folder), .. } => not_found(
+            format!("the states of the stack {stack} are Pulumi's"),
+            format!("Have Pulumi export them: `pulumi stack export`, with file://{} as its backend.", folder.display()),
+        ),
+        _ => not_found(
+            format!("there are no states of a stack {stack} here"),
+            "Look which stacks there are: `runner states list`. Those with a backend have theirs there.".to_owned(),
+        ),
     }
 }
 
@@ -167,13 +213,16 @@ mod tests {
         write(dir.path(), &key("s1"), "s1", 9, b"nine");
         write(dir.path(), &key("s1"), "s1", 10, b"ten");
         let other = write(dir.path(), &key("s2"), "s2", 1, b"one");
+        std::fs::create_dir_all(dir.path().join("stacks/s5/workspaces/blue")).expect("a folder");
+        std::fs::write(dir.path().join("stacks/s5/workspaces/blue/terraform.tfstate"), "{}").expect("writes");
+        std::fs::create_dir_all(dir.path().join("stacks/s6/pulumi")).expect("a folder");
         std::fs::create_dir_all(dir.path().join("stacks/s3")).expect("a folder");
         std::fs::write(dir.path().join("stacks/s3").join(KEPT_AT), "s3://b/x\n").expect("writes");
         for nothing in ["stacks/s4", "stacks/.x"] {
             std::fs::create_dir_all(dir.path().join(nothing)).expect("a folder");
         }
         let kept = KeptStates::of(dir.path(), None);
-        assert_eq!(kept.stacks().expect("reads"), ["s1", "s2", "s3"]);
+        assert_eq!(kept.stacks().expect("reads"), ["s1", "s2", "s3", "s5", "s6"]);
         let numbers: Vec<_> = kept.kept("s1").expect("reads").versions.iter().map(|head| head.number).collect();
         assert_eq!(numbers, [9, 10]);
         for (number, state) in [(None, b"ten".as_slice()), (Some(9), b"nine"), (Some(10), b"ten")] {
@@ -188,6 +237,8 @@ mod tests {
             ("s1", Some(8), "runner states list s1"),
             ("s3", None, "--file"),
             ("s4", None, "runner states list`"),
+            ("s5", None, "as their engine wrote them"),
+            ("s6", None, "pulumi stack export"),
             ("nobody", None, "runner states list`"),
         ] {
             let failure = kept.version(stack, number).expect_err(stack);
@@ -196,6 +247,16 @@ mod tests {
         for id in ["", ".", "..", "a/b", &"x".repeat(129)] {
             assert_eq!(kept.version(id, None).expect_err(id).code, Code::InvalidArgument, "{id}");
         }
+    }
+
+    #[test]
+    fn a_wrong_folder_is_told_from_an_empty_one() {
+        let dir = tempfile::tempdir().expect("a folder");
+        assert_eq!(KeptStates::of(dir.path(), None).stacks(), Ok(vec![]));
+        let failure = KeptStates::of(&dir.path().join("nowhere"), None).stacks().expect_err("it is not there");
+        assert!(failure.code == Code::StateUnusable && failure.next_step.contains("--state-dir"), "{failure}");
+        let failure = KeptStates::of(dir.path(), None).copy("s1", dir.path()).expect_err("a folder");
+        assert_eq!(failure.code, Code::StateUnusable, "{failure}");
     }
 
     #[test]

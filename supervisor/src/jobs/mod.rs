@@ -39,7 +39,7 @@ mod upload;
 mod tests;
 
 pub use disk::DiskLimits;
-pub(crate) use kept_states::KeptStates;
+pub(crate) use kept_states::{Kept, KeptStates};
 pub use permission::{admit_hooks, asked_of_policy, place_of};
 pub use surroundings::{Connection, RENEW_EVERY, Refusal, SILENCE_MAX, Settings, Surroundings};
 

@@ -7,7 +7,7 @@ use super::{Engine, imports};
 use crate::stop::{Stop, io_failure};
 use crate::store::keeper::Keeper;
 use crate::store::server::{Serves, Serving};
-use crate::store::{Facts, Served, Store, Unopened, Where, Whose, goes_on_from};
+use crate::store::{Facts, Served, Since, Store, Unopened, Where, Whose, goes_on_from};
 use serde_json::{Value, json};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::states::{self, Key};
@@ -19,6 +19,8 @@ use tokio::sync::watch;
 const OVERRIDE: &str = "runner_backend_override.tf.json";
 /// In the stack's folder: the states of the configuration's other workspaces than the default one.
 const WORKSPACES: &str = "workspaces";
+/// In a folder of that name for each: its state.
+const STATE: &str = "terraform.tfstate";
 
 /// What the configuration says about its backend.
 #[derive(Debug, PartialEq, Eq)]
@@ -66,12 +68,23 @@ pub(crate) async fn init(engine: &mut Engine, here: &Here<'_>, serving: &mut Opt
     let elsewhere = &here.start.state_instance;
     // what is in another place every instance finds, and says what it does not
     let in_folder = !here.request.workspace.is_empty() || here.place.borrow().is_none();
-    if in_folder && !elsewhere.is_empty() && !Store::is_at(&folder) && !folder.join(WORKSPACES).exists() {
-        // an empty state here would have everything made a second time
-        let message = format!("the stack has no backend, and its state is on the instance {elsewhere}");
-        return Err(Code::StateElsewhere.on(message).into());
-    }
     let workspace = here.request.workspace.as_str();
+    if in_folder && !elsewhere.is_empty() {
+        let message = format!("the stack has no backend, and its state is on the instance {elsewhere}");
+        if !Store::is_at(&folder) && !folder.join(WORKSPACES).exists() {
+            // an empty state here would have everything made a second time
+            return Err(Code::StateElsewhere.on(message).into());
+        }
+        if workspace.is_empty() && Store::is_at(&folder) && !Store::was_put(&folder)? {
+            // and one from before it went there whatever was made since
+            let message = format!("{message}; what this instance has of it is from before that");
+            let next = format!(
+                "Take it here: `runner states export` there, as terraform.tfstate into {}. Or give the stack back to the runner of that instance.",
+                folder.display()
+            );
+            return Err(Code::StateElsewhere.on(message).next(next).into());
+        }
+    }
     let backend = match workspace {
         // where it is and who asks is in the engine's environment
         "" => {
@@ -82,6 +95,7 @@ pub(crate) async fn init(engine: &mut Engine, here: &Here<'_>, serving: &mut Opt
         // is not what `terraform.workspace` says. So these keep their state as the engine's own local backend does.
         _ => {
             let workspaces = folder.join(WORKSPACES);
+            here.is_not_taken(&workspaces.join(workspace))?;
             super::private_folder(&workspaces)?;
             engine.state = (!here.request.untrusted).then(|| workspaces.clone());
             json!({ "local": { "path": folder.join("terraform.tfstate"), "workspace_dir": workspaces } })
@@ -172,31 +186,55 @@ impl Here<'_> {
         let there = engine.pulled().await?;
         let there = match there {
             None => There::Nothing,
-            Some(there) if goes_on_from(there.as_bytes(), &left) => There::Taken,
+            Some(there) if goes_on_from(there.as_bytes(), &left, Since::Nothing) => There::Taken,
             Some(_) => There::Another,
         };
         let what = match facts.encrypted {
             true => "that is encrypted".to_owned(),
             false => format!("with {} resources", facts.resources),
         };
-        let mut next = "Take the state there: `runner states export` on the runner's machine writes it, and `state push` puts it into the backend."
-            .to_owned();
-        if facts.encrypted {
-            // one that is pushed has another lineage, and nothing else of it can be read
-            next.push_str(&format!(
-                " Where it is there already, move {} away.",
-                folder.join(states::VERSIONS).display()
-            ));
-        }
-        let left = Left { kind, what, there, next };
-        left.judge(self.request, &folder, self.request.workspace.is_empty(), &engine.journal).await
+        let (folder, how, away) = match self.request.workspace.as_str() {
+            "" => {
+                let versions = folder.join(states::VERSIONS);
+                (folder, "`runner states export` on the runner's machine writes it".to_owned(), versions)
+            }
+            workspace => {
+                let folder = folder.join(WORKSPACES).join(workspace);
+                let file = folder.join(STATE);
+                (folder, format!("it is {} on the runner's machine", file.display()), file)
+            }
+        };
+        // one that was changed there since, or is encrypted, cannot be told
+        let next = format!(
+            "Take the state there: {how}, and `state push` puts it into the backend. Where it is there already, and was changed since, move {} away.",
+            away.display()
+        );
+        Left { kind, what, there, next }.judge(self.request, &folder, &engine.journal).await
+    }
+
+    /// Refuses to go on with the state of a workspace that was taken to a backend.
+    fn is_not_taken(&self, folder: &Path) -> Result<(), Failure> {
+        let Some((at, says)) = Store::taken_from(folder)? else { return Ok(()) };
+        let message = format!(
+            "the state of the workspace {} was taken to {at}, and the configuration has none now",
+            self.request.workspace
+        );
+        let next = format!(
+            "Put the backend into the configuration again. Or take the state back: `state pull` from there, into {}, and remove {}.",
+            folder.join(STATE).display(),
+            says.display()
+        );
+        Err(Code::StateElsewhere.on(message).next(next))
     }
 
     /// What the runner has of the stack's state, or of that of its workspace.
     async fn left(&self, folder: &Path) -> Result<Option<Vec<u8>>, Stop> {
         if !self.request.workspace.is_empty() {
-            let path = folder.join(WORKSPACES).join(&self.request.workspace).join("terraform.tfstate");
-            return Ok(kept_in(&path)?);
+            let folder = folder.join(WORKSPACES).join(&self.request.workspace);
+            return match Store::taken_from(&folder)? {
+                Some(_) => Ok(None),
+                None => Ok(kept_in(&folder.join(STATE))?),
+            };
         }
         let (folder, at, another) = (folder.to_owned(), self.elsewhere(), self.start.state_instance.clone());
         let (key, whose) = (self.key()?, self.whose());

@@ -49,22 +49,16 @@ pub(super) fn kept_in(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
 
 impl Left<'_> {
     /// Goes on where the backend has what is left, and writes that down in the stack's folder, unless this job only looks: what is left is not gone on
-    /// with then. `marks`: whether all that is left in the folder is meant.
+    /// with then.
     ///
     /// # Errors
     /// `state_elsewhere`: the backend does not have it. A preview is only told so.
-    pub(super) async fn judge(
-        self,
-        request: &JobRequest,
-        folder: &Path,
-        marks: bool,
-        journal: &Journal,
-    ) -> Result<(), Stop> {
+    pub(super) async fn judge(self, request: &JobRequest, folder: &Path, journal: &Journal) -> Result<(), Stop> {
         let Self { kind, what, there, next } = self;
         let only_looks = request.kind() == JobKind::Preview || request.preview_only || request.untrusted;
         let has = match there {
             There::Taken => {
-                if marks && !only_looks {
+                if !only_looks {
                     Store::taken_to(folder, kind)?;
                     journal.note(format!("The state was taken to the configuration's own backend ({kind}).")).await;
                 }

@@ -79,18 +79,10 @@ struct ManagedInstance {
     index_key: Option<Value>,
     deposed: Option<String>,
     #[serde(default)]
-    attributes: Attributes,
+    attributes: Value,
 }
-#[derive(Default, PartialEq, Deserialize)]
-#[serde(default)]
-struct Attributes {
-    id: Option<Value>,
-    #[serde(flatten)]
-    others: BTreeMap<String, Value>,
-}
-
 /// The instances that a state manages, by their addresses.
-fn managed(state: &[u8]) -> Option<BTreeMap<String, Attributes>> {
+fn managed(state: &[u8]) -> Option<BTreeMap<String, Value>> {
     let state: Managed = serde_json::from_slice(state).ok()?;
     let mut all = BTreeMap::new();
     for resource in state.resources.into_iter().filter(|resource| resource.mode == "managed") {
@@ -105,10 +97,18 @@ fn managed(state: &[u8]) -> Option<BTreeMap<String, Attributes>> {
     Some(all)
 }
 
-/// Whether a state goes on from another one, wherever it is kept: it is of the same lineage and not older, or has whatever that one manages, each
-/// with the same id; what has none with the same attributes. (A backend that was empty gives what is pushed to it a lineage of its own.) Of one
-/// that the engine has encrypted the lineage alone can be told.
-pub(crate) fn goes_on_from(state: &[u8], other: &[u8]) -> bool {
+/// What may have become of a state's resources in another one that goes on from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Since {
+    /// Nothing: it was put there just now.
+    Nothing,
+    /// They were changed: each is the same by its id; what has none is as it was.
+    Changes,
+}
+
+/// Whether a state goes on from another one, wherever it is kept: it is of the same lineage and not older, or has whatever that one manages. (A backend
+/// that was empty gives what is pushed to it a lineage of its own.) Of one that the engine has encrypted the lineage alone can be told.
+pub(crate) fn goes_on_from(state: &[u8], other: &[u8], since: Since) -> bool {
     let (Some(is), Some(was)) = (Facts::of(state), Facts::of(other)) else { return false };
     if !was.lineage.is_empty() && is.lineage == was.lineage {
         return is.serial >= was.serial;
@@ -117,7 +117,10 @@ pub(crate) fn goes_on_from(state: &[u8], other: &[u8]) -> bool {
         return false;
     }
     let (Some(is), Some(was)) = (managed(state), managed(other)) else { return false };
-    let same = |is: &Attributes, was: &Attributes| if was.id.is_some() { is.id == was.id } else { is == was };
+    let same = |is: &Value, was: &Value| match was.get("id") {
+        Some(id) if since == Since::Changes => is.get("id") == Some(id),
+        _ => is == was,
+    };
     was.iter().all(|(address, was)| is.get(address).is_some_and(|is| same(is, was)))
 }
 
@@ -159,17 +162,18 @@ mod tests {
                 .collect();
             json!({ "version": 4, "serial": serial, "lineage": lineage, "resources": resources }).to_string()
         };
-        let goes_on = |is: &str, was: &str| goes_on_from(is.as_bytes(), was.as_bytes());
+        let goes_on = |is: &str, was: &str| goes_on_from(is.as_bytes(), was.as_bytes(), Since::Nothing);
+        let came_back = |is: &str, was: &str| goes_on_from(is.as_bytes(), was.as_bytes(), Since::Changes);
         let (a, b) = (("t.a", json!({ "id": "1", "x": 1 })), ("t.b", json!({ "x": 1 })));
         let was = state("l", 7, &[a.clone(), b.clone()]);
         assert!(goes_on(&was, &was) && goes_on(&state("l", 8, &[]), &was), "of one lineage");
         assert!(!goes_on(&state("l", 6, &[a.clone(), b.clone()]), &was), "an older one");
-        // pushed to a backend that was empty, and changed since
-        let changed = ("t.a", json!({ "id": "1", "x": 2 }));
+        // pushed to a backend that was empty, and more made there since; but not what was exported before something was changed here
         assert!(goes_on(&state("m", 1, &[a.clone(), b.clone()]), &was));
-        assert!(goes_on(&state("m", 1, &[changed, b.clone(), ("t.c", json!({ "id": "3" }))]), &was));
+        assert!(goes_on(&state("m", 1, &[a.clone(), b.clone(), ("t.c", json!({ "id": "3" }))]), &was));
         for other in [
             vec![],
+            vec![("t.a", json!({ "id": "1", "x": 2 })), b.clone()],
             vec![a.clone()],
             vec![("t.a", json!({ "id": "2", "x": 1 })), b.clone()],
             vec![a.clone(), ("t.b", json!({ "x": 2 }))],
@@ -177,6 +181,11 @@ mod tests {
         ] {
             assert!(!goes_on(&state("m", 9, &other), &was), "{other:?}");
         }
+        // when it comes back its resources may have been changed, and are the same ones
+        let changed = |id: &str| state("m", 1, &[("t.a", json!({ "id": id, "x": 2 })), b.clone()]);
+        assert!(
+            came_back(&changed("1"), &was) && !came_back(&changed("2"), &was) && !came_back(&state("m", 9, &[]), &was)
+        );
         // an index is part of the address, and its kind of it
         let of = |index: Value| {
             let instances = json!([{ "index_key": index, "attributes": { "id": "1" } }]);

@@ -25,7 +25,7 @@ use crate::process::Environment;
 use crate::stop::io_failure;
 use bucket::Bucket;
 use cluster::Cluster;
-pub(crate) use content::{Facts, goes_on_from};
+pub(crate) use content::{Facts, Since, goes_on_from};
 use elsewhere::{Before, Elsewhere, Remote};
 pub(crate) use elsewhere::{Served, Unopened};
 pub(crate) use place::read as read_plain;
@@ -46,6 +46,8 @@ const PLAIN: &str = "terraform.tfstate";
 const KEPT_AT_MAX: usize = 4096;
 /// How a place begins that is none of the runner's: what it is called where states were taken to a backend.
 const BACKEND: &str = "the configuration's own backend";
+/// Why a version is there that lay in the stack's folder as it was.
+const TAKEN_IN: &str = "taken in from terraform.tfstate";
 /// Its name once it is a version.
 const IMPORTED: &str = "terraform.tfstate.imported";
 
@@ -284,6 +286,26 @@ impl Store {
         keep_at(folder, &format!("{BACKEND} ({kind})"))
     }
 
+    /// Whether what is in that folder was put there by somebody, and nothing has come after it: then it is gone on with, whichever instance has had the
+    /// stack last.
+    ///
+    /// # Errors
+    /// The file system.
+    pub(crate) fn was_put(folder: &Path) -> Result<bool, Failure> {
+        if folder.join(PLAIN).metadata().is_ok_and(|file| file.len() > 0) {
+            return Ok(true);
+        }
+        let versions = folder.join(VERSIONS);
+        let failed = |e: &io::Error| place_failed(&versions.display().to_string(), e);
+        let mut newest = None;
+        for entry in std::fs::read_dir(&versions).into_iter().flatten() {
+            newest = newest.max(entry.map_err(|e| failed(&e))?.file_name().to_str().and_then(states::number_of));
+        }
+        let Some(newest) = newest else { return Ok(false) };
+        let first = place::read(&versions.join(states::file_name(newest)), HEAD_MAX).map_err(|e| failed(&e))?;
+        Ok(first.and_then(|first| states::head(&first)).is_some_and(|(head, _)| head.reason == TAKEN_IN))
+    }
+
     /// In which backend the states of a stack are since they were taken there, with the file that says so; none: that is not said.
     ///
     /// # Errors
@@ -299,7 +321,7 @@ impl Store {
     }
 
     /// Takes in a state that lies in the stack's folder; what is said of that. `came_back`: from a backend, which may have given it a lineage of
-    /// its own: then it need not follow what was here before that.
+    /// its own: then it has to have what was here before that.
     fn import(&mut self, folder: &Path, came_back: bool) -> Result<Option<String>, Failure> {
         let (plain, imported) = (folder.join(PLAIN), folder.join(IMPORTED));
         let shown = plain.display();
@@ -322,14 +344,16 @@ impl Store {
         let digest = self.key.digest(&state);
         let is_there = self.newest()?.is_some_and(|newest| newest.digest == digest);
         if !is_there {
-            let has_another = came_back && self.newest()?.is_some_and(|newest| newest.lineage != facts.lineage);
-            if !has_another {
-                self.follows(&facts).map_err(|failure| {
-                    let next = "Look which of the two is right; move the file away where it is the version.";
-                    Code::Conflict.on(format!("{shown} is not taken in: {}", failure.message)).next(next)
-                })?;
+            if let Err(failure) = self.follows(&facts)
+                && !(came_back && self.read()?.is_some_and(|newest| goes_on_from(&state, &newest, Since::Changes)))
+            {
+                let next = format!(
+                    "Look which of the two is right; move the file away where it is the version, and {} where it is the file.",
+                    self.place.called(VERSIONS)
+                );
+                return Err(Code::Conflict.on(format!("{shown} is not taken in: {}", failure.message)).next(next));
             }
-            self.add(state, facts, 0, String::new())?;
+            self.add(state, facts, 0, TAKEN_IN.to_owned())?;
         }
         if came_back {
             // not before it is there, nor after nothing shows any more that it came

@@ -252,6 +252,9 @@ fn what_was_taken_to_a_backend_is_gone_on_with_only_when_it_came_back() {
     Store::taken_to(at, "s3").expect("writes");
     assert_eq!(opened(at).numbers().expect("lists"), [1, 2]);
     assert!(!at.join(KEPT_AT).exists() && !at.join(PLAIN).exists());
+    assert!(Store::was_put(at).expect("looks"));
+    locked(at).write("L", br#"{"version":4,"serial":2,"lineage":"m","resources":[]}"#.to_vec()).expect("writes");
+    assert!(!Store::was_put(at).expect("looks"), "a job has written since");
     // whoever puts another one there that came from nowhere is told
     std::fs::write(at.join(PLAIN), state(9, "another")).expect("writes");
     assert_eq!(code(Store::open(at, key(), whose("j1"))), Some(Code::Conflict));

@@ -59,7 +59,7 @@ enum K8sCommand {
         #[arg(short, long, env = "RUNNERCTL_NAMESPACE")]
         namespace: Option<String>,
         /// In all namespaces
-        #[arg(short = 'A', long, conflicts_with = "namespace")]
+        #[arg(short = 'A', long)]
         all_namespaces: bool,
         /// Only with these labels, such as app=web
         #[arg(short = 'l', long = "selector", value_name = "SELECTOR")]
@@ -138,7 +138,8 @@ pub(crate) async fn run(command: K8s, session: impl FnOnce() -> Done<Session>) -
         K8sCommand::Namespaces => namespaces(named, session).await,
         K8sCommand::Pods { namespace, all_namespaces, labels, fields } => {
             let query = session.query([
-                ("namespace", namespace.as_deref()),
+                // all of them, whatever else is named, as with kubectl: a namespace may be the environment's
+                ("namespace", namespace.as_deref().filter(|_| !all_namespaces)),
                 ("all_namespaces", all_namespaces.then_some("true")),
                 ("labels", labels.as_deref()),
                 ("fields", fields.as_deref()),

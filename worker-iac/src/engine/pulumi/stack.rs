@@ -80,7 +80,7 @@ async fn leaves_nothing(engine: &mut Engine, request: &JobRequest, start: &JobSt
         folder.join(home::PASSPHRASE).display()
     );
     let left = Left { kind: &kind, what: format!("with {} resources", left.len()), there: has, next };
-    left.judge(request, folder, request.workspace.is_empty(), &engine.journal).await
+    left.judge(request, folder, &engine.journal).await
 }
 
 /// What a deployment has made, by URN, with the ids: neither the stack itself nor its providers.
