@@ -117,23 +117,28 @@ impl Jobs {
     /// # Errors
     /// The jobs' task is gone.
     pub async fn summary(&self) -> Result<Vec<JobSummary>, Failure> {
-        let (reply, answer) = oneshot::channel();
-        let gone = || Code::Internal.on("the jobs' task has ended");
-        self.asks().send(owner::Ask::Summary(reply)).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())
+        self.ask(owner::Ask::Summary).await.ok_or_else(|| Code::Internal.on("the jobs' task has ended"))
+    }
+
+    /// An answer of the task that has the jobs now. None: it has ended.
+    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> owner::Ask) -> Option<T> {
+        let (asks, (reply, answer)) = (self.asks(), oneshot::channel());
+        asks.send(ask(reply)).await.ok()?;
+        tokio::select! {
+            biased;
+            answer = answer => answer.ok(),
+            // one that was sent as the task ended may lie there for ever
+            () = asks.closed() => None,
+        }
     }
 
     /// Has every job that is at work asked to stop, once, and takes no others; returns when the control plane has all of them, but for plans that
     /// wait for their approval: nothing of these runs.
     pub async fn stop(&self) {
         loop {
-            let (reply, answer) = oneshot::channel();
-            if self.asks().send(owner::Ask::Stop(reply)).await.is_err() {
-                return;
-            }
-            match answer.await {
-                Ok(0) | Err(_) => return,
-                Ok(_) => tokio::time::sleep(STOP_LOOK).await,
+            match self.ask(owner::Ask::Stop).await {
+                Some(0) | None => return,
+                Some(_) => tokio::time::sleep(STOP_LOOK).await,
             }
         }
     }

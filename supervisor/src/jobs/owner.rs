@@ -152,6 +152,8 @@ pub(super) fn start(
             let _ = (&mut work).await;
             owner.tasks.shutdown().await;
             drop(owner);
+            // whoever is told that they were let go of asks nobody here any more
+            drop(asked);
             let _ = reply.send(());
             return;
         }

@@ -245,6 +245,16 @@ fn a_job_that_is_let_go_and_adopted_at_any_moment_ends_as_it_would() {
 }
 
 #[test]
+fn whoever_asks_as_the_jobs_are_let_go_of_gets_an_answer() {
+    let Some(host) = Host::new() else { return };
+    let supervisor = host.supervisor(&Plane::default());
+    for _ in 0..500 {
+        supervisor.asked_while_it_lets_go(Duration::from_secs(10));
+        supervisor.adopt_again();
+    }
+}
+
+#[test]
 fn a_killed_worker_ends_its_job_and_the_state_is_written() {
     let Some(host) = Host::new() else { return };
     let plane = Plane::default();

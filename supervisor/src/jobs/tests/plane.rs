@@ -466,6 +466,20 @@ impl Supervisor {
         runtime.block_on(self.jobs.let_go()).expect("lets go");
         assert!(runtime.block_on(self.jobs.summary()).is_err(), "it still has them");
     }
+    /// Asks what there is as it lets go, and after that: each time there is an answer within that time.
+    pub(super) fn asked_while_it_lets_go(&self, limit: Duration) {
+        let runtime = self.runtime.as_ref().expect("lives");
+        let asking = runtime.spawn({
+            let jobs = self.jobs.clone();
+            async move { while jobs.summary().await.is_ok() {} }
+        });
+        runtime.block_on(self.jobs.let_go()).expect("lets go");
+        let all = async {
+            assert!(self.jobs.summary().await.is_err(), "it still has them");
+            asking.await.expect("asks");
+        };
+        runtime.block_on(async { tokio::time::timeout(limit, all).await }).expect("an answer");
+    }
     pub(super) fn adopt_again(&self) {
         let _in = self.runtime.as_ref().expect("lives").enter();
         self.jobs.adopt_again().expect("adopts");
