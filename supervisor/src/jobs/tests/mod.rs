@@ -543,10 +543,19 @@ fn a_state_on_another_instance_is_not_made_anew() {
     assert_eq!(plane.result("j2").map(|r| r.phase), Some("applied".into()));
     plane.tell(release("j2"));
     wait_for("the release", || !host.folder("j2").exists());
-    // a state that is here goes on, whatever is said of another
+    // what is here is from before another instance had the stack
     plane.assign_with(job(&plane, "j3", JobKind::Update, SMALL), "another");
     wait_for("the end", || plane.result("j3").is_some());
-    assert_eq!(plane.result("j3").map(|r| r.phase), Some("no_changes".into()));
+    let result = plane.result("j3").expect("a result");
+    assert_eq!((result.phase.as_str(), result.code.as_str()), ("failed", "state_elsewhere"), "{result:?}");
+    assert!(result.message.contains("what this instance has of it is from before that"), "{}", result.message);
+    plane.tell(release("j3"));
+    wait_for("the release", || !host.folder("j3").exists());
+    // unless somebody has put it there
+    std::fs::write(host.stack("s1").join("terraform.tfstate"), host.state("s1")).expect("writes");
+    plane.assign_with(job(&plane, "j4", JobKind::Update, SMALL), "another");
+    wait_for("the end", || plane.result("j4").is_some());
+    assert_eq!(plane.result("j4").map(|r| r.phase), Some("no_changes".into()));
 }
 
 #[test]
