@@ -3,7 +3,7 @@
 use sha2::{Digest as _, Sha256};
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Debug;
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 /// Where one step leads.
 pub(super) struct Next<S> {
@@ -41,13 +41,24 @@ pub(super) struct Found {
     pub(super) broken: Option<(&'static str, Vec<String>)>,
 }
 
-/// A state as bytes: what its hash is made of.
+/// A state as bytes: what its digest is made of.
 #[derive(Default)]
 struct Bytes(Vec<u8>);
 
 impl Hasher for Bytes {
     fn write(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes);
+    }
+    fn write_u8(&mut self, byte: u8) {
+        self.0.push(byte);
+    }
+    // how many there are of something
+    fn write_usize(&mut self, number: usize) {
+        self.0.push(u8::try_from(number).expect("a state has few of everything"));
+    }
+    // which of an enum's variants it is
+    fn write_isize(&mut self, number: isize) {
+        self.0.push(u8::try_from(number).expect("an enum has few variants"));
     }
     fn finish(&self) -> u64 {
         0
@@ -59,64 +70,99 @@ fn digest(state: &impl Hash) -> u128 {
     let mut bytes = Bytes::default();
     state.hash(&mut bytes);
     let digest = Sha256::digest(&bytes.0);
-    digest.iter().take(16).fold(0, |all, byte| all << 8 | u128::from(*byte))
+    u128::from_le_bytes(digest[..16].try_into().expect("32 bytes"))
+}
+
+/// What is a digest is as good as its hash.
+#[derive(Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("a digest is one number");
+    }
+    fn write_u128(&mut self, digest: u128) {
+        self.0 = digest as u64;
+    }
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// What is known of the states that were reached. A state itself is kept until it is explored, and no longer: they are many, and large.
+struct Reached<'a, M: Model> {
+    model: &'a M,
+    numbers: HashMap<u128, u32, BuildHasherDefault<AsItIs>>,
+    /// From which state each was reached first, by what, and to which process that happened.
+    from: Vec<Option<(u32, &'static str, usize)>>,
+}
+
+impl<M: Model> Reached<'_, M> {
+    /// The shortest way to a state, and the state.
+    fn way(&self, mut at: u32) -> (Vec<String>, M::State) {
+        let (mut way, mut numbers) = (Vec::new(), Vec::new());
+        while let Some((previous, what, process)) = &self.from[at as usize] {
+            way.push(format!("{process}: {what}"));
+            numbers.push(at);
+            at = *previous;
+        }
+        way.reverse();
+        let mut state = self.model.standing_for(self.model.first());
+        for number in numbers.iter().rev() {
+            let next = self.model.next(&state).into_iter().map(|next| self.model.standing_for(next.to));
+            let mut next = next.filter(|next| self.numbers.get(&digest(next)) == Some(number));
+            state = next.next().expect("what was reached once is reached again");
+        }
+        (way, state)
+    }
 }
 
 /// Explores everything, or up to the first state that breaks a property; more than `most` states are a mistake of the model.
 pub(super) fn check<M: Model>(model: &M, most: usize) -> Found {
     let first = model.standing_for(model.first());
-    let mut index = HashMap::from([(digest(&first), 0_u32)]);
-    // each in a place of its own: they are large, and many
-    let mut states = vec![Box::new(first)];
-    let mut from: Vec<Option<(u32, &'static str, usize)>> = vec![None];
-    // by what happens by itself, backwards
-    let mut before: Vec<Vec<u32>> = vec![Vec::new()];
-    let mut queue = VecDeque::from([0_u32]);
+    let numbers = HashMap::from_iter([(digest(&first), 0)]);
+    let mut reached = Reached { model, numbers, from: vec![None] };
+    // what happens by itself: from where, and where to
+    let mut steps_on: Vec<(u32, u32)> = Vec::new();
+    let mut ends: Vec<u32> = Vec::new();
+    let mut queue = VecDeque::from([(0_u32, first)]);
     let mut steps = 0;
-    let way = |from: &[Option<(u32, &'static str, usize)>], mut at: u32| {
-        let mut way = Vec::new();
-        while let Some((previous, what, process)) = &from[at as usize] {
-            way.push(format!("{process}: {what}"));
-            at = *previous;
+    while let Some((at, state)) = queue.pop_front() {
+        if let Some(property) = model.broken(&state) {
+            return Found { states: reached.from.len(), steps, broken: Some((property, reached.way(at).0)) };
         }
-        way.reverse();
-        way
-    };
-    while let Some(at) = queue.pop_front() {
-        let state = &*states[at as usize];
-        if let Some(property) = model.broken(state) {
-            return Found { states: states.len(), steps, broken: Some((property, way(&from, at))) };
+        if model.ended(&state) {
+            ends.push(at);
         }
-        for next in model.next(state) {
+        for next in model.next(&state) {
             steps += 1;
-            let reached = model.standing_for(next.to);
-            let to = *index.entry(digest(&reached)).or_insert_with(|| {
-                let number = u32::try_from(states.len()).expect("so many states do not fit");
-                states.push(Box::new(reached));
-                from.push(Some((at, next.what, next.process)));
-                before.push(Vec::new());
-                queue.push_back(number);
+            let state = model.standing_for(next.to);
+            let to = *reached.numbers.entry(digest(&state)).or_insert_with(|| {
+                let number = u32::try_from(reached.from.len()).expect("so many states do not fit");
+                reached.from.push(Some((at, next.what, next.process)));
+                queue.push_back((number, state));
                 number
             });
             if next.progress && to != at {
-                before[to as usize].push(at);
+                steps_on.push((to, at));
             }
         }
-        assert!(states.len() <= most, "more than {most} states: the model has no bound");
+        assert!(reached.from.len() <= most, "more than {most} states: the model has no bound");
     }
-    let mut good = vec![false; states.len()];
-    let ends = states.iter().enumerate().filter(|(_, state)| model.ended(state));
-    let mut queue: Vec<u32> = ends.filter_map(|(n, _)| u32::try_from(n).ok()).collect();
-    while let Some(at) = queue.pop() {
+    // backwards, from the ends
+    steps_on.sort_unstable();
+    let mut good = vec![false; reached.from.len()];
+    while let Some(at) = ends.pop() {
         if !std::mem::replace(&mut good[at as usize], true) {
-            queue.extend(&before[at as usize]);
+            let first = steps_on.partition_point(|(to, _)| *to < at);
+            ends.extend(steps_on[first..].iter().take_while(|(to, _)| *to == at).map(|(_, from)| *from));
         }
     }
     let stuck = good.iter().position(|good| !good).and_then(|n| u32::try_from(n).ok());
     let broken = stuck.map(|at| {
-        let mut way = way(&from, at);
-        way.push(format!("{:?}", states[at as usize]));
+        let (mut way, state) = reached.way(at);
+        way.push(format!("{state:?}"));
         (STUCK, way)
     });
-    Found { states: states.len(), steps, broken }
+    Found { states: reached.from.len(), steps, broken }
 }
