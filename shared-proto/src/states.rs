@@ -29,6 +29,12 @@ pub const LOCK: &str = "lock.json";
 pub const SERVING: &str = "serving.json";
 /// In a stack's folder, where its states are in none: where they are, in one line.
 pub const KEPT_AT: &str = "kept-at";
+/// A state as an engine writes it into a file: in a stack's folder, or in one of a workspace below it.
+pub const PLAIN: &str = "terraform.tfstate";
+/// In a stack's folder: the states of the configuration's other workspaces than the default one, each in a folder of its name.
+pub const WORKSPACES: &str = "workspaces";
+/// In a stack's folder: what Pulumi keeps there.
+pub const PULUMI: &str = "pulumi";
 /// The largest state, bytes.
 pub const STATE_MAX: usize = 64 * 1024 * 1024;
 /// Versions of a state that are kept.

@@ -471,6 +471,21 @@ impl User {
         self.post("/stacks", &json!({ "name": name, "engine": engine, "source": source })).await
     }
 
+    /// Changes a stack as a user does: all of it is sent, with one member that is another; gives that member as it was.
+    ///
+    /// # Errors
+    /// The API refuses.
+    pub async fn change_stack(&self, stack: &str, member: &str, value: &Value) -> Result<Value> {
+        let path = format!("/stacks/{stack}");
+        let mut whole = self.get(&path).await?;
+        for name in ["id", "last_instance", "created_at_ms", "last_job", "revision"] {
+            whole.as_object_mut().context("a stack")?.remove(name);
+        }
+        let before = std::mem::replace(&mut whole[member], value.clone());
+        self.ask(Method::PUT, &path, &whole).await?.ok().with_context(|| format!("PUT {path}"))?;
+        Ok(before)
+    }
+
     /// Starts a job of a stack; gives its id.
     ///
     /// # Errors

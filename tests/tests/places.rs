@@ -193,18 +193,12 @@ async fn life(set: Set) -> Result<()> {
 
     // nor is anything made a second time where the stack gets a backend of its own
     let own = "terraform {\n  backend \"inmem\" {}\n}\n";
-    let mut changed = user.get("/stacks/greets").await?;
-    for name in ["id", "last_instance", "created_at_ms", "last_job", "revision"] {
-        changed.as_object_mut().context("a stack")?.remove(name);
-    }
-    let before = changed["source"].clone();
-    changed["source"] = user.upload(archive::module(&format!("{own}{GREETS}"))?).await?;
-    user.client().put("/api/v1/stacks/greets", &changed).await?.ok()?;
+    let with_own = user.upload(archive::module(&format!("{own}{GREETS}"))?).await?;
+    let before = user.change_stack("greets", "source", &with_own).await?;
     let job =
         set.job("greets", json!({ "kind": "update", "approve_automatically": true }), &["failed", "applied"]).await?;
     ensure!(job["result"]["code"] == "state_elsewhere", "{job}");
-    changed["source"] = before;
-    user.client().put("/api/v1/stacks/greets", &changed).await?.ok()?;
+    user.change_stack("greets", "source", &before).await?;
 
     // a version that is fetched from there opens with the runner's key
     let folder = Scratch::new("fetched")?;

@@ -4,7 +4,7 @@
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use runner_tests::archive::{self, Entry};
-use runner_tests::control_plane::{User, aws_environment};
+use runner_tests::control_plane::aws_environment;
 use runner_tests::ctl::Ctl;
 use runner_tests::engine::{self, EngineKind};
 use runner_tests::procfs;
@@ -360,12 +360,8 @@ async fn stays_there() -> Result<()> {
     let job = set.job("kept", import, &["failed", "applied", "no_changes"]).await?;
     ensure!(job["result"]["message"].as_str().unwrap_or_default().contains("imports 0 of the 1"), "{}", job["result"]);
     // a backend of its own that knows nothing of it
-    let mut changed = user.get("/stacks/kept").await?;
-    for name in ["id", "last_instance", "created_at_ms", "last_job", "revision"] {
-        changed.as_object_mut().context("a stack")?.remove(name);
-    }
-    changed["source"] = source(&[("backend.tf", elsewhere)]).await?;
-    user.client().put("/api/v1/stacks/kept", &changed).await?.ok()?;
+    let with_own = source(&[("backend.tf", elsewhere)]).await?;
+    user.change_stack("kept", "source", &with_own).await?;
     let job =
         set.job("kept", json!({ "kind": "update", "approve_automatically": true }), &["failed", "applied"]).await?;
     ensure!(job["result"]["code"] == "state_elsewhere", "{}", job["result"]);
@@ -385,13 +381,12 @@ terraform {
 }
 "#;
 
-/// What a user sends to change a stack: all of it.
-async fn whole(user: &User, stack: &str) -> Result<Value> {
-    let mut whole = user.get(&format!("/stacks/{stack}")).await?;
-    for name in ["id", "last_instance", "created_at_ms", "last_job", "revision"] {
-        whole.as_object_mut().context("a stack")?.remove(name);
-    }
-    Ok(whole)
+/// A runner with a connection to a bucket.
+async fn with_bucket() -> Result<(Moto, Set)> {
+    let (control_plane, moto) = (ControlPlane::start().await?, Moto::start().await?);
+    moto.bucket("states", ("of", "tests")).await?;
+    let (engine, runner, ctl) = deploying(&control_plane, |setup| Ok(setup.aws("account", &moto))).await?;
+    Ok((moto, Set { control_plane, runner, ctl, _engine: engine }))
 }
 
 /// The command line of OpenTofu for whoever has the bucket, in a folder.
@@ -403,16 +398,7 @@ async fn by_hand(engine: &Engine, moto: &Moto, folder: &Path, arguments: &[&str]
 }
 
 async fn workspace_taken() -> Result<()> {
-    let moto = Moto::start().await?;
-    moto.bucket("states", ("of", "tests")).await?;
-    let account = format!(
-        "provider = \"aws\"\nsource = \"environment\"\nregion = \"eu-central-1\"\nendpoint_url = {:?}",
-        moto.url()
-    );
-    let control_plane = ControlPlane::start().await?;
-    let connected = |setup: Setup| Ok(setup.aws("other", &moto).table("connections.account", &account));
-    let (engine, runner, ctl) = deploying(&control_plane, connected).await?;
-    let set = Set { control_plane, runner, ctl, _engine: engine };
+    let (moto, set) = with_bucket().await?;
     let user = set.control_plane.admin();
     let source = async |rest: &str| user.upload(archive::module(&format!("{GREETS}{rest}"))?).await;
     let (without, with) = (source("").await?, source(BACKEND).await?);
@@ -425,13 +411,8 @@ async fn workspace_taken() -> Result<()> {
             &["failed", "applied", "no_changes"],
         )
     };
-    let change = async |source: &Value| {
-        let mut changed = whole(user, "blues").await?;
-        changed["source"] = source.clone();
-        user.client().put("/api/v1/stacks/blues", &changed).await?.ok()
-    };
     ensure!(update().await?["phase"] == "applied");
-    change(&with).await?;
+    user.change_stack("blues", "source", &with).await?;
     let refused = update().await?;
     ensure!(refused["result"]["code"] == "state_elsewhere", "{refused}");
     let file = set.folder(&stack)?.join("workspaces/blue/terraform.tfstate");
@@ -448,7 +429,7 @@ async fn workspace_taken() -> Result<()> {
     }
     ensure!(update().await?["phase"] == "no_changes");
     // what the runner still has is not gone on with
-    change(&without).await?;
+    user.change_stack("blues", "source", &without).await?;
     let refused = update().await?;
     ensure!(refused["result"]["code"] == "state_elsewhere", "{refused}");
     ensure!(refused["result"]["next_step"].as_str().unwrap_or_default().contains("blue/kept-at"), "{refused}");
@@ -465,11 +446,7 @@ async fn between_runners() -> Result<()> {
     let other = isolated.start(user, "runner-2").await?;
     let stack = user.stack("goes", "opentofu", GREETS).await?;
     let id = stack["id"].as_str().context("an id")?;
-    let give = async |runner: &Runner| {
-        let mut changed = whole(user, "goes").await?;
-        changed["runner"] = json!(runner.id);
-        user.client().put("/api/v1/stacks/goes", &changed).await?.ok()
-    };
+    let give = async |runner: &Runner| user.change_stack("goes", "runner", &json!(runner.id)).await;
     let update = |greeting: &str| {
         let variables = json!({ "greeting": greeting });
         let job = json!({ "kind": "update", "approve_automatically": true, "variables": variables });
@@ -503,16 +480,7 @@ async fn between_runners() -> Result<()> {
 }
 
 async fn taken_to_a_backend() -> Result<()> {
-    let moto = Moto::start().await?;
-    moto.bucket("states", ("of", "tests")).await?;
-    let account = format!(
-        "provider = \"aws\"\nsource = \"environment\"\nregion = \"eu-central-1\"\nendpoint_url = {:?}",
-        moto.url()
-    );
-    let control_plane = ControlPlane::start().await?;
-    let connected = |setup: Setup| Ok(setup.aws("other", &moto).table("connections.account", &account));
-    let (engine, runner, ctl) = deploying(&control_plane, connected).await?;
-    let set = Set { control_plane, runner, ctl, _engine: engine };
+    let (moto, set) = with_bucket().await?;
     let user = set.control_plane.admin();
     let source = async |files: &[(&str, &str)]| {
         let entries: Vec<_> = files.iter().map(|(name, text)| Entry::file(name, *text)).collect();
@@ -523,14 +491,6 @@ async fn taken_to_a_backend() -> Result<()> {
     let begun = json!({ "name": "moves", "engine": "opentofu", "source": without, "connections": ["account"] });
     let stack = user.post("/stacks", &begun).await?;
     let id = stack["id"].as_str().context("an id")?;
-    let change = async |source: &Value| {
-        let mut changed = user.get("/stacks/moves").await?;
-        for name in ["id", "last_instance", "created_at_ms", "last_job", "revision"] {
-            changed.as_object_mut().context("a stack")?.remove(name);
-        }
-        changed["source"] = source.clone();
-        user.client().put("/api/v1/stacks/moves", &changed).await?.ok()
-    };
     let update = |greeting: &str| {
         let variables = json!({ "greeting": greeting });
         set.job(
@@ -544,7 +504,7 @@ async fn taken_to_a_backend() -> Result<()> {
     }
 
     // nothing is made a second time, and what to do is said
-    change(&with).await?;
+    user.change_stack("moves", "source", &with).await?;
     let refused = update("planted-two").await?;
     ensure!(refused["result"]["code"] == "state_elsewhere", "{refused}");
     let next = refused["result"]["next_step"].as_str().unwrap_or_default();
@@ -592,7 +552,7 @@ async fn taken_to_a_backend() -> Result<()> {
     ensure!(set.versions(&stack)?.len() == 2, "the runner's own store was written to");
 
     // the way back: what the runner still has is not gone on with
-    change(&without).await?;
+    user.change_stack("moves", "source", &without).await?;
     for kind in ["preview", "update"] {
         let job = json!({ "kind": kind, "approve_automatically": kind == "update" });
         let refused = set.job("moves", job, &["failed", "planned", "applied", "no_changes"]).await?;

@@ -3,11 +3,11 @@
 
 use super::Set;
 use regorus::utils::limits::ExecutionTimerConfig;
+use regorus::{Engine, Value as Rego};
+use serde_json::Value;
 use std::num::NonZeroU32;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
-
-pub use regorus::{Engine, Value};
 
 /// The package that counts.
 pub const PACKAGE: &str = "runner.plan";
@@ -22,28 +22,20 @@ const STACK: usize = 256 * 1024 * 1024;
 /// done inside of a built-in function.
 const WHOLE_MAX: Duration = Duration::from_secs(20);
 
-/// What `run` makes of the programs of a set, which it is given as an interpreter that has read them, with the set's data, and whose time runs. It
-/// runs on a stack that is large enough, in a thread that is left to itself after [`WHOLE_MAX`]: whoever calls it has nothing left to do then but to
-/// end.
+/// What the programs of a set say of a plan: the value of [`PACKAGE`]. They run on a stack that is large enough, in a thread that is left to itself
+/// after [`WHOLE_MAX`]: whoever calls it has nothing left to do then but to end.
 ///
 /// # Errors
-/// What is wrong with a program, in the interpreter's words; none is of the package that counts; what `run` says; it takes too long.
-pub fn with<T: Send + 'static>(
-    set: &Set,
-    run: impl FnOnce(Engine) -> Result<T, String> + Send + 'static,
-) -> Result<T, String> {
-    within(WHOLE_MAX, set, run)
+/// What is wrong with a program, in the interpreter's words; none is of the package that counts; it takes too long.
+pub fn run(set: &Set, input: &Value) -> Result<Value, String> {
+    within(WHOLE_MAX, set, input)
 }
 
-fn within<T: Send + 'static>(
-    limit: Duration,
-    set: &Set,
-    run: impl FnOnce(Engine) -> Result<T, String> + Send + 'static,
-) -> Result<T, String> {
-    let (set, (tell, told)) = (set.clone(), mpsc::sync_channel(1));
+fn within(limit: Duration, set: &Set, input: &Value) -> Result<Value, String> {
+    let (set, input, (tell, told)) = (set.clone(), Rego::from(input.clone()), mpsc::sync_channel(1));
     let work = move || {
         // where nobody waits any more nothing is to be told
-        let _ = tell.send(engine(&set).and_then(run));
+        let _ = tell.send(evaluate(&set, input));
     };
     let thread = std::thread::Builder::new().name("rego".to_owned()).stack_size(STACK);
     thread.spawn(work).map_err(|e| e.to_string())?;
@@ -66,11 +58,12 @@ pub fn read(set: &Set) -> Result<(), String> {
     if set.rego.is_empty() {
         return Ok(());
     }
-    with(set, of_nothing)
+    run(set, &of_nothing()).map(drop)
 }
 
-fn of_nothing(mut engine: Engine) -> Result<(), String> {
-    let input = serde_json::json!({
+/// A plan with nothing in it, as a program has it.
+fn of_nothing() -> Value {
+    serde_json::json!({
         "job": {
             "kind": "preview", "stack": "", "workspace": "", "engine": "opentofu", "engine_version": "", "created_by": "", "groups": [],
             "connections": [],
@@ -78,13 +71,11 @@ fn of_nothing(mut engine: Engine) -> Result<(), String> {
         "resource_changes": [],
         "resource_drift": [],
         "output_changes": {},
-    });
-    engine.set_input(input.into());
-    engine.eval_query(format!("data.{PACKAGE}"), false).map(drop).map_err(|e| said(&e))
+    })
 }
 
 /// The interpreter's words of an error, in a line: where it is, and what. It draws the place over several lines.
-pub fn said(error: &dyn std::fmt::Display) -> String {
+fn said(error: &dyn std::fmt::Display) -> String {
     let text = error.to_string();
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     match (lines.next().and_then(|line| line.strip_prefix("--> ")), lines.find_map(|line| line.strip_prefix("error: ")))
@@ -94,7 +85,7 @@ pub fn said(error: &dyn std::fmt::Display) -> String {
     }
 }
 
-fn engine(set: &Set) -> Result<Engine, String> {
+fn evaluate(set: &Set, input: Rego) -> Result<Value, String> {
     let mut engine = Engine::new();
     engine.set_execution_timer_config(ExecutionTimerConfig { limit: TIME_MAX, check_interval: STEPS });
     // a call that goes wrong must not make a rule silent
@@ -107,9 +98,14 @@ fn engine(set: &Set) -> Result<Engine, String> {
         return Err(format!("no module is of the package {PACKAGE}"));
     }
     if let Some(data) = &set.data {
-        engine.add_data(Value::from(data.clone())).map_err(|e| said(&e))?;
+        engine.add_data(Rego::from(data.clone())).map_err(|e| said(&e))?;
     }
-    Ok(engine)
+    engine.set_input(input);
+    let results = engine.eval_query(format!("data.{PACKAGE}"), false).map_err(|e| said(&e))?;
+    let value = results.result.first().and_then(|result| result.expressions.first());
+    let value = value.ok_or_else(|| format!("{PACKAGE} has no value"))?;
+    let json = value.value.to_json_str().map_err(|e| said(&e))?;
+    serde_json::from_str(&json).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]
@@ -151,8 +147,8 @@ mod tests {
     fn one_that_nobody_can_read_in_time_is_given_up() {
         let nested = |depth: usize| format!("package runner.plan\nx := {}1{}", "[".repeat(depth), "]".repeat(depth));
         let limit = Duration::from_secs(1);
-        assert_eq!(within(limit, &set(&[&nested(8)]), of_nothing), Ok(()));
-        let said = within(limit, &set(&[&nested(60)]), of_nothing).expect_err("for ever");
+        assert!(within(limit, &set(&[&nested(8)]), &of_nothing()).is_ok());
+        let said = within(limit, &set(&[&nested(60)]), &of_nothing()).expect_err("for ever");
         assert!(said.contains("longer than 1 s"), "{said}");
     }
 }

@@ -16,13 +16,8 @@ use std::path::PathBuf;
 #[derive(Debug, Serialize)]
 struct Shown {
     stack: String,
-    /// Where its states are, where they are not in its folder.
-    place: Option<String>,
-    versions: Vec<Head>,
-    /// The files of its named workspaces.
-    workspaces: Vec<PathBuf>,
-    /// Where Pulumi keeps its states.
-    pulumi: Option<PathBuf>,
+    #[serde(flatten)]
+    kept: Kept,
 }
 
 /// The subcommand.
@@ -93,8 +88,8 @@ fn list(kept: &KeptStates<'_>, stack: Option<&str>) -> Result<Vec<Shown>, Failur
         None => kept.stacks()?,
     };
     let shown = |stack: String| {
-        let Kept { versions, at, workspaces, pulumi } = kept.kept(&stack)?;
-        Ok(Shown { stack, place: at, versions, workspaces, pulumi })
+        let kept = kept.kept(&stack)?;
+        Ok(Shown { stack, kept })
     };
     stacks.into_iter().map(shown).collect()
 }
@@ -113,13 +108,13 @@ fn as_shown(shown: &[Shown], stack: Option<&str>, as_json: bool) -> String {
     };
     let titles = ["STACK", "VERSION", "SERIAL", "RESOURCES", "BYTES", "TIME", "JOB", "PERSON"];
     let mut rows = vec![titles.map(str::to_owned).to_vec()];
-    for one in shown {
-        rows.extend(one.place.iter().map(|place| vec![one.stack.clone(), plain(&format!("in {place}"))]));
-        let heads = one.versions.iter().rev().take(if stack.is_some() { usize::MAX } else { 1 });
-        rows.extend(heads.map(|head| line(&one.stack, head)));
-        let files = one.workspaces.iter().map(|file| format!("of a workspace, as it is: {}", file.display()));
-        let pulumi = one.pulumi.iter().map(|folder| format!("Pulumi's: {}", folder.display()));
-        rows.extend(files.chain(pulumi).map(|what| vec![one.stack.clone(), plain(&what)]));
+    for Shown { stack: id, kept } in shown {
+        rows.extend(kept.place.iter().map(|place| vec![id.clone(), plain(&format!("in {place}"))]));
+        let heads = kept.versions.iter().rev().take(if stack.is_some() { usize::MAX } else { 1 });
+        rows.extend(heads.map(|head| line(id, head)));
+        let files = kept.workspaces.iter().map(|file| format!("of a workspace, as it is: {}", file.display()));
+        let pulumi = kept.pulumi.iter().map(|folder| format!("Pulumi's: {}", folder.display()));
+        rows.extend(files.chain(pulumi).map(|what| vec![id.clone(), plain(&what)]));
     }
     match rows.len() {
         1 => "no states".to_owned(),
@@ -162,7 +157,7 @@ fn export(kept: &KeptStates<'_>, stack: &str, matches: &ArgMatches) -> Result<i3
         rfc3339(head.time_ms / 1000),
         plain(&head.job)
     );
-    if let Some(at) = kept.kept(stack)?.at.filter(|_| matches.get_one::<PathBuf>("file").is_none()) {
+    if let Some(at) = kept.kept(stack)?.place.filter(|_| matches.get_one::<PathBuf>("file").is_none()) {
         let _ = writeln!(
             io::stderr(),
             "runner: the states of the stack are in {} since: this one is from before that",
@@ -179,21 +174,15 @@ mod tests {
     #[test]
     fn a_list_is_of_stacks_or_of_versions() {
         let head = |number| Head { number, serial: Some(number + 1), job: "job_1\u{1b}".into(), ..Head::default() };
+        let kept = |versions, place| Kept { versions, place, ..Kept::default() };
+        let elsewhere = Kept {
+            workspaces: vec!["/w/terraform.tfstate".into()],
+            pulumi: Some("/p".into()),
+            ..kept(vec![], Some("s3://b/x".into()))
+        };
         let shown = [
-            Shown {
-                stack: "s1".into(),
-                place: None,
-                versions: vec![head(1), head(2)],
-                workspaces: vec![],
-                pulumi: None,
-            },
-            Shown {
-                stack: "s2".into(),
-                place: Some("s3://b/x".into()),
-                versions: vec![],
-                workspaces: vec!["/w/terraform.tfstate".into()],
-                pulumi: Some("/p".into()),
-            },
+            Shown { stack: "s1".into(), kept: kept(vec![head(1), head(2)], None) },
+            Shown { stack: "s2".into(), kept: elsewhere },
         ];
         let all = as_shown(&shown, None, false);
         let lines: Vec<_> = all.lines().collect();

@@ -8,7 +8,7 @@ use super::durable;
 use super::folder::{self, Folder, Step};
 use serde::Deserialize;
 use shared_proto::begun::Begun;
-use shared_proto::states::{self, Held};
+use shared_proto::states::{self, Held, PLAIN};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
@@ -16,8 +16,6 @@ use std::path::{Component, Path, PathBuf};
 const STATE_MAX: u64 = states::STATE_MAX as u64;
 /// What is told of one text of the job's, characters.
 const TEXT_MAX: usize = 256;
-/// The state of a stack whose last job was an older runner's.
-const PLAIN: &str = "terraform.tfstate";
 /// What an engine leaves in the working copy that could not save its state.
 const ERRORED: &str = "errored.tfstate";
 /// In the working copy of a stack whose state is here.

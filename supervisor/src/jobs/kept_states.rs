@@ -4,8 +4,11 @@
 
 use super::folder::{checked_id, read, read_first};
 use super::key;
+use serde::Serialize;
 use shared_proto::failure::{Code, Failure};
-use shared_proto::states::{Broken, FILE_MAX, HEAD_MAX, Head, KEPT_AT, VERSIONS, file_name, head, number_of};
+use shared_proto::states::{
+    Broken, FILE_MAX, HEAD_MAX, Head, KEPT_AT, PLAIN, PULUMI, VERSIONS, WORKSPACES, file_name, head, number_of,
+};
 use std::io;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
@@ -22,12 +25,12 @@ pub(crate) struct KeptStates<'a> {
 }
 
 /// What there is of a stack.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Kept {
     /// In the stack's folder, the oldest first; of one that cannot be read its number alone.
     pub(crate) versions: Vec<Head>,
     /// Where its states are, where they are not in its folder.
-    pub(crate) at: Option<String>,
+    pub(crate) place: Option<String>,
     /// The files of its named workspaces, which are as their engine wrote them.
     pub(crate) workspaces: Vec<PathBuf>,
     /// Where Pulumi keeps them.
@@ -72,13 +75,12 @@ impl<'a> KeptStates<'a> {
     pub(crate) fn kept(&self, stack: &str) -> Result<Kept, Failure> {
         let folder = self.folder(stack)?;
         let at = read(&folder.join(KEPT_AT), KEPT_AT_MAX).map_err(|e| failed(&folder.join(KEPT_AT), &e))?;
-        let at = at.map(|text| String::from_utf8_lossy(&text).trim().to_owned());
-        let mut kept = Kept { at, ..Kept::default() };
-        let pulumi = folder.join("pulumi");
+        let place = at.map(|text| String::from_utf8_lossy(&text).trim().to_owned());
+        let mut kept = Kept { place, ..Kept::default() };
+        let pulumi = folder.join(PULUMI);
         kept.pulumi = pulumi.is_dir().then_some(pulumi);
-        for name in names(&folder.join("workspaces"))? {
-            kept.workspaces.push(folder.join("workspaces").join(name).join("terraform.tfstate"));
-        }
+        let workspaces = folder.join(WORKSPACES);
+        kept.workspaces.extend(names(&workspaces)?.iter().map(|name| workspaces.join(name).join(PLAIN)));
         kept.workspaces.retain(|file| file.is_file());
         kept.workspaces.sort_unstable();
         let path = folder.join(VERSIONS);
@@ -171,8 +173,8 @@ fn none(stack: &str, number: u64, kept: &Kept) -> Failure {
             format!("there is no version {number} of the state of the stack {stack}"),
             format!("Look which there are: `runner states list {stack}`."),
         ),
-        Kept { at: Some(at), .. } => not_found(
-            format!("the states of the stack {stack} are in {at}"),
+        Kept { place: Some(place), .. } => not_found(
+            format!("the states of the stack {stack} are in {place}"),
             "Fetch the version from there with its own tools, and name the copy: --file FILE (docs/deployments.md)."
                 .to_owned(),
         ),

@@ -414,11 +414,7 @@ async fn taken() -> Result<()> {
     let (control_plane, moto) = (ControlPlane::start().await?, Moto::start().await?);
     moto.bucket("states", ("of", "tests")).await?;
     let engine = Engine::new(EngineKind::Pulumi)?;
-    let account = format!(
-        "provider = \"aws\"\nsource = \"environment\"\nregion = \"eu-central-1\"\nendpoint_url = {:?}",
-        moto.url()
-    );
-    let setup = Setup::new()?.cold().engines(&[&engine]).aws("other", &moto).table("connections.account", &account);
+    let setup = Setup::new()?.cold().engines(&[&engine]).aws("account", &moto);
     let user = control_plane.admin();
     let runner = setup.start(user, "runner-1").await?;
     user.post(&format!("/runners/{}/default", runner.id), &json!({})).await?;

@@ -259,25 +259,29 @@ impl Engine {
 
     /// The state that the configuration's own backend has. None: it has none yet.
     pub(crate) async fn pulled(&mut self) -> Result<Option<String>, Stop> {
-        let (text, left_out) = self.said(&Command::Pull, STATE_MAX).await?;
-        if left_out > 0 {
-            return Err(Code::TooLarge.on(format!("the state in the backend has more than {STATE_MAX} bytes")).into());
-        }
+        let text = self.whole(&Command::Pull, STATE_MAX).await?;
         Ok(Some(text).filter(|text| !text.trim().is_empty()))
     }
 
     /// The document that a command gives, of at most so many bytes.
     async fn document(&mut self, command: &Command<'_>, max: usize) -> Result<Value, Stop> {
-        let (text, left_out) = self.said(command, max).await?;
-        if left_out > 0 {
-            let message = format!("what the engine gives as {} has more than {max} bytes", command.name());
-            return Err(Code::TooLarge.on(message).into());
-        }
+        let text = self.whole(command, max).await?;
         // a warning may come first
         let start = text.find('{').unwrap_or(0);
         serde_json::from_str(&text[start..]).map_err(|e| {
             Code::EngineFailed.on(format!("what the engine gives as {} is no JSON: {e}", command.name())).into()
         })
+    }
+
+    /// All that a command says, of at most so many bytes.
+    async fn whole(&mut self, command: &Command<'_>, max: usize) -> Result<String, Stop> {
+        match self.said(command, max).await? {
+            (text, 0) => Ok(text),
+            _ => {
+                let message = format!("what the engine gives as {} has more than {max} bytes", command.name());
+                Err(Code::TooLarge.on(message).into())
+            }
+        }
     }
 
     /// Runs a command whose standard output is lines of events, again where it changes nothing and has failed of what passes. Whether it has

@@ -7,21 +7,16 @@ use super::{Engine, imports};
 use crate::stop::{Stop, io_failure};
 use crate::store::keeper::Keeper;
 use crate::store::server::{Serves, Serving};
-use crate::store::{Facts, Served, Since, Store, Unopened, Where, Whose, goes_on_from};
+use crate::store::{Facts, Served, Since, Store, Unopened, Where, Whose, goes_on_from, is_in_backend};
 use serde_json::{Value, json};
 use shared_proto::failure::{Code, Failure};
-use shared_proto::states::{self, Key};
+use shared_proto::states::{self, Key, PLAIN, WORKSPACES};
 use shared_proto::v1::{JobKind, JobRequest, JobStart, StateLock, StatePlace};
 use std::path::{Path, PathBuf};
 use tokio::sync::watch;
 
 /// The file in the working copy. `_override` makes the engine merge it over what the configuration says.
 const OVERRIDE: &str = "runner_backend_override.tf.json";
-/// In the stack's folder: the states of the configuration's other workspaces than the default one.
-const WORKSPACES: &str = "workspaces";
-/// In a folder of that name for each: its state.
-const STATE: &str = "terraform.tfstate";
-
 /// What the configuration says about its backend.
 #[derive(Debug, PartialEq, Eq)]
 enum Backend {
@@ -95,10 +90,10 @@ pub(crate) async fn init(engine: &mut Engine, here: &Here<'_>, serving: &mut Opt
         // is not what `terraform.workspace` says. So these keep their state as the engine's own local backend does.
         _ => {
             let workspaces = folder.join(WORKSPACES);
-            here.is_not_taken(&workspaces.join(workspace))?;
+            here.is_not_taken()?;
             super::private_folder(&workspaces)?;
             engine.state = (!here.request.untrusted).then(|| workspaces.clone());
-            json!({ "local": { "path": folder.join("terraform.tfstate"), "workspace_dir": workspaces } })
+            json!({ "local": { "path": folder.join(PLAIN), "workspace_dir": workspaces } })
         }
     };
     let content = json!({ "terraform": { "backend": &backend } });
@@ -111,7 +106,7 @@ pub(crate) async fn init(engine: &mut Engine, here: &Here<'_>, serving: &mut Opt
     let note =
         format!("The configuration has no backend: its state is kept in {place}, by {OVERRIDE} in the working copy.");
     engine.journal.note(note).await;
-    if engine.common.root.join("terraform.tfstate").exists() {
+    if engine.common.root.join(PLAIN).exists() {
         engine.journal.note("The terraform.tfstate that came with the source is not used.").await;
     }
     // of these the engine has nothing to do: where the newest state cannot be read they are the way out
@@ -175,16 +170,24 @@ impl Here<'_> {
         }
     }
 
+    /// The folder that is the state's alone: the stack's, or that of the named workspace.
+    fn own(&self) -> Result<PathBuf, Failure> {
+        let folder = self.folder()?;
+        Ok(match self.request.workspace.as_str() {
+            "" => folder,
+            workspace => folder.join(WORKSPACES).join(workspace),
+        })
+    }
+
     /// Refuses to go on with a backend of the configuration's own where the runner has a state of the stack with resources in it that is not there.
     async fn leaves_nothing(&self, kind: &str, engine: &mut Engine) -> Result<(), Stop> {
-        let folder = self.folder()?;
-        let Some(left) = self.left(&folder).await? else { return Ok(()) };
+        let own = self.own()?;
+        let Some(left) = self.left(&own).await? else { return Ok(()) };
         let facts = Facts::of(&left).unwrap_or_default();
         if facts.resources == 0 && !facts.encrypted {
             return Ok(());
         }
-        let there = engine.pulled().await?;
-        let there = match there {
+        let there = match engine.pulled().await? {
             None => There::Nothing,
             Some(there) if goes_on_from(there.as_bytes(), &left, Since::Nothing) => There::Taken,
             Some(_) => There::Another,
@@ -193,50 +196,36 @@ impl Here<'_> {
             true => "that is encrypted".to_owned(),
             false => format!("with {} resources", facts.resources),
         };
-        let (folder, how, away) = match self.request.workspace.as_str() {
-            "" => {
-                let versions = folder.join(states::VERSIONS);
-                (folder, "`runner states export` on the runner's machine writes it".to_owned(), versions)
-            }
-            workspace => {
-                let folder = folder.join(WORKSPACES).join(workspace);
-                let file = folder.join(STATE);
-                (folder, format!("it is {} on the runner's machine", file.display()), file)
-            }
+        let (how, away) = match self.request.workspace.as_str() {
+            "" => ("`runner states export` on the runner's machine writes it".to_owned(), own.join(states::VERSIONS)),
+            _ => (format!("it is {} on the runner's machine", own.join(PLAIN).display()), own.join(PLAIN)),
         };
         // one that was changed there since, or is encrypted, cannot be told
         let next = format!(
             "Take the state there: {how}, and `state push` puts it into the backend. Where it is there already, and was changed since, move {} away.",
             away.display()
         );
-        Left { kind, what, there, next }.judge(self.request, &folder, &engine.journal).await
+        Left { kind, what, there, next }.judge(self.request, &own, &engine.journal).await
     }
 
     /// Refuses to go on with the state of a workspace that was taken to a backend.
-    fn is_not_taken(&self, folder: &Path) -> Result<(), Failure> {
-        let Some((at, says)) = Store::taken_from(folder)? else { return Ok(()) };
-        let message = format!(
-            "the state of the workspace {} was taken to {at}, and the configuration has none now",
-            self.request.workspace
-        );
-        let next = format!(
-            "Put the backend into the configuration again. Or take the state back: `state pull` from there, into {}, and remove {}.",
-            folder.join(STATE).display(),
-            says.display()
-        );
-        Err(Code::StateElsewhere.on(message).next(next))
+    fn is_not_taken(&self) -> Result<(), Failure> {
+        let own = self.own()?;
+        let Some((at, says)) = Store::taken_from(&own)? else { return Ok(()) };
+        let back =
+            format!("`state pull` from there, into {}, and remove {}", own.join(PLAIN).display(), says.display());
+        Err(is_in_backend(&format!("workspace {}", self.request.workspace), &at, "configuration", &back))
     }
 
-    /// What the runner has of the stack's state, or of that of its workspace.
-    async fn left(&self, folder: &Path) -> Result<Option<Vec<u8>>, Stop> {
-        if !self.request.workspace.is_empty() {
-            let folder = folder.join(WORKSPACES).join(&self.request.workspace);
-            return match Store::taken_from(&folder)? {
-                Some(_) => Ok(None),
-                None => Ok(kept_in(&folder.join(STATE))?),
-            };
+    /// What the runner has of the state.
+    async fn left(&self, own: &Path) -> Result<Option<Vec<u8>>, Stop> {
+        if Store::taken_from(own)?.is_some() {
+            return Ok(None);
         }
-        let (folder, at, another) = (folder.to_owned(), self.elsewhere(), self.start.state_instance.clone());
+        if !self.request.workspace.is_empty() {
+            return Ok(kept_in(&own.join(PLAIN))?);
+        }
+        let (folder, at, another) = (own.to_owned(), self.elsewhere(), self.start.state_instance.clone());
         let (key, whose) = (self.key()?, self.whose());
         let looking = tokio::task::spawn_blocking(move || Store::left(&folder, at.as_ref(), key, whose, &another));
         let left = looking.await.unwrap_or_else(|_| Err(Code::Internal.on("reading the store of states panicked")));

@@ -1,7 +1,7 @@
 //! What rules that are programs in Rego say of a plan. A program has the plan as `input`, its set's `data`, and nothing else.
 
 use serde_json::Value;
-use shared_proto::rules::rego::{self, Engine, PACKAGE, said};
+use shared_proto::rules::rego::{self, PACKAGE};
 use shared_proto::rules::{APPROVALS_MAX, Effect, Finding, MESSAGE_MAX, Set};
 
 /// What the programs of a set say.
@@ -10,9 +10,7 @@ use shared_proto::rules::{APPROVALS_MAX, Effect, Finding, MESSAGE_MAX, Set};
 /// One that cannot be used, or takes too long; whose set it is.
 pub(super) fn run(source: &'static str, set: &Set, input: &Value) -> Result<Vec<Finding>, String> {
     let wrong = |what: String| format!("the rules of the {source} cannot be used: {what}");
-    let input = rego::Value::from(input.clone());
-    let values = rego::with(set, move |engine| evaluate(engine, input));
-    let values = values.map_err(|what| wrong(what.chars().take(1000).collect()))?;
+    let values = rego::run(set, input).map_err(|what| wrong(what.chars().take(1000).collect()))?;
     let mut findings = Vec::new();
     for (name, effect) in [("deny", Effect::Deny), ("approve", Effect::Approve), ("warn", Effect::Warn)] {
         let found = entries(&values[name]).map_err(|what| wrong(format!("{PACKAGE}.{name} {what}")))?;
@@ -22,15 +20,6 @@ pub(super) fn run(source: &'static str, set: &Set, input: &Value) -> Result<Vec<
         }
     }
     Ok(findings)
-}
-
-fn evaluate(mut engine: Engine, input: rego::Value) -> Result<Value, String> {
-    engine.set_input(input);
-    let results = engine.eval_query(format!("data.{PACKAGE}"), false).map_err(|e| said(&e))?;
-    let value = results.result.first().and_then(|result| result.expressions.first());
-    let value = value.ok_or_else(|| format!("{PACKAGE} has no value"))?;
-    let json = value.value.to_json_str().map_err(|e| said(&e))?;
-    serde_json::from_str(&json).map_err(|e| e.to_string())
 }
 
 /// The entries of a set or a list; `true` is one without words, what is not there and `false` are none.

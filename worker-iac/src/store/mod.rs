@@ -32,7 +32,7 @@ pub(crate) use place::read as read_plain;
 use place::{Directory, Place};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::states::{
-    self, Broken, FILE_MAX, HEAD_MAX, Head, Held, KEPT_AT, Key, LOCK_MAX, STATE_MAX, VERSIONS, VERSIONS_MAX,
+    self, Broken, FILE_MAX, HEAD_MAX, Head, Held, KEPT_AT, Key, LOCK_MAX, PLAIN, STATE_MAX, VERSIONS, VERSIONS_MAX,
 };
 use shared_proto::v1::StatePlace;
 use std::io;
@@ -40,8 +40,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// A state in the stack's folder as it is: of a runner that had no store, or what an engine could not save and somebody put there.
-const PLAIN: &str = "terraform.tfstate";
 /// The longest name of a place, bytes.
 const KEPT_AT_MAX: usize = 4096;
 /// How a place begins that is none of the runner's: what it is called where states were taken to a backend.
@@ -292,15 +290,15 @@ impl Store {
     /// # Errors
     /// The file system.
     pub(crate) fn was_put(folder: &Path) -> Result<bool, Failure> {
-        if folder.join(PLAIN).metadata().is_ok_and(|file| file.len() > 0) {
+        if has_plain(folder) {
             return Ok(true);
         }
         let versions = folder.join(VERSIONS);
         let failed = |e: &io::Error| place_failed(&versions.display().to_string(), e);
-        let mut newest = None;
-        for entry in std::fs::read_dir(&versions).into_iter().flatten() {
-            newest = newest.max(entry.map_err(|e| failed(&e))?.file_name().to_str().and_then(states::number_of));
-        }
+        let newest = match place::numbers_in(&versions) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(&e)),
+            numbers => numbers.unwrap_or_default().last().copied(),
+        };
         let Some(newest) = newest else { return Ok(false) };
         let first = place::read(&versions.join(states::file_name(newest)), HEAD_MAX).map_err(|e| failed(&e))?;
         Ok(first.and_then(|first| states::head(&first)).is_some_and(|(head, _)| head.reason == TAKEN_IN))
@@ -659,16 +657,24 @@ fn is_backend(at: &str) -> bool {
 /// `state_elsewhere`: they are in a backend, and nothing has come back.
 fn is_taken_back(folder: &Path, kept: Option<&str>) -> Result<bool, Failure> {
     let Some(at) = kept.filter(|at| is_backend(at)) else { return Ok(false) };
-    let plain = folder.join(PLAIN);
-    if plain.metadata().is_ok_and(|file| file.len() > 0) {
+    if has_plain(folder) {
         return Ok(true);
     }
-    let message = format!("the state of the stack was taken to {at}, and the configuration has none now");
-    let next = format!(
-        "Put the backend into the configuration again. Or take the state back: `state pull` from there, into {}.",
-        plain.display()
-    );
-    Err(Code::StateElsewhere.on(message).next(next))
+    let back = format!("`state pull` from there, into {}", folder.join(PLAIN).display());
+    Err(is_in_backend("stack", at, "configuration", &back))
+}
+
+/// Whether a state lies in that folder as it is. What an engine that locks a local state makes first is an empty file, which to it is none.
+fn has_plain(folder: &Path) -> bool {
+    folder.join(PLAIN).metadata().is_ok_and(|file| file.len() > 0)
+}
+
+/// What is said of a state that was taken to a backend, where the source names none now. `of`: whose it is; `source`: what names a backend; `back`: how it
+/// is taken back.
+pub(crate) fn is_in_backend(of: &str, at: &str, source: &str, back: &str) -> Failure {
+    let message = format!("the state of the {of} was taken to {at}, and the {source} has none now");
+    let next = format!("Put the backend into the {source} again. Or take the state back: {back}.");
+    Code::StateElsewhere.on(message).next(next)
 }
 
 /// They are the runner's own again, and in no other place that is known.

@@ -98,12 +98,7 @@ impl Place for Directory {
     }
 
     fn numbers(&self) -> io::Result<Vec<u64>> {
-        let mut numbers = Vec::new();
-        for entry in std::fs::read_dir(&self.versions)? {
-            numbers.extend(entry?.file_name().to_str().and_then(states::number_of));
-        }
-        numbers.sort_unstable();
-        Ok(numbers)
+        numbers_in(&self.versions)
     }
 
     fn read(&self, number: u64, most: usize) -> io::Result<Option<Vec<u8>>> {
@@ -156,6 +151,16 @@ impl Place for Directory {
         }
         File::open(&self.folder)?.sync_all()
     }
+}
+
+/// The numbers of the versions that are in a folder, in their order.
+pub(super) fn numbers_in(versions: &Path) -> io::Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for entry in std::fs::read_dir(versions)? {
+        numbers.extend(entry?.file_name().to_str().and_then(states::number_of));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
 }
 
 /// Locks a stack's folder: no other worker of this machine has it as long as what is given back lives. A worker that was killed has it no more.

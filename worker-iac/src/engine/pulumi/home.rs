@@ -7,13 +7,13 @@ use super::super::private_folder;
 use super::project::{Backend, Project};
 use crate::process::Environment;
 use crate::stop::io_failure;
-use crate::store::Store;
+use crate::store::{Store, is_in_backend};
 use shared_proto::failure::{Code, Failure};
+use shared_proto::states::PULUMI;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-/// In a stack's state folder: what Pulumi keeps there, and the passphrase beside it.
-const STATE: &str = "pulumi";
+/// In a stack's state folder: the passphrase, beside what Pulumi keeps there.
 pub(super) const PASSPHRASE: &str = "pulumi-passphrase";
 /// Of the job's own data: Pulumi's home. What is downloaded for a plan is there for its application.
 const HOME: &str = "pulumi";
@@ -26,7 +26,7 @@ const PASSPHRASE_BYTES: usize = 32;
 
 /// The folder of a stack's state, where the runner keeps it.
 pub(super) fn state_folder(state_directory: &str) -> PathBuf {
-    Path::new(state_directory).join(STATE)
+    Path::new(state_directory).join(PULUMI)
 }
 
 /// The environment. <https://www.pulumi.com/docs/iac/cli/environment-variables/>
@@ -45,13 +45,9 @@ pub(super) fn environment(place: &Place<'_>) -> Result<Environment, Failure> {
         Backend::Runner => {
             let state = state_folder(&start.state_directory);
             if let Some((at, says)) = Store::taken_from(folder)? {
-                let message = format!("the state of the stack was taken to {at}, and the project has none now");
-                let next = format!(
-                    "Put the backend into the project again. Or take the state back by `pulumi stack import` into {}, and remove {}.",
-                    file_url(&state),
-                    says.display()
-                );
-                return Err(Code::StateElsewhere.on(message).next(next));
+                let (into, says) = (file_url(&state), says.display());
+                let back = format!("`pulumi stack import` into {into}, and remove {says}");
+                return Err(is_in_backend("stack", &at, "project", &back));
             }
             if !start.state_instance.is_empty() && !state.exists() {
                 // an empty state here would have everything made a second time

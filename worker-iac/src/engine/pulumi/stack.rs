@@ -53,8 +53,7 @@ pub(crate) async fn prepare(engine: &mut Engine, start: &JobStart) -> Result<(),
 /// Refuses to go on with a backend of the project's own where the runner has a state of the stack with resources in it that is not there.
 async fn leaves_nothing(engine: &mut Engine, request: &JobRequest, start: &JobStart) -> Result<(), Stop> {
     let (folder, state) = (Path::new(&start.state_directory), home::state_folder(&start.state_directory));
-    let url = engine.common.environment.get("PULUMI_BACKEND_URL").and_then(|url| url.to_str()).unwrap_or_default();
-    let kind = url.split("://").next().unwrap_or_default().to_owned();
+    let kind = backend(engine).split("://").next().unwrap_or_default().to_owned();
     if kind == "file" || Store::taken_from(folder)?.is_some() {
         return Ok(());
     }
@@ -68,10 +67,12 @@ async fn leaves_nothing(engine: &mut Engine, request: &JobRequest, start: &JobSt
     }
     let there = engine.state().await?;
     let there = made(&there["deployment"]["resources"]);
-    let has = match () {
-        () if left.iter().all(|(urn, id)| there.get(urn) == Some(id)) => There::Taken,
-        () if there.is_empty() => There::Nothing,
-        () => There::Another,
+    let has = if left.iter().all(|(urn, id)| there.get(urn) == Some(id)) {
+        There::Taken
+    } else if there.is_empty() {
+        There::Nothing
+    } else {
+        There::Another
     };
     let next = format!(
         "Take the state there: on the runner's machine `pulumi stack export` with {} as its backend and {} as its file of the passphrase, and \
@@ -85,10 +86,8 @@ async fn leaves_nothing(engine: &mut Engine, request: &JobRequest, start: &JobSt
 
 /// What a deployment has made, by URN, with the ids: neither the stack itself nor its providers.
 fn made(resources: &Value) -> BTreeMap<&str, &Value> {
-    let all = resources.as_array().into_iter().flatten();
-    let text = |resource: &'_ Value, key: &str| resource[key].as_str().unwrap_or_default().to_owned();
-    let made = all.filter(|resource| {
-        let kind = text(resource, "type");
+    let made = resources.as_array().into_iter().flatten().filter(|resource| {
+        let kind = resource["type"].as_str().unwrap_or_default();
         kind != "pulumi:pulumi:Stack" && !kind.starts_with("pulumi:providers:")
     });
     made.filter_map(|resource| Some((resource["urn"].as_str()?, &resource["id"]))).collect()
@@ -163,8 +162,12 @@ pub(crate) async fn unlock(
 }
 
 fn state_is_here(engine: &Engine, state: &Path) -> bool {
-    let url = engine.common.environment.get("PULUMI_BACKEND_URL").and_then(|url| url.to_str()).unwrap_or_default();
-    url.starts_with("file://") && state.exists()
+    backend(engine).starts_with("file://") && state.exists()
+}
+
+/// The address of the state.
+fn backend(engine: &Engine) -> &str {
+    engine.common.environment.get("PULUMI_BACKEND_URL").and_then(|url| url.to_str()).unwrap_or_default()
 }
 
 /// Where a project has something in the folder of its state.
