@@ -419,6 +419,19 @@ impl Runner {
     pub fn state(&self) -> PathBuf {
         self.folder.join("state")
     }
+    /// Puts all that another one has of a stack, by its id, in the place of what this one has.
+    ///
+    /// # Errors
+    /// `cp` fails.
+    pub async fn take_stack(&self, from: &Self, id: &str) -> Result<()> {
+        let folder = |runner: &Self| runner.state().join("stacks").join(id);
+        let (from, to) = (folder(from).display().to_string(), folder(self));
+        if to.exists() {
+            std::fs::remove_dir_all(&to)?;
+        }
+        let to = to.display().to_string();
+        Program::new("cp").args(["-a", &from, &to]).run(Duration::from_secs(30)).await?.success().map(drop)
+    }
     /// The present end of its log.
     pub fn mark(&self) -> Mark {
         self.process.stderr().mark()

@@ -48,6 +48,7 @@ fn main() -> ExitCode {
         .test("workers_killed_while_the_state_is_written_cost_nothing_without_namespaces", without_namespaces)
         .test("what_one_stack_gives_another_takes_and_follows", follows)
         .test("a_state_goes_from_runner_to_runner_and_an_old_one_is_not_gone_on_with", between_runners)
+        .test("a_workspaces_state_goes_from_runner_to_runner_as_well", workspace_between_runners)
         .needs(&[Component::Tofu, Component::Moto])
         .test("a_state_is_taken_to_a_backend_and_comes_back", taken_to_a_backend)
         .test("a_workspaces_state_is_taken_to_a_backend", workspace_taken)
@@ -476,6 +477,45 @@ async fn between_runners() -> Result<()> {
     take(&other, &set.runner).await?;
     ensure!(update("planted-two").await?["phase"] == "no_changes");
     ensure!(update("planted-three").await?["phase"] == "applied");
+    Ok(())
+}
+
+async fn workspace_between_runners() -> Result<()> {
+    let set = set().await?;
+    let user = set.control_plane.admin();
+    let isolated = Setup::new()?.cold().engines(&[&set._engine]).table("isolation", "require = \"minimal\"");
+    let other = isolated.start(user, "runner-2").await?;
+    let source = user.upload(archive::module(GREETS)?).await?;
+    let stack = json!({ "name": "blues", "engine": "opentofu", "source": source, "workspace": "blue" });
+    let stack = user.post("/stacks", &stack).await?;
+    let id = stack["id"].as_str().context("an id")?;
+    let give = async |runner: &Runner| user.change_stack("blues", "runner", &json!(runner.id)).await;
+    let update = async |greeting: &str, phase: &str| {
+        let variables = json!({ "greeting": greeting });
+        let job = json!({ "kind": "update", "approve_automatically": true, "variables": variables });
+        let job = set.job("blues", job, &["failed", "applied", "no_changes"]).await?;
+        ensure!(job["phase"] == phase, "{job}");
+        anyhow::Ok(job["result"].clone())
+    };
+    update("planted-one", "applied").await?;
+    give(&other).await?;
+    // nor where it has the state of another workspace
+    let default = other.state().join("stacks").join(id).join("versions/000000000001");
+    std::fs::create_dir_all(default.parent().context("a folder")?)?;
+    std::fs::write(&default, "of the default one")?;
+    ensure!(update("planted-one", "failed").await?["code"] == "state_elsewhere", "nothing is there");
+    other.take_stack(&set.runner, id).await?;
+    update("planted-one", "no_changes").await?;
+    update("planted-two", "applied").await?;
+    // what the first one still has is from before that
+    give(&set.runner).await?;
+    let refused = update("planted-two", "failed").await?;
+    ensure!(refused["code"] == "state_elsewhere", "{refused}");
+    ensure!(refused["next_step"].as_str().unwrap_or_default().contains("kept-by"), "{refused}");
+    set.runner.take_stack(&other, id).await?;
+    update("planted-two", "no_changes").await?;
+    update("planted-three", "applied").await?;
+    update("planted-four", "applied").await?;
     Ok(())
 }
 

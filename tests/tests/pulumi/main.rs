@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         .test("a_resource_that_fails_is_named", failure)
         .test("a_plan_of_a_stack_that_has_changed_is_stale", stale)
         .test("what_a_source_may_not_say", refused)
+        .test("a_state_that_was_left_is_not_gone_on_with", between_runners)
         .test("a_lock_is_told_of_and_removed", survival::lock)
         .test("a_cancelled_update_is_asked_once_and_its_state_is_whole", survival::cancel)
         .test("a_killed_worker_is_followed_by_another", survival::killed)
@@ -463,6 +464,38 @@ async fn taken() -> Result<()> {
     let refused = update("2", "", "failed").await?;
     ensure!(refused["result"]["code"] == "state_elsewhere", "{refused}");
     ensure!(refused["result"]["next_step"].as_str().unwrap_or_default().contains("kept-at"), "{refused}");
+    Ok(())
+}
+
+async fn between_runners() -> Result<()> {
+    let usual = usual().await?;
+    let engine = Engine::new(EngineKind::Pulumi)?;
+    let user = usual.control_plane.admin();
+    let other = Setup::new()?.cold().engines(&[&engine]).start(user, "runner-2").await?;
+    let stack = usual.stack("goes").await?;
+    let give = async |runner: &Runner| user.change_stack(stack.name, "runner", &json!(runner.id)).await;
+    let update = async |runner: &Runner, content: &str, phase: &str| -> Result<Value> {
+        let world = runner.state().join("stacks").join(&stack.id).join("world");
+        let text = program(&world, &[Thing("one", "one", content, "")], "");
+        let source = user.upload(archive::pack(&[archive::Entry::file("Pulumi.yaml", text)])?).await?;
+        user.change_stack(stack.name, "source", &source).await?;
+        let job = user.start_job(stack.name, &json!({ "kind": "update", "approve_automatically": true })).await?;
+        let job = user.job_in(&job, &["failed", "applied", "no_changes"], JOB).await?;
+        ensure!(job.phase() == phase, "{}", job.0);
+        Ok(job.0["result"].clone())
+    };
+    update(&usual.runner, "1", "applied").await?;
+    give(&other).await?;
+    ensure!(update(&other, "1", "failed").await?["code"] == "state_elsewhere", "nothing is there");
+    other.take_stack(&usual.runner, &stack.id).await?;
+    update(&other, "2", "applied").await?;
+    give(&usual.runner).await?;
+    let refused = update(&usual.runner, "2", "failed").await?;
+    ensure!(refused["code"] == "state_elsewhere", "{refused}");
+    ensure!(refused["next_step"].as_str().unwrap_or_default().contains("kept-by"), "{refused}");
+    usual.runner.take_stack(&other, &stack.id).await?;
+    update(&usual.runner, "3", "applied").await?;
+    update(&usual.runner, "3", "no_changes").await?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 
 use super::environment::private_file;
 use super::taken::{Left, There, kept_in};
-use super::{Engine, imports};
+use super::{Engine, imports, kept_by};
 use crate::stop::{Stop, io_failure};
 use crate::store::keeper::Keeper;
 use crate::store::server::{Serves, Serving};
@@ -66,11 +66,15 @@ pub(crate) async fn init(engine: &mut Engine, here: &Here<'_>, serving: &mut Opt
     let workspace = here.request.workspace.as_str();
     if in_folder && !elsewhere.is_empty() {
         let message = format!("the stack has no backend, and its state is on the instance {elsewhere}");
-        if !Store::is_at(&folder) && !folder.join(WORKSPACES).exists() {
+        let is_here = match workspace {
+            "" => Store::is_at(&folder),
+            _ => here.own()?.join(PLAIN).exists(),
+        };
+        if !is_here {
             // an empty state here would have everything made a second time
             return Err(Code::StateElsewhere.on(message).into());
         }
-        if workspace.is_empty() && Store::is_at(&folder) && !Store::was_put(&folder)? {
+        if workspace.is_empty() && !Store::was_put(&folder)? {
             // and one from before it went there whatever was made since
             let message = format!("{message}; what this instance has of it is from before that");
             let next = format!(
@@ -91,6 +95,7 @@ pub(crate) async fn init(engine: &mut Engine, here: &Here<'_>, serving: &mut Opt
         _ => {
             let workspaces = folder.join(WORKSPACES);
             here.is_not_taken()?;
+            kept_by::is_the_newest(here.start)?;
             super::private_folder(&workspaces)?;
             engine.state = (!here.request.untrusted).then(|| workspaces.clone());
             json!({ "local": { "path": folder.join(PLAIN), "workspace_dir": workspaces } })

@@ -5,6 +5,7 @@ use super::{home, imports_beside, stack_name};
 use crate::engine::Engine;
 use crate::engine::dialect::{Command, Plan};
 use crate::engine::environment::private_file;
+use crate::engine::kept_by;
 use crate::engine::taken::{Left, There, kept_in};
 use crate::stop::{Stop, io_failure};
 use crate::store::Store;
@@ -30,9 +31,11 @@ pub(crate) async fn prepare(engine: &mut Engine, start: &JobStart) -> Result<(),
     let request = start.request.clone().unwrap_or_default();
     let stack = stack_name(&request);
     let state = home::state_folder(&start.state_directory);
-    let note = match state_is_here(engine, &state) {
-        true => "The project has no backend: its state is kept in the runner's state directory.".to_owned(),
-        false => "The state is in the project's own backend.".to_owned(),
+    let note = if state_is_here(engine, &state) {
+        kept_by::is_the_newest(start)?;
+        "The project has no backend: its state is kept in the runner's state directory."
+    } else {
+        "The state is in the project's own backend."
     };
     engine.journal.note(format!("{note} The job is about its stack {stack}.")).await;
     engine.workspace(stack).await?;
