@@ -52,6 +52,7 @@ fn main() -> ExitCode {
         .needs(&[Component::Tofu, Component::Moto])
         .test("a_state_is_taken_to_a_backend_and_comes_back", taken_to_a_backend)
         .test("a_workspaces_state_is_taken_to_a_backend", workspace_taken)
+        .test("a_backend_that_goes_or_is_another_one_is_noticed", backend_goes)
         .test("in_s3_with_a_session_that_ends_and_the_reading_one_while_it_plans", in_s3)
         .run()
 }
@@ -396,6 +397,56 @@ async fn by_hand(engine: &Engine, moto: &Moto, folder: &Path, arguments: &[&str]
     let all = credentials.chain([("AWS_REGION", "eu-central-1".to_owned()), ("AWS_ENDPOINT_URL", moto.url())]);
     let program = all.fold(engine.program(folder, arguments), |program, (name, value)| program.env(name, value));
     program.run(JOB).await?.success()
+}
+
+async fn backend_goes() -> Result<()> {
+    let (moto, set) = with_bucket().await?;
+    let user = set.control_plane.admin();
+    let source = async |rest: &str| user.upload(archive::module(&format!("{GREETS}{rest}"))?).await;
+    let another = BACKEND.replace("taken/there.tfstate", "taken/another.tfstate");
+    ensure!(another != BACKEND, "the same backend");
+    let (none, first, second) = (source("").await?, source(BACKEND).await?, source(&another).await?);
+    for workspace in ["", "blue"] {
+        let name = format!("goes{workspace}");
+        let stack = json!({ "name": name, "engine": "opentofu", "source": first, "connections": ["account"], "workspace": workspace });
+        user.post("/stacks", &stack).await?;
+        let job = async |kind: &str, source: &Value| {
+            user.change_stack(&name, "source", source).await?;
+            let job = json!({ "kind": kind, "approve_automatically": kind == "update" });
+            let job = set.job(&name, job, &["failed", "planned", "applied", "no_changes"]).await?;
+            anyhow::Ok((job["phase"].clone(), job["result"].clone(), job["id"].clone()))
+        };
+        // who only looked has put nothing anywhere
+        ensure!(job("preview", &first).await?.0 == "planned");
+        ensure!(job("preview", &none).await?.0 == "planned");
+        ensure!(job("update", &first).await?.0 == "applied");
+        // nothing is made a second time
+        for (source, why) in [(&none, "has none now"), (&second, "another one, which has none")] {
+            let (_, refused, _) = job("update", source).await?;
+            ensure!(refused["code"] == "state_elsewhere", "{workspace}: {refused}");
+            ensure!(refused["message"].as_str().unwrap_or_default().contains(why), "{workspace}: {refused}");
+        }
+        let (looked, told, _) = job("preview", &second).await?;
+        ensure!(looked == "planned", "a look is told: {told}");
+        ensure!(job("update", &first).await?.0 == "no_changes", "{workspace}: it was there all the time");
+        // which it is once it was taken there
+        let hand = Scratch::new("by-hand")?;
+        let by_hand = async |words: &[&str]| by_hand(&set._engine, &moto, hand.path(), words).await;
+        hand.write("main.tf", format!("{GREETS}{BACKEND}"))?;
+        by_hand(&["init", "-input=false"]).await?;
+        if !workspace.is_empty() {
+            by_hand(&["workspace", "select", workspace]).await?;
+        }
+        hand.write("taken.json", by_hand(&["state", "pull"]).await?)?;
+        hand.write("main.tf", format!("{GREETS}{another}"))?;
+        by_hand(&["init", "-input=false", "-reconfigure"]).await?;
+        if !workspace.is_empty() {
+            by_hand(&["workspace", "select", "-or-create=true", workspace]).await?;
+        }
+        by_hand(&["state", "push", "taken.json"]).await?;
+        ensure!(job("update", &second).await?.0 == "no_changes", "{workspace}: it is there now");
+    }
+    Ok(())
 }
 
 async fn workspace_taken() -> Result<()> {

@@ -7,7 +7,7 @@ use crate::engine::asked::Asked;
 use crate::engine::choice::Choice;
 use crate::engine::dialect::{self, Family, Place, Plan};
 use crate::engine::followed::Followed;
-use crate::engine::{Engine, Parts, environment, imports, kept_by, plan_in, private_folder, pulumi, state};
+use crate::engine::{Engine, Parts, environment, imports, plan_in, private_folder, pulumi, state};
 use crate::first;
 use crate::hooks::{Applied, Call, Hooks};
 use crate::journal::{self, Journal, cut};
@@ -509,7 +509,10 @@ impl Step {
         let mut engine = self.engine_at_work(None).await?;
         self.is_free().await?;
         self.allowed(&engine, &plan).await?;
-        kept_by::this_instance(&self.start)?;
+        match dialect::named(&self.request.engine)?.family() {
+            Family::Language => state::is_applied_to(&engine, &self.here())?,
+            Family::Pulumi => pulumi::is_applied_to(&engine, &self.start)?,
+        }
         let (root, secrets) = (engine.root(), Secrets::default());
         self.hook(Call { hook: Hook::BeforeApply, root, secrets, applied: None }).await?;
         // still, where nothing keeps a hook from writing it

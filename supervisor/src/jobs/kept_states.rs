@@ -75,7 +75,8 @@ impl<'a> KeptStates<'a> {
     pub(crate) fn kept(&self, stack: &str) -> Result<Kept, Failure> {
         let folder = self.folder(stack)?;
         let at = read(&folder.join(KEPT_AT), KEPT_AT_MAX).map_err(|e| failed(&folder.join(KEPT_AT), &e))?;
-        let place = at.map(|text| String::from_utf8_lossy(&text).trim().to_owned());
+        // what comes behind the first line says which backend that is
+        let place = at.and_then(|text| Some(String::from_utf8_lossy(&text).trim().lines().next()?.to_owned()));
         let mut kept = Kept { place, ..Kept::default() };
         let pulumi = folder.join(PULUMI);
         kept.pulumi = pulumi.is_dir().then_some(pulumi);

@@ -460,6 +460,14 @@ async fn taken() -> Result<()> {
     ensure!(std::fs::read_to_string(stack.of_state(&usual, "kept-at"))?.contains("own backend (s3)"));
     update("2", &backend, "applied").await?;
 
+    // nor in another backend, which has nothing
+    let refused = update("2", &backend.replace("states?", "states/others?"), "failed").await?;
+    ensure!(refused["result"]["code"] == "state_elsewhere", "{refused}");
+    ensure!(
+        refused["result"]["message"].as_str().unwrap_or_default().contains("another one, which has none"),
+        "{refused}"
+    );
+
     // and what the runner still has is not gone on with
     let refused = update("2", "", "failed").await?;
     ensure!(refused["result"]["code"] == "state_elsewhere", "{refused}");

@@ -43,7 +43,7 @@ pub(super) fn is_the_newest(start: &JobStart) -> Result<(), Failure> {
 ///
 /// # Errors
 /// The file system.
-pub(crate) fn this_instance(start: &JobStart) -> Result<(), Failure> {
+pub(super) fn this_instance(start: &JobStart) -> Result<(), Failure> {
     let folder = Path::new(&start.state_directory);
     if start.state_directory.is_empty() || ![PULUMI, WORKSPACES].iter().any(|name| folder.join(name).is_dir()) {
         return Ok(());

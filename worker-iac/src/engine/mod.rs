@@ -8,7 +8,7 @@ pub(crate) mod dialect;
 pub(crate) mod environment;
 pub(crate) mod followed;
 pub(crate) mod imports;
-pub(crate) mod kept_by;
+mod kept_by;
 mod language;
 mod lock;
 mod opentofu;

@@ -2,12 +2,12 @@
 //! ([`crate::store`]), by an override file in the working copy: the engine's own way, for both engines and every command.
 
 use super::environment::private_file;
-use super::taken::{Left, There, kept_in};
+use super::taken::{self, Left, There, kept_in};
 use super::{Engine, imports, kept_by};
 use crate::stop::{Stop, io_failure};
 use crate::store::keeper::Keeper;
 use crate::store::server::{Serves, Serving};
-use crate::store::{Facts, Served, Since, Store, Unopened, Where, Whose, goes_on_from, is_in_backend};
+use crate::store::{Backend, Facts, Served, Since, Store, Taken, Unopened, Where, Whose, goes_on_from, is_in_backend};
 use serde_json::{Value, json};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::states::{self, Key, PLAIN, WORKSPACES};
@@ -19,11 +19,11 @@ use tokio::sync::watch;
 const OVERRIDE: &str = "runner_backend_override.tf.json";
 /// What the configuration says about its backend.
 #[derive(Debug, PartialEq, Eq)]
-enum Backend {
+enum Configured {
     /// Nothing, or the local one: it would keep the state in the working copy, which goes with the job.
     Local,
     /// One of this kind.
-    Other(String),
+    Other(Backend),
 }
 
 /// Where the states of a job's stack are, as far as they are the runner's.
@@ -49,12 +49,12 @@ pub(crate) async fn init(engine: &mut Engine, here: &Here<'_>, serving: &mut Opt
     if may_have_backend {
         // the engine reads its own language best: what it then has set up is what the configuration says
         engine.init(false).await?;
-        if let Backend::Other(kind) = configured(&engine.common.work.join("data"))? {
+        if let Configured::Other(backend) = configured(&engine.common.work.join("data"))? {
             if !here.request.workspace.is_empty() {
                 engine.workspace(&here.request.workspace).await?;
             }
-            here.leaves_nothing(&kind, engine).await?;
-            engine.journal.note(format!("The state is in the configuration's own backend ({kind}).")).await;
+            here.leaves_nothing(&backend, engine).await?;
+            engine.journal.note(format!("The state is in the configuration's own backend ({}).", backend.kind)).await;
             return Ok(());
         }
     }
@@ -165,6 +165,29 @@ pub(crate) async fn again(engine: &mut Engine, here: &Here<'_>) -> Result<Option
     Ok(Some(here.serve(engine).await?))
 }
 
+/// Writes down where the state is that is about to be applied to.
+///
+/// # Errors
+/// The file system.
+pub(crate) fn is_applied_to(engine: &Engine, here: &Here<'_>) -> Result<(), Failure> {
+    if engine.common.root.join(OVERRIDE).exists() {
+        return kept_by::this_instance(here.start);
+    }
+    let Configured::Other(backend) = configured(&engine.common.work.join("data"))? else { return Ok(()) };
+    let own = here.own()?;
+    if !here.request.workspace.is_empty() {
+        super::private_folder(&here.folder()?.join(WORKSPACES))?;
+        super::private_folder(&own)?;
+    }
+    Store::taken_to(&own, &backend)
+}
+
+/// Whether a state is one that somebody would miss.
+fn is_some(state: &[u8]) -> bool {
+    let facts = Facts::of(state).unwrap_or_default();
+    facts.resources > 0 || facts.encrypted
+}
+
 // === impl Here ===
 
 impl Here<'_> {
@@ -184,19 +207,30 @@ impl Here<'_> {
         })
     }
 
-    /// Refuses to go on with a backend of the configuration's own where the runner has a state of the stack with resources in it that is not there.
-    async fn leaves_nothing(&self, kind: &str, engine: &mut Engine) -> Result<(), Stop> {
+    /// Refuses to go on with a backend of the configuration's own that does not have what is known of the state: what the runner has of it, or that it is in
+    /// another backend.
+    async fn leaves_nothing(&self, backend: &Backend, engine: &mut Engine) -> Result<(), Stop> {
         let own = self.own()?;
-        let Some(left) = self.left(&own).await? else { return Ok(()) };
-        let facts = Facts::of(&left).unwrap_or_default();
-        if facts.resources == 0 && !facts.encrypted {
-            return Ok(());
+        if let Some(before) = Store::taken_from(&own)? {
+            if !before.is_another_than(backend) {
+                return Ok(());
+            }
+            let there = engine.pulled().await?;
+            // one that was destroyed is there still; that of a workspace was made with it
+            let has = there.is_some_and(|there| self.request.workspace.is_empty() || is_some(there.as_bytes()));
+            return match has {
+                true => Ok(()),
+                false => taken::is_not_in(&before, backend, self.request, &engine.journal).await,
+            };
         }
+        let left = self.left(&own).await?.filter(|left| is_some(left));
+        let Some(left) = left else { return Ok(()) };
         let there = match engine.pulled().await? {
             None => There::Nothing,
             Some(there) if goes_on_from(there.as_bytes(), &left, Since::Nothing) => There::Taken,
             Some(_) => There::Another,
         };
+        let facts = Facts::of(&left).unwrap_or_default();
         let what = match facts.encrypted {
             true => "that is encrypted".to_owned(),
             false => format!("with {} resources", facts.resources),
@@ -210,13 +244,13 @@ impl Here<'_> {
             "Take the state there: {how}, and `state push` puts it into the backend. Where it is there already, and was changed since, move {} away.",
             away.display()
         );
-        Left { kind, what, there, next }.judge(self.request, &own, &engine.journal).await
+        Left { backend, what, there, next }.judge(self.request, &own, &engine.journal).await
     }
 
     /// Refuses to go on with the state of a workspace that was taken to a backend.
     fn is_not_taken(&self) -> Result<(), Failure> {
         let own = self.own()?;
-        let Some((at, says)) = Store::taken_from(&own)? else { return Ok(()) };
+        let Some(Taken { at, says, .. }) = Store::taken_from(&own)? else { return Ok(()) };
         let back =
             format!("`state pull` from there, into {}, and remove {}", own.join(PLAIN).display(), says.display());
         Err(is_in_backend(&format!("workspace {}", self.request.workspace), &at, "configuration", &back))
@@ -224,9 +258,6 @@ impl Here<'_> {
 
     /// What the runner has of the state.
     async fn left(&self, own: &Path) -> Result<Option<Vec<u8>>, Stop> {
-        if Store::taken_from(own)?.is_some() {
-            return Ok(None);
-        }
         if !self.request.workspace.is_empty() {
             return Ok(kept_in(&own.join(PLAIN))?);
         }
@@ -341,11 +372,11 @@ fn set_up(data: &Path) -> Result<Option<Value>, Failure> {
 }
 
 /// The backend that `init` has set up.
-fn configured(data: &Path) -> Result<Backend, Failure> {
+fn configured(data: &Path) -> Result<Configured, Failure> {
     let found = set_up(data)?.unwrap_or_default();
     Ok(match found["backend"]["type"].as_str() {
-        None | Some("" | "local") => Backend::Local,
-        Some(kind) => Backend::Other(kind.to_owned()),
+        None | Some("" | "local") => Configured::Local,
+        Some(kind) => Configured::Other(Backend::new(kind, &found["backend"]["config"].to_string())),
     })
 }
 
@@ -426,11 +457,15 @@ mod tests {
     #[test]
     fn what_init_has_set_up_is_read() {
         let folder = tempfile::tempdir().expect("a folder");
-        assert_eq!(configured(folder.path()).expect("reads"), Backend::Local);
+        assert_eq!(configured(folder.path()).expect("reads"), Configured::Local);
         for (content, expected) in [
-            (r#"{"backend":{"type":"local"}}"#, Some(Backend::Local)),
-            (r#"{"backend":{"type":"s3"}}"#, Some(Backend::Other("s3".into()))),
-            (r#"{"version":3}"#, Some(Backend::Local)),
+            (r#"{"backend":{"type":"local"}}"#, Some(Configured::Local)),
+            (r#"{"backend":{"type":"s3"}}"#, Some(Configured::Other(Backend::new("s3", "null")))),
+            (
+                r#"{"backend":{"type":"s3","config":{"a":1}}}"#,
+                Some(Configured::Other(Backend::new("s3", r#"{"a":1}"#))),
+            ),
+            (r#"{"version":3}"#, Some(Configured::Local)),
             ("not JSON", None),
         ] {
             std::fs::write(folder.path().join("terraform.tfstate"), content).expect("writes");

@@ -1,9 +1,9 @@
-//! A stack that gets a backend of its own after the runner has kept its state: nothing of it may be made a second time. The engine's own part says
-//! what is left with the runner and whether the backend has it; here is what follows.
+//! A stack that gets a backend of its own after the runner has kept its state, or another backend than it had: nothing of it may be made a second
+//! time. The engine's own part says what is left with the runner and what the backend has; here is what follows.
 
 use crate::journal::Journal;
 use crate::stop::{Stop, io_failure};
-use crate::store::{Store, read_plain};
+use crate::store::{Backend, Store, Taken, read_plain};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::states::STATE_MAX;
 use shared_proto::v1::{JobKind, JobRequest};
@@ -12,8 +12,8 @@ use std::path::Path;
 /// What the runner has of a state, beside a backend.
 #[derive(Debug)]
 pub(super) struct Left<'a> {
-    /// The kind of the backend.
-    pub(super) kind: &'a str,
+    /// The backend.
+    pub(super) backend: &'a Backend,
     /// What is left, behind "a state of this stack".
     pub(super) what: String,
     /// What the backend has of it.
@@ -54,12 +54,12 @@ impl Left<'_> {
     /// # Errors
     /// `state_elsewhere`: the backend does not have it. A preview is only told so.
     pub(super) async fn judge(self, request: &JobRequest, folder: &Path, journal: &Journal) -> Result<(), Stop> {
-        let Self { kind, what, there, next } = self;
-        let only_looks = request.kind() == JobKind::Preview || request.preview_only || request.untrusted;
+        let Self { backend, what, there, next } = self;
+        let kind = &backend.kind;
         let has = match there {
             There::Taken => {
-                if !only_looks {
-                    Store::taken_to(folder, kind)?;
+                if !only_looks(request) {
+                    Store::taken_to(folder, backend)?;
                     journal.note(format!("The state was taken to the configuration's own backend ({kind}).")).await;
                 }
                 return Ok(());
@@ -71,13 +71,45 @@ impl Left<'_> {
             "the runner has a state of this stack {what}, and the configuration has a backend of its own now ({kind}), {has}: what is in it would \
              be made a second time"
         );
-        if only_looks {
-            journal.note(message).await;
-            return Ok(());
-        }
         let next = format!("{next} Or take the backend out of the configuration again.");
-        Err(Code::StateElsewhere.on(message).next(next).into())
+        refuse(request, Code::StateElsewhere.on(message).next(next), journal).await
     }
+}
+
+/// Goes on with a backend that has no state, of a stack that is known to have one in another backend, for jobs that only look.
+///
+/// # Errors
+/// `state_elsewhere`: the job may apply.
+pub(super) async fn is_not_in(
+    before: &Taken,
+    backend: &Backend,
+    request: &JobRequest,
+    journal: &Journal,
+) -> Result<(), Stop> {
+    let Backend { kind, .. } = backend;
+    let message = format!(
+        "the state of the stack is in {}, and the backend that the configuration has now ({kind}) is another one, which has none: what is in it would be \
+         made a second time",
+        before.at
+    );
+    let next = format!(
+        "Put the former backend into the configuration again, or take the state from there to the new one. Where the stack is to begin anew, remove {}.",
+        before.says.display()
+    );
+    refuse(request, Code::StateElsewhere.on(message).next(next), journal).await
+}
+
+/// Fails, unless the job only looks: it is told so, and goes on.
+async fn refuse(request: &JobRequest, failure: Failure, journal: &Journal) -> Result<(), Stop> {
+    if !only_looks(request) {
+        return Err(failure.into());
+    }
+    journal.note(failure.message).await;
+    Ok(())
+}
+
+fn only_looks(request: &JobRequest) -> bool {
+    request.kind() == JobKind::Preview || request.preview_only || request.untrusted
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ use elsewhere::{Before, Elsewhere, Remote};
 pub(crate) use elsewhere::{Served, Unopened};
 pub(crate) use place::read as read_plain;
 use place::{Directory, Place};
+use sha2::{Digest as _, Sha256};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::states::{
     self, Broken, FILE_MAX, HEAD_MAX, Head, Held, KEPT_AT, Key, LOCK_MAX, PLAIN, STATE_MAX, VERSIONS, VERSIONS_MAX,
@@ -60,6 +61,26 @@ pub(crate) struct Whose {
     pub(crate) instance: String,
     /// Who made the job.
     pub(crate) person: String,
+}
+
+/// A backend of the configuration's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Backend {
+    /// As the engine calls its kind.
+    pub(crate) kind: String,
+    /// A hash of all that is configured of it: of another one it is another.
+    configuration: String,
+}
+
+/// A backend in which states are said to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// In words.
+    pub(crate) at: String,
+    /// The hash of its configuration; none: an earlier version has not written it down.
+    configuration: Option<String>,
+    /// The file that says so.
+    pub(crate) says: PathBuf,
 }
 
 /// A place elsewhere, as the runner's configuration names it.
@@ -109,6 +130,25 @@ impl Where {
                 Err(Code::UnsupportedVersion.on(message).next(next))
             }
         }
+    }
+}
+
+// === impl Backend ===
+
+impl Backend {
+    /// The one of that kind with that configuration.
+    pub(crate) fn new(kind: &str, configuration: &str) -> Self {
+        let configuration = shared_proto::hex::encode(Sha256::digest(configuration));
+        Self { kind: kind.to_owned(), configuration }
+    }
+}
+
+// === impl Taken ===
+
+impl Taken {
+    /// Whether it is known to be another one than that.
+    pub(crate) fn is_another_than(&self, backend: &Backend) -> bool {
+        self.configuration.as_ref().is_some_and(|configuration| *configuration != backend.configuration)
     }
 }
 
@@ -276,12 +316,12 @@ impl Store {
         opened.map(|(_, state)| Some(state)).map_err(|broken| damaged(newest, &remote.called(VERSIONS), broken))
     }
 
-    /// Writes down that the states of a stack are in a backend of that kind from now on: what the runner still has of it is not gone on with.
+    /// Writes down that the states of a stack are in that backend from now on: what the runner still has of it is not gone on with.
     ///
     /// # Errors
     /// The file system.
-    pub(crate) fn taken_to(folder: &Path, kind: &str) -> Result<(), Failure> {
-        keep_at(folder, &format!("{BACKEND} ({kind})"))
+    pub(crate) fn taken_to(folder: &Path, backend: &Backend) -> Result<(), Failure> {
+        keep_at(folder, &format!("{BACKEND} ({})\n{}", backend.kind, backend.configuration))
     }
 
     /// Whether what is in that folder was put there by somebody, and nothing has come after it: then it is gone on with, whichever instance has had the
@@ -304,12 +344,16 @@ impl Store {
         Ok(first.and_then(|first| states::head(&first)).is_some_and(|(head, _)| head.reason == TAKEN_IN))
     }
 
-    /// In which backend the states of a stack are since they were taken there, with the file that says so; none: that is not said.
+    /// In which backend the states of a stack are, where that is written down.
     ///
     /// # Errors
     /// The file system.
-    pub(crate) fn taken_from(folder: &Path) -> Result<Option<(String, PathBuf)>, Failure> {
-        Ok(kept_at(folder)?.filter(|at| is_backend(at)).map(|at| (at, folder.join(KEPT_AT))))
+    pub(crate) fn taken_from(folder: &Path) -> Result<Option<Taken>, Failure> {
+        let text = kept_text(folder)?;
+        let mut lines = text.lines();
+        let Some(at) = lines.next().filter(|at| is_backend(at)) else { return Ok(None) };
+        let configuration = lines.next().map(str::to_owned);
+        Ok(Some(Taken { at: at.to_owned(), configuration, says: folder.join(KEPT_AT) }))
     }
 
     /// Whether there is a store in that folder, or a state that would become one's first version.
@@ -634,9 +678,14 @@ fn place_failed(shown: &str, e: &io::Error) -> Failure {
 
 /// Where the states of a stack's folder are said to be; none: in it.
 fn kept_at(folder: &Path) -> Result<Option<String>, Failure> {
+    Ok(kept_text(folder)?.lines().next().map(str::to_owned))
+}
+
+/// What says it: in its first line; behind that of a backend comes which one that is.
+fn kept_text(folder: &Path) -> Result<String, Failure> {
     let path = folder.join(KEPT_AT);
     let text = place::read(&path, KEPT_AT_MAX).map_err(|e| place_failed(&path.display().to_string(), &e))?;
-    Ok(text.map(|text| String::from_utf8_lossy(&text).trim().to_owned()).filter(|text| !text.is_empty()))
+    Ok(String::from_utf8_lossy(&text.unwrap_or_default()).trim().to_owned())
 }
 
 /// Says it from now on.
@@ -669,10 +718,10 @@ fn has_plain(folder: &Path) -> bool {
     folder.join(PLAIN).metadata().is_ok_and(|file| file.len() > 0)
 }
 
-/// What is said of a state that was taken to a backend, where the source names none now. `of`: whose it is; `source`: what names a backend; `back`: how it
+/// What is said of a state that is in a backend, where the source names none now. `of`: whose it is; `source`: what names a backend; `back`: how it
 /// is taken back.
 pub(crate) fn is_in_backend(of: &str, at: &str, source: &str, back: &str) -> Failure {
-    let message = format!("the state of the {of} was taken to {at}, and the {source} has none now");
+    let message = format!("the state of the {of} is in {at}, and the {source} has none now");
     let next = format!("Put the backend into the {source} again. Or take the state back: {back}.");
     Code::StateElsewhere.on(message).next(next)
 }

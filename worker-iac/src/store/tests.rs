@@ -228,7 +228,7 @@ fn what_was_taken_to_a_backend_is_gone_on_with_only_when_it_came_back() {
     assert_eq!(left(), None);
     locked(at).write("L", state(5, "before")).expect("writes");
     assert_eq!(left(), Some(state(5, "before")));
-    Store::taken_to(at, "s3").expect("writes");
+    Store::taken_to(at, &Backend::new("s3", "{}")).expect("writes");
     assert_eq!(left(), None);
     let failure = Store::open(at, key(), whose("j1")).expect_err("it is elsewhere");
     assert!(failure.code == Code::StateElsewhere && failure.message.contains("own backend (s3)"), "{failure}");
@@ -249,7 +249,7 @@ fn what_was_taken_to_a_backend_is_gone_on_with_only_when_it_came_back() {
     drop(store);
     // killed before its file was renamed: it is there already
     std::fs::write(at.join(PLAIN), &other).expect("writes");
-    Store::taken_to(at, "s3").expect("writes");
+    Store::taken_to(at, &Backend::new("s3", "{}")).expect("writes");
     assert_eq!(opened(at).numbers().expect("lists"), [1, 2]);
     assert!(!at.join(KEPT_AT).exists() && !at.join(PLAIN).exists());
     assert!(Store::was_put(at).expect("looks"));

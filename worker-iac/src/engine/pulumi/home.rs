@@ -7,7 +7,7 @@ use super::super::private_folder;
 use super::project::{Backend, Project};
 use crate::process::Environment;
 use crate::stop::io_failure;
-use crate::store::{Store, is_in_backend};
+use crate::store::{Store, Taken, is_in_backend};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::states::PULUMI;
 use std::os::unix::fs::symlink;
@@ -44,7 +44,7 @@ pub(super) fn environment(place: &Place<'_>) -> Result<Environment, Failure> {
         Backend::Own(url) => url,
         Backend::Runner => {
             let state = state_folder(&start.state_directory);
-            if let Some((at, says)) = Store::taken_from(folder)? {
+            if let Some(Taken { at, says, .. }) = Store::taken_from(folder)? {
                 let (into, says) = (file_url(&state), says.display());
                 let back = format!("`pulumi stack import` into {into}, and remove {says}");
                 return Err(is_in_backend("stack", &at, "project", &back));

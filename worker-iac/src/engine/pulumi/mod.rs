@@ -10,7 +10,7 @@ mod resources;
 mod stack;
 pub(crate) mod step;
 
-pub(crate) use stack::{check, keep, prepare, remember_state, unlock};
+pub(crate) use stack::{check, is_applied_to, keep, prepare, remember_state, unlock};
 
 use super::dialect::{Command, Dialect, Family, Options, Place, Plan};
 use super::resources::Resources;

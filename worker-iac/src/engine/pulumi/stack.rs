@@ -6,9 +6,9 @@ use crate::engine::Engine;
 use crate::engine::dialect::{Command, Plan};
 use crate::engine::environment::private_file;
 use crate::engine::kept_by;
-use crate::engine::taken::{Left, There, kept_in};
+use crate::engine::taken::{self, Left, There, kept_in};
 use crate::stop::{Stop, io_failure};
-use crate::store::Store;
+use crate::store::{Backend, Store};
 use serde_json::{Value, json};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::v1::{ImportedResource, JobRequest, JobStart};
@@ -53,11 +53,15 @@ pub(crate) async fn prepare(engine: &mut Engine, start: &JobStart) -> Result<(),
     Ok(())
 }
 
-/// Refuses to go on with a backend of the project's own where the runner has a state of the stack with resources in it that is not there.
+/// Refuses to go on with a backend of the project's own that does not have what is known of the state: what the runner has of it, or that it is in
+/// another backend.
 async fn leaves_nothing(engine: &mut Engine, request: &JobRequest, start: &JobStart) -> Result<(), Stop> {
     let (folder, state) = (Path::new(&start.state_directory), home::state_folder(&start.state_directory));
-    let kind = backend(engine).split("://").next().unwrap_or_default().to_owned();
-    if kind == "file" || Store::taken_from(folder)?.is_some() {
+    let Some(own) = own_backend(engine) else { return Ok(()) };
+    if let Some(before) = Store::taken_from(folder)? {
+        if before.is_another_than(&own) && made(&engine.state().await?["deployment"]["resources"]).is_empty() {
+            return taken::is_not_in(&before, &own, request, &engine.journal).await;
+        }
         return Ok(());
     }
     let path = below(&state, STACKS, engine).join(format!("{}.json", stack_name(request)));
@@ -83,7 +87,7 @@ async fn leaves_nothing(engine: &mut Engine, request: &JobRequest, start: &JobSt
         home::file_url(&state),
         folder.join(home::PASSPHRASE).display()
     );
-    let left = Left { kind: &kind, what: format!("with {} resources", left.len()), there: has, next };
+    let left = Left { backend: &own, what: format!("with {} resources", left.len()), there: has, next };
     left.judge(request, folder, &engine.journal).await
 }
 
@@ -166,6 +170,24 @@ pub(crate) async fn unlock(
 
 fn state_is_here(engine: &Engine, state: &Path) -> bool {
     backend(engine).starts_with("file://") && state.exists()
+}
+
+/// Writes down where the state is that is about to be applied to.
+///
+/// # Errors
+/// The file system.
+pub(crate) fn is_applied_to(engine: &Engine, start: &JobStart) -> Result<(), Failure> {
+    match own_backend(engine) {
+        None => kept_by::this_instance(start),
+        Some(own) => Store::taken_to(Path::new(&start.state_directory), &own),
+    }
+}
+
+/// The backend, where it is the project's own.
+fn own_backend(engine: &Engine) -> Option<Backend> {
+    let url = backend(engine);
+    let kind = url.split("://").next().unwrap_or_default();
+    (kind != "file").then(|| Backend::new(kind, url))
 }
 
 /// The address of the state.
