@@ -27,8 +27,10 @@ pub const VERSIONS: &str = "versions";
 pub const LOCK: &str = "lock.json";
 /// Beside them, where they are in no folder: who serves them, [`Claim`] as JSON.
 pub const SERVING: &str = "serving.json";
-/// In a stack's folder, where its states are in none: where they are, in one line.
+/// In a stack's folder, where its states are in none: where they are, in its first line; of a backend a hash of its configuration in the second one.
 pub const KEPT_AT: &str = "kept-at";
+/// How a place begins there that is none of the runner's.
+pub const OWN_BACKEND: &str = "the configuration's own backend";
 /// A state as an engine writes it into a file: in a stack's folder, or in one of a workspace below it.
 pub const PLAIN: &str = "terraform.tfstate";
 /// In a stack's folder: the states of the configuration's other workspaces than the default one, each in a folder of its name.

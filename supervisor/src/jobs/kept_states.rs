@@ -7,7 +7,8 @@ use super::key;
 use serde::Serialize;
 use shared_proto::failure::{Code, Failure};
 use shared_proto::states::{
-    Broken, FILE_MAX, HEAD_MAX, Head, KEPT_AT, PLAIN, PULUMI, VERSIONS, WORKSPACES, file_name, head, number_of,
+    Broken, FILE_MAX, HEAD_MAX, Head, KEPT_AT, OWN_BACKEND, PLAIN, PULUMI, VERSIONS, WORKSPACES, file_name, head,
+    number_of,
 };
 use std::io;
 use std::path::{Path, PathBuf};
@@ -174,6 +175,10 @@ fn none(stack: &str, number: u64, kept: &Kept) -> Failure {
             format!("there is no version {number} of the state of the stack {stack}"),
             format!("Look which there are: `runner states list {stack}`."),
         ),
+        Kept { place: Some(place), .. } if place.starts_with(OWN_BACKEND) => not_found(
+            format!("the states of the stack {stack} are in {place}"),
+            "Have its engine give it there: `tofu state pull`, or `pulumi stack export`.".to_owned(),
+        ),
         Kept { place: Some(place), .. } => not_found(
             format!("the states of the stack {stack} are in {place}"),
             "Fetch the version from there with its own tools, and name the copy: --file FILE (docs/deployments.md)."
@@ -221,11 +226,15 @@ mod tests {
         std::fs::create_dir_all(dir.path().join("stacks/s6/pulumi")).expect("a folder");
         std::fs::create_dir_all(dir.path().join("stacks/s3")).expect("a folder");
         std::fs::write(dir.path().join("stacks/s3").join(KEPT_AT), "s3://b/x\n").expect("writes");
+        std::fs::create_dir_all(dir.path().join("stacks/s7")).expect("a folder");
+        let in_backend = format!("{OWN_BACKEND} (s3)\n{}\n", "a1".repeat(32));
+        std::fs::write(dir.path().join("stacks/s7").join(KEPT_AT), in_backend).expect("writes");
         for nothing in ["stacks/s4", "stacks/.x"] {
             std::fs::create_dir_all(dir.path().join(nothing)).expect("a folder");
         }
         let kept = KeptStates::of(dir.path(), None);
-        assert_eq!(kept.stacks().expect("reads"), ["s1", "s2", "s3", "s5", "s6"]);
+        assert_eq!(kept.stacks().expect("reads"), ["s1", "s2", "s3", "s5", "s6", "s7"]);
+        assert_eq!(kept.kept("s7").expect("reads").place, Some(format!("{OWN_BACKEND} (s3)")));
         let numbers: Vec<_> = kept.kept("s1").expect("reads").versions.iter().map(|head| head.number).collect();
         assert_eq!(numbers, [9, 10]);
         for (number, state) in [(None, b"ten".as_slice()), (Some(9), b"nine"), (Some(10), b"ten")] {
@@ -242,6 +251,7 @@ mod tests {
             ("s4", None, "runner states list`"),
             ("s5", None, "as their engine wrote them"),
             ("s6", None, "pulumi stack export"),
+            ("s7", None, "tofu state pull"),
             ("nobody", None, "runner states list`"),
         ] {
             let failure = kept.version(stack, number).expect_err(stack);

@@ -175,11 +175,17 @@ pub(crate) fn is_applied_to(engine: &Engine, here: &Here<'_>) -> Result<(), Fail
     }
     let Configured::Other(backend) = configured(&engine.common.work.join("data"))? else { return Ok(()) };
     let own = here.own()?;
-    if !here.request.workspace.is_empty() {
-        super::private_folder(&here.folder()?.join(WORKSPACES))?;
-        super::private_folder(&own)?;
-    }
+    super::private_folder(&own)?;
     Store::taken_to(&own, &backend)
+}
+
+/// What the configuration's own backend has. Of one that was never written most engines' backends give an empty one, which has no lineage.
+async fn pulled(engine: &mut Engine) -> Result<Option<String>, Stop> {
+    let there = engine.pulled().await?;
+    Ok(there.filter(|there| {
+        let facts = Facts::of(there.as_bytes()).unwrap_or_default();
+        is_some(there.as_bytes()) || !facts.lineage.is_empty()
+    }))
 }
 
 /// Whether a state is one that somebody would miss.
@@ -215,7 +221,7 @@ impl Here<'_> {
             if !before.is_another_than(backend) {
                 return Ok(());
             }
-            let there = engine.pulled().await?;
+            let there = pulled(engine).await?;
             // one that was destroyed is there still; that of a workspace was made with it
             let has = there.is_some_and(|there| self.request.workspace.is_empty() || is_some(there.as_bytes()));
             return match has {
@@ -225,7 +231,7 @@ impl Here<'_> {
         }
         let left = self.left(&own).await?.filter(|left| is_some(left));
         let Some(left) = left else { return Ok(()) };
-        let there = match engine.pulled().await? {
+        let there = match pulled(engine).await? {
             None => There::Nothing,
             Some(there) if goes_on_from(there.as_bytes(), &left, Since::Nothing) => There::Taken,
             Some(_) => There::Another,

@@ -33,7 +33,8 @@ use place::{Directory, Place};
 use sha2::{Digest as _, Sha256};
 use shared_proto::failure::{Code, Failure};
 use shared_proto::states::{
-    self, Broken, FILE_MAX, HEAD_MAX, Head, Held, KEPT_AT, Key, LOCK_MAX, PLAIN, STATE_MAX, VERSIONS, VERSIONS_MAX,
+    self, Broken, FILE_MAX, HEAD_MAX, Head, Held, KEPT_AT, Key, LOCK_MAX, OWN_BACKEND, PLAIN, STATE_MAX, VERSIONS,
+    VERSIONS_MAX,
 };
 use shared_proto::v1::StatePlace;
 use std::io;
@@ -43,8 +44,8 @@ use tokio::sync::watch;
 
 /// The longest name of a place, bytes.
 const KEPT_AT_MAX: usize = 4096;
-/// How a place begins that is none of the runner's: what it is called where states were taken to a backend.
-const BACKEND: &str = "the configuration's own backend";
+/// The longest name of a backend's kind, bytes.
+const KIND_MAX: usize = 64;
 /// Why a version is there that lay in the stack's folder as it was.
 const TAKEN_IN: &str = "taken in from terraform.tfstate";
 /// Its name once it is a version.
@@ -138,8 +139,10 @@ impl Where {
 impl Backend {
     /// The one of that kind with that configuration.
     pub(crate) fn new(kind: &str, configuration: &str) -> Self {
-        let configuration = shared_proto::hex::encode(Sha256::digest(configuration));
-        Self { kind: kind.to_owned(), configuration }
+        // what runs in a job can write what it is read from
+        let kind =
+            kind.chars().filter(|c| c.is_ascii_alphanumeric() || ['-', '_'].contains(c)).take(KIND_MAX).collect();
+        Self { kind, configuration: shared_proto::hex::encode(Sha256::digest(configuration)) }
     }
 }
 
@@ -321,7 +324,7 @@ impl Store {
     /// # Errors
     /// The file system.
     pub(crate) fn taken_to(folder: &Path, backend: &Backend) -> Result<(), Failure> {
-        keep_at(folder, &format!("{BACKEND} ({})\n{}", backend.kind, backend.configuration))
+        keep_at(folder, &format!("{OWN_BACKEND} ({})\n{}", backend.kind, backend.configuration))
     }
 
     /// Whether what is in that folder was put there by somebody, and nothing has come after it: then it is gone on with, whichever instance has had the
@@ -697,7 +700,7 @@ fn keep_at(folder: &Path, shown: &str) -> Result<(), Failure> {
 
 /// Whether that place is a backend, and no place of the runner's.
 fn is_backend(at: &str) -> bool {
-    at.starts_with(BACKEND)
+    at.starts_with(OWN_BACKEND)
 }
 
 /// Whether a state has come back from a backend that is to be gone on with: it lies in the stack's folder. `kept`: where states are said to be.

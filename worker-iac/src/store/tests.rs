@@ -233,6 +233,19 @@ fn what_was_taken_to_a_backend_is_gone_on_with_only_when_it_came_back() {
     let failure = Store::open(at, key(), whose("j1")).expect_err("it is elsewhere");
     assert!(failure.code == Code::StateElsewhere && failure.message.contains("own backend (s3)"), "{failure}");
     assert!(failure.next_step.contains(PLAIN), "{failure}");
+    // which one it is; what stands there is a name, whatever it was read from
+    let taken = Store::taken_from(at).expect("reads").expect("it is said");
+    assert!(
+        !taken.is_another_than(&Backend::new("s3", "{}")) && taken.is_another_than(&Backend::new("s3", "{\"a\":1}"))
+    );
+    Store::taken_to(at, &Backend::new(&format!("s3)\n{}", "x".repeat(10_000)), "{}")).expect("writes");
+    let taken = Store::taken_from(at).expect("reads").expect("it is said");
+    assert!(!taken.is_another_than(&Backend::new("s3", "{}")), "{taken:?}");
+    assert_eq!(taken.at, format!("{OWN_BACKEND} (s3{})", "x".repeat(KIND_MAX - 2)));
+    // one of an earlier version says no more than the kind
+    std::fs::write(at.join(KEPT_AT), format!("{OWN_BACKEND} (s3)\n")).expect("writes");
+    let taken = Store::taken_from(at).expect("reads").expect("it is said");
+    assert!(!taken.is_another_than(&Backend::new("pg", "{}")));
     // an empty file is none
     std::fs::write(at.join(PLAIN), "").expect("writes");
     assert_eq!(code(Store::open(at, key(), whose("j1"))), Some(Code::StateElsewhere));
