@@ -75,6 +75,11 @@ impl Set {
         let id = user.start_job(stack, &body).await?;
         Ok(user.job_in(&id, ends, JOB).await?.0)
     }
+    /// Another runner, beside the first one.
+    async fn other(&self) -> Result<Runner> {
+        let isolated = Setup::new()?.cold().engines(&[&self._engine]).table("isolation", "require = \"minimal\"");
+        isolated.start(self.control_plane.admin(), "runner-2").await
+    }
     async fn applied(&self, stack: &str, greeting: &str) -> Result<Value> {
         let variables = json!({ "greeting": greeting });
         let job = json!({ "kind": "update", "approve_automatically": true, "variables": variables });
@@ -499,9 +504,7 @@ async fn workspace_taken() -> Result<()> {
 
 async fn between_runners() -> Result<()> {
     let set = set().await?;
-    let user = set.control_plane.admin();
-    let isolated = Setup::new()?.cold().engines(&[&set._engine]).table("isolation", "require = \"minimal\"");
-    let other = isolated.start(user, "runner-2").await?;
+    let (user, other) = (set.control_plane.admin(), set.other().await?);
     let stack = user.stack("goes", "opentofu", GREETS).await?;
     let id = stack["id"].as_str().context("an id")?;
     let give = async |runner: &Runner| user.change_stack("goes", "runner", &json!(runner.id)).await;
@@ -539,9 +542,7 @@ async fn between_runners() -> Result<()> {
 
 async fn workspace_between_runners() -> Result<()> {
     let set = set().await?;
-    let user = set.control_plane.admin();
-    let isolated = Setup::new()?.cold().engines(&[&set._engine]).table("isolation", "require = \"minimal\"");
-    let other = isolated.start(user, "runner-2").await?;
+    let (user, other) = (set.control_plane.admin(), set.other().await?);
     let source = user.upload(archive::module(GREETS)?).await?;
     let stack = json!({ "name": "blues", "engine": "opentofu", "source": source, "workspace": "blue" });
     let stack = user.post("/stacks", &stack).await?;

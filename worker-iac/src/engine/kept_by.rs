@@ -27,16 +27,24 @@ pub(super) fn is_the_newest(start: &JobStart) -> Result<(), Failure> {
     if by.is_none_or(|by| String::from_utf8_lossy(&by).trim() != start.instance) {
         return Ok(());
     }
-    let message = format!(
-        "the stack has no backend, and its state is on the instance {another}; what this instance has of it is from before that"
-    );
     let next = format!(
         "Take it here: the whole of the stack's folder there, as {}. Where a state was put here in another way, remove {}. Or give the stack back to the \
          runner of that instance.",
         folder.display(),
         path.display()
     );
-    Err(Code::StateElsewhere.on(message).next(next))
+    Err(from_before(another, next))
+}
+
+/// `state_elsewhere`: another instance has the state.
+pub(super) fn on_another(another: &str) -> Failure {
+    Code::StateElsewhere.on(format!("the stack has no backend, and its state is on the instance {another}"))
+}
+
+/// `state_elsewhere`: it has it, and what is here is older. `next`: what to do.
+pub(super) fn from_before(another: &str, next: String) -> Failure {
+    let message = format!("{}; what this instance has of it is from before that", on_another(another).message);
+    Code::StateElsewhere.on(message).next(next)
 }
 
 /// Writes down that this instance applies to what lies there.

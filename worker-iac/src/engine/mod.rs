@@ -25,6 +25,7 @@ use crate::events;
 use crate::journal::Journal;
 use crate::process::{self, Asks, Environment, Heard, Line, Program};
 use crate::stop::{Exit, Stop, io_failure};
+use crate::store::Facts;
 use crate::variables::Setting;
 use complaint::Complaint;
 use dialect::{Command, Dialect, Family, Options, Plan};
@@ -258,10 +259,13 @@ impl Engine {
         self.document(&Command::State, STATE_MAX).await
     }
 
-    /// The state that the configuration's own backend has. None: it has none yet.
-    pub(crate) async fn pulled(&mut self) -> Result<Option<String>, Stop> {
+    /// The state that the configuration's own backend has, and what it says of itself. None: it has none yet; most backends give an empty one then, which
+    /// has no lineage.
+    pub(crate) async fn pulled(&mut self) -> Result<Option<(String, Facts)>, Stop> {
         let text = self.whole(&Command::Pull, STATE_MAX).await?;
-        Ok(Some(text).filter(|text| !text.trim().is_empty()))
+        let facts = Facts::of(text.as_bytes()).unwrap_or_default();
+        let is_there = facts.would_be_missed() || !facts.lineage.is_empty();
+        Ok(is_there.then_some((text, facts)))
     }
 
     /// The document that a command gives, of at most so many bytes.

@@ -17,12 +17,13 @@ use tokio::sync::watch;
 
 /// The file in the working copy. `_override` makes the engine merge it over what the configuration says.
 const OVERRIDE: &str = "runner_backend_override.tf.json";
+
 /// What the configuration says about its backend.
 #[derive(Debug, PartialEq, Eq)]
 enum Configured {
     /// Nothing, or the local one: it would keep the state in the working copy, which goes with the job.
     Local,
-    /// One of this kind.
+    /// One of its own.
     Other(Backend),
 }
 
@@ -65,23 +66,21 @@ pub(crate) async fn init(engine: &mut Engine, here: &Here<'_>, serving: &mut Opt
     let in_folder = !here.request.workspace.is_empty() || here.place.borrow().is_none();
     let workspace = here.request.workspace.as_str();
     if in_folder && !elsewhere.is_empty() {
-        let message = format!("the stack has no backend, and its state is on the instance {elsewhere}");
         let is_here = match workspace {
             "" => Store::is_at(&folder),
             _ => here.own()?.join(PLAIN).exists(),
         };
         if !is_here {
             // an empty state here would have everything made a second time
-            return Err(Code::StateElsewhere.on(message).into());
+            return Err(kept_by::on_another(elsewhere).into());
         }
         if workspace.is_empty() && !Store::was_put(&folder)? {
             // and one from before it went there whatever was made since
-            let message = format!("{message}; what this instance has of it is from before that");
             let next = format!(
                 "Take it here: `runner states export` there, as terraform.tfstate into {}. Or give the stack back to the runner of that instance.",
                 folder.display()
             );
-            return Err(Code::StateElsewhere.on(message).next(next).into());
+            return Err(kept_by::from_before(elsewhere, next).into());
         }
     }
     let backend = match workspace {
@@ -179,21 +178,6 @@ pub(crate) fn is_applied_to(engine: &Engine, here: &Here<'_>) -> Result<(), Fail
     Store::taken_to(&own, &backend)
 }
 
-/// What the configuration's own backend has. Of one that was never written most engines' backends give an empty one, which has no lineage.
-async fn pulled(engine: &mut Engine) -> Result<Option<String>, Stop> {
-    let there = engine.pulled().await?;
-    Ok(there.filter(|there| {
-        let facts = Facts::of(there.as_bytes()).unwrap_or_default();
-        is_some(there.as_bytes()) || !facts.lineage.is_empty()
-    }))
-}
-
-/// Whether a state is one that somebody would miss.
-fn is_some(state: &[u8]) -> bool {
-    let facts = Facts::of(state).unwrap_or_default();
-    facts.resources > 0 || facts.encrypted
-}
-
 // === impl Here ===
 
 impl Here<'_> {
@@ -221,22 +205,24 @@ impl Here<'_> {
             if !before.is_another_than(backend) {
                 return Ok(());
             }
-            let there = pulled(engine).await?;
+            let there = engine.pulled().await?;
             // one that was destroyed is there still; that of a workspace was made with it
-            let has = there.is_some_and(|there| self.request.workspace.is_empty() || is_some(there.as_bytes()));
+            let has = there.is_some_and(|(_, facts)| self.request.workspace.is_empty() || facts.would_be_missed());
             return match has {
                 true => Ok(()),
                 false => taken::is_not_in(&before, backend, self.request, &engine.journal).await,
             };
         }
-        let left = self.left(&own).await?.filter(|left| is_some(left));
-        let Some(left) = left else { return Ok(()) };
-        let there = match pulled(engine).await? {
+        let Some(left) = self.left(&own).await? else { return Ok(()) };
+        let facts = Facts::of(&left).unwrap_or_default();
+        if !facts.would_be_missed() {
+            return Ok(());
+        }
+        let there = match engine.pulled().await? {
             None => There::Nothing,
-            Some(there) if goes_on_from(there.as_bytes(), &left, Since::Nothing) => There::Taken,
+            Some((there, _)) if goes_on_from(there.as_bytes(), &left, Since::Nothing) => There::Taken,
             Some(_) => There::Another,
         };
-        let facts = Facts::of(&left).unwrap_or_default();
         let what = match facts.encrypted {
             true => "that is encrypted".to_owned(),
             false => format!("with {} resources", facts.resources),

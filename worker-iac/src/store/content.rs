@@ -54,6 +54,10 @@ impl Facts {
             encrypted: state.encrypted_data.is_some(),
         })
     }
+    /// Whether there is something in it; of one that is encrypted nobody can tell.
+    pub(crate) fn would_be_missed(&self) -> bool {
+        self.resources > 0 || self.encrypted
+    }
 }
 
 #[derive(Deserialize)]

@@ -3,7 +3,7 @@
 
 use super::super::dialect::Place;
 use super::super::environment::{PROVIDERS, private_file};
-use super::super::private_folder;
+use super::super::{kept_by, private_folder};
 use super::project::{Backend, Project};
 use crate::process::Environment;
 use crate::stop::io_failure;
@@ -51,9 +51,7 @@ pub(super) fn environment(place: &Place<'_>) -> Result<Environment, Failure> {
             }
             if !start.state_instance.is_empty() && !state.exists() {
                 // an empty state here would have everything made a second time
-                let message =
-                    format!("the stack has no backend, and its state is on the instance {}", start.state_instance);
-                return Err(Code::StateElsewhere.on(message));
+                return Err(kept_by::on_another(&start.state_instance));
             }
             private_folder(&state)?;
             file_url(&state)
